@@ -1,0 +1,209 @@
+"""The messages between the program and the model process: JSON lines, one object each.
+
+The parent sends requests, the worker answers with events. A request that takes time (`Load`,
+`DryRun`, `Generate`) ends with exactly one of its final events; `Stop` cancels it. Everything
+that both sides must agree on is here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from tuner.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """One buffer that the engine reported: a line of its log or of its memory breakdown."""
+
+    device: str  # the engine's name: "CUDA0", "CPU_Mapped", "CUDA_Host", "RPC0[...]"
+    kind: str  # "weights" | "kv_cache" | "recurrent_state" | "compute" | "output"
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. Temperature 0 is greedy; seed None is random."""
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 40
+    min_p: float = 0.05
+    seed: int | None = None
+    max_tokens: int | None = None  # None: until the model stops or the context is full
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+# ---------------------------------------------------------------- requests
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    path: str
+    settings: Settings
+    n_threads: int
+    rpc_servers: tuple[str, ...] = ()  # "host:port", registered before loading
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """Build everything with `no_alloc`, allocate nothing, report the buffers, free it again."""
+
+    path: str
+    settings: Settings
+    n_threads: int
+    rpc_servers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    continue_last: bool = False  # the last message is an assistant's, to be continued
+
+
+@dataclass(frozen=True, slots=True)
+class CountTokens:
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Cancels whatever runs: a load, a prompt, a generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    pass
+
+
+Request = Load | DryRun | Generate | CountTokens | Stop | Quit
+
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a load has come, 0.0 to 1.0."""
+
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Final event of `Load`. `buffers` are the engine's real sizes."""
+
+    n_ctx: int
+    buffers: tuple[Buffer, ...]
+    seconds: float
+    chat_template: str  # "file" | "chatml"
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DryRunDone:
+    """Final event of `DryRun`: what a load would allocate."""
+
+    buffers: tuple[Buffer, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """Prompt tokens processed so far, of those that are new."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A batch of generated text, never cut inside a character."""
+
+    text: str
+    n_tokens: int  # tokens in this batch
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Final event of `Generate`. Seconds are wall time."""
+
+    reason: str  # "end" | "stopped" | "max_tokens" | "context_full"
+    n_prompt: int  # tokens of the whole prompt
+    n_reused: int  # of these, already in the cache
+    n_decoded: int
+    prompt_seconds: float
+    decode_seconds: float
+    n_ctx_used: int  # tokens in the cache now
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Final event of any request that could not be done. `kind` as in EngineError."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Final event of a `Load` or `DryRun` that was stopped."""
+
+
+Event = (
+    Progress | Loaded | DryRunDone | PromptProgress | Text | Done | TokenCount | Failed | Cancelled
+)
+
+
+class Wire:
+    """Turns messages into JSON lines and back."""
+
+    _types: ClassVar[dict[str, type]] = {
+        t.__name__: t
+        for t in (
+            Load, DryRun, Generate, CountTokens, Stop, Quit,
+            Progress, Loaded, DryRunDone, PromptProgress, Text, Done, TokenCount, Failed, Cancelled,
+        )
+    }  # fmt: skip
+    _nested: ClassVar[dict[str, Any]] = {
+        "settings": lambda v: Settings(**{**v, "tensor_split": tuple(v["tensor_split"])}),
+        "sampling": lambda v: Sampling(**v),
+        "messages": lambda v: tuple(Message(**m) for m in v),
+        "buffers": lambda v: tuple(Buffer(**b) for b in v),
+        "rpc_servers": tuple,
+        "warnings": tuple,
+    }
+
+    @classmethod
+    def encode(cls, message: Request | Event) -> bytes:
+        """One JSON object on one line, UTF-8."""
+        body = {"type": type(message).__name__, **asdict(message)}
+        return json.dumps(body, ensure_ascii=False).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> Any:
+        """The message of one line. Raises ValueError on anything else."""
+        body = json.loads(line)
+        try:
+            kind = cls._types[body.pop("type")]
+            return kind(**{k: cls._nested.get(k, _same)(v) for k, v in body.items()})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a message: {line[:80]!r}") from error
+
+
+def _same(value: Any) -> Any:
+    return value

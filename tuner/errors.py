@@ -1,0 +1,65 @@
+"""What can go wrong, as types: each knows its exit status and speaks in one sentence."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from pathlib import Path
+
+
+class ExitCode(IntEnum):
+    """Exit status of `kvchat`, fixed by the report contract."""
+
+    OK = 0
+    USAGE = 2
+    FILE = 3
+    NO_FIT = 4
+    ENGINE = 5
+    INTERRUPTED = 130
+
+
+class KvchatError(Exception):
+    """An error that a user can act on: `str()` is one clear sentence saying what to do.
+
+    `kind` is the short stable word that `--explain --json` puts in `error.kind`.
+    """
+
+    exit_code: ExitCode = ExitCode.ENGINE
+    kind: str = "error"
+
+
+class UsageError(KvchatError):
+    """A flag or a value that makes no sense, or a wish that this model cannot have."""
+
+    exit_code = ExitCode.USAGE
+    kind = "usage"
+
+
+class FileError(KvchatError):
+    """The model file cannot be used. `kind` is one of: missing, directory, permission, empty,
+    not_gguf, truncated, malformed, unsupported_version, missing_part, not_a_chat_model."""
+
+    exit_code = ExitCode.FILE
+
+    def __init__(self, kind: str, path: Path | str, message: str, offset: int | None = None):
+        super().__init__(message)
+        self.kind = kind
+        self.path = Path(path)
+        self.offset = offset  # byte offset in the file, where the fault has one
+
+
+class NothingFits(KvchatError):
+    """No settings that respect the user's wishes fit the memory that is free now."""
+
+    exit_code = ExitCode.NO_FIT
+    kind = "nothing_fits"
+
+
+class EngineError(KvchatError):
+    """The engine refused, failed or died. `kind` is one of: load_failed, out_of_memory, refused,
+    crashed, context_full, decode_failed, not_loaded."""
+
+    exit_code = ExitCode.ENGINE
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind

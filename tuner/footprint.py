@@ -1,0 +1,38 @@
+"""What a load takes, per device and kind. Sizes in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """One device's share. The kinds mean what llama.cpp's memory breakdown calls model
+    (weights), context (kv_cache + recurrent_state) and compute; overhead is the driver's."""
+
+    device: str  # Device.id
+    weights: int = 0
+    kv_cache: int = 0
+    recurrent_state: int = 0
+    compute: int = 0
+    overhead: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_cache + self.recurrent_state + self.compute + self.overhead
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """One `DeviceUse` per device of the machine, in the machine's order (the host last)."""
+
+    uses: tuple[DeviceUse, ...]
+    source: str = "computed"  # "computed" | "dry run" | "measured" | "assumed"
+
+    @property
+    def host(self) -> DeviceUse:
+        return self.uses[-1]
+
+    @property
+    def total(self) -> int:
+        return sum(use.total for use in self.uses)
