@@ -47,7 +47,7 @@ class FileError(KvchatError):
         self.offset = offset  # byte offset in the file, where the fault has one
 
 
-class NothingFits(KvchatError):
+class NoFitError(KvchatError):
     """No settings that respect the user's wishes fit the memory that is free now."""
 
     exit_code = ExitCode.NO_FIT
