@@ -63,3 +63,10 @@ class EngineError(KvchatError):
     def __init__(self, kind: str, message: str):
         super().__init__(message)
         self.kind = kind
+
+
+class EngineCancelled(KvchatError):
+    """The user stopped a load or a dry run, or closed the engine while it worked."""
+
+    exit_code = ExitCode.INTERRUPTED
+    kind = "cancelled"

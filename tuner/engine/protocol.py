@@ -107,6 +107,7 @@ class Loaded:
     seconds: float
     chat_template: str  # "file" | "chatml"
     warnings: tuple[str, ...] = ()
+    use_extra_bufts: bool = True  # False where the machine cannot run them: worth remembering
 
 
 @dataclass(frozen=True, slots=True)

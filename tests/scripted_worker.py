@@ -1,0 +1,209 @@
+"""A model process without a model: speaks the engine's protocol by script.
+
+Give it to a client in place of the real worker:
+
+    from tests.scripted_worker import scripted_worker
+    client = EngineClient(log_path=tmp_path / "engine.log", command=scripted_worker(text="Hi!"))
+
+What it does, each a keyword of `scripted_worker` (and a flag of the script):
+
+    text             the answer; "{n}" stands for the number of the question, "{last}" for the
+                     last message's content (default: "Hello, **world**.")
+    chunk            characters per Text event, each counted as one token (default 4)
+    delay            seconds between Text events (default 0.01)
+    load_seconds     how long a load takes, in ten Progress steps (default 0)
+    fail_load        "KIND:MESSAGE": the load ends in Failed
+    fail_generate    "KIND:MESSAGE": a generation ends in Failed
+    die_in           "load" | "generate" | "extra_bufts": when it dies; the last dies in a load
+                     whose settings have use_extra_bufts true. In "generate" half of the text
+                     is streamed first
+    die_by           the signal's name, default "SIGKILL"
+    warn             a warning in Loaded
+    n_ctx            what Loaded reports; default: what the settings asked for
+    template         Loaded.chat_template, default "file"
+    oom_over_ctx     a load with more n_ctx than this ends in Failed("out_of_memory")
+    hang             ignores Quit and the end of stdin for this many seconds (default 0)
+
+It counts a token per four characters of the conversation. Stop acts at once: a load ends in
+Cancelled, a generation in Done("stopped") with what was streamed so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from tuner.engine.protocol import (
+    Buffer,
+    Cancelled,
+    CountTokens,
+    Done,
+    DryRun,
+    DryRunDone,
+    Event,
+    Failed,
+    Generate,
+    Load,
+    Loaded,
+    Message,
+    Progress,
+    PromptProgress,
+    Quit,
+    Stop,
+    Text,
+    TokenCount,
+    Wire,
+)
+
+
+def scripted_worker(**script: object) -> tuple[str, ...]:
+    """The command for EngineClient(command=...). Keywords as in the module's docstring."""
+    flags = (f"--{name.replace('_', '-')}={value}" for name, value in script.items())
+    return (sys.executable, str(Path(__file__).resolve()), *flags)
+
+
+def _count(messages: tuple[Message, ...]) -> int:
+    return 1 + sum(len(m.content) for m in messages) // 4
+
+
+class _Script:
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.stop = threading.Event()
+        self.requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.questions = 0
+        self.cached = 0
+
+    def send(self, event: Event) -> None:
+        sys.stdout.buffer.write(Wire.encode(event))
+        sys.stdout.buffer.flush()
+
+    def listen(self) -> None:
+        for line in sys.stdin.buffer:
+            message = Wire.decode(line)
+            if isinstance(message, Stop):
+                self.stop.set()
+                continue
+            if isinstance(message, Quit):
+                break
+            self.stop.clear()
+            self.requests.put(message)
+        if self.options.hang:
+            time.sleep(self.options.hang)
+        os._exit(0)
+
+    def die(self) -> None:
+        sys.stdout.buffer.flush()
+        if os.name == "nt":
+            os._exit(3)
+        os.kill(os.getpid(), getattr(signal, self.options.die_by))
+        time.sleep(10)
+
+    def fail(self, spec: str) -> None:
+        kind, _, message = spec.partition(":")
+        self.send(Failed(kind, message))
+
+    def load(self, request: Load) -> None:
+        settings, options = request.settings, self.options
+        for step in range(11):
+            if self.stop.wait(options.load_seconds / 10 if step else 0):
+                self.send(Cancelled())
+                return
+            self.send(Progress(step / 10))
+            if step == 5 and (
+                options.die_in == "load"
+                or (options.die_in == "extra_bufts" and settings.use_extra_bufts)
+            ):
+                self.die()
+        if options.fail_load:
+            self.fail(options.fail_load)
+            return
+        if options.oom_over_ctx and settings.n_ctx > options.oom_over_ctx:
+            self.send(Failed("out_of_memory", "cudaMalloc failed: out of memory"))
+            return
+        buffers = (
+            Buffer("CPU", "weights", 64 << 20),
+            Buffer("CPU", "kv_cache", 8 << 20),
+            Buffer("CPU", "compute", 16 << 20),
+        )
+        n_ctx = options.n_ctx or settings.n_ctx
+        warnings = (options.warn,) if options.warn else ()
+        self.cached = 0
+        self.send(Loaded(n_ctx, buffers, 0.1, options.template, warnings))
+
+    def generate(self, request: Generate) -> None:
+        options = self.options
+        self.questions += 1
+        total = _count(request.messages)
+        reused = min(self.cached, total - 1)
+        self.send(PromptProgress(0, total - reused))
+        self.send(PromptProgress(total - reused, total - reused))
+        if options.fail_generate:
+            self.fail(options.fail_generate)
+            return
+        text = options.text.replace("{n}", str(self.questions))
+        text = text.replace("{last}", request.messages[-1].content if request.messages else "")
+        pieces = [text[i : i + options.chunk] for i in range(0, len(text), options.chunk)]
+        limit = request.sampling.max_tokens
+        reason, sent, started = "end", 0, time.monotonic()
+        for piece in pieces:
+            if self.stop.wait(options.delay):
+                reason = "stopped"
+                break
+            if limit is not None and sent >= limit:
+                reason = "max_tokens"
+                break
+            if options.die_in == "generate" and sent >= len(pieces) // 2:
+                self.die()
+            self.send(Text(piece, 1))
+            sent += 1
+        self.cached = total + sent
+        took = time.monotonic() - started
+        self.send(Done(reason, total, reused, sent, 0.01, took, self.cached))
+
+    def run(self) -> None:
+        threading.Thread(target=self.listen, daemon=True).start()
+        while True:
+            request = self.requests.get()
+            match request:
+                case Load():
+                    self.load(request)
+                case DryRun():
+                    self.send(DryRunDone((Buffer("CPU", "compute", 16 << 20),), 0.0))
+                case CountTokens():
+                    self.send(TokenCount(_count(request.messages)))
+                case Generate():
+                    self.generate(request)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--text", default="Hello, **world**.")
+    parser.add_argument("--chunk", type=int, default=4)
+    parser.add_argument("--delay", type=float, default=0.01)
+    parser.add_argument("--load-seconds", type=float, default=0.0)
+    parser.add_argument("--fail-load", default="")
+    parser.add_argument("--fail-generate", default="")
+    parser.add_argument("--die-in", default="", choices=["", "load", "generate", "extra_bufts"])
+    parser.add_argument("--die-by", default="SIGKILL")
+    parser.add_argument("--warn", default="")
+    parser.add_argument("--n-ctx", type=int, default=0)
+    parser.add_argument("--template", default="file")
+    parser.add_argument("--oom-over-ctx", type=int, default=0)
+    parser.add_argument("--hang", type=float, default=0.0)
+    if os.name == "posix":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _Script(parser.parse_args()).run()
+
+
+if __name__ == "__main__":
+    main()

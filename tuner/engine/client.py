@@ -1,0 +1,288 @@
+"""The parent's end of the model process: load, generate, stop, and survive its death."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from tuner.engine.child import WORKER_COMMAND, Child, ChildDiedError
+from tuner.engine.log import default_log_path
+from tuner.engine.protocol import (
+    Cancelled,
+    CountTokens,
+    Done,
+    DryRun,
+    DryRunDone,
+    Event,
+    Failed,
+    Generate,
+    Load,
+    Loaded,
+    Message,
+    Progress,
+    PromptProgress,
+    Request,
+    Stop,
+    Text,
+    TokenCount,
+)
+from tuner.errors import EngineCancelled, EngineError
+
+EXTRA_BUFTS_WARNING = (
+    "this CPU announces instructions that it cannot run, so the model was loaded again "
+    "without repacked weights"
+)
+
+_Final = Loaded | DryRunDone | Done | TokenCount | Failed | Cancelled
+_LoadRequest = TypeVar("_LoadRequest", bound=Load | DryRun)
+
+
+class EngineClient:
+    """One model process at a time, started when first needed and again after it died.
+
+    The iterators block: run them in a thread that is not the screen's. One request runs at a
+    time, another waits for it, so exhaust or close an iterator before the next call from the
+    same thread. `stop` and `close` may be called from any thread at any time.
+    """
+
+    def __init__(
+        self,
+        log_path: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        command: Sequence[str] | None = None,
+    ):
+        """`env` is added to this process's environment; `command` replaces the worker."""
+        self._env = {**os.environ, **(env or {}), "GGML_NO_BACKTRACE": "1"}
+        self._log_path = log_path or default_log_path(self._env)
+        self._command = tuple(command or WORKER_COMMAND)
+        self._turn = threading.Lock()  # held by the request that runs
+        self._state = threading.Lock()  # guards the fields below
+        self._child: Child | None = None
+        self._rpc_servers: tuple[str, ...] = ()
+        self._busy = False
+        self._sent = False
+        self._stop_wanted = False
+        self._closed = False
+        self._extra_bufts = True  # what the loaded model was asked to use
+        self._died: str | None = None
+        self._extra_bufts_fail = False
+
+    @property
+    def log_path(self) -> Path:
+        """The file that the engine's own messages go to."""
+        return self._log_path
+
+    @property
+    def alive(self) -> bool:
+        """Whether the model process runs now."""
+        child = self._child
+        return child is not None and child.alive
+
+    @property
+    def died(self) -> str | None:
+        """Why the process ended without being asked, or None."""
+        return self._died
+
+    @property
+    def pid(self) -> int | None:
+        """The process that holds the model, to tell its GPU memory from that of others."""
+        child = self._child
+        return child.pid if child is not None and child.alive else None
+
+    def load(self, request: Load) -> Generator[Progress | Loaded, None, None]:
+        """Loads a model, replacing the one before. The last item is `Loaded`.
+
+        Raises EngineError (`out_of_memory` where smaller settings may do) or, after `stop`,
+        EngineCancelled. A death on an instruction that the CPU lacks is answered by a second
+        start without repacked weights, told in `Loaded.use_extra_bufts` and its warnings.
+        """
+        for event in self._load(request):
+            match event:
+                case Progress():
+                    yield event
+                case Loaded() if request != self._as_possible(request):
+                    warnings = (*event.warnings, EXTRA_BUFTS_WARNING)
+                    yield replace(event, use_extra_bufts=False, warnings=warnings)
+                case Loaded():
+                    yield replace(event, use_extra_bufts=request.settings.use_extra_bufts)
+
+    def dry_run(self, request: DryRun) -> DryRunDone:
+        """What a load would allocate, asked of the engine itself. Needs no memory to speak of;
+        a model that is loaded already stays loaded. Raises as `load` does."""
+        for event in self._load(request):
+            if isinstance(event, DryRunDone):
+                return event
+        raise EngineError("decode_failed", "the engine gave no answer to a dry run")
+
+    def generate(self, request: Generate) -> Generator[PromptProgress | Text | Done, None, None]:
+        """Answers a conversation. The last item is `Done`, after `stop` too. Closing the
+        iterator early stops the generation. Raises EngineError."""
+        for event in self._run(request):
+            if isinstance(event, PromptProgress | Text | Done):
+                yield event
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of a conversation as the model would be given it. Waits for a generation
+        that runs. Raises EngineError."""
+        for event in self._run(CountTokens(tuple(messages))):
+            if isinstance(event, TokenCount):
+                return event.n_tokens
+        raise EngineError("decode_failed", "the engine gave no answer to a token count")
+
+    def stop(self) -> None:
+        """Cancels whatever runs, if anything does. Returns at once."""
+        with self._state:
+            if self._busy and not self._stop_wanted:
+                self._stop_wanted = True
+                if self._sent and self._child is not None:
+                    self._child.send(Stop())
+
+    def close(self) -> None:
+        """Ends the process, killing it when it does not leave within a second. A request that
+        runs elsewhere raises EngineCancelled there. A later `load` starts anew."""
+        with self._state:
+            child, self._child = self._child, None
+            self._closed = True
+            self._rpc_servers = ()
+        if child is not None:
+            child.quit()
+
+    def __enter__(self) -> EngineClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ inside
+
+    def _load(self, request: Load | DryRun) -> Generator[Event, None, None]:
+        """One load or dry run, and once more without extra buffers after such a death."""
+        attempt = self._as_possible(request)
+        try:
+            yield from self._run(attempt)
+        except EngineError:
+            retry = self._as_possible(request)
+            if retry == attempt:  # nothing was learned
+                raise
+            yield from self._run(retry)
+
+    def _as_possible(self, request: _LoadRequest) -> _LoadRequest:
+        if not self._extra_bufts_fail:
+            return request
+        return replace(request, settings=replace(request.settings, use_extra_bufts=False))
+
+    def _run(self, request: Request) -> Generator[Event, None, None]:
+        """Sends one request and yields its events up to the final one."""
+        with self._turn:
+            child = self._begin(request)
+            finished = False
+            try:
+                while True:
+                    event = child.read()
+                    finished = isinstance(event, _Final)
+                    if isinstance(event, Failed):
+                        raise EngineError(event.kind, self._with_log(event))
+                    if isinstance(event, Cancelled):
+                        raise EngineCancelled("the load was cancelled")
+                    yield event
+                    if finished:
+                        return
+            except ChildDiedError as death:
+                finished = True
+                raise self._mourn(child, death, request) from death
+            finally:
+                if not finished:  # the caller lost interest
+                    self._drain(child)
+                with self._state:
+                    self._busy = False
+
+    def _begin(self, request: Request) -> Child:
+        with self._state:
+            self._busy = True
+            self._sent = False
+            self._stop_wanted = False
+        try:
+            child = self._ready_child(request)
+            child.send(request)
+        except BaseException:
+            with self._state:
+                self._busy = False
+            raise
+        with self._state:
+            self._sent = True
+            if self._stop_wanted:  # asked for while the process was being started
+                child.send(Stop())
+        return child
+
+    def _ready_child(self, request: Request) -> Child:
+        """The running process, or for a load a new one where that is needed."""
+        loading = isinstance(request, Load | DryRun)
+        with self._state:
+            child = self._child if self.alive else None
+            if loading:
+                self._closed = False
+        if not loading:
+            if child is None:
+                raise EngineError("not_loaded", self._died or "no model is loaded")
+            return child
+        assert isinstance(request, Load | DryRun)
+        # RPC devices stay registered for the life of a process.
+        if child is not None and request.rpc_servers != self._rpc_servers:
+            child.quit()
+            child = None
+        if child is None:
+            child = Child(self._command, self._env, self._log_path)
+        with self._state:
+            if self._closed:  # while it was being started
+                child.kill()
+                raise EngineCancelled("the engine was closed")
+            self._child = child
+            self._died = None
+            self._rpc_servers = request.rpc_servers
+            if isinstance(request, Load):
+                self._extra_bufts = request.settings.use_extra_bufts
+        return child
+
+    def _drain(self, child: Child) -> None:
+        """Stops a request whose iterator was closed, so that the next one starts clean."""
+        child.send(Stop())
+        try:
+            while not isinstance(child.read(), _Final):
+                pass
+        except ChildDiedError as death:
+            with self._state:
+                self._died = None if self._closed else death.how
+
+    def _mourn(
+        self, child: Child, death: ChildDiedError, request: Request
+    ) -> EngineError | EngineCancelled:
+        with self._state:
+            if self._closed:
+                return EngineCancelled("the engine was closed")
+            self._child = None
+        child.kill()  # reaps it
+        message = f"the engine's process ended unexpectedly {death.how}"
+        if death.words:
+            message += f" ({death.words})"
+        message += f"; its log is {self._log_path}"
+        self._died = message
+        loading = isinstance(request, Load | DryRun)
+        if loading and death.by_memory:
+            return EngineError("out_of_memory", message)
+        if death.by_instruction and self._had_extra_bufts(request):
+            self._extra_bufts_fail = True
+        return EngineError("crashed", message)
+
+    def _had_extra_bufts(self, request: Request) -> bool:
+        if isinstance(request, Load | DryRun):
+            return request.settings.use_extra_bufts
+        return self._extra_bufts  # a first long prompt may be what meets the instruction
+
+    def _with_log(self, failed: Failed) -> str:
+        if failed.kind in {"context_full", "not_loaded"}:
+            return failed.message
+        return f"{failed.message}; the engine's log is {self._log_path}"
