@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-Scalar = bool | int | float | str
-Value = Scalar | tuple[Scalar, ...]
+from tuner.errors import FileError
+from tuner.gguf_file import Part, Scalar, SkippedArray, TensorInfo, Value, read_part
 
+__all__ = ["Header", "Scalar", "SkippedArray", "TensorInfo", "Value", "read_header"]
 
-@dataclass(frozen=True, slots=True)
-class SkippedArray:
-    """An array that was stepped over (token lists, merges): its element type and length."""
-
-    element_type: int  # enum gguf_type
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """One row of the tensor table. `shape` is in ggml's order (ne[0] first: the row length)."""
-
-    name: str
-    shape: tuple[int, ...]
-    ggml_type: int  # enum ggml_type
-    offset: int  # bytes from the start of the data section of its part
-    n_bytes: int  # ggml_nbytes: no padding
-    part: int = 0  # index of the split file that holds it
+_PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +25,100 @@ class Header:
     tensors: tuple[TensorInfo, ...]
     file_sizes: tuple[int, ...]  # bytes, one per part
     data_offsets: tuple[int, ...]  # where each part's tensor data starts
+
+
+def read_header(path: Path | str) -> Header:
+    """The header of a GGUF file (version 2 or 3, little-endian).
+
+    Of a split model any part may be given: all are read, the first one's metadata is the
+    model's. Arrays of strings and long arrays are stepped over, not built. Raises FileError,
+    with `offset` where the fault lies at a byte. Checks what gguf.cpp and
+    llama-model-loader.cpp check, so that the form of a file accepted here suits the engine too.
+    """
+    path = Path(path)
+    part = read_part(path)
+    count = _split_value(part, "split.count", default=1)
+    if count <= 1:
+        return _join([part])
+    paths = _part_paths(path, count)
+    return _join([part if p == path else read_part(p) for p in paths])
+
+
+# ---------------------------------------------------------------- split models
+
+
+def _split_value(part: Part, key: str, default: int) -> int:
+    value = part.metadata.get(key, default)
+    if not isinstance(value, int):
+        raise FileError(
+            "malformed",
+            part.path,
+            f"{part.path} has a damaged {key}, so its other parts cannot be found; "
+            "download it again.",
+        )
+    return int(value)
+
+
+def _part_paths(path: Path, count: int) -> list[Path]:
+    """Where all parts of the split model that `path` belongs to must lie (llama_split_path)."""
+    match = _PART_NAME.fullmatch(path.name)
+    if not match or int(match["count"]) != count:
+        raise FileError(
+            "malformed",
+            path,
+            f"{path} is one of {count} parts of a model but its name does not say which; "
+            f"name the parts NAME-00001-of-{count:05d}.gguf and so on.",
+        )
+    paths = [path.with_name(f"{match['stem']}-{n:05d}-of-{count:05d}.gguf") for n in
+             range(1, count + 1)]  # fmt: skip
+    missing = [p.name for p in paths if p != path and not p.exists()]
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
+        raise FileError(
+            "missing_part",
+            path,
+            f"{path} is one of {count} parts of a model and beside it {shown} "
+            f"{'is' if len(missing) == 1 else 'are'} missing; download all parts into one folder.",
+        )
+    return paths
+
+
+def _join(parts: list[Part]) -> Header:
+    """All parts as one header, after checking that they belong together."""
+    first = parts[0]
+    seen: set[str] = set()
+    tensors: list[TensorInfo] = []
+    for index, part in enumerate(parts):
+        if len(parts) > 1 and _split_value(part, "split.no", default=-1) != index:
+            raise FileError(
+                "malformed",
+                part.path,
+                f"{part.path} is not part {index + 1} of its model, as its name says; "
+                "download this part again.",
+            )
+        for tensor in part.tensors:
+            if tensor.name in seen:
+                raise FileError(
+                    "malformed",
+                    part.path,
+                    f"{part.path} holds the tensor {tensor.name!r}, which an earlier part holds "
+                    "too; download all parts again.",
+                )
+            seen.add(tensor.name)
+        tensors += part.tensors if index == 0 else [replace(t, part=index) for t in part.tensors]
+    expected = _split_value(first, "split.tensors.count", default=len(tensors))
+    if len(parts) > 1 and expected != len(tensors):
+        raise FileError(
+            "malformed",
+            first.path,
+            f"{first.path} and its other parts hold {len(tensors)} tensors instead of {expected}; "
+            "download all parts again.",
+        )
+    return Header(
+        path=first.path,
+        version=first.version,
+        metadata=first.metadata,
+        tensors=tuple(tensors),
+        file_sizes=tuple(part.size for part in parts),
+        data_offsets=tuple(part.data_offset for part in parts),
+    )
