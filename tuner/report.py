@@ -1,0 +1,392 @@
+"""The fit report: a plan as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.errors import KvchatError
+from tuner.footprint import DeviceUse, Footprint
+from tuner.machine import Device, Machine
+from tuner.model import Model
+from tuner.plan import Candidate, Plan
+from tuner.units import size_text, tps_text
+
+WIDTH = 80
+SCHEMA = 1
+
+# What fills a device, in the order of its bar: label, mark, ANSI colour.
+_PARTS = (
+    ("weights", "█", "34"),
+    ("cache", "▓", "36"),
+    ("compute", "▒", "35"),
+    ("overhead", "░", "33"),
+    ("in use", "×", "31"),
+    ("free", "·", "2"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Actual:
+    """What a load really took, beside what was predicted."""
+
+    footprint: Footprint
+    decode_tps: float | None = None
+    prompt_tps: float | None = None
+    vram_growth: tuple[int | None, ...] = ()  # NVML after minus before, per GPU, bytes
+
+
+class Style:
+    """ANSI colour, or nothing at all."""
+
+    def __init__(self, color: bool) -> None:
+        self.color = color
+
+    def __call__(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self.color and text else text
+
+    def head(self, text: str) -> str:
+        return self(text, "1")
+
+
+# ------------------------------------------------------------------ text
+
+
+def text(
+    plan: Plan, *, width: int = WIDTH, color: bool = False, actual: Actual | None = None
+) -> str:
+    """The report of one model, at most `width` columns wide."""
+    style = Style(color)
+    width = max(40, width)
+    lines = [*_wrap(model_line(plan.model), width, "", style.head), ""]
+    for device, use in zip(plan.machine.devices, plan.chosen.footprint.uses, strict=True):
+        lines += _device(device, use, width, style)
+    title = "Chosen" if plan.chosen.fits else "Closest, but it does not fit"
+    lines += ["", style.head(title), *_settings(plan, width)]
+    if actual:
+        lines += ["", style.head("Predicted and actual"), *_comparison(plan, actual)]
+    if plan.reasons:
+        lines += ["", style.head("Why")]
+        for reason in plan.reasons:
+            lines += _wrap(reason, width, "  - ")
+    if plan.alternatives:
+        title = "Also possible" if plan.chosen.fits else "What would fit"
+        lines += ["", style.head(title), *_table(plan, width)]
+    if plan.one_more_gib:
+        gain = _difference(plan, plan.chosen, plan.one_more_gib)
+        lines += ["", *_wrap(f"With 1 GiB more: {gain}.", width, "")]
+    for warning in plan.warnings:
+        lines += ["", *_wrap(warning, width, "! ", lambda s: style(s, "33"))]
+    return "\n".join(lines) + "\n"
+
+
+def model_line(model: Model) -> str:
+    """The model in a line."""
+    parts = [model.name]
+    if model.architecture not in model.name.lower():
+        parts.append(model.architecture)
+    experts = f", {model.n_expert} experts" if model.n_expert else ""
+    parts += [
+        f"{params_text(model.n_params)} parameters{experts}",
+        model.quantization,
+        size_text(model.size_bytes),
+        f"{model.n_layer} layers",
+        f"trained for {model.n_ctx_train:,} tokens",
+    ]
+    return " · ".join(parts)
+
+
+def params_text(n: int) -> str:
+    """35.0B, 135M."""
+    return f"{n / 1e9:.1f}B" if n >= 1e9 else f"{n / 1e6:.0f}M"
+
+
+def _device(device: Device, use: DeviceUse, width: int, style: Style) -> list[str]:
+    in_use = max(0, device.total - device.free)
+    free = device.total - in_use - use.total
+    sizes = (
+        use.weights, use.kv_cache + use.recurrent_state, use.compute, use.overhead, in_use, free
+    )  # fmt: skip
+    right = f"{size_text(device.free)} free of {size_text(device.total)}"
+    name = f"{device.id}  {device.name}"
+    room = width - len(right) - 2
+    lines = [style.head(name[:room].ljust(room)) + "  " + right]
+    lines.append("  " + _bar(sizes, device.total, width - 4, style))
+    shown = [
+        f"{mark} {label} {size_text(size)}"
+        for (label, mark, _), size in zip(_PARTS, sizes, strict=True)
+        if size > 0 or label == "free"
+    ]
+    return lines + _wrap("  ".join(shown), width, "  ", break_on="  ")
+
+
+def _bar(sizes: Sequence[int], total: int, width: int, style: Style) -> str:
+    """Cells by largest remainder; what is there at all gets at least one cell."""
+    shown = [max(0, s) for s in sizes]
+    scale = max(sum(shown), total, 1)
+    cells = [max(1, int(s / scale * width)) if s else 0 for s in shown]
+    free = len(cells) - 1
+    while sum(cells) > width:
+        cells[cells.index(max(cells))] -= 1
+    fill = free if cells[free] else cells.index(max(cells))
+    cells[fill] += width - sum(cells)
+    return "".join(style(mark * n, code) for (_, mark, code), n in zip(_PARTS, cells, strict=True))
+
+
+def _settings(plan: Plan, width: int) -> list[str]:
+    c, model = plan.chosen, plan.model
+    s = c.settings
+    n_items = model.n_layer_all + 1
+    rows = [
+        ("context", f"{s.n_ctx:,} tokens"),
+        ("KV cache", f"K {s.type_k}, V {s.type_v}"),
+        ("GPU layers", f"{min(s.n_gpu_layers, n_items)} of {n_items}"),
+    ]
+    if s.n_cpu_moe:
+        rows.append(("experts", f"in RAM for the first {s.n_cpu_moe} layers (n_cpu_moe)"))
+    if s.tensor_split:
+        rows.append(("split", " : ".join(f"{x:g}" for x in s.tensor_split) + " (tensor_split)"))
+    rows += [
+        ("batch", f"n_ubatch {s.n_ubatch}, flash attention {s.flash_attn}"),
+        (
+            "speed",
+            f"about {tps_text(c.speed.decode_tps)} tokens/s, prompts "
+            f"{tps_text(c.speed.prompt_tps)} tokens/s ({c.speed.source})",
+        ),
+        ("cache loss", f"{c.quality.loss:.4f} nats/token against f16 ({c.quality.source})"),
+        ("memory", f"{c.footprint.source}"),
+    ]
+    return [f"  {name:<11} {value}"[:width] for name, value in rows]
+
+
+def _table(plan: Plan, width: int) -> list[str]:
+    """The chosen plan and its alternatives, a line each."""
+    n_items = plan.model.n_layer_all + 1
+    moe = any(c.settings.n_cpu_moe for c in (plan.chosen, *plan.alternatives))
+    head = f"  {'':<20} {'tokens/s':>8} {'context':>9}  {'K / V':<13} {'layers':>7}"
+    rows = [head + (f" {'RAM exp.':>8}" if moe else "") + f" {'loss':>6}"]
+    listed = (plan.chosen, *plan.alternatives) if plan.chosen.fits else plan.alternatives
+    for c in listed:
+        s = c.settings
+        label = "chosen" if c is plan.chosen else c.note
+        pair = f"{s.type_k} / {s.type_v}"
+        layers = f"{min(s.n_gpu_layers, n_items)}/{n_items}"
+        row = (
+            f"  {label[:20]:<20} {tps_text(c.speed.decode_tps):>8} {s.n_ctx:>9,}"
+            f"  {pair:<13} {layers:>7}"
+        )
+        rows.append(row + (f" {s.n_cpu_moe:>8}" if moe else "") + f" {c.quality.loss:>6.3f}")
+    return [row[:width].rstrip() for row in rows]
+
+
+def _comparison(plan: Plan, actual: Actual) -> list[str]:
+    rows = [f"  {'':<10} {'':<10} {'predicted':>12} {'actual':>12} {'off by':>8}"]
+    pairs = zip(plan.chosen.footprint.uses, actual.footprint.uses, strict=True)
+    for i, (guess, real) in enumerate(pairs):
+        kinds = (
+            ("weights", guess.weights, real.weights),
+            (
+                "cache",
+                guess.kv_cache + guess.recurrent_state,
+                real.kv_cache + real.recurrent_state,
+            ),
+            ("compute", guess.compute, real.compute),
+        )
+        for label, a, b in kinds:
+            if a or b:
+                rows.append(_compare_row(guess.device, label, a, b))
+        if i < len(actual.vram_growth) and actual.vram_growth[i] is not None:
+            rows.append(
+                _compare_row(guess.device, "in all", guess.total, actual.vram_growth[i] or 0)
+            )
+    if actual.decode_tps:
+        guess_tps = plan.chosen.speed.decode_tps
+        off = f"{(guess_tps / actual.decode_tps - 1):+.0%}"
+        rows.append(
+            f"  {'':<10} {'tokens/s':<10} {tps_text(guess_tps):>12} "
+            f"{tps_text(actual.decode_tps):>12} {off:>8}"
+        )
+    return rows
+
+
+def _compare_row(device: str, label: str, guess: int, real: int) -> str:
+    off = f"{(guess - real) / real:+.1%}" if real else "-"
+    return f"  {device:<10} {label:<10} {size_text(guess):>12} {size_text(real):>12} {off:>8}"
+
+
+def _difference(plan: Plan, a: Candidate, b: Candidate) -> str:
+    """What `b` has that `a` has not."""
+    sa, sb = a.settings, b.settings
+    n_items = plan.model.n_layer_all + 1
+    parts = []
+    if sb.n_gpu_layers != sa.n_gpu_layers:
+        parts.append(f"{sb.n_gpu_layers} of {n_items} layers on the GPU")
+    if sb.n_cpu_moe != sa.n_cpu_moe:
+        parts.append(f"the experts of {sb.n_cpu_moe} layers in RAM instead of {sa.n_cpu_moe}")
+    if sb.n_ctx != sa.n_ctx:
+        parts.append(f"{sb.n_ctx:,} tokens of context")
+    if (sb.type_k, sb.type_v) != (sa.type_k, sa.type_v):
+        parts.append(f"cache K {sb.type_k}, V {sb.type_v}")
+    if sb.n_ubatch != sa.n_ubatch:
+        parts.append(f"n_ubatch {sb.n_ubatch}")
+    if abs(b.speed.decode_tps / a.speed.decode_tps - 1) > 0.01:
+        parts.append(f"{tps_text(b.speed.decode_tps)} tokens/s")
+    return ", ".join(parts) or "another split between the GPUs"
+
+
+def overview(rows: Sequence[tuple[str, Plan | KvchatError]], *, color: bool = False) -> str:
+    """The table over several files: which of them fit, and how."""
+    style = Style(color)
+    lines = [
+        style.head(
+            f"{'model':<30} {'size':>9} {'layers':>7} {'context':>9} {'K / V':<11} {'tok/s':>6}"
+        )
+    ]
+    for path, result in rows:
+        if isinstance(result, KvchatError):
+            name = path.replace("\\", "/").rsplit("/", 1)[-1]
+            lines.append(f"{_clip(name, 30):<30} {style(_clip(str(result), WIDTH - 31), '31')}")
+            continue
+        model, c = result.model, result.chosen
+        s, n_items = c.settings, result.model.n_layer_all + 1
+        start = f"{_clip(model.path.name, 30):<30} {size_text(model.size_bytes):>9}"
+        if not c.fits:
+            lines.append(f"{start} {style('does not fit', '31')}")
+            continue
+        pair = s.type_k if s.type_k == s.type_v else f"{s.type_k}/{s.type_v}"
+        layers = f"{min(s.n_gpu_layers, n_items)}/{n_items}"
+        lines.append(
+            f"{start} {layers:>7} {s.n_ctx:>9,} {pair:<11} {tps_text(c.speed.decode_tps):>6}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _clip(text_: str, width: int) -> str:
+    return text_ if len(text_) <= width else text_[: width - 1] + "…"
+
+
+def _wrap(
+    text_: str, width: int, lead: str, paint: Any = str, break_on: str | None = None
+) -> list[str]:
+    """Wrapped to `width`, the first line led by `lead`, the others indented as far."""
+    if break_on:  # keep each "mark label size" together
+        text_ = break_on.join(p.replace(" ", "\u00a0") for p in text_.split(break_on))
+    lines = textwrap.wrap(
+        text_, width - len(lead), break_long_words=False, break_on_hyphens=False
+    ) or [""]
+    out = [(lead if i == 0 else " " * len(lead)) + paint(line) for i, line in enumerate(lines)]
+    return [line.replace("\u00a0", " ") for line in out]
+
+
+# ------------------------------------------------------------------ JSON
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan as schema 1 of the report contract. Sizes in bytes, speeds in tokens/s."""
+    return {
+        "schema": SCHEMA,
+        "model": _model_json(plan.model),
+        "machine": _machine_json(plan.machine),
+        "plan": candidate_json(plan.chosen, plan.machine),
+        "alternatives": [candidate_json(c, plan.machine) for c in plan.alternatives],
+        "fallbacks": [candidate_json(c, plan.machine) for c in plan.fallbacks],
+        "one_more_gib": plan.one_more_gib and candidate_json(plan.one_more_gib, plan.machine),
+        "reasons": list(plan.reasons),
+        "warnings": list(plan.warnings),
+    }
+
+
+def error_json(path: str, error: KvchatError) -> dict[str, Any]:
+    """What stands in the place of a file that cannot be used."""
+    return {
+        "schema": SCHEMA,
+        "path": path,
+        "error": {"kind": error.kind, "message": str(error)},
+    }
+
+
+def _model_json(model: Model) -> dict[str, Any]:
+    return {
+        "path": str(model.path),
+        "architecture": model.architecture,
+        "name": model.name,
+        "quantization": model.quantization,
+        "n_params": model.n_params,
+        "n_layer": model.n_layer,
+        "n_ctx_train": model.n_ctx_train,
+        "size_bytes": model.size_bytes,
+        "fingerprint": model.fingerprint,
+        "n_embd": model.n_embd,
+        "n_vocab": model.n_vocab,
+        "n_expert": model.n_expert,
+        "n_expert_used": model.n_expert_used,
+        "chat_template": model.chat_template is not None,
+    }
+
+
+def _machine_json(machine: Machine) -> dict[str, Any]:
+    devices = [
+        {
+            "id": d.id,
+            "kind": d.kind,
+            "backend": d.backend,
+            "name": d.name,
+            "total": d.total,
+            "free": d.free,
+            "reserve": d.reserve,
+            "overhead": d.overhead,
+            "overhead_source": d.overhead_source,
+            "bandwidth": d.bandwidth,
+            "bandwidth_source": d.bandwidth_source,
+            "source": d.source,
+        }
+        for d in machine.devices
+    ]
+    processes = [
+        {"pid": p.pid, "name": p.name, "device": p.device, "used": p.used}
+        for p in machine.processes
+    ]
+    return {"devices": devices, "processes": processes, "physical_cores": machine.physical_cores}
+
+
+def candidate_json(c: Candidate, machine: Machine) -> dict[str, Any]:
+    """One plan of the contract."""
+    s = c.settings
+    return {
+        "fits": c.fits,
+        "settings": {
+            "n_ctx": s.n_ctx,
+            "type_k": s.type_k,
+            "type_v": s.type_v,
+            "n_gpu_layers": s.n_gpu_layers,
+            "n_cpu_moe": s.n_cpu_moe,
+            "n_ubatch": s.n_ubatch,
+            "tensor_split": list(s.tensor_split),
+            "flash_attn": s.flash_attn,
+            "swa_full": s.swa_full,
+            "use_extra_bufts": s.use_extra_bufts,
+        },
+        "footprint": [
+            {
+                "device": u.device,
+                "weights": u.weights,
+                "kv_cache": u.kv_cache,
+                "recurrent_state": u.recurrent_state,
+                "compute": u.compute,
+                "overhead": u.overhead,
+                "total": u.total,
+                "budget": d.budget,
+                "source": c.footprint.source,
+            }
+            for u, d in zip(c.footprint.uses, machine.devices, strict=True)
+        ],
+        "speed": {
+            "decode_tps": c.speed.decode_tps,
+            "prompt_tps": c.speed.prompt_tps,
+            "source": c.speed.source,
+        },
+        "quality": {"loss": c.quality.loss, "source": c.quality.source},
+        "note": c.note,
+    }

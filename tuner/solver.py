@@ -1,0 +1,274 @@
+"""Solves for the best way to load a model: cache types, context, layers, batch and split at once.
+
+The search is exact over its grid. Offloads (n_gpu_layers, n_cpu_moe) are visited from the
+fastest down; one whose speed, with everything else at its best, cannot beat the best score found
+ends the search. Within a placement each pair of cache types gets the longest context that fits,
+found by bisection because memory only grows with it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tuner import constraints, splits
+from tuner.cache_types import CACHE_TYPES
+from tuner.footprint import Footprint
+from tuner.machine import Machine
+from tuner.memory import Estimator
+from tuner.model import Model
+from tuner.objective import DEFAULT_CLASS, FLOOR, Objective, prior_loss, slow_on_cuda
+from tuner.plan import Candidate, Quality, Wishes
+from tuner.settings import Settings
+from tuner.speed import Calibration, Offload, SpeedModel
+
+CHOSEN_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+UBATCHES = (512, 256, 128)
+CONTEXT_STEP = 256  # llama.cpp pads n_ctx to this (llama-context.cpp)
+
+Recipe = tuple[float, str, str, int]  # price, type_k, type_v, n_ubatch
+
+
+class Solver:
+    """Answers wishes for one model on one machine; the tables behind it are built once.
+
+    Raises nothing of its own: `best` returns None where nothing fits.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        machine: Machine,
+        calibration: Calibration | None = None,
+        estimator: Estimator | None = None,
+    ) -> None:
+        self.model, self.machine = model, machine
+        self.estimator = estimator or Estimator(model, machine)
+        self.speed = SpeedModel(model, machine, calibration)
+        self.budgets = tuple(d.budget for d in machine.devices)
+        self.n_items = model.n_layer_all + 1
+        self.cuda = any(g.backend == "CUDA" for g in machine.gpus)
+
+    def within(self, budgets: tuple[int, ...]) -> Solver:
+        """The same solver under other budgets (bytes per device, the host last)."""
+        other = copy.copy(self)
+        other.budgets = budgets
+        return other
+
+    # ------------------------------------------------------------ one plan
+
+    def best(self, wishes: Wishes) -> Candidate | None:
+        """The best plan that fits and keeps every wish, or None."""
+        objective = self.objective(wishes)
+        recipes = {whole: self._recipes(wishes, objective, whole) for whole in (True, False)}
+        contexts = self.contexts(wishes)
+        best: Candidate | None = None
+        best_key: tuple[float, ...] = ()
+        for seconds, n_gpu_layers, n_cpu_moe in self._placements(wishes):
+            reach = objective.context_best - math.log(seconds)
+            if best and reach <= best.score:
+                break
+            whole = self._whole(n_gpu_layers, n_cpu_moe)
+            if not self._any_fits(n_gpu_layers, n_cpu_moe, recipes[whole], contexts, wishes):
+                continue
+            for price, type_k, type_v, n_ubatch in recipes[whole]:
+                if best and reach - price <= best.score:
+                    break
+                base = Settings(
+                    contexts[0], type_k, type_v, n_gpu_layers, n_cpu_moe, n_ubatch,
+                    flash_attn=wishes.flash_attn or "on", use_extra_bufts=wishes.use_extra_bufts,
+                )  # fmt: skip
+                for split in self._splits(base, wishes):
+                    found = self._longest(replace(base, tensor_split=split), contexts)
+                    if found is None:
+                        continue
+                    candidate = self.weigh(found, objective)
+                    key = _order(candidate)
+                    if best is None or key > best_key:
+                        best, best_key = candidate, key
+        return best
+
+    def weigh(self, settings: Settings, objective: Objective) -> Candidate:
+        """Footprint, speed, quality and score of any settings, whether they fit or not."""
+        footprint = self.estimator.footprint(settings)
+        offload = self.offload(settings)
+        slow = self._slow(settings)
+        speed = self.speed.predict(settings, offload, slow_pair=slow)
+        whole = self._whole(settings.n_gpu_layers, settings.n_cpu_moe)
+        score = (
+            -math.log(self.speed.decode_seconds(offload))
+            + objective.context(settings.n_ctx)
+            - objective.cache(settings.type_k, settings.type_v, whole=whole, slow=slow)
+            - objective.ubatch(settings.n_ubatch)
+        )
+        quality = Quality(prior_loss(settings.type_k, settings.type_v))
+        return Candidate(settings, footprint, speed, quality, self.fits(footprint), score)
+
+    def calculate(self, wishes: Wishes) -> Candidate:
+        """The footprint of wishes that leave nothing to decide, whether it fits or not."""
+        n_gpu_layers = min(wishes.n_gpu_layers or 0, self.n_items)
+        base = Settings(
+            wishes.n_ctx or self.contexts(wishes)[0],
+            wishes.type_k or "f16",
+            wishes.type_v or "f16",
+            n_gpu_layers,
+            wishes.n_cpu_moe or 0,
+            wishes.n_ubatch or UBATCHES[0],
+            flash_attn=wishes.flash_attn or "on",
+            use_extra_bufts=wishes.use_extra_bufts,
+        )
+        split = next(iter(self._splits(base, wishes)))
+        return self.weigh(replace(base, tensor_split=split), self.objective(wishes))
+
+    def fits(self, footprint: Footprint) -> bool:
+        return all(u.total <= b for u, b in zip(footprint.uses, self.budgets, strict=True))
+
+    def objective(self, wishes: Wishes) -> Objective:
+        return Objective.of(wishes.prefer, wishes.n_ctx, self.model.n_ctx_train)
+
+    def offload(self, settings: Settings) -> Offload:
+        """The settings as the speed model sees them."""
+        slots = self.estimator.placement(settings).slots
+        counts = tuple(slots.count(g) for g in range(len(self.machine.gpus)))
+        return Offload(sum(counts), settings.n_cpu_moe, counts)
+
+    # ------------------------------------------------------------ the grid
+
+    def contexts(self, wishes: Wishes) -> list[int]:
+        """Contexts allowed, ascending: the exact wish, or all steps from the floor up."""
+        if wishes.n_ctx is not None:
+            return [wishes.n_ctx]
+        top = self.model.n_ctx_train
+        floor = min(FLOOR, top)
+        steps = list(range(-(-floor // CONTEXT_STEP) * CONTEXT_STEP, top + 1, CONTEXT_STEP))
+        return sorted({floor, top, *steps})
+
+    def pairs(self, wishes: Wishes) -> Iterator[tuple[str, str]]:
+        """Cache types allowed: V is lowered before K, and what the engine refuses is left out."""
+        for type_k in [wishes.type_k] if wishes.type_k else CHOSEN_TYPES:
+            for type_v in [wishes.type_v] if wishes.type_v else CHOSEN_TYPES:
+                free = not (wishes.type_k or wishes.type_v)
+                if free and CACHE_TYPES[type_v].bits > CACHE_TYPES[type_k].bits:
+                    continue
+                trial = Settings(
+                    FLOOR, type_k, type_v, self.n_items, flash_attn=wishes.flash_attn or "on"
+                )
+                if constraints.refusal(self.model, trial, self.machine) is None:
+                    yield type_k, type_v
+
+    def _recipes(self, wishes: Wishes, objective: Objective, whole: bool) -> list[Recipe]:
+        """Cache types with n_ubatch, cheapest first."""
+        ubatches = [wishes.n_ubatch] if wishes.n_ubatch else UBATCHES
+        found = []
+        for type_k, type_v in self.pairs(wishes):
+            slow = self.cuda and slow_on_cuda(type_k, type_v)
+            price = objective.cache(type_k, type_v, whole=whole, slow=slow)
+            found += [(price + objective.ubatch(u), type_k, type_v, u) for u in ubatches]
+        return sorted(found, key=lambda r: (r[0], -r[3], r[1], r[2]))
+
+    def _placements(self, wishes: Wishes) -> list[tuple[float, int, int]]:
+        """(seconds per token at best, n_gpu_layers, n_cpu_moe), the fastest first."""
+        if wishes.n_gpu_layers is not None:
+            layers = [min(wishes.n_gpu_layers, self.n_items)]
+        else:
+            layers = list(range(self.n_items + 1)) if self.machine.gpus else [0]
+        found = []
+        for k in layers:
+            for m in self._moe_choices(k, wishes):
+                found.append((self._best_seconds(k, m), k, m))
+        return sorted(found, key=lambda p: (p[0], -p[1], p[2]))
+
+    def _moe_choices(self, n_gpu_layers: int, wishes: Wishes) -> range | list[int]:
+        """Values of n_cpu_moe that differ for this n_gpu_layers: only layers on a GPU count."""
+        if wishes.n_cpu_moe is not None:
+            return [wishes.n_cpu_moe]
+        moe_layers = self.model.moe_layers
+        first = self.n_items - n_gpu_layers
+        if not moe_layers or n_gpu_layers < 2 or not self.machine.gpus:
+            return [0]
+        start = max(first, moe_layers[0])
+        return [0, *range(start + 1, moe_layers[-1] + 2)]
+
+    def _best_seconds(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
+        """Seconds per token with every offloaded layer on the fastest GPU: a lower bound."""
+        gpus = self.machine.gpus
+        fastest = max(range(len(gpus)), key=lambda g: gpus[g].bandwidth, default=0)
+        counts = tuple(n_gpu_layers if g == fastest else 0 for g in range(len(gpus)))
+        return self.speed.decode_seconds(Offload(n_gpu_layers, n_cpu_moe, counts))
+
+    # ------------------------------------------------------------ fitting
+
+    def _any_fits(
+        self, n_gpu_layers: int, n_cpu_moe: int, recipes: list[Recipe], contexts: list[int],
+        wishes: Wishes,
+    ) -> bool:  # fmt: skip
+        """Whether the thriftiest recipe at the shortest context fits this placement."""
+        if not recipes:
+            return False
+        _, type_k, type_v, n_ubatch = min(
+            recipes, key=lambda r: (CACHE_TYPES[r[1]].bits + CACHE_TYPES[r[2]].bits, r[3])
+        )
+        trial = Settings(
+            contexts[0], type_k, type_v, n_gpu_layers, n_cpu_moe, n_ubatch,
+            flash_attn=wishes.flash_attn or "on", use_extra_bufts=wishes.use_extra_bufts,
+        )  # fmt: skip
+        return any(
+            self.fits(self.estimator.footprint(replace(trial, tensor_split=split)))
+            for split in self._splits(trial, wishes)
+        )
+
+    def _splits(self, settings: Settings, wishes: Wishes) -> list[tuple[float, ...]]:
+        """Tensor splits to try; the wished one alone if there is one."""
+        gpus = self.machine.gpus
+        if wishes.tensor_split is not None:
+            return [wishes.tensor_split]
+        if len(gpus) <= 1:
+            return [()]
+        total = min(settings.n_gpu_layers, self.n_items)
+
+        def fits_on(counts: splits.Counts, g: int) -> bool:
+            trial = replace(settings, tensor_split=tuple(map(float, counts)))
+            return self.estimator.footprint(trial).uses[g].total <= self.budgets[g]
+
+        if total == 0:
+            return [(1.0, *[0.0] * (len(gpus) - 1))]
+        return [tuple(map(float, c)) for c in splits.candidates(total, gpus, fits_on)]
+
+    def _longest(self, settings: Settings, contexts: list[int]) -> Settings | None:
+        """The settings with the longest context that fits, or None."""
+
+        def at(i: int) -> Settings:
+            return replace(settings, n_ctx=contexts[i])
+
+        def ok(i: int) -> bool:
+            return self.fits(self.estimator.footprint(at(i)))
+
+        low, high = 0, len(contexts) - 1
+        if ok(high):
+            return at(high)
+        if not ok(low):
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            if ok(middle):
+                low = middle
+            else:
+                high = middle
+        return at(low)
+
+    def _whole(self, n_gpu_layers: int, n_cpu_moe: int) -> bool:
+        """The whole model is on the GPUs."""
+        return n_gpu_layers >= self.n_items and n_cpu_moe == 0
+
+    def _slow(self, settings: Settings) -> bool:
+        on_cuda = self.cuda and settings.n_gpu_layers > 0
+        return on_cuda and slow_on_cuda(settings.type_k, settings.type_v)
+
+
+def _order(c: Candidate) -> tuple[float, ...]:
+    """Score first; then what a user would rather have, so that a tie has one answer."""
+    s = c.settings
+    low = not {s.type_k, s.type_v} <= DEFAULT_CLASS
+    return (round(c.score, 9), -low, s.n_ctx, -c.quality.loss, s.n_ubatch, -c.footprint.total)

@@ -1,0 +1,46 @@
+"""Numbers as people read and write them."""
+
+from __future__ import annotations
+
+import re
+
+from tuner.errors import UsageError
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)\s*$", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def size_text(n_bytes: float) -> str:
+    """12.3 GiB, 512 MiB, 34 KiB, 7 B."""
+    n = abs(n_bytes)
+    if n >= 1 << 30:
+        return f"{n_bytes / (1 << 30):.1f} GiB"
+    if n >= 1 << 20:
+        return f"{n_bytes / (1 << 20):.0f} MiB"
+    if n >= 1 << 10:
+        return f"{n_bytes / (1 << 10):.0f} KiB"
+    return f"{n_bytes:.0f} B"
+
+
+def tps_text(tps: float) -> str:
+    """Tokens/s with two or three digits: 3.4, 27, 1,520."""
+    return f"{tps:.1f}" if tps < 10 else f"{tps:,.0f}"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "24GiB", "512 MiB", "8G", "1000000"; units are powers of 1024.
+
+    "GB" is read as GiB too: cards are sold that way. Raises UsageError.
+    """
+    match = _SIZE.match(text)
+    if not match:
+        raise UsageError(f"'{text}' is not a size; write one like 24GiB or 512MiB.")
+    return int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
+
+
+def parse_tokens(text: str) -> int:
+    """Tokens of "16384" or "32k" (k = 1024). Raises UsageError."""
+    match = re.fullmatch(r"\s*(\d+)\s*([kKmM]?)\s*", text)
+    if not match:
+        raise UsageError(f"'{text}' is not a number of tokens; write one like 16384 or 32k.")
+    return int(match[1]) * 1024 ** _POWERS[match[2].lower()]
