@@ -191,7 +191,7 @@ def _pad(n: int, alignment: int) -> int:
 
 def _alignment(metadata: Mapping[str, Any]) -> int:
     value = metadata.get("general.alignment", 32)
-    return value if isinstance(value, int) and value > 0 else 32
+    return value if isinstance(value, int) and 0 < value <= 4096 else 32
 
 
 def _string(text: str | bytes) -> bytes:
