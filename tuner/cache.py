@@ -1,0 +1,232 @@
+"""The rows that a context keeps: per layer what is cached and for how many tokens.
+
+Which layers have a cache, of what kind, follows `llama_model::create_memory`
+(src/llama-model.cpp); the sizes follow `llama_kv_cache` (src/llama-kv-cache.cpp) and, for
+windows, `llama_kv_cache_iswa`; states follow `llama_memory_recurrent` and
+`llama_dsv4_comp_state` (src/llama-kv-cache-dsv4.cpp).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from tuner.cache_types import CACHE_TYPES
+from tuner.hparams import HParams
+from tuner.layer_kinds import HYBRID, KNOWN, RECURRENT
+from tuner.placement import padded, row_padding
+from tuner.settings import Settings
+
+CELL_PADDING = 256  # n_ctx and every window are rounded up to this many cells
+
+ALL = 0  # a cache with a cell for every token of the context
+WINDOW = -1  # a cache as large as the sliding window; ratios are their own kind, above 1
+
+
+@dataclass(frozen=True, slots=True)
+class CachedRow:
+    """What one layer keeps per cell in one cache. Elements, not bytes; `v` 0 where it has none.
+
+    `kind` is ALL, WINDOW, or a ratio r: one cell for every r tokens.
+    """
+
+    layer: int
+    kind: int
+    k: int
+    v: int
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """All caches and states of a model, for one sequence."""
+
+    rows: tuple[CachedRow, ...]
+    states: tuple[tuple[int, int], ...]  # (layer, bytes): F32 states, whatever n_ctx
+    v_row_max: int  # without flash attention every V row is padded to the largest layer's
+
+
+def cells(kind: int, n_ctx: int, n_swa: int, n_ubatch: int, swa_full: bool) -> int:
+    """Cells of one cache for a context already padded."""
+    if kind == ALL or (kind == WINDOW and swa_full):
+        return n_ctx
+    if kind == WINDOW:
+        return padded(min(n_ctx, n_swa + n_ubatch), CELL_PADDING)
+    return padded(-(-n_ctx // kind), CELL_PADDING)
+
+
+def plan_cache(hp: HParams) -> CachePlan:
+    """The caches that llama.cpp creates for these layers."""
+    k, v = hp.k_row, hp.v_row
+    v_max = max(v)
+    architecture = hp.architecture
+    if architecture == "deepseek4":
+        return _compressed(hp)
+    if architecture in RECURRENT:
+        return CachePlan((), _states(hp, range(hp.n_layer)), 0)
+
+    hybrid = _is_hybrid(hp)
+    rows: list[CachedRow] = []
+    for il in range(hp.n_layer_all):
+        if il >= hp.n_layer_kv or not _attends(hp, il, hybrid):
+            continue
+        kind = WINDOW if hp.swa[il] else ALL
+        rows.append(CachedRow(il, kind, k[il], 0 if hp.mla else v[il]))
+    rows += _indexer_rows(hp)
+    states = _states(hp, _stateful(hp)) if hybrid else ()
+    return CachePlan(tuple(rows), states, v_max)
+
+
+def _is_hybrid(hp: HParams) -> bool:
+    return (
+        hp.architecture in HYBRID
+        or hp.architecture == "falcon-h1"
+        or (hp.architecture not in KNOWN and any(hp.recurrent))
+    )
+
+
+def _attends(hp: HParams, il: int, hybrid: bool) -> bool:
+    """Whether a layer has an attention cache."""
+    architecture = hp.architecture
+    if architecture == "falcon-h1":
+        return True
+    if architecture in ("nemotron_h", "nemotron_h_moe"):
+        return not hp.recurrent[il] and hp.n_ff[il] == 0
+    if hybrid:
+        # the default filter of llama_memory_hybrid does not look at MTP blocks
+        trunk_only = architecture not in _DEFAULT_FILTER
+        return not hp.recurrent[il] and (il < hp.n_layer or not trunk_only)
+    if architecture in ("graniteswitch", "hy_v4"):
+        return True
+    return il < hp.n_layer or hp.n_layer == 0
+
+
+_DEFAULT_FILTER = frozenset(
+    {"jamba", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "kimi-linear", "kimi-k3",
+     "bailingmoe3"}
+)  # fmt: skip
+
+
+def _stateful(hp: HParams) -> list[int]:
+    if hp.architecture in ("nemotron_h", "nemotron_h_moe"):
+        return [il for il in range(hp.n_layer) if hp.recurrent[il] and hp.n_ff[il] == 0]
+    return [il for il in range(hp.n_layer) if hp.recurrent[il]]
+
+
+def _states(hp: HParams, layers: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    return tuple((il, 4 * size) for il in layers for size in (hp.state_r, hp.state_s) if size)
+
+
+def _indexer_rows(hp: HParams) -> list[CachedRow]:
+    """Caches of the keys by which sparse attention finds its tokens."""
+    size = hp.indexer_head
+    if not size:
+        return []
+    trunk = range(hp.n_layer)
+    full = [il for il in trunk if hp.indexer_full[il]]
+    match hp.architecture:
+        case "deepseek32":
+            return [CachedRow(il, ALL, size, 0) for il in trunk]
+        case "glm-dsa":
+            return [CachedRow(il, ALL, size, 0) for il in full]
+        case "hy_v4":
+            return [CachedRow(il, ALL, size, 0) for il in full] if hp.indexer_top_k else []
+        case "dots3note":
+            return [CachedRow(il, ALL, size, 0) for il in full if not hp.swa[il]]
+        case "minimax-m3":  # this cache keeps values too, of one head
+            first = hp.n_layer_dense_lead
+            return [CachedRow(il, ALL, size, hp.head_v[il]) for il in trunk if il >= first]
+        case "qwen4exp":
+            size *= 3 if hp.indexer_kpool > 0 else 1
+            return [CachedRow(il, ALL, size, 0) for il in trunk if not hp.recurrent[il]]
+        case "glm5-next":
+            size *= 3 if hp.indexer_kpool > 0 else 1
+            return [CachedRow(il, ALL, size, 0) for il in full if not hp.recurrent[il]]
+    return []
+
+
+_CSA, _HCA = 4, 128  # DSV4_CSA_RATIO, DSV4_HCA_RATIO
+
+
+def _compressed(hp: HParams) -> CachePlan:
+    """deepseek4: a windowed cache of keys for every layer, compressed ones for most."""
+    rows: list[CachedRow] = []
+    states: list[tuple[int, int]] = []
+    for il in range(hp.n_layer_all):
+        ratio = hp.compress_ratios[il] if il < len(hp.compress_ratios) else 0
+        d, index = hp.head_k[il], hp.indexer_head
+        rows.append(CachedRow(il, WINDOW if hp.swa[il] else ALL, d * hp.n_head_kv[il], 0))
+        if ratio == _CSA:
+            rows.append(CachedRow(il, _CSA, d * hp.n_head_kv[il], 0))
+            rows.append(CachedRow(il, _CSA, index, 0))
+            states += [(il, 2 * 2 * _CSA * 2 * d * 4), (il, 2 * 2 * _CSA * 2 * index * 4)]
+        elif ratio == _HCA:
+            rows.append(CachedRow(il, _HCA, d * hp.n_head_kv[il], 0))
+            states.append((il, 2 * _HCA * d * 4))
+    return CachePlan(tuple(rows), tuple(states), 0)
+
+
+class CacheSizes:
+    """Bytes of a model's caches for any settings, from prefix sums over layers."""
+
+    def __init__(self, hp: HParams):
+        self._hp = hp
+        self.plan = plan_cache(hp)
+        self.kinds = tuple(dict.fromkeys(row.kind for row in self.plan.rows))
+        self._sums: dict[tuple[str, str, bool, int], dict[int, tuple[int, ...]]] = {}
+        self._pads: dict[tuple[str, str, bool, int], tuple[int, ...]] = {}
+        self._reads: dict[tuple[str, str], dict[int, tuple[int, ...]]] = {}
+        per_layer = [0] * hp.n_layer_all
+        for il, size in self.plan.states:
+            per_layer[il] += padded(size, 32)
+        self.states = (0, *accumulate(per_layer))
+
+    def cells(self, kind: int, settings: Settings) -> int:
+        """Cells of each cache of this kind."""
+        n_ctx = padded(settings.n_ctx, CELL_PADDING)
+        return cells(kind, n_ctx, self._hp.n_swa, settings.n_ubatch, settings.swa_full)
+
+    def bytes(self, settings: Settings, flash: bool, unit: int, first: int, end: int) -> int:
+        """Bytes that the caches of layers first..end take in buffers aligned to `unit`."""
+        key = (settings.type_k, settings.type_v, flash, unit)
+        if key not in self._sums:
+            self._prepare(key)
+        total = self._pads[key][end] - self._pads[key][first]
+        for kind, sums in self._sums[key].items():
+            row = sums[end] - sums[first]
+            if row:
+                total += row * self.cells(kind, settings)
+        return total
+
+    def _prepare(self, key: tuple[str, str, bool, int]) -> None:
+        type_k, type_v, flash, unit = key
+        k_type, v_type = CACHE_TYPES[type_k], CACHE_TYPES[type_v]
+        n = self._hp.n_layer_all
+        per_layer = {kind: [0] * n for kind in self.kinds}
+        pads = [0] * n
+        for row in self.plan.rows:
+            # without flash attention V is stored transposed, all layers as wide as the widest
+            v = row.v if flash or not row.v else max(row.v, self.plan.v_row_max)
+            per_layer[row.kind][row.layer] += k_type.row_bytes(row.k) + v_type.row_bytes(v)
+            pads[row.layer] += row_padding(k_type.ggml, row.k, unit)
+            pads[row.layer] += row_padding(v_type.ggml, v, unit) if v else 0
+        self._sums[key] = {kind: (0, *accumulate(x)) for kind, x in per_layer.items()}
+        self._pads[key] = (0, *accumulate(pads))
+
+    def read(self, settings: Settings, first: int, end: int, n_filled: int) -> int:
+        """Bytes read by one token's attention in layers first..end with `n_filled` tokens in the
+        context; a window is never read beyond its size. States are read and written whole."""
+        key = (settings.type_k, settings.type_v)
+        if key not in self._reads:
+            self._prepare((*key, True, 32))
+            self._reads[key] = self._sums[(*key, True, 32)]
+        total = 2 * (self.states[end] - self.states[first])
+        for kind, sums in self._reads[key].items():
+            if kind == ALL:
+                n = n_filled
+            elif kind == WINDOW:
+                n = min(n_filled, self._hp.n_swa)
+            else:
+                n = n_filled // kind
+            total += (sums[end] - sums[first]) * n
+        return total

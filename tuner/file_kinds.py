@@ -1,0 +1,75 @@
+"""Tells a model one can chat with from everything else that comes as GGUF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tuner.errors import FileError
+from tuner.gguf_header import Header
+
+_EMBEDDING = frozenset(
+    {
+        "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2",
+        "jina-bert-v3", "eurobert", "gemma-embedding", "llama-embed", "t5encoder",
+    }
+)  # fmt: skip
+_OTHERS = {
+    "clip": "a vision projector (mmproj): it goes beside a chat model, not in its place",
+    "controlvector": "a control vector, not a model",
+    "wavtokenizer-dec": "an audio decoder",
+    "qwen3tts": "a speech model",
+    "pockettts": "a speech model",
+    "eagle3": "a draft model: it only speeds up the model that it was made for",
+    "dflash": "a draft model: it only speeds up the model that it was made for",
+    "gemma4-assistant": "a draft model: it only speeds up the model that it was made for",
+    "dream": "a diffusion model: llama.cpp does not generate text from it token by token",
+    "llada": "a diffusion model: llama.cpp does not generate text from it token by token",
+    "llada-moe": "a diffusion model: llama.cpp does not generate text from it token by token",
+    "rnd1": "a diffusion model: llama.cpp does not generate text from it token by token",
+    "t5": "an encoder-decoder model, which cannot chat",
+    "gptj": "a GPT-J model, which llama.cpp cannot load",
+}
+_TYPES = {
+    "adapter": "a LoRA adapter: it changes a model, it is none",
+    "imatrix": "an importance matrix, a tool of quantization",
+    "mmproj": "a vision projector (mmproj): it goes beside a chat model, not in its place",
+}
+_RERANK = 4  # LLAMA_POOLING_TYPE_RANK
+
+
+def require_chat_model(header: Header) -> str:
+    """The architecture of a file that can chat.
+
+    Raises FileError("not_a_chat_model") in one sentence that says what the file is. An
+    architecture that this program has never heard of passes.
+    """
+    metadata = header.metadata
+    kind = metadata.get("general.type")
+    if isinstance(kind, str) and kind in _TYPES:
+        raise _refuse(header.path, _TYPES[kind])
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str) or not architecture:
+        if any(key.startswith("imatrix.") for key in metadata):
+            raise _refuse(header.path, _TYPES["imatrix"])
+        raise _refuse(header.path, "a GGUF file that names no model architecture")
+    if "adapter.type" in metadata:
+        raise _refuse(header.path, _TYPES["adapter"])
+    if architecture in _OTHERS:
+        raise _refuse(header.path, _OTHERS[architecture])
+    if architecture == "imatrix":
+        raise _refuse(header.path, _TYPES["imatrix"])
+
+    pooling = metadata.get(f"{architecture}.pooling_type")
+    if pooling == _RERANK:
+        raise _refuse(header.path, "a reranker: it scores texts, it does not write them")
+    causal = metadata.get(f"{architecture}.attention.causal", True)
+    pooled = pooling in (1, 2, 3)  # mean, cls, last; the unspecified value is -1 as unsigned
+    if architecture in _EMBEDDING or pooled or causal is False:
+        raise _refuse(header.path, "an embedding model: it turns text into vectors")
+    if not header.tensors:
+        raise _refuse(header.path, "a vocabulary without a model (no tensors)")
+    return architecture
+
+
+def _refuse(path: Path, what: str) -> FileError:
+    return FileError("not_a_chat_model", path, f"{path} is {what}.")

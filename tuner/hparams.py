@@ -1,0 +1,209 @@
+"""What llama.cpp's loader reads from the metadata before it builds a model.
+
+The rules are those of `llama_model_base::load_hparams` (src/llama-model.cpp) and of each
+architecture's `load_arch_hparams` (src/models/*.cpp); window patterns are in `layer_kinds.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tuner.gguf_header import Header, SkippedArray
+from tuner.keys import Keys
+from tuner.layer_kinds import recurrent_layers, window
+
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS (src/llama-hparams.h)
+MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
+
+
+@dataclass(frozen=True, slots=True)
+class HParams:
+    """The numbers that decide a model's layers. Tuples have one entry per layer, MTP included."""
+
+    architecture: str
+    n_layer: int  # layers that the chat graph runs
+    n_layer_all: int  # with the multi-token-prediction blocks: slots that n_gpu_layers counts
+    n_embd: int
+    n_vocab: int
+    n_ctx_train: int
+    n_expert: int
+    n_expert_used: int
+    n_head: tuple[int, ...]
+    n_head_kv: tuple[int, ...]
+    n_ff: tuple[int, ...]
+    n_ff_exp: int
+    head_k: tuple[int, ...]  # elements per key head
+    head_v: tuple[int, ...]
+    swa: tuple[bool, ...]  # layers that see a window only
+    n_swa: int  # the window in tokens; 0: none
+    recurrent: tuple[bool, ...]  # layers that keep a state instead of a cache
+    n_layer_kv: int  # layers from here on share the cache of an earlier one
+    mla: bool  # latent attention: one cached row serves K and V
+    state_r: int  # elements of the convolution (or token shift) state per recurrent layer
+    state_s: int  # elements of the recurrent state itself
+    indexer_head: int
+    indexer_top_k: int
+    indexer_full: tuple[bool, ...]
+    indexer_kpool: int
+    compress_ratios: tuple[int, ...]  # deepseek4: tokens per compressed row
+    n_layer_dense_lead: int
+    n_embd_inp: int  # elements of one input embedding row
+
+    @property
+    def k_row(self) -> tuple[int, ...]:
+        """`n_embd_k_gqa`: key elements per token."""
+        return tuple(h * n for h, n in zip(self.head_k, self.n_head_kv, strict=True))
+
+    @property
+    def v_row(self) -> tuple[int, ...]:
+        return tuple(h * n for h, n in zip(self.head_v, self.n_head_kv, strict=True))
+
+
+def read_hparams(header: Header, architecture: str) -> HParams:
+    """Reads what the engine would. Raises FileError("malformed") where the engine would abort."""
+    keys = Keys(header, architecture)
+    n_all = keys.integer("block_count")
+    if not 0 < n_all <= MAX_LAYERS:
+        raise keys.wrong("block_count", f"is {n_all}: llama.cpp takes 1 to {MAX_LAYERS} layers")
+    n_nextn = keys.integer("nextn_predict_layers")
+    if not 0 <= n_nextn <= n_all:
+        raise keys.wrong("nextn_predict_layers", f"is {n_nextn}, the model has {n_all} layers")
+    if architecture == "deepseek4" and n_nextn:
+        probe = f"blk.{n_all - n_nextn}.nextn.eh_proj.weight"
+        if not any(t.name == probe for t in header.tensors):
+            n_nextn = 0
+    n_embd = keys.integer("embedding_length")
+    n_expert, n_used = _experts(keys, n_all)
+
+    zeros = (0,) * n_all
+    n_head = keys.per_layer("attention.head_count", n_all, zeros)
+    n_head_kv = keys.per_layer("attention.head_count_kv", n_all, n_head)
+    n_ff = keys.per_layer("feed_forward_length", n_all, zeros)
+
+    loops = max(1, keys.integer("num_loops", 1)) if architecture == "nanbeige" else 1
+    if loops > 1:  # the same weights run several times, each time with a cache of its own
+        n_all *= loops
+        if n_all > MAX_LAYERS:
+            raise keys.wrong("num_loops", f"makes {n_all} layers, over {MAX_LAYERS}")
+        n_head, n_head_kv, n_ff = n_head * loops, n_head_kv * loops, n_ff * loops
+    n_layer = n_all - n_nextn
+    if architecture == "graniteswitch":  # one more attention layer, the adapter router
+        n_layer, n_all, n_nextn = n_all, n_all + 1, 1
+        n_head, n_head_kv, n_ff = (*n_head, 1), (*n_head_kv, 1), (*n_ff, 0)
+
+    heads = max(1, n_head[0])
+    full_k = keys.integer("attention.key_length", n_embd // heads) if n_head[0] else 0
+    full_v = keys.integer("attention.value_length", n_embd // heads) if n_head[0] else 0
+    if architecture == "plamo2":  # reads them even where the first layer has no heads
+        full_k = keys.integer("attention.key_length", full_k)
+        full_v = keys.integer("attention.value_length", full_v)
+    swa_k = keys.integer("attention.key_length_swa", full_k)
+    swa_v = keys.integer("attention.value_length_swa", full_v)
+
+    n_swa, swa = window(keys, architecture, n_layer, n_all)
+    recurrent = recurrent_layers(keys, architecture, n_layer, n_all, n_head_kv=n_head_kv, n_ff=n_ff)
+    state_r, state_s = _state_sizes(keys, architecture, n_embd, n_head[0], full_k)
+    n_layer_kv = n_all
+    if architecture == "gemma3n":
+        n_layer_kv = 20
+    elif architecture == "gemma4":
+        n_layer_kv = n_all - keys.integer("attention.shared_kv_layers")
+
+    return HParams(
+        architecture=architecture,
+        n_layer=n_layer,
+        n_layer_all=n_all,
+        n_embd=n_embd,
+        n_vocab=_vocabulary(header, keys),
+        n_ctx_train=keys.integer("context_length"),
+        n_expert=n_expert,
+        n_expert_used=n_used,
+        n_head=n_head,
+        n_head_kv=n_head_kv,
+        n_ff=n_ff,
+        n_ff_exp=keys.integer("expert_feed_forward_length"),
+        head_k=tuple(swa_k if s else full_k for s in swa),
+        head_v=tuple(swa_v if s else full_v for s in swa),
+        swa=swa,
+        n_swa=n_swa,
+        recurrent=recurrent,
+        n_layer_kv=n_layer_kv,
+        mla=_is_mla(keys),
+        state_r=state_r,
+        state_s=state_s,
+        indexer_head=keys.integer("attention.indexer.key_length"),
+        indexer_top_k=keys.integer("attention.indexer.top_k"),
+        indexer_full=_indexer_layers(keys, architecture, n_layer, n_all),
+        indexer_kpool=keys.integer("attention.indexer.kpool"),
+        compress_ratios=keys.array("attention.compress_ratios") or zeros,
+        n_layer_dense_lead=keys.integer("leading_dense_block_count"),
+        n_embd_inp=n_embd * (1 + keys.integer("n_deepstack_layers")),
+    )
+
+
+def _experts(keys: Keys, n_layer: int) -> tuple[int, int]:
+    n_expert = keys.integer("expert_count")
+    used = max(keys.per_layer("expert_used_count", n_layer, (0,)))
+    if keys.architecture in ("hunyuan_vl", "hunyuan-dense") and n_expert <= 1:
+        return 0, 0
+    if not 0 <= n_expert <= MAX_EXPERTS:
+        raise keys.wrong("expert_count", f"is {n_expert}: llama.cpp takes up to {MAX_EXPERTS}")
+    if not 0 <= used <= n_expert:
+        raise keys.wrong("expert_used_count", f"is {used}, the model has {n_expert} experts")
+    if n_expert and not used:
+        raise keys.wrong("expert_used_count", f"is 0, the model has {n_expert} experts")
+    return n_expert, used
+
+
+def _vocabulary(header: Header, keys: Keys) -> int:
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, SkippedArray):
+        return tokens.length
+    if isinstance(tokens, tuple):
+        return len(tokens)
+    stated = keys.integer("vocab_size")
+    if stated:
+        return stated
+    return next((t.shape[1] for t in header.tensors if t.name == "token_embd.weight"), 0)
+
+
+def _is_mla(keys: Keys) -> bool:
+    return bool(
+        keys.integer("attention.key_length_mla") and keys.integer("attention.value_length_mla")
+    )
+
+
+def _indexer_layers(keys: Keys, architecture: str, n_layer: int, n_all: int) -> tuple[bool, ...]:
+    """`is_indexer_full`: which layers own an indexer cache."""
+    default = architecture != "hy_v4"
+    found = keys.value("attention.indexer.types")
+    if found is None:
+        if architecture == "glm-dsa" and keys.integer("context_length") >= 1 << 20:
+            # GLM_5_2_DEFAULT_INDEXER_TYPES (src/models/glm-dsa.cpp)
+            return tuple(il < 3 or (il - 2) % 4 == 0 for il in range(n_all))
+        return (default,) * n_all
+    types = keys.per_layer("attention.indexer.types", min(n_layer, n_all), ())
+    return tuple(bool(t) for t in types) + (False,) * (n_all - len(types))
+
+
+def _state_sizes(
+    keys: Keys, architecture: str, n_embd: int, n_head: int, head_k: int
+) -> tuple[int, int]:
+    """`n_embd_r` and `n_embd_s` (src/llama-hparams.cpp), in elements."""
+    wkv = keys.integer("wkv.head_size")
+    if wkv:
+        return keys.integer("token_shift_count", 2) * n_embd, n_embd * wkv
+    l_cache = keys.integer("shortconv.l_cache")
+    conv = keys.integer("ssm.conv_kernel")
+    inner, state = keys.integer("ssm.inner_size"), keys.integer("ssm.state_size")
+    if l_cache:
+        return n_embd * (l_cache - 1), state * inner
+    kda = keys.integer("kda.head_dim")
+    if kda:
+        return 3 * (conv - 1 if conv > 0 else 3) * n_head * kda, kda * kda * n_head
+    # jamba and mamba leave the group count at 0, whatever the file says
+    groups = 0 if architecture in ("jamba", "mamba") else keys.integer("ssm.group_count")
+    row = max(conv - 1, 0) * (inner + 2 * groups * state)
+    if architecture == "minimax-01":
+        return row, head_k * head_k * n_head
+    return row, state * inner

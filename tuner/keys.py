@@ -1,0 +1,63 @@
+"""The metadata of one architecture, read as llama.cpp reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tuner.errors import FileError
+from tuner.gguf_header import Header, SkippedArray, Value
+
+
+class Keys:
+    """Typed access to the metadata of one architecture: `%s.key` becomes `key`."""
+
+    def __init__(self, header: Header, architecture: str):
+        self._metadata: Mapping[str, Value | SkippedArray] = header.metadata
+        self.path: Path = header.path
+        self.architecture = architecture
+
+    def value(self, key: str) -> Value | SkippedArray | None:
+        return self._metadata.get(f"{self.architecture}.{key}")
+
+    def integer(self, key: str, default: int = 0) -> int:
+        """A whole number; of an array, its first element."""
+        found = self.value(key)
+        if isinstance(found, tuple):
+            found = found[0] if found else None
+        if found is None or isinstance(found, (SkippedArray, tuple)):
+            return default
+        if isinstance(found, str):
+            raise self.wrong(key, "is a text where a number is expected")
+        if isinstance(found, float) and found != int(found):
+            raise self.wrong(key, "is not a whole number")
+        return int(found)
+
+    def number(self, key: str, default: float = 0.0) -> float:
+        found = self.value(key)
+        return float(found) if isinstance(found, (int, float)) else default
+
+    def array(self, key: str) -> tuple[int, ...] | None:
+        """The elements, where the key holds an array."""
+        found = self.value(key)
+        if not isinstance(found, tuple) or any(isinstance(v, str) for v in found):
+            return None
+        return tuple(int(v) for v in found)
+
+    def per_layer(self, key: str, n: int, default: tuple[int, ...]) -> tuple[int, ...]:
+        """One number per layer, stated once or as an array (`get_key_or_arr`)."""
+        found = self.value(key)
+        if found is None:
+            return default
+        if isinstance(found, SkippedArray):
+            raise self.wrong(key, f"lists {found.length} layers, the model has {n}")
+        if isinstance(found, tuple):
+            values = self.array(key)
+            if values is None or len(values) < n:
+                raise self.wrong(key, f"lists {len(found)} layers, the model has {n}")
+            return values[:n]
+        return (self.integer(key),) * n
+
+    def wrong(self, key: str, what: str) -> FileError:
+        name = f"{self.architecture}.{key}"
+        return FileError("malformed", self.path, f"{self.path}: the metadata key {name} {what}.")

@@ -1,0 +1,109 @@
+"""Header -> Model: what llama.cpp will build from a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from tuner.file_kinds import require_chat_model
+from tuner.file_types import FILE_TYPES, GUESSED
+from tuner.ggml_types import GGML_TYPES
+from tuner.gguf_header import Header, SkippedArray, TensorInfo
+from tuner.hparams import HParams, read_hparams
+from tuner.layer_kinds import KNOWN
+from tuner.tensors import TensorGroups, group_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A chat model as its file describes it. Sizes in bytes."""
+
+    path: Path
+    architecture: str
+    name: str
+    quantization: str  # "Q4_K_M"
+    n_params: int
+    n_layer: int  # real layers
+    n_layer_all: int  # with multi-token-prediction blocks; n_gpu_layers runs 0..n_layer_all+1
+    n_ctx_train: int
+    n_embd: int
+    n_vocab: int
+    n_expert: int
+    n_expert_used: int
+    moe_layers: tuple[int, ...]  # layers that have expert tensors
+    size_bytes: int  # of all parts
+    fingerprint: str  # 32 hex digits: same content, same fingerprint, wherever the file lies
+    chat_template: str | None
+    known: bool  # llama.cpp 0.3.36 has this architecture; else planned by the general rule
+    hparams: HParams
+    tensors: TensorGroups
+
+
+def describe(header: Header) -> Model:
+    """The model of a header.
+
+    Raises FileError: "not_a_chat_model" for every other kind of GGUF, "malformed" for numbers
+    on which the engine would abort. An architecture unknown here is planned by the general
+    rule, `known` says so.
+    """
+    architecture = require_chat_model(header)
+    hparams = read_hparams(header, architecture)
+    groups = group_tensors(header, hparams)
+    template = header.metadata.get("tokenizer.chat_template")
+    name = header.metadata.get("general.name")
+    return Model(
+        path=header.path,
+        architecture=architecture,
+        name=name if isinstance(name, str) and name else header.path.stem,
+        quantization=_quantization(header),
+        n_params=sum(prod(t.shape) for t in header.tensors),
+        n_layer=hparams.n_layer,
+        n_layer_all=hparams.n_layer_all,
+        n_ctx_train=hparams.n_ctx_train,
+        n_embd=hparams.n_embd,
+        n_vocab=hparams.n_vocab,
+        n_expert=hparams.n_expert,
+        n_expert_used=hparams.n_expert_used,
+        moe_layers=tuple(il for il, layer in enumerate(groups.layers) if layer.experts),
+        size_bytes=sum(header.file_sizes),
+        fingerprint=_fingerprint(header),
+        chat_template=template if isinstance(template, str) else None,
+        known=architecture in KNOWN,
+        hparams=hparams,
+        tensors=groups,
+    )
+
+
+def _quantization(header: Header) -> str:
+    file_type = header.metadata.get("general.file_type")
+    if isinstance(file_type, int) and file_type & ~GUESSED in FILE_TYPES:
+        return FILE_TYPES[file_type & ~GUESSED]
+    return _commonest_type(header.tensors)
+
+
+def _commonest_type(tensors: tuple[TensorInfo, ...]) -> str:
+    """What most tensors are, as llama.cpp guesses it (src/llama-model-loader.cpp)."""
+    kinds = Counter(t.ggml_type for t in tensors if len(t.shape) > 1)
+    if not kinds:
+        return "F32"
+    commonest = kinds.most_common(1)[0][0]
+    known = GGML_TYPES.get(commonest)
+    return known.name.upper() if known else f"type {commonest}"
+
+
+def _fingerprint(header: Header) -> str:
+    """A hash of what the file says about itself: metadata, tensor table, sizes. Weights are not
+    read: two fine-tunes differ in name or metadata, and hashing them would cost gigabytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key in sorted(header.metadata):
+        value = header.metadata[key]
+        if isinstance(value, SkippedArray):
+            value = (value.element_type, value.length)
+        digest.update(f"{key}={value!r}\n".encode(errors="surrogatepass"))
+    for t in header.tensors:
+        digest.update(f"{t.name}|{t.shape}|{t.ggml_type}|{t.offset}|{t.part}\n".encode())
+    digest.update(repr(header.file_sizes).encode())
+    return digest.hexdigest()

@@ -1,0 +1,237 @@
+"""Which layers go to which device, and the bytes of weights that this puts there.
+
+llama.cpp counts slots: one per layer (multi-token-prediction blocks included) and a last one
+for the output. The last `n_gpu_layers` slots go to the GPUs, so 1 is the output alone
+(`llama_model_base::load_tensors`, src/llama-model.cpp).
+
+The figures are those of a load without mmap. With mmap, the engine's default, host weights are
+pages of the file instead of a buffer: the same tensors, without alignment, but counted as the
+range from the first to the last of them, and reclaimable by the operating system.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+
+from tuner.ggml_types import GGML_TYPES
+from tuner.gguf_header import TensorInfo
+from tuner.machine import Device
+from tuner.model import Model
+from tuner.settings import Settings
+
+_HOST_ALIGNMENT = 32  # GGML_MEM_ALIGN of CPU, CUDA_Host and REPACK buffers
+_ALIGNMENT = {"CUDA": 128, "ROCm": 128, "MUSA": 128}  # others 32
+_ROW_PADDING = 512  # MATRIX_ROW_PADDING (ggml-cuda.cu)
+
+
+def alignment(backend: str) -> int:
+    """Bytes to which a backend aligns each tensor of a buffer."""
+    return _ALIGNMENT.get(backend, _HOST_ALIGNMENT)
+
+
+def padded(size: int, unit: int) -> int:
+    """`size` rounded up to a multiple of `unit`."""
+    return -(-size // unit) * unit
+
+
+def row_padding(ggml_type: int, ne0: int, unit: int) -> int:
+    """Bytes that a CUDA buffer adds to a quantized tensor whose rows do not fill 512 elements
+    (`ggml_backend_cuda_buffer_type_get_alloc_size`)."""
+    kind = GGML_TYPES.get(ggml_type)
+    if unit != 128 or kind is None or kind.block == 1 or ne0 % _ROW_PADDING == 0:
+        return 0
+    return (_ROW_PADDING - ne0 % _ROW_PADDING) // kind.block * kind.block_bytes
+
+
+def _bytes(tensors: Iterable[TensorInfo], unit: int) -> int:
+    return sum(
+        padded(t.n_bytes + row_padding(t.ggml_type, t.shape[0], unit), unit) for t in tensors
+    )
+
+
+def _f32(value: float) -> float:
+    """Rounds to a C float: the engine splits layers in that precision."""
+    return float(struct.unpack("f", struct.pack("f", value))[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where each slot lives: an index into `Machine.gpus`, or -1 for the host.
+
+    `spans` holds (first, end) of the layers per GPU, then the host's; a device's layers are
+    always consecutive, the host's come first.
+    """
+
+    slots: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    output: int
+    n_cpu_moe: int
+
+
+def place(n_layers: int, n_gpus: int, settings: Settings, free: Sequence[int] = ()) -> Placement:
+    """The placement of `n_layers` slots plus the output.
+
+    `free` (bytes per GPU) is the split that the engine makes where `tensor_split` is empty.
+    """
+    n_gpu_layers = min(settings.n_gpu_layers, n_layers + 1) if n_gpus else 0
+    if n_gpu_layers < 0:
+        n_gpu_layers = n_layers + 1
+    start = n_layers + 1 - n_gpu_layers
+    split = settings.tensor_split or tuple(map(float, free[:n_gpus]))
+    points = _split_points(split, n_gpus)
+    slots = tuple(
+        -1
+        if il < start
+        else min(bisect_right(points, _f32((il - start) / n_gpu_layers)), n_gpus - 1)
+        for il in range(n_layers + 1)
+    )
+    layers = slots[:-1]
+    spans = tuple(_span(layers, device) for device in (*range(n_gpus), -1))
+    return Placement(slots, spans, slots[-1], max(0, settings.n_cpu_moe))
+
+
+def _split_points(split: Sequence[float], n_gpus: int) -> list[float]:
+    shares = [_f32(x) for x in list(split)[:n_gpus]]
+    shares += [0.0] * (n_gpus - len(shares))
+    if not any(shares):
+        shares = [1.0] * n_gpus
+    sums = list(accumulate(shares, lambda a, b: _f32(a + b)))
+    return [_f32(s / sums[-1]) for s in sums]
+
+
+def _span(layers: Sequence[int], device: int) -> tuple[int, int]:
+    mine = [il for il, d in enumerate(layers) if d == device]
+    return (mine[0], mine[-1] + 1) if mine else (0, 0)
+
+
+class Weights:
+    """Bytes, bytes read and FLOP of a model's weights under any placement, from prefix sums."""
+
+    def __init__(self, model: Model, gpus: Sequence[Device], host: Device):
+        self._model = model
+        self._units = [alignment(g.backend) for g in gpus] + [_HOST_ALIGNMENT]
+        self._repack = host.backend == "CPU" and not gpus
+        self._sums = {unit: _Sums(model, unit) for unit in set(self._units) | {_HOST_ALIGNMENT}}
+        self._rope = set(model.tensors.rope_layers)
+
+    def sizes(self, placement: Placement, extra_bufts: bool) -> tuple[int, ...]:
+        """Bytes of weights per GPU, then on the host."""
+        host = len(self._units) - 1
+        used = [0] * (host + 1)
+        moe = placement.n_cpu_moe
+        host_sums = self._sums[_HOST_ALIGNMENT]
+        for device, (first, end) in enumerate(placement.spans):
+            sums = self._sums[self._units[device]]
+            used[device] += sums.others[end] - sums.others[first]
+            kept = min(max(moe, first), end)  # experts of first..kept stay on the host
+            used[device] += sums.experts[end] - sums.experts[kept]
+            used[host] += host_sums.experts[kept] - host_sums.experts[first]
+            if sums.rope and any(il in self._rope for il in range(first, end)):
+                used[device] += sums.rope
+        used[host] += host_sums.input
+        output = placement.output if placement.output >= 0 else host
+        sums = self._sums[self._units[output]]
+        used[output] += sums.output
+        if sums.tied and self._copied(output, host, extra_bufts):
+            used[output] += sums.tied
+        return tuple(used)
+
+    def _copied(self, output: int, host: int, extra_bufts: bool) -> bool:
+        """Whether a tied output is a second copy of the embedding."""
+        tensors = self._model.tensors
+        if output != host or tensors.output_first:
+            return True
+        tied = tensors.tied
+        # a repacked output cannot be the buffer that rows are read from (ggml-cpu/repack.cpp)
+        return (
+            extra_bufts
+            and self._repack
+            and tied is not None
+            and tied.ggml_type in _REPACKED
+            and tied.shape[1] % 8 == 0
+        )
+
+    def active(self, placement: Placement) -> tuple[int, ...]:
+        """Bytes of weights read per decoded token: of experts the share that is used, of an
+        embedding one row, of a tied one all of it where it serves as output."""
+        return tuple(int(x) for x in self._spread(placement, "active"))
+
+    def flops(self, placement: Placement) -> tuple[float, ...]:
+        """FLOP per token: two per weight of every matrix multiplied."""
+        return tuple(self._spread(placement, "flops"))
+
+    def _spread(self, placement: Placement, what: str) -> list[float]:
+        host = len(self._units) - 1
+        used = [0.0] * (host + 1)
+        work: _Work = getattr(self._sums[_HOST_ALIGNMENT], what)
+        for device, (first, end) in enumerate(placement.spans):
+            kept = min(max(placement.n_cpu_moe, first), end)
+            used[device] += work.others[end] - work.others[first]
+            used[device] += work.experts[end] - work.experts[kept]
+            used[host] += work.experts[kept] - work.experts[first]
+        used[host] += work.input
+        used[placement.output if placement.output >= 0 else host] += work.output
+        return used
+
+
+# x86 with AVX2; others repack more types (ggml_repack_get_optimal_repack_type)
+_REPACKED = frozenset({2, 12, 20, 39})  # q4_0, q4_K, iq4_nl, mxfp4
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Prefix sums over layers of something per token, and the same of input and output."""
+
+    others: tuple[float, ...]
+    experts: tuple[float, ...]
+    input: float
+    output: float
+
+
+class _Sums:
+    """Prefix sums over a model's layers, for buffers aligned to `unit` bytes."""
+
+    def __init__(self, model: Model, unit: int):
+        groups = model.tensors
+        self.others = _ints(_bytes(layer.others, unit) for layer in groups.layers)
+        self.experts = _ints(_bytes(layer.experts, unit) for layer in groups.layers)
+        self.input = _bytes(groups.input, unit)
+        self.output = _bytes(groups.output, unit)
+        self.rope = _bytes(groups.rope, unit)
+        self.tied = _bytes((groups.tied,), unit) if groups.tied else 0
+
+        share = model.n_expert_used / model.n_expert if model.n_expert else 1.0
+        row = sum(t.n_bytes // max(1, prod(t.shape[1:])) for t in groups.input)
+        self.active = _Work(
+            _floats(float(sum(t.n_bytes for t in x.others)) for x in groups.layers),
+            _floats(sum(t.n_bytes for t in x.experts) * share for x in groups.layers),
+            float(row),
+            float(
+                sum(t.n_bytes for t in groups.output) + (groups.tied.n_bytes if groups.tied else 0)
+            ),
+        )
+        self.flops = _Work(
+            _floats(_flops(x.others) for x in groups.layers),
+            _floats(_flops(x.experts) * share for x in groups.layers),
+            0.0,
+            _flops(groups.output) + (_flops((groups.tied,)) if groups.tied else 0.0),
+        )
+
+
+def _flops(tensors: Iterable[TensorInfo]) -> float:
+    return 2.0 * sum(
+        prod(t.shape) for t in tensors if len(t.shape) > 1 and t.name.endswith(".weight")
+    )
+
+
+def _ints(values: Iterable[int]) -> tuple[int, ...]:
+    return tuple(accumulate(values, initial=0))
+
+
+def _floats(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(accumulate(values, initial=0.0))
