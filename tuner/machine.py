@@ -40,6 +40,7 @@ class Device:
     engine_name: str = ""  # the engine's own name for it ("CUDA0"), where known
     unified: bool = False  # shares the host's memory (Metal, integrated GPUs)
     source: str = "measured"  # "measured" | "stated" (--vram) | "assumed"
+    uuid: str = ""  # names this very card across runs, where it has such a name
 
     @property
     def budget(self) -> int:
@@ -56,6 +57,7 @@ class Machine:
     processes: tuple[Process, ...] = ()
     physical_cores: int = 1
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # how it was measured, where that says something
 
     @property
     def devices(self) -> tuple[Device, ...]:
