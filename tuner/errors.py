@@ -65,7 +65,7 @@ class EngineError(KvchatError):
         self.kind = kind
 
 
-class EngineCancelled(KvchatError):
+class EngineCancelled(KvchatError):  # noqa: N818 - the user asked for it: no error
     """The user stopped a load or a dry run, or closed the engine while it worked."""
 
     exit_code = ExitCode.INTERRUPTED

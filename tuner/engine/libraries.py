@@ -1,0 +1,94 @@
+"""The parts of ggml that llama_cpp does not bind: RPC devices, buffer types, the breakdown."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from pathlib import Path
+
+from tuner.engine.protocol import Buffer
+
+_BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
+
+
+class GgmlLibraries:
+    """Handles of the ggml libraries that the loaded libllama uses. `folder` holds them."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._base = self._open("ggml-base")
+        self._base.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
+        self._base.ggml_backend_buft_name.restype = ctypes.c_char_p
+        self._base.ggml_backend_buft_name.argtypes = [ctypes.c_void_p]
+
+    def cpu_buffer_type(self) -> int:
+        """The plain CPU buffer type, for tensors that shall stay in RAM."""
+        pointer: int = self._base.ggml_backend_cpu_buffer_type()
+        return pointer
+
+    def register_rpc(self, server: str) -> None:
+        """Makes the devices of an RPC server ("host:port") usable. Raises OSError where the
+        engine was built without RPC, ConnectionError where the server does not answer."""
+        add = self._open("ggml-rpc").ggml_backend_rpc_add_server
+        add.restype = ctypes.c_void_p
+        add.argtypes = [ctypes.c_char_p]
+        registry = add(server.encode())
+        if not registry:
+            raise ConnectionError(f"the RPC server {server} does not answer")
+        register = self._open("ggml").ggml_backend_register
+        register.restype = None
+        register.argtypes = [ctypes.c_void_p]
+        register(registry)
+
+    def breakdown(self, libllama: ctypes.CDLL, context: int) -> tuple[Buffer, ...] | None:
+        """Exact bytes per buffer type, as llama.cpp itself would print them at exit; under
+        `no_alloc` what would be allocated. Weights, cache (recurrent state included) and
+        compute. None where the C++ function cannot be called from here.
+
+        It returns a std::map by value, so this walks libstdc++'s red-black tree: x86-64 Linux
+        only (elsewhere the hidden result pointer or the tree differ)."""
+        if sys.platform != "linux" or platform.machine() != "x86_64":
+            return None
+        try:
+            function = libllama[_BREAKDOWN]
+        except AttributeError:
+            return None
+        function.restype = None
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        tree = (ctypes.c_uint64 * 6)()
+        function(ctypes.addressof(tree), context)
+        buffers: list[Buffer] = []
+        self._walk(tree[2], buffers)
+        return tuple(buffers)
+
+    def _walk(self, node: int, buffers: list[Buffer]) -> None:
+        """In order: left at +16, right at +24, key at +32, the three sizes from +40."""
+        if not node:
+            return
+        words = (ctypes.c_uint64 * 8).from_address(node)
+        self._walk(words[2], buffers)
+        name = self._base.ggml_backend_buft_name(words[4]).decode()
+        for kind, size in zip(("weights", "kv_cache", "compute"), words[5:8], strict=True):
+            if size:
+                buffers.append(Buffer(name, kind, size))
+        self._walk(words[3], buffers)
+
+    def _open(self, name: str) -> ctypes.CDLL:
+        """The copy in use. A Linux wheel holds each library as three separate files (wheels
+        keep no links), and opening another than the loaded one gives a second, empty device
+        registry: the soname finds the loaded one. macOS by install name and Windows by module
+        name should do the same; both untested."""
+        if sys.platform == "win32":
+            candidates = [f"{name}.dll", str(self._folder / f"{name}.dll")]
+        elif sys.platform == "darwin":
+            candidates = [f"@rpath/lib{name}.0.dylib", str(self._folder / f"lib{name}.0.dylib"),
+                          str(self._folder / f"lib{name}.dylib")]  # fmt: skip
+        else:
+            candidates = [f"lib{name}.so.0", str(self._folder / f"lib{name}.so")]
+        for candidate in candidates:
+            try:
+                return ctypes.CDLL(candidate)
+            except OSError:
+                continue
+        raise OSError(f"the engine has no library {name}")

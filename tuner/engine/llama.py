@@ -1,0 +1,325 @@
+"""A thin typed wrapper over llama_cpp's low-level API: the only module that imports it.
+
+Nothing here decides anything. Lines that the engine logs go to `LogTap`; errors are raised as
+`LlamaError` with the reason taken from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import llama_cpp
+
+from tuner.cache_types import CACHE_TYPES
+from tuner.engine.abort import AbortFlag
+from tuner.engine.libraries import GgmlLibraries
+from tuner.engine.log_lines import failure_reason, parse_buffers
+from tuner.engine.protocol import Buffer, Sampling
+from tuner.settings import Settings
+
+_FLASH_ATTN = {
+    "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
+}
+_LEVEL_WARN, _LEVEL_ERROR, _LEVEL_DEBUG, _LEVEL_CONT = 2, 3, 4, 5
+_RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: the engine draws one
+
+_NO_VOCABULARY = 0  # LLAMA_VOCAB_TYPE_NONE
+
+DECODE_OK, DECODE_NO_SLOT, DECODE_ABORTED = 0, 1, 2
+
+libraries = GgmlLibraries(Path(llama_cpp.__file__).parent / "lib")
+
+
+class LlamaError(Exception):
+    """The engine failed; `kind` as in EngineError, the message is its own reason."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+class LogTap:
+    """Receives every line that the engine logs: all but debug lines go to `fd`, and while a
+    `recording` is open they are kept, so that sizes and reasons can be read from them."""
+
+    def __init__(self, fd: int):
+        self._fd = fd
+        self._level = 0
+        self._lines: list[str] | None = None
+        self._complaints: list[str] = []
+        self._callback = llama_cpp.llama_log_callback(self._receive)
+        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[LogTap]:
+        """Keeps the lines logged inside."""
+        self._lines, self._complaints = [], []
+        try:
+            yield self
+        finally:
+            self._lines = None
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """The buffers named so far in this recording."""
+        return parse_buffers(self._lines or ())
+
+    def failure(self, kind: str, message: str) -> LlamaError:
+        """A failure of this recording, with the engine's own reason."""
+        reason = failure_reason(self._complaints)
+        return LlamaError(
+            reason.kind or kind, f"{message}: {reason.text}" if reason.text else message
+        )
+
+    def _receive(self, level: int, text: bytes, _user_data: object) -> None:
+        if level != _LEVEL_CONT:
+            self._level = level
+        if self._level == _LEVEL_DEBUG:
+            return
+        with contextlib.suppress(OSError):
+            os.write(self._fd, text)
+        if self._lines is not None:
+            line = text.decode("utf-8", "replace")
+            self._lines.append(line)
+            if self._level in (_LEVEL_WARN, _LEVEL_ERROR):
+                self._complaints.append(line)
+
+
+class Model:
+    """A loaded model, or under `dry` its shape without any memory."""
+
+    def __init__(
+        self,
+        path: str,
+        settings: Settings,
+        log: LogTap,
+        *,
+        dry: bool = False,
+        progress: Callable[[float], bool] | None = None,
+    ):
+        """`progress` gets 0.0 to 1.0 and returns False to cancel. Raises LlamaError."""
+        params = llama_cpp.llama_model_default_params()
+        # A machine with a visible GPU keeps using it at 0 layers (output, long prompts): that
+        # is the engine's own way and what the footprint counts.
+        params.n_gpu_layers = settings.n_gpu_layers
+        params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_LAYER
+        params.use_extra_bufts = settings.use_extra_bufts
+        # Never left to the engine: its own default depends on what is free at that moment.
+        split = (ctypes.c_float * llama_cpp.llama_max_devices())(*(settings.tensor_split or (1.0,)))
+        params.tensor_split = split
+        overrides = _experts_on_cpu(settings.n_cpu_moe)
+        if overrides is not None:
+            params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+        if dry:
+            params.no_alloc = True
+            params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE  # any other aborts with no_alloc
+        callback = llama_cpp.llama_progress_callback(
+            (lambda fraction, _: progress(fraction)) if progress else (lambda _f, _u: True)
+        )
+        params.progress_callback = callback
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        if not model:
+            raise log.failure("load_failed", "the engine could not load the model")
+        self.handle = model
+        self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self._piece_buffer = ctypes.create_string_buffer(256)
+        self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(model)
+        self.n_window: int = llama_cpp.llama_model_n_swa(model)
+        self.n_layer: int = llama_cpp.llama_model_n_layer(model)
+        self.n_params: int = llama_cpp.llama_model_n_params(model)
+        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self.bos: int = llama_cpp.llama_vocab_bos(self._vocab)
+        self.eos: int = llama_cpp.llama_vocab_eos(self._vocab)
+        self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
+        self.has_tokens: bool = llama_cpp.llama_vocab_type(self._vocab) != _NO_VOCABULARY
+        self.has_encoder: bool = llama_cpp.llama_model_has_encoder(model)
+        self.keeps_a_state: bool = llama_cpp.llama_model_is_recurrent(
+            model
+        ) or llama_cpp.llama_model_is_hybrid(model)
+
+    def close(self) -> None:
+        if self.handle:
+            llama_cpp.llama_model_free(self.handle)
+            self.handle = None
+
+    @property
+    def chat_template(self) -> str | None:
+        """The file's own Jinja template."""
+        found = llama_cpp.llama_model_chat_template(self.handle, None)
+        return found.decode("utf-8", "replace") if found else None
+
+    def token_text(self, token: int) -> str:
+        """How the vocabulary writes a token; "" for none (-1)."""
+        if token < 0:
+            return ""
+        text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token) or b""
+        return text.decode("utf-8", "replace")
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends a generation."""
+        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    def tokenize(self, text: str) -> list[int]:
+        """Tokens of a text, its special tokens understood, none added."""
+        data = text.encode("utf-8", "replace")  # a lone surrogate has no bytes
+        size = len(data) + 8
+        tokens = (llama_cpp.llama_token * size)()
+        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, size, False, True)
+        if count < 0:
+            size = -count
+            tokens = (llama_cpp.llama_token * size)()
+            count = llama_cpp.llama_tokenize(
+                self._vocab, data, len(data), tokens, size, False, True
+            )
+        return list(tokens[: max(0, count)])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; a control token has none. May be part of a character."""
+        buffer = self._piece_buffer
+        count = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        if count < 0:
+            self._piece_buffer = ctypes.create_string_buffer(-count)
+            return self.piece(token)
+        return bytes(buffer.raw[:count])
+
+
+class Context:
+    """A model's cache and compute buffers for one conversation (sequence 0)."""
+
+    def __init__(
+        self,
+        model: Model,
+        settings: Settings,
+        n_threads: int,
+        log: LogTap,
+        abort: AbortFlag | None = None,
+    ):
+        """Raises LlamaError."""
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = settings.n_ctx
+        params.n_batch = settings.n_batch
+        params.n_ubatch = settings.n_ubatch
+        params.n_outputs_max = 1  # a chat samples from one row of logits
+        params.n_threads = n_threads
+        params.n_threads_batch = n_threads
+        params.flash_attn_type = _FLASH_ATTN[settings.flash_attn]
+        params.type_k = CACHE_TYPES[settings.type_k].ggml
+        params.type_v = CACHE_TYPES[settings.type_v].ggml
+        params.swa_full = settings.swa_full
+        if abort is not None:
+            params.abort_callback = ctypes.cast(abort.function, llama_cpp.ggml_abort_callback)
+            params.abort_callback_data = abort.address
+        context = llama_cpp.llama_init_from_model(model.handle, params)
+        if not context:
+            raise log.failure("load_failed", "the engine could not create the context")
+        self.handle = context
+        self._memory = llama_cpp.llama_get_memory(context)
+        self.has_memory = bool(self._memory)
+        self.n_ctx: int = llama_cpp.llama_n_ctx_seq(context)
+        self._one = (llama_cpp.llama_token * 1)()
+        self._one_batch = llama_cpp.llama_batch_get_one(self._one, 1)
+
+    def close(self) -> None:
+        if self.handle:
+            llama_cpp.llama_free(self.handle)
+            self.handle = None
+
+    def breakdown(self) -> tuple[Buffer, ...] | None:
+        """Exact sizes by buffer type, where they can be had (x86-64 Linux)."""
+        return libraries.breakdown(llama_cpp.llama_cpp._lib, self.handle)
+
+    def decode(self, tokens: Sequence[int]) -> int:
+        """Appends tokens (at most n_batch) to the cache and computes the logits of the last.
+        Returns llama_decode's code: 0, 1 no slot, 2 aborted, negative for failures."""
+        array = (llama_cpp.llama_token * len(tokens))(*tokens)
+        batch = llama_cpp.llama_batch_get_one(array, len(tokens))
+        code: int = llama_cpp.llama_decode(self.handle, batch)
+        return code
+
+    def decode_one(self, token: int) -> int:
+        """`decode` of one token, without building anything."""
+        self._one[0] = token
+        code: int = llama_cpp.llama_decode(self.handle, self._one_batch)
+        return code
+
+    def synchronize(self) -> None:
+        """Waits for what a GPU still computes."""
+        llama_cpp.llama_synchronize(self.handle)
+
+    def cut(self, length: int) -> bool:
+        """Removes everything from position `length` on. False where the memory cannot (a
+        recurrent state); it is then unchanged."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, 0, length, -1))
+
+    def clear(self) -> None:
+        llama_cpp.llama_memory_clear(self._memory, True)
+
+    @property
+    def first_position(self) -> int:
+        """The oldest position that every part of the cache still holds; -1 when empty. Above
+        0 once a sliding window has moved on."""
+        position: int = llama_cpp.llama_memory_seq_pos_min(self._memory, 0)
+        return position
+
+    @property
+    def last_position(self) -> int:
+        position: int = llama_cpp.llama_memory_seq_pos_max(self._memory, 0)
+        return position
+
+
+class Sampler:
+    """Chooses tokens: top-k, top-p, min-p, temperature, then a draw; greedy at temperature 0."""
+
+    def __init__(self, sampling: Sampling):
+        chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        add = llama_cpp.llama_sampler_chain_add
+        if sampling.temperature <= 0:
+            add(chain, llama_cpp.llama_sampler_init_greedy())
+        else:
+            seed = _RANDOM_SEED if sampling.seed is None else sampling.seed & 0xFFFFFFFF
+            add(chain, llama_cpp.llama_sampler_init_top_k(sampling.top_k))
+            add(chain, llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1))
+            add(chain, llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1))
+            add(chain, llama_cpp.llama_sampler_init_temp(sampling.temperature))
+            add(chain, llama_cpp.llama_sampler_init_dist(seed))
+        self._chain = chain
+
+    def sample(self, context: Context) -> int:
+        """The next token after the last decode."""
+        token: int = llama_cpp.llama_sampler_sample(self._chain, context.handle, -1)
+        return token
+
+    def close(self) -> None:
+        if self._chain:
+            llama_cpp.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+def init() -> None:
+    """Starts the engine's backends. Once per process."""
+    llama_cpp.llama_backend_init()
+
+
+class _TensorOverride(ctypes.Structure):
+    """struct llama_model_tensor_buft_override, which llama_cpp does not bind."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buft", ctypes.c_void_p))
+
+
+def _experts_on_cpu(n_layers: int) -> ctypes.Array[_TensorOverride] | None:
+    """Tensor overrides that keep the experts of the first `n_layers` layers in RAM, as
+    llama.cpp's --n-cpu-moe does (common/common.h, LLM_FFN_EXPS_REGEX)."""
+    if n_layers <= 0:
+        return None
+    layers = "|".join(str(layer) for layer in range(n_layers))
+    pattern = rf"blk\.({layers})\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+    array = (_TensorOverride * 2)()  # the second one, all zero, ends the list
+    array[0].pattern = pattern.encode()
+    array[0].buft = libraries.cpu_buffer_type()
+    return array

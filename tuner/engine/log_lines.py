@@ -1,0 +1,81 @@
+"""What the engine's log lines mean: buffer sizes, and why something failed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tuner.engine.protocol import Buffer
+
+MIB = 1 << 20
+
+# The lines of llama-model.cpp, llama-kv-cache.cpp, llama-memory-recurrent.cpp and
+# llama-context.cpp (llama.cpp as vendored in llama-cpp-python 0.3.36). Sizes have two decimals.
+_STATE = "recurrent_state"
+_BUFFER_LINES = (
+    (re.compile(r"load_tensors: +(\S+) model buffer size = +([\d.]+) MiB"), "weights"),
+    (re.compile(r"llama_kv_cache: +(\S+) KV buffer size = +([\d.]+) MiB"), "kv_cache"),
+    (re.compile(r"llama_memory_recurrent: +(\S+) RS buffer size = +([\d.]+) MiB"), _STATE),
+    (re.compile(r"llama_context: +(\S+) +output buffer size = +([\d.]+) MiB"), "output"),
+    (re.compile(r"sched_reserve: +(\S+) compute buffer size = +([\d.]+) MiB"), "compute"),
+)  # fmt: skip
+
+_MEMORY = re.compile(
+    r"out of memory|failed to allocate|unable to allocate|failed to reserve|"
+    r"insufficient memory|OutOfDeviceMemory|OutOfHostMemory|bad_alloc|cannot allocate",
+    re.IGNORECASE,
+)
+_REFUSED = re.compile(
+    r"does not support|requires flash_attn|does not divide|unknown model architecture|"
+    r"invalid value for main_gpu|requires flash",
+    re.IGNORECASE,
+)
+# Said after the reason, and saying nothing of it.
+_HOLLOW = re.compile(r"failed to load model$|failed to decode, ret|removing memory module entries")
+_PREFIX = re.compile(r"^[\w:~]+: ")  # the C++ function that speaks
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why the engine failed: a kind of EngineError, or "" for the caller's own, and its words."""
+
+    kind: str
+    text: str
+
+
+def parse_buffers(lines: Iterable[str]) -> tuple[Buffer, ...]:
+    """The buffers that a load reported, in order. Several of one device and kind (a window's
+    cache beside the full one) are added up; a compute buffer reserved anew replaces the old."""
+    sizes: dict[tuple[str, str], int] = {}
+    for line in lines:
+        for pattern, kind in _BUFFER_LINES:
+            found = pattern.search(line)
+            if not found:
+                continue
+            key = (found[1], kind)
+            size = round(float(found[2]) * MIB)
+            if kind in {"compute", "output"}:
+                sizes[key] = size
+            else:
+                sizes[key] = sizes.get(key, 0) + size
+    return tuple(Buffer(device, kind, size) for (device, kind), size in sizes.items())
+
+
+def failure_reason(lines: Iterable[str]) -> Reason:
+    """The line that says why, out of the warnings and errors of a failed call. The first one
+    about memory wins, then a refusal, then the last line that says anything."""
+    said = [line.strip() for line in lines if line.strip() and not _HOLLOW.search(line.strip())]
+    for pattern, kind in ((_MEMORY, "out_of_memory"), (_REFUSED, "refused")):
+        for line in said:
+            if pattern.search(line):
+                return Reason(kind, _plain(line))
+    return Reason("", _plain(said[-1]) if said else "")
+
+
+def _plain(line: str) -> str:
+    """Without the C++ function names in front."""
+    previous = ""
+    while line != previous:
+        previous, line = line, _PREFIX.sub("", line, count=1)
+    return line.removesuffix(".")

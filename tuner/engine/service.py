@@ -1,0 +1,129 @@
+"""What the model process does with a request: load, dry run, generate, count."""
+
+from __future__ import annotations
+
+import time
+import traceback
+
+from tuner.engine import llama
+from tuner.engine.abort import AbortFlag
+from tuner.engine.llama import Context, LlamaError, LogTap, Model
+from tuner.engine.protocol import (
+    Buffer,
+    Cancelled,
+    CountTokens,
+    DryRun,
+    DryRunDone,
+    Event,
+    Failed,
+    Generate,
+    Load,
+    Request,
+    TokenCount,
+)
+from tuner.engine.session import CancelledError, Emit, Session
+
+
+class Service:
+    """Answers requests one by one. Engine output goes to file descriptor `log_fd`."""
+
+    def __init__(self, abort: AbortFlag, emit: Emit, log_fd: int):
+        self._abort = abort
+        self._emit = emit
+        self._log = LogTap(log_fd)
+        self._session: Session | None = None
+        self._rpc_servers: set[str] = set()
+        llama.init()
+
+    def handle(self, request: Request) -> None:
+        """Does it and emits exactly one final event, whatever happens."""
+        self._emit(self._final_event(request))
+
+    def _final_event(self, request: Request) -> Event:
+        try:
+            match request:
+                case Load():
+                    return self._load(request)
+                case DryRun():
+                    return self._dry_run(request)
+                case Generate():
+                    return self._loaded_session().generate(request)
+                case CountTokens():
+                    return TokenCount(self._loaded_session().count_tokens(request.messages))
+                case _:
+                    return Failed("refused", f"not a request: {type(request).__name__}")
+        except CancelledError:
+            return Cancelled()
+        except LlamaError as error:
+            return Failed(error.kind, str(error))
+        except MemoryError:
+            return Failed("out_of_memory", "this machine has not enough free memory")
+        except Exception as error:  # a defect of ours: the chat must hear of it all the same
+            traceback.print_exc()
+            kind = "load_failed" if isinstance(request, Load | DryRun) else "decode_failed"
+            return Failed(kind, f"the engine failed: {type(error).__name__}: {error}")
+
+    def _load(self, request: Load) -> Event:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self._register(request.rpc_servers)
+        if self._abort:
+            raise CancelledError
+        self._session = Session(request, self._log, self._abort, self._emit)
+        return self._session.loaded
+
+    def _dry_run(self, request: DryRun) -> DryRunDone:
+        started = time.monotonic()
+        self._register(request.rpc_servers)
+        with self._log.recording():
+            model = Model(
+                request.path,
+                request.settings,
+                self._log,
+                dry=True,
+                progress=lambda _: not self._abort,
+            )
+            try:
+                context = Context(model, request.settings, request.n_threads, self._log)
+                try:
+                    buffers = _exact(context.breakdown(), self._log.buffers)
+                finally:
+                    context.close()
+            finally:
+                model.close()
+        if self._abort:
+            raise CancelledError
+        return DryRunDone(buffers, time.monotonic() - started)
+
+    def _register(self, servers: tuple[str, ...]) -> None:
+        for server in servers:
+            if server in self._rpc_servers:
+                continue
+            try:
+                llama.libraries.register_rpc(server)
+            except OSError as error:  # ConnectionError is one
+                raise LlamaError("load_failed", str(error)) from error
+            self._rpc_servers.add(server)
+
+    def _loaded_session(self) -> Session:
+        if self._session is None:
+            raise LlamaError("not_loaded", "no model is loaded")
+        return self._session
+
+
+def _exact(breakdown: tuple[Buffer, ...] | None, logged: tuple[Buffer, ...]) -> tuple[Buffer, ...]:
+    """The breakdown where there is one (under no_alloc the log's weights and cache lines read
+    0), its cache parted into cache and recurrent state by the log, plus the output buffer that
+    it leaves out. Else the log's lines."""
+    if breakdown is None:
+        return logged
+    states = {b.device: b.size for b in logged if b.kind == "recurrent_state"}
+    exact: list[Buffer] = []
+    for buffer in breakdown:
+        state = min(buffer.size, states.get(buffer.device, 0)) if buffer.kind == "kv_cache" else 0
+        if buffer.size > state:
+            exact.append(Buffer(buffer.device, buffer.kind, buffer.size - state))
+        if state:
+            exact.append(Buffer(buffer.device, "recurrent_state", state))
+    return (*exact, *(b for b in logged if b.kind == "output"))

@@ -1,0 +1,304 @@
+"""A loaded model and its cache: what it holds, what a new prompt can reuse, how it answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+
+from tuner.engine.abort import AbortFlag
+from tuner.engine.answer import AnswerText
+from tuner.engine.llama import (
+    DECODE_ABORTED,
+    DECODE_NO_SLOT,
+    DECODE_OK,
+    Context,
+    LlamaError,
+    LogTap,
+    Model,
+    Sampler,
+)
+from tuner.engine.protocol import (
+    Done,
+    Event,
+    Generate,
+    Load,
+    Loaded,
+    Message,
+    Progress,
+    PromptProgress,
+    Text,
+)
+from tuner.engine.templates import ChatTemplate
+
+Emit = Callable[[Event], None]
+
+_FLUSH_SECONDS = 0.03
+_LOADING_SHARE = 0.95  # of the progress; the rest is context and warm-up
+_WARM_UP_TOKENS = 4  # one alone would not use the matrix kernels (AMX) that may be missing
+_NODE_FLOP = 4e9  # what even a slow CPU computes in well under 100 ms
+
+
+class CancelledError(Exception):
+    """The abort flag was set during a load."""
+
+
+class Session:
+    """One loaded model with one conversation in its cache.
+
+    `_cached` always names exactly the tokens whose keys and values are in the cache."""
+
+    def __init__(self, request: Load, log: LogTap, abort: AbortFlag, emit: Emit):
+        """Loads, warms up and emits Progress. Raises LlamaError or CancelledError."""
+        self._abort = abort
+        self._emit = emit
+        self._log = log
+        self._cached: list[int] = []
+        self._pieces: dict[int, bytes | None] = {}  # None: this token ends an answer
+        started = time.monotonic()
+        with log.recording():
+            self._model = self._load_model(request)
+            try:
+                self._context = self._make_context(request)
+            except BaseException:
+                self._model.close()
+                raise
+            model = self._model
+            self._template = ChatTemplate(
+                model.chat_template, model.token_text(model.bos), model.token_text(model.eos)
+            )
+            self._chunk = self._prompt_chunk(request)
+            self.loaded = Loaded(
+                n_ctx=self._context.n_ctx,
+                buffers=log.buffers,
+                seconds=time.monotonic() - started,
+                chat_template=self._template.source,
+                warnings=self._template.warnings,
+                use_extra_bufts=request.settings.use_extra_bufts,
+            )
+
+    def close(self) -> None:
+        self._context.close()
+        self._model.close()
+
+    # ------------------------------------------------------------ loading
+
+    def _load_model(self, request: Load) -> Model:
+        last = 0.0
+
+        def progress(fraction: float) -> bool:
+            nonlocal last
+            if fraction - last >= 0.01 or fraction >= 1.0:
+                last = fraction
+                self._emit(Progress(fraction * _LOADING_SHARE))
+            return not self._abort
+
+        try:
+            model = Model(request.path, request.settings, self._log, progress=progress)
+        except LlamaError:
+            if self._abort:
+                raise CancelledError from None
+            raise
+        if not model.has_tokens or model.has_encoder:
+            model.close()
+            raise LlamaError(
+                "refused", "this model cannot chat: it has no vocabulary or needs an encoder"
+            )
+        return model
+
+    def _make_context(self, request: Load) -> Context:
+        context = Context(self._model, request.settings, request.n_threads, self._log, self._abort)
+        try:
+            if not context.has_memory:
+                raise LlamaError("refused", "this model cannot chat: it has no cache")
+            self._warm_up(context)
+        except BaseException:
+            context.close()
+            raise
+        self._emit(Progress(1.0))
+        return context
+
+    def _warm_up(self, context: Context) -> None:
+        """Computes a few tokens for nothing: the first answer comes sooner, and memory or
+        instructions that are missing show now, where the caller can still choose otherwise."""
+        token = max(0, self._model.bos)
+        for code in (context.decode([token] * _WARM_UP_TOKENS), context.decode_one(token)):
+            if code == DECODE_ABORTED or self._abort:
+                raise CancelledError
+            if code != DECODE_OK:
+                raise self._log.failure(
+                    "out_of_memory" if code == -2 else "load_failed",
+                    "the model was loaded but cannot compute",
+                )
+        context.synchronize()
+        context.clear()
+
+    def _prompt_chunk(self, request: Load) -> int:
+        """Tokens per llama_decode of a prompt: a whole ubatch, but on the CPU so few that one
+        node of the graph is short, since the engine looks at the abort flag between nodes. Not
+        by the clock: the same prompt must always be cut in the same places."""
+        n_ubatch = request.settings.n_ubatch
+        if request.settings.n_gpu_layers > 0:
+            return n_ubatch
+        flop_per_token = 2 * self._model.n_params / max(1, 7 * self._model.n_layer)
+        return min(n_ubatch, max(32, int(_NODE_FLOP / max(1.0, flop_per_token)) // 32 * 32))
+
+    # ------------------------------------------------------------ answering
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of a conversation with the opening of the next answer."""
+        return len(self._tokens(self._template.render(messages).text))
+
+    def generate(self, request: Generate) -> Done:
+        """Emits PromptProgress and Text; returns the final event. Raises LlamaError."""
+        rendered = self._template.render(request.messages, continue_last=request.continue_last)
+        prompt = self._tokens(rendered.text)
+        if len(prompt) >= self._context.n_ctx:
+            raise LlamaError(
+                "context_full",
+                f"the conversation has {len(prompt):,} tokens and the context holds "
+                f"{self._context.n_ctx:,}: start a new one, or load with a larger context",
+            )
+        started = time.monotonic()
+        reused = self._reuse(prompt)
+        reason, n_decoded = "stopped", 0
+        with self._log.recording():
+            complete = self._read_prompt(prompt, reused)
+            read = time.monotonic()
+            if complete:
+                reason, n_decoded = self._answer(request, rendered.stops)
+        return Done(
+            reason=reason,
+            n_prompt=len(prompt),
+            n_reused=reused,
+            n_decoded=n_decoded,
+            prompt_seconds=read - started,
+            decode_seconds=time.monotonic() - read,
+            n_ctx_used=len(self._cached),
+        )
+
+    def _tokens(self, text: str) -> list[int]:
+        """With a BOS in front where the model wants one and the template wrote none."""
+        tokens = self._model.tokenize(text)
+        bos = self._model.bos
+        if self._model.adds_bos and bos >= 0 and tokens[:1] != [bos]:
+            tokens.insert(0, bos)
+        return tokens or [max(0, bos)]
+
+    def _reuse(self, prompt: Sequence[int]) -> int:
+        """Cuts the cache back to what it has in common with the prompt and returns that many
+        tokens. At least the prompt's last token stays to be computed, for its logits."""
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(self._cached, prompt, strict=False))
+        keep = min(sum(1 for _ in same), len(prompt) - 1)
+        if keep == len(self._cached):
+            return keep
+        if keep == 0 or not self._window_reaches(keep) or not self._context.cut(keep):
+            self._forget()
+            return 0
+        del self._cached[keep:]
+        return keep
+
+    def _window_reaches(self, keep: int) -> bool:
+        """Whether a sliding window's cache still holds what the token at position `keep` looks
+        at: it drops positions as it moves on, and seq_rm says nothing about that. The cache is
+        without holes from its first position on (llama-kv-cache.cpp, apply_ubatch)."""
+        window = self._model.n_window
+        return window <= 0 or self._context.first_position <= max(0, keep - window + 1)
+
+    def _read_prompt(self, prompt: Sequence[int], start: int) -> bool:
+        """False where it was stopped; what is done by then stays in the cache."""
+        total = len(prompt) - start
+        self._emit(PromptProgress(0, total))
+        for at in range(start, len(prompt), self._chunk):
+            if self._abort:
+                return False
+            part = prompt[at : at + self._chunk]
+            code = self._context.decode(part)
+            if code == DECODE_ABORTED:
+                self._repair()
+                return False
+            if code != DECODE_OK:
+                raise self._decode_error(code)
+            self._cached.extend(part)
+            self._emit(PromptProgress(at + len(part) - start, total))
+        return not self._abort
+
+    def _answer(self, request: Generate, stops: tuple[str, ...]) -> tuple[str, int]:
+        """Samples until something ends it. Returns the reason and the number of tokens."""
+        limit = request.sampling.max_tokens
+        sampler = Sampler(request.sampling)
+        text = AnswerText(stops)
+        n_decoded = n_shown = 0
+        flushed = 0.0
+
+        def flush(batch: str) -> None:
+            nonlocal n_shown, flushed
+            if batch:
+                self._emit(Text(batch, n_decoded - n_shown))
+                n_shown = n_decoded
+                flushed = time.monotonic()
+
+        try:
+            while limit is None or n_decoded < limit:
+                token = sampler.sample(self._context)
+                piece = self._piece(token, stops)
+                if piece is None:
+                    return "end", n_decoded
+                n_decoded += 1
+                text.add(piece)
+                if text.stopped:
+                    return "end", n_decoded
+                if time.monotonic() - flushed >= _FLUSH_SECONDS:
+                    flush(text.take())
+                if self._abort:
+                    return "stopped", n_decoded
+                if n_decoded == limit:
+                    break
+                if len(self._cached) >= self._context.n_ctx:
+                    return "context_full", n_decoded
+                code = self._context.decode_one(token)
+                if code == DECODE_OK:
+                    self._cached.append(token)
+                elif code == DECODE_ABORTED:
+                    self._repair()
+                    return "stopped", n_decoded
+                elif code == DECODE_NO_SLOT:
+                    return "context_full", n_decoded
+                else:
+                    raise self._decode_error(code)
+            return "max_tokens", n_decoded
+        finally:
+            sampler.close()
+            flush(text.finish())
+
+    def _piece(self, token: int, stops: tuple[str, ...]) -> bytes | None:
+        """A token's bytes; None for one that ends an answer: the model's own end tokens, and a
+        control token that is written like a stop text and so has no bytes to be seen by."""
+        try:
+            piece = self._pieces[token]
+        except KeyError:
+            ends = self._model.is_end(token)
+            piece = self._pieces[token] = None if ends else self._model.piece(token)
+        if piece == b"" and stops and self._model.token_text(token) in stops:
+            return None
+        return piece
+
+    # ------------------------------------------------------------ the cache after a failure
+
+    def _repair(self) -> None:
+        """Brings the cache back to `_cached` after a decode that was aborted or failed midway.
+        A recurrent state has gone on and cannot go back: all of it is forgotten."""
+        keep = len(self._cached)
+        if self._model.keeps_a_state or keep == 0 or not self._context.cut(keep):
+            self._forget()
+
+    def _forget(self) -> None:
+        self._context.clear()
+        self._cached.clear()
+
+    def _decode_error(self, code: int) -> LlamaError:
+        if code == DECODE_NO_SLOT:
+            return LlamaError("context_full", "the context is full")
+        self._repair()
+        kind = "out_of_memory" if code == -2 else "decode_failed"
+        return self._log.failure(kind, f"the engine failed to compute (code {code})")
