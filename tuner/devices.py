@@ -1,0 +1,292 @@
+"""This machine, measured or stated: GPUs, the host, who else holds their memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tuner import host, installed_engine, nvidia
+from tuner.host import HostState, measure_host_bandwidth
+from tuner.installed_engine import EngineAnswer, ask_engine, engine_devices
+from tuner.machine import GIB, MIB, Device, Machine, Process
+
+__all__ = [
+    "GPU_RESERVE", "device_key", "engine_devices", "gpu_used_bytes", "measure",
+    "measure_host_bandwidth", "stated",
+]  # fmt: skip
+
+GPU_RESERVE = 512 * MIB
+
+# What a load costs on a CUDA card beside its buffers: the driver's context, its kernels and
+# cuBLAS. Users of llama.cpp see 107 to 680 MiB per card; newer cards carry more kernels. The
+# first load on a machine measures it, and `overheads` then replaces these.
+_CUDA_OVERHEAD = (((9, 0), 600 * MIB), ((7, 0), 400 * MIB), ((0, 0), 200 * MIB))
+# The others keep no such context; what they add is small next to the reserve.
+_OTHER_OVERHEAD = 128 * MIB
+
+# A card about which nothing is known but its size: a mid-range one of the last years.
+_GENERIC_BANDWIDTH = 400e9
+_GENERIC_FLOPS = 40e12
+_GENERIC_PCIE = 20e9
+_RPC_BANDWIDTH = 100e9
+_RPC_LINK = 0.1e9  # a gigabit network
+
+AskEngine = Callable[[Sequence[str]], EngineAnswer]
+
+
+def measure(
+    environ: Mapping[str, str] = os.environ,
+    reserve: int | None = None,
+    *,
+    overheads: Mapping[str, int] | None = None,
+    host_bandwidth: float | None = None,
+    rpc_servers: Sequence[str] = (),
+    nvml: Any | None = None,
+    host_state: HostState | None = None,
+    root: Path = Path("/"),
+    library_folder: Path | None = None,
+    ask: AskEngine = ask_engine,
+    platform: str = sys.platform,
+) -> Machine:
+    """The machine as it is now. Never raises for missing or broken hardware.
+
+    `reserve`: bytes to leave free on each GPU. `overheads`: measured bytes per GPU, by
+    `device_key`. `host_bandwidth`: measured, in bytes/s. The rest stands in for hardware:
+    the pynvml module, psutil's figures, the folder that holds /proc and /sys, the engine's
+    library folder, and the question to the engine itself, which is asked only where NVML
+    leaves one open.
+    """
+    cards = nvidia.read_cards(nvidia.load_nvml() if nvml is None else nvml)
+    visible = nvidia.visible_cards(cards, environ)
+    folder = library_folder or installed_engine.library_folder(environ)
+    built = installed_engine.built_backends(folder)
+    state = host_state or HostState.now()
+    device = host.host_device(state, root, host_bandwidth)
+    warnings: list[str] = []
+    notes: list[str] = [cards.reason] if cards.reason else []
+
+    gpus: tuple[Device, ...] = ()
+    if visible and (built is None or "CUDA" in built) and not rpc_servers:
+        gpus = tuple(_cuda_device(i, card, device) for i, card in enumerate(visible))
+    elif _other_gpus_possible(built, cards, rpc_servers):
+        answer = ask(rpc_servers)
+        if answer.problem:
+            warnings.append(f"{answer.problem}; the plan is for the CPU.")
+        gpus = tuple(_known_better(gpu, visible, device) for gpu in answer.devices)
+    if not gpus:
+        warnings += _unused_gpu(visible, built, root, platform)
+    gpus = tuple(_charged(gpu, reserve, overheads or {}) for gpu in gpus)
+    return Machine(
+        gpus=gpus,
+        host=device,
+        processes=_processes(gpus, visible),
+        physical_cores=host.usable_cores(state, root),
+        warnings=tuple(warnings),
+        notes=tuple(notes),
+    )
+
+
+def stated(
+    vram: Sequence[int],
+    ram: int | None = None,
+    reserve: int | None = None,
+    *,
+    measured: Machine | None = None,
+) -> Machine:
+    """A machine that the user describes: one CUDA GPU per size in `vram` (bytes, all of it free;
+    sizes of 0 are left out, so that [0] is a machine without a GPU), `ram` bytes of RAM, all
+    free. Without `vram` the GPUs, without `ram` the host are those of `measured`, or of this
+    machine."""
+    base = measured
+    if base is None and (not vram or ram is None):
+        # With GPUs stated, those of this machine need not be looked for.
+        base = measure(reserve=reserve) if not vram else _host_only()
+    gpus = base.gpus if base is not None and not vram else ()
+    if vram:
+        sizes = [size for size in vram if size > 0]
+        gpus = tuple(
+            _charged(_stated_gpu(index, size), reserve, {}) for index, size in enumerate(sizes)
+        )
+    if base is None:
+        base = _host_only()
+    memory = base.host
+    if ram is not None:
+        memory = replace(
+            memory, total=ram, free=ram, reserve=host.default_reserve(ram), source="stated"
+        )
+    return replace(
+        base,
+        gpus=gpus,
+        host=memory,
+        processes=() if vram else base.processes,
+        warnings=() if vram else base.warnings,
+    )
+
+
+def device_key(device: Device) -> str:
+    """What names this very device from one run to the next: its UUID, else backend and name."""
+    return device.uuid or f"{device.backend}:{device.name}"
+
+
+def gpu_used_bytes(machine: Machine, nvml: Any | None = None) -> dict[str, int]:
+    """Bytes in use now on each GPU that NVML knows, by Device.id. Costs well under a millisecond
+    once NVML is loaded, so that a status line can ask once a second."""
+    ids = {gpu.uuid: gpu.id for gpu in machine.gpus if gpu.uuid and not gpu.unified}
+    if not ids:
+        return {}
+    used = nvidia.used_bytes(nvidia.load_nvml() if nvml is None else nvml, list(ids))
+    return {ids[uuid]: size for uuid, size in used.items()}
+
+
+# ---------------------------------------------------------------- devices
+
+
+def _host_only() -> Machine:
+    state = HostState.now()
+    return Machine(gpus=(), host=host.host_device(state), physical_cores=host.usable_cores(state))
+
+
+def _cuda_device(index: int, card: nvidia.Card, memory: Device) -> Device:
+    # A card without memory of its own (GB10, Jetson) lives in the host's.
+    shared = card.total == 0
+    return Device(
+        id=f"GPU{index}",
+        kind="gpu",
+        backend="CUDA",
+        name=card.name,
+        total=memory.total if shared else card.total,
+        free=memory.free if shared else card.free,
+        reserve=0,
+        bandwidth=card.bandwidth or (memory.bandwidth if shared else _GENERIC_BANDWIDTH),
+        bandwidth_source="computed" if card.bandwidth else "assumed",
+        flops=card.flops or _GENERIC_FLOPS,
+        compute_capability=card.compute_capability,
+        pcie_bandwidth=card.pcie_bandwidth or _GENERIC_PCIE,
+        engine_name=f"CUDA{index}",
+        unified=shared,
+        uuid=card.uuid,
+    )
+
+
+def _stated_gpu(index: int, size: int) -> Device:
+    return Device(
+        id=f"GPU{index}",
+        kind="gpu",
+        backend="CUDA",
+        name=f"stated GPU ({size / GIB:.4g} GiB)",
+        total=size,
+        free=size,
+        reserve=0,
+        bandwidth=_GENERIC_BANDWIDTH,
+        flops=_GENERIC_FLOPS,
+        pcie_bandwidth=_GENERIC_PCIE,
+        engine_name=f"CUDA{index}",
+        source="stated",
+    )
+
+
+def _known_better(gpu: Device, cards: Sequence[nvidia.Card], memory: Device) -> Device:
+    """A device of the engine's list, with what NVML knows of the same card."""
+    card = next((card for card in cards if card.name and card.name in gpu.name), None)
+    if gpu.kind == "rpc":
+        return replace(
+            gpu, bandwidth=_RPC_BANDWIDTH, flops=_GENERIC_FLOPS, pcie_bandwidth=_RPC_LINK
+        )
+    if card is not None:
+        known = _cuda_device(0, card, memory)
+        return replace(
+            gpu,
+            bandwidth=known.bandwidth,
+            bandwidth_source=known.bandwidth_source,
+            flops=known.flops,
+            compute_capability=known.compute_capability if gpu.backend == "CUDA" else None,
+            pcie_bandwidth=known.pcie_bandwidth,
+            uuid=known.uuid,
+        )
+    if gpu.unified:
+        bandwidth = host.APPLE_BANDWIDTH.get(gpu.name, memory.bandwidth)
+        # An integrated GPU reads the host's memory directly: nothing crosses a bus.
+        return replace(gpu, bandwidth=bandwidth, flops=_GENERIC_FLOPS / 4,
+                       pcie_bandwidth=bandwidth)  # fmt: skip
+    return replace(
+        gpu, bandwidth=_GENERIC_BANDWIDTH, flops=_GENERIC_FLOPS, pcie_bandwidth=_GENERIC_PCIE
+    )
+
+
+def _charged(gpu: Device, reserve: int | None, overheads: Mapping[str, int]) -> Device:
+    """With the bytes that a plan may not use, and those that a load costs beside its buffers."""
+    left = GPU_RESERVE if reserve is None else reserve
+    measured = overheads.get(device_key(gpu))
+    if measured is not None:
+        return replace(gpu, reserve=left, overhead=measured, overhead_source="measured")
+    if gpu.kind == "rpc":  # the server's free memory already has its context deducted
+        return replace(gpu, reserve=left, overhead=0)
+    if gpu.backend != "CUDA":
+        return replace(gpu, reserve=left, overhead=_OTHER_OVERHEAD)
+    capability = gpu.compute_capability or (7, 0)
+    size = next(size for least, size in _CUDA_OVERHEAD if capability >= least)
+    return replace(gpu, reserve=left, overhead=size)
+
+
+def _processes(gpus: Sequence[Device], cards: Sequence[nvidia.Card]) -> tuple[Process, ...]:
+    ids = {gpu.uuid: gpu.id for gpu in gpus if gpu.uuid}
+    return tuple(
+        Process(holder.pid, holder.name, ids[card.uuid], holder.used)
+        for card in cards
+        if card.uuid in ids
+        for holder in card.holders
+    )
+
+
+# ---------------------------------------------------------------- which engine
+
+
+def _other_gpus_possible(
+    built: frozenset[str] | None, cards: nvidia.Cards, rpc_servers: Sequence[str]
+) -> bool:
+    """Whether only the engine knows what there is. A CUDA build is asked where the driver is
+    there but NVML does not work; the mere RPC backend has no devices without a server."""
+    if rpc_servers:
+        return True
+    if built is None:
+        return False
+    nvml_broken = bool(cards.reason) and cards.reason != nvidia.NOT_INSTALLED
+    return bool(built - {"RPC", "CUDA"}) or ("CUDA" in built and nvml_broken)
+
+
+def _unused_gpu(
+    visible: Sequence[nvidia.Card], built: frozenset[str] | None, root: Path, platform: str
+) -> list[str]:
+    """What to do where the machine has a GPU and the installed engine cannot use it."""
+    if built is None or built - {"RPC"}:
+        return []
+    name, backend = "", ""
+    if visible:
+        name, backend = visible[0].name, "CUDA"
+    elif _has_amd_gpu(root):
+        name, backend = "an AMD GPU", "Vulkan"
+    elif platform == "darwin" and os.uname().machine == "arm64":
+        name, backend = "an Apple GPU", "Metal"
+    if not name:
+        return []
+    command = installed_engine.rebuild_command(backend, platform)
+    return [
+        f"This machine has {name}, but the engine is built for the CPU only, so the GPU stays "
+        f"unused. To build the engine for it: {command}"
+    ]
+
+
+def _has_amd_gpu(root: Path) -> bool:
+    """A card of AMD's with memory of its own, as Linux's driver shows it."""
+    for vendor in sorted(root.glob("sys/class/drm/card*/device/vendor")):
+        try:
+            memory = int((vendor.parent / "mem_info_vram_total").read_text())
+            if vendor.read_text().strip() == "0x1002" and memory >= 2 * GIB:
+                return True
+        except (OSError, ValueError):
+            continue
+    return False

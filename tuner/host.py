@@ -1,0 +1,195 @@
+"""The host as a device: memory and cores that this process may really use."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tuner.machine import GIB, Device
+
+# A desktop's two channels of DDR4-3200 give 51 GB/s on paper; about 80 % of it arrives. One core
+# alone draws no more than about 12 GB/s, which is what bounds small virtual machines.
+ASSUMED_BANDWIDTH = 40e9
+ASSUMED_BANDWIDTH_PER_CORE = 12e9
+# What a core with 256-bit vectors gives llama.cpp's quantized matrix products, in FLOP/s.
+ASSUMED_FLOPS_PER_CORE = 25e9
+
+# Memory bandwidth of Apple's chips in bytes/s, by the name that the system gives the chip.
+APPLE_BANDWIDTH = {
+    "Apple M1": 68e9, "Apple M1 Pro": 200e9, "Apple M1 Max": 400e9, "Apple M1 Ultra": 800e9,
+    "Apple M2": 100e9, "Apple M2 Pro": 200e9, "Apple M2 Max": 400e9, "Apple M2 Ultra": 800e9,
+    "Apple M3": 100e9, "Apple M3 Pro": 150e9, "Apple M3 Max": 400e9, "Apple M3 Ultra": 819e9,
+    "Apple M4": 120e9, "Apple M4 Pro": 273e9, "Apple M4 Max": 546e9, "Apple M5": 153e9,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """What psutil says, before any limit. Sizes in bytes; tests write one down."""
+
+    total: int
+    available: int
+    physical_cores: int
+    allowed_cpus: int  # logical CPUs of this process's affinity
+    name: str = "CPU"
+
+    @classmethod
+    def now(cls) -> HostState:
+        memory = psutil.virtual_memory()
+        logical = psutil.cpu_count() or 1
+        try:
+            allowed = len(os.sched_getaffinity(0))
+        except AttributeError:  # macOS, Windows
+            allowed = logical
+        return cls(
+            total=memory.total,
+            available=memory.available,
+            physical_cores=psutil.cpu_count(logical=False) or logical,
+            allowed_cpus=allowed,
+            name=cpu_name(),
+        )
+
+
+def cpu_name(root: Path = Path("/")) -> str:
+    """The processor as its maker calls it, or at least its architecture."""
+    if sys.platform == "darwin":
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=True)
+            return done.stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return platform.machine()
+    for line in _text(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name" and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine() or "CPU"
+
+
+def default_reserve(total: int) -> int:
+    """Bytes of RAM to leave to the system: a tenth, at least 1 GiB."""
+    return max(total // 10, GIB)
+
+
+def host_device(state: HostState, root: Path = Path("/"), bandwidth: float | None = None) -> Device:
+    """The host, within the limits of its control group. `root` is where /proc and /sys lie;
+    `bandwidth` a measured one, in bytes/s."""
+    total, free = state.total, state.available
+    for limit, used in _memory_limits(root):
+        if limit < state.total:
+            total = min(total, limit)
+            free = min(free, max(0, limit - used))
+    cores = usable_cores(state, root)
+    assumed = APPLE_BANDWIDTH.get(
+        state.name, min(ASSUMED_BANDWIDTH, ASSUMED_BANDWIDTH_PER_CORE * cores)
+    )
+    return Device(
+        id="host",
+        kind="host",
+        backend="CPU",
+        name=state.name,
+        total=total,
+        free=free,
+        reserve=default_reserve(total),
+        bandwidth=assumed if bandwidth is None else bandwidth,
+        bandwidth_source="assumed" if bandwidth is None else "measured",
+        flops=ASSUMED_FLOPS_PER_CORE * cores,
+        engine_name="CPU",
+    )
+
+
+def usable_cores(state: HostState, root: Path = Path("/")) -> int:
+    """Physical cores, bounded by affinity and by the control group's CPU quota; at least 1."""
+    cores = min(state.physical_cores, state.allowed_cpus)
+    for quota in _cpu_quotas(root):
+        cores = min(cores, int(quota))
+    return max(1, cores)
+
+
+def measure_host_bandwidth(size: int = 32 << 20) -> float:
+    """Bytes/s that one thread moves through memory, reads and writes together. Takes about
+    60 ms; several threads get more, so this is the lower end of what the engine will see."""
+    source, target = memoryview(bytearray(size)), memoryview(bytearray(size))
+    target[:] = source  # the first touch pays for the pages
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        target[:] = source
+        best = min(best, time.perf_counter() - start)
+    return 2 * size / best
+
+
+# ---------------------------------------------------------------- control groups
+
+
+def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
+    """(limit, used) of this process's groups, innermost first. Cached file pages are not counted
+    as used: the kernel gives them back, and a mapped model is made of them."""
+    for folder in _groups(root, "memory"):
+        if (folder / "memory.max").exists():
+            limit, used = _number(folder / "memory.max"), _number(folder / "memory.current")
+            prefix = ""
+        else:
+            limit = _number(folder / "memory.limit_in_bytes")
+            used = _number(folder / "memory.usage_in_bytes")
+            prefix = "total_"
+        if limit is None:
+            continue
+        cached = 0
+        for line in _text(folder / "memory.stat").splitlines():
+            key, _, value = line.partition(" ")
+            if key in (prefix + "inactive_file", prefix + "active_file") and value.isdigit():
+                cached += int(value)
+        yield limit, max(0, (used or 0) - cached)
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """How many CPUs' worth of time each of this process's groups may use."""
+    for folder in _groups(root, "cpu"):
+        quota, _, period = _text(folder / "cpu.max").strip().partition(" ")
+        if not quota:
+            quota = _text(folder / "cpu.cfs_quota_us").strip()
+            period = _text(folder / "cpu.cfs_period_us").strip()
+        if quota.isdigit() and period.isdigit() and int(period) > 0:  # else "max" or -1
+            yield int(quota) / int(period)
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of this process's control groups for one controller: version 2 and 1, from the
+    innermost group to the root. In a container the path is often the host's and does not exist
+    inside; its limits then stand at the mount's root."""
+    mount = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if number == "0" and not controllers:
+            tops = [mount, mount / "unified"]
+        elif controller in controllers.split(","):
+            tops = [mount / controller, mount / controllers]
+        else:
+            continue
+        parts = [part for part in path.split("/") if part and part != ".."]
+        for top in tops:
+            for depth in range(len(parts), -1, -1):
+                folder = top.joinpath(*parts[:depth])
+                if folder.is_dir():
+                    yield folder
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else None

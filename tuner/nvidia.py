@@ -1,0 +1,279 @@
+"""NVIDIA cards through NVML: memory, bandwidth, who else is on them, and which of them CUDA will
+show. Nothing here raises when NVML is absent, old or broken: that is a normal state."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psutil
+
+# Host-to-device bytes/s of one PCIe lane, by generation; about 80 % of it reaches a copy.
+_LANE = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
+_LANE_YIELD = 0.8
+
+# Dense f16 tensor FLOPs per SM and clock, by compute capability (NVIDIA's architecture papers),
+# and CUDA cores per SM. Cards before 7.0 have no tensor cores: two FLOPs per core and clock.
+_TENSOR_FLOPS = {(7, 0): 1024, (7, 5): 1024, (8, 0): 2048, (9, 0): 4096, (10, 0): 8192}
+_TENSOR_FLOPS_OTHER = 1024  # 8.6, 8.7, 8.9, 12.x
+_CORES_PER_SM = {(7, 0): 64, (7, 5): 64, (8, 0): 64}
+_CORES_PER_SM_OTHER = 128
+# The part of that peak that llama.cpp's kernels reach on a prompt. A rough guess: the larger the
+# tensor cores, the smaller the part. A first measured prompt replaces it.
+_YIELD = {(8, 0): 0.25, (9, 0): 0.2, (10, 0): 0.15}
+_YIELD_OTHER = 0.4
+
+NOT_INSTALLED = "no NVIDIA driver (NVML is not installed)"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that holds memory of a card. `used` 0: the driver does not say how much."""
+
+    pid: int
+    name: str
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One card, or one MIG instance. Sizes in bytes, rates in bytes/s and FLOP/s, 0 if unknown.
+    `total` 0: the card has no memory of its own (it shares the host's)."""
+
+    uuid: str
+    name: str
+    bus_id: str
+    total: int
+    free: int
+    used: int
+    compute_capability: tuple[int, int] | None = None
+    bandwidth: float = 0.0
+    pcie_bandwidth: float = 0.0
+    flops: float = 0.0
+    holders: tuple[Holder, ...] = ()
+    instances: tuple[Card, ...] | None = None  # MIG is on: these are what CUDA can use
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """All cards of the machine by PCI bus, or the reason why there are none."""
+
+    all: tuple[Card, ...] = ()
+    reason: str = ""
+
+
+# ---------------------------------------------------------------- asking NVML
+
+
+@functools.cache
+def load_nvml() -> Any | None:
+    """The pynvml module, initialised, or None. Importing it takes 0.1 s, so that is done only
+    where the driver's library exists."""
+    if sys.platform == "darwin":
+        return None
+    if sys.platform != "win32":
+        try:
+            ctypes.CDLL("libnvidia-ml.so.1")
+        except OSError:
+            return None
+    try:
+        return importlib.import_module("pynvml")
+    except Exception:  # a broken installation counts as none
+        return None
+
+
+def read_cards(nvml: Any | None) -> Cards:
+    """Every NVIDIA card, hidden ones included. `nvml` is the pynvml module or a stand-in."""
+    if nvml is None:
+        return Cards(reason=NOT_INSTALLED)
+    try:
+        nvml.nvmlInit()
+        count = int(nvml.nvmlDeviceGetCount())
+    except Exception as error:  # NVMLError, or whatever a mismatched driver makes of the call
+        if "Not Found" in str(error):
+            return Cards(reason=NOT_INSTALLED)
+        return Cards(reason=f"NVML does not work ({error})")
+    cards = []
+    for index in range(count):
+        handle = _ask(nvml.nvmlDeviceGetHandleByIndex, index)
+        if handle is not None:
+            cards.append(_card(nvml, handle, index))
+    return Cards(tuple(sorted(cards, key=lambda card: card.bus_id)))
+
+
+def used_bytes(nvml: Any | None, uuids: list[str]) -> dict[str, int]:
+    """Bytes in use now on each of these cards; a card that does not answer is left out."""
+    used: dict[str, int] = {}
+    if nvml is None:
+        return used
+    for uuid in uuids:
+        handle = _ask(nvml.nvmlDeviceGetHandleByUUID, uuid)
+        memory = None if handle is None else _ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+        if memory is not None:
+            used[uuid] = int(memory.used)
+    return used
+
+
+def _ask(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The answer, or None where this driver or card has none."""
+    try:
+        return call(*arguments)
+    except Exception:  # NVMLError_NotSupported, a missing function, a version mismatch
+        return None
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")
+
+
+def _card(nvml: Any, handle: Any, index: int) -> Card:
+    memory = _ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+    capability = _ask(nvml.nvmlDeviceGetCudaComputeCapability, handle)
+    pci = _ask(nvml.nvmlDeviceGetPciInfo, handle)
+    capability = (int(capability[0]), int(capability[1])) if capability else None
+    clock = _ask(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_MEM) or 0  # MHz
+    width = _ask(nvml.nvmlDeviceGetMemoryBusWidth, handle) or 0  # bits
+    card = Card(
+        uuid=_text(_ask(nvml.nvmlDeviceGetUUID, handle)),
+        name=_text(_ask(nvml.nvmlDeviceGetName, handle)) or "NVIDIA GPU",
+        bus_id=_text(pci.busId) if pci is not None else f"{index:08d}",
+        total=int(memory.total) if memory is not None else 0,
+        free=int(memory.free) if memory is not None else 0,
+        used=int(memory.used) if memory is not None else 0,
+        compute_capability=capability,
+        bandwidth=clock * 1e6 * 2 * width / 8,  # two transfers per clock
+        pcie_bandwidth=_pcie(nvml, handle),
+        flops=_flops(nvml, handle, capability),
+        holders=_holders(nvml, handle),
+    )
+    mode = _ask(nvml.nvmlDeviceGetMigMode, handle)
+    return replace(card, instances=_instances(nvml, handle, card)) if mode and mode[0] else card
+
+
+def _instances(nvml: Any, handle: Any, parent: Card) -> tuple[Card, ...]:
+    found = []
+    for index in range(_ask(nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        part = _ask(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index)
+        memory = None if part is None else _ask(nvml.nvmlDeviceGetMemoryInfo, part)
+        if memory is None:
+            continue
+        share = memory.total / parent.total if parent.total else 1.0
+        found.append(
+            replace(
+                parent,
+                uuid=_text(_ask(nvml.nvmlDeviceGetUUID, part)),
+                name=_text(_ask(nvml.nvmlDeviceGetName, part)) or f"{parent.name} MIG",
+                total=int(memory.total),
+                free=int(memory.free),
+                used=int(memory.used),
+                bandwidth=parent.bandwidth * share,
+                flops=parent.flops * share,
+                holders=_holders(nvml, part),
+            )
+        )
+    return tuple(found)
+
+
+def _pcie(nvml: Any, handle: Any) -> float:
+    # The current generation drops when the card idles, so the largest counts; the width does not.
+    generation = _ask(nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle) or 0
+    width = (
+        _ask(nvml.nvmlDeviceGetCurrPcieLinkWidth, handle)
+        or _ask(nvml.nvmlDeviceGetMaxPcieLinkWidth, handle)
+        or 0
+    )
+    return _LANE.get(min(generation, 6), 0.0) * width * _LANE_YIELD
+
+
+def _flops(nvml: Any, handle: Any, capability: tuple[int, int] | None) -> float:
+    cores = _ask(nvml.nvmlDeviceGetNumGpuCores, handle) or 0
+    clock = (_ask(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM) or 0) * 1e6
+    if capability is None or capability < (7, 0):
+        return cores * clock * 2.0
+    family = (capability[0], 0) if capability[0] in (9, 10) else capability
+    sms = cores / _CORES_PER_SM.get(family, _CORES_PER_SM_OTHER)
+    peak = sms * clock * _TENSOR_FLOPS.get(family, _TENSOR_FLOPS_OTHER)
+    return float(peak * _YIELD.get(family, _YIELD_OTHER))
+
+
+def _holders(nvml: Any, handle: Any) -> tuple[Holder, ...]:
+    used: dict[int, int] = {}
+    for call in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"):
+        for process in _ask(getattr(nvml, call, _none), handle) or ():
+            # A process may be listed under both with the same memory.
+            used[process.pid] = max(used.get(process.pid, 0), int(process.usedGpuMemory or 0))
+    used.pop(os.getpid(), None)
+    holders = [Holder(pid, _process_name(nvml, pid), size) for pid, size in used.items()]
+    return tuple(sorted(holders, key=lambda holder: (-holder.used, holder.pid)))
+
+
+def _none(*_: Any) -> None:
+    return None
+
+
+def _process_name(nvml: Any, pid: int) -> str:
+    name = _text(_ask(nvml.nvmlSystemGetProcessName, pid))
+    if not name:
+        try:
+            name = psutil.Process(pid).name()
+        except psutil.Error:
+            return f"process {pid}"
+    return name.replace("\\", "/").split(" --", 1)[0].rstrip("/").rsplit("/", 1)[-1]
+
+
+# ---------------------------------------------------------------- what CUDA will show
+
+
+def visible_cards(cards: Cards, environ: Mapping[str, str]) -> tuple[Card, ...]:
+    """The cards that a CUDA program sees, in its order.
+
+    CUDA_DEVICE_ORDER=PCI_BUS_ID is the order of `cards`. The default, FASTEST_FIRST, puts the
+    fastest card first by a rule that NVIDIA does not publish; here cards are ranked by their
+    FLOP/s, then by bandwidth, equals staying in bus order. CUDA_VISIBLE_DEVICES is a list of
+    indices in that order, of UUIDs or of beginnings of UUIDs; the first entry that names no card
+    ends it. Where MIG is on, CUDA uses one instance: the one that is named, else the first.
+    """
+    ordered = list(cards.all)
+    if environ.get("CUDA_DEVICE_ORDER", "").strip().upper() != "PCI_BUS_ID":
+        ordered.sort(key=lambda card: (-card.flops, -card.bandwidth))
+    wanted = environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return _one_instance([_usable(card) for card in ordered])
+    chosen: list[Card | None] = []
+    for entry in wanted.split(","):
+        found = _named(entry.strip(), ordered)
+        if found is None:
+            break
+        if found not in chosen:
+            chosen.append(found)
+    return _one_instance(chosen)
+
+
+def _named(entry: str, ordered: list[Card]) -> Card | None:
+    if entry.isdigit():
+        return _usable(ordered[int(entry)]) if int(entry) < len(ordered) else None
+    if not entry.startswith(("GPU-", "MIG-")):
+        return None
+    everything = [*ordered, *(part for card in ordered for part in card.instances or ())]
+    matches = [card for card in everything if card.uuid.startswith(entry)]
+    return _usable(matches[0]) if len(matches) == 1 else None
+
+
+def _usable(card: Card) -> Card | None:
+    """The card itself, or with MIG on its first instance, if it has one."""
+    if card.instances is None:
+        return card
+    return card.instances[0] if card.instances else None
+
+
+def _one_instance(cards: list[Card | None]) -> tuple[Card, ...]:
+    """CUDA works on one MIG instance per process, and then on no other card."""
+    visible = tuple(card for card in cards if card is not None)
+    part = next((card for card in visible if card.uuid.startswith("MIG-")), None)
+    return visible if part is None else (part,)
