@@ -1,0 +1,132 @@
+"""RAM and cores within control groups of either version."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.fake_hardware import DESKTOP, write_files
+from tuner.host import default_reserve, host_device, measure_host_bandwidth, usable_cores
+from tuner.machine import GIB
+
+V2 = "sys/fs/cgroup"
+UNLIMITED_V1 = "9223372036854771712"
+
+
+def test_without_limits(tmp_path: Path) -> None:
+    host = host_device(DESKTOP, tmp_path)
+    assert (host.total, host.free) == (64 * GIB, 48 * GIB)
+    assert host.budget == 48 * GIB - 64 * GIB // 10
+    assert usable_cores(DESKTOP, tmp_path) == 8
+    assert (host.bandwidth, host.bandwidth_source) == (40e9, "assumed")
+
+
+def test_a_measured_bandwidth_is_used(tmp_path: Path) -> None:
+    host = host_device(DESKTOP, tmp_path, bandwidth=55e9)
+    assert (host.bandwidth, host.bandwidth_source) == (55e9, "measured")
+
+
+@pytest.mark.parametrize(
+    ("total", "reserve"), [(64 * GIB, 64 * GIB // 10), (8 * GIB, GIB), (GIB, GIB)]
+)
+def test_reserve(total: int, reserve: int) -> None:
+    assert default_reserve(total) == reserve
+
+
+def test_version_2_limit_of_an_outer_group(tmp_path: Path) -> None:
+    """The inner group has no limit of its own; cached file pages do not count as used."""
+    root = write_files(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/user.slice/app.scope\n",
+            f"{V2}/user.slice/memory.max": str(10 * GIB),
+            f"{V2}/user.slice/memory.current": str(7 * GIB),
+            f"{V2}/user.slice/memory.stat": f"anon {2 * GIB}\nactive_file {GIB}\n"
+            f"inactive_file {4 * GIB}\n",
+            f"{V2}/user.slice/app.scope/memory.max": "max\n",
+            f"{V2}/user.slice/app.scope/memory.current": str(GIB),
+            f"{V2}/user.slice/cpu.max": "max 100000\n",
+            f"{V2}/user.slice/app.scope/cpu.max": "250000 100000\n",
+        },
+    )
+    host = host_device(DESKTOP, root)
+    assert (host.total, host.free) == (10 * GIB, 8 * GIB)
+    assert usable_cores(DESKTOP, root) == 2
+
+
+def test_version_2_in_a_container(tmp_path: Path) -> None:
+    """The group's path is the host's and does not exist inside: the mount's root counts."""
+    root = write_files(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/system.slice/docker-abc.scope\n",
+            f"{V2}/memory.max": str(4 * GIB),
+            f"{V2}/memory.current": str(GIB),
+            f"{V2}/cpu.max": "50000 100000\n",
+        },
+    )
+    host = host_device(DESKTOP, root)
+    assert (host.total, host.free) == (4 * GIB, 3 * GIB)
+    assert usable_cores(DESKTOP, root) == 1, "half a CPU still runs one thread"
+
+
+def test_version_1(tmp_path: Path) -> None:
+    memory = f"{V2}/memory/docker/abc"
+    root = write_files(
+        tmp_path,
+        {
+            "proc/self/cgroup": "7:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n0::/\n",
+            f"{memory}/memory.limit_in_bytes": str(6 * GIB),
+            f"{memory}/memory.usage_in_bytes": str(5 * GIB),
+            f"{memory}/memory.stat": f"inactive_file 1\ntotal_inactive_file {2 * GIB}\n",
+            f"{V2}/memory/memory.limit_in_bytes": UNLIMITED_V1,
+            f"{V2}/memory/memory.usage_in_bytes": str(30 * GIB),
+            f"{V2}/cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "400000",
+            f"{V2}/cpu,cpuacct/docker/abc/cpu.cfs_period_us": "100000",
+            f"{V2}/cpu,cpuacct/cpu.cfs_quota_us": "-1",
+            f"{V2}/cpu,cpuacct/cpu.cfs_period_us": "100000",
+        },
+    )
+    host = host_device(DESKTOP, root)
+    assert (host.total, host.free) == (6 * GIB, 3 * GIB)
+    assert usable_cores(DESKTOP, root) == 4
+
+
+def test_version_1_without_a_limit(tmp_path: Path) -> None:
+    root = write_files(
+        tmp_path,
+        {
+            "proc/self/cgroup": "7:memory:/\n",
+            f"{V2}/memory/memory.limit_in_bytes": UNLIMITED_V1,
+            f"{V2}/memory/memory.usage_in_bytes": str(60 * GIB),
+        },
+    )
+    assert host_device(DESKTOP, root).free == 48 * GIB
+
+
+def test_a_full_group_has_nothing_free(tmp_path: Path) -> None:
+    root = write_files(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/\n",
+            f"{V2}/memory.max": str(GIB),
+            f"{V2}/memory.current": str(2 * GIB),
+        },
+    )
+    assert host_device(DESKTOP, root).free == 0
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "0::", ":::", "1:memory"])
+def test_unreadable_groups_are_no_limit(tmp_path: Path, text: str) -> None:
+    root = write_files(tmp_path, {"proc/self/cgroup": text, f"{V2}/memory.max": "many"})
+    assert host_device(DESKTOP, root).free == 48 * GIB
+
+
+def test_affinity_bounds_the_cores(tmp_path: Path) -> None:
+    assert usable_cores(replace(DESKTOP, allowed_cpus=3), tmp_path) == 3
+
+
+def test_bandwidth_is_measured_quickly() -> None:
+    assert measure_host_bandwidth(1 << 20) > 1e8
