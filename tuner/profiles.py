@@ -1,0 +1,308 @@
+"""What is remembered: one readable JSON file per model and machine, and one per machine.
+
+    CONFIG/profiles/tinyllama-1f2e3d4c5b6a.json     how a model was loaded, and what came of it
+    CONFIG/machine-HOST.json                        what was learned about this machine
+
+CONFIG is platformdirs' folder for kvchat, or KVCHAT_CONFIG_DIR. Files are written whole or not at
+all. A file that cannot be read is set aside as *.bad, one of a newer kvchat is left alone; neither
+that nor a folder that cannot be written raises: it adds a sentence to `Profiles.warnings`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import platformdirs
+
+from tuner.engine.protocol import Buffer
+from tuner.footprint import DeviceUse
+from tuner.profile_fields import Fields
+from tuner.settings import Settings
+
+SCHEMA = 1
+_MAX_FILE = 1 << 20  # bytes; a profile has a few kilobytes
+_REPLACE_ATTEMPTS = 5  # Windows refuses to replace a file that another program has open
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How one model was loaded on one machine. Sizes in bytes, speeds in tokens/s."""
+
+    fingerprint: str  # Model.fingerprint: recognises the file by content
+    model_name: str
+    model_path: str
+    settings: Settings  # what was chosen
+    wishes: Mapping[str, Any] = field(default_factory=dict)  # what the user fixed: JSON values
+    predicted: tuple[DeviceUse, ...] = ()
+    predicted_decode_tps: float | None = None
+    predicted_prompt_tps: float | None = None
+    buffers: tuple[Buffer, ...] = ()  # what the engine really allocated
+    gpu_taken: Mapping[str, int] = field(default_factory=dict)  # NVML after - before, by Device.id
+    decode_tps: float | None = None
+    prompt_tps: float | None = None
+    engine_version: str = ""
+    saved_at: str = ""  # ISO 8601, UTC; `save` fills it in
+    machine: str = ""  # `save` fills it in
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFacts:
+    """What loads have taught about this machine."""
+
+    gpu_overhead: Mapping[str, int] = field(default_factory=dict)  # bytes, by devices.device_key
+    use_extra_bufts: bool = True  # False once the engine died of repacked CPU weights (AMX)
+    host_bandwidth: float | None = None  # bytes/s
+    speed_factors: Mapping[str, float] = field(default_factory=dict)  # measured / predicted
+    saved_at: str = ""
+
+
+def config_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where kvchat keeps its settings."""
+    override = environ.get("KVCHAT_CONFIG_DIR")
+    return Path(override) if override else Path(platformdirs.user_config_dir("kvchat", False))
+
+
+def machine_name() -> str:
+    """Tells machines apart that share a home folder."""
+    return _slug(platform.node()) or "this-machine"
+
+
+class Profiles:
+    """The files. `warnings` collects what the user should hear."""
+
+    def __init__(self, folder: Path | None = None, machine: str | None = None):
+        self.folder = config_folder() if folder is None else folder
+        self.machine = machine_name() if machine is None else machine
+        self.warnings: list[str] = []
+
+    def load(self, fingerprint: str) -> Profile | None:
+        """The profile of this model on this machine."""
+        for path in self._of(fingerprint):
+            profile = self._read(path, _profile)
+            if profile and (profile.fingerprint, profile.machine) == (fingerprint, self.machine):
+                return profile
+        return None
+
+    def save(self, profile: Profile) -> bool:
+        """Writes a profile, replacing the one of the same model. False: it could not be kept."""
+        profile = replace(profile, machine=self.machine, saved_at=profile.saved_at or _now())
+        name = f"{_slug(profile.model_name) or 'model'}-{self._key(profile.fingerprint)}.json"
+        path = next(iter(self._of(profile.fingerprint)), self.folder / "profiles" / name)
+        return self._write(path, asdict(profile), "The profile of this model")
+
+    def list(self) -> tuple[Profile, ...]:
+        """All profiles, those of other machines included, by model name."""
+        found = [self._read(path, _profile) for path in self._files()]
+        ordered = sorted((p for p in found if p), key=lambda p: (p.model_name.lower(), p.machine))
+        return tuple(ordered)
+
+    def forget(self, model: str | Path) -> int:
+        """Removes the profiles of a model, named by fingerprint, path or name; how many."""
+        removed = 0
+        for path in self._files():
+            profile = self._read(path, _profile)
+            if profile is None or not _is_about(profile, str(model)):
+                continue
+            try:
+                path.unlink()
+                removed += 1
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                self._warn(f"{path} could not be removed ({error.strerror or error}).")
+        return removed
+
+    def machine_facts(self) -> MachineFacts:
+        """What is known about this machine; nothing is known of a new one."""
+        return self._read(self._machine_path, _facts) or MachineFacts()
+
+    def learn(self, change: Callable[[MachineFacts], MachineFacts]) -> bool:
+        """Reads the machine's facts, changes them and writes them back. False: not kept.
+        Of two programs learning at the same moment, the last one's facts stay."""
+        facts = replace(change(self.machine_facts()), saved_at=_now())
+        return self._write(self._machine_path, asdict(facts), "What was learned of this machine")
+
+    # ------------------------------------------------ files
+
+    @property
+    def _machine_path(self) -> Path:
+        return self.folder / f"machine-{self.machine}.json"
+
+    def _key(self, fingerprint: str) -> str:
+        return hashlib.sha256(f"{fingerprint}\0{self.machine}".encode()).hexdigest()[:12]
+
+    def _of(self, fingerprint: str) -> tuple[Path, ...]:
+        end = f"-{self._key(fingerprint)}.json"
+        return tuple(path for path in self._files() if path.name.endswith(end))
+
+    def _files(self) -> tuple[Path, ...]:
+        try:
+            return tuple(sorted((self.folder / "profiles").glob("*.json")))
+        except OSError as error:
+            self._warn(f"{self.folder} cannot be read ({error.strerror or error}).")
+            return ()
+
+    def _read(self, path: Path, parse: Callable[[Fields], T]) -> T | None:
+        try:
+            with path.open("rb") as file:
+                raw = file.read(_MAX_FILE + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn(f"{path} cannot be read ({error.strerror or error}).")
+            return None
+        try:
+            if len(raw) > _MAX_FILE:
+                raise ValueError("too long")
+            fields = Fields(json.loads(raw.decode("utf-8")))
+            schema = fields.integer("schema")
+            if schema > SCHEMA:
+                self._warn(f"{path} was written by a newer kvchat and is not used.")
+                return None
+            return parse(fields)
+        except (ValueError, RecursionError):
+            self._set_aside(path)
+            return None
+
+    def _set_aside(self, path: Path) -> None:
+        bad = path.with_name(path.name + ".bad")
+        try:
+            os.replace(path, bad)
+            self._warn(f"{path} is damaged; it was renamed to {bad.name} and is not used.")
+        except OSError:
+            self._warn(f"{path} is damaged and is not used; remove it.")
+
+    def _write(self, path: Path, body: dict[str, Any], what: str) -> bool:
+        try:
+            text = json.dumps({"schema": SCHEMA, **body}, indent=2, ensure_ascii=False)
+            write_atomically(path, text + "\n")
+        except (OSError, ValueError, TypeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            self._warn(f"{what} could not be saved in {path.parent} ({reason}).")
+            return False
+        return True
+
+    def _warn(self, sentence: str) -> None:
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a reader, or a crash at any moment, meets the old one or the new
+    one, whole. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        for attempt in range(_REPLACE_ATTEMPTS):
+            try:
+                os.replace(temporary, path)
+                break
+            except PermissionError:
+                if attempt == _REPLACE_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.02)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    with suppress(OSError):  # the new name survives a power cut; not every system can do this
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+# ---------------------------------------------------------------- between JSON and dataclasses
+
+
+def _profile(body: Fields) -> Profile:
+    return Profile(
+        fingerprint=body.text("fingerprint"),
+        model_name=body.text("model_name"),
+        model_path=body.text("model_path"),
+        settings=_settings(body.mapping("settings")),
+        wishes=body.mapping("wishes"),
+        predicted=tuple(_device_use(one) for one in body.objects("predicted")),
+        predicted_decode_tps=body.number_or_none("predicted_decode_tps"),
+        predicted_prompt_tps=body.number_or_none("predicted_prompt_tps"),
+        buffers=tuple(
+            Buffer(one.text("device"), one.text("kind"), one.integer("size"))
+            for one in body.objects("buffers")
+        ),
+        gpu_taken=body.integers("gpu_taken"),
+        decode_tps=body.number_or_none("decode_tps"),
+        prompt_tps=body.number_or_none("prompt_tps"),
+        engine_version=body.text("engine_version", ""),
+        saved_at=body.text("saved_at", ""),
+        machine=body.text("machine", ""),
+    )
+
+
+def _settings(body: Mapping[str, Any]) -> Settings:
+    """Values of the same type as Settings' own; an older profile may lack the newer ones."""
+    known = Settings(n_ctx=0)
+    values: dict[str, Any] = {}
+    for name, default in asdict(known).items():
+        value = body.get(name, None if name == "n_ctx" else default)
+        if isinstance(default, tuple) and isinstance(value, list | tuple):
+            value = tuple(float(one) for one in Fields.all_numbers(value))
+        if type(value) is not type(default):
+            raise ValueError(f"settings.{name} is {value!r}")
+        values[name] = value
+    return Settings(**values)
+
+
+def _device_use(body: Fields) -> DeviceUse:
+    return DeviceUse(
+        device=body.text("device"),
+        **{
+            kind: body.integer(kind, 0)
+            for kind in ("weights", "kv_cache", "recurrent_state", "compute", "overhead")
+        },
+    )
+
+
+def _facts(body: Fields) -> MachineFacts:
+    return MachineFacts(
+        gpu_overhead=body.integers("gpu_overhead"),
+        use_extra_bufts=body.flag("use_extra_bufts", True),
+        host_bandwidth=body.number_or_none("host_bandwidth"),
+        speed_factors=body.numbers("speed_factors"),
+        saved_at=body.text("saved_at", ""),
+    )
+
+
+def _is_about(profile: Profile, model: str) -> bool:
+    if model in (profile.fingerprint, profile.model_name, profile.model_path):
+        return True
+    with suppress(OSError, ValueError):
+        return Path(model).resolve() == Path(profile.model_path).resolve()
+    return False
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-.")[:48]
