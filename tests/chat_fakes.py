@@ -1,0 +1,172 @@
+"""A launcher and a running model that follow a script, for tests of the chat without an engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from textual.pilot import Pilot
+
+from tui.app import KvchatApp
+from tui.conversations import Conversations
+from tui.screens.chat import ChatScreen
+from tui.session import Ready, Retry, Stage
+from tui.widgets.prompt import Prompt
+from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
+from tuner.errors import EngineError, KvchatError
+from tuner.settings import Settings
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    name: str = "Tiny Llama"
+    architecture: str = "llama"
+    quantization: str = "Q4_K_M"
+    n_ctx_train: int = 8192
+    path: Path = Path("/models/tiny.gguf")
+    fingerprint: str = "f00d"
+
+
+@dataclass
+class FakeRunning:
+    """Answers with `answers` in turn: each a list of text pieces, of PromptProgress, of errors to
+    raise, or of events to wait for (so that a test decides when the rest comes)."""
+
+    answers: list[list[Any]] = field(default_factory=list)
+    reason: str = "end"
+    model: FakeModel = field(default_factory=FakeModel)
+    settings: Settings = field(default_factory=lambda: Settings(n_ctx=4096, type_k="q8_0"))
+    warnings: tuple[str, ...] = ()
+    log_path: Path | None = Path("/logs/engine.log")
+    vram: tuple[int, int] | None = None
+    prompts: list[tuple[Message, ...]] = field(default_factory=list)
+    samplings: list[Sampling] = field(default_factory=list)
+    reloads: int = 0
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+
+    def report_text(self, width: int) -> str:
+        return f"report for {width} columns [red]literal[/]\n" + "\n".join(
+            f"row {n}" for n in range(60)
+        )
+
+    def status(self) -> str:
+        return "41/41 layers on GPU · K q8_0 V f16 · ctx 4096"
+
+    def vram_used(self) -> tuple[int, int] | None:
+        return self.vram
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        return sum(len(message.content) for message in messages)
+
+    def generate(
+        self, messages: Sequence[Message], sampling: Sampling, continue_last: bool = False
+    ) -> Iterator[PromptProgress | Text | Done]:
+        self._stop.clear()
+        self.prompts.append(tuple(messages))
+        self.samplings.append(sampling)
+        script = self.answers.pop(0) if self.answers else ["An answer."]
+        n_tokens = 0
+        reason = self.reason
+        for step in script:
+            if isinstance(step, threading.Event):
+                while not step.wait(0.005) and not self._stop.is_set():
+                    pass
+            if self._stop.is_set():
+                reason = "stopped"
+                break
+            if isinstance(step, BaseException):
+                raise step
+            if isinstance(step, str):
+                n_tokens += 1
+                yield Text(step, 1)
+            elif isinstance(step, PromptProgress):
+                yield step
+        n_prompt = self.count_tokens(messages)
+        yield Done(reason, n_prompt, 0, n_tokens, 0.1, n_tokens / 50, n_prompt + n_tokens)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        self._stop.set()
+        self.closed = True
+
+    def reload(self) -> Iterator[Stage | Retry | Ready]:
+        self.reloads += 1
+        yield Stage("loading", 0.5)
+        yield Ready(self)
+
+
+@dataclass
+class FakeLauncher:
+    running: FakeRunning
+    error: KvchatError | None = None
+    hold: threading.Event | None = None  # the launch waits for it, or for a cancel
+    path: Path = Path("/models/tiny.gguf")
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> Iterator[Stage | Retry | Ready]:
+        yield Stage("reading the header")
+        yield Stage("loading", 0.5)
+        while self.hold is not None and not self.hold.wait(0.005):
+            if self.cancelled.is_set():
+                raise EngineError("load_failed", "cancelled")
+        if self.error is not None:
+            raise self.error
+        yield Ready(self.running)
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+
+def make_app(
+    running: FakeRunning, store: Conversations, resume: str | None = None, **options: Any
+) -> KvchatApp:
+    return KvchatApp(FakeLauncher(running), store, options.pop("sampling", Sampling()),
+                     options.pop("system_prompt", None), resume)  # fmt: skip
+
+
+async def until(pilot: Pilot[None], condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    """Lets the program run until the condition holds; fails if it never does."""
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return
+        await pilot.pause(0.01)
+    raise AssertionError("it never came to that")
+
+
+async def chat_screen(pilot: Pilot[None]) -> ChatScreen:
+    """The chat, once the model is loaded."""
+    await until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen) and pilot.app.focused)
+    screen = pilot.app.screen
+    assert isinstance(screen, ChatScreen)
+    return screen
+
+
+async def ask(pilot: Pilot[None], text: str, wait: bool = True) -> None:
+    """Types a message and sends it."""
+    screen = pilot.app.screen
+    screen.query_one(Prompt).text = text
+    await pilot.press("enter")
+    if wait:
+        await until(pilot, lambda: is_idle(screen))
+
+
+def is_idle(screen: Any) -> bool:
+    """The last answer is written and the prompt is empty."""
+    return screen._generation is None and not screen.query_one(Prompt).text
+
+
+def shown(pilot: Pilot[None]) -> str:
+    """The screen as text, a line per row."""
+    _, height = pilot.app.size
+    rows = pilot.app.screen._compositor.render_strips()
+    return "\n".join("".join(s.text for s in strip) for strip in rows[:height])

@@ -1,0 +1,126 @@
+"""The Textual program: from the launch to the chat, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from tui.chat import Chat
+from tui.conversations import Conversations
+from tui.recorder import Recorder
+from tui.screens.chat import ChatScreen
+from tui.screens.conversations import ConversationsScreen
+from tui.screens.loading import LoadingScreen
+from tui.session import Launcher, Running
+from tuner.engine.protocol import Sampling
+from tuner.errors import ExitCode, KvchatError, UsageError
+
+CLOSE_SECONDS = 3.0
+
+
+class KvchatApp(App[None]):
+    """Loads the launcher's model and opens the chat. After `run()`, `return_code` is the exit
+    status and `error` what went wrong, if anything did."""
+
+    TITLE = "kvchat"
+    CSS_PATH: ClassVar[list[str]] = [  # type: ignore[assignment]
+        "styles/loading.tcss",
+        "styles/chat.tcss",
+        "styles/messages.tcss",
+        "styles/lists.tcss",
+    ]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
+    ]
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        store: Conversations,
+        sampling: Sampling,
+        system_prompt: str | None = None,
+        resume: str | None = None,
+    ):
+        super().__init__()
+        self.error: KvchatError | None = None
+        self._launcher = launcher
+        self._store = store
+        self._sampling = sampling
+        self._system_prompt = system_prompt
+        self._resume = resume
+        self._chat_screen: ChatScreen | None = None
+        self._model: Running | None = None
+        self._leaving = False
+        self._recorder = Recorder(store, self._not_saved)
+
+    def _not_saved(self, problem: str) -> None:
+        self.post_message(ChatScreen.NotSaved(problem))
+
+    def on_mount(self) -> None:
+        self.push_screen(LoadingScreen(self._launcher))
+
+    async def on_loading_screen_loaded(self, message: LoadingScreen.Loaded) -> None:
+        self._model = message.running
+        chat, problem = await asyncio.to_thread(self._open_chat)
+        self._chat_screen = ChatScreen(
+            message.running, chat, self._store, self._recorder, self._sampling, problem=problem
+        )
+        await self.switch_screen(self._chat_screen)
+
+    def _open_chat(self) -> tuple[Chat, str]:
+        """The conversation to begin with, and why it is not the one that was asked for."""
+        if self._resume is None:
+            return Chat(self._system_prompt), ""
+        try:
+            conversation = self._store.get(self._resume)
+            if conversation is None:
+                raise UsageError(f"There is no saved conversation {self._resume!r}.")
+            messages = self._store.messages(conversation.id)
+        except KvchatError as error:
+            return Chat(self._system_prompt), f"{error} A new one was begun."
+        return Chat(self._system_prompt, conversation, messages), ""
+
+    async def on_loading_screen_failed(self, message: LoadingScreen.Failed) -> None:
+        self.error = message.error
+        await self._leave(message.exit_code)
+
+    def on_chat_screen_not_saved(self, message: ChatScreen.NotSaved) -> None:
+        if self._chat_screen is not None:
+            self._chat_screen.show_problem(message.problem)
+
+    def on_conversations_screen_deleted(self, message: ConversationsScreen.Deleted) -> None:
+        if self._chat_screen is not None:
+            self._chat_screen.forget(message.conversation_id)
+
+    async def action_quit(self) -> None:
+        """Stops, saves, closes the model, ends."""
+        await self._leave(ExitCode.OK if self._chat_screen else ExitCode.INTERRUPTED)
+
+    async def _leave(self, exit_code: int) -> None:
+        if self._leaving:
+            return
+        self._leaving = True
+        if self._chat_screen is not None:
+            self._model = await self._chat_screen.finish()
+        else:
+            self._launcher.cancel()
+        if self._model is not None:
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await asyncio.to_thread(self._model.close)
+            except (TimeoutError, KvchatError):
+                pass  # the model process ends with this one
+        await asyncio.to_thread(self._recorder.close)
+        self.exit(return_code=int(exit_code))
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        if isinstance(screen, ChatScreen):
+            yield from screen.commands()
+        for command in super().get_system_commands(screen):
+            if command.title in ("Theme", "Quit", "Keys"):
+                yield command

@@ -1,0 +1,129 @@
+"""The open conversation: its messages, what the model sees of them, what is saved."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+
+from tui.conversations import Conversation, StoredMessage
+from tui.session import Running
+from tuner.engine.protocol import Done, Message, Sampling
+
+TITLE_CHARS = 60
+
+
+def title_of(text: str) -> str:
+    """A title from the first message: its words on one line, cut to 60 characters."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= TITLE_CHARS else flat[: TITLE_CHARS - 1].rstrip() + "…"
+
+
+class Chat:
+    """Lives on the screen's thread. Nothing is saved before the first message."""
+
+    def __init__(
+        self,
+        system_prompt: str | None = None,
+        conversation: Conversation | None = None,
+        messages: list[StoredMessage] | None = None,
+    ):
+        now = time.time()
+        self.conversation = conversation or Conversation(
+            secrets.token_hex(4), "", now, now, system_prompt
+        )
+        if system_prompt is not None:
+            self.conversation = replace(self.conversation, system_prompt=system_prompt)
+        self.path: list[StoredMessage] = messages or []
+        self.branches = 0  # answers that this session has replaced, for the next one's seed
+
+    @property
+    def last_answer(self) -> StoredMessage | None:
+        return next((m for m in reversed(self.path) if m.role == "assistant" and m.content), None)
+
+    @property
+    def waits_for_answer(self) -> bool:
+        """The last message is the user's: the model has yet to answer it."""
+        return bool(self.path) and self.path[-1].role == "user"
+
+    def add_user(self, text: str) -> StoredMessage:
+        if not self.path:
+            self.conversation = replace(self.conversation, title=title_of(text))
+        return self._add("user", text)
+
+    def begin_answer(self, running: Running, sampling: Sampling) -> StoredMessage:
+        """An empty answer of this model; saved as interrupted until it is finished."""
+        settings = {"settings": asdict(running.settings), "sampling": asdict(sampling)}
+        answer = self._add("assistant", "")
+        return self.change(
+            replace(
+                answer,
+                state="interrupted",
+                model_name=running.model.name,
+                model_fingerprint=running.model.fingerprint,
+                settings=json.dumps(settings),
+            )
+        )
+
+    def change(self, message: StoredMessage) -> StoredMessage:
+        """Puts a newer state of a message in its place."""
+        for index in range(len(self.path) - 1, -1, -1):
+            if self.path[index].id == message.id:
+                self.path[index] = message
+                break
+        return message
+
+    def drop_answer(self) -> StoredMessage | None:
+        """Takes the last answer off the path, for another one in its place. The old one stays in
+        the database as a branch."""
+        if self.path and self.path[-1].role == "assistant":
+            self.branches += 1
+            return self.path.pop()
+        return None
+
+    def record(self) -> Conversation:
+        """The conversation as it is to be saved now."""
+        head = self.path[-1].id if self.path else None
+        self.conversation = replace(self.conversation, updated=time.time(), head=head)
+        return self.conversation
+
+    def prompt(self) -> tuple[Message, ...]:
+        """What the model sees: roles alternate (many templates insist), reasoning is left out."""
+        return tuple(self._prompt())
+
+    def _prompt(self) -> Iterator[Message]:
+        if self.conversation.system_prompt:
+            yield Message("system", self.conversation.system_prompt)
+        last: Message | None = None
+        for message in self.path:
+            if not message.content:
+                continue
+            if last is not None and last.role == message.role:
+                last = Message(last.role, f"{last.content}\n\n{message.content}")
+                continue
+            if last is not None:
+                yield last
+            last = Message(message.role, message.content)
+        if last is not None:
+            yield last
+
+    def _add(self, role: str, text: str) -> StoredMessage:
+        parent = self.path[-1].id if self.path else None
+        message = StoredMessage(secrets.token_hex(8), parent, role, text, time.time())
+        self.path.append(message)
+        return message
+
+
+def measured(answer: StoredMessage, done: Done) -> StoredMessage:
+    """The answer with what the engine counted."""
+    speed = done.n_decoded / done.decode_seconds if done.decode_seconds > 0 else None
+    return replace(
+        answer,
+        state="stopped" if done.reason == "stopped" else "complete",
+        n_prompt=done.n_prompt,
+        n_tokens=done.n_decoded,
+        n_ctx_used=done.n_ctx_used,
+        tokens_per_second=speed,
+    )

@@ -1,0 +1,74 @@
+"""One answer being generated: filled by the thread that reads the engine, emptied by the screen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from tui.session import Running
+from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
+from tuner.errors import EngineError, KvchatError
+
+
+class Generation:
+    """The engine may send thousands of events a second; the screen takes them in batches, when it
+    has time. `run` belongs in a thread, everything else may be called from any."""
+
+    def __init__(
+        self,
+        running: Running,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        continue_last: bool = False,
+    ):
+        self._running = running
+        self._request = (tuple(messages), sampling, continue_last)
+        self._lock = threading.Lock()
+        self._texts: list[str] = []
+        self._n_tokens = 0
+        self._progress: PromptProgress | None = None
+        self._finished = threading.Event()
+        self._stopped = threading.Event()
+        self.done: Done | None = None
+        self.error: KvchatError | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self._finished.is_set()
+
+    @property
+    def stopped(self) -> bool:
+        """The user asked it to stop."""
+        return self._stopped.is_set()
+
+    def run(self) -> None:
+        """Reads the engine to the end. Never raises: what went wrong is in `error`."""
+        try:
+            for event in self._running.generate(*self._request):
+                if isinstance(event, Text):
+                    with self._lock:
+                        self._texts.append(event.text)
+                        self._n_tokens += event.n_tokens
+                elif isinstance(event, PromptProgress):
+                    self._progress = event
+                else:
+                    self.done = event
+        except KvchatError as error:
+            self.error = error
+        except Exception as error:  # the chat must outlive whatever the engine's client does
+            self.error = EngineError("crashed", f"The engine failed: {error!r}.")
+        finally:
+            self._finished.set()
+
+    def stop(self) -> None:
+        """Asks the engine to stop; returns at once."""
+        self._stopped.set()
+        self._running.stop()
+
+    def take(self) -> tuple[str, int, PromptProgress | None]:
+        """The text and the number of tokens since the last call, and how far the prompt is."""
+        with self._lock:
+            text, tokens = "".join(self._texts), self._n_tokens
+            self._texts.clear()
+            self._n_tokens = 0
+        return text, tokens, self._progress

@@ -1,0 +1,97 @@
+"""Draws an answer while it is generated, at a pace that leaves the keyboard its time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+from tui.chat import Chat, measured
+from tui.conversations import StoredMessage
+from tui.generation import Generation
+from tui.reasoning import ReasoningSplitter
+from tui.recorder import Recorder
+from tui.status import gauge
+from tui.widgets.lines import ActivityLine
+from tui.widgets.messages import AnswerMessage
+from tui.widgets.transcript import Transcript
+from tuner.engine.protocol import PromptProgress
+
+PERIOD = 0.04  # seconds between two drawings,
+SHARE = 4  # and at least so many times as long as a drawing takes,
+PERIOD_MAX = 0.5  # but never longer than this
+SAVE_SECONDS = 1.0  # the most that is lost if the process is killed
+
+
+class Painter:
+    """Takes the text of a generation in batches, draws it and has it saved."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        chat: Chat,
+        recorder: Recorder,
+        transcript: Transcript,
+        widget: AnswerMessage,
+    ):
+        self.generation = generation
+        self.answer: StoredMessage = widget.message
+        self._chat = chat
+        self._recorder = recorder
+        self._transcript = transcript
+        self._widget = widget
+        self._splitter = ReasoningSplitter()
+        self._n_tokens = 0
+
+    async def run(self, activity: ActivityLine) -> None:
+        """Returns when the answer is at its end and drawn; `answer` is then its final state."""
+        saved, began = time.monotonic(), time.monotonic()
+        changed = False
+        while True:
+            finished = self.generation.finished  # before the text is taken, so that none is missed
+            text, tokens, progress = self.generation.take()
+            drawn = time.monotonic()
+            self._n_tokens += tokens
+            if text or finished:
+                await self._draw(text, finished)
+                changed = True
+            if finished:
+                return
+            now = time.monotonic()
+            if not self.generation.stopped:
+                activity.activity = self._doing(progress, now - began)
+            if changed and now - saved >= SAVE_SECONDS:
+                self._recorder.save(self._chat.record(), self.answer)
+                saved, changed = now, False
+            await asyncio.sleep(min(PERIOD_MAX, max(PERIOD, SHARE * (now - drawn))))
+
+    async def _draw(self, text: str, final: bool) -> None:
+        split = self._splitter.feed(text, final)
+        self.answer = replace(
+            self.answer,
+            content=self._splitter.answer,
+            reasoning=self._splitter.reasoning,
+            n_tokens=self._n_tokens,
+        )
+        if final:
+            done = self.generation.done
+            if done is not None:
+                self.answer = measured(self.answer, done)
+            else:
+                self.answer = replace(self.answer, state="error")
+        self._chat.change(self.answer)
+        self._transcript.replace(self.answer)
+        if split.moved:
+            await self._widget.clear()
+        self._widget.update_message(self.answer, streaming=not final)
+        if split.answer or final:
+            await self._widget.feed(split.answer, final)
+
+    def _doing(self, progress: PromptProgress | None, seconds: float) -> str:
+        if self._n_tokens:
+            rate = f" · {self._n_tokens:,} tokens" if seconds > 1 else ""
+            return f"writing{rate}"
+        if progress is not None and progress.total and progress.done < progress.total:
+            bar = gauge(progress.done, progress.total, 12)
+            return f"reading {progress.done:,}/{progress.total:,} tokens {bar}"
+        return "thinking" if progress is None or not progress.total else "reading"

@@ -1,0 +1,200 @@
+"""The list of saved conversations: search, open, rename, delete."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.screen import ModalScreen, Screen
+from textual.timer import Timer
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from tui.conversations import Conversations, Hit
+from tui.widgets.lines import Hints
+from tuner.errors import KvchatError
+
+SEARCH_DELAY = 0.12  # seconds after the last key
+
+
+class RenameScreen(ModalScreen[str | None]):
+    """Asks for a title."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "Cancel")]
+
+    def __init__(self, title: str):
+        super().__init__()
+        self._old = title
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="rename"):
+            yield Static("New title", markup=False)
+            yield Input(self._old, id="rename-input")
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        self.dismiss(event.value.strip() or None)
+
+
+class ConversationsScreen(Screen[str | None]):
+    """Gives back the id of the conversation to open, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,ctrl+o", "leave", "Back", priority=True),
+        Binding("ctrl+d", "delete", "Delete", priority=True),
+        Binding("ctrl+e", "rename", "Rename", priority=True),
+        Binding("down", "move(1)", show=False, priority=True),
+        Binding("up", "move(-1)", show=False, priority=True),
+        Binding("pagedown", "move(10)", show=False, priority=True),
+        Binding("pageup", "move(-10)", show=False, priority=True),
+    ]
+
+    class Found(Message):
+        """The result of a search."""
+
+        def __init__(self, text: str, hits: list[Hit], problem: str = "") -> None:
+            super().__init__()
+            self.text = text
+            self.hits = hits
+            self.problem = problem
+
+    class Deleted(Message):
+        """A conversation is gone. Sent to the app."""
+
+        def __init__(self, conversation_id: str) -> None:
+            super().__init__()
+            self.conversation_id = conversation_id
+
+    def __init__(self, store: Conversations):
+        super().__init__()
+        self._store = store
+        self._hits: list[Hit] = []
+        self._to_delete: str | None = None
+        self._delay: Timer | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Input(placeholder="Search all conversations", id="search")
+        yield OptionList(id="conversations", markup=False)
+        yield Static("", id="conversations-note", markup=False)
+        yield Hints()
+
+    def on_mount(self) -> None:
+        self.query_one(Hints).keys = (
+            ("Enter", "open"),
+            ("Esc", "back"),
+            ("Ctrl+E", "rename"),
+            ("Ctrl+D", "delete"),
+        )
+        self.query_one(OptionList).can_focus = False  # typing always searches
+        self._search("")
+
+    # ------------------------------------------------------------ search
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        if self._delay is not None:
+            self._delay.stop()
+        self._delay = self.set_timer(SEARCH_DELAY, lambda: self._search(event.value))
+
+    @work(thread=True, exclusive=True, group="search")
+    def _search(self, text: str) -> None:
+        try:
+            self.post_message(self.Found(text, self._store.search(text)))
+        except KvchatError as error:
+            self.post_message(self.Found(text, [], str(error)))
+
+    def on_conversations_screen_found(self, message: Found) -> None:
+        chosen = self._chosen
+        self._hits = message.hits
+        listing = self.query_one(OptionList)
+        listing.clear_options()
+        listing.add_options([Option(_entry(hit), id=hit.conversation.id) for hit in message.hits])
+        keys = [hit.conversation.id for hit in message.hits]
+        if keys:
+            listing.highlighted = keys.index(chosen) if chosen in keys else 0
+        empty = "Nothing found." if message.text.strip() else "No conversations yet."
+        self._note(message.problem or ("" if keys else empty))
+
+    # ------------------------------------------------------------ actions
+
+    @property
+    def _chosen(self) -> str | None:
+        at = self.query_one(OptionList).highlighted
+        return self._hits[at].conversation.id if at is not None and at < len(self._hits) else None
+
+    def _note(self, text: str) -> None:
+        self.query_one("#conversations-note", Static).update(text)
+
+    def on_input_submitted(self) -> None:
+        if self._chosen is not None:
+            self.dismiss(self._chosen)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option.id)
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+    def action_move(self, rows: int) -> None:
+        self._to_delete = None
+        self._note("")
+        listing = self.query_one(OptionList)
+        if self._hits:
+            at = (listing.highlighted or 0) + rows
+            listing.highlighted = min(max(at, 0), len(self._hits) - 1)
+
+    def action_delete(self) -> None:
+        chosen = self._chosen
+        if chosen is None:
+            return
+        if self._to_delete != chosen:
+            self._to_delete = chosen
+            self._note("Ctrl+D again deletes this conversation with all its answers.")
+            return
+        self._to_delete = None
+        self._change(chosen, None)
+
+    def action_rename(self) -> None:
+        chosen = self._chosen
+        if chosen is None:
+            return
+        title = next(h.conversation.title for h in self._hits if h.conversation.id == chosen)
+
+        def renamed(new: str | None) -> None:
+            if new:
+                self._change(chosen, new)
+
+        self.app.push_screen(RenameScreen(title), renamed)
+
+    @work(thread=True, group="change")
+    def _change(self, conversation_id: str, title: str | None) -> None:
+        """Renames, or deletes where there is no title; then shows the list again."""
+        text = self.query_one(Input).value
+        try:
+            if title is None:
+                self._store.delete(conversation_id)
+                self.app.post_message(self.Deleted(conversation_id))
+            else:
+                self._store.rename(conversation_id, title)
+            self.post_message(self.Found(text, self._store.search(text)))
+        except KvchatError as error:
+            self.post_message(self.Found(text, self._hits, str(error)))
+
+
+def _entry(hit: Hit) -> Content:
+    conversation = hit.conversation
+    facts = f"{_when(conversation.updated)} · {conversation.n_messages} messages"
+    if hit.excerpt:
+        facts += f" · {hit.excerpt}"
+    return Content.assemble(conversation.title or "(untitled)", "\n", (facts, "$text-muted"))
+
+
+def _when(stamp: float) -> str:
+    then, now = time.localtime(stamp), time.localtime()
+    if then[:3] == now[:3]:
+        return time.strftime("today %H:%M", then)
+    return time.strftime("%d %b" if then[0] == now[0] else "%d %b %Y", then)

@@ -1,0 +1,134 @@
+"""The model being planned and loaded."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.message import Message
+from textual.screen import Screen
+from textual.widgets import ProgressBar, Static
+
+from tui.session import Launcher, Ready, Retry, Running, Stage
+from tuner.errors import EngineError, ExitCode, KvchatError
+
+
+class LoadingScreen(Screen[None]):
+    """Runs the launcher in a thread and shows how far it is."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,ctrl+c", "cancel", "Cancel", priority=True),
+        Binding("enter,q", "leave", "Quit", show=False),
+    ]
+
+    class Came(Message):
+        """The launcher said something."""
+
+        def __init__(self, event: Stage | Retry | Ready) -> None:
+            super().__init__()
+            self.event = event
+
+    class Ended(Message):
+        """The launcher ended without a model; `error` is None if it was cancelled."""
+
+        def __init__(self, error: KvchatError | None) -> None:
+            super().__init__()
+            self.error = error
+
+    class Loaded(Message):
+        """The model answers now. Sent to the app."""
+
+        def __init__(self, running: Running) -> None:
+            super().__init__()
+            self.running = running
+
+    class Failed(Message):
+        """The user left after a failure or a cancel. Sent to the app."""
+
+        def __init__(self, error: KvchatError | None, exit_code: int) -> None:
+            super().__init__()
+            self.error = error
+            self.exit_code = exit_code
+
+    def __init__(self, launcher: Launcher):
+        super().__init__()
+        self._launcher = launcher
+        self._cancelled = False
+        self._error: KvchatError | None = None
+        self._ended = False
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="loading"):
+            yield Static(self._launcher.path.name, id="loading-name", markup=False)
+            yield Static("starting", id="loading-stage", markup=False)
+            yield ProgressBar(total=1.0, show_eta=False, id="loading-bar")
+            yield Static("", id="loading-notes", markup=False)
+            yield Static("Esc cancels", id="loading-hint", markup=False)
+
+    def on_mount(self) -> None:
+        self._launch()
+
+    @work(thread=True, group="launch")
+    def _launch(self) -> None:
+        error: KvchatError | None = None
+        ready = False
+        try:
+            for event in self._launcher.start():
+                ready = ready or isinstance(event, Ready)
+                self.post_message(self.Came(event))
+        except KvchatError as problem:
+            error = problem
+        except Exception as problem:  # a defect of ours: still one sentence, and the terminal whole
+            error = EngineError("load_failed", f"Loading failed: {problem!r}.")
+        if not ready:
+            self.post_message(self.Ended(error))
+
+    def on_loading_screen_came(self, message: Came) -> None:
+        match message.event:
+            case Stage(text=text, fraction=fraction):
+                self.query_one("#loading-stage", Static).update(
+                    "cancelling" if self._cancelled else text
+                )
+                bar = self.query_one(ProgressBar)
+                bar.update(total=None if fraction is None else 1.0, progress=fraction or 0.0)
+            case Retry(reason=reason):
+                self.query_one("#loading-notes", Static).update(reason)
+            case Ready(running=running):
+                self._ended = True
+                if self._cancelled:
+                    self._close(running)
+                else:
+                    self.app.post_message(self.Loaded(running))
+
+    @work(thread=True)
+    def _close(self, running: Running) -> None:
+        running.close()
+        self.post_message(self.Ended(None))
+
+    def on_loading_screen_ended(self, message: Ended) -> None:
+        self._ended = True
+        self._error = message.error
+        if self._cancelled or message.error is None:
+            self.app.post_message(self.Failed(None, ExitCode.INTERRUPTED))
+            return
+        self.query_one("#loading").add_class("-failed")
+        self.query_one("#loading-stage", Static).update(str(message.error))
+        self.query_one("#loading-hint", Static).update("Enter quits")
+        self.query_one(ProgressBar).display = False
+
+    def action_cancel(self) -> None:
+        if self._ended:
+            self.action_leave()
+        elif not self._cancelled:
+            self._cancelled = True
+            self.query_one("#loading-stage", Static).update("cancelling")
+            self._launcher.cancel()
+        else:  # the launcher does not answer: leave all the same
+            self.app.post_message(self.Failed(None, ExitCode.INTERRUPTED))
+
+    def action_leave(self) -> None:
+        if self._error is not None:
+            self.app.post_message(self.Failed(self._error, self._error.exit_code))

@@ -1,0 +1,66 @@
+"""The single lines below the transcript: what is going on, and how the model stands."""
+
+from __future__ import annotations
+
+from textual import events
+from textual.content import Content
+from textual.message import Message
+from textual.reactive import reactive
+from textual.widget import Widget
+
+from tui.status import Status, compose
+
+
+class StatusLine(Widget):
+    """Model, settings, context, memory and speed, fitted to the width."""
+
+    status: reactive[Status | None] = reactive(None)
+
+    def render(self) -> Content:
+        if self.status is None:
+            return Content("")
+        return Content(compose(self.status, self.content_size.width))
+
+
+class ActivityLine(Widget):
+    """What is being done, and whether there is more below. Its row is always there, so that the
+    text above does not jump."""
+
+    activity: reactive[str] = reactive("")
+    below: reactive[str] = reactive("")
+
+    class BelowClicked(Message):
+        """The user wants to see the end."""
+
+    def render(self) -> Content:
+        width = self.content_size.width
+        left, right = self.activity, self.below
+        if right and len(left) + len(right) + 2 > width:
+            left = ""  # what is below is the thing one can act upon
+        right = right if len(right) <= width else "↓"[:width]
+        space = " " * max(0, width - len(left) - len(right))
+        return Content.assemble((left[:width], "$text-muted"), space, (right, "$text-accent"))
+
+    def on_click(self, event: events.Click) -> None:
+        if self.below:
+            event.stop()
+            self.post_message(self.BelowClicked())
+
+
+class Hints(Widget):
+    """The keys that matter now; as many as fit, whole."""
+
+    keys: reactive[tuple[tuple[str, str], ...]] = reactive(())
+
+    def render(self) -> Content:
+        parts: list[str | Content | tuple[str, str]] = []
+        room = self.content_size.width
+        for key, what in self.keys:
+            size = len(key) + 1 + len(what) + (3 if parts else 0)
+            if size > room:
+                break
+            room -= size
+            if parts:
+                parts.append("   ")
+            parts += [(key, "$text-accent"), (f" {what}", "$text-muted")]
+        return Content.assemble(*parts)

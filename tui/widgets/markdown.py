@@ -1,0 +1,83 @@
+"""Markdown of a model: nothing it writes is lost, nothing it writes is obeyed."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from markdown_it import MarkdownIt
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.widgets.markdown import Markdown, MarkdownBlock
+
+from tui.segments import Piece, Segmenter
+
+
+def _parser() -> MarkdownIt:
+    # Textual draws no HTML: parsed as such, `Vec<String>` outside a code span would vanish.
+    return MarkdownIt("gfm-like", {"html": False})
+
+
+class _Table(Markdown.BLOCKS["table_open"]):  # type: ignore[name-defined,misc]
+    """Drawn anew when a row is added. Textual's way of adding rows fails where the last row turns
+    out to be none, as the first backticks of a fence below a table do."""
+
+    async def _update_from_block(self, block: MarkdownBlock) -> None:
+        await MarkdownBlock._update_from_block(self, block)
+
+
+class Segment(Markdown):
+    """A part of an answer, small enough to be drawn again many times a second."""
+
+    BLOCKS: ClassVar[dict[str, type[MarkdownBlock]]] = {**Markdown.BLOCKS, "table_open": _Table}
+
+    def __init__(self, text: str = ""):
+        super().__init__(text, parser_factory=_parser)
+
+
+class MarkdownText(Vertical):
+    """Markdown that may grow at its end, at a cost that does not depend on its length."""
+
+    def __init__(self, text: str = ""):
+        super().__init__()
+        self._segmenter = Segmenter()
+        self._segments: list[Segment] = []
+        for text_so_far, joined in _whole(self._segmenter.feed(text)):
+            self._add(text_so_far, joined)
+
+    def compose(self) -> ComposeResult:
+        yield from self._segments
+
+    def _add(self, text: str, joined: bool) -> Segment:
+        segment = Segment(text)
+        if joined and self._segments:
+            segment.add_class("-joined")
+            self._segments[-1].add_class("-continues")
+        self._segments.append(segment)
+        return segment
+
+    async def feed(self, text: str, final: bool = False) -> int:
+        """Appends text; `final` draws what was held back. Returns the number of updates made."""
+        pieces = self._segmenter.feed(text, final)
+        for piece in pieces:
+            if piece.fresh:
+                await self.mount(self._add(piece.text, piece.joined))
+            else:
+                await self._segments[-1].append(piece.text)
+        return len(pieces)
+
+    async def clear(self) -> None:
+        self._segmenter = Segmenter()
+        self._segments.clear()
+        await self.remove_children()
+
+
+def _whole(pieces: list[Piece]) -> list[tuple[str, bool]]:
+    """The text of each segment and whether it is joined to the one before."""
+    segments: list[tuple[str, bool]] = []
+    for piece in pieces:
+        if piece.fresh:
+            segments.append((piece.text, piece.joined))
+        else:
+            text, joined = segments[-1]
+            segments[-1] = (text + piece.text, joined)
+    return segments

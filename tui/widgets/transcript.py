@@ -1,0 +1,175 @@
+"""The scrolling conversation: a window of live widgets over all the messages."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.containers import Vertical, VerticalScroll
+from textual.message import Message
+from textual.widget import Widget
+
+from tui.conversations import StoredMessage
+from tui.widgets.messages import AnswerMessage, Notice, UserMessage, widget_for
+
+PAGE = 12  # messages mounted at a time
+LIVE = 48  # messages that have a widget
+NEAR = 2  # rows from an end at which more is loaded
+
+MessageWidget = UserMessage | AnswerMessage
+
+
+class Transcript(VerticalScroll, can_focus=False):
+    """Shows a conversation from its end; older messages appear as one scrolls up to them, and
+    those far from view lose their widgets. Follows new text until the user scrolls away."""
+
+    class Moved(Message):
+        """The view moved, or what is below it changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._messages: list[StoredMessage] = []
+        self._first = 0  # the window: messages [first, last) have widgets
+        self._last = 0
+        self._widgets: list[MessageWidget] = []
+        # As high as the view at least: an anchored view of less would hang at its lower edge.
+        self._page = Vertical(id="page")
+        self._loading = False
+        self.streaming = False  # nothing is taken away while an answer is written
+
+    def compose(self) -> ComposeResult:
+        yield self._page
+
+    def on_mount(self) -> None:
+        self.anchor()
+
+    @property
+    def at_end(self) -> bool:
+        """The end of the conversation is in view."""
+        return self._last == len(self._messages) and self.max_scroll_y - self.scroll_y <= 1
+
+    @property
+    def n_live(self) -> int:
+        return len(self._widgets)
+
+    async def show(self, messages: list[StoredMessage]) -> None:
+        """Another conversation, seen from its end."""
+        await self._page.remove_children()
+        self._messages = list(messages)
+        self._widgets = []
+        self._first = self._last = len(messages)
+        await self._load_older(keep_view=False)
+        self.follow()
+
+    async def add(self, message: StoredMessage, streaming: bool = False) -> MessageWidget:
+        """Appends a message and goes to the end."""
+        await self.to_end()
+        widget = AnswerMessage(message, streaming=True) if streaming else widget_for(message)
+        self._messages.append(message)
+        self._widgets.append(widget)
+        self._last += 1
+        await self._page.mount(widget)
+        return widget
+
+    def replace(self, message: StoredMessage) -> None:
+        """A newer state of the last message, for when its widget is made again."""
+        if self._messages and self._messages[-1].id == message.id:
+            self._messages[-1] = message
+
+    async def drop_last(self) -> None:
+        """Takes the last message out of sight."""
+        await self.to_end()
+        if self._messages:
+            self._messages.pop()
+            self._last -= 1
+            await self._widgets.pop().remove()
+            self._first = min(self._first, self._last)
+
+    async def notice(self, text: str, kind: str = "info") -> Notice:
+        """The program says something at the end of the conversation."""
+        notice = Notice(text, kind)
+        await self._page.mount(notice)
+        return notice
+
+    async def clear_notices(self) -> None:
+        await self.query(Notice).remove()
+
+    async def to_end(self) -> None:
+        """Shows the end and follows what comes."""
+        if self._last < len(self._messages):
+            await self.show(self._messages)
+        self.follow()
+
+    def follow(self) -> None:
+        """Stays at the end from now on."""
+        self.anchor()
+        self.scroll_end(animate=False)
+
+    # ------------------------------------------------------------ the window
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        self.post_message(self.Moved())
+
+    def on_transcript_moved(self) -> None:
+        if self._loading:
+            return
+        if self.scroll_y <= NEAR and self._first > 0:
+            self.run_worker(self._load_older(), group="transcript", exclusive=False)
+        elif self.max_scroll_y - self.scroll_y <= NEAR and self._last < len(self._messages):
+            self.run_worker(self._load_newer(), group="transcript", exclusive=False)
+
+    async def _load_older(self, keep_view: bool = True) -> None:
+        if self._loading or self._first == 0:
+            return
+        self._loading = True
+        try:
+            start = max(0, self._first - PAGE)
+            fresh = [widget_for(message) for message in self._messages[start : self._first]]
+            before = self._widgets[0] if self._widgets else None
+            await self._mount_keeping(fresh, before, keep_view)
+            self._widgets[:0] = fresh
+            self._first = start
+            if len(self._widgets) > LIVE and not self.streaming:
+                gone = self._widgets[LIVE:]
+                del self._widgets[LIVE:]
+                self._last -= len(gone)
+                await self._page.remove_children(gone)
+        finally:
+            self._loading = False
+
+    async def _load_newer(self) -> None:
+        self._loading = True
+        try:
+            end = min(len(self._messages), self._last + PAGE)
+            fresh = [widget_for(message) for message in self._messages[self._last : end]]
+            after = self._widgets[-1] if self._widgets else None
+            self.release_anchor()
+            await self._page.mount_all(fresh, after=after)
+            self._widgets += fresh
+            self._last = end
+            excess = len(self._widgets) - LIVE
+            if excess > 0 and not self.streaming:
+                gone, kept = self._widgets[:excess], self._widgets[excess]
+                row = kept.virtual_region.y - self.scroll_y
+                self._widgets = self._widgets[excess:]
+                self._first += excess
+                await self._page.remove_children(gone)
+                self._hold(kept, row)
+        finally:
+            self._loading = False
+
+    async def _mount_keeping(
+        self, fresh: list[MessageWidget], before: Widget | None, keep_view: bool
+    ) -> None:
+        row = before.virtual_region.y - self.scroll_y if before is not None else 0.0
+        with self.app.batch_update():
+            await self._page.mount_all(fresh, before=before)
+        if keep_view and before is not None:
+            self._hold(before, row)
+
+    def _hold(self, widget: Widget, row: float) -> None:
+        """Keeps `widget` at the same row of the view when what is above it changes."""
+
+        def scroll() -> None:
+            self.scroll_to(y=widget.virtual_region.y - row, animate=False, force=True)
+
+        self.call_after_refresh(scroll)
