@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,17 @@ def devices(rpc_servers: list[str]) -> list[dict[str, Any]]:
 
 
 def _add_rpc_server(ggml: ctypes.CDLL, rpc: ctypes.CDLL, server: str) -> None:
+    # ggml-rpc.cpp aborts the process where it cannot connect, so that is tried first.
+    host, _, port = server.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError):
+        raise OSError(f"the RPC server {server} does not answer") from None
     rpc.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
     rpc.ggml_backend_rpc_add_server.argtypes = [ctypes.c_char_p]
     registry = rpc.ggml_backend_rpc_add_server(server.encode())
     if not registry:
-        raise OSError(f"the RPC server {server} does not answer")
+        raise OSError(f"the RPC server {server} has no devices")
     ggml.ggml_backend_register.restype = None
     ggml.ggml_backend_register.argtypes = [ctypes.c_void_p]
     ggml.ggml_backend_register(registry)
