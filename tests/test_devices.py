@@ -169,6 +169,13 @@ def test_a_broken_nvml_beside_a_cuda_engine_asks_the_engine(machine: Any) -> Non
     assert [gpu.free for gpu in found.gpus] == [5 * GIB]
 
 
+def test_the_real_pynvml_without_a_driver_is_none() -> None:
+    """What the module itself raises is understood, not only what the stand-in raises."""
+    pynvml = pytest.importorskip("pynvml")
+    cards = nvidia.read_cards(pynvml)
+    assert cards.all or cards.reason == nvidia.NOT_INSTALLED or "NVML" in cards.reason
+
+
 def test_an_nvml_of_another_age_is_survived() -> None:
     """A module that lacks every newer call still gives the card."""
 
@@ -306,6 +313,19 @@ def test_a_vulkan_engine_is_asked_and_completed_by_nvml(machine: Any) -> None:
     assert gpu.uuid == RTX_3090.uuid
     assert gpu.compute_capability is None
     assert gpu.reserve == 512 * MIB
+
+
+def test_two_equal_cards_of_the_engines_list_keep_their_own_names(machine: Any) -> None:
+    twin = replace(RTX_3090, uuid="GPU-b", bus_id="00000000:02:00.0", used=5 * GIB)
+    listed = tuple(
+        Device(f"GPU{n}", "gpu", "CUDA", RTX_3090.name, 24 * GIB, 22 * GIB, 0) for n in range(2)
+    )
+    server = Device("GPU2", "rpc", "RPC", "host:1", GIB, GIB, 0)
+    found = machine(
+        [RTX_3090, twin], rpc_servers=["host:1"], ask=lambda _: EngineAnswer((*listed, server))
+    )
+    assert [gpu.uuid for gpu in found.gpus] == [RTX_3090.uuid, "GPU-b", ""]
+    assert [gpu.free for gpu in found.gpus] == [23 * GIB, 19 * GIB, GIB]
 
 
 def test_metal_shares_the_hosts_memory(machine: Any) -> None:

@@ -76,7 +76,7 @@ def measure(
         answer = ask(rpc_servers)
         if answer.problem:
             warnings.append(f"{answer.problem}; the plan is for the CPU.")
-        gpus = tuple(_known_better(gpu, visible, device) for gpu in answer.devices)
+        gpus = _known_better(answer.devices, visible, device)
     if not gpus:
         warnings += _unused_gpu(visible, built, root, platform)
     gpus = tuple(_charged(gpu, reserve, overheads or {}) for gpu in gpus)
@@ -133,8 +133,8 @@ def device_key(device: Device) -> str:
 
 
 def gpu_used_bytes(machine: Machine, nvml: Any | None = None) -> dict[str, int]:
-    """Bytes in use now on each GPU that NVML knows, by Device.id. Costs well under a millisecond
-    once NVML is loaded, so that a status line can ask once a second."""
+    """Bytes in use now on each GPU that NVML knows, by Device.id. Two NVML calls per GPU, so that
+    a status line can ask once a second; nothing is asked on a machine without such a GPU."""
     ids = {gpu.uuid: gpu.id for gpu in machine.gpus if gpu.uuid and not gpu.unified}
     if not ids:
         return {}
@@ -189,29 +189,46 @@ def _stated_gpu(index: int, size: int) -> Device:
     )
 
 
-def _known_better(gpu: Device, cards: Sequence[nvidia.Card], memory: Device) -> Device:
-    """A device of the engine's list, with what NVML knows of the same card."""
-    card = next((card for card in cards if card.name and card.name in gpu.name), None)
+def _known_better(
+    listed: Sequence[Device], cards: Sequence[nvidia.Card], memory: Device
+) -> tuple[Device, ...]:
+    """The engine's devices, each with what NVML knows of the same card."""
+    left = list(cards)
+    found = []
+    for gpu in listed:
+        card = next((c for c in left if gpu.kind != "rpc" and c.name in gpu.name), None)
+        if card is None:
+            found.append(_assumed(gpu, memory))
+            continue
+        left.remove(card)
+        known = _cuda_device(0, card, memory)
+        cuda = gpu.backend == "CUDA"
+        found.append(
+            replace(
+                gpu,
+                # The engine has its own context on the card already, a load pays for it again.
+                free=known.free if cuda else gpu.free,
+                bandwidth=known.bandwidth,
+                bandwidth_source=known.bandwidth_source,
+                flops=known.flops,
+                compute_capability=known.compute_capability if cuda else None,
+                pcie_bandwidth=known.pcie_bandwidth,
+                uuid=known.uuid,
+            )
+        )
+    return tuple(found)
+
+
+def _assumed(gpu: Device, memory: Device) -> Device:
+    """A device of which only the engine knows: its speed is a guess."""
     if gpu.kind == "rpc":
         return replace(
             gpu, bandwidth=_RPC_BANDWIDTH, flops=_GENERIC_FLOPS, pcie_bandwidth=_RPC_LINK
         )
-    if card is not None:
-        known = _cuda_device(0, card, memory)
-        return replace(
-            gpu,
-            bandwidth=known.bandwidth,
-            bandwidth_source=known.bandwidth_source,
-            flops=known.flops,
-            compute_capability=known.compute_capability if gpu.backend == "CUDA" else None,
-            pcie_bandwidth=known.pcie_bandwidth,
-            uuid=known.uuid,
-        )
     if gpu.unified:
         bandwidth = host.APPLE_BANDWIDTH.get(gpu.name, memory.bandwidth)
         # An integrated GPU reads the host's memory directly: nothing crosses a bus.
-        return replace(gpu, bandwidth=bandwidth, flops=_GENERIC_FLOPS / 4,
-                       pcie_bandwidth=bandwidth)  # fmt: skip
+        return replace(gpu, bandwidth=bandwidth, flops=_GENERIC_FLOPS / 4, pcie_bandwidth=bandwidth)
     return replace(
         gpu, bandwidth=_GENERIC_BANDWIDTH, flops=_GENERIC_FLOPS, pcie_bandwidth=_GENERIC_PCIE
     )
