@@ -183,6 +183,9 @@ class EngineClient:
             try:
                 while True:
                     event = child.read()
+                    if self._closed:
+                        finished = True
+                        raise EngineCancelled("the engine was closed")
                     finished = isinstance(event, _Final)
                     if isinstance(event, Failed):
                         raise EngineError(event.kind, self._with_log(event))

@@ -32,7 +32,9 @@ _REFUSED = re.compile(
     re.IGNORECASE,
 )
 # Said after the reason, and saying nothing of it.
-_HOLLOW = re.compile(r"failed to load model$|failed to decode, ret|removing memory module entries")
+_HOLLOW = re.compile(
+    r"failed to load model( from|$)|failed to decode, ret|removing memory module entries"
+)
 _PREFIX = re.compile(r"^[\w:~]+: ")  # the C++ function that speaks
 
 

@@ -1,0 +1,395 @@
+"""The engine end to end, with the real SmolLM2 in a real child process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.standin_gpu import rpc_available, standin_gpu
+from tuner.demo import demo_model_path
+from tuner.engine.child import WORKER_COMMAND
+from tuner.engine.client import EngineClient
+from tuner.engine.protocol import (
+    Done,
+    DryRun,
+    Generate,
+    Load,
+    Loaded,
+    Message,
+    Progress,
+    PromptProgress,
+    Sampling,
+    Text,
+)
+from tuner.errors import EngineCancelled, EngineError
+from tuner.settings import Settings
+
+MIB = 1 << 20
+# Extra buffers off: a virtual machine may announce an AMX unit that it does not have.
+SETTINGS = Settings(n_ctx=2048, n_ubatch=128, use_extra_bufts=False)
+GREEDY = Sampling(temperature=0, max_tokens=24)
+WILD = Sampling(temperature=2.0, top_k=0, top_p=1, min_p=0, seed=1)  # never finds an end
+CAPITAL = (Message("user", "What is the capital of France? Answer with one word."),)
+ASK = (Message("user", "Why is the sky blue?"),)  # answered at length
+LONG = (Message("user", "The quick brown fox jumps over the lazy dog. " * 50),)  # 500 tokens
+
+Answer = list[PromptProgress | Text | Done]
+
+
+def load(settings: Settings = SETTINGS, *servers: str, path: str | None = None) -> Load:
+    return Load(path or str(demo_model_path()), settings, 2, servers)
+
+
+def text_of(events: Answer) -> str:
+    return "".join(e.text for e in events if isinstance(e, Text))
+
+
+def done_of(events: Answer) -> Done:
+    assert isinstance(events[-1], Done)
+    return events[-1]
+
+
+def loaded_by(client: EngineClient, request: Load) -> Loaded:
+    last = list(client.load(request))[-1]
+    assert isinstance(last, Loaded)
+    return last
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineClient]:
+    """One loaded model for the tests that only ask it things."""
+    with EngineClient(tmp_path_factory.mktemp("log") / "engine.log") as client:
+        loaded_by(client, load())
+        yield client
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[EngineClient]:
+    """A client for a test that loads or breaks its process."""
+    with EngineClient(tmp_path / "engine.log") as client:
+        yield client
+
+
+def test_load_reports_progress_and_buffers(own: EngineClient) -> None:
+    """A real load: rising progress up to 1, and the engine's own buffer sizes. The cache of
+    30 layers x 3 heads x 64, K and V at f16, is exact; weights are the file's tensors."""
+    events = list(own.load(load()))
+    fractions = [e.fraction for e in events if isinstance(e, Progress)]
+    assert fractions == sorted(fractions)
+    assert len(fractions) > 10
+    assert fractions[-1] == 1.0
+    loaded = events[-1]
+    assert isinstance(loaded, Loaded)
+    assert loaded.n_ctx == 2048
+    assert loaded.chat_template == "file"
+    assert loaded.use_extra_bufts is False
+    sizes = {b.kind: b.size for b in loaded.buffers}
+    assert sizes["kv_cache"] == 2048 * 30 * 3 * 64 * 2 * 2
+    assert sizes["weights"] == pytest.approx(demo_model_path().stat().st_size, rel=0.03)
+    assert 0 < sizes["compute"] < 32 * MIB  # one row of logits, not 512
+
+
+def test_answer(client: EngineClient) -> None:
+    """A real answer to a real question, in text batches whose tokens add up."""
+    events = list(client.generate(Generate(CAPITAL, Sampling(temperature=0, max_tokens=60))))
+    assert "Paris" in text_of(events)
+    done = done_of(events)
+    assert done.reason == "end"
+    assert sum(e.n_tokens for e in events if isinstance(e, Text)) == done.n_decoded
+    assert done.n_prompt == client.count_tokens(CAPITAL)
+    assert done.prompt_seconds > 0
+    assert done.decode_seconds > 0
+
+
+def test_greedy_answers_are_reproducible(own: EngineClient) -> None:
+    """Temperature 0 and a fixed seed say the same after every load."""
+    answers = []
+    for _ in range(2):
+        loaded_by(own, load())
+        greedy = text_of(list(own.generate(Generate(ASK, GREEDY))))
+        drawn = Sampling(temperature=1.2, seed=7, max_tokens=24)
+        answers.append((greedy, text_of(list(own.generate(Generate(ASK, drawn))))))
+    assert answers[0] == answers[1]
+    assert answers[0][0] != answers[0][1]
+
+
+def test_seeds_differ(client: EngineClient) -> None:
+    """Another seed draws another answer: sampling is not greedy in disguise."""
+    texts = set()
+    for seed in (1, 2, 3):
+        sampling = Sampling(temperature=1.5, top_k=0, top_p=1, min_p=0, seed=seed, max_tokens=12)
+        texts.add(text_of(list(client.generate(Generate(ASK, sampling)))))
+    assert len(texts) == 3
+
+
+def test_second_turn_processes_only_what_is_new(client: EngineClient) -> None:
+    """The cache keeps the first turn: only the answer's end and the new question are read,
+    and the answer is what a fresh cache would have said."""
+    first = list(client.generate(Generate(ASK, GREEDY)))
+    conversation = (
+        *ASK,
+        Message("assistant", text_of(first)),
+        Message("user", "Thank you. Now say hello."),
+    )
+    second = list(client.generate(Generate(conversation, GREEDY)))
+    done = done_of(second)
+    assert done.n_reused >= done_of(first).n_prompt + 10
+    assert done.n_prompt - done.n_reused < 30
+    progress = [e for e in second if isinstance(e, PromptProgress)]
+    assert progress[-1] == PromptProgress(*[done.n_prompt - done.n_reused] * 2)
+    assert done.n_ctx_used >= done.n_prompt
+    # Cutting back works too: the first question again reuses all but its last token.
+    again = done_of(list(client.generate(Generate(ASK, GREEDY))))
+    assert again.n_reused == again.n_prompt - 1
+
+
+def test_continue(client: EngineClient) -> None:
+    """A partial answer is continued, word by word as the model would have gone on."""
+    whole = text_of(list(client.generate(Generate(ASK, GREEDY))))
+    part = text_of(list(client.generate(Generate(ASK, Sampling(temperature=0, max_tokens=8)))))
+    assert whole.startswith(part)
+    conversation = (*ASK, Message("assistant", part))
+    limit = Sampling(temperature=0, max_tokens=8)
+    rest = list(client.generate(Generate(conversation, limit, continue_last=True)))
+    assert whole.startswith(part + text_of(rest))
+    assert len(text_of(rest)) > 3
+
+
+def test_stop_while_generating(client: EngineClient) -> None:
+    """Stop ends a generation within 100 ms and keeps what was said."""
+    events: Answer = []
+    asked = 0.0
+    endless = Generate(ASK, WILD)
+    for event in client.generate(endless):
+        events.append(event)
+        if not asked and len(text_of(events)) > 20:
+            asked = time.monotonic()
+            client.stop()
+    assert time.monotonic() - asked < 0.1
+    assert done_of(events).reason == "stopped"
+    assert len(text_of(events)) > 20
+
+
+def test_stop_while_reading_the_prompt(client: EngineClient) -> None:
+    """Stop ends a long prompt within 100 ms. What was read stays usable: the same prompt
+    afterwards reuses whole parts of it and answers as if it had never been stopped."""
+    other = Generate(ASK, Sampling(max_tokens=1))  # so that both begin with the same cache
+    list(client.generate(other))
+    reference = list(client.generate(Generate(LONG, GREEDY)))
+    list(client.generate(other))
+    stream = client.generate(Generate(LONG, GREEDY))
+    for event in stream:
+        if isinstance(event, PromptProgress) and event.done >= 256:
+            break
+    time.sleep(0.1)  # in the middle of a chunk
+    asked = time.monotonic()
+    client.stop()
+    stopped = done_of(list(stream))
+    assert time.monotonic() - asked < 0.1
+    assert stopped.reason == "stopped"
+    assert stopped.n_decoded == 0
+    assert 256 < stopped.n_ctx_used < stopped.n_prompt
+    again = list(client.generate(Generate(LONG, GREEDY)))
+    assert done_of(again).n_reused >= stopped.n_ctx_used - 1
+    assert text_of(again) == text_of(reference)
+
+
+def test_prompt_that_does_not_fit(client: EngineClient) -> None:
+    """Too long a conversation fails in words with both numbers, and harms nothing."""
+    too_long = (Message("user", "word " * 3000),)
+    with pytest.raises(
+        EngineError, match=r"has [\d,]+ tokens and the context holds 2,048"
+    ) as caught:
+        list(client.generate(Generate(too_long, GREEDY)))
+    assert caught.value.kind == "context_full"
+    assert text_of(list(client.generate(Generate(ASK, GREEDY))))
+
+
+def test_context_full_while_generating(own: EngineClient) -> None:
+    """A full context ends the answer as such, at exactly the context's size."""
+    loaded_by(own, load(Settings(n_ctx=256, use_extra_bufts=False)))
+    sampling = Sampling(temperature=2.0, top_k=0, top_p=1, min_p=0, seed=3)
+    done = done_of(list(own.generate(Generate(ASK, sampling))))
+    assert done.reason == "context_full"
+    assert done.n_ctx_used == 256
+
+
+def test_characters_stay_whole(client: EngineClient) -> None:
+    """Continuing an emoji text at high temperature: every batch is valid on its own, and no
+    replacement character appears at a batch's edge where the next one goes on."""
+    ask = (Message("user", "Repeat: 🙂🙃 日本語 Übergröße"), Message("assistant", "🙂🙃 日本語 Ü"))
+    sampling = Sampling(temperature=0, max_tokens=40)
+    events = list(client.generate(Generate(ask, sampling, continue_last=True)))
+    batches = [e.text for e in events if isinstance(e, Text)]
+    assert batches
+    assert all("\ufffd" not in batch for batch in batches[:-1])
+
+
+def test_cancelled_load(own: EngineClient) -> None:
+    """A load that is stopped ends as cancelled; the next one works."""
+    stream = own.load(load())
+    next(stream)
+    own.stop()
+    with pytest.raises(EngineCancelled):
+        list(stream)
+    assert loaded_by(own, load()).n_ctx == 2048
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", ""), (b"GGUF" + b"\xff" * 64, ""), (b"no model at all", "magic")],
+    ids=["empty", "damaged", "foreign"],
+)
+def test_unusable_file(own: EngineClient, tmp_path: Path, content: bytes, reason: str) -> None:
+    """A file that the engine cannot read: its own reason and the log's name, and it lives on."""
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(content)
+    with pytest.raises(EngineError, match=rf"could not load the model.*{reason}.*engine\.log") as e:
+        list(own.load(load(path=str(path))))
+    assert e.value.kind == "load_failed"
+    assert own.alive
+
+
+def test_refused_settings(own: EngineClient) -> None:
+    """What the engine will not do is told as refused, with its reason."""
+    bad = Settings(n_ctx=512, type_v="q8_0", flash_attn="off", use_extra_bufts=False)
+    with pytest.raises(EngineError, match="quantized V cache requires flash_attn") as caught:
+        list(own.load(load(bad)))
+    assert caught.value.kind == "refused"
+
+
+def test_quantized_cache_and_window_settings(own: EngineClient) -> None:
+    """K and V types reach the engine separately: the cache has their exact size, and answers."""
+    settings = Settings(n_ctx=512, type_k="q8_0", type_v="q4_0", use_extra_bufts=False)
+    loaded = loaded_by(own, load(settings))
+    cache = sum(b.size for b in loaded.buffers if b.kind == "kv_cache")
+    assert cache == pytest.approx(512 * 30 * 192 * (34 + 18) / 32, abs=0.01 * MIB)
+    assert text_of(list(own.generate(Generate(ASK, GREEDY))))
+
+
+def test_dry_run_equals_the_load(own: EngineClient) -> None:
+    """The dry run's cache and compute figures are the real load's, and it needs no load."""
+    dry = own.dry_run(DryRun(str(demo_model_path()), SETTINGS, 2))
+    real = loaded_by(own, load())
+    for kind in ("kv_cache", "compute"):
+        expected = sum(b.size for b in real.buffers if b.kind == kind)
+        found = sum(b.size for b in dry.buffers if b.kind == kind)
+        assert found == pytest.approx(expected, abs=0.01 * MIB)
+
+
+def test_killed_while_answering(own: EngineClient) -> None:
+    """kill -9 in the middle of an answer: an error that names it, and a new load works."""
+    loaded_by(own, load())
+    stream = own.generate(Generate(ASK, WILD))
+    for event in stream:
+        if isinstance(event, Text):
+            break
+    assert own.pid is not None
+    os.kill(own.pid, signal.SIGKILL)
+    with pytest.raises(EngineError, match=r"SIGKILL.*engine\.log") as caught:
+        list(stream)
+    assert caught.value.kind == "crashed"
+    loaded_by(own, load())
+    assert text_of(list(own.generate(Generate(ASK, GREEDY))))
+
+
+def test_interrupt_is_not_for_the_model(own: EngineClient) -> None:
+    """Ctrl-C's signal leaves the process and its model alone."""
+    loaded_by(own, load())
+    assert own.pid is not None
+    assert os.getpgid(own.pid) != os.getpgid(0)
+    os.kill(own.pid, signal.SIGINT)
+    assert text_of(list(own.generate(Generate(ASK, GREEDY))))
+
+
+def test_death_of_the_program_ends_the_model(tmp_path: Path) -> None:
+    """When the program is gone, its end of stdin too, the model process leaves at once."""
+    with (tmp_path / "engine.log").open("wb") as log:
+        process = subprocess.Popen(
+            WORKER_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+        )
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(5) == 0
+
+
+def test_nothing_on_the_terminal(tmp_path: Path) -> None:
+    """A program that loads, answers and fails a load prints nothing of the engine's: its own
+    stdout and stderr stay empty, and the log holds the engine's words."""
+    log = tmp_path / "engine.log"
+    script = f"""
+from pathlib import Path
+from tests.test_engine import ASK, GREEDY, load
+from tuner.engine.client import EngineClient
+from tuner.engine.protocol import Generate
+from tuner.errors import EngineError
+with EngineClient(Path({str(log)!r})) as client:
+    list(client.load(load()))
+    list(client.generate(Generate(ASK, GREEDY)))
+    try:
+        list(client.load(load(path={str(tmp_path / "none.gguf")!r})))
+    except EngineError:
+        pass
+"""
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, check=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == (b"", b"")
+    assert b"load_tensors" in log.read_bytes()
+
+
+def test_close_from_another_thread(own: EngineClient) -> None:
+    """Closing while the model reads a long prompt ends it in about a second."""
+    loaded_by(own, load())
+    stream = own.generate(Generate(LONG, GREEDY))
+    next(stream)
+    threading.Timer(0.1, own.close).start()
+    began = time.monotonic()
+    with pytest.raises(EngineCancelled):
+        list(stream)
+    assert time.monotonic() - began < 2
+    assert not own.alive
+
+
+needs_rpc = pytest.mark.skipif(not rpc_available(), reason="the engine was built without RPC")
+
+
+@needs_rpc
+def test_layers_on_the_standin_gpu(own: EngineClient) -> None:
+    """With 20 of 31 layers on a stand-in GPU the buffers lie there as asked, and the answer is
+    a real one. The cache follows its layers: 19 of 30 (the 20th is the output layer)."""
+    settings = Settings(n_ctx=512, n_gpu_layers=20, use_extra_bufts=False)
+    with standin_gpu() as server:
+        dry = own.dry_run(DryRun(str(demo_model_path()), settings, 2, (server,)))
+        loaded = loaded_by(own, load(settings, server))
+        answer = list(own.generate(Generate(CAPITAL, GREEDY)))
+    remote = {b.kind: b.size for b in loaded.buffers if b.device.startswith("RPC")}
+    assert remote["kv_cache"] == pytest.approx(19 * 512 * 192 * 4, abs=0.01 * MIB)
+    assert remote["weights"] > 50 * MIB
+    assert remote["compute"] > 0
+    planned = {b.kind: b.size for b in dry.buffers if b.device.startswith("RPC")}
+    for kind in ("weights", "kv_cache", "compute"):
+        assert planned[kind] == pytest.approx(remote[kind], abs=0.01 * MIB)
+    assert "Paris" in text_of(answer)
+
+
+@needs_rpc
+def test_real_out_of_memory(own: EngineClient) -> None:
+    """A device that has too little memory: out_of_memory, so that a caller can go down its
+    ladder, and the same process loads smaller settings."""
+    with standin_gpu(memory=150 * MIB) as server:
+        large = Settings(n_ctx=8192, n_gpu_layers=99, use_extra_bufts=False)
+        with pytest.raises(EngineError) as caught:
+            list(own.load(load(large, server)))
+        assert caught.value.kind == "out_of_memory"
+        small = Settings(n_ctx=512, n_gpu_layers=4, use_extra_bufts=False)
+        assert loaded_by(own, load(small, server)).n_ctx == 512

@@ -1,0 +1,240 @@
+"""The engine's parts that need no model: templates, answer text, log lines."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuner.engine.answer import AnswerText
+from tuner.engine.log_lines import failure_reason, parse_buffers
+from tuner.engine.protocol import Buffer, Message
+from tuner.engine.templates import (
+    BAD_TEMPLATE,
+    CHATML_STOPS,
+    NO_TEMPLATE,
+    ChatTemplate,
+    fold_system,
+    merge_turns,
+)
+
+SYSTEM, USER = Message("system", "Be brief."), Message("user", "Hi?")
+HELLO, THANKS = Message("assistant", "Hello."), Message("user", "Thanks.")
+
+# The shape of Gemma's and Mistral's templates: no system role, roles must alternate.
+STRICT = """{{ bos_token }}{% for m in messages %}
+{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('roles must alternate user/assistant') }}{% endif %}
+[{{ m['role'] }}]{{ m['content'] | trim }}{{ eos_token }}{% endfor %}
+{% if add_generation_prompt %}[model]{% endif %}"""
+DEAF = "{% for m in messages if m.role != 'system' %}[{{ m.role }}]{{ m.content }}{% endfor %}[a]"
+
+
+def chat(template: str | None) -> ChatTemplate:
+    return ChatTemplate(template, "<s>", "</s>")
+
+
+def test_own_template() -> None:
+    """The file's template is used as Transformers would: blocks trimmed, bos and eos known."""
+    rendered = chat(STRICT).render([USER, HELLO, THANKS])
+    assert rendered.text == "<s>[user]Hi?</s>[assistant]Hello.</s>[user]Thanks.</s>[model]"
+    assert rendered.stops == ()
+
+
+def test_system_message_that_a_template_rejects() -> None:
+    """It goes in front of the first user turn instead; nothing the user said is lost."""
+    text = chat(STRICT).render([SYSTEM, USER]).text
+    assert text == "<s>[user]Be brief.\n\nHi?</s>[model]"
+
+
+def test_system_message_that_a_template_drops() -> None:
+    """A template that ignores a system message without an error is noticed at the start."""
+    assert "Be brief." in chat(DEAF).render([SYSTEM, USER]).text
+
+
+def test_turns_that_do_not_alternate() -> None:
+    """Two questions in a row (an answer was lost) reach a strict template as one."""
+    text = chat(STRICT).render([USER, THANKS]).text
+    assert text == "<s>[user]Hi?\n\nThanks.</s>[model]"
+
+
+def test_no_template() -> None:
+    """ChatML, its stop texts, and a warning."""
+    template = chat(None)
+    assert template.source == "chatml"
+    assert template.warnings == (NO_TEMPLATE,)
+    rendered = template.render([SYSTEM, USER])
+    assert rendered.text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert rendered.stops == CHATML_STOPS
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "{% for m in messages %}{{ m.content }}",  # no end
+        "{{ messages[0].content.no.such.thing }}",
+        "{{ raise_exception('never') }}",
+        "a template that shows nothing",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ messages[0].content }}",  # the sandbox
+    ],
+)
+def test_broken_template(broken: str) -> None:
+    """A template that does not work is replaced by ChatML with a warning that says why."""
+    template = chat(broken)
+    assert template.source == "chatml"
+    assert template.warnings[0].startswith(BAD_TEMPLATE.partition("(")[0])
+    assert "<|im_start|>user\nHi?" in template.render([USER]).text
+
+
+def test_template_functions() -> None:
+    """What templates use of Transformers' environment: tojson, strftime_now, loop controls,
+    the generation tag."""
+    text = (
+        "{{ strftime_now('%Y') | length }}{% for m in messages %}{% if loop.index > 2 %}{% break %}"
+        "{% endif %}{% generation %}{{ m.content | tojson }}{% endgeneration %}{% endfor %}"
+    )
+    rendered = chat(text).render([Message("user", 'ü"<'), USER, THANKS])
+    assert rendered.text == '4"ü\\"<""Hi?"'
+
+
+@pytest.mark.parametrize("template", [STRICT, None])
+def test_continue(template: str | None) -> None:
+    """The partial answer stands open at the end, exactly as it was."""
+    rendered = chat(template).render([USER, Message("assistant", "Hel ")], continue_last=True)
+    opening = chat(template).render([USER]).text
+    assert rendered.text == opening + "Hel "
+
+
+roles = st.sampled_from(["system", "user", "assistant"])
+conversations = st.lists(st.builds(Message, roles, st.text(min_size=1, max_size=8)), max_size=6)
+
+
+@given(conversations, st.sampled_from([STRICT, DEAF, None, "{{ 1 / 0 }}"]), st.booleans())
+def test_no_conversation_breaks_a_template(
+    messages: list[Message], template: str | None, continue_last: bool
+) -> None:
+    """Whatever the turns, a prompt comes out and no exception."""
+    assert isinstance(chat(template).render(messages, continue_last=continue_last).text, str)
+
+
+@given(conversations)
+def test_folding_loses_nothing(messages: list[Message]) -> None:
+    """After folding and merging, every content is still there and roles alternate."""
+    merged = merge_turns(fold_system(messages))
+    whole = "\n".join(m.content for m in merged)
+    assert all(m.content in whole for m in messages)
+    assert all(a.role != b.role for a, b in itertools.pairwise(merged))
+
+
+@given(st.text(max_size=30), st.data())
+def test_characters_are_never_cut(text: str, data: st.DataObject) -> None:
+    """However the bytes are cut into pieces and batches, the batches join to the text and none
+    has a replacement character that the text has not."""
+    raw = text.encode("utf-8", "replace")
+    whole = raw.decode()
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(raw)))) | {0, len(raw)})
+    answer, batches = AnswerText(), []
+    for a, b in itertools.pairwise(cuts):
+        answer.add(raw[a:b])
+        batches.append(answer.take())
+    batches.append(answer.finish())
+    assert "".join(batches) == whole
+
+
+@given(st.text("<|imendstar_> x", max_size=40), st.lists(st.integers(1, 5), min_size=40))
+def test_stop_texts_are_never_shown(text: str, lengths: list[int]) -> None:
+    """What is shown is the text up to the first stop text, whatever pieces it came in, and
+    text that only looked like one is not lost."""
+    text = text[:20] + "<|im_end|>" + text[20:] if len(text) > 25 else text
+    answer, shown, rest = AnswerText(CHATML_STOPS), "", text
+    for length in lengths:
+        piece, rest = rest[:length], rest[length:]
+        answer.add(piece.encode())
+        shown += answer.take()
+        assert not any(stop in shown for stop in CHATML_STOPS)
+    answer.add(rest.encode())
+    shown += answer.finish()
+    ends = [text.index(stop) for stop in CHATML_STOPS if stop in text]
+    assert shown == text[: min(ends, default=len(text))]
+    assert answer.stopped == bool(ends)
+
+
+def test_unfinished_character() -> None:
+    """An answer cut off inside a character ends in U+FFFD, not in an exception."""
+    answer = AnswerText()
+    answer.add("é".encode()[:1])
+    assert answer.take() == ""
+    assert answer.finish() == "\ufffd"
+
+
+LINES = """
+load_tensors:   CPU_Mapped model buffer size =    52.00 MiB
+load_tensors:        CUDA0 model buffer size =    92.10 MiB
+llama_context:        CPU  output buffer size =     0.19 MiB
+llama_kv_cache:      CUDA0 KV buffer size =    45.00 MiB
+llama_kv_cache:      CUDA0 KV buffer size =     5.50 MiB
+llama_memory_recurrent:      CUDA0 RS buffer size =    18.57 MiB
+sched_reserve:      CUDA0 compute buffer size =    90.00 MiB
+sched_reserve:      CUDA0 compute buffer size =   130.50 MiB
+sched_reserve:  CUDA_Host compute buffer size =     1.26 MiB
+""".splitlines()
+
+
+def test_buffers_of_the_log() -> None:
+    """Each line becomes a buffer: a window's cache is added to the full one, a compute buffer
+    reserved again replaces the first."""
+    mib = 1 << 20
+    assert parse_buffers(LINES) == (
+        Buffer("CPU_Mapped", "weights", 52 * mib),
+        Buffer("CUDA0", "weights", round(92.1 * mib)),
+        Buffer("CPU", "output", round(0.19 * mib)),
+        Buffer("CUDA0", "kv_cache", round(50.5 * mib)),
+        Buffer("CUDA0", "recurrent_state", round(18.57 * mib)),
+        Buffer("CUDA0", "compute", round(130.5 * mib)),
+        Buffer("CUDA_Host", "compute", round(1.26 * mib)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "text"),
+    [
+        (
+            [
+                "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 4096.00 MiB on device 0: "
+                "cudaMalloc failed: out of memory\n",
+                "alloc_tensor_range: failed to allocate CUDA0 buffer of size 4294967296\n",
+                "llama_model_load: error loading model: unable to allocate CUDA0 buffer\n",
+                "llama_model_load_from_file_impl: failed to load model\n",
+            ],
+            "out_of_memory",
+            "allocating 4096.00 MiB on device 0: cudaMalloc failed: out of memory",
+        ),
+        (
+            [
+                "llama_init_from_model: model does not support different K (f16) and V (q8_0) "
+                "cache types\n"
+            ],
+            "refused",
+            "model does not support different K (f16) and V (q8_0) cache types",
+        ),
+        (
+            [
+                "llama_model_load: error loading model: missing tensor 'output_norm.weight'\n",
+                "llama_model_load_from_file_impl: failed to load model\n",
+            ],
+            "",
+            "error loading model: missing tensor 'output_norm.weight'",
+        ),
+        ([], "", ""),
+    ],
+    ids=["memory", "refusal", "file", "silence"],
+)
+def test_failure_reason(lines: list[str], kind: str, text: str) -> None:
+    """The line that says why is found among those that only say that."""
+    reason = failure_reason(lines)
+    assert (reason.kind, reason.text) == (kind, text)
