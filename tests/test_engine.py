@@ -45,7 +45,8 @@ Answer = list[PromptProgress | Text | Done]
 
 
 def load(settings: Settings = SETTINGS, *servers: str, path: str | None = None) -> Load:
-    return Load(path or str(demo_model_path()), settings, 2, servers)
+    # One thread: with two on busy cores each step waits for the one that lost its core.
+    return Load(path or str(demo_model_path()), settings, 1, servers)
 
 
 def text_of(events: Answer) -> str:
@@ -277,7 +278,7 @@ def test_quantized_cache_and_window_settings(own: EngineClient) -> None:
 
 def test_dry_run_equals_the_load(own: EngineClient) -> None:
     """The dry run's cache and compute figures are the real load's, and it needs no load."""
-    dry = own.dry_run(DryRun(str(demo_model_path()), SETTINGS, 2))
+    dry = own.dry_run(DryRun(str(demo_model_path()), SETTINGS, 1))
     real = loaded_by(own, load())
     for kind in ("kv_cache", "compute"):
         expected = sum(b.size for b in real.buffers if b.kind == kind)
@@ -369,7 +370,7 @@ def test_layers_on_the_standin_gpu(own: EngineClient) -> None:
     a real one. The cache follows its layers: 19 of 30 (the 20th is the output layer)."""
     settings = Settings(n_ctx=512, n_gpu_layers=20, use_extra_bufts=False)
     with standin_gpu() as server:
-        dry = own.dry_run(DryRun(str(demo_model_path()), settings, 2, (server,)))
+        dry = own.dry_run(DryRun(str(demo_model_path()), settings, 1, (server,)))
         loaded = loaded_by(own, load(settings, server))
         answer = list(own.generate(Generate(CAPITAL, GREEDY)))
     remote = {b.kind: b.size for b in loaded.buffers if b.device.startswith("RPC")}
