@@ -165,19 +165,19 @@ def test_a_file_of_the_gguf_packages_writer(tmp_path: Path) -> None:
 
 
 def test_a_large_vocabulary_is_stepped_over_quickly(tmp_path: Path) -> None:
-    """262k tokens, as Gemma 3 has. Takes about 25 ms; the limit leaves room for a busy machine,
-    and building the strings would still break it several times over."""
+    """262k tokens, as Gemma 3 has: about 25 ms of processor time, which unlike wall time does not
+    depend on what else the machine does."""
     path = write_gguf(tmp_path / "m.gguf", {"t": [f"token{n:x}" for n in range(262_144)]})
 
-    best = min(_seconds_to_read(path) for _ in range(3))
+    best = min(_cpu_seconds_to_read(path) for _ in range(5))
 
     assert best < 0.060
 
 
-def _seconds_to_read(path: Path) -> float:
-    start = time.perf_counter()
+def _cpu_seconds_to_read(path: Path) -> float:
+    start = time.process_time()
     read_header(path)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def test_huge_strings_are_stepped_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,6 +468,6 @@ def test_terabytes_of_zeros_end_soon(tmp_path: Path) -> None:
 
 
 def _seconds_to_refuse(path: Path) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     refusal(path)
-    return time.perf_counter() - start
+    return time.process_time() - start
