@@ -16,7 +16,7 @@ import pytest
 from tests.standin_gpu import rpc_available, standin_gpu
 from tuner.demo import demo_model_path
 from tuner.engine.child import WORKER_COMMAND
-from tuner.engine.client import EngineClient
+from tuner.engine.client import EXTRA_BUFTS_WARNING, EngineClient
 from tuner.engine.protocol import (
     Done,
     DryRun,
@@ -302,6 +302,33 @@ def test_killed_while_answering(own: EngineClient) -> None:
     assert text_of(list(own.generate(Generate(ASK, GREEDY))))
 
 
+# Stands before the real worker and dies as a CPU without AMX does, where asked to repack.
+AMX_DEATH = """
+import json, os, signal, subprocess, sys
+line = sys.stdin.buffer.readline()
+if json.loads(line)["settings"]["use_extra_bufts"]:
+    os.kill(os.getpid(), signal.SIGILL)
+worker = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE)
+while line:
+    worker.stdin.write(line)
+    worker.stdin.flush()
+    line = sys.stdin.buffer.readline()
+worker.stdin.close()
+sys.exit(worker.wait())
+"""
+
+
+def test_missing_instruction_is_survived(tmp_path: Path) -> None:
+    """A load that dies by SIGILL comes up by itself without extra buffers, says so, and
+    answers: the user does nothing."""
+    command = (sys.executable, "-c", AMX_DEATH, *WORKER_COMMAND)
+    with EngineClient(tmp_path / "engine.log", command=command) as client:
+        loaded = loaded_by(client, load(Settings(n_ctx=512)))
+        assert loaded.use_extra_bufts is False
+        assert EXTRA_BUFTS_WARNING in loaded.warnings
+        assert "Paris" in text_of(list(client.generate(Generate(CAPITAL, GREEDY))))
+
+
 def test_interrupt_is_not_for_the_model(own: EngineClient) -> None:
     """Ctrl-C's signal leaves the process and its model alone."""
     loaded_by(own, load())
@@ -329,7 +356,7 @@ def test_nothing_on_the_terminal(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 from tests.test_engine import ASK, GREEDY, load
-from tuner.engine.client import EngineClient
+from tuner.engine.client import EXTRA_BUFTS_WARNING, EngineClient
 from tuner.engine.protocol import Generate
 from tuner.errors import EngineError
 with EngineClient(Path({str(log)!r})) as client:
