@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
+from tuner.launch import LaunchEvent, Ready, Retry, Stage
 from tuner.settings import Settings
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What the launch is doing now; `fraction` 0.0 to 1.0 where it is known."""
-
-    text: str
-    fraction: float | None = None
-
-
-@dataclass(frozen=True)
-class Retry:
-    """A way of loading failed, the next one is tried."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The model answers now. The last event of a launch."""
-
-    running: Running
+__all__ = ["Launcher", "LoadedModel", "Ready", "Retry", "Running", "Stage"]
 
 
 class LoadedModel(Protocol):
@@ -71,7 +52,7 @@ class Running(Protocol):
     def count_tokens(self, messages: Sequence[Message]) -> int: ...
     def stop(self) -> None: ...
     def close(self) -> None: ...
-    def reload(self) -> Iterator[Stage | Retry | Ready]: ...
+    def reload(self) -> Iterator[LaunchEvent]: ...
 
 
 class Launcher(Protocol):
@@ -79,5 +60,5 @@ class Launcher(Protocol):
 
     @property
     def path(self) -> Path: ...
-    def start(self) -> Iterator[Stage | Retry | Ready]: ...
+    def start(self) -> Iterator[LaunchEvent]: ...
     def cancel(self) -> None: ...

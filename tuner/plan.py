@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from tuner.footprint import Footprint
 from tuner.machine import Machine
 from tuner.model import Model
-from tuner.settings import Settings
+from tuner.settings import ALL_LAYERS, Settings
 
 PREFERENCES = ("balanced", "speed", "context", "quality")
 
@@ -17,6 +17,7 @@ class Wishes:
     """What the user fixed; None leaves it to the solver. Every wish is kept exactly."""
 
     n_ctx: int | None = None  # tokens
+    max_ctx: bool = False  # all that the model was trained for
     type_k: str | None = None
     type_v: str | None = None
     n_gpu_layers: int | None = None
@@ -26,6 +27,15 @@ class Wishes:
     flash_attn: str | None = None
     use_extra_bufts: bool = True  # False once this machine died of them
     prefer: str = "balanced"
+
+    def for_model(self, model: Model) -> Wishes:
+        """The same wishes with "max" and "all" in numbers."""
+        n_ctx = model.n_ctx_train if self.max_ctx else self.n_ctx
+        layers = self.n_gpu_layers
+        if layers is not None:
+            most = model.n_layer_all + 1
+            layers = most if layers == ALL_LAYERS else min(layers, most)
+        return replace(self, n_ctx=n_ctx, max_ctx=False, n_gpu_layers=layers)
 
     @property
     def complete(self) -> bool:
@@ -80,4 +90,4 @@ class Plan:
     fallbacks: tuple[Candidate, ...] = ()  # each takes less memory of the GPUs than the one before
     one_more_gib: Candidate | None = None  # the choice if every GPU had 1 GiB more
     reasons: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()

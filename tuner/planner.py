@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tuner import constraints
 from tuner.cache_types import CACHE_TYPES
+from tuner.errors import UsageError
 from tuner.machine import GIB, Device, Machine
 from tuner.model import Model
 from tuner.objective import DEFAULT_CLASS, FLOOR
@@ -20,14 +22,33 @@ LADDER = (0.94, 0.86, 0.72, 0.50)
 
 
 def make_plan(
-    model: Model, machine: Machine, wishes: Wishes, calibration: Calibration | None = None
+    model: Model,
+    machine: Machine,
+    wishes: Wishes,
+    calibration: Calibration | None = None,
+    margins: Sequence[int] = (),
 ) -> Plan:
-    """The whole answer. `chosen.fits` is False where nothing that keeps the wishes fits; then
+    """The whole answer. `margins` are bytes per device that the engine was seen to need beyond
+    what is computed. `chosen.fits` is False where nothing that keeps the wishes fits; then
     `chosen` is what misses by the fewest bytes and `alternatives` are the nearest that do fit.
 
     Raises UsageError where a wish is one that the engine would refuse.
     """
+    wishes = wishes.for_model(model)
     solver = Solver(model, machine, calibration)
+    if not any(solver.pairs(wishes)):
+        trial = Settings(
+            FLOOR,
+            wishes.type_k or "f16",
+            wishes.type_v or "f16",
+            flash_attn=wishes.flash_attn or "on",
+        )
+        raise UsageError(
+            constraints.refusal(model, trial, machine) or "the engine refuses these cache types."
+        )
+    if margins:
+        budgets = (b - m for b, m in zip(solver.budgets, margins, strict=True))
+        solver = solver.within(tuple(budgets))
     warnings = [*machine.warnings]
     if wishes.complete:
         chosen: Candidate | None = solver.calculate(wishes)
@@ -276,15 +297,15 @@ def _context_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | 
 def _fixed(settings: Settings) -> Wishes:
     """Wishes that leave nothing open but the split."""
     return Wishes(
-        settings.n_ctx,
-        settings.type_k,
-        settings.type_v,
-        settings.n_gpu_layers,
-        settings.n_cpu_moe,
-        settings.n_ubatch,
-        settings.tensor_split or None,
-        settings.flash_attn,
-        settings.use_extra_bufts,
+        n_ctx=settings.n_ctx,
+        type_k=settings.type_k,
+        type_v=settings.type_v,
+        n_gpu_layers=settings.n_gpu_layers,
+        n_cpu_moe=settings.n_cpu_moe,
+        n_ubatch=settings.n_ubatch,
+        tensor_split=settings.tensor_split or None,
+        flash_attn=settings.flash_attn,
+        use_extra_bufts=settings.use_extra_bufts,
     )
 
 

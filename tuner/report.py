@@ -74,8 +74,8 @@ def text(
     if plan.alternatives:
         title = "Also possible" if plan.chosen.fits else "What would fit"
         lines += ["", style.head(title), *_table(plan, width)]
-    if plan.one_more_gib:
-        gain = _difference(plan, plan.chosen, plan.one_more_gib)
+    gain = plan.one_more_gib and _difference(plan, plan.chosen, plan.one_more_gib)
+    if gain:
         lines += ["", *_wrap(f"With 1 GiB more: {gain}.", width, "")]
     for warning in plan.warnings:
         lines += ["", *_wrap(warning, width, "! ", lambda s: style(s, "33"))]
@@ -233,7 +233,7 @@ def _difference(plan: Plan, a: Candidate, b: Candidate) -> str:
         parts.append(f"n_ubatch {sb.n_ubatch}")
     if abs(b.speed.decode_tps / a.speed.decode_tps - 1) > 0.01:
         parts.append(f"{tps_text(b.speed.decode_tps)} tokens/s")
-    return ", ".join(parts) or "another split between the GPUs"
+    return ", ".join(parts)
 
 
 def overview(rows: Sequence[tuple[str, Plan | KvchatError]], *, color: bool = False) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import copy
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tuner import constraints, splits
 from tuner.cache_types import CACHE_TYPES
@@ -28,7 +29,15 @@ CHOSEN_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 UBATCHES = (512, 256, 128)
 CONTEXT_STEP = 256  # llama.cpp pads n_ctx to this (llama-context.cpp)
 
-Recipe = tuple[float, str, str, int]  # price, type_k, type_v, n_ubatch
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What can be chosen without regard to the placement, and its log price."""
+
+    price: float
+    type_k: str
+    type_v: str
+    n_ubatch: int
 
 
 class Solver:
@@ -50,6 +59,8 @@ class Solver:
         self.budgets = tuple(d.budget for d in machine.devices)
         self.n_items = model.n_layer_all + 1
         self.cuda = any(g.backend == "CUDA" for g in machine.gpus)
+        self._seen: dict[Settings, Footprint] = {}
+        self._ranked: dict[tuple[int, int], float] = {}
 
     def within(self, budgets: tuple[int, ...]) -> Solver:
         """The same solver under other budgets (bytes per device, the host last)."""
@@ -62,28 +73,36 @@ class Solver:
     def best(self, wishes: Wishes) -> Candidate | None:
         """The best plan that fits and keeps every wish, or None."""
         objective = self.objective(wishes)
-        recipes = {whole: self._recipes(wishes, objective, whole) for whole in (True, False)}
         contexts = self.contexts(wishes)
+        recipes = {whole: self._recipes(wishes, objective, whole) for whole in (True, False)}
+        if not recipes[False]:
+            return None
+        thrifty = self._settings(wishes, contexts[0], min(recipes[False], key=_thrift))
+        # Per n_gpu_layers, the n_cpu_moe up to which the GPU is known to be too small.
+        too_small = [-1] * (self.n_items + 1)
         best: Candidate | None = None
         best_key: tuple[float, ...] = ()
-        for seconds, n_gpu_layers, n_cpu_moe in self._placements(wishes):
+        for seconds, k, m in self._placements(wishes):
             reach = objective.context_best - math.log(seconds)
             if best and reach <= best.score:
                 break
-            whole = self._whole(n_gpu_layers, n_cpu_moe)
-            if not self._any_fits(n_gpu_layers, n_cpu_moe, recipes[whole], contexts, wishes):
+            if m <= too_small[k]:
                 continue
-            for price, type_k, type_v, n_ubatch in recipes[whole]:
-                if best and reach - price <= best.score:
+            if self._hopeless(replace(thrifty, n_gpu_layers=k, n_cpu_moe=m), wishes):
+                if len(self.machine.gpus) == 1 and self._gpu_over(k, m, thrifty):
+                    too_small[k:] = [max(m, known) for known in too_small[k:]]
+                continue
+            for recipe in recipes[self._whole(k, m)]:
+                if best and reach - recipe.price <= best.score:
                     break
-                base = Settings(
-                    contexts[0], type_k, type_v, n_gpu_layers, n_cpu_moe, n_ubatch,
-                    flash_attn=wishes.flash_attn or "on", use_extra_bufts=wishes.use_extra_bufts,
-                )  # fmt: skip
+                base = self._settings(wishes, contexts[0], recipe)
+                base = replace(base, n_gpu_layers=k, n_cpu_moe=m)
                 for split in self._splits(base, wishes):
                     found = self._longest(replace(base, tensor_split=split), contexts)
                     if found is None:
                         continue
+                    if wishes.tensor_split is None:
+                        found = self._balanced(found, contexts)
                     candidate = self.weigh(found, objective)
                     key = _order(candidate)
                     if best is None or key > best_key:
@@ -92,7 +111,7 @@ class Solver:
 
     def weigh(self, settings: Settings, objective: Objective) -> Candidate:
         """Footprint, speed, quality and score of any settings, whether they fit or not."""
-        footprint = self.estimator.footprint(settings)
+        footprint = self.footprint(settings)
         offload = self.offload(settings)
         slow = self._slow(settings)
         speed = self.speed.predict(settings, offload, slow_pair=slow)
@@ -108,25 +127,30 @@ class Solver:
 
     def calculate(self, wishes: Wishes) -> Candidate:
         """The footprint of wishes that leave nothing to decide, whether it fits or not."""
-        n_gpu_layers = min(wishes.n_gpu_layers or 0, self.n_items)
-        base = Settings(
-            wishes.n_ctx or self.contexts(wishes)[0],
-            wishes.type_k or "f16",
-            wishes.type_v or "f16",
-            n_gpu_layers,
-            wishes.n_cpu_moe or 0,
-            wishes.n_ubatch or UBATCHES[0],
-            flash_attn=wishes.flash_attn or "on",
-            use_extra_bufts=wishes.use_extra_bufts,
+        n_ctx = wishes.n_ctx or self.contexts(wishes)[0]
+        recipe = Recipe(
+            0.0, wishes.type_k or "f16", wishes.type_v or "f16", wishes.n_ubatch or UBATCHES[0]
         )
-        split = next(iter(self._splits(base, wishes)))
+        base = replace(
+            self._settings(wishes, n_ctx, recipe),
+            n_gpu_layers=wishes.n_gpu_layers or 0,
+            n_cpu_moe=wishes.n_cpu_moe or 0,
+        )
+        split = self._splits(base, wishes)[0]
         return self.weigh(replace(base, tensor_split=split), self.objective(wishes))
+
+    def footprint(self, settings: Settings) -> Footprint:
+        """The estimator's answer, asked once for each settings."""
+        found = self._seen.get(settings)
+        if found is None:
+            found = self._seen[settings] = self.estimator.footprint(settings)
+        return found
 
     def fits(self, footprint: Footprint) -> bool:
         return all(u.total <= b for u, b in zip(footprint.uses, self.budgets, strict=True))
 
     def objective(self, wishes: Wishes) -> Objective:
-        return Objective.of(wishes.prefer, wishes.n_ctx, self.model.n_ctx_train)
+        return Objective.of(wishes.prefer, wishes.n_ctx, self.model.n_ctx_train or FLOOR)
 
     def offload(self, settings: Settings) -> Offload:
         """The settings as the speed model sees them."""
@@ -140,7 +164,7 @@ class Solver:
         """Contexts allowed, ascending: the exact wish, or all steps from the floor up."""
         if wishes.n_ctx is not None:
             return [wishes.n_ctx]
-        top = self.model.n_ctx_train
+        top = self.model.n_ctx_train or FLOOR  # some files do not say
         floor = min(FLOOR, top)
         steps = list(range(-(-floor // CONTEXT_STEP) * CONTEXT_STEP, top + 1, CONTEXT_STEP))
         return sorted({floor, top, *steps})
@@ -165,13 +189,13 @@ class Solver:
         for type_k, type_v in self.pairs(wishes):
             slow = self.cuda and slow_on_cuda(type_k, type_v)
             price = objective.cache(type_k, type_v, whole=whole, slow=slow)
-            found += [(price + objective.ubatch(u), type_k, type_v, u) for u in ubatches]
-        return sorted(found, key=lambda r: (r[0], -r[3], r[1], r[2]))
+            found += [Recipe(price + objective.ubatch(u), type_k, type_v, u) for u in ubatches]
+        return sorted(found, key=lambda r: (r.price, -r.n_ubatch, r.type_k, r.type_v))
 
     def _placements(self, wishes: Wishes) -> list[tuple[float, int, int]]:
         """(seconds per token at best, n_gpu_layers, n_cpu_moe), the fastest first."""
         if wishes.n_gpu_layers is not None:
-            layers = [min(wishes.n_gpu_layers, self.n_items)]
+            layers = [wishes.n_gpu_layers]
         else:
             layers = list(range(self.n_items + 1)) if self.machine.gpus else [0]
         found = []
@@ -193,29 +217,37 @@ class Solver:
 
     def _best_seconds(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
         """Seconds per token with every offloaded layer on the fastest GPU: a lower bound."""
-        gpus = self.machine.gpus
-        fastest = max(range(len(gpus)), key=lambda g: gpus[g].bandwidth, default=0)
-        counts = tuple(n_gpu_layers if g == fastest else 0 for g in range(len(gpus)))
-        return self.speed.decode_seconds(Offload(n_gpu_layers, n_cpu_moe, counts))
+        seconds = self._ranked.get((n_gpu_layers, n_cpu_moe))
+        if seconds is None:
+            gpus = self.machine.gpus
+            fastest = max(range(len(gpus)), key=lambda g: gpus[g].bandwidth, default=0)
+            counts = tuple(n_gpu_layers if g == fastest else 0 for g in range(len(gpus)))
+            seconds = self.speed.decode_seconds(Offload(n_gpu_layers, n_cpu_moe, counts))
+            self._ranked[n_gpu_layers, n_cpu_moe] = seconds
+        return seconds
+
+    def _settings(self, wishes: Wishes, n_ctx: int, recipe: Recipe) -> Settings:
+        """A recipe at a context, nothing offloaded yet."""
+        return Settings(
+            n_ctx=n_ctx,
+            type_k=recipe.type_k,
+            type_v=recipe.type_v,
+            n_ubatch=recipe.n_ubatch,
+            flash_attn=wishes.flash_attn or "on",
+            use_extra_bufts=wishes.use_extra_bufts,
+        )
 
     # ------------------------------------------------------------ fitting
 
-    def _any_fits(
-        self, n_gpu_layers: int, n_cpu_moe: int, recipes: list[Recipe], contexts: list[int],
-        wishes: Wishes,
-    ) -> bool:  # fmt: skip
-        """Whether the thriftiest recipe at the shortest context fits this placement."""
-        if not recipes:
-            return False
-        _, type_k, type_v, n_ubatch = min(
-            recipes, key=lambda r: (CACHE_TYPES[r[1]].bits + CACHE_TYPES[r[2]].bits, r[3])
-        )
-        trial = Settings(
-            contexts[0], type_k, type_v, n_gpu_layers, n_cpu_moe, n_ubatch,
-            flash_attn=wishes.flash_attn or "on", use_extra_bufts=wishes.use_extra_bufts,
-        )  # fmt: skip
-        return any(
-            self.fits(self.estimator.footprint(replace(trial, tensor_split=split)))
+    def _gpu_over(self, k: int, m: int, thrifty: Settings) -> bool:
+        """Whether it is the one GPU that is too small, not the host."""
+        trial = replace(thrifty, n_gpu_layers=k, n_cpu_moe=m)
+        return self.footprint(trial).uses[0].total > self.budgets[0]
+
+    def _hopeless(self, trial: Settings, wishes: Wishes) -> bool:
+        """Whether even the thriftiest settings of a placement do not fit."""
+        return not any(
+            self.fits(self.footprint(replace(trial, tensor_split=split)))
             for split in self._splits(trial, wishes)
         )
 
@@ -230,33 +262,66 @@ class Solver:
 
         def fits_on(counts: splits.Counts, g: int) -> bool:
             trial = replace(settings, tensor_split=tuple(map(float, counts)))
-            return self.estimator.footprint(trial).uses[g].total <= self.budgets[g]
+            return self.footprint(trial).uses[g].total <= self.budgets[g]
 
         if total == 0:
             return [(1.0, *[0.0] * (len(gpus) - 1))]
         return [tuple(map(float, c)) for c in splits.candidates(total, gpus, fits_on)]
 
     def _longest(self, settings: Settings, contexts: list[int]) -> Settings | None:
-        """The settings with the longest context that fits, or None."""
+        """The settings with the longest context that fits, or None.
 
-        def at(i: int) -> Settings:
-            return replace(settings, n_ctx=contexts[i])
-
-        def ok(i: int) -> bool:
-            return self.fits(self.estimator.footprint(at(i)))
-
+        Memory grows with the context along straight pieces, so the next guess is where a line
+        through the ends of the bracket meets the budget; a guess that fits is followed by its
+        neighbour, which closes the bracket when it does not.
+        """
         low, high = 0, len(contexts) - 1
-        if ok(high):
-            return at(high)
-        if not ok(low):
+        top = self._uses(settings, contexts[high])
+        if self._within(top):
+            return replace(settings, n_ctx=contexts[high])
+        bottom = self._uses(settings, contexts[low])
+        if not self._within(bottom):
             return None
+        nudge = False
         while high - low > 1:
-            middle = (low + high) // 2
-            if ok(middle):
-                low = middle
+            share = min(
+                (budget - a) / (b - a)
+                for a, b, budget in zip(bottom, top, self.budgets, strict=True)
+                if b > budget
+            )
+            reach = contexts[low] + share * (contexts[high] - contexts[low])
+            guess = low + 1 if nudge else bisect_right(contexts, reach) - 1
+            guess = min(max(guess, low + 1), high - 1)
+            uses = self._uses(settings, contexts[guess])
+            if self._within(uses):
+                low, bottom, nudge = guess, uses, not nudge
             else:
-                high = middle
-        return at(low)
+                high, top, nudge = guess, uses, False
+        return replace(settings, n_ctx=contexts[low])
+
+    def _balanced(self, settings: Settings, contexts: list[int]) -> Settings:
+        """Moves layers between neighbouring GPUs as long as that makes room for more context."""
+        split = settings.tensor_split
+        moves = [(a, a + d) for a in range(len(split)) for d in (-1, 1) if 0 <= a + d < len(split)]
+        moved = settings.n_ctx < contexts[-1]
+        while moved:
+            moved = False
+            for source, target in moves:
+                counts = list(settings.tensor_split)
+                if counts[source] < 1:
+                    continue
+                counts[source] -= 1
+                counts[target] += 1
+                trial = self._longest(replace(settings, tensor_split=tuple(counts)), contexts)
+                if trial and trial.n_ctx > settings.n_ctx:
+                    settings, moved = trial, True
+        return settings
+
+    def _uses(self, settings: Settings, n_ctx: int) -> list[int]:
+        return [u.total for u in self.footprint(replace(settings, n_ctx=n_ctx)).uses]
+
+    def _within(self, uses: list[int]) -> bool:
+        return all(u <= b for u, b in zip(uses, self.budgets, strict=True))
 
     def _whole(self, n_gpu_layers: int, n_cpu_moe: int) -> bool:
         """The whole model is on the GPUs."""
@@ -265,6 +330,11 @@ class Solver:
     def _slow(self, settings: Settings) -> bool:
         on_cuda = self.cuda and settings.n_gpu_layers > 0
         return on_cuda and slow_on_cuda(settings.type_k, settings.type_v)
+
+
+def _thrift(recipe: Recipe) -> tuple[float, int]:
+    bits = CACHE_TYPES[recipe.type_k].bits + CACHE_TYPES[recipe.type_v].bits
+    return bits, recipe.n_ubatch
 
 
 def _order(c: Candidate) -> tuple[float, ...]:

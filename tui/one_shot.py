@@ -1,0 +1,66 @@
+"""`kvchat MODEL -p TEXT`: one answer on stdout, for pipes and scripts."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from tuner.engine.protocol import Message, Sampling, Text
+from tuner.errors import EngineCancelled, ExitCode
+from tuner.launch import Launcher, Ready, Retry, Stage
+from tuner.situation import Request
+
+
+def answer(request: Request, prompt: str, system: str | None, sampling: Sampling) -> int:
+    """Streams the answer; progress and warnings go to stderr, progress only on a terminal.
+
+    Raises KvchatError as a launch does.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    launcher = Launcher(request)
+    status = _Status()
+    try:
+        running = None
+        for event in launcher.start():
+            match event:
+                case Stage(text, fraction):
+                    status.show(text if fraction is None else f"{text} {fraction:.0%}")
+                case Retry(reason):
+                    status.say(reason)
+                case Ready():
+                    running = event.running
+        assert running is not None
+        for warning in running.warnings:
+            status.say(warning)
+        status.show("")
+        messages = [Message("system", system)] if system else []
+        messages.append(Message("user", prompt))
+        for piece in running.generate(messages, sampling):
+            if isinstance(piece, Text):
+                sys.stdout.write(piece.text)
+                sys.stdout.flush()
+        sys.stdout.write("\n")
+    except EngineCancelled:
+        return ExitCode.INTERRUPTED
+    finally:
+        status.show("")
+        launcher.client.close()
+    return ExitCode.OK
+
+
+class _Status:
+    """One line on stderr that is rewritten in place; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        if self._live and (text or self._shown):
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+            self._shown = bool(text)
+
+    def say(self, text: str) -> None:
+        self.show("")
+        print(f"kvchat: {text}", file=sys.stderr)

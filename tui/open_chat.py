@@ -1,0 +1,32 @@
+"""Opens the chat on the terminal and turns how it ended into an exit status."""
+
+from __future__ import annotations
+
+import sys
+
+from tui.app import KvchatApp
+from tui.conversations import Conversations
+from tuner.engine.protocol import Sampling
+from tuner.errors import ExitCode
+from tuner.launch import Launcher
+from tuner.situation import Request
+
+
+def open_chat(request: Request, sampling: Sampling, system: str | None, resume: str | None) -> int:
+    """Runs the app until the user leaves. A launch that failed is said again on stderr."""
+    launcher = Launcher(request)
+    try:
+        app = KvchatApp(
+            launcher=launcher,
+            store=Conversations.open(None),
+            sampling=sampling,
+            system_prompt=system,
+            resume=resume,
+        )
+        app.run()
+    finally:
+        launcher.client.close()
+    if app.error is not None:
+        print(f"kvchat: {app.error}", file=sys.stderr)
+        return app.error.exit_code
+    return app.return_code or ExitCode.OK

@@ -1,0 +1,186 @@
+"""The command line of `kvchat`: flags, their help, and what they mean as wishes."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
+
+from tuner.cache_types import CACHE_TYPES
+from tuner.engine.protocol import Sampling
+from tuner.errors import UsageError
+from tuner.plan import PREFERENCES, Wishes
+from tuner.settings import ALL_LAYERS
+from tuner.units import parse_size, parse_tokens
+
+MAX_CONTEXT = "max"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as one sentence instead of a usage dump."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (kvchat --help lists what there is).")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = _Parser(
+        prog="kvchat",
+        description="Chat with a local GGUF model, loaded the best way that this machine's "
+        "memory allows right now.",
+        epilog="Exit status: 0 done, 2 wrong usage, 3 the file cannot be used, 4 nothing fits, "
+        "5 the engine failed, 130 interrupted.",
+        allow_abbrev=False,
+    )
+    p.add_argument("models", nargs="*", metavar="MODEL", help="a .gguf file (several: --explain)")
+    p.add_argument("--demo", action="store_true", help="use the embedded demo model")
+    p.add_argument("--version", action="version", version=f"kvchat {_version()}")
+
+    g = p.add_argument_group("what to do instead of opening the chat")
+    g.add_argument("-p", "--prompt", metavar="TEXT", help="answer TEXT on stdout and end")
+    g.add_argument("--explain", action="store_true", help="print the fit report and end")
+    g.add_argument("--json", action="store_true", help="with --explain: one JSON object per file")
+    g.add_argument(
+        "--verify", action="store_true", help="with --explain: let the engine confirm the memory"
+    )
+    g.add_argument("--profiles", action="store_true", help="list the saved profiles")
+    g.add_argument("--forget", metavar="MODEL", help="remove the profile of a model (name or file)")
+
+    g = p.add_argument_group("wishes, each kept exactly; the rest is solved around them")
+    g.add_argument("--ctx", metavar="N", help="context in tokens: 16384, 32k or max")
+    g.add_argument("--kv", metavar="TYPE", help="type of both K and V cache")
+    g.add_argument("--type-k", metavar="TYPE", help=f"K cache: {', '.join(CACHE_TYPES)}")
+    g.add_argument("--type-v", metavar="TYPE", help="V cache, likewise")
+    g.add_argument("--gpu-layers", metavar="N", help="layers on the GPU (99 or all: every one)")
+    g.add_argument("--n-cpu-moe", metavar="N", help="layers whose experts stay in RAM")
+    g.add_argument("--ubatch", metavar="N", help="tokens per compute batch (n_ubatch)")
+    g.add_argument("--tensor-split", metavar="A,B", help="shares of the layers per GPU, like 3,1")
+    g.add_argument("--flash-attn", metavar="on|off|auto", help="flash attention (on)")
+    g.add_argument("--reserve", metavar="SIZE", help="bytes kept free on each GPU (512MiB)")
+    g.add_argument("--prefer", metavar="|".join(PREFERENCES), help="what matters most (balanced)")
+
+    g = p.add_argument_group("the machine, stated instead of measured")
+    g.add_argument(
+        "--vram", metavar="SIZE", action="append", help="plan for GPUs like 24GiB or 24GiB,12GiB"
+    )
+    g.add_argument("--ram", metavar="SIZE", help="plan for this much RAM")
+    g.add_argument(
+        "--rpc", metavar="HOST:PORT", action="append", default=[], help="also use an RPC server"
+    )
+    g.add_argument("--threads", metavar="N", help="CPU threads (physical cores)")
+    g.add_argument("--no-profile", action="store_true", help="neither read nor write profiles")
+
+    g = p.add_argument_group("the conversation")
+    g.add_argument(
+        "--resume", metavar="ID", nargs="?", const="latest", help="go on with a saved conversation"
+    )
+    g.add_argument("--system", metavar="TEXT", help="system prompt")
+    g.add_argument("--temperature", metavar="X", help="0 is deterministic (0.7)")
+    g.add_argument("--top-p", metavar="X", help="(0.95)")
+    g.add_argument("--top-k", metavar="N", help="0: off (40)")
+    g.add_argument("--min-p", metavar="X", help="(0.05)")
+    g.add_argument("--seed", metavar="N", help="makes sampling repeatable")
+    g.add_argument("--max-tokens", metavar="N", help="longest answer")
+    return p
+
+
+def wishes(args: argparse.Namespace) -> Wishes:
+    """The wishes that the flags state. Raises UsageError for a value that makes no sense."""
+    if args.kv and (args.type_k or args.type_v):
+        raise UsageError("--kv sets both cache types; use it or --type-k and --type-v.")
+    max_ctx = args.ctx == MAX_CONTEXT
+    n_ctx = None if max_ctx or args.ctx is None else parse_tokens(args.ctx)
+    if n_ctx is not None and n_ctx < 1:
+        raise UsageError("--ctx must be at least 1 token; write one like 16384, 32k or max.")
+    n_gpu_layers = None
+    if args.gpu_layers is not None:
+        everything = args.gpu_layers == "all"
+        n_gpu_layers = ALL_LAYERS if everything else whole("--gpu-layers", args.gpu_layers, 0)
+    return Wishes(
+        n_ctx=n_ctx,
+        max_ctx=max_ctx,
+        type_k=_cache_type("--type-k", args.type_k or args.kv),
+        type_v=_cache_type("--type-v", args.type_v or args.kv),
+        n_gpu_layers=n_gpu_layers,
+        n_cpu_moe=None if args.n_cpu_moe is None else whole("--n-cpu-moe", args.n_cpu_moe, 0),
+        n_ubatch=None if args.ubatch is None else whole("--ubatch", args.ubatch, 1),
+        tensor_split=_split(args.tensor_split),
+        flash_attn=_one_of("--flash-attn", args.flash_attn, ("on", "off", "auto")),
+        prefer=_one_of("--prefer", args.prefer, PREFERENCES) or "balanced",
+    )
+
+
+def sampling(args: argparse.Namespace) -> Sampling:
+    """The sampling that the flags state, llama.cpp's usual values otherwise. Raises UsageError."""
+    usual = Sampling()
+
+    def real(flag: str, text: str | None, default: float, least: float, most: float) -> float:
+        return default if text is None else number(flag, text, least, most)
+
+    def count(flag: str, text: str | None, default: int | None, least: int) -> int | None:
+        return default if text is None else whole(flag, text, least)
+
+    return Sampling(
+        temperature=real("--temperature", args.temperature, usual.temperature, 0, 100),
+        top_p=real("--top-p", args.top_p, usual.top_p, 0, 1),
+        top_k=count("--top-k", args.top_k, usual.top_k, 0) or 0,
+        min_p=real("--min-p", args.min_p, usual.min_p, 0, 1),
+        seed=count("--seed", args.seed, None, 0),
+        max_tokens=count("--max-tokens", args.max_tokens, None, 1),
+    )
+
+
+def sizes(values: list[str] | None) -> list[int]:
+    """Bytes of `--vram`, given several times or with commas. Raises UsageError."""
+    return [parse_size(part) for value in values or [] for part in value.split(",")]
+
+
+def whole(flag: str, text: str, least: int) -> int:
+    """A whole number of at least `least`. Raises UsageError."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise UsageError(f"{flag} must be a whole number of at least {least}, not '{text}'.")
+    return number
+
+
+def number(flag: str, text: str, least: float, most: float) -> float:
+    """A number within bounds. Raises UsageError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise UsageError(f"{flag} must be a number from {least:g} to {most:g}, not '{text}'.")
+    return value
+
+
+def _cache_type(flag: str, name: str | None) -> str | None:
+    if name is not None and name not in CACHE_TYPES:
+        known = ", ".join(CACHE_TYPES)
+        raise UsageError(f"'{name}' is not a cache type; {flag} takes one of {known}.")
+    return name
+
+
+def _one_of(flag: str, value: str | None, choices: tuple[str, ...]) -> str | None:
+    if value is not None and value not in choices:
+        raise UsageError(f"{flag} takes one of {', '.join(choices)}, not '{value}'.")
+    return value
+
+
+def _split(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    shares = tuple(number("--tensor-split", part, 0, 1e6) for part in text.split(","))
+    if not any(shares):
+        raise UsageError("--tensor-split needs a share above 0, like 3,1.")
+    return shares
+
+
+def _version() -> str:
+    try:
+        return version("kvchat")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "(not installed)"

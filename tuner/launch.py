@@ -1,0 +1,243 @@
+"""From a path to a running model: read, measure, plan, verify, load, remember.
+
+Everything here blocks and belongs in a thread; what happens is told as events.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tuner import report
+from tuner.devices import gpu_used_bytes
+from tuner.engine.client import EngineClient
+from tuner.engine.protocol import (
+    Done,
+    Generate,
+    Load,
+    Loaded,
+    Message,
+    Progress,
+    PromptProgress,
+    Sampling,
+    Text,
+)
+from tuner.errors import EngineCancelled, EngineError, NoFitError
+from tuner.model import Model
+from tuner.plan import Candidate, Plan
+from tuner.report import Actual
+from tuner.settings import Settings
+from tuner.situation import Request, Situation
+from tuner.units import size_text
+
+MEASURED_TOKENS = 16  # an answer shorter than this says nothing about speed
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the launch is doing now; `fraction` 0.0 to 1.0 where it is known."""
+
+    text: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A way of loading failed, the next one is tried."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model answers now. The last event of a launch."""
+
+    running: Running
+
+
+LaunchEvent = Stage | Retry | Ready
+
+
+class Launcher:
+    """Plans and loads one model file. `start` may be called again after a failure or a death."""
+
+    def __init__(self, request: Request, client: EngineClient | None = None) -> None:
+        self.request = request
+        self.client = client or EngineClient()
+        self._cancelled = threading.Event()
+
+    @property
+    def path(self) -> Path:
+        return self.request.path
+
+    def start(self) -> Iterator[LaunchEvent]:
+        """Events up to `Ready`. Raises KvchatError; EngineCancelled after `cancel`."""
+        self._cancelled.clear()
+        yield Stage("reading the header and measuring memory")
+        situation = Situation.of(self.request)
+        self._check()
+        yield Stage("planning")
+        plan = situation.plan()
+        if not plan.chosen.fits:
+            raise NoFitError(no_fit_text(plan))
+        self._check()
+        yield Stage("checking the plan with the engine")
+        plan = situation.verify(plan, self.client)
+        if not plan.chosen.fits:
+            raise NoFitError(no_fit_text(plan))
+        yield from self._descend(situation, plan)
+
+    def cancel(self) -> None:
+        """Ends a launch as soon as possible, from any thread."""
+        self._cancelled.set()
+        self.client.stop()
+
+    def _check(self) -> None:
+        if self._cancelled.is_set():
+            raise EngineCancelled("the launch was cancelled")
+
+    def _descend(self, situation: Situation, plan: Plan) -> Iterator[LaunchEvent]:
+        """Loads the choice; where memory runs out all the same, the next rung of the ladder."""
+        rungs = (plan.chosen, *plan.fallbacks)
+        for i, rung in enumerate(rungs):
+            before = gpu_used_bytes(situation.machine)
+            try:
+                loaded = yield from self._load(rung.settings, situation.threads)
+            except EngineError as error:
+                if error.kind != "out_of_memory" or i + 1 == len(rungs):
+                    raise
+                yield Retry(f"Out of memory; trying {less_text(rung, rungs[i + 1])}.")
+                continue
+            reached = replace(plan, chosen=rung, fallbacks=rungs[i + 1 :])
+            actual = situation.learn(reached, loaded, before)
+            yield Ready(Running(self, situation, reached, loaded, actual))
+            return
+
+    def _load(self, settings: Settings, threads: int) -> Generator[LaunchEvent, None, Loaded]:
+        self._check()
+        request = Load(str(self.path), settings, threads, self.request.rpc_servers)
+        for event in self.client.load(request):
+            match event:
+                case Progress(fraction):
+                    yield Stage("loading the model", fraction)
+                case Loaded():
+                    return event
+        raise EngineError("load_failed", "the engine ended a load without a word")
+
+
+class Running:
+    """A loaded model, ready to answer. Every method but `stop` blocks and belongs in a thread."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        situation: Situation,
+        plan: Plan,
+        loaded: Loaded,
+        actual: Actual,
+    ) -> None:
+        self.plan, self.actual = plan, actual
+        self.warnings = (*plan.warnings, *loaded.warnings)
+        self._launcher, self._situation = launcher, situation
+        self._client = launcher.client
+        self._settings = replace(plan.chosen.settings, n_ctx=loaded.n_ctx)
+
+    @property
+    def model(self) -> Model:
+        return self.plan.model
+
+    @property
+    def settings(self) -> Settings:
+        """As loaded: `n_ctx` is what the engine made of it."""
+        return self._settings
+
+    @property
+    def log_path(self) -> Path:
+        return self._client.log_path
+
+    def report_text(self, width: int) -> str:
+        """The fit report of this load, predicted against actual."""
+        return report.text(self.plan, width=width, actual=self.actual)
+
+    def status(self) -> str:
+        """The settings in a few words."""
+        s, items = self._settings, self.model.n_layer_all + 1
+        cache = s.type_k if s.type_k == s.type_v else f"{s.type_k}/{s.type_v}"
+        if not self.plan.machine.gpus:
+            return f"CPU · KV {cache}"
+        where = f"{min(s.n_gpu_layers, items)}/{items} layers on GPU"
+        if s.n_cpu_moe:
+            where += f", experts of {s.n_cpu_moe} in RAM"
+        return f"{where} · KV {cache}"
+
+    def vram_used(self) -> tuple[int, int] | None:
+        """Bytes used and total over the GPUs that NVML knows, now; None without one."""
+        used = gpu_used_bytes(self.plan.machine)
+        if not used:
+            return None
+        return sum(used.values()), sum(g.total for g in self.plan.machine.gpus if g.id in used)
+
+    def generate(
+        self, messages: Sequence[Message], sampling: Sampling, continue_last: bool = False
+    ) -> Iterator[PromptProgress | Text | Done]:
+        """Streams an answer; the last item is `Done`. Raises EngineError."""
+        request = Generate(tuple(messages), sampling, continue_last)
+        for event in self._client.generate(request):
+            if isinstance(event, Done):
+                self._note_speed(event)
+            yield event
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of a conversation as the model would be given it. Raises EngineError."""
+        return self._client.count_tokens(messages)
+
+    def stop(self) -> None:
+        """Ends the answer that streams, from any thread."""
+        self._client.stop()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def reload(self) -> Iterator[LaunchEvent]:
+        """Plans and loads again, after the model process died."""
+        return self._launcher.start()
+
+    def _note_speed(self, done: Done) -> None:
+        if done.n_decoded < MEASURED_TOKENS or done.decode_seconds <= 0:
+            return
+        decode = done.n_decoded / done.decode_seconds
+        fresh = done.n_prompt - done.n_reused
+        prompt = self.actual.prompt_tps
+        if fresh >= MEASURED_TOKENS and done.prompt_seconds > 0:
+            prompt = fresh / done.prompt_seconds
+        self.actual = replace(self.actual, decode_tps=decode, prompt_tps=prompt)
+        self._situation.remember_speed(self.plan, self.actual)
+
+
+def no_fit_text(plan: Plan) -> str:
+    """One sentence: what is missing, and the nearest flags that would fit."""
+    text = plan.reasons[-1] if plan.reasons else "Nothing fits."
+    if plan.alternatives:
+        s = plan.alternatives[0].settings
+        text += (
+            f" What would fit: --ctx {s.n_ctx} --type-k {s.type_k} --type-v {s.type_v}"
+            f" --gpu-layers {s.n_gpu_layers}."
+        )
+    return text
+
+
+def less_text(a: Candidate, b: Candidate) -> str:
+    """What the next rung gives up, in a few words."""
+    sa, sb = a.settings, b.settings
+    parts = []
+    if sb.n_gpu_layers != sa.n_gpu_layers:
+        parts.append(f"{sb.n_gpu_layers} layers on the GPU instead of {sa.n_gpu_layers}")
+    if sb.n_cpu_moe != sa.n_cpu_moe:
+        parts.append(f"the experts of {sb.n_cpu_moe} layers in RAM")
+    if sb.n_ctx != sa.n_ctx:
+        parts.append(f"{sb.n_ctx:,} tokens of context instead of {sa.n_ctx:,}")
+    if (sb.type_k, sb.type_v) != (sa.type_k, sa.type_v):
+        parts.append(f"a cache of K {sb.type_k}, V {sb.type_v}")
+    return ", ".join(parts) or f"{size_text(a.footprint.total - b.footprint.total)} less"
