@@ -10,7 +10,6 @@ from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
 from tuner.launch import LaunchEvent, Ready, Retry, Stage
 from tuner.settings import Settings
 
-
 __all__ = ["Launcher", "LoadedModel", "Ready", "Retry", "Running", "Stage"]
 
 

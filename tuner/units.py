@@ -7,7 +7,7 @@ import re
 from tuner.errors import UsageError
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)\s*$", re.IGNORECASE)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def size_text(n_bytes: float) -> str:
@@ -35,7 +35,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.match(text)
     if not match:
         raise UsageError(f"'{text}' is not a size; write one like 24GiB or 512MiB.")
-    return int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
+    return int(float(match[1]) * _FACTORS[match[2].lower()])
 
 
 def parse_tokens(text: str) -> int:
@@ -43,4 +43,4 @@ def parse_tokens(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+)\s*([kKmM]?)\s*", text)
     if not match:
         raise UsageError(f"'{text}' is not a number of tokens; write one like 16384 or 32k.")
-    return int(match[1]) * 1024 ** _POWERS[match[2].lower()]
+    return int(match[1]) * _FACTORS[match[2].lower()]
