@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 import time
@@ -222,6 +224,21 @@ def test_close_while_answering(start: Start) -> None:
         list(stream)
     assert time.monotonic() - began < 2
     assert client.died is None
+
+
+def test_death_while_idle(start: Start) -> None:
+    """A process that died between two questions is told as such by the next one."""
+    client = start()
+    loaded(client)
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    while client.alive:
+        time.sleep(0.01)
+    assert client.died is not None
+    with pytest.raises(EngineError, match="SIGKILL") as caught:
+        list(client.generate(ASK))
+    assert caught.value.kind == "crashed"
+    loaded(client)
 
 
 def test_dry_run(start: Start) -> None:

@@ -152,6 +152,8 @@ class Child:
             code = self._process.returncode
         name = _signal_name(code)
         how = f"by signal {name}" if name else f"with exit status {code}"
+        if name == "SIGKILL":
+            how += ", as the system does when memory runs out"
         return ChildDiedError(how, name, last_words(self._log_path, self._log_start))
 
 

@@ -85,6 +85,9 @@ class EngineClient:
     @property
     def died(self) -> str | None:
         """Why the process ended without being asked, or None."""
+        child = self._child
+        if child is not None and not child.alive and not self._died:
+            return "the engine's process ended while it was idle"
         return self._died
 
     @property
@@ -229,6 +232,8 @@ class EngineClient:
             if loading:
                 self._closed = False
         if not loading:
+            if child is None and self._child is not None:
+                return self._child  # it died while idle: the next read says how
             if child is None:
                 raise EngineError("not_loaded", self._died or "no model is loaded")
             return child

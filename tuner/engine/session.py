@@ -1,10 +1,9 @@
-"""A loaded model and its cache: what it holds, what a new prompt can reuse, how it answers."""
+"""A loaded model and how it answers."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 
 from tuner.engine.abort import AbortFlag
 from tuner.engine.answer import AnswerText
@@ -18,6 +17,7 @@ from tuner.engine.llama import (
     Model,
     Sampler,
 )
+from tuner.engine.prefix_cache import PrefixCache
 from tuner.engine.protocol import (
     Done,
     Event,
@@ -44,16 +44,13 @@ class CancelledError(Exception):
 
 
 class Session:
-    """One loaded model with one conversation in its cache.
-
-    `_cached` always names exactly the tokens whose keys and values are in the cache."""
+    """One loaded model with one conversation in its cache."""
 
     def __init__(self, request: Load, log: LogTap, abort: AbortFlag, emit: Emit):
         """Loads, warms up and emits Progress. Raises LlamaError or CancelledError."""
         self._abort = abort
         self._emit = emit
         self._log = log
-        self._cached: list[int] = []
         self._pieces: dict[int, bytes | None] = {}  # None: this token ends an answer
         started = time.monotonic()
         with log.recording():
@@ -67,6 +64,7 @@ class Session:
             self._template = ChatTemplate(
                 model.chat_template, model.token_text(model.bos), model.token_text(model.eos)
             )
+            self._cache = PrefixCache(self._context, model.n_window, model.keeps_a_state)
             self._chunk = self._prompt_chunk(request)
             self.loaded = Loaded(
                 n_ctx=self._context.n_ctx,
@@ -160,7 +158,7 @@ class Session:
                 f"{self._context.n_ctx:,}: start a new one, or load with a larger context",
             )
         started = time.monotonic()
-        reused = self._reuse(prompt)
+        reused = self._cache.reuse(prompt)
         reason, n_decoded = "stopped", 0
         with self._log.recording():
             complete = self._read_prompt(prompt, reused)
@@ -174,7 +172,7 @@ class Session:
             n_decoded=n_decoded,
             prompt_seconds=read - started,
             decode_seconds=time.monotonic() - read,
-            n_ctx_used=len(self._cached),
+            n_ctx_used=len(self._cache.tokens),
         )
 
     def _tokens(self, text: str) -> list[int]:
@@ -184,26 +182,6 @@ class Session:
         if self._model.adds_bos and bos >= 0 and tokens[:1] != [bos]:
             tokens.insert(0, bos)
         return tokens or [max(0, bos)]
-
-    def _reuse(self, prompt: Sequence[int]) -> int:
-        """Cuts the cache back to what it has in common with the prompt and returns that many
-        tokens. At least the prompt's last token stays to be computed, for its logits."""
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(self._cached, prompt, strict=False))
-        keep = min(sum(1 for _ in same), len(prompt) - 1)
-        if keep == len(self._cached):
-            return keep
-        if keep == 0 or not self._window_reaches(keep) or not self._context.cut(keep):
-            self._forget()
-            return 0
-        del self._cached[keep:]
-        return keep
-
-    def _window_reaches(self, keep: int) -> bool:
-        """Whether a sliding window's cache still holds what the token at position `keep` looks
-        at: it drops positions as it moves on, and seq_rm says nothing about that. The cache is
-        without holes from its first position on (llama-kv-cache.cpp, apply_ubatch)."""
-        window = self._model.n_window
-        return window <= 0 or self._context.first_position <= max(0, keep - window + 1)
 
     def _read_prompt(self, prompt: Sequence[int], start: int) -> bool:
         """False where it was stopped; what is done by then stays in the cache."""
@@ -215,11 +193,11 @@ class Session:
             part = prompt[at : at + self._chunk]
             code = self._context.decode(part)
             if code == DECODE_ABORTED:
-                self._repair()
+                self._cache.repair()
                 return False
             if code != DECODE_OK:
                 raise self._decode_error(code)
-            self._cached.extend(part)
+            self._cache.tokens.extend(part)
             self._emit(PromptProgress(at + len(part) - start, total))
         return not self._abort
 
@@ -254,13 +232,13 @@ class Session:
                     return "stopped", n_decoded
                 if n_decoded == limit:
                     break
-                if len(self._cached) >= self._context.n_ctx:
+                if len(self._cache.tokens) >= self._context.n_ctx:
                     return "context_full", n_decoded
                 code = self._context.decode_one(token)
                 if code == DECODE_OK:
-                    self._cached.append(token)
+                    self._cache.tokens.append(token)
                 elif code == DECODE_ABORTED:
-                    self._repair()
+                    self._cache.repair()
                     return "stopped", n_decoded
                 elif code == DECODE_NO_SLOT:
                     return "context_full", n_decoded
@@ -283,22 +261,9 @@ class Session:
             return None
         return piece
 
-    # ------------------------------------------------------------ the cache after a failure
-
-    def _repair(self) -> None:
-        """Brings the cache back to `_cached` after a decode that was aborted or failed midway.
-        A recurrent state has gone on and cannot go back: all of it is forgotten."""
-        keep = len(self._cached)
-        if self._model.keeps_a_state or keep == 0 or not self._context.cut(keep):
-            self._forget()
-
-    def _forget(self) -> None:
-        self._context.clear()
-        self._cached.clear()
-
     def _decode_error(self, code: int) -> LlamaError:
         if code == DECODE_NO_SLOT:
             return LlamaError("context_full", "the context is full")
-        self._repair()
+        self._cache.repair()
         kind = "out_of_memory" if code == -2 else "decode_failed"
         return self._log.failure(kind, f"the engine failed to compute (code {code})")
