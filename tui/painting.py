@@ -83,7 +83,7 @@ class Painter:
         self._transcript.replace(self.answer)
         if split.moved:
             await self._widget.clear()
-        self._widget.update_message(self.answer, streaming=not final)
+        await self._widget.update_message(self.answer, streaming=not final)
         if split.answer or final:
             await self._widget.feed(split.answer, final)
 

@@ -37,7 +37,7 @@ class ReasoningSplitter:
             begun = text.lstrip()
             tag = next((tag for tag in _OPEN if begun.startswith(tag)), None)
             if tag:
-                self._place, text = "reasoning", begun[len(tag) :].lstrip("\n")
+                self._place, text = "reasoning", begun[len(tag) :]
             elif not final and any(tag.startswith(begun) for tag in _OPEN):
                 self._held = text
                 return Split()
@@ -61,6 +61,8 @@ class ReasoningSplitter:
         answer = text
         if self._place == "after" and not self.answer:
             answer = answer.lstrip("\n")
+        if not self.reasoning and not moved:
+            reasoning = reasoning.lstrip("\n")
         self.reasoning += reasoning
         self.answer += answer
         return Split(reasoning, answer, moved)

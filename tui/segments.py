@@ -17,7 +17,8 @@ LIST_CHARS = 160  # the same between two items of a list, which is costlier to d
 FENCE_LINES = 40  # a fence is continued in the next segment after so many lines,
 FENCE_LINES_MAX = 60  # sooner at a line that starts at the margin, at the latest after so many
 LINE_CHARS = 2000  # a line without an end: a paragraph is continued in the next segment
-_UNDECIDED = 12  # characters of a line that show what it is
+_UNDECIDED = 12  # characters that show what a line is, if it begins with one of the marks
+_MARKS = "`~-*+#0123456789"
 
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)")
 _ITEM = re.compile(r"^ ?(?:[-*+]|\d{1,9}[.)])\s")
@@ -63,7 +64,7 @@ class Segmenter:
             ended = part.endswith(("\n", "\r"))
             if self._in_line:
                 self._more(part, pieces)
-            elif ended or final or (len(part) >= _UNDECIDED and not self._whole_lines(part)):
+            elif ended or final or self._decided(part):
                 self._start_line(part, pieces)
             else:
                 self._held = part
@@ -71,9 +72,13 @@ class Segmenter:
             self._in_line = not ended
         return [piece for piece in _merged(pieces) if piece.text]
 
-    def _whole_lines(self, part: str) -> bool:
-        """A table row is drawn when it is whole: half a row would be another table."""
-        return not self._fence and part.lstrip().startswith("|")
+    def _decided(self, part: str) -> bool:
+        """Whether the beginning of a line shows what the line is. A table row is drawn when it is
+        whole: half a row would be another table."""
+        bare = part.lstrip()
+        if bare.startswith("|") and not self._fence:
+            return False
+        return len(part) >= _UNDECIDED or (bare != "" and bare[0] not in _MARKS)
 
     def _start_line(self, line: str, pieces: list[Piece]) -> None:
         self._line_chars = 0

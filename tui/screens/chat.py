@@ -19,6 +19,7 @@ from tui.chat import Chat
 from tui.conversations import Conversations
 from tui.generation import Generation
 from tui.painting import Painter
+from tui.plain import one_line
 from tui.recorder import Recorder
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.report import ReportScreen
@@ -129,6 +130,11 @@ class ChatScreen(Screen[None]):
         self._prompt.focus()
         self.set_interval(VRAM_SECONDS, self._measure)
         self._measure(count=bool(self.chat.path))
+
+    def on_unmount(self) -> None:
+        # However the program ends, no thread may wait for the engine.
+        if self._generation is not None:
+            self._generation.stop()
 
     async def _show_chat(self) -> None:
         await self._transcript.show(self.chat.path)
@@ -395,8 +401,8 @@ class ChatScreen(Screen[None]):
         rows = max(1, self._transcript.size.height - 2)
         self._transcript.scroll_relative(y=direction * rows, animate=False)
 
-    def action_to_start(self) -> None:
-        self._transcript.scroll_home(animate=False)
+    async def action_to_start(self) -> None:
+        await self._transcript.to_start()
 
     async def action_to_end(self) -> None:
         await self._transcript.to_end()
@@ -462,8 +468,3 @@ class ChatScreen(Screen[None]):
         yield SystemCommand(
             "Copy last answer", "To the clipboard (Ctrl+Y)", self.action_copy_answer
         )
-
-
-def one_line(text: str) -> str:
-    """A name from a file, safe to put in a line."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -17,6 +17,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from tui.conversations import Conversations, Hit
+from tui.plain import one_line
 from tui.widgets.lines import Hints
 from tuner.errors import KvchatError
 
@@ -190,7 +191,9 @@ def _entry(hit: Hit) -> Content:
     facts = f"{_when(conversation.updated)} · {conversation.n_messages} messages"
     if hit.excerpt:
         facts += f" · {hit.excerpt}"
-    return Content.assemble(conversation.title or "(untitled)", "\n", (facts, "$text-muted"))
+    return Content.assemble(
+        one_line(conversation.title) or "(untitled)", "\n", (one_line(facts), "$text-muted")
+    )
 
 
 def _when(stamp: float) -> str:

@@ -12,6 +12,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import ProgressBar, Static
 
+from tui.plain import one_line, printable
 from tui.session import Launcher, Ready, Retry, Running, Stage
 from tuner.errors import EngineError, ExitCode, KvchatError
 
@@ -62,7 +63,7 @@ class LoadingScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="loading"):
-            yield Static(self._launcher.path.name, id="loading-name", markup=False)
+            yield Static(one_line(self._launcher.path.name), id="loading-name", markup=False)
             yield Static("starting", id="loading-stage", markup=False)
             yield ProgressBar(total=1.0, show_eta=False, id="loading-bar")
             yield Static("", id="loading-notes", markup=False)
@@ -70,6 +71,11 @@ class LoadingScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self._launch()
+
+    def on_unmount(self) -> None:
+        # However the program ends, no thread may wait for the engine.
+        if not self._ended:
+            self._launcher.cancel()
 
     @work(thread=True, group="launch")
     def _launch(self) -> None:
@@ -95,7 +101,7 @@ class LoadingScreen(Screen[None]):
                 bar = self.query_one(ProgressBar)
                 bar.update(total=None if fraction is None else 1.0, progress=fraction or 0.0)
             case Retry(reason=reason):
-                self.query_one("#loading-notes", Static).update(reason)
+                self.query_one("#loading-notes", Static).update(printable(reason))
             case Ready(running=running):
                 self._ended = True
                 if self._cancelled:
@@ -115,7 +121,7 @@ class LoadingScreen(Screen[None]):
             self.app.post_message(self.Failed(None, ExitCode.INTERRUPTED))
             return
         self.query_one("#loading").add_class("-failed")
-        self.query_one("#loading-stage", Static).update(str(message.error))
+        self.query_one("#loading-stage", Static).update(printable(str(message.error)))
         self.query_one("#loading-hint", Static).update("Enter quits")
         self.query_one(ProgressBar).display = False
 

@@ -13,6 +13,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Static
 
+from tui.plain import printable
 from tui.session import Running
 from tui.widgets.lines import Hints
 
@@ -60,4 +61,4 @@ class ReportScreen(Screen[None]):
         self.post_message(self.Written(text))
 
     def on_report_screen_written(self, message: Written) -> None:
-        self.query_one("#report", Static).update(message.text)
+        self.query_one("#report", Static).update(printable(message.text))

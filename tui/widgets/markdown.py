@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets.markdown import Markdown, MarkdownBlock
 
+from tui.plain import printable
 from tui.segments import Piece, Segmenter
 
 
@@ -41,7 +42,7 @@ class MarkdownText(Vertical):
         super().__init__()
         self._segmenter = Segmenter()
         self._segments: list[Segment] = []
-        for text_so_far, joined in _whole(self._segmenter.feed(text)):
+        for text_so_far, joined in _whole(self._segmenter.feed(printable(text))):
             self._add(text_so_far, joined)
 
     def compose(self) -> ComposeResult:
@@ -57,7 +58,7 @@ class MarkdownText(Vertical):
 
     async def feed(self, text: str, final: bool = False) -> int:
         """Appends text; `final` draws what was held back. Returns the number of updates made."""
-        pieces = self._segmenter.feed(text, final)
+        pieces = self._segmenter.feed(printable(text), final)
         for piece in pieces:
             if piece.fresh:
                 await self.mount(self._add(piece.text, piece.joined))

@@ -7,6 +7,7 @@ from textual.containers import Vertical
 from textual.widgets import Collapsible, Static
 
 from tui.conversations import StoredMessage
+from tui.plain import printable
 from tui.widgets.markdown import MarkdownText
 
 
@@ -18,7 +19,28 @@ class UserMessage(Vertical):
         self.message = message
 
     def compose(self) -> ComposeResult:
-        yield Static(self.message.content, markup=False, classes="user-text")
+        yield Static(printable(self.message.content), markup=False, classes="user-text")
+
+
+class Reasoning(Collapsible):
+    """What the model wrote for itself, folded away. Plain text: it is long and rarely read."""
+
+    def __init__(self) -> None:
+        self._text = Static("", markup=False, classes="reasoning-text")
+        self._source = ""
+        super().__init__(self._text, classes="reasoning")
+
+    def show(self, text: str, growing: bool) -> None:
+        """The reasoning so far; drawn only while it is unfolded."""
+        self._source = text
+        title = f"{'thinking' if growing else 'thought'} · {len(text.split()):,} words"
+        if self.title != title:
+            self.title = title
+        if not self.collapsed:
+            self._text.update(printable(text.strip()))
+
+    def on_collapsible_expanded(self) -> None:
+        self._text.update(printable(self._source.strip()))
 
 
 class AnswerMessage(Vertical):
@@ -28,45 +50,35 @@ class AnswerMessage(Vertical):
         super().__init__(classes="message")
         self.message = message
         self.n_updates = 0  # markdown updates made, for tests of the drawing rate
-        self._streaming = streaming
         self._body = MarkdownText("" if streaming else message.content + "\n")
-        # Plain text: reasoning is long, rarely read, and cheap to draw so.
-        self._reasoning_text = Static(message.reasoning, markup=False, classes="reasoning-text")
-        self._reasoning = Collapsible(
-            self._reasoning_text, title=self._reasoning_title(), classes="reasoning"
-        )
-        self._meta = Static("", markup=False, classes="meta")
+        # Most answers have neither of these, and a widget less is a widget less to lay out.
+        self._reasoning: Reasoning | None = None
+        self._meta: Static | None = None
+        if message.reasoning:
+            self._reasoning = Reasoning()
+            self._reasoning.show(message.reasoning, growing=False)
+        if not streaming and meta_line(message):
+            self._meta = Static(meta_line(message), markup=False, classes="meta")
 
     def compose(self) -> ComposeResult:
-        yield self._reasoning
+        if self._reasoning is not None:
+            yield self._reasoning
         yield self._body
-        yield self._meta
+        if self._meta is not None:
+            yield self._meta
 
-    def on_mount(self) -> None:
-        self.update_message(self.message, self._streaming)
-
-    def update_message(self, message: StoredMessage, streaming: bool = False) -> None:
+    async def update_message(self, message: StoredMessage, streaming: bool = False) -> None:
         """Shows a newer state of the message; the text itself comes through `feed`."""
         self.message = message
-        self._streaming = streaming
-        self._reasoning.display = bool(message.reasoning)
         if message.reasoning:
-            title = self._reasoning_title()
-            if self._reasoning.title != title:
-                self._reasoning.title = title
-            if not self._reasoning.collapsed or not streaming:
-                self._reasoning_text.update(message.reasoning.strip())
+            if self._reasoning is None:
+                self._reasoning = Reasoning()
+                await self.mount(self._reasoning, before=self._body)
+            self._reasoning.show(message.reasoning, streaming and not message.content)
         meta = "" if streaming else meta_line(message)
-        self._meta.update(meta)
-        self._meta.display = bool(meta)
-
-    def on_collapsible_expanded(self) -> None:
-        self._reasoning_text.update(self.message.reasoning.strip())
-
-    def _reasoning_title(self) -> str:
-        thinking = self._streaming and not self.message.content
-        n_words = len(self.message.reasoning.split())
-        return f"{'thinking' if thinking else 'thought'} · {n_words:,} words"
+        if meta and self._meta is None:
+            self._meta = Static(meta, markup=False, classes="meta")
+            await self.mount(self._meta)
 
     async def feed(self, text: str, final: bool = False) -> None:
         """Draws more of the answer."""
@@ -93,7 +105,7 @@ class Notice(Static):
     """Something the program says in the transcript."""
 
     def __init__(self, text: str, kind: str = "info"):
-        super().__init__(text, markup=False, classes=f"notice -{kind}")
+        super().__init__(printable(text), markup=False, classes=f"notice -{kind}")
 
 
 def widget_for(message: StoredMessage) -> UserMessage | AnswerMessage:

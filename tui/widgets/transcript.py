@@ -98,6 +98,15 @@ class Transcript(VerticalScroll, can_focus=False):
             await self.show(self._messages)
         self.follow()
 
+    async def to_start(self) -> None:
+        """Shows the first message."""
+        if self._first and not self.streaming:
+            await self._page.remove_children()
+            self._first, self._last = 0, min(PAGE, len(self._messages))
+            self._widgets = [widget_for(message) for message in self._messages[: self._last]]
+            await self._page.mount_all(self._widgets)
+        self.scroll_home(animate=False)
+
     def follow(self) -> None:
         """Stays at the end from now on."""
         self.anchor()

@@ -1,0 +1,609 @@
+"""The chat on a screen, with a running model that follows a script."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.chat_fakes import (
+    GIB,
+    FakeLauncher,
+    FakeRunning,
+    ask,
+    chat_screen,
+    is_idle,
+    make_app,
+    shown,
+    until,
+)
+from tui.app import KvchatApp
+from tui.conversations import Conversation, Conversations, StoredMessage
+from tui.screens.conversations import ConversationsScreen
+from tui.screens.loading import LoadingScreen
+from tui.screens.report import ReportScreen
+from tui.widgets.lines import ActivityLine, StatusLine
+from tui.widgets.messages import AnswerMessage
+from tui.widgets.prompt import Prompt
+from tui.widgets.transcript import LIVE, PAGE, Transcript
+from tuner.engine.protocol import PromptProgress, Sampling
+from tuner.errors import EngineError, FileError
+
+SIZE = (80, 24)
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    opened = Conversations.open(tmp_path / "conversations.db")
+    yield opened
+    opened.close()
+
+
+def rows(store: Conversations, columns: str) -> list[tuple[object, ...]]:
+    """Read as another program would, through a connection of its own."""
+    with sqlite3.connect(store.path) as db:
+        return db.execute(f"SELECT {columns} FROM messages ORDER BY n").fetchall()
+
+
+async def test_an_answer_is_streamed_drawn_and_saved(store: Conversations) -> None:
+    """The answer appears as markdown; question and answer are on disk with model and speed."""
+    running = FakeRunning([["Hello ", "**world**", ", `x`."]])
+    app = make_app(running, store, system_prompt="Be brief.")
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "Say hello")
+        await until(pilot, lambda: "Hello world, x." in shown(pilot))
+        assert "Say hello" in shown(pilot)
+        assert "50.0 tok/s" in shown(pilot)
+        app._recorder.save(app._chat_screen.chat.record()).result()
+        saved = rows(store, "role, content, state, model_name, tokens_per_second")
+        assert saved == [
+            ("user", "Say hello", "complete", None, None),
+            ("assistant", "Hello **world**, `x`.", "complete", "Tiny Llama", 50.0),
+        ]
+    assert [m.role for m in running.prompts[0]] == ["system", "user"]
+
+
+async def test_saved_while_it_is_written(store: Conversations, monkeypatch) -> None:
+    """The question is on disk at once and the answer while it grows: a killed program loses next
+    to nothing, and what is there is marked as interrupted."""
+    monkeypatch.setattr("tui.painting.SAVE_SECONDS", 0.05)
+    more = threading.Event()
+    app = make_app(FakeRunning([["First part. ", more, "Rest."]]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "Go", wait=False)
+        await until(pilot, lambda: len(rows(store, "role")) == 2)
+        assert rows(store, "content, state") == [
+            ("Go", "complete"),
+            ("First part. ", "interrupted"),
+        ]
+        more.set()
+        await until(pilot, lambda: is_idle(app.screen))
+
+
+@pytest.mark.parametrize("key", ["escape", "ctrl+c"])
+async def test_stop_keeps_the_partial_answer(store: Conversations, key: str) -> None:
+    never = threading.Event()
+    app = make_app(FakeRunning([["Half an ans", never]]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go", wait=False)
+        await until(pilot, lambda: "Half an ans" in shown(pilot))
+        await pilot.press(key)
+        await until(pilot, lambda: is_idle(screen))
+        await until(pilot, lambda: "stopped" in shown(pilot))
+        assert "Half an ans" in shown(pilot)
+        app._recorder.save(screen.chat.record()).result()
+        assert rows(store, "content, state")[-1] == ("Half an ans", "stopped")
+    assert app.return_code == 0 or app.return_code is None
+
+
+async def test_stop_while_the_prompt_is_read(store: Conversations) -> None:
+    """Progress is shown, a stop leaves an empty answer, and the next question goes on."""
+    never = threading.Event()
+    running = FakeRunning([[PromptProgress(512, 2048), never], ["Fine."]])
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Long", wait=False)
+        await until(pilot, lambda: "reading 512/2,048 tokens" in shown(pilot))
+        await pilot.press("escape")
+        await until(pilot, lambda: is_idle(screen))
+        await until(pilot, lambda: "nothing was written" in shown(pilot))
+        await ask(pilot, "Again")
+        await until(pilot, lambda: "Fine." in shown(pilot))
+    assert [(m.role, m.content) for m in running.prompts[1]] == [("user", "Long\n\nAgain")]
+
+
+async def test_typing_while_text_streams_is_kept(store: Conversations) -> None:
+    """Every key arrives, Enter does not send into a running answer, and nothing is cleared."""
+    more = threading.Event()
+    app = make_app(FakeRunning([[*["word "] * 200, more, "end"], ["Second."]]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go", wait=False)
+        prompt = screen.query_one(Prompt)
+        await until(pilot, lambda: not prompt.text)
+        await pilot.press(*"next one", "enter")
+        assert prompt.text == "next one"
+        more.set()
+        await until(pilot, lambda: screen._generation is None)
+        assert prompt.text == "next one"
+        await pilot.press("enter")
+        await until(pilot, lambda: "Second." in shown(pilot))
+
+
+@pytest.mark.parametrize("key", ["ctrl+j", "shift+enter", "alt+enter"])
+async def test_newline_keys(store: Conversations, key: str) -> None:
+    running = FakeRunning()
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await pilot.press("a", key, "b")
+        assert screen.query_one(Prompt).text == "a\nb"
+        assert not running.prompts
+        await pilot.press("enter")
+        await until(pilot, lambda: running.prompts)
+    assert running.prompts[0][-1].content == "a\nb"
+
+
+async def test_the_prompt_grows_and_stays_bounded(store: Conversations) -> None:
+    """A paste of 100 lines keeps its newlines and leaves room for the conversation."""
+    app = make_app(FakeRunning(), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        prompt = screen.query_one(Prompt)
+        assert prompt.size.height == 1
+        prompt.text = "a\nb\nc"
+        await pilot.pause()
+        assert prompt.size.height == 3
+        prompt.text = "\n".join(map(str, range(100)))
+        await pilot.pause()
+        assert prompt.size.height == 8
+        assert screen.query_one(Transcript).size.height > 5
+
+
+async def test_earlier_messages_come_back_with_up(store: Conversations) -> None:
+    """Up in an empty prompt recalls, Down returns; written text is never replaced."""
+    app = make_app(FakeRunning(), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "first")
+        await ask(pilot, "second")
+        prompt = screen.query_one(Prompt)
+        await pilot.press("up")
+        assert prompt.text == "second"
+        await pilot.press("up")
+        assert prompt.text == "first"
+        await pilot.press("down", "down")
+        assert prompt.text == ""
+        await pilot.press("x", "up")
+        assert prompt.text == "x"
+
+
+async def test_markup_of_the_model_is_shown_not_obeyed(store: Conversations) -> None:
+    """Brackets, HTML and escape codes from the model, the user and a title are plain text."""
+    nasty = "[red]x[/] [/ Vec<String> <b>t</b> \x1b[31mz\n\n| a |\n|---|\n| [/x] |\n"
+    app = make_app(FakeRunning([["<think>[/] hm</think>" + nasty]]), store)
+    async with app.run_test(size=(80, 30)) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "[b]me[/b] [/")
+        await until(pilot, lambda: "[red]x[/] [/ Vec<String> <b>t</b>" in shown(pilot))
+        assert "[b]me[/b] [/" in shown(pilot)
+        assert "\x1b" not in shown(pilot)
+        await pilot.hover("MarkdownTableCellContents")
+        await pilot.pause(0.6)  # longer than a tooltip waits
+        await pilot.press("ctrl+o")
+        await until(pilot, lambda: "2 messages" in shown(pilot))
+        assert "[b]me[/b] [/" in shown(pilot)
+
+
+async def test_reasoning_is_folded(store: Conversations) -> None:
+    """It is kept apart, hidden until asked for, saved, and not sent back to the model."""
+    running = FakeRunning([["<think>secret ", "plan</think>", "\n\nAnswer."], ["Two."]])
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go")
+        await until(pilot, lambda: "thought · 2 words" in shown(pilot))
+        assert "secret plan" not in shown(pilot)
+        await pilot.click("CollapsibleTitle")
+        await until(pilot, lambda: "secret plan" in shown(pilot))
+        screen.query_one(Prompt).focus()
+        await ask(pilot, "More")
+        app._recorder.save(screen.chat.record()).result()
+    assert rows(store, "reasoning, content")[1] == ("secret plan", "Answer.")
+    assert "secret" not in str(running.prompts[1])
+
+
+async def test_drawing_is_bounded_by_the_timer(store: Conversations) -> None:
+    """10,000 events of the engine make a few drawings, not 10,000."""
+    app = make_app(FakeRunning([["word "] * 10_000]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go")
+        answer = screen.query_one(AnswerMessage)
+        assert screen.chat.path[-1].content == "word " * 10_000
+        assert answer.n_updates < 200
+
+
+async def test_regenerate_keeps_the_old_answer(store: Conversations) -> None:
+    """The new answer takes the old one's place on the screen; on disk they are branches. A fixed
+    seed moves on, or the same answer would come again."""
+    running = FakeRunning([["Old answer."], ["New answer."]])
+    app = make_app(running, store, sampling=Sampling(seed=7))
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go")
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: "New answer." in shown(pilot) and is_idle(screen))
+        assert "Old answer." not in shown(pilot)
+        app._recorder.save(screen.chat.record()).result()
+    assert running.prompts[0] == running.prompts[1]
+    assert [s.seed for s in running.samplings] == [7, 8]
+    parents = rows(store, "content, parent_id")
+    assert [content for content, _ in parents] == ["Go", "Old answer.", "New answer."]
+    assert parents[1][1] == parents[2][1]
+    latest = store.latest()
+    assert latest is not None
+    assert [m.content for m in store.messages(latest.id)] == ["Go", "New answer."]
+
+
+async def test_a_crash_keeps_the_conversation(store: Conversations) -> None:
+    """The chat stays, names the log, keeps the partial answer, loads again and goes on."""
+    crash = EngineError("crashed", "The engine died (SIGILL).")
+    running = FakeRunning([["Half ", crash], ["Back."]])
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go")
+        await until(pilot, lambda: "The engine died" in shown(pilot))
+        assert "/logs/engine.log" in shown(pilot)
+        assert "Half" in shown(pilot)
+        screen.query_one(Prompt).text = "Next"
+        await pilot.press("enter")
+        await pilot.pause()
+        assert screen.query_one(Prompt).text == "Next"  # not lost in a dead engine
+        await pilot.press("f5")
+        await until(pilot, lambda: "loaded again" in shown(pilot))
+        await ask(pilot, "Next")
+        await until(pilot, lambda: "Back." in shown(pilot))
+        app._recorder.save(screen.chat.record()).result()
+    assert running.reloads == 1
+    assert rows(store, "content, state")[:2] == [("Go", "complete"), ("Half ", "error")]
+
+
+async def test_after_a_crash_an_unanswered_question_is_answered(store: Conversations) -> None:
+    """Nothing had come when the engine died: after the reload the model answers."""
+    running = FakeRunning([[EngineError("crashed", "The engine died.")], ["Here I am."]])
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go")
+        await until(pilot, lambda: "F5" in shown(pilot))
+        await pilot.press("f5")
+        await until(pilot, lambda: "Here I am." in shown(pilot) and is_idle(screen))
+        app._recorder.save(screen.chat.record()).result()
+    assert [row[0] for row in rows(store, "content")] == ["Go", "Here I am."]
+
+
+async def test_a_full_context_is_explained(store: Conversations) -> None:
+    """Both ends: the answer runs into it, and a prompt that is already too long."""
+    full = EngineError("context_full", "too long")
+    running = FakeRunning([["Cut"], [full]], reason="context_full")
+    app = make_app(running, store)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "Go")
+        await until(pilot, lambda: "The context is full" in shown(pilot))
+        assert "--ctx 8192" in shown(pilot)
+        await ask(pilot, "More")
+        await until(pilot, lambda: "no longer fits the context (4,096 tokens)" in shown(pilot))
+        assert "More" in shown(pilot)
+
+
+async def test_resume(store: Conversations) -> None:
+    """The history is shown and the model gets all of it with the next question."""
+    running = FakeRunning([["One."]])
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "First question")
+        await pilot.press("ctrl+q")
+    again = FakeRunning([["Two."]])
+    app = make_app(again, store, resume="latest")
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await until(pilot, lambda: "First question" in shown(pilot) and "One." in shown(pilot))
+        await ask(pilot, "Second question")
+        await pilot.press("ctrl+q")
+    assert [m.content for m in again.prompts[0]] == ["First question", "One.", "Second question"]
+    assert len(store.list()) == 1
+    assert running.closed
+    assert again.closed
+
+
+async def test_resume_of_nothing_says_so(store: Conversations) -> None:
+    app = make_app(FakeRunning(), store, resume="nope")
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await until(pilot, lambda: "no saved conversation 'nope'" in shown(pilot))
+
+
+def fill(store: Conversations, key: str, n: int, word: str = "message") -> None:
+    """A conversation of n messages."""
+    messages = [
+        StoredMessage(
+            f"{key}{i}", f"{key}{i - 1}" if i else None, "assistant" if i % 2 else "user",
+            f"{word} number {i}.", float(i),
+        )
+        for i in range(n)
+    ]  # fmt: skip
+    store.save(Conversation(key, f"{word} title", 1.0, 1.0, None, messages[-1].id), messages)
+
+
+async def test_a_long_history_is_a_window(store: Conversations) -> None:
+    """300 messages open with few widgets; scrolling up reaches the first, and back the last."""
+    fill(store, "k", 300)
+    app = make_app(FakeRunning(), store, resume="k")
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        transcript = screen.query_one(Transcript)
+        await until(pilot, lambda: "message number 299." in shown(pilot))
+        assert transcript.n_live <= LIVE
+        while transcript._first > 220:
+            await pilot.press("pageup")
+            assert transcript.n_live <= LIVE + PAGE
+        assert transcript._last < 300
+        assert "below" in shown(pilot)
+        while "message number 299." not in shown(pilot):
+            await pilot.press("pagedown")
+            assert transcript.n_live <= LIVE + PAGE
+        await pilot.press("ctrl+home")
+        await until(pilot, lambda: "message number 0." in shown(pilot))
+        assert transcript.n_live <= LIVE
+        await pilot.press("ctrl+end")
+        await until(pilot, lambda: "message number 299." in shown(pilot))
+        await until(pilot, lambda: "below" not in shown(pilot))
+
+
+async def test_older_messages_do_not_move_the_view(store: Conversations) -> None:
+    """What is at the top of the view stays there when older messages are loaded above it."""
+    fill(store, "k", 100)
+    app = make_app(FakeRunning(), store, resume="k")
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        transcript = screen.query_one(Transcript)
+        await until(pilot, lambda: "message number 99." in shown(pilot))
+        before = transcript._first
+        for _ in range(20):
+            await pilot.press("pageup")
+            if transcript._loading or transcript._first < before:
+                break
+        first = f"message number {before}."
+        await until(pilot, lambda: transcript._first < before and not transcript._loading)
+        await until(pilot, lambda: first in shown(pilot))
+
+
+async def test_scrolling_is_free_while_text_streams(store: Conversations) -> None:
+    """A view that was scrolled up stays where it is, and a marker says that there is new text."""
+    more = threading.Event()
+    long = [f"Line {n}.\n\n" for n in range(40)]
+    app = make_app(FakeRunning([[*long, more, *long, "The end."]]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        transcript = screen.query_one(Transcript)
+        await ask(pilot, "Go", wait=False)
+        await until(pilot, lambda: "Line 39." in shown(pilot))
+        await pilot.press("pageup")
+        await until(pilot, lambda: not transcript.at_end)
+        at = transcript.scroll_y
+        more.set()
+        await until(pilot, lambda: is_idle(screen))
+        assert transcript.scroll_y == at
+        assert "below" in shown(pilot)
+        await pilot.click(ActivityLine)
+        await until(pilot, lambda: "The end." in shown(pilot))
+
+
+async def test_conversations_can_be_searched_opened_renamed_deleted(store: Conversations) -> None:
+    fill(store, "a", 4, "apple")
+    fill(store, "b", 4, "banana")
+    app = make_app(FakeRunning(), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await pilot.press("ctrl+o")
+        await until(pilot, lambda: "apple title" in shown(pilot) and "banana title" in shown(pilot))
+        await pilot.press(*"number 2 app")
+        await until(pilot, lambda: "banana" not in shown(pilot))
+        await pilot.press("ctrl+e")
+        await until(pilot, lambda: "New title" in shown(pilot))
+        await pilot.press("end", *" pie", "enter")
+        await until(pilot, lambda: "apple title pie" in shown(pilot))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen is screen and "apple number 3." in shown(pilot))
+        assert screen.chat.conversation.id == "a"
+        await pilot.press("ctrl+o")
+        await until(pilot, lambda: "2 conv" in shown(pilot) or "apple title pie" in shown(pilot))
+        await pilot.press(*"apple")
+        await until(pilot, lambda: "banana" not in shown(pilot))
+        await pilot.press("ctrl+d")
+        await until(pilot, lambda: "again deletes" in shown(pilot))
+        assert len(store.list()) == 2
+        await pilot.press("ctrl+d")
+        await until(pilot, lambda: len(store.list()) == 1)
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is screen and not screen.chat.path)
+    assert [c.id for c in store.list()] == ["b"]
+
+
+async def test_new_chat_leaves_the_old_one_saved(store: Conversations) -> None:
+    running = FakeRunning([["One."], ["Two."]])
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "First")
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "One." not in shown(pilot))
+        await ask(pilot, "Other")
+        await until(pilot, lambda: "Two." in shown(pilot))
+        await pilot.press("ctrl+q")
+    assert [m.content for m in running.prompts[1]] == ["Other"]
+    assert {c.title for c in store.list()} == {"First", "Other"}
+
+
+async def test_the_fit_report_is_shown_as_it_is(store: Conversations) -> None:
+    app = make_app(FakeRunning(), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await pilot.press("f2")
+        await until(pilot, lambda: "report for 76 columns [red]literal[/]" in shown(pilot))
+        assert isinstance(app.screen, ReportScreen)
+        assert "row 59" not in shown(pilot)
+        await pilot.press("end")
+        await until(pilot, lambda: "row 59" in shown(pilot))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is screen)
+
+
+async def test_copy_the_last_answer(store: Conversations) -> None:
+    """The source of the answer, not what is drawn of it."""
+    app = make_app(FakeRunning([["Some **bold** text."]]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "Go")
+        await pilot.press("ctrl+y")
+        assert app.clipboard == "Some **bold** text."
+
+
+async def test_status_line_at_80_and_200_columns(store: Conversations) -> None:
+    running = FakeRunning([["An ", "answer."]], vram=(int(18.2 * GIB), 24 * GIB))
+    app = make_app(running, store)
+    async with app.run_test(size=(200, 50)) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go")
+        line = screen.query_one(StatusLine)
+        await until(pilot, lambda: "VRAM" in str(line.render()))
+        assert str(line.render()) == (
+            "Tiny Llama · 41/41 layers on GPU · K q8_0 V f16 · context 4/4,096 ━─────── 0%"
+            " · VRAM 18.2/24.0 GiB · 50.0 tok/s"
+        )
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: line.size.width < 80)
+        text = str(line.render())
+        assert len(text) <= line.size.width
+        for part in ("Tiny Llama", "4/4,096", "18.2/24 GiB", "50.0 tok/s"):
+            assert part in text
+
+
+async def test_small_terminals(store: Conversations) -> None:
+    """Every screen survives 40x10 and less, in the middle of an answer too."""
+    more = threading.Event()
+    answer = [
+        "# Title\n\n```python\nx = 1\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n- i\n",
+        more,
+        "z",
+    ]
+    app = make_app(FakeRunning([answer]), store)
+    async with app.run_test(size=(200, 50)) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go", wait=False)
+        await until(pilot, lambda: "Title" in shown(pilot))
+        for size in ((40, 10), (10, 3), (1, 1), (40, 10)):
+            await pilot.resize_terminal(*size)
+            await pilot.pause(0.02)
+        more.set()
+        await until(pilot, lambda: is_idle(screen))
+        await pilot.press(*"still here")
+        assert "still here" in shown(pilot)
+        for key in ("f2", "ctrl+o"):
+            await pilot.press(key)
+            await pilot.pause(0.05)
+            await pilot.resize_terminal(10, 3)
+            await pilot.resize_terminal(40, 10)
+            await pilot.press("escape")
+        await until(pilot, lambda: app.screen is screen)
+
+
+async def test_quitting_takes_two_ctrl_c(store: Conversations) -> None:
+    running = FakeRunning()
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: "Ctrl+C again quits" in shown(pilot))
+        assert not running.closed
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: app.return_code is not None)
+    assert app.return_code == 0
+    assert running.closed
+
+
+async def test_quitting_in_an_answer_saves_it(store: Conversations) -> None:
+    never = threading.Event()
+    app = make_app(FakeRunning([["Half", never]]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "Go", wait=False)
+        await until(pilot, lambda: "Half" in shown(pilot))
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: app.return_code is not None)
+    assert rows(store, "content, state")[-1] == ("Half", "stopped")
+
+
+async def test_an_unsaved_chat_says_so(tmp_path: Path) -> None:
+    """A store that cannot be used is a warning, and the chat works."""
+    (tmp_path / "data").write_text("in the way")
+    store = Conversations.open(tmp_path / "data" / "conversations.db")
+    app = make_app(FakeRunning([["Yes."]]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await until(pilot, lambda: "will not be saved" in " ".join(shown(pilot).split()))
+        await ask(pilot, "Still there?")
+        await until(pilot, lambda: "Yes." in shown(pilot))
+        assert "not saved" in shown(pilot)
+
+
+async def test_a_failed_load_says_why(store: Conversations) -> None:
+    error = FileError("not_gguf", "/models/tiny.gguf", "tiny.gguf is not a GGUF [file].")
+    launcher = FakeLauncher(FakeRunning(), error=error)
+    app = KvchatApp(launcher, store, Sampling())
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "tiny.gguf is not a GGUF [file]." in shown(pilot))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.return_code is not None)
+    assert app.error is error
+    assert app.return_code == 3
+
+
+async def test_a_load_can_be_cancelled(store: Conversations) -> None:
+    launcher = FakeLauncher(FakeRunning(), hold=threading.Event())
+    app = KvchatApp(launcher, store, Sampling())
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, LoadingScreen) and "50%" in shown(pilot))
+        assert "tiny.gguf" in shown(pilot)
+        await pilot.press("escape")
+        await until(pilot, lambda: app.return_code is not None)
+    assert launcher.cancelled.is_set()
+    assert app.return_code == 130
+    assert app.error is None
+
+
+async def test_the_palette_offers_the_chat_s_commands(store: Conversations) -> None:
+    app = make_app(FakeRunning(), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        titles = [command.title for command in app.get_system_commands(screen)]
+        for title in (
+            "New chat", "Conversations", "Fit report", "Stop", "Regenerate", "Copy last answer",
+            "Quit", "Theme",
+        ):  # fmt: skip
+            assert title in titles
+        await pilot.press("ctrl+p")
+        await pilot.press(*"convers")
+        await pilot.pause(0.3)
+        await pilot.press("enter", "enter")
+        await until(pilot, lambda: isinstance(app.screen, ConversationsScreen))
