@@ -48,6 +48,7 @@ class HParams:
     compress_ratios: tuple[int, ...]  # deepseek4: tokens per compressed row
     n_layer_dense_lead: int
     n_embd_inp: int  # elements of one input embedding row
+    ssm: Ssm
 
     @property
     def k_row(self) -> tuple[int, ...]:
@@ -57,6 +58,19 @@ class HParams:
     @property
     def v_row(self) -> tuple[int, ...]:
         return tuple(h * n for h, n in zip(self.head_v, self.n_head_kv, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Ssm:
+    """The sizes of recurrent layers, as the metadata states them."""
+
+    conv: int
+    inner: int
+    state: int
+    rank: int
+    groups: int
+    kda_head: int
+    wkv_head: int
 
 
 def read_hparams(header: Header, architecture: str) -> HParams:
@@ -138,6 +152,15 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         compress_ratios=keys.array("attention.compress_ratios") or zeros,
         n_layer_dense_lead=keys.integer("leading_dense_block_count"),
         n_embd_inp=n_embd * (1 + keys.integer("n_deepstack_layers")),
+        ssm=Ssm(
+            conv=keys.integer("ssm.conv_kernel"),
+            inner=keys.integer("ssm.inner_size"),
+            state=keys.integer("ssm.state_size"),
+            rank=keys.integer("ssm.time_step_rank"),
+            groups=keys.integer("ssm.group_count"),
+            kda_head=keys.integer("kda.head_dim"),
+            wkv_head=keys.integer("wkv.head_size"),
+        ),
     )
 
 

@@ -24,7 +24,6 @@ class Estimator:
         self._n_gpus = len(machine.gpus)
         self._ids = [d.id for d in machine.devices]
         self._units = [alignment(g.backend) for g in machine.gpus] + [32]
-        self._free = tuple(g.free for g in machine.gpus)
         # a GPU that the engine sees gets its driver context even where no layer goes there
         self._overhead = [g.overhead for g in machine.gpus] + [machine.host.overhead]
         self._weights = Weights(model, machine.gpus, machine.host)
@@ -39,7 +38,7 @@ class Estimator:
         found = self._placements.get(key)
         if found is None:
             n = self.model.n_layer_all
-            found = self._placements[key] = place(n, self._n_gpus, settings, self._free)
+            found = self._placements[key] = place(n, self._n_gpus, settings)
         return found
 
     def flash(self, settings: Settings) -> bool:

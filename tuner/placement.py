@@ -73,17 +73,14 @@ class Placement:
     n_cpu_moe: int
 
 
-def place(n_layers: int, n_gpus: int, settings: Settings, free: Sequence[int] = ()) -> Placement:
-    """The placement of `n_layers` slots plus the output.
-
-    `free` (bytes per GPU) is the split that the engine makes where `tensor_split` is empty.
-    """
+def place(n_layers: int, n_gpus: int, settings: Settings) -> Placement:
+    """The placement of `n_layers` slots plus the output. Without a `tensor_split` all of it
+    goes to the first GPU, which is what the engine is told then."""
     n_gpu_layers = min(settings.n_gpu_layers, n_layers + 1) if n_gpus else 0
     if n_gpu_layers < 0:
         n_gpu_layers = n_layers + 1
     start = n_layers + 1 - n_gpu_layers
-    split = settings.tensor_split or tuple(map(float, free[:n_gpus]))
-    points = _split_points(split, n_gpus)
+    points = _split_points(settings.tensor_split or (1.0,), n_gpus)
     slots = tuple(
         -1
         if il < start
@@ -99,7 +96,7 @@ def _split_points(split: Sequence[float], n_gpus: int) -> list[float]:
     shares = [_f32(x) for x in list(split)[:n_gpus]]
     shares += [0.0] * (n_gpus - len(shares))
     if not any(shares):
-        shares = [1.0] * n_gpus
+        shares = [1.0, *[0.0] * (n_gpus - 1)]
     sums = list(accumulate(shares, lambda a, b: _f32(a + b)))
     return [_f32(s / sums[-1]) for s in sums]
 

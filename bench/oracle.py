@@ -1,0 +1,201 @@
+"""The engine's own word on any file and settings: dry runs in a child process.
+
+    with Oracle(n_gpus=1) as oracle:
+        answer = oracle.ask(path, Settings(8192, n_gpu_layers=20))
+
+Stand-in GPUs are RPC servers on loopback, each a child process that serves the CPU backend: the
+engine places layers there as on a real one, and under `no_alloc` nothing is allocated, so sparse
+files of any size will do. Needs an engine built with GGML_RPC=ON; x86-64 Linux.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tuner.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """One device's share, in bytes: llama.cpp's model, context and compute."""
+
+    weights: int = 0
+    cache: int = 0
+    compute: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The devices' shares, GPUs first, the host last; or why the engine refused."""
+
+    sizes: tuple[Sizes, ...] = ()
+    error: str = ""
+
+
+def available() -> bool:
+    """Whether this machine's engine can serve as an oracle."""
+    if sys.platform != "linux":
+        return False
+    probe = "import ctypes, llama_cpp; ctypes.CDLL('libggml-rpc.so.0')"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False)
+    return done.returncode == 0 and platform.machine() == "x86_64"
+
+
+class Oracle:
+    """Dry runs on this machine with `n_gpus` stand-ins. A crash of the engine costs one answer."""
+
+    def __init__(self, n_gpus: int = 1):
+        self._n_gpus = n_gpus
+        self._servers: list[subprocess.Popen[bytes]] = []
+        self._child: subprocess.Popen[str] | None = None
+        self._ports: list[int] = []
+
+    def __enter__(self) -> Oracle:
+        for _ in range(self._n_gpus):
+            port = _free_port()
+            self._servers.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "bench.oracle", "serve", str(port)],
+                    cwd=ROOT,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            )
+            self._ports.append(port)
+        for port in self._ports:
+            _wait_for(port)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for process in (self._child, *self._servers):
+            if process is not None:
+                process.kill()
+                process.wait()
+
+    def ask(self, path: Path, settings: Settings) -> Answer:
+        """What the engine would allocate for these settings."""
+        if self._child is None or self._child.poll() is not None:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "bench.oracle", "dry", *map(str, self._ports)],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+            )
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(json.dumps([str(path), asdict(settings)]) + "\n")
+        self._child.stdin.flush()
+        line = self._child.stdout.readline()
+        if not line:
+            return Answer(error=f"the engine died ({self._child.wait()})")
+        found = json.loads(line)
+        if "error" in found:
+            return Answer(error=found["error"])
+        return Answer(sizes=tuple(Sizes(*x) for x in found["sizes"]))
+
+
+def _serve(port: int) -> None:
+    """Never returns."""
+    from tuner.engine import llama  # noqa: PLC0415
+
+    llama.init()
+    ggml = ctypes.CDLL("libggml.so.0")  # by soname: the copy that the engine uses
+    ggml.ggml_backend_dev_by_type.restype = ctypes.c_void_p
+    device = ctypes.c_void_p(ggml.ggml_backend_dev_by_type(0))
+    serve = ctypes.CDLL("libggml-rpc.so.0").ggml_backend_rpc_start_server
+    serve.restype = None
+    serve.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.c_size_t,
+        ctypes.c_void_p,
+    ]
+    serve(f"127.0.0.1:{port}".encode(), None, 1, 1, ctypes.byref(device))
+
+
+def _answer_dry_runs(ports: list[int]) -> None:
+    from tuner.engine import llama  # noqa: PLC0415
+
+    out = os.fdopen(os.dup(1), "w")
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    log = llama.LogTap(silence)
+    llama.init()
+    for port in ports:
+        llama.libraries.register_rpc(f"127.0.0.1:{port}")
+    for line in sys.stdin:
+        path, stated = json.loads(line)
+        stated["tensor_split"] = tuple(stated["tensor_split"])
+        print(json.dumps(_dry_run(llama, log, ports, path, Settings(**stated))), file=out)
+        out.flush()
+
+
+def _dry_run(llama: Any, log: Any, ports: list[int], path: str, settings: Settings) -> Any:
+    with log.recording():
+        try:
+            model = llama.Model(path, settings, log, dry=True)
+            try:
+                context = llama.Context(model, settings, 1, log)
+                try:
+                    buffers = context.breakdown()
+                finally:
+                    context.close()
+            finally:
+                model.close()
+        except llama.LlamaError as error:
+            return {"error": str(error)}
+    names = [f"127.0.0.1:{port}" for port in ports]
+    sizes = [[0, 0, 0] for _ in range(len(ports) + 1)]
+    column = {"weights": 0, "kv_cache": 1, "recurrent_state": 1, "compute": 2}
+    for buffer in buffers:
+        device = next((i for i, n in enumerate(names) if n in buffer.device), len(ports))
+        sizes[device][column[buffer.kind]] += buffer.size
+    return {"sizes": sizes}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_for(port: int, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1.0).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise TimeoutError("the stand-in GPU did not start")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        _serve(int(sys.argv[2]))
+    else:
+        _answer_dry_runs([int(p) for p in sys.argv[2:]])

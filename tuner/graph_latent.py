@@ -1,0 +1,48 @@
+"""Latent attention (MLA) as graph nodes: src/models/deepseek2.cpp and its relatives."""
+
+from __future__ import annotations
+
+from tuner.graph import Node
+from tuner.graph_layers import LayerBuilder, Tensors
+
+
+def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
+    """Queries and keys through low-rank projections; with `attn_k_b` the cache holds the latent
+    row itself, else keys and values are expanded before they are cached."""
+    g, hp, u = b.g, b.hp, b.u
+    n = hp.n_head[il]
+    if b.has(t, "attn_q_a"):
+        q = b.norm(t, "attn_q_a_norm", b.mm(t, "attn_q_a", x))
+        q = b.mm(t, "attn_q_b", q)
+    else:
+        q = b.mm(t, "attn_q", x)
+    dq = q.shape[0] // n
+    both = b.mm(t, "attn_kv_a_mqa", x)
+    lora = t["attn_kv_a_norm.weight"].shape[0] if b.has(t, "attn_kv_a_norm") else both.shape[0]
+    rope = both.shape[0] - lora
+    q_nope = g.view(q, dq - rope, n, u, contiguous=False)
+    q_rope = g.over(g.view(q, rope, n, u, contiguous=False), b.pos)
+    k_rope = g.over(g.view(both, rope, 1, u, contiguous=False), b.pos)
+    latent = b.norm(t, "attn_kv_a_norm", g.view(both, lora, u, contiguous=False))
+    if hp.mla and b.has(t, "attn_k_b"):
+        w = t["attn_k_b.weight"]
+        absorbed = g.weighted((lora, u, n), (g.view(q_nope, dq - rope, u, n, contiguous=False),),
+                              w.n_bytes)  # fmt: skip
+        head = g.view(absorbed, lora, n, u, contiguous=False)
+        q = g.new(lora + rope, n, u, of=(head, q_rope))
+        latent = g.view(latent, lora, 1, u)
+        k = g.new(lora + rope, 1, u, of=(latent, k_rope))
+        v_b = t["attn_v_b.weight"]
+        y = b.attend(il, q, k, latent, v_b.shape[1], v_b.n_bytes)
+    else:
+        kv = b.mm(t, "attn_kv_b", latent)
+        dv = hp.head_v[il]
+        k_nope = g.view(kv, dq - rope, n, u, contiguous=False)
+        v = g.new(dv, n, u, of=(g.view(kv, dv, n, u, contiguous=False),))
+        q = g.new(dq, n, u, of=(q_nope, q_rope))
+        repeated = g.new(rope, n, u, of=(k_rope,))
+        k = g.new(dq, n, u, of=(k_nope, repeated))
+        y = b.attend(il, q, k, v)
+    if b.has(t, "attn_gate"):
+        y = g.over(y, g.over(b.mm(t, "attn_gate", x)))
+    return b.mm(t, "attn_output", y)

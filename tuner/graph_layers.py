@@ -1,0 +1,289 @@
+"""The layers of a model as graph nodes: attention, feed-forward, experts.
+
+Mirrors `llm_graph_context` (src/llama-graph.cpp: build_norm, build_qkv, build_attn, build_ffn,
+build_moe_ffn) and what the architectures in src/models/*.cpp have in common; which parts a layer
+has is read from its tensors, so an architecture needs no entry of its own unless it differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from tuner.cache import ALL, WINDOW
+from tuner.gguf_header import TensorInfo
+from tuner.graph import F16, F32, I32, I64, Graph, Node
+from tuner.hparams import HParams
+
+# architectures whose norms are LayerNorms without a bias
+_LAYER_NORM = frozenset({"command-r", "cohere2", "cohere2moe", "dbrx", "olmo", "mpt", "gptneox"})
+_PARALLEL = frozenset({"falcon", "phi2", "command-r", "cohere2", "cohere2moe", "plamo", "gptj"})
+_NO_ROPE = frozenset(
+    {"gpt2", "mpt", "bloom", "jais", "refact", "starcoder", "jamba", "granitehybrid",
+     "nemotron_h", "nemotron_h_moe", "kimi-linear"}
+)  # fmt: skip
+_SOFTCAP = frozenset({"gemma2", "grok"})
+Tensors = dict[str, TensorInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a graph is built for: `u` tokens at once, caches of `cells` (by kind)."""
+
+    u: int
+    cells: tuple[tuple[int, int], ...]
+    flash: bool
+    rotate_k: bool  # quantized keys are rotated (Hadamard) before they are stored
+    rotate_v: bool
+    k_bytes: float  # bytes per cached element
+    v_bytes: float
+
+
+class LayerBuilder:
+    """Builds one graph's layers; `self.g.device` says where the current layer lives."""
+
+    def __init__(self, hp: HParams, shape: Shape, graph: Graph):
+        self.hp, self.shape, self.g = hp, shape, graph
+        self.u = shape.u
+        self.cells = dict(shape.cells)
+        self.pos = graph.input(self.u, element=I32)
+        self.out_ids = graph.input(1, element=I32)
+        self.ids = graph.input(1, element=I32)  # which state belongs to the sequence
+        mask = F16 if shape.flash else F32
+        self.masks = {
+            k: graph.input(n, self.u, element=mask) for k, n in shape.cells if k in (ALL, WINDOW)
+        }
+        self.k_idxs = {k: graph.input(self.u, element=I64) for k in self.masks}
+        wide = 1 if shape.flash else max(1, *hp.v_row)
+        self.v_idxs = {k: graph.input(self.u * wide, element=I64) for k in self.masks}
+        self.rotations: dict[tuple[int, str], Node] = {}
+        self.experts_on_host = False
+
+    # ------------------------------------------------------------ small parts
+
+    def has(self, t: Tensors, name: str) -> bool:
+        return f"{name}.weight" in t
+
+    def mm(self, t: Tensors, name: str, x: Node) -> Node:
+        """x times the weight `name`, and its bias where it has one."""
+        w = t[f"{name}.weight"]
+        y = self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, w.n_bytes)
+        return self.g.over(y, weighted=True) if f"{name}.bias" in t else y
+
+    def norm(self, t: Tensors, name: str, x: Node) -> Node:
+        g = self.g
+        bias = f"{name}.bias" in t
+        layer_norm = bias or self.hp.architecture in _LAYER_NORM
+        y = g.new(*x.shape, of=(x,)) if layer_norm else g.over(x)
+        if self.has(t, name):
+            y = g.over(y, weighted=True)
+        return g.over(y, weighted=True) if bias else y
+
+    def _hadamard(self, x: Node, kind: int, which: str, head: int) -> Node:
+        """`llama_mul_mat_hadamard`: a small matrix times x."""
+        rot = 64
+        if which == "k":
+            while head % (2 * rot) == 0:
+                rot *= 2
+        key = (kind, which)
+        if key not in self.rotations:
+            self.rotations[key] = self.g.input(rot, rot)
+        flat = self.g.view(x, rot, prod(x.shape) // rot)
+        y = self.g.new(*flat.shape, of=(self.rotations[key], flat))
+        return self.g.view(y, *x.shape)
+
+    # -------------------------------------------------------------- attention
+
+    def attention(self, t: Tensors, il: int, x: Node) -> Node:
+        """Self-attention over a cache of K and V: x is the normed input."""
+        g, hp, u = self.g, self.hp, self.u
+        n, n_kv = hp.n_head[il], hp.n_head_kv[il]
+        dk, dv = hp.head_k[il], hp.head_v[il]
+        gate: Node | None = None
+        k: Node | None
+        v: Node | None
+        if self.has(t, "attn_qkv"):
+            qkv = self.mm(t, "attn_qkv", x)
+            q = g.view(qkv, dk, n, u, contiguous=False)
+            k = g.view(qkv, dk, n_kv, u, contiguous=False)
+            v = g.view(qkv, dv, n_kv, u, contiguous=False)
+        else:
+            q_raw = self.mm(t, "attn_q", x)
+            if q_raw.shape[0] == 2 * n * dk:  # each head's query and gate side by side
+                gate = g.view(q_raw, dk, n, u, contiguous=False)
+                q = g.view(q_raw, dk, n, u, contiguous=False)
+            else:
+                q = g.view(q_raw, dk, n, u)
+            shared = il >= hp.n_layer_kv  # this layer reads an earlier layer's cache
+            k = None if shared else self.mm(t, "attn_k", x)
+            v = None
+            if k is not None:
+                v = g.view(self.mm(t, "attn_v", x) if self.has(t, "attn_v") else k, dv, n_kv, u)
+                k = g.view(k, dk, n_kv, u)
+        if self.has(t, "attn_q_norm"):
+            q = self.norm(t, "attn_q_norm", q)
+        if k is not None and self.has(t, "attn_k_norm"):
+            k = self.norm(t, "attn_k_norm", k)
+        if hp.architecture not in _NO_ROPE:
+            q = self._rope(q)
+            k = self._rope(k) if k is not None else None
+        if gate is not None:
+            gate = g.new(dk * n, u, of=(gate,))
+        y = self.attend(il, q, k, v)
+        if gate is not None:
+            y = g.over(y, g.over(gate))
+        elif self.has(t, "attn_gate"):
+            y = g.over(y, g.over(self.mm(t, "attn_gate", x)))
+        if self.has(t, "attn_sub_norm"):
+            y = self.norm(t, "attn_sub_norm", y)
+        return self.mm(t, "attn_output", y) if self.has(t, "attn_output") else y
+
+    def _rope(self, x: Node) -> Node:
+        return self.g.over(x, self.pos)
+
+    def attend(
+        self, il: int, q: Node, k: Node | None, v: Node | None, v_rows: int = 0, scale: int = 0
+    ) -> Node:
+        """Stores k and v, then q against the cache (`build_attn`, `build_attn_mha`). `v_rows`:
+        the head size after the latent values are expanded, `scale` the expanding weight."""
+        g, hp, u = self.g, self.hp, self.u
+        kind = WINDOW if hp.swa[il] else ALL
+        n, n_kv = hp.n_head[il], max(1, hp.n_head_kv[il])
+        dk, dv = q.shape[0], v.shape[0] if v is not None and hp.mla else hp.head_v[il]
+        rotate_k = self.shape.rotate_k and not hp.mla
+        rotate_v = self.shape.rotate_v and not hp.mla
+        if rotate_k:
+            q = self._hadamard(q, kind, "k", dk)
+            k = self._hadamard(k, kind, "k", dk) if k is not None else None
+        if rotate_v and v is not None:
+            v = self._hadamard(v, kind, "v", dv)
+        g.expand(q)
+        kv = [x for x in ((k, v) if hp.n_swa else (v, k)) if x is not None]
+        g.expand(*kv)
+        if k is not None:
+            g.expand(g.store(g.view(k, prod(k.shape) // u, u), self.k_idxs[kind]))
+        if v is not None and not hp.mla:
+            g.expand(g.store(g.view(v, prod(v.shape) // u, u), self.v_idxs[kind]))
+
+        cells = self.cells[kind]
+        cached = [g.outside(int(cells * dk * n_kv * self.shape.k_bytes), g.device)]
+        if not hp.mla:
+            cached.append(g.outside(int(cells * dv * n_kv * self.shape.v_bytes), g.device))
+        heads = g.view(g.view(q, dk, n, u), dk, u, n, contiguous=False)
+        if self.shape.flash:
+            y = g.new(dv, n, u, of=(heads, *cached, self.masks[kind]))
+            if v_rows:
+                y = g.mm(v_rows, g.view(y, dv, u, n, contiguous=False), scale)
+                y = g.new(v_rows, n, u, of=(g.view(y, v_rows, n, u, contiguous=False),))
+                dv = v_rows
+            y = g.view(y, dv * n, u)
+        else:
+            kq = g.new(cells, u, n, of=(cached[0], heads))
+            if hp.architecture in _SOFTCAP:
+                kq = g.over(g.over(g.over(kq)))
+            kq = g.over(kq, self.masks[kind])
+            y = g.new(dv, u, n, of=(cached[-1], kq))
+            if v_rows:
+                y = g.mm(v_rows, y, scale)
+                dv = v_rows
+            y = g.new(dv * n, u, of=(g.view(y, dv, n, u, contiguous=False),))
+        g.expand(y)
+        if rotate_v:
+            y = self._hadamard(y, kind, "v", dv)
+        return y
+
+    # ----------------------------------------------------------- feed-forward
+
+    def ffn(self, t: Tensors, x: Node, suffix: str = "") -> Node:
+        """The dense feed-forward part (`build_ffn`)."""
+        g = self.g
+        up_name, gate_name, down_name = (f"ffn_{p}{suffix}" for p in ("up", "gate", "down"))
+        up = self.mm(t, up_name, x)
+        if self.has(t, gate_name):
+            y = g.new(*up.shape, of=(self.mm(t, gate_name, x), up))  # a gated unit
+        elif self.has(t, down_name) and up.shape[0] == 2 * t[f"{down_name}.weight"].shape[0]:
+            y = g.new(up.shape[0] // 2, *up.shape[1:], of=(up,))
+        else:
+            y = g.over(up)
+        if self.has(t, "ffn_sub_norm"):
+            y = self.norm(t, "ffn_sub_norm", y)
+        return self.mm(t, down_name, y)
+
+    def moe(self, t: Tensors, x: Node) -> Node:
+        """The routed experts (`build_moe_ffn`)."""
+        g, hp = self.g, self.hp
+        used, n_expert, u = hp.n_expert_used, hp.n_expert, x.shape[-1]
+        logits = self.mm(t, "ffn_gate_inp", x)
+        probs = g.over(logits)
+        chosen = probs
+        if "exp_probs_b.bias" in t:
+            chosen = g.over(probs, weighted=True)
+        order = g.new(n_expert, u, of=(chosen,), element=I32)
+        top = g.view(order, used, u, contiguous=False)
+        weights = g.new(1, used, u, of=(g.view(probs, 1, n_expert, u), top))
+        flat = g.view(weights, used, u)
+        total = g.over(g.new(1, u, of=(flat,)))
+        weights = g.view(g.over(flat, total), 1, used, u)
+        g.expand(weights)
+        x = g.view(x, x.shape[0], 1, u)
+        n_embd = x.shape[0]
+        if hp.architecture == "llama4":
+            x = g.over(g.new(n_embd, used, u, of=(x,)), weights)
+        if self.has(t, "ffn_gate_up_exps"):
+            both = self._experts(t, "ffn_gate_up_exps", x, top)
+            f = both.shape[0] // 2
+            gate = g.view(both, f, used, u, contiguous=False)
+            up = g.view(both, f, used, u, contiguous=False)
+            y = g.new(f, used, u, of=(gate, up))
+        else:
+            up = self._experts(t, "ffn_up_exps", x, top)
+            if self.has(t, "ffn_gate_exps"):
+                gate = self._experts(t, "ffn_gate_exps", x, top)
+                y = g.new(*up.shape, of=(gate, up))
+            else:
+                y = g.over(up)
+        experts = self._experts(t, "ffn_down_exps", y, top)
+        if hp.architecture != "llama4":
+            experts = g.over(experts, weights)
+        g.expand(experts)
+        parts = [g.view(experts, n_embd, u, contiguous=used == 1) for _ in range(used)]
+        g.expand(*parts)
+        total = parts[0]
+        for part in parts[1:]:
+            total = Node((n_embd, u), F32, (total, part), inplace=True)
+            g.expand(total)
+        if used == 1:
+            total = g.new(n_embd, u, of=(total,))
+        return total
+
+    def _experts(self, t: Tensors, name: str, x: Node, top: Node) -> Node:
+        w = t[f"{name}.weight"]
+        device = 0 if self.experts_on_host else None
+        shape = (w.shape[1], self.hp.n_expert_used, x.shape[-1])
+        y = self.g.weighted(shape, (x, top), w.n_bytes, device)
+        return self.g.over(y, top, weighted=not self.experts_on_host) if f"{name}.bias" in t else y
+
+    def feed_forward(self, t: Tensors, x: Node) -> Node | None:
+        """Whatever feed-forward part a layer has: dense, experts, shared experts, both."""
+        g = self.g
+        routed = self.has(t, "ffn_gate_inp") and any(
+            self.has(t, n) for n in ("ffn_up_exps", "ffn_gate_up_exps")
+        )
+        y: Node | None = None
+        if routed:
+            y = self.moe(t, x)
+            if self.has(t, "ffn_up_shexp"):
+                shared = self.ffn(t, x, "_shexp")
+                if self.has(t, "ffn_gate_inp_shexp"):
+                    gate = g.over(g.mm(1, x))
+                    shared = g.over(shared, gate)
+                y = g.over(y, shared)
+        if self.has(t, "ffn_up"):
+            dense = self.ffn(t, x)
+            y = dense if y is None else g.over(dense, y)
+        return y
+
+    @property
+    def parallel(self) -> bool:
+        """Whether attention and feed-forward both read the layer's input."""
+        return self.hp.architecture in _PARALLEL

@@ -1,0 +1,139 @@
+"""A whole model's graph: input, a choice of its layers, output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tuner.graph import F32, HOST, Graph, Node
+from tuner.graph_latent import latent_attention
+from tuner.graph_layers import LayerBuilder, Shape, Tensors
+from tuner.graph_recurrent import mixer
+from tuner.model import Model
+
+_SCALED = frozenset({"gemma", "gemma2", "gemma3", "gemma4", "gemma3n", "minicpm", "grok"})
+
+
+_LAYER = re.compile(r"^blk\.\d+\.")
+
+
+class ModelGraph:
+    """Builds graphs of one model. `layers` lists (layer, device, experts on the host)."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.hp = model.hparams
+        self.tensors: list[Tensors] = [
+            {_LAYER.sub("", t.name): t for t in (*group.others, *group.experts)}
+            for group in model.tensors.layers
+        ]
+        loops = len(self.tensors)
+        physical = [t for t in self.tensors if t]
+        if physical and self.hp.architecture == "nanbeige":
+            self.tensors = [physical[il % len(physical)] for il in range(loops)]
+        self.signatures = [self._signature(il) for il in range(self.hp.n_layer)]
+
+    def _signature(self, il: int) -> int:
+        """Equal for layers that build equal graphs."""
+        hp = self.hp
+        shapes = tuple(sorted((name, t.shape) for name, t in self.tensors[il].items()))
+        return hash(
+            (shapes, hp.swa[il], hp.recurrent[il], hp.n_head[il], hp.n_head_kv[il],
+             il >= hp.n_layer_kv)
+        )  # fmt: skip
+
+    def build(
+        self,
+        shape: Shape,
+        layers: Sequence[tuple[int, int, bool]],
+        output_device: int,
+        offload: int,
+    ) -> Graph:
+        """The graph of these layers, each on its device, between input and output."""
+        hp, u = self.hp, shape.u
+        g = Graph()
+        g.offload = offload
+        tokens = g.input(u)
+        unused = g.input(hp.n_embd_inp, u)  # embeddings instead of tokens, were there any
+        b = LayerBuilder(hp, shape, g)
+        x = Node((hp.n_embd, u), F32, (tokens,), device=HOST)
+        g.expand(x)
+        g.leaves.insert(1, unused)
+        if hp.architecture in _SCALED:
+            x = g.over(x)
+        for il, device, experts_on_host in layers:
+            g.device = device
+            b.experts_on_host = experts_on_host and device != HOST
+            x = self._layer(b, il, x)
+        g.device = output_device
+        x = g.over(g.over(x), weighted=True)
+        logits = g.mm(hp.n_vocab, x, self._output_bytes())
+        g.expand(logits)
+        return g
+
+    def _output_bytes(self) -> int:
+        groups = self.model.tensors
+        if groups.tied is not None:
+            return groups.tied.n_bytes
+        return next((t.n_bytes for t in groups.output if t.name == "output.weight"), 0)
+
+    def _layer(self, b: LayerBuilder, il: int, x: Node) -> Node:
+        g, hp, t = b.g, self.hp, self.tensors[il]
+        last = il == hp.n_layer - 1
+        if not t:
+            return x
+        residual = x
+        first_norm = "attn_norm" if b.has(t, "attn_norm") else "none"
+        normed = b.norm(t, first_norm, x) if "attn_output_norm.weight" not in t else x
+        y = self._mix(b, il, t, normed)
+        if y is not None:
+            for name in ("post_attention_norm", "attn_output_norm"):
+                if b.has(t, name) and not self._is_ffn_norm(t, name):
+                    y = b.norm(t, name, y)
+        if b.parallel:
+            assert y is not None
+            if last:
+                y, residual, normed = (
+                    g.new(v.shape[0], 1, of=(v, b.out_ids)) for v in (y, residual, normed)
+                )
+            ffn = b.feed_forward(t, normed)
+            return g.over(g.over(ffn, y), residual) if ffn is not None else g.over(y, residual)
+        if y is not None:
+            if last:
+                y = g.new(y.shape[0], 1, of=(y, b.out_ids))
+                residual = g.new(residual.shape[0], 1, of=(residual, b.out_ids))
+            x = g.over(y, residual)
+        normed = x
+        for name in ("ffn_norm", "post_attention_norm"):
+            if b.has(t, name) and (name == "ffn_norm" or self._is_ffn_norm(t, name)):
+                normed = b.norm(t, name, x)
+                break
+        out = b.feed_forward(t, normed if y is not None else b.norm(t, first_norm, x))
+        if out is None:
+            return x
+        if b.has(t, "post_ffw_norm"):
+            out = b.norm(t, "post_ffw_norm", out)
+        return g.over(out, x)
+
+    @staticmethod
+    def _is_ffn_norm(t: Tensors, name: str) -> bool:
+        """Some architectures call the norm before the feed-forward part "post attention"."""
+        return (
+            name == "post_attention_norm"
+            and "ffn_norm.weight" not in t
+            and ("post_ffw_norm.weight" not in t)
+        )
+
+    def _mix(self, b: LayerBuilder, il: int, t: Tensors, x: Node) -> Node | None:
+        """What mixes tokens in this layer: attention, a recurrent state, both or neither."""
+        hp = self.hp
+        if hp.recurrent[il]:
+            state = mixer(b, t, x)
+            if hp.architecture == "falcon-h1":
+                return b.g.over(b.attention(t, il, x), state) if state else None
+            return state
+        if hp.mla or "attn_kv_a_mqa.weight" in t:
+            return latent_attention(b, t, il, x)
+        if "attn_q.weight" in t or "attn_qkv.weight" in t:
+            return b.attention(t, il, x)
+        return None

@@ -1,0 +1,198 @@
+"""Layers with a recurrent state as graph nodes.
+
+Mirrors src/models/mamba-base.cpp, delta-net-base.cpp with qwen3next.cpp, qwen35.cpp and
+kimi-linear.cpp, lfm2.cpp, rwkv6-base.cpp and rwkv7-base.cpp. Which of them a layer is, its
+tensors say.
+"""
+
+from __future__ import annotations
+
+from tuner.graph import Node
+from tuner.graph_layers import LayerBuilder, Tensors
+
+
+def mixer(b: LayerBuilder, t: Tensors, x: Node) -> Node | None:
+    """The layer's mixer, or None where the layer has none that is known."""
+    if b.has(t, "shortconv.in_proj"):
+        return _short_conv(b, t, x)
+    if b.has(t, "ssm_conv1d_q"):
+        return _kimi_delta(b, t, x)
+    if b.has(t, "ssm_beta") or b.has(t, "ssm_ba"):
+        return _gated_delta(b, t, x)
+    if b.has(t, "ssm_x"):
+        return _mamba1(b, t, x)
+    if b.has(t, "ssm_in"):
+        return _mamba2(b, t, x)
+    if b.has(t, "time_mix_key"):
+        return _time_mix(b, t, x)
+    return None
+
+
+def _conv(b: LayerBuilder, x: Node, channels: int, width: int, old: Node) -> Node:
+    """x behind the last columns of before; the new last columns are stored."""
+    g = b.g
+    columns = g.view(old, width - 1, channels, contiguous=False)
+    turned = g.view(x, b.u, channels, contiguous=False)
+    joined = g.new(width - 1 + b.u, channels, of=(columns, turned))
+    g.expand(g.store(g.view(joined, width - 1, channels, contiguous=False)))
+    return joined
+
+
+def _mamba1(b: LayerBuilder, t: Tensors, x: Node) -> Node:
+    g, u, s = b.g, b.u, b.hp.ssm
+    conv = _gather(b, b.hp.state_r)
+    xz = b.mm(t, "ssm_in", x)
+    z = g.view(xz, s.inner, u, contiguous=False)
+    joined = _conv(b, g.view(xz, s.inner, u, contiguous=False), s.inner, s.conv, conv)
+    x = g.over(g.over(Node((s.inner, u), 4, (joined,), device=g.device), weighted=True))
+    x_db = b.mm(t, "ssm_x", x)
+    dt = g.new(s.rank, u, of=(g.view(x_db, s.rank, u, contiguous=False),))
+    low = [g.view(x_db, s.state, u, contiguous=False) for _ in range(2)]
+    if b.has(t, "ssm_dt_norm"):
+        dt = g.over(dt, weighted=True)
+        low = [g.over(g.new(s.state, u, of=(v,)), weighted=True) for v in low]
+    dt = b.mm(t, "ssm_dt", dt)
+    scan = g.new(s.inner * (u + s.state), of=(g.view(x, 1, s.inner, u), dt, *low))
+    g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
+    y = g.view(scan, s.inner, u, contiguous=False)
+    y = g.new(s.inner, u, of=(y, g.over(x, weighted=True)))
+    y = g.new(s.inner, u, of=(g.new(s.inner, u, of=(z,)), y))
+    return b.mm(t, "ssm_out", y)
+
+
+def _mamba2(b: LayerBuilder, t: Tensors, x: Node) -> Node:
+    g, u, s = b.g, b.u, b.hp.ssm
+    heads = max(1, s.rank)
+    channels = s.inner + 2 * s.groups * s.state
+    conv = _gather(b, b.hp.state_r)
+    both = b.mm(t, "ssm_in", x)
+    z = g.view(both, s.inner, u, contiguous=False)
+    dt = g.view(both, heads, u, contiguous=False)
+    joined = _conv(b, g.view(both, channels, u, contiguous=False), channels, s.conv, conv)
+    mixed = g.over(g.over(Node((channels, u), 4, (joined,), device=g.device), weighted=True))
+    parts = [g.view(mixed, s.inner // heads, heads, u, contiguous=False) for _ in range(3)]
+    dt = g.over(g.new(heads, u, of=(dt,)), weighted=True)
+    scan = g.new(s.inner * (u + s.state), of=(parts[0], dt, *parts[1:]))
+    g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
+    y = g.view(scan, s.inner // heads, heads, u, contiguous=False)
+    scaled = Node(parts[0].shape, 4, (parts[0],), device=g.device)
+    y = g.over(scaled, y)
+    y = g.new(s.inner // heads, heads, u, of=(g.new(s.inner // heads, heads, u, of=(z,)), y))
+    if b.has(t, "ssm_norm"):
+        y = g.view(y, s.inner // max(1, s.groups), max(1, s.groups), u)
+        y = g.over(g.over(y), weighted=True)
+    return b.mm(t, "ssm_out", g.view(y, s.inner, u))
+
+
+def _gated_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:
+    g, u, s = b.g, b.u, b.hp.ssm
+    keys, values = max(1, s.groups), max(1, s.rank)
+    dk, dv = s.state, s.inner // max(1, s.rank)
+    channels = s.inner + 2 * keys * dk
+    if b.has(t, "attn_qkv"):
+        mixed = b.mm(t, "attn_qkv", x)
+        z = b.mm(t, "attn_gate", x)
+    else:
+        raw = b.mm(t, "ssm_in", x)
+        z = g.new(dv * values, u, of=(g.view(raw, dv * values, u, contiguous=False),))
+        flat = [
+            g.new(n, u, of=(g.view(raw, n, u, contiguous=False),))
+            for n in (dk * keys, dk * keys, dv * values)
+        ]
+        mixed = g.new(channels, u, of=(g.new(2 * dk * keys, u, of=tuple(flat[:2])), flat[2]))
+    if b.has(t, "ssm_ba"):
+        ba = b.mm(t, "ssm_ba", x)
+        beta = g.over(g.new(values, u, of=(g.view(ba, values, u, contiguous=False),)))
+        alpha = g.new(values, u, of=(g.view(ba, values, u, contiguous=False),))
+    else:
+        beta = g.new(values, u, of=(g.view(b.mm(t, "ssm_beta", x), values, u),))
+        alpha = g.view(b.mm(t, "ssm_alpha", x), values, u)
+    gate = g.over(g.over(g.over(alpha, weighted=True)), weighted=True)
+    joined = _conv(b, mixed, channels, s.conv, _gather(b, b.hp.state_r))
+    state = _gather(b, b.hp.state_s)
+    conv = g.over(Node((channels, u), 4, (joined,), device=g.device))
+    q, k = (g.new(dk, keys, u, of=(g.view(conv, dk, keys, u, contiguous=False),)) for _ in range(2))
+    v = g.view(conv, dv, values, u, contiguous=False)
+    if keys != values and b.hp.architecture == "qwen3next":
+        q, k = (g.new(dk, values, u, of=(g.view(n, dk, 1, keys, u),)) for n in (q, k))
+    done = g.new(s.inner * u + b.hp.state_s, of=(q, k, v, gate, beta, state))
+    y = g.view(done, dv, values, u, contiguous=False)
+    g.expand(g.store(g.view(done, b.hp.state_s)))
+    normed = g.over(g.new(dv, values, u, of=(y,)), weighted=True)
+    gated = g.new(dv, values, u, of=(g.view(z, dv, values, u),))
+    y = g.over(normed, gated)
+    return b.mm(t, "ssm_out", g.view(y, s.inner, u))
+
+
+def _kimi_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:
+    g, u, s = b.g, b.u, b.hp.ssm
+    head = s.kda_head
+    heads = b.hp.n_head[0]
+    inner = head * heads
+    old = _gather(b, b.hp.state_r)
+    parts = []
+    for name in ("attn_q", "attn_k", "attn_v"):
+        joined = _conv(b, b.mm(t, name, x), inner, s.conv, old)
+        parts.append(
+            g.view(g.over(Node((inner, u), 4, (joined,), device=g.device)), head, heads, u)
+        )
+    gate = g.over(g.over(b.mm(t, "ssm_f_b", b.mm(t, "ssm_f_a", x)), weighted=True))
+    gate = Node((head, heads, u), 4, (g.view(gate, head, heads, u),), device=g.device)
+    beta = g.new(heads, u, of=(g.view(b.mm(t, "ssm_beta", x), heads, u),))
+    state = _gather(b, b.hp.state_s)
+    q, k = (g.new(head, heads, u, of=(n,)) for n in parts[:2])
+    done = g.new(inner * u + b.hp.state_s, of=(q, k, parts[2], gate, beta, state))
+    y = g.new(head, heads, u, of=(g.view(done, head, heads, u, contiguous=False),))
+    g.expand(g.store(g.view(done, b.hp.state_s)))
+    second = (
+        b.mm(t, "ssm_g_b", b.mm(t, "ssm_g_a", x)) if b.has(t, "ssm_g_a") else b.mm(t, "ssm_g", x)
+    )
+    normed = g.over(g.over(y), weighted=True)
+    y = g.over(normed, g.new(head, heads, u, of=(g.view(second, head, heads, u),)))
+    return b.mm(t, "attn_output", g.new(inner, u, of=(y,)))
+
+
+def _short_conv(b: LayerBuilder, t: Tensors, x: Node) -> Node:
+    g, u, hp = b.g, b.u, b.hp
+    n = hp.n_embd
+    width = hp.state_r // n + 1
+    bcx = b.mm(t, "shortconv.in_proj", x)
+    part, gate, value = (g.view(bcx, n, u, contiguous=False) for _ in range(3))
+    product = g.new(n, u, of=(part, value))
+    joined = _conv(b, product, n, width, _gather(b, hp.state_r))
+    y = Node((n, u), 4, (joined,), device=g.device)
+    return b.mm(t, "shortconv.out_proj", g.over(y, gate))
+
+
+def _time_mix(b: LayerBuilder, t: Tensors, x: Node) -> Node:
+    """The token mixer of RWKV: several blends of x and its predecessor at once."""
+    g, u, hp = b.g, b.u, b.hp
+    n, head = hp.n_embd, max(1, hp.ssm.wkv_head)
+    blends = 6 if b.has(t, "time_mix_g1") else 5
+    old = _gather(b, hp.state_r)
+    before = g.new(n, u, of=(g.view(old, n, 1, contiguous=False), x))
+    wide = g.new(n, u, blends, of=(g.over(before, x),))
+    wide = g.over(g.over(wide, weighted=True), x)
+    r, w, k, v, a = (g.view(wide, n, u, contiguous=False) for _ in range(5))
+    r = b.mm(t, "time_mix_receptance", r)
+    w = g.over(g.over(g.mm(n, w)))
+    k = b.mm(t, "time_mix_key", k)
+    v = b.mm(t, "time_mix_value", v)
+    a = g.over(g.over(g.mm(n, a)))
+    extra = [g.over(k, weighted=True), g.new(n, u, of=(a, k))]
+    state = _gather(b, hp.state_s)
+    done = g.new(n * u + n * head, of=(r, w, k, v, a, *extra, state))
+    g.expand(done, g.store(g.view(done, n * head)))
+    y = g.new(n, u, of=(g.view(done, n, u, contiguous=False),))
+    y = g.over(g.over(y, weighted=True), weighted=True)
+    y = g.over(y, g.new(n, u, of=(k, r, v)))
+    if blends == 6:
+        y = g.over(y, g.mm(n, g.view(wide, n, u, contiguous=False)))
+    return b.mm(t, "time_mix_output", y) if b.has(t, "time_mix_output") else y
+
+
+def _gather(b: LayerBuilder, size: int) -> Node:
+    """A sequence's state, copied out of the cache (`build_rs`)."""
+    node = Node((max(1, size),), 4, (b.ids,), device=b.g.device)
+    b.g.expand(node)
+    return node
