@@ -16,7 +16,7 @@ from tui.screens.chat import ChatScreen
 from tui.session import Ready, Retry, Stage
 from tui.widgets.prompt import Prompt
 from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
-from tuner.errors import EngineError, KvchatError
+from tuner.errors import EngineCancelled, KvchatError
 from tuner.settings import Settings
 
 GIB = 1 << 30
@@ -118,7 +118,7 @@ class FakeLauncher:
         yield Stage("loading", 0.5)
         while self.hold is not None and not self.hold.wait(0.005):
             if self.cancelled.is_set():
-                raise EngineError("load_failed", "cancelled")
+                raise EngineCancelled("the launch was cancelled")
         if self.error is not None:
             raise self.error
         yield Ready(self.running)

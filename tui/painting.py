@@ -58,7 +58,9 @@ class Painter:
             if finished:
                 return
             now = time.monotonic()
-            if not self.generation.stopped:
+            if self.generation.stopped:
+                self.generation.stop()  # again: the first may have come before the engine began
+            else:
                 activity.activity = self._doing(progress, now - began)
             if changed and now - saved >= SAVE_SECONDS:
                 self._recorder.save(self._chat.record(), self.answer)

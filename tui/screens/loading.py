@@ -14,7 +14,7 @@ from textual.widgets import ProgressBar, Static
 
 from tui.plain import one_line, printable
 from tui.session import Launcher, Ready, Retry, Running, Stage
-from tuner.errors import EngineError, ExitCode, KvchatError
+from tuner.errors import EngineCancelled, EngineError, ExitCode, KvchatError
 
 
 class LoadingScreen(Screen[None]):
@@ -85,6 +85,8 @@ class LoadingScreen(Screen[None]):
             for event in self._launcher.start():
                 ready = ready or isinstance(event, Ready)
                 self.post_message(self.Came(event))
+        except EngineCancelled:
+            pass
         except KvchatError as problem:
             error = problem
         except Exception as problem:  # a defect of ours: still one sentence, and the terminal whole

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from markdown_it import MarkdownIt
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -18,7 +16,10 @@ def _parser() -> MarkdownIt:
     return MarkdownIt("gfm-like", {"html": False})
 
 
-class _Table(Markdown.BLOCKS["table_open"]):  # type: ignore[name-defined,misc]
+_TextualTable = Markdown.BLOCKS["table_open"]
+
+
+class _Table(_TextualTable):  # type: ignore[valid-type,misc]
     """Drawn anew when a row is added. Textual's way of adding rows fails where the last row turns
     out to be none, as the first backticks of a fence below a table do."""
 
@@ -29,10 +30,11 @@ class _Table(Markdown.BLOCKS["table_open"]):  # type: ignore[name-defined,misc]
 class Segment(Markdown):
     """A part of an answer, small enough to be drawn again many times a second."""
 
-    BLOCKS: ClassVar[dict[str, type[MarkdownBlock]]] = {**Markdown.BLOCKS, "table_open": _Table}
-
     def __init__(self, text: str = ""):
         super().__init__(text, parser_factory=_parser)
+
+    def get_block_class(self, block_name: str) -> type[MarkdownBlock]:
+        return _Table if block_name == "table_open" else super().get_block_class(block_name)
 
 
 class MarkdownText(Vertical):
@@ -61,9 +63,10 @@ class MarkdownText(Vertical):
         pieces = self._segmenter.feed(printable(text), final)
         for piece in pieces:
             if piece.fresh:
-                await self.mount(self._add(piece.text, piece.joined))
-            else:
-                await self._segments[-1].append(piece.text)
+                # Empty at first: Markdown goes on where its last *line* began after an initial
+                # text, and would forget that it is in a fence; after `append` it knows the block.
+                await self.mount(self._add("", piece.joined))
+            await self._segments[-1].append(piece.text)
         return len(pieces)
 
     async def clear(self) -> None:

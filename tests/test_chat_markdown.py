@@ -1,0 +1,98 @@
+"""A streamed answer looks like the same answer read from the disk."""
+
+from __future__ import annotations
+
+import pytest
+from textual.app import App, ComposeResult
+from textual.containers import VerticalScroll
+
+from tui.widgets.markdown import MarkdownText
+
+DOCUMENT = (
+    """\
+# A title
+
+Some *text* with `code`, Vec<String> and [a link](https://example.org).
+And a second line.
+
+```python
+def f(x):
+    return x + 1
+
+print(f(2))
+```
+
+1. First
+   with more
+
+   ```sh
+   run it
+   ```
+2. Second
+   - nested
+   - twice
+3. Third
+
+| a | b |
+|---|---|
+| 1 | 2 |
+| 3 | [/x] |
+
+> A quote
+> of two lines
+
+<div>html</div>
+
+- x
+- y
+
+```
+no language
+"""
+    + "".join(f"line {n}\n" for n in range(100))
+    + "```\n\nThe end.\n"
+)
+
+
+class Sheet(App[None]):
+    CSS_PATH = ["../tui/styles/messages.tcss"]  # noqa: RUF012
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sheet = MarkdownText(text)
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll():
+            yield self.sheet
+
+    def drawn(self) -> list[str]:
+        strips = self.screen._compositor.render_strips()
+        return ["".join(s.text for s in strip).rstrip() for strip in strips]
+
+
+@pytest.mark.parametrize("size", [3, 17, 80, 500])
+async def test_streamed_is_drawn_as_the_whole(size: int) -> None:
+    """Whatever the pieces, the same rows are on the screen in the end."""
+    async with Sheet(DOCUMENT).run_test(size=(80, 240)) as pilot:
+        await pilot.pause(0.05)
+        whole = pilot.app.drawn()
+    assert any("return x + 1" in row for row in whole)
+    assert any("<div>html</div>" in row for row in whole)
+    async with Sheet("").run_test(size=(80, 240)) as pilot:
+        for at in range(0, len(DOCUMENT), size):
+            await pilot.app.sheet.feed(DOCUMENT[at : at + size])
+        await pilot.app.sheet.feed("", final=True)
+        await pilot.pause(0.05)
+        streamed = pilot.app.drawn()
+    assert streamed == whole
+
+
+async def test_a_fence_right_below_a_table() -> None:
+    """The backticks are a row of the table until the third one comes."""
+    async with Sheet("").run_test(size=(80, 40)) as pilot:
+        for piece in ("| a |\n|---|\n| 1 |\n", "`", "`", "`", "\ncode\n```\n"):
+            await pilot.app.sheet.feed(piece)
+        await pilot.app.sheet.feed("", final=True)
+        await pilot.pause(0.05)
+        assert any("code" in row for row in pilot.app.drawn())
+        assert not any("`" in row for row in pilot.app.drawn())
