@@ -32,7 +32,9 @@ from tuner.settings import Settings
 from tuner.situation import Request, Situation
 from tuner.units import size_text
 
-MEASURED_TOKENS = 16  # an answer shorter than this says nothing about speed
+# Shorter answers and prompts say nothing about speed.
+MEASURED_TOKENS = 16
+MEASURED_PROMPT = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,7 @@ class Running:
         decode = done.n_decoded / done.decode_seconds
         fresh = done.n_prompt - done.n_reused
         prompt = self.actual.prompt_tps
-        if fresh >= MEASURED_TOKENS and done.prompt_seconds > 0:
+        if fresh >= MEASURED_PROMPT and done.prompt_seconds > 0:
             prompt = fresh / done.prompt_seconds
         self.actual = replace(self.actual, decode_tps=decode, prompt_tps=prompt)
         self._situation.remember_speed(self.plan, self.actual)

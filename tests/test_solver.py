@@ -1,0 +1,343 @@
+"""The solver's laws, and the case that the program exists for."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.gguf_files import Q8_0, Tensor, write_gguf
+from tests.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
+from tuner.gguf_header import read_header
+from tuner.machine import GIB, MIB
+from tuner.model import Model, describe
+from tuner.objective import FLOOR
+from tuner.plan import PREFERENCES, Candidate, Wishes
+from tuner.planner import make_plan
+from tuner.settings import Settings
+from tuner.solver import UBATCHES, Solver
+
+GIANTS = (LLAMA_8B, AYA_35B, QWEN_30B_A3B, GEMMA_27B)
+
+
+def tiny_moe(folder: Path, n_layer: int = 3, n_ctx: int = 6144) -> Model:
+    """A model small enough to try every way of loading it: experts, grouped heads, 3 layers."""
+    tensors = [
+        Tensor("token_embd.weight", (256, 4000), Q8_0),
+        Tensor("output_norm.weight", (256,)),
+        Tensor("output.weight", (256, 4000), Q8_0),
+    ]
+    for i in range(n_layer):
+        tensors += [
+            Tensor(f"blk.{i}.attn_norm.weight", (256,)),
+            Tensor(f"blk.{i}.attn_q.weight", (256, 512), Q8_0),
+            Tensor(f"blk.{i}.attn_k.weight", (256, 256), Q8_0),
+            Tensor(f"blk.{i}.attn_v.weight", (256, 256), Q8_0),
+            Tensor(f"blk.{i}.attn_output.weight", (512, 256), Q8_0),
+            Tensor(f"blk.{i}.ffn_norm.weight", (256,)),
+            Tensor(f"blk.{i}.ffn_gate_inp.weight", (256, 8)),
+            *(
+                Tensor(f"blk.{i}.ffn_{part}_exps.weight", shape, Q8_0)
+                for part, shape in (
+                    ("gate", (256, 4096, 8)), ("up", (256, 4096, 8)), ("down", (4096, 256, 8)),
+                )
+            ),
+        ]  # fmt: skip
+    metadata = {
+        "general.architecture": "llama",
+        "general.name": "tiny moe",
+        "llama.block_count": n_layer,
+        "llama.context_length": n_ctx,
+        "llama.embedding_length": 256,
+        "llama.feed_forward_length": 4096,
+        "llama.attention.head_count": 8,
+        "llama.attention.head_count_kv": 4,
+        "llama.attention.key_length": 64,
+        "llama.attention.value_length": 64,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.expert_count": 8,
+        "llama.expert_used_count": 2,
+        "llama.vocab_size": 4000,
+        "tokenizer.ggml.model": "no_vocab",
+    }
+    return describe(read_header(write_gguf(folder / "tiny-moe.gguf", metadata, tensors)))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Solver:
+    """One solver whose footprints serve every budget."""
+    return Solver(tiny_moe(tmp_path_factory.mktemp("tiny")), machine(gpu(8)))
+
+
+def limited(solver: Solver, free_mib: float, host_mib: float = 4096) -> Solver:
+    """The solver on a GPU with so much free memory."""
+    return solver.within((int(free_mib * MIB) - 512 * MIB, int(host_mib * MIB)))
+
+
+def brute_force(solver: Solver, wishes: Wishes) -> float | None:
+    """The best score over every cell of the grid, each weighed on its own."""
+    objective = solver.objective(wishes)
+    moe = range(solver.model.moe_layers[-1] + 2) if solver.model.moe_layers else [0]
+    best: float | None = None
+    for (k, v), u, n, m, ctx in itertools.product(
+        list(solver.pairs(wishes)),
+        UBATCHES,
+        range(solver.n_items + 1),
+        moe,
+        solver.contexts(wishes),
+    ):
+        found = solver.weigh(Settings(ctx, k, v, n if solver.machine.gpus else 0, m, u), objective)
+        if found.fits and (best is None or found.score > best):
+            best = found.score
+    return best
+
+
+@pytest.mark.parametrize("prefer", PREFERENCES)
+@pytest.mark.parametrize("free_mib", [925, 945, 985, 995, 1005, 1015, 1040])
+def test_the_answer_is_that_of_brute_force(small: Solver, free_mib: int, prefer: str) -> None:
+    """Searching cleverly loses nothing against weighing every cell of the whole grid."""
+    solver = limited(small, free_mib)
+    wishes = Wishes(prefer=prefer)
+    found = solver.best(wishes)
+    expected = brute_force(solver, wishes)
+    assert (found and round(found.score, 9)) == (expected and round(expected, 9))
+
+
+def test_the_brute_force_budgets_have_all_kinds_of_answers(small: Solver) -> None:
+    """The budgets above make the solver decide: nothing, part and all of the model on the GPU."""
+    found = [limited(small, mib).best(Wishes()) for mib in (935, 995, 1015)]
+    assert len({(c.settings.n_gpu_layers, c.settings.n_cpu_moe) for c in found if c}) >= 3
+
+
+@given(
+    name=st.sampled_from(GIANTS),
+    gibs=st.lists(st.floats(0.6, 30), min_size=1, max_size=2),
+    ram=st.floats(2, 64),
+    prefer=st.sampled_from(PREFERENCES),
+    n_ctx=st.sampled_from([None, None, 2048, 16384]),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_never_over_budget(
+    name: str, gibs: list[float], ram: float, prefer: str, n_ctx: int | None
+) -> None:
+    """Whatever is chosen leaves every device its reserve."""
+    where = machine(*(gpu(g, i) for i, g in enumerate(gibs)), ram=ram)
+    found = Solver(giant(name), where).best(Wishes(n_ctx=n_ctx, prefer=prefer))
+    if found:
+        for use, device in zip(found.footprint.uses, where.devices, strict=True):
+            assert use.total <= device.free - device.reserve
+        assert found.settings.n_ctx >= (n_ctx or min(FLOOR, giant(name).n_ctx_train))
+
+
+@given(
+    name=st.sampled_from(GIANTS),
+    gib=st.floats(0.6, 30),
+    more=st.floats(0.05, 6),
+    prefer=st.sampled_from(PREFERENCES),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_more_memory_never_gives_a_worse_plan(
+    name: str, gib: float, more: float, prefer: str
+) -> None:
+    """The score never falls, and no plan is beaten in speed, context and precision at once."""
+    wishes = Wishes(prefer=prefer)
+    small_, large = (Solver(giant(name), machine(gpu(g))).best(wishes) for g in (gib, gib + more))
+    if small_ is None:
+        return
+    assert large is not None
+    assert large.score >= small_.score - 1e-9
+    worse = (
+        large.speed.decode_tps < small_.speed.decode_tps - 1e-6
+        and large.settings.n_ctx < small_.settings.n_ctx
+        and large.quality.loss > small_.quality.loss
+    )
+    assert not worse
+
+
+@given(
+    name=st.sampled_from(GIANTS),
+    gib=st.floats(4, 26),
+    n_ctx=st.sampled_from([None, 1000, 4096, 20000]),
+    type_k=st.sampled_from([None, "f16", "q8_0", "q4_0"]),
+    type_v=st.sampled_from([None, "f16", "q8_0", "q5_1"]),
+    layers=st.sampled_from([None, 0, 1, 17]),
+    n_ubatch=st.sampled_from([None, 64, 1024]),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_a_fixed_wish_is_never_changed(
+    name: str, gib: float, n_ctx: int | None, type_k: str | None, type_v: str | None,
+    layers: int | None, n_ubatch: int | None,
+) -> None:  # fmt: skip
+    """The chosen plan, its alternatives and its fallbacks all keep what the user fixed."""
+    wishes = Wishes(n_ctx, False, type_k, type_v, layers, n_ubatch=n_ubatch)
+    plan = make_plan(giant(name), machine(gpu(gib)), wishes)
+    kept = (plan.chosen, *plan.fallbacks, *(plan.alternatives if plan.chosen.fits else ()))
+    for c in kept:
+        s = c.settings
+        for wish, is_ in (
+            (n_ctx, s.n_ctx), (type_k, s.type_k), (type_v, s.type_v), (layers, s.n_gpu_layers),
+            (n_ubatch, s.n_ubatch),
+        ):  # fmt: skip
+            assert wish is None or wish == is_
+
+
+def test_the_plan_is_deterministic() -> None:
+    """The same question has the same answer, to the last number."""
+    where = machine(gpu(12), gpu(8, 1))
+    plans = [make_plan(giant(LLAMA_8B), where, Wishes()) for _ in range(2)]
+    assert plans[0] == plans[1]
+
+
+# ------------------------------------------------------------------ cases that people have
+
+
+def chosen(name: str, gib: float, **wishes: object) -> Candidate:
+    found = Solver(giant(name), machine(gpu(gib))).best(Wishes(**wishes))  # type: ignore[arg-type]
+    assert found is not None
+    return found
+
+
+def test_the_case_that_the_program_exists_for() -> None:
+    """A 35B model on 24 GiB: a quantized cache keeps all 41 layers on the GPU where f16 does not,
+    decoding is at least twice as fast for it, and the report says so."""
+    plan = make_plan(giant(AYA_35B), machine(gpu(24)), Wishes())
+    assert plan.chosen.settings.n_gpu_layers == 41
+    assert {plan.chosen.settings.type_k, plan.chosen.settings.type_v} <= {"q8_0", "q4_0", "q5_1"}
+    f16 = chosen(AYA_35B, 24, type_k="f16", type_v="f16")
+    assert f16.settings.n_gpu_layers < 41
+    assert plan.chosen.speed.decode_tps > 2 * f16.speed.decode_tps
+    why = " ".join(plan.reasons)
+    assert "All 41 layers are on the GPU" in why
+    assert f"f16 would keep {f16.settings.n_gpu_layers} of 41 layers" in why
+
+
+def test_experts_go_to_ram_before_whole_layers_do() -> None:
+    """A mixture of experts that does not fit keeps every attention layer on the GPU."""
+    found = chosen(QWEN_30B_A3B, 12)
+    assert found.settings.n_gpu_layers >= 48
+    assert found.settings.n_cpu_moe > 0
+
+
+def test_a_model_that_fits_easily_stays_in_f16_with_all_its_context() -> None:
+    """Nothing is given up where there is nothing to gain."""
+    found = chosen(LLAMA_8B, 80)
+    assert (found.settings.type_k, found.settings.type_v) == ("f16", "f16")
+    assert (found.settings.n_gpu_layers, found.settings.n_ctx) == (33, 131_072)
+
+
+def test_low_types_are_not_used_for_context_beyond_the_aim() -> None:
+    """q4_0 would give more tokens, but nobody asked for them at the price of quality."""
+    found = chosen(LLAMA_8B, 10)
+    assert found.settings.n_ctx > 16_384
+    assert {found.settings.type_k, found.settings.type_v} <= {"f16", "q8_0"}
+
+
+def test_preferences_mean_what_they_say() -> None:
+    """context reaches furthest, quality keeps the most precision, speed is never slower."""
+    by = {p: chosen(LLAMA_8B, 7, prefer=p) for p in PREFERENCES}
+    assert by["context"].settings.n_ctx == max(c.settings.n_ctx for c in by.values())
+    assert by["quality"].quality.loss == min(c.quality.loss for c in by.values())
+    assert by["speed"].speed.decode_tps == max(c.speed.decode_tps for c in by.values())
+
+
+def test_free_memory_counts_not_total() -> None:
+    """A card that others have filled is not planned for as if it were empty."""
+    card = gpu(24)
+    busy = Solver(giant(LLAMA_8B), machine(replace(card, free=2 * GIB))).best(Wishes())
+    alone = Solver(giant(LLAMA_8B), machine(card)).best(Wishes())
+    assert busy
+    assert alone
+    assert busy.settings.n_gpu_layers < 15 < alone.settings.n_gpu_layers == 33
+
+
+def test_layers_are_capped() -> None:
+    """99 means all of them and is shown as what it is."""
+    plan = make_plan(giant(LLAMA_8B), machine(gpu(24)), Wishes(n_gpu_layers=99))
+    assert plan.chosen.settings.n_gpu_layers == 33
+
+
+def test_two_gpus_share_what_one_cannot_hold() -> None:
+    """35B on two 16 GiB cards: every layer on a GPU, both used, neither overfull."""
+    where = machine(gpu(16), gpu(16, 1))
+    found = Solver(giant(AYA_35B), where).best(Wishes())
+    assert found is not None
+    assert found.settings.n_gpu_layers == 41
+    assert all(u.weights > GIB for u in found.footprint.uses[:2])
+    assert found.fits
+
+
+def test_a_model_that_fits_one_of_two_gpus_stays_on_the_fast_one() -> None:
+    """No layer crosses to a slower card without need."""
+    where = machine(gpu(24, bandwidth=300e9), gpu(24, 1, bandwidth=1000e9))
+    found = Solver(giant(LLAMA_8B), where).best(Wishes(n_ctx=8192))
+    assert found is not None
+    assert found.footprint.uses[0].weights == 0 < found.footprint.uses[1].weights
+
+
+# ------------------------------------------------------------------ nothing fits
+
+
+def test_nothing_fits_says_by_how_much_and_what_would() -> None:
+    """An impossible wish is answered with the bytes missing and plans that do fit."""
+    wishes = Wishes(n_ctx=131_072, type_k="f16", type_v="f16", n_gpu_layers=33)
+    plan = make_plan(giant(LLAMA_8B), machine(gpu(8)), wishes)
+    over = plan.chosen.footprint.uses[0].total - plan.machine.gpus[0].budget
+    assert not plan.chosen.fits
+    assert f"{over:,} bytes" in plan.reasons[0]
+    assert plan.alternatives
+    assert all(c.fits for c in plan.alternatives)
+
+
+def test_no_room_at_all() -> None:
+    """A model larger than all memory there is."""
+    plan = make_plan(giant(AYA_35B), machine(gpu(2), ram=4), Wishes())
+    assert not plan.chosen.fits
+    assert plan.alternatives == ()
+    assert "short by" in plan.reasons[0]
+
+
+def test_fallbacks_shrink_on_the_gpu() -> None:
+    """Each rung of the ladder takes less GPU memory than the one before, the last none of the
+    model's layers."""
+    plan = make_plan(giant(LLAMA_8B), machine(gpu(12)), Wishes())
+    totals = [c.footprint.uses[0].total for c in (plan.chosen, *plan.fallbacks)]
+    assert len(totals) >= 4
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == len(totals)
+    assert plan.fallbacks[-1].settings.n_gpu_layers == 0
+
+
+def test_one_more_gib_is_worth_saying() -> None:
+    """What the report promises for 1 GiB more is what a machine with it would get."""
+    plan = make_plan(giant(AYA_35B), machine(gpu(20)), Wishes())
+    larger = Solver(giant(AYA_35B), machine(gpu(21))).best(Wishes())
+    assert plan.one_more_gib is not None
+    assert larger is not None
+    assert plan.one_more_gib.settings == larger.settings
+
+
+def test_alternatives_are_not_dominated() -> None:
+    """Each alternative is better than the choice in speed, context or precision."""
+    plan = make_plan(giant(LLAMA_8B), machine(gpu(8)), Wishes())
+    mine = plan.chosen
+    assert plan.alternatives
+    for c in plan.alternatives:
+        assert (
+            c.speed.decode_tps > mine.speed.decode_tps
+            or c.settings.n_ctx > mine.settings.n_ctx
+            or c.quality.loss < mine.quality.loss
+        )
+
+
+def test_random_budgets_agree_with_brute_force(small: Solver) -> None:
+    """The same as above over budgets nobody picked, the host's too."""
+    rng = random.Random(7)
+    for _ in range(12):
+        solver = limited(small, rng.uniform(920, 1040), rng.uniform(20, 130))
+        found, expected = solver.best(Wishes()), brute_force(solver, Wishes())
+        assert (found and round(found.score, 9)) == (expected and round(expected, 9))
