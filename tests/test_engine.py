@@ -41,6 +41,8 @@ CAPITAL = (Message("user", "What is the capital of France? Answer with one word.
 ASK = (Message("user", "Why is the sky blue?"),)  # answered at length
 LONG = (Message("user", "The quick brown fox jumps over the lazy dog. " * 25),)  # 250 tokens
 
+posix_signals = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+
 Answer = list[PromptProgress | Text | Done]
 
 
@@ -286,6 +288,7 @@ def test_dry_run_equals_the_load(own: EngineClient) -> None:
         assert found == pytest.approx(expected, abs=0.01 * MIB)
 
 
+@posix_signals
 def test_killed_while_answering(own: EngineClient) -> None:
     """kill -9 in the middle of an answer: an error that names it, and a new load works."""
     loaded_by(own, load())
@@ -318,6 +321,7 @@ sys.exit(worker.wait())
 """
 
 
+@posix_signals
 def test_missing_instruction_is_survived(tmp_path: Path) -> None:
     """A load that dies by SIGILL comes up by itself without extra buffers, says so, and
     answers: the user does nothing."""
@@ -329,6 +333,7 @@ def test_missing_instruction_is_survived(tmp_path: Path) -> None:
         assert "Paris" in text_of(list(client.generate(Generate(CAPITAL, GREEDY))))
 
 
+@posix_signals
 def test_interrupt_is_not_for_the_model(own: EngineClient) -> None:
     """Ctrl-C's signal leaves the process and its model alone."""
     loaded_by(own, load())
@@ -408,6 +413,17 @@ def test_layers_on_the_standin_gpu(own: EngineClient) -> None:
     for kind in ("weights", "kv_cache", "compute"):
         assert planned[kind] == pytest.approx(remote[kind], abs=0.01 * MIB)
     assert "Paris" in text_of(answer)
+
+
+@needs_rpc
+def test_silent_rpc_server(own: EngineClient) -> None:
+    """A server that does not answer is named; the engine itself would abort its process."""
+    with pytest.raises(
+        EngineError, match=r"the RPC server 127\.0\.0\.1:9 does not answer"
+    ) as caught:
+        list(own.load(load(SETTINGS, "127.0.0.1:9")))
+    assert caught.value.kind == "load_failed"
+    assert own.alive
 
 
 @needs_rpc

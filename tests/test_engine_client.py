@@ -202,6 +202,30 @@ def test_second_death_ends_it(start: Start) -> None:
     assert caught.value.kind == "crashed"
 
 
+def test_a_load_that_dies_anyway_teaches_nothing(tmp_path: Path) -> None:
+    """Where a load dies with and without extra buffers, they are not to blame: the next load,
+    of another file, may use them."""
+    client = EngineClient(
+        tmp_path / "engine.log", command=scripted_worker(die_in="load", die_by="SIGSEGV")
+    )
+    with pytest.raises(EngineError):
+        list(client.load(LOAD))
+    client._command = scripted_worker()
+    assert loaded(client).use_extra_bufts is True
+    client.close()
+
+
+@pytest.mark.parametrize(("signal_name", "kept"), [("SIGILL", False), ("SIGSEGV", True)])
+def test_death_by_instruction_while_answering(start: Start, signal_name: str, kept: bool) -> None:
+    """An illegal instruction met in an answer turns extra buffers off for the next load;
+    another death does not."""
+    client = start(die_in="generate", die_by=signal_name)
+    loaded(client)
+    with pytest.raises(EngineError, match=signal_name):
+        list(client.generate(ASK))
+    assert loaded(client).use_extra_bufts is kept
+
+
 def test_close_ends_a_hanging_process(start: Start) -> None:
     """A process that does not leave is killed in about a second."""
     client = start(hang=30)

@@ -171,7 +171,12 @@ class EngineClient:
             retry = self._as_possible(request)
             if retry == attempt:  # nothing was learned
                 raise
-            yield from self._run(retry)
+            try:
+                yield from self._run(retry)
+            except EngineError as error:
+                if error.kind == "crashed":  # then the extra buffers were not to blame
+                    self._extra_bufts_fail = False
+                raise
 
     def _as_possible(self, request: _LoadRequest) -> _LoadRequest:
         if not self._extra_bufts_fail:
@@ -281,14 +286,16 @@ class EngineClient:
         loading = isinstance(request, Load | DryRun)
         if loading and death.by_memory:
             return EngineError("out_of_memory", message)
-        if death.by_instruction and self._had_extra_bufts(request):
+        if self._extra_buffers_suspect(death, request):
             self._extra_bufts_fail = True
         return EngineError("crashed", message)
 
-    def _had_extra_bufts(self, request: Request) -> bool:
+    def _extra_buffers_suspect(self, death: ChildDiedError, request: Request) -> bool:
+        """Whether the next load shall do without. A load that dies is tried again at once and so
+        tells whether the guess was right; later, only what admits of no other guess counts."""
         if isinstance(request, Load | DryRun):
-            return request.settings.use_extra_bufts
-        return self._extra_bufts  # a first long prompt may be what meets the instruction
+            return request.settings.use_extra_bufts and death.by_instruction
+        return self._extra_bufts and death.signal_name == "SIGILL"
 
     def _with_log(self, failed: Failed) -> str:
         if failed.kind in {"context_full", "not_loaded"}:

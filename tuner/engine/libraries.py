@@ -7,6 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
+from tuner.engine.probe import add_rpc_server, open_library
 from tuner.engine.protocol import Buffer
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
@@ -17,7 +18,7 @@ class GgmlLibraries:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._base = self._open("ggml-base")
+        self._base = open_library("ggml-base", folder)
         self._base.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
         self._base.ggml_backend_buft_name.restype = ctypes.c_char_p
         self._base.ggml_backend_buft_name.argtypes = [ctypes.c_void_p]
@@ -29,17 +30,10 @@ class GgmlLibraries:
 
     def register_rpc(self, server: str) -> None:
         """Makes the devices of an RPC server ("host:port") usable. Raises OSError where the
-        engine was built without RPC, ConnectionError where the server does not answer."""
-        add = self._open("ggml-rpc").ggml_backend_rpc_add_server
-        add.restype = ctypes.c_void_p
-        add.argtypes = [ctypes.c_char_p]
-        registry = add(server.encode())
-        if not registry:
-            raise ConnectionError(f"the RPC server {server} does not answer")
-        register = self._open("ggml").ggml_backend_register
-        register.restype = None
-        register.argtypes = [ctypes.c_void_p]
-        register(registry)
+        engine was built without RPC or the server does not answer."""
+        add_rpc_server(
+            open_library("ggml", self._folder), open_library("ggml-rpc", self._folder), server
+        )
 
     def breakdown(self, libllama: ctypes.CDLL, context: int) -> tuple[Buffer, ...] | None:
         """Exact bytes per buffer type, as llama.cpp itself would print them at exit; under
@@ -73,22 +67,3 @@ class GgmlLibraries:
             if size:
                 buffers.append(Buffer(name, kind, size))
         self._walk(words[3], buffers)
-
-    def _open(self, name: str) -> ctypes.CDLL:
-        """The copy in use. A Linux wheel holds each library as three separate files (wheels
-        keep no links), and opening another than the loaded one gives a second, empty device
-        registry: the soname finds the loaded one. macOS by install name and Windows by module
-        name should do the same; both untested."""
-        if sys.platform == "win32":
-            candidates = [f"{name}.dll", str(self._folder / f"{name}.dll")]
-        elif sys.platform == "darwin":
-            candidates = [f"@rpath/lib{name}.0.dylib", str(self._folder / f"lib{name}.0.dylib"),
-                          str(self._folder / f"lib{name}.dylib")]  # fmt: skip
-        else:
-            candidates = [f"lib{name}.so.0", str(self._folder / f"lib{name}.so")]
-        for candidate in candidates:
-            try:
-                return ctypes.CDLL(candidate)
-            except OSError:
-                continue
-        raise OSError(f"the engine has no library {name}")

@@ -33,7 +33,10 @@ _NO_VOCABULARY = 0  # LLAMA_VOCAB_TYPE_NONE
 
 DECODE_OK, DECODE_NO_SLOT, DECODE_ABORTED = 0, 1, 2
 
-libraries = GgmlLibraries(Path(llama_cpp.__file__).parent / "lib")
+# Where llama_cpp itself looks (llama_cpp/llama_cpp.py).
+libraries = GgmlLibraries(
+    Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama_cpp.__file__).parent / "lib")
+)
 
 
 class LlamaError(Exception):

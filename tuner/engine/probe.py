@@ -57,7 +57,7 @@ def devices(rpc_servers: list[str]) -> list[dict[str, Any]]:
     folder = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(str(engine.__file__)).parent / "lib")
     ggml, base = open_library("ggml", folder), open_library("ggml-base", folder)
     for server in rpc_servers:
-        _add_rpc_server(ggml, open_library("ggml-rpc", folder), server)
+        add_rpc_server(ggml, open_library("ggml-rpc", folder), server)
 
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
@@ -89,7 +89,8 @@ def devices(rpc_servers: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _add_rpc_server(ggml: ctypes.CDLL, rpc: ctypes.CDLL, server: str) -> None:
+def add_rpc_server(ggml: ctypes.CDLL, rpc: ctypes.CDLL, server: str) -> None:
+    """Registers the devices of "host:port" with the engine. Raises OSError."""
     # ggml-rpc.cpp aborts the process where it cannot connect, so that is tried first.
     host, _, port = server.rpartition(":")
     try:

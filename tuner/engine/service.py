@@ -102,7 +102,7 @@ class Service:
                 continue
             try:
                 llama.libraries.register_rpc(server)
-            except OSError as error:  # ConnectionError is one
+            except OSError as error:
                 raise LlamaError("load_failed", str(error)) from error
             self._rpc_servers.add(server)
 
