@@ -183,7 +183,10 @@ class CacheSizes:
 
     def cells(self, kind: int, settings: Settings) -> int:
         """Cells of each cache of this kind."""
-        n_ctx = padded(settings.n_ctx, CELL_PADDING)
+        return self.cells_at(kind, padded(settings.n_ctx, CELL_PADDING), settings)
+
+    def cells_at(self, kind: int, n_ctx: int, settings: Settings) -> int:
+        """The same for another (padded) context."""
         return cells(kind, n_ctx, self._hp.n_swa, settings.n_ubatch, settings.swa_full)
 
     def bytes(self, settings: Settings, flash: bool, unit: int, first: int, end: int) -> int:

@@ -8,7 +8,7 @@ that one replay serves every context; without fusion the replay is repeated per 
 
 from __future__ import annotations
 
-from tuner.cache import CacheSizes
+from tuner.cache import CELL_PADDING, CacheSizes
 from tuner.cache_types import CACHE_TYPES
 from tuner.graph import HOST, peaks
 from tuner.graph_layers import Shape
@@ -22,11 +22,30 @@ _OFFLOADING = frozenset({"CUDA", "ROCm", "MUSA", "Metal", "Vulkan", "SYCL"})
 _PIPELINE = frozenset({"CUDA", "ROCm", "MUSA", "RPC"})  # devices with async copies and events
 _COPIES = 4  # GGML_SCHED_MAX_COPIES
 
+Layers = tuple[tuple[int, int, bool], ...]  # (layer, device, experts on the host)
+
+
+def _grid(n_ctx: int, exact_below: int, flash: bool) -> tuple[int, int]:
+    """The two contexts with a replay that enclose this one. Fused attention leaves the masks as
+    all that grows, so few will do; without it there is one to each power of two."""
+    floor = 1 << (max(exact_below, 2048) - 1).bit_length()
+    if n_ctx <= floor:
+        return n_ctx, n_ctx
+    if flash:
+        low = floor
+        high = max(2 * floor, 1 << 17)
+        while high < n_ctx:
+            low, high = high, 8 * high
+        return (n_ctx, n_ctx) if n_ctx in (low, high) else (low, high)
+    high = 1 << (n_ctx - 1).bit_length()
+    return (n_ctx, n_ctx) if high == n_ctx else (high // 2, high)
+
 
 class ComputeSizes:
     """Bytes of compute buffer for any settings."""
 
     def __init__(self, model: Model, machine: Machine, cache: CacheSizes):
+        self._model = model
         self._hp = model.hparams
         self._graph = ModelGraph(model)
         self._cache = cache
@@ -36,31 +55,65 @@ class ComputeSizes:
             (i + 1 for i, g in enumerate(machine.gpus) if g.backend in _OFFLOADING), -1
         )
         self._n_gpus = len(machine.gpus)
-        self._layers: dict[Placement, tuple[tuple[int, int, bool], ...]] = {}
+        self._recurrent = any(self._hp.recurrent)
+        self._sparse = bool(self._hp.indexer_head)  # scores of every token, for each token
+        self._layers: dict[Placement, Layers] = {}
         self._peaks: dict[object, tuple[int, ...]] = {}
 
     def sizes(self, settings: Settings, where: Placement, flash: bool) -> tuple[int, ...]:
-        """Bytes per GPU, then on the host."""
-        hp = self._hp
-        n_ctx = -(-settings.n_ctx // 256) * 256
-        k, v = CACHE_TYPES[settings.type_k], CACHE_TYPES[settings.type_v]
-        shape = Shape(
-            u=min(n_ctx, settings.n_ubatch),
-            cells=tuple((kind, self._cache.cells(kind, settings)) for kind in self._cache.kinds),
-            flash=flash,
-            rotate_k=k.quantized and hp.head_k[0] % 64 == 0,
-            rotate_v=v.quantized and hp.head_v[0] % 64 == 0,
-            k_bytes=k.bits / 8,
-            v_bytes=v.bits / 8,
-        )
+        """Bytes per GPU, then on the host.
+
+        The replay is made for contexts on a grid; in between, the straight line between two of
+        them is at least the truth, since the peak is the largest of sums that grow linearly.
+        """
         layers = self._layers.get(where)
         if layers is None:
             layers = self._layers[where] = self._choose(where)
-        return self._peak(shape, layers, where.output + 1)
+        n_ctx = -(-settings.n_ctx // CELL_PADDING) * CELL_PADDING
+        low, high = _grid(
+            n_ctx,
+            settings.n_ubatch + self._hp.n_swa,
+            flash and not (self._sparse or self._recurrent),
+        )
+        below = self._at(low, settings, layers, where, flash)
+        if low == n_ctx:
+            return below
+        above = self._at(high, settings, layers, where, flash)
+        share = (n_ctx - low) / (high - low)
+        return tuple(
+            a if a == b else int(a + (b - a) * share) for a, b in zip(below, above, strict=True)
+        )
 
-    def _peak(
-        self, shape: Shape, layers: tuple[tuple[int, int, bool], ...], output: int
+    def _at(
+        self,
+        n_ctx: int,
+        settings: Settings,
+        layers: Layers,
+        where: Placement,
+        flash: bool,
     ) -> tuple[int, ...]:
+        return self._peak(self._shape(n_ctx, settings, layers, flash), layers, where.output + 1)
+
+    def _shape(self, n_ctx: int, settings: Settings, layers: Layers, flash: bool) -> Shape:
+        hp = self._hp
+        k, v = CACHE_TYPES[settings.type_k], CACHE_TYPES[settings.type_v]
+        # Where a GPU borrows the host's weights, or a state on it is read early, attention of the
+        # host's layers runs on the GPU too, with a copy of their cache, whose type then counts.
+        borrowed = self._n_gpus > 0 and (self._offload > 0 or self._recurrent)
+        borrowed = borrowed and any(device == HOST for _, device, _ in layers)
+        return Shape(
+            u=min(n_ctx, settings.n_ubatch),
+            cells=tuple(
+                (kind, self._cache.cells_at(kind, n_ctx, settings)) for kind in self._cache.kinds
+            ),
+            flash=flash,
+            rotate_k=k.quantized and hp.head_k[0] % 64 == 0,
+            rotate_v=v.quantized and hp.head_v[0] % 64 == 0,
+            k_bytes=k.bits / 8 if borrowed else 0.0,
+            v_bytes=v.bits / 8 if borrowed else 0.0,
+        )
+
+    def _peak(self, shape: Shape, layers: Layers, output: int) -> tuple[int, ...]:
         key = (shape, layers, output)
         found = self._peaks.get(key)
         if found is None:
@@ -88,20 +141,24 @@ class ComputeSizes:
             size += n_kv * u * (2 if shape.flash else 4 * (1 + max(hp.n_head)))
         return [size] * len(self._alignments)
 
-    def _choose(self, where: Placement) -> tuple[tuple[int, int, bool], ...]:
-        """Layers that stand for all: of each run of equal ones on a device a few, and the last."""
-        signatures = self._graph.signatures
+    def _choose(self, where: Placement) -> Layers:
+        """Layers that stand for all: of each run of equal ones on a device a few, and the last.
+        Equal layers go by the number of the first of them, so that placements share replays."""
+        signatures, firsts = self._graph.signatures, self._graph.firsts
         n = self._hp.n_layer
         moe = where.n_cpu_moe
-
-        def kind(il: int) -> tuple[int, int, bool]:
-            return signatures[il], where.slots[il], il < moe
-
+        kinds = [(signatures[il], where.slots[il], il < moe) for il in range(n)]
         chosen: list[int] = []
         seen: dict[object, int] = {}
         for il in range(n):
-            pair = (kind(il), kind(il + 1) if il + 1 < n else None)
+            pair = (kinds[il], kinds[il + 1] if il + 1 < n else None)
             seen[pair] = seen.get(pair, 0) + 1
             if seen[pair] <= 2 or il >= n - 2:
                 chosen.append(il)
-        return tuple((il, where.slots[il] + 1, il < moe) for il in chosen)
+        return tuple(
+            (firsts[signatures[il]], where.slots[il] + 1, il < moe and self._routed(il))
+            for il in chosen
+        )
+
+    def _routed(self, il: int) -> bool:
+        return bool(self._model.tensors.layers[il].experts)

@@ -32,6 +32,9 @@ class ModelGraph:
         if physical and self.hp.architecture == "nanbeige":
             self.tensors = [physical[il % len(physical)] for il in range(loops)]
         self.signatures = [self._signature(il) for il in range(self.hp.n_layer)]
+        self.firsts: dict[int, int] = {}
+        for il, signature in enumerate(self.signatures):
+            self.firsts.setdefault(signature, il)
 
     def _signature(self, il: int) -> int:
         """Equal for layers that build equal graphs."""
@@ -39,7 +42,7 @@ class ModelGraph:
         shapes = tuple(sorted((name, t.shape) for name, t in self.tensors[il].items()))
         return hash(
             (shapes, hp.swa[il], hp.recurrent[il], hp.n_head[il], hp.n_head_kv[il],
-             il >= hp.n_layer_kv)
+             il >= hp.n_layer_kv, il == hp.n_layer - 1)
         )  # fmt: skip
 
     def build(
