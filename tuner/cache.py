@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 from tuner.cache_types import CACHE_TYPES
@@ -55,6 +56,7 @@ def cells(kind: int, n_ctx: int, n_swa: int, n_ubatch: int, swa_full: bool) -> i
     return padded(-(-n_ctx // kind), CELL_PADDING)
 
 
+@lru_cache(maxsize=16)
 def plan_cache(hp: HParams) -> CachePlan:
     """The caches that llama.cpp creates for these layers."""
     k, v = hp.k_row, hp.v_row

@@ -25,13 +25,13 @@ _COPIES = 4  # GGML_SCHED_MAX_COPIES
 Layers = tuple[tuple[int, int, bool], ...]  # (layer, device, experts on the host)
 
 
-def _grid(n_ctx: int, exact_below: int, flash: bool) -> tuple[int, int]:
-    """The two contexts with a replay that enclose this one. Fused attention leaves the masks as
-    all that grows, so few will do; without it there is one to each power of two."""
+def _grid(n_ctx: int, exact_below: int, straight: bool) -> tuple[int, int]:
+    """The two contexts with a replay that enclose this one. `straight`: the masks are all that
+    grows, so few will do; else there is one to each power of two."""
     floor = 1 << (max(exact_below, 2048) - 1).bit_length()
     if n_ctx <= floor:
         return n_ctx, n_ctx
-    if flash:
+    if straight:
         low = floor
         high = max(2 * floor, 1 << 17)
         while high < n_ctx:

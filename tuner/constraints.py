@@ -1,78 +1,143 @@
-"""What the engine would refuse, corrupt or run slowly without a word: told before it is asked.
+"""What the engine would refuse, or silently do badly, said beforehand.
 
-The refusals are those of `llama_init_from_model` (src/llama-context.cpp) and of the cache's
-constructor (src/llama-kv-cache.cpp); the notes follow the attention kernels of the backends
-(ggml-cuda/fattn.cu, ggml-metal).
+Sources: `llama_init_from_model` and the flash-attention probe (src/llama-context.cpp), the list
+of cache types (common/arg.cpp), CUDA's kernels (ggml/src/ggml-cuda/fattn.cu), Metal's
+(ggml/src/ggml-metal/ggml-metal-device.m).
 """
 
 from __future__ import annotations
 
-from tuner.cache_types import CACHE_TYPES
+from tuner.cache import plan_cache
+from tuner.cache_types import CACHE_TYPES, CacheType
 from tuner.machine import Machine
 from tuner.model import Model
 from tuner.settings import Settings
 
-_NO_FLASH = frozenset({"grok"})  # llama.cpp switches flash attention off for it
-_ONE_TYPE = frozenset({"deepseek4"})
-_CUDA_HEADS = frozenset({40, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576})
-_CUDA_FAST = frozenset({"f16", "bf16", "q8_0", "q4_0"})  # with K = V, in a default build
+_UNFUSED = frozenset({"grok"})
+_CUDA = frozenset({"CUDA", "ROCm", "MUSA"})
+# pairs of K and V for which default CUDA builds have vector kernels (GGML_CUDA_FA_QUANTS)
+_FAST_PAIRS = frozenset({("f16", "f16"), ("bf16", "bf16"), ("q8_0", "q8_0"), ("q4_0", "q4_0")})
+_CUDA_HEADS = frozenset({40, 64, 72, 80, 96, 112, 128, 256})
+_CUDA_UNEQUAL = frozenset({(192, 128), (320, 256), (576, 512)})
+_METAL_HEADS = frozenset({32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576})
 
 
 def refusal(model: Model, settings: Settings, machine: Machine) -> str | None:
-    """Why the engine cannot load the model so, in one sentence that says what to do; or None."""
+    """Why these settings must not be loaded, in one sentence; None where nothing stands against
+    them. Some of it the engine refuses itself, some it would run on wrong data or on the CPU."""
+    for which, name in (("K", settings.type_k), ("V", settings.type_v)):
+        if name not in CACHE_TYPES:
+            known = ", ".join(CACHE_TYPES)
+            return f"{name} is no type for the {which} cache; llama.cpp takes {known}."
     k, v = CACHE_TYPES[settings.type_k], CACHE_TYPES[settings.type_v]
-    flash = settings.flash_attn != "off" and model.architecture not in _NO_FLASH
-    hp = model.hparams
-    if (hp.mla or model.architecture in _ONE_TYPE) and k != v:
+    if not plan_cache(model.hparams).rows:
+        return None  # nothing but recurrent states, which have a type of their own
+    flash = settings.flash_attn != "off"
+    if model.architecture in _UNFUSED:
+        if v.quantized:
+            return (
+                f"{model.architecture} runs without flash attention, which a quantized V cache "
+                f"({v.name}) needs; choose f16 for V."
+            )
+        flash = False
+    if v.quantized and not flash:
+        return f"A quantized V cache ({v.name}) needs flash attention; switch it on or use f16."
+    if k.name != v.name and (model.hparams.mla or model.architecture == "deepseek4"):
         return (
-            f"{model.architecture} keeps K and V in one cache, so both need one type, not "
-            f"{k.name} and {v.name}; use --kv."
+            f"{model.architecture} keeps K and V in one cache, so they must have the same type, "
+            f"not {k.name} and {v.name}."
         )
-    if v.quantized and not flash and not hp.mla:
-        why = (
-            f"{model.architecture} runs without flash attention"
-            if settings.flash_attn != "off"
-            else "flash attention is off"
-        )
-        return f"A V cache in {v.name} needs flash attention, but {why}; use --type-v f16."
-    for letter, kind, heads in (("K", k, hp.head_k), ("V", v, hp.head_v)):
-        for size, n_head in sorted(set(zip(heads, hp.n_head_kv, strict=True))):
-            if n_head and size % kind.block and not (letter == "V" and hp.mla):
+    return _indivisible(model, k, v) or _on_gpus(model, settings, machine, k, v)
+
+
+def _indivisible(model: Model, k: CacheType, v: CacheType) -> str | None:
+    """A row of a head must fill whole blocks; without flash attention nobody checks K's."""
+    hp = model.hparams
+    for which, kind, heads in (("K", k, hp.head_k), ("V", v, hp.head_v)):
+        if not kind.quantized or (which == "V" and hp.mla):
+            continue
+        for il in (row.layer for row in plan_cache(hp).rows):
+            if heads[il] % kind.block:
                 return (
-                    f"A {letter} cache in {kind.name} needs a head size that divides by "
-                    f"{kind.block}, and this model's is {size}; use f16."
+                    f"{kind.name} stores blocks of {kind.block} elements, which do not divide "
+                    f"this model's {which} heads of {heads[il]}; choose f16 for {which}."
                 )
     return None
 
 
-def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]:
-    """Sentences about settings that work, but not as one would wish."""
+def _on_gpus(
+    model: Model, settings: Settings, machine: Machine, k: CacheType, v: CacheType
+) -> str | None:
     if settings.n_gpu_layers == 0 or settings.flash_attn == "off":
-        return ()
-    k, v = settings.type_k, settings.type_v
+        return None
     backends = {gpu.backend for gpu in machine.gpus}
-    found = []
-    if "CUDA" in backends:
-        sizes = {h for h, n in zip(model.hparams.head_k, model.hparams.n_head_kv, strict=True) if n}
-        if "iq4_nl" in (k, v):
+    if backends & _CUDA and "iq4_nl" in (k.name, v.name):
+        return (
+            "CUDA has no attention kernel for iq4_nl, so attention would silently run on the "
+            "CPU; choose q4_0."
+        )
+    if "Metal" in backends and k.name != v.name and not model.hparams.mla:
+        return (
+            f"Metal has attention kernels for equal types only, so {k.name} and {v.name} would "
+            "silently run on the CPU; choose one type for both."
+        )
+    if "Metal" in backends and "iq4_nl" in (k.name, v.name):
+        return (
+            "Metal has no attention kernel for iq4_nl, so attention would silently run on the "
+            "CPU; choose q4_0."
+        )
+    return None
+
+
+def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]:
+    """Warnings about settings that will load: slow paths, things the engine decides alone."""
+    found: list[str] = []
+    backends = {gpu.backend for gpu in machine.gpus}
+    hp = model.hparams
+    rows = plan_cache(hp).rows
+    on_gpu = settings.n_gpu_layers > 0 and bool(machine.gpus)
+    pair = (settings.type_k, settings.type_v)
+    if rows and on_gpu and settings.flash_attn != "off":
+        if backends & _CUDA and pair not in _FAST_PAIRS:
             found.append(
-                "CUDA has no attention kernel for an iq4_nl cache: attention will run on the CPU, "
-                "far slower; q4_0 takes the same memory."
+                f"Default CUDA builds have no fast attention kernel for K {pair[0]} with V "
+                f"{pair[1]}: prompts and long contexts run several times slower than with equal "
+                "f16, q8_0 or q4_0."
             )
-        elif k != v or k not in _CUDA_FAST:
-            found.append(
-                f"A default CUDA build has no fast attention kernel for K {k} with V {v}: long "
-                "prompts will be several times slower. Equal types of f16, bf16, q8_0 or q4_0 "
-                "have one; so does an engine built with GGML_CUDA_FA_QUANTS for this pair."
-            )
-        if sizes - _CUDA_HEADS:
-            found.append(
-                f"CUDA's flash attention does not know a head size of {min(sizes - _CUDA_HEADS)}: "
-                "attention will run on the CPU; try --flash-attn off."
-            )
-    if "Metal" in backends and k != v:
+        odd = _odd_heads(model, backends)
+        if odd:
+            found.append(odd)
+    if model.architecture in _UNFUSED and settings.flash_attn != "off":
+        found.append(f"llama.cpp runs {model.architecture} without flash attention.")
+    if 0 < model.n_ctx_train < settings.n_ctx:
         found.append(
-            "Metal's flash attention needs one type for K and V: attention will run on the CPU; "
-            "use --kv."
+            f"The context of {settings.n_ctx} tokens is larger than the {model.n_ctx_train} that "
+            "the model was trained for: answers degrade beyond them."
+        )
+    if settings.swa_full and hp.n_swa:
+        found.append("swa_full keeps the whole context in layers that only ever see a window.")
+    if not model.known:
+        found.append(
+            f"llama.cpp's {model.architecture} is newer than this program: its memory is planned "
+            "by the general rule and should be verified by a dry run."
         )
     return tuple(found)
+
+
+def _odd_heads(model: Model, backends: set[str]) -> str:
+    """Head sizes for which a backend has no fused kernel, so that attention runs on the CPU."""
+    hp = model.hparams
+    for row in plan_cache(hp).rows:
+        k, v = hp.head_k[row.layer], hp.head_v[row.layer]
+        cuda = (k == v and k in _CUDA_HEADS | {512}) or (k, v) in _CUDA_UNEQUAL
+        if backends & _CUDA and not cuda:
+            return (
+                f"CUDA has no flash-attention kernel for heads of {k} and {v}: attention runs on "
+                "the CPU unless flash attention is off."
+            )
+        if "Metal" in backends and k not in _METAL_HEADS:
+            return (
+                f"Metal has no flash-attention kernel for heads of {k}: attention runs on the CPU "
+                "unless flash attention is off."
+            )
+    return ""

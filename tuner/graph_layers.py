@@ -182,7 +182,10 @@ class LayerBuilder:
             if hp.architecture in _SOFTCAP:
                 kq = g.over(g.over(g.over(kq)))
             kq = g.over(kq, self.masks[kind])
-            y = g.new(dv, u, n, of=(cached[-1], kq))
+            values = cached[-1]
+            if hp.mla:  # the latent rows serve as values, once turned
+                values = g.new(cells, dv, of=(values,), element=F16)
+            y = g.new(dv, u, n, of=(values, kq))
             if v_rows:
                 y = g.mm(v_rows, y, scale)
                 dv = v_rows

@@ -131,10 +131,11 @@ class ModelGraph:
         """What mixes tokens in this layer: attention, a recurrent state, both or neither."""
         hp = self.hp
         if hp.recurrent[il]:
+            if hp.architecture != "falcon-h1":
+                return mixer(b, t, x)
+            attended = b.attention(t, il, x)  # both, side by side
             state = mixer(b, t, x)
-            if hp.architecture == "falcon-h1":
-                return b.g.over(b.attention(t, il, x), state) if state else None
-            return state
+            return b.g.over(attended, state) if state else attended
         if hp.mla or "attn_kv_a_mqa.weight" in t:
             return latent_attention(b, t, il, x)
         if "attn_q.weight" in t or "attn_qkv.weight" in t:

@@ -50,6 +50,9 @@ class HParams:
     n_embd_inp: int  # elements of one input embedding row
     ssm: Ssm
 
+    def __hash__(self) -> int:
+        return hash((self.architecture, self.n_layer_all, self.n_embd))  # quick, for caches
+
     @property
     def k_row(self) -> tuple[int, ...]:
         """`n_embd_k_gqa`: key elements per token."""
