@@ -10,9 +10,14 @@ import sys
 from pathlib import Path
 
 from tui import options
+from tuner import report
+from tuner.demo import demo_model_path
 from tuner.errors import ExitCode, KvchatError, UsageError
+from tuner.gguf_header import read_header
+from tuner.model import describe
 from tuner.plan import Plan
 from tuner.situation import Request, Situation
+from tuner.units import parse_size
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,6 +48,7 @@ def _run(args: argparse.Namespace) -> int:
         return _explain(requests, as_json=args.json, verify=args.verify)
     if len(requests) > 1:
         raise UsageError("a chat takes one model; several go with --explain.")
+    describe(read_header(requests[0].path))  # a bad file is told before anything else
     sampling = options.sampling(args)
     prompt = _prompt(args)
     if prompt is not None:
@@ -60,8 +66,6 @@ def _models(args: argparse.Namespace) -> list[Path]:
     if args.demo:
         if args.models:
             raise UsageError("--demo is a model of its own; leave out the file.")
-        from tuner.demo import demo_model_path  # noqa: PLC0415
-
         return [demo_model_path()]
     if not args.models:
         raise UsageError("which model? Give a .gguf file, or --demo for the embedded one.")
@@ -69,8 +73,6 @@ def _models(args: argparse.Namespace) -> list[Path]:
 
 
 def _request(args: argparse.Namespace, path: Path) -> Request:
-    from tuner.units import parse_size  # noqa: PLC0415
-
     return Request(
         path=path,
         wishes=options.wishes(args),
@@ -97,8 +99,6 @@ def _prompt(args: argparse.Namespace) -> str | None:
 
 
 def _explain(requests: list[Request], *, as_json: bool, verify: bool) -> int:
-    from tuner import report  # noqa: PLC0415
-
     worst = ExitCode.OK
     rows: list[tuple[str, Plan | KvchatError]] = []
     for request in requests:

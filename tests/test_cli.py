@@ -1,0 +1,206 @@
+"""The command line: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gguf_files import tiny_llama
+from tests.giants import AYA_35B, LLAMA_8B, giant_path
+from tui.cli import main
+from tuner.engine import client as engine_client
+
+ROOT = Path(__file__).parents[1]
+MACHINE = ("--vram", "24GiB", "--ram", "64GiB")
+
+
+@pytest.fixture(autouse=True)
+def _no_input(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with Path(os.devnull).open() as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        yield
+
+
+def explain(*args: str) -> list[str]:
+    return [str(giant_path(AYA_35B)), "--explain", *MACHINE, *args]
+
+
+def test_explain_prints_the_report(capsys: pytest.CaptureFixture[str]) -> None:
+    """The report on stdout, nothing on stderr, status 0."""
+    assert main(explain()) == 0
+    out, err = capsys.readouterr()
+    assert "GPU layers  41 of 41" in out
+    assert err == ""
+
+
+def test_explain_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """One JSON object on stdout."""
+    assert main(explain("--json")) == 0
+    got = json.loads(capsys.readouterr().out)
+    assert got["plan"]["settings"]["n_gpu_layers"] == 41
+
+
+def test_several_files_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object per line in the order given, an error object in the place of a bad file."""
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"nonsense")
+    paths = [str(giant_path(AYA_35B)), str(bad), str(giant_path(LLAMA_8B))]
+    assert main([*paths, "--explain", "--json", *MACHINE]) == 3
+    got = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [g.get("path") or g["model"]["path"] for g in got] == paths
+    assert got[1]["error"]["kind"] == "not_gguf"
+    assert got[1]["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "setting", "value"),
+    [
+        (("--ctx", "4k"), "n_ctx", 4096),
+        (("--ctx", "max"), "n_ctx", 8192),
+        (("--kv", "q8_0"), "type_v", "q8_0"),
+        (("--type-k", "q8_0", "--type-v", "q5_1"), "type_v", "q5_1"),
+        (("--gpu-layers", "99"), "n_gpu_layers", 41),
+        (("--gpu-layers", "all"), "n_gpu_layers", 41),
+        (("--gpu-layers", "7"), "n_gpu_layers", 7),
+        (("--ubatch", "64"), "n_ubatch", 64),
+        (("--flash-attn", "off"), "flash_attn", "off"),
+    ],
+)
+def test_wishes_are_kept(
+    flags: tuple[str, ...], setting: str, value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each flag ends up in the settings as it was given."""
+    assert main(explain("--json", *flags)) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["settings"][setting] == value
+
+
+def test_two_stated_gpus_and_a_split(capsys: pytest.CaptureFixture[str]) -> None:
+    """--vram with commas states several GPUs; --tensor-split is kept."""
+    args = [str(giant_path(LLAMA_8B)), "--explain", "--json", "--vram", "12GiB,8GiB"]
+    assert main([*args, "--ram", "32GiB", "--tensor-split", "3,1"]) == 0
+    got = json.loads(capsys.readouterr().out)
+    assert [d["total"] >> 30 for d in got["machine"]["devices"]] == [12, 8, 32]
+    assert got["plan"]["settings"]["tensor_split"] == [3.0, 1.0]
+
+
+def test_reserve_is_left_free(capsys: pytest.CaptureFixture[str]) -> None:
+    """--reserve replaces the 512 MiB kept on each GPU."""
+    assert main(explain("--json", "--reserve", "2GiB")) == 0
+    got = json.loads(capsys.readouterr().out)
+    assert got["machine"]["devices"][0]["reserve"] == 2 << 30
+    use = got["plan"]["footprint"][0]
+    assert use["total"] <= use["budget"] == 22 << 30
+
+
+def test_a_calculator_when_everything_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    """Settings that do not fit are still added up, marked, and end with status 4."""
+    flags = ("--ctx", "8192", "--kv", "f16", "--gpu-layers", "all", "--json")
+    assert main(explain(*flags)) == 4
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert plan["fits"] is False
+    assert plan["footprint"][0]["total"] > plan["footprint"][0]["budget"]
+    assert plan["footprint"][0]["kv_cache"] == 8192 * 8192 * 2 * 2 * 40
+
+
+WRONG = [
+    (("--ctx", "0"), "--ctx"),
+    (("--ctx", "many"), "tokens"),
+    (("--kv", "q3_x"), "cache type"),
+    (("--kv", "q8_0", "--type-v", "f16"), "--kv"),
+    (("--gpu-layers", "-1"), "--gpu-layers"),
+    (("--flash-attn", "maybe"), "--flash-attn"),
+    (("--prefer", "luck"), "--prefer"),
+    (("--vram", "lots"), "size"),
+    (("--reserve", "1 parsec"), "size"),
+    (("--tensor-split", "0,0"), "--tensor-split"),
+    (("--no-such-flag",), "--no-such-flag"),
+    (("--flash-attn", "off", "--kv", "q8_0"), "flash attention"),
+]
+
+
+@pytest.mark.parametrize(("flags", "word"), WRONG)
+def test_wrong_usage_is_one_sentence(
+    flags: tuple[str, ...], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2, a line on stderr that names the culprit, nothing on stdout."""
+    assert main(explain(*flags)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("kvchat: ")
+    assert err.count("\n") == 1
+    assert word in err
+
+
+def bad_files(folder: Path) -> dict[str, Path]:
+    files = {name: folder / f"{name}.gguf" for name in ("missing", "empty", "text", "cut")}
+    files["empty"].write_bytes(b"")
+    files["text"].write_text("# Not a model\n" * 10)
+    files["cut"].write_bytes(giant_path(AYA_35B).open("rb").read(5000))
+    files["folder"] = folder
+    return files
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut", "folder"])
+@pytest.mark.parametrize("flags", [("--explain",), ("-p", "hi"), ("--explain", "--json"), ()])
+def test_a_file_that_cannot_be_used(
+    kind: str, flags: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 3; one sentence on stderr, or with --json an error object on stdout."""
+    path = bad_files(tmp_path)[kind]
+    assert main([str(path), *flags, *MACHINE]) == 3
+    out, err = capsys.readouterr()
+    if "--json" in flags:
+        assert json.loads(out)["error"]["message"]
+    else:
+        assert (out, err.count("\n")) == ("", 1)
+        assert path.name in err
+
+
+def test_no_model_and_no_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Without a file, and with a file but no terminal and no question, usage says what to do."""
+    assert main([]) == 2
+    assert "--demo" in capsys.readouterr().err
+    path = tiny_llama(tmp_path / "tiny.gguf")
+    assert main([str(path), "--json"]) == 2
+    assert "--explain" in capsys.readouterr().err
+    assert main([str(path)]) == 2
+    assert "-p" in capsys.readouterr().err
+
+
+def test_explain_never_loads_the_engine_or_a_screen() -> None:
+    """A report imports neither llama_cpp nor Textual, nor the slow gguf package."""
+    code = (
+        "import sys; from tui.cli import main; status = main(sys.argv[1:]);"
+        "bad = {'llama_cpp', 'textual', 'gguf', 'numpy'} & sys.modules.keys();"
+        "sys.exit(f'imported {bad}' if bad else status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *explain()], cwd=ROOT, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "41 of 41" in done.stdout
+
+
+def test_profiles_can_be_listed_and_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty list is no error; forgetting what is not there is."""
+    assert main(["--profiles"]) == 0
+    assert "No profiles" in capsys.readouterr().err
+    assert main(["--forget", "nobody"]) == 2
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_the_engine_is_not_asked_for_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--explain starts no model process."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a model process was started")
+
+    monkeypatch.setattr(engine_client, "Child", never)
+    assert main(explain()) == 0

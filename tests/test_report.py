@@ -1,0 +1,145 @@
+"""The report: what a person and what a program gets to read."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from tests.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
+from tuner import report
+from tuner.errors import FileError
+from tuner.footprint import Footprint
+from tuner.machine import GIB, MIB
+from tuner.plan import Plan, Wishes
+from tuner.planner import make_plan
+from tuner.report import Actual
+
+
+def plan_of(name: str = AYA_35B, *gibs: float, wishes: Wishes | None = None) -> Plan:
+    where = machine(*(gpu(g, i) for i, g in enumerate(gibs or (24.0,))))
+    return make_plan(giant(name), where, wishes or Wishes())
+
+
+PLANS = [
+    (AYA_35B, (24.0,)), (QWEN_30B_A3B, (12.0,)), (GEMMA_27B, (12.0, 12.0)), (LLAMA_8B, (1.0,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "gibs"), PLANS)
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_no_line_is_wider_than_asked(name: str, gibs: tuple[float, ...], width: int) -> None:
+    """The report fits the terminal, whatever the model and the machine are called."""
+    plan = plan_of(name, *gibs)
+    card = replace(plan.machine.gpus[0], name="A card with a name that goes on and on " * 3)
+    plan = replace(plan, machine=replace(plan.machine, gpus=(card, *plan.machine.gpus[1:])))
+    for line in report.text(plan, width=width).splitlines():
+        assert len(line) <= width
+
+
+def test_the_bar_shows_every_part_and_is_full_width() -> None:
+    """Weights, cache, compute, overhead and free each have at least a cell, in this order."""
+    lines = report.text(plan_of()).splitlines()
+    bar = lines[next(i for i, line in enumerate(lines) if line.startswith("GPU0")) + 1].strip()
+    assert len(bar) == 76
+    assert re.fullmatch("█+▓+▒+░+·+", bar)
+
+
+def test_other_programs_memory_is_in_the_bar() -> None:
+    """What others hold is shown as theirs, not as free and not as ours."""
+    where = machine(replace(gpu(24), free=20 * GIB))
+    text = report.text(make_plan(giant(LLAMA_8B), where, Wishes()))
+    assert "× in use 4.0 GiB" in text
+    assert "20.0 GiB free of 24.0 GiB" in text
+
+
+def test_no_colour_unless_asked() -> None:
+    """Plain text has no escape codes; colour has, and the same words."""
+    plain = report.text(plan_of())
+    coloured = report.text(plan_of(), color=True)
+    assert "\x1b" not in plain
+    assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
+
+
+def test_the_report_says_what_matters() -> None:
+    """Settings, reasons, alternatives, speed and the warning about quality are all there."""
+    text = report.text(plan_of())
+    for words in (
+        "35.0B parameters", "Q4_K_M", "GPU layers  41 of 41", "K q4_0, V q4_0", "tokens/s",
+        "Why", "f16 would keep", "Also possible", "--kv f16", "quality",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_predicted_against_actual() -> None:
+    """The comparison names both figures and how far apart they are."""
+    plan = plan_of()
+    gpu_use, host_use = plan.chosen.footprint.uses
+    real = Footprint((replace(gpu_use, compute=gpu_use.compute * 2), host_use), "measured")
+    actual = Actual(real, decode_tps=plan.chosen.speed.decode_tps / 2, vram_growth=(24 * GIB,))
+    text = report.text(plan, actual=actual)
+    assert re.search(r"GPU0 +compute +\d+ MiB +\d+ MiB +-50\.0%", text)
+    assert re.search(r"GPU0 +weights .* \+0\.0%", text)
+    assert re.search(r"tokens/s +\d+ +\d+ +\+100%", text)
+    assert "24.0 GiB" in text
+
+
+def test_nothing_fits_is_said_in_the_report() -> None:
+    """The title, the bytes missing and what would fit."""
+    wishes = Wishes(n_ctx=131_072, type_k="f16", type_v="f16", n_gpu_layers=99)
+    text = report.text(plan_of(LLAMA_8B, 8.0, wishes=wishes))
+    assert "does not fit" in text
+    assert "bytes)" in text
+    assert "What would fit" in text
+
+
+def test_json_is_the_contract() -> None:
+    """Every key of schema 1, of the right type, in bytes, and it survives being printed."""
+    plan = plan_of(GEMMA_27B, 12.0, 12.0)
+    got = json.loads(json.dumps(report.as_json(plan)))
+    assert got["schema"] == 1
+    assert {
+        "path", "architecture", "name", "quantization", "n_params", "n_layer", "n_ctx_train",
+        "size_bytes", "fingerprint",
+    } <= got["model"].keys()  # fmt: skip
+    assert [d["id"] for d in got["machine"]["devices"]] == ["GPU0", "GPU1", "host"]
+    for device in got["machine"]["devices"]:
+        assert {"id", "kind", "name", "total", "free", "reserve", "bandwidth", "source"} <= (
+            device.keys()
+        )
+    for one in (got["plan"], *got["alternatives"], *got["fallbacks"]):
+        assert one["settings"].keys() == {
+            "n_ctx", "type_k", "type_v", "n_gpu_layers", "n_cpu_moe", "n_ubatch", "tensor_split",
+            "flash_attn", "swa_full", "use_extra_bufts",
+        }  # fmt: skip
+        for use, device in zip(one["footprint"], got["machine"]["devices"], strict=True):
+            parts = ("weights", "kv_cache", "recurrent_state", "compute", "overhead")
+            assert use["total"] == sum(use[p] for p in parts)
+            assert use["device"] == device["id"]
+            assert use["budget"] == device["free"] - device["reserve"]
+        assert one["speed"]["decode_tps"] > 0
+        assert one["quality"]["loss"] >= 0
+    assert got["plan"]["fits"] is True
+    assert isinstance(got["reasons"], list)
+    assert isinstance(got["warnings"], list)
+
+
+def test_the_overview_has_a_line_per_file() -> None:
+    """Several models: one line each, the unusable one with its reason."""
+    error = FileError("missing", "gone.gguf", "gone.gguf does not exist")
+    rows = [("a", plan_of()), ("x/gone.gguf", error), ("b", plan_of(LLAMA_8B, 24.0))]
+    lines = report.overview(rows).splitlines()
+    assert len(lines) == 4
+    assert "41/41" in lines[1]
+    assert "does not exist" in lines[2]
+    assert "33/33" in lines[3]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_a_thin_slice_still_has_a_cell() -> None:
+    """A compute buffer of a few MiB on a large card does not vanish from the bar."""
+    plan = plan_of(LLAMA_8B, 80.0)
+    assert plan.chosen.footprint.uses[0].compute < 600 * MIB
+    assert "▒" in report.text(plan).split("\n")[4]
