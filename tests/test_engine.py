@@ -219,8 +219,9 @@ def test_prompt_that_does_not_fit(client: EngineClient) -> None:
 def test_context_full_while_generating(own: EngineClient) -> None:
     """A full context ends the answer as such, at exactly the context's size."""
     loaded_by(own, load(Settings(n_ctx=256, use_extra_bufts=False)))
-    sampling = Sampling(temperature=2.0, top_k=0, top_p=1, min_p=0, seed=3)
-    done = done_of(list(own.generate(Generate(ASK, sampling))))
+    nearly_full = (Message("user", "The quick brown fox jumps over the lazy dog. " * 18),)
+    done = done_of(list(own.generate(Generate(nearly_full, WILD))))
+    assert 180 < done.n_prompt < 250
     assert done.reason == "context_full"
     assert done.n_ctx_used == 256
 

@@ -126,7 +126,13 @@ def test_cancelled_load(start: Start) -> None:
 def test_stop_before_the_process_is_up(start: Start) -> None:
     """A stop during the start of the process is not lost."""
     client = start(load_seconds=2)
-    stopper = threading.Timer(0.001, client.stop)
+
+    def stop_at_once() -> None:
+        while not client._busy:
+            time.sleep(0)
+        client.stop()
+
+    stopper = threading.Thread(target=stop_at_once)
     stopper.start()
     with pytest.raises(EngineCancelled):
         list(client.load(LOAD))
