@@ -109,10 +109,11 @@ class Situation:
         profile = self.profile
         if profile is None or dict(profile.wishes) != wishes_json(self.wishes):
             return fresh
-        if not fresh.chosen.fits or profile.settings == fresh.chosen.settings:
+        settings = replace(profile.settings, use_extra_bufts=self.wishes.use_extra_bufts)
+        if not fresh.chosen.fits or settings == fresh.chosen.settings:
             return fresh
         solver = Solver(self.model, self.machine, self.calibration)
-        saved = solver.weigh(profile.settings, solver.objective(self.wishes))
+        saved = solver.weigh(settings, solver.objective(self.wishes))
         day = profile.saved_at[:10]
         if not saved.fits:
             why = f"What was saved on {day} no longer fits the memory that is free: planned again."

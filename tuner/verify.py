@@ -12,7 +12,9 @@ from dataclasses import replace
 from tuner.actual import footprint_of
 from tuner.engine.protocol import DryRunDone
 from tuner.errors import EngineError
-from tuner.plan import Plan
+from tuner.footprint import DeviceUse
+from tuner.machine import Machine
+from tuner.plan import Candidate, Plan
 from tuner.planner import make_plan
 from tuner.settings import Settings
 from tuner.speed import Calibration
@@ -32,24 +34,30 @@ def verified(plan: Plan, dry_run: DryRunner, calibration: Calibration | None = N
     said: list[str] = []
     margins = [0] * len(plan.machine.devices)
     for _ in range(MAX_ROUNDS):
-        plan, refusals = _accepted(plan, dry_run)
+        computed = plan
+        plan, refusals = _accepted(computed, dry_run)
         said += refusals
-        over = _over(plan)
-        if not any(over) or not plan.fallbacks:
+        short = shortfalls(plan.chosen, plan.machine)
+        if not any(short):
             break
-        for i, (device, extra) in enumerate(zip(plan.machine.devices, over, strict=True)):
-            if extra:
-                margins[i] += extra
+        for i, device in enumerate(plan.machine.devices):
+            if short[i]:
                 said.append(
-                    f"The engine's dry run needs {size_text(extra)} more on {device.id} than there "
-                    "is, so it was planned again."
+                    f"The engine's dry run needs {size_text(short[i])} more on {device.id} than "
+                    "there is, so it was planned again."
                 )
-        again = make_plan(plan.model, plan.machine, plan.wishes, calibration, tuple(margins))
-        if again.chosen.settings == plan.chosen.settings:
+        margins = [
+            max(m, real.total - guess.total)
+            for m, real, guess in zip(
+                margins, plan.chosen.footprint.uses, _guess(computed, plan), strict=True
+            )
+        ]
+        plan = make_plan(plan.model, plan.machine, plan.wishes, calibration, tuple(margins))
+        if not plan.chosen.fits:
             break
-        plan = again
-    fits = not any(_over(plan))
-    return replace(plan, chosen=replace(plan.chosen, fits=fits), reasons=(*plan.reasons, *said))
+    fits = plan.chosen.fits and not any(shortfalls(plan.chosen, plan.machine))
+    chosen = replace(plan.chosen, fits=fits)
+    return replace(plan, chosen=chosen, reasons=(*plan.reasons, *said))
 
 
 def _accepted(plan: Plan, dry_run: DryRunner) -> tuple[Plan, list[str]]:
@@ -79,7 +87,14 @@ def _accepted(plan: Plan, dry_run: DryRunner) -> tuple[Plan, list[str]]:
     raise last
 
 
-def _over(plan: Plan) -> list[int]:
+def _guess(computed: Plan, accepted: Plan) -> tuple[DeviceUse, ...]:
+    """The computed figures of the settings that the engine accepted."""
+    settings = accepted.chosen.settings
+    candidates = (computed.chosen, *computed.alternatives, *computed.fallbacks)
+    return next(c.footprint.uses for c in candidates if c.settings == settings)
+
+
+def shortfalls(candidate: Candidate, machine: Machine) -> list[int]:
     """Bytes over budget per device."""
-    uses, devices = plan.chosen.footprint.uses, plan.machine.devices
-    return [max(0, u.total - d.budget) for u, d in zip(uses, devices, strict=True)]
+    uses = candidate.footprint.uses
+    return [max(0, u.total - d.budget) for u, d in zip(uses, machine.devices, strict=True)]
