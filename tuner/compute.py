@@ -107,6 +107,7 @@ class ComputeSizes:
                 (kind, self._cache.cells_at(kind, n_ctx, settings)) for kind in self._cache.kinds
             ),
             flash=flash,
+            overridden=settings.n_cpu_moe > 0,
             rotate_k=k.quantized and hp.head_k[0] % 64 == 0,
             rotate_v=v.quantized and hp.head_v[0] % 64 == 0,
             k_bytes=k.bits / 8 if borrowed else 0.0,
@@ -118,9 +119,8 @@ class ComputeSizes:
         found = self._peaks.get(key)
         if found is None:
             full = output != HOST and all(device != HOST for _, device, _ in layers)
-            moved = any(experts for _, _, experts in layers)
             pipeline = (
-                self._n_gpus > 1 and full and not moved
+                self._n_gpus > 1 and full and not shape.overridden
                 and all(b in _PIPELINE for b in self._backends)
             )  # fmt: skip
             try:

@@ -33,6 +33,7 @@ class Shape:
     u: int
     cells: tuple[tuple[int, int], ...]
     flash: bool
+    overridden: bool  # tensor overrides are in force: no pipeline over several GPUs
     rotate_k: bool  # quantized keys are rotated (Hadamard) before they are stored
     rotate_v: bool
     k_bytes: float  # bytes per cached element
@@ -113,16 +114,20 @@ class LayerBuilder:
                 gate = g.view(q_raw, dk, n, u, contiguous=False)
                 q = g.view(q_raw, dk, n, u, contiguous=False)
             else:
+                if self._wide(t, "attn_q_norm", q_raw):
+                    q_raw = self.norm(t, "attn_q_norm", q_raw)
                 q = g.view(q_raw, dk, n, u)
             shared = il >= hp.n_layer_kv  # this layer reads an earlier layer's cache
             k = None if shared else self.mm(t, "attn_k", x)
             v = None
             if k is not None:
                 v = g.view(self.mm(t, "attn_v", x) if self.has(t, "attn_v") else k, dv, n_kv, u)
+                if self._wide(t, "attn_k_norm", k):
+                    k = self.norm(t, "attn_k_norm", k)
                 k = g.view(k, dk, n_kv, u)
-        if self.has(t, "attn_q_norm"):
+        if self.has(t, "attn_q_norm") and t["attn_q_norm.weight"].shape[0] == dk:
             q = self.norm(t, "attn_q_norm", q)
-        if k is not None and self.has(t, "attn_k_norm"):
+        if k is not None and self.has(t, "attn_k_norm") and t["attn_k_norm.weight"].shape[0] == dk:
             k = self.norm(t, "attn_k_norm", k)
         if hp.architecture not in _NO_ROPE:
             q = self._rope(q)
@@ -137,6 +142,10 @@ class LayerBuilder:
         if self.has(t, "attn_sub_norm"):
             y = self.norm(t, "attn_sub_norm", y)
         return self.mm(t, "attn_output", y) if self.has(t, "attn_output") else y
+
+    def _wide(self, t: Tensors, name: str, x: Node) -> bool:
+        """Whether a norm runs over all heads at once instead of over each."""
+        return self.has(t, name) and t[f"{name}.weight"].shape[0] == x.shape[0] != self.hp.head_k[0]
 
     def _rope(self, x: Node) -> Node:
         return self.g.over(x, self.pos)

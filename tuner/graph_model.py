@@ -14,6 +14,12 @@ from tuner.model import Model
 _SCALED = frozenset({"gemma", "gemma2", "gemma3", "gemma4", "gemma3n", "minicpm", "grok"})
 
 
+# architectures that pick the rows to output only after the last norm
+_LATE = frozenset(
+    {"bailingmoe3", "cohere2moe", "gemma4", "hy_v3", "nemotron_h", "nemotron_h_moe", "gpt-oss",
+     "qwen35", "qwen35moe", "qwen3next", "step35"}
+)  # fmt: skip
+_RESIDUAL_FIRST = frozenset({"lfm2", "lfm2moe"})  # the order of a sum says whose memory it takes
 _LAYER = re.compile(r"^blk\.\d+\.")
 
 
@@ -31,6 +37,7 @@ class ModelGraph:
         physical = [t for t in self.tensors if t]
         if physical and self.hp.architecture == "nanbeige":
             self.tensors = [physical[il % len(physical)] for il in range(loops)]
+        self._output_norm = {t.name: t for t in model.tensors.output}
         self.signatures = [self._signature(il) for il in range(self.hp.n_layer)]
         self.firsts: dict[int, int] = {}
         for il, signature in enumerate(self.signatures):
@@ -64,12 +71,16 @@ class ModelGraph:
         g.leaves.insert(1, unused)
         if hp.architecture in _SCALED:
             x = g.over(x)
+        if any(t.name == "position_embd.weight" for t in self.model.tensors.input):
+            x = g.over(x, Node((hp.n_embd, u), F32, (b.pos,), device=HOST))
         for il, device, experts_on_host in layers:
             g.device = device
             b.experts_on_host = experts_on_host and device != HOST
             x = self._layer(b, il, x)
         g.device = output_device
-        x = g.over(g.over(x), weighted=True)
+        x = b.norm(self._output_norm, "output_norm", x)
+        if hp.architecture in _LATE:
+            x = g.new(hp.n_embd, 1, of=(x, b.out_ids))
         logits = g.mm(hp.n_vocab, x, self._output_bytes())
         g.expand(logits)
         return g
@@ -82,13 +93,15 @@ class ModelGraph:
 
     def _layer(self, b: LayerBuilder, il: int, x: Node) -> Node:
         g, hp, t = b.g, self.hp, self.tensors[il]
-        last = il == hp.n_layer - 1
+        last = il == hp.n_layer - 1 and hp.architecture not in _LATE
         if not t:
             return x
         residual = x
-        first_norm = "attn_norm" if b.has(t, "attn_norm") else "none"
-        normed = b.norm(t, first_norm, x) if "attn_output_norm.weight" not in t else x
-        y = self._mix(b, il, t, normed)
+        # olmo's norms have no weights; olmo2, exaone4 and grok's kin have none before attention
+        pre_norm = b.has(t, "attn_norm") or hp.architecture == "olmo"
+        normed = b.norm(t, "attn_norm", x) if pre_norm else x
+        mixed = b.norm(t, "attn_norm_2", x) if b.has(t, "attn_norm_2") and b.parallel else normed
+        y = self._mix(b, il, t, mixed)
         if y is not None:
             for name in ("post_attention_norm", "attn_output_norm"):
                 if b.has(t, name) and not self._is_ffn_norm(t, name):
@@ -100,23 +113,30 @@ class ModelGraph:
                     g.new(v.shape[0], 1, of=(v, b.out_ids)) for v in (y, residual, normed)
                 )
             ffn = b.feed_forward(t, normed)
-            return g.over(g.over(ffn, y), residual) if ffn is not None else g.over(y, residual)
+            if ffn is None:
+                return g.over(y, residual)
+            if hp.architecture in ("command-r", "cohere2", "cohere2moe"):
+                return g.over(g.over(ffn, residual), y)
+            first, second = (ffn, y) if hp.architecture == "falcon" else (y, ffn)
+            return g.over(g.over(first, second), residual)
         if y is not None:
             if last:
                 y = g.new(y.shape[0], 1, of=(y, b.out_ids))
                 residual = g.new(residual.shape[0], 1, of=(residual, b.out_ids))
-            x = g.over(y, residual)
+            x = g.over(residual, y) if hp.architecture in _RESIDUAL_FIRST else g.over(y, residual)
         normed = x
         for name in ("ffn_norm", "post_attention_norm"):
             if b.has(t, name) and (name == "ffn_norm" or self._is_ffn_norm(t, name)):
                 normed = b.norm(t, name, x)
                 break
-        out = b.feed_forward(t, normed if y is not None else b.norm(t, first_norm, x))
+        out = b.feed_forward(
+            t, normed if y is not None or not pre_norm else b.norm(t, "attn_norm", x)
+        )
         if out is None:
             return x
         if b.has(t, "post_ffw_norm"):
             out = b.norm(t, "post_ffw_norm", out)
-        return g.over(out, x)
+        return g.over(x, out) if hp.architecture in _RESIDUAL_FIRST else g.over(out, x)
 
     @staticmethod
     def _is_ffn_norm(t: Tensors, name: str) -> bool:

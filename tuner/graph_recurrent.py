@@ -55,7 +55,7 @@ def _mamba1(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     scan = g.new(s.inner * (u + s.state), of=(g.view(x, 1, s.inner, u), dt, *low))
     g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
     y = g.view(scan, s.inner, u, contiguous=False)
-    y = g.new(s.inner, u, of=(y, g.over(x, weighted=True)))
+    y = g.over(y, g.over(x, weighted=True))
     y = g.new(s.inner, u, of=(g.new(s.inner, u, of=(z,)), y))
     return b.mm(t, "ssm_out", y)
 
@@ -76,7 +76,7 @@ def _mamba2(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
     y = g.view(scan, s.inner // heads, heads, u, contiguous=False)
     scaled = Node(parts[0].shape, 4, (parts[0],), device=g.device)
-    y = g.over(scaled, y)
+    y = g.over(y, scaled)
     y = g.new(s.inner // heads, heads, u, of=(g.new(s.inner // heads, heads, u, of=(z,)), y))
     if b.has(t, "ssm_norm"):
         y = g.view(y, s.inner // max(1, s.groups), max(1, s.groups), u)
