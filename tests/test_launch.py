@@ -13,7 +13,7 @@ from tests.giants import LLAMA_8B, giant, giant_path, gpu, machine
 from tests.scripted_worker import scripted_worker
 from tests.standin_gpu import rpc_available, standin_gpu
 from tuner import devices
-from tuner.actual import device_index, footprint_of
+from tuner.actual import device_index, differences, footprint_of
 from tuner.demo import demo_model_path
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Buffer, Done, DryRunDone, Message, Sampling, Text
@@ -264,6 +264,21 @@ def test_an_engine_that_refuses_everything_is_an_error() -> None:
 
     with pytest.raises(EngineError, match="not this model"):
         verified(plan_8b(), never)
+
+
+def test_a_difference_over_two_percent_is_recorded() -> None:
+    """Only what is off by more, with its sign, and not the host's mapped weights."""
+    plan = plan_8b()
+    guess = plan.chosen.footprint
+    gpu_use, host_use = guess.uses
+    real = replace(
+        guess,
+        uses=(
+            replace(gpu_use, compute=gpu_use.compute * 2, kv_cache=int(gpu_use.kv_cache * 1.01)),
+            replace(host_use, weights=host_use.weights * 3),
+        ),
+    )
+    assert differences(guess, real) == {"GPU0 compute": -0.5}
 
 
 def test_engine_names_of_devices() -> None:

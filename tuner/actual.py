@@ -9,6 +9,8 @@ from tuner.engine.protocol import Buffer
 from tuner.footprint import DeviceUse, Footprint
 from tuner.machine import Device, Machine
 
+NOTABLE = 0.02  # a larger share of difference is worth recording
+
 _FIELDS = {
     "weights": "weights",
     "kv_cache": "kv_cache",
@@ -41,6 +43,22 @@ def footprint_of(
         measured = {kind: totals.get((at, kind), 0) for kind in kinds}
         uses.append(DeviceUse(**{**asdict(use), **measured}))
     return Footprint(tuple(uses), source)
+
+
+def differences(predicted: Footprint, actual: Footprint) -> dict[str, float]:
+    """Where a prediction was off by more than `NOTABLE`: "GPU0 compute" -> predicted / actual - 1.
+
+    The host's weights are left out: mapped pages of the file are counted by their range.
+    """
+    found = {}
+    for guess, real in zip(predicted.uses, actual.uses, strict=True):
+        for kind in ("weights", "kv_cache", "recurrent_state", "compute"):
+            a, b = getattr(guess, kind), getattr(real, kind)
+            if guess is predicted.host and kind == "weights":
+                continue
+            if b and abs(a / b - 1) > NOTABLE:
+                found[f"{guess.device} {kind}"] = round(a / b - 1, 4)
+    return found
 
 
 def device_index(name: str, gpus: Sequence[Device]) -> int:

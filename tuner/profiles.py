@@ -52,6 +52,7 @@ class Profile:
     predicted_prompt_tps: float | None = None
     buffers: tuple[Buffer, ...] = ()  # what the engine really allocated
     gpu_taken: Mapping[str, int] = field(default_factory=dict)  # NVML after - before, by Device.id
+    off_by: Mapping[str, float] = field(default_factory=dict)  # predicted / actual - 1, over 2 %
     decode_tps: float | None = None
     prompt_tps: float | None = None
     engine_version: str = ""
@@ -250,6 +251,7 @@ def _profile(body: Fields) -> Profile:
             for one in body.objects("buffers")
         ),
         gpu_taken=body.integers("gpu_taken"),
+        off_by=body.numbers("off_by"),
         decode_tps=body.number_or_none("decode_tps"),
         prompt_tps=body.number_or_none("prompt_tps"),
         engine_version=body.text("engine_version", ""),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner import devices
-from tuner.actual import footprint_of
+from tuner.actual import differences, footprint_of
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import DryRun, DryRunDone, Loaded
 from tuner.footprint import Footprint
@@ -190,6 +190,7 @@ class Situation:
             predicted_prompt_tps=c.speed.prompt_tps,
             buffers=loaded.buffers,
             gpu_taken=taken,
+            off_by=differences(c.footprint, actual.footprint),
             decode_tps=old.decode_tps if same and old else None,
             prompt_tps=old.prompt_tps if same and old else None,
             engine_version=version("llama-cpp-python"),
