@@ -166,6 +166,21 @@ def test_a_profile_that_no_longer_fits_is_planned_again(
     assert "no longer fits" in " ".join(again.plan.reasons)
 
 
+def test_a_profile_of_other_gpus_is_planned_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers saved for a GPU are not asked of a machine that has none now."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(8)))
+    path = giant_path(LLAMA_8B)
+    _, running = run(launcher(path, tmp_path).start())
+    running.close()
+    monkeypatch.setattr(devices, "measure", lambda **_: machine())
+    _, again = run(launcher(path, tmp_path).start())
+    again.close()
+    assert again.settings.n_gpu_layers == 0
+    assert "other GPUs" in " ".join(again.plan.reasons)
+
+
 def test_no_profile_writes_nothing(model: Path, tmp_path: Path, pretend: Machine) -> None:
     """--no-profile leaves no trace."""
     start = launcher(model, tmp_path)

@@ -115,7 +115,9 @@ class Situation:
         solver = Solver(self.model, self.machine, self.calibration)
         saved = solver.weigh(settings, solver.objective(self.wishes))
         day = profile.saved_at[:10]
-        if not saved.fits:
+        if not self._suits(settings):
+            why = f"What was saved on {day} was for other GPUs: planned again."
+        elif not saved.fits:
             why = f"What was saved on {day} no longer fits the memory that is free: planned again."
         elif fresh.chosen.score - saved.score > math.log(WORTH_CHANGING):
             why = (
@@ -127,16 +129,21 @@ class Situation:
             return replace(fresh, chosen=saved, reasons=(*fresh.reasons, why))
         return replace(fresh, reasons=(*fresh.reasons, why))
 
+    def _suits(self, settings: Settings) -> bool:
+        """Whether these settings were made for as many GPUs as there are."""
+        n = len(self.machine.gpus)
+        if settings.n_gpu_layers and not n:
+            return False
+        return len(settings.tensor_split) == (n if n > 1 else 0)
+
     def _calibrated(self) -> Calibration:
         """Measured over predicted speed of the last load of this model here."""
         profile = self.profile
         if profile is None or not profile.decode_tps:
             return Calibration()
+        if not self._suits(profile.settings):
+            return Calibration()
         solver = Solver(self.model, self.machine)
-        if solver.offload(profile.settings).n_gpu_layers != min(
-            profile.settings.n_gpu_layers, solver.n_items
-        ):
-            return Calibration()  # the GPUs that it was measured on are not there
         speed = solver.weigh(profile.settings, solver.objective(self.wishes)).speed
         prompt = profile.prompt_tps / speed.prompt_tps if profile.prompt_tps else 1.0
         return Calibration(profile.decode_tps / speed.decode_tps, prompt)
