@@ -70,11 +70,8 @@ class ComputeSizes:
         if layers is None:
             layers = self._layers[where] = self._choose(where)
         n_ctx = -(-settings.n_ctx // CELL_PADDING) * CELL_PADDING
-        low, high = _grid(
-            n_ctx,
-            settings.n_ubatch + self._hp.n_swa,
-            flash and not (self._sparse or self._recurrent),
-        )
+        bent = self._sparse or self._recurrent or settings.n_cpu_moe > 0
+        low, high = _grid(n_ctx, settings.n_ubatch + self._hp.n_swa, flash and not bent)
         below = self._at(low, settings, layers, where, flash)
         if low == n_ctx:
             return below

@@ -1,0 +1,95 @@
+"""What the engine refuses or does badly is said first, with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.headers import machine, made_up, real_model
+from tuner.cache_types import CACHE_TYPES
+from tuner.constraints import notes, refusal
+from tuner.settings import Settings
+
+
+def _refusal(model: Any, backend: str = "RPC", **kw: Any) -> str | None:
+    return refusal(model, Settings(4096, n_gpu_layers=99, **kw), machine(1, backend))
+
+
+def test_quantized_v_needs_flash_attention(tmp_path: Path) -> None:
+    model = made_up(tmp_path / "m.gguf")
+    assert "flash attention" in (_refusal(model, type_v="q8_0", flash_attn="off") or "")
+    assert _refusal(model, type_k="q8_0", flash_attn="off") is None
+    assert _refusal(model, type_v="q8_0", flash_attn="auto") is None
+
+
+def test_grok_never_has_flash_attention(tmp_path: Path) -> None:
+    model = made_up(tmp_path / "m.gguf", "grok")
+    assert "grok" in (_refusal(model, type_v="q4_0") or "")
+    assert _refusal(model) is None
+    assert any("without flash attention" in n for n in notes(model, Settings(512), machine()))
+
+
+@pytest.mark.parametrize("flash_attn", ["on", "off"])
+def test_heads_must_fill_whole_blocks(tmp_path: Path, flash_attn: str) -> None:
+    """Also without flash attention, where the engine checks nothing and reads wrong data."""
+    model = made_up(tmp_path / "m.gguf", head=40)
+    assert "blocks of 32" in (_refusal(model, type_k="q8_0", flash_attn=flash_attn) or "")
+    assert _refusal(model, flash_attn=flash_attn) is None
+
+
+def test_latent_attention_has_one_type() -> None:
+    model = real_model("deepseek2-moe.gguf")
+    assert "same type" in (_refusal(model, type_k="q8_0", type_v="q4_0") or "")
+    assert _refusal(model, type_k="q8_0", type_v="q8_0") is None
+
+
+def test_cuda_has_no_kernel_for_iq4_nl(tmp_path: Path) -> None:
+    model = made_up(tmp_path / "m.gguf")
+    assert "CPU" in (_refusal(model, "CUDA", type_k="iq4_nl", type_v="iq4_nl") or "")
+    assert _refusal(model, "Vulkan", type_k="iq4_nl", type_v="iq4_nl") is None
+
+
+def test_metal_wants_equal_types(tmp_path: Path) -> None:
+    model = made_up(tmp_path / "m.gguf")
+    assert "equal types" in (_refusal(model, "Metal", type_k="q8_0", type_v="q4_0") or "")
+
+
+def test_unknown_types_are_named(tmp_path: Path) -> None:
+    assert "q3_k is no type" in (_refusal(made_up(tmp_path / "m.gguf"), type_k="q3_k") or "")
+
+
+def test_states_take_any_type() -> None:
+    """A model without a cache is not bothered by cache types."""
+    assert _refusal(real_model("mamba-dense.gguf"), type_v="q4_0", flash_attn="off") is None
+
+
+def test_slow_pairs_on_cuda_are_noted(tmp_path: Path) -> None:
+    """Every pair but the four equal ones that default builds have kernels for."""
+    model = made_up(tmp_path / "m.gguf")
+    slow = {
+        (k, v)
+        for k in CACHE_TYPES
+        for v in CACHE_TYPES
+        if any(
+            "no fast attention kernel" in note
+            for note in notes(
+                model, Settings(512, type_k=k, type_v=v, n_gpu_layers=9), machine(1, "CUDA")
+            )
+        )
+    }
+    fast = {(t, t) for t in ("f16", "bf16", "q8_0", "q4_0")}
+    assert slow == {(k, v) for k in CACHE_TYPES for v in CACHE_TYPES} - fast
+
+
+def test_odd_heads_and_long_contexts_are_noted(tmp_path: Path) -> None:
+    model = made_up(tmp_path / "m.gguf", head=48)
+    found = " ".join(notes(model, Settings(16384, n_gpu_layers=9), machine(1, "CUDA")))
+    assert "heads of 48" in found
+    assert "trained for" in found
+
+
+def test_ordinary_settings_have_no_notes(tmp_path: Path) -> None:
+    model = made_up(tmp_path / "m.gguf")
+    assert notes(model, Settings(4096, n_gpu_layers=99), machine(1, "CUDA")) == ()

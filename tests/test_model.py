@@ -1,0 +1,183 @@
+"""Header -> Model: what kind of file it is, and its numbers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gguf_files import F16, F32, Q4_0, Q8_0, Tensor, Typed, tiny_llama, write_gguf
+from tests.headers import machine, made_up, real_model
+from tuner.errors import FileError
+from tuner.file_types import FILE_TYPES
+from tuner.gguf_header import read_header
+from tuner.memory import Estimator
+from tuner.model import describe
+from tuner.settings import Settings
+
+
+def _file(path: Path, metadata: dict[str, Any], tensors: tuple[Tensor, ...] | None = None) -> Path:
+    some = (Tensor("token_embd.weight", (32, 8), F16),)
+    return write_gguf(path / "m.gguf", metadata, some if tensors is None else tensors)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "word"),
+    [
+        ({"general.type": "mmproj", "general.architecture": "clip"}, "projector"),
+        ({"general.architecture": "clip"}, "projector"),
+        ({"general.type": "adapter", "general.architecture": "llama"}, "LoRA adapter"),
+        ({"adapter.type": "lora", "general.architecture": "llama"}, "LoRA adapter"),
+        ({"general.type": "imatrix"}, "importance matrix"),
+        ({"imatrix.chunk_count": 3}, "importance matrix"),
+        ({"general.architecture": "controlvector"}, "control vector"),
+        ({"general.architecture": "bert"}, "embedding model"),
+        ({"general.architecture": "qwen3", "qwen3.pooling_type": 3}, "embedding model"),
+        ({"general.architecture": "qwen3", "qwen3.pooling_type": 4}, "reranker"),
+        ({"general.architecture": "llama", "llama.attention.causal": False}, "embedding model"),
+        ({"general.architecture": "eagle3"}, "draft model"),
+        ({"general.architecture": "dream"}, "diffusion model"),
+        ({"general.architecture": "wavtokenizer-dec"}, "audio"),
+        ({"general.architecture": "t5"}, "encoder-decoder"),
+        ({"general.name": "nameless"}, "names no model architecture"),
+    ],
+)
+def test_other_files_are_refused_by_name(
+    tmp_path: Path, metadata: dict[str, Any], word: str
+) -> None:
+    """One sentence that says what the file is."""
+    with pytest.raises(FileError, match=word) as caught:
+        describe(read_header(_file(tmp_path, metadata)))
+    assert caught.value.kind == "not_a_chat_model"
+    assert str(caught.value).count(". ") == 0
+
+
+def test_a_vocabulary_alone_is_refused(tmp_path: Path) -> None:
+    path = _file(tmp_path, {"general.architecture": "llama", "llama.block_count": 2}, ())
+    with pytest.raises(FileError, match="vocabulary"):
+        describe(read_header(path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("block_count", 0),
+        ("block_count", 513),
+        ("expert_count", 1025),
+        ("expert_used_count", 1),
+        ("attention.head_count_kv", [1]),
+        ("block_count", "two"),
+    ],
+)
+def test_numbers_on_which_the_engine_aborts(tmp_path: Path, key: str, value: object) -> None:
+    """Absurd counts end the engine's process; here they are an error that names the key."""
+    path = tiny_llama(tmp_path / "m.gguf", {f"llama.{key}": value})
+    with pytest.raises(FileError, match=f"llama.{key}") as caught:
+        describe(read_header(path))
+    assert caught.value.kind == "malformed"
+
+
+def test_a_new_architecture_is_planned_by_the_general_rule(tmp_path: Path) -> None:
+    """Never refused, marked assumed, and counted as a dense model with grouped queries."""
+    new = made_up(tmp_path / "new.gguf", "nextbigthing")
+    old = made_up(tmp_path / "old.gguf", "llama")
+    assert not new.known
+    settings = Settings(4096, n_gpu_layers=99)
+    ours, theirs = (Estimator(m, machine()).footprint(settings) for m in (new, old))
+    assert ours.source == "assumed"
+    assert ours.uses == theirs.uses
+
+
+def test_layers_like_none_we_know_still_get_a_figure(tmp_path: Path) -> None:
+    """A made-up tensor set must not end in a traceback, but in a generous guess."""
+    metadata = {
+        "general.architecture": "odd", "odd.block_count": 1, "odd.embedding_length": 64,
+        "odd.context_length": 512, "odd.attention.head_count": 2, "tokenizer.ggml.model": "x",
+    }  # fmt: skip
+    tensors = [Tensor("token_embd.weight", (64, 100), F16), Tensor("blk.0.attn_q.weight", (64, 64))]
+    model = describe(read_header(write_gguf(tmp_path / "o.gguf", metadata, tensors)))
+    assert Estimator(model, machine()).footprint(Settings(512, n_gpu_layers=99)).total > 0
+
+
+def test_what_a_model_is(tmp_path: Path) -> None:
+    """The figures of a file, from its metadata and tensor table."""
+    path = tiny_llama(
+        tmp_path / "m.gguf", {"general.file_type": 15, "tokenizer.chat_template": "{{ x }}"}
+    )
+    model = describe(read_header(path))
+    assert (model.name, model.architecture, model.quantization) == ("tiny", "llama", "Q4_K_M")
+    assert (model.n_layer, model.n_layer_all, model.n_embd, model.n_vocab) == (2, 2, 256, 512)
+    assert (model.n_ctx_train, model.n_expert, model.moe_layers) == (4096, 0, ())
+    assert model.size_bytes == path.stat().st_size
+    assert model.chat_template == "{{ x }}"
+    embeddings, layer = 2 * 256 * 512, 256 * (256 * 2 + 128 * 2) + 3 * 256 * 512 + 2 * 256
+    assert model.n_params == embeddings + 256 + 2 * layer
+
+
+def test_quantization_without_a_file_type_is_the_commonest(tmp_path: Path) -> None:
+    assert describe(read_header(tiny_llama(tmp_path / "m.gguf"))).quantization == "Q4_0"
+    eight = tiny_llama(tmp_path / "8.gguf", {"general.file_type": 7 | 1024}, ggml_type=Q8_0)
+    assert describe(read_header(eight)).quantization == "Q8_0"
+
+
+def test_file_types_are_those_of_gguf() -> None:
+    """The table written down equals the package's."""
+    constants = pytest.importorskip("gguf.constants")
+    theirs = {
+        int(t): t.name.removeprefix("MOSTLY_").removeprefix("ALL_") for t in constants.LlamaFileType
+    }
+    assert {k: v for k, v in FILE_TYPES.items() if k in theirs and theirs[k] != v} == {}
+    assert set(theirs) - set(FILE_TYPES) <= {1024}
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+    """The same under another name and folder, another for another file."""
+    first = describe(read_header(tiny_llama(tmp_path / "a.gguf")))
+    (tmp_path / "sub").mkdir()
+    moved = describe(read_header(tiny_llama(tmp_path / "sub" / "b.gguf")))
+    other = describe(read_header(tiny_llama(tmp_path / "c.gguf", {"general.name": "other"})))
+    assert first.fingerprint == moved.fingerprint != other.fingerprint
+    assert len(first.fingerprint) == 32
+
+
+def test_blocks_that_predict_ahead_are_no_layers(tmp_path: Path) -> None:
+    """MTP blocks count as slots for n_gpu_layers, and take no weights and no cache."""
+    model = made_up(tmp_path / "m.gguf", "glm4moe", {"nextn_predict_layers": 1}, n_layer=4)
+    assert (model.n_layer, model.n_layer_all) == (3, 4)
+    assert model.tensors.layers[3].others == ()
+    footprint = Estimator(model, machine()).footprint(Settings(1024, n_gpu_layers=99))
+    assert footprint.uses[0].kv_cache == 3 * 1024 * 2 * 128 * 2
+
+
+def test_experts_are_found_by_their_tensors() -> None:
+    model = real_model("Qwen3-30B-A3B-Q4_K_M.gguf")
+    assert model.moe_layers == tuple(range(48))
+    assert (model.n_expert, model.n_expert_used) == (128, 8)
+
+
+def test_ten_thousand_tensors_are_placed_quickly(tmp_path: Path) -> None:
+    """Under 100 ms, measured with room for a busy machine."""
+    extra = tuple(
+        Tensor(f"blk.{i % 400}.extra_{i}.weight", (64, 64), F32 if i % 2 else Q4_0)
+        for i in range(8000)
+    )
+    path = tmp_path / "m.gguf"
+    made_up(path, extra=extra, n_layer=400)
+    header = read_header(path)
+    best = 1.0
+    for _ in range(3):
+        start = time.perf_counter()
+        Estimator(describe(header), machine())._weights.sizes(
+            Estimator(describe(header), machine()).placement(Settings(512, n_gpu_layers=200)), False
+        )
+        best = min(best, (time.perf_counter() - start) / 2)
+    assert len(header.tensors) > 10_000
+    assert best < 0.3
+
+
+def test_pooling_left_open_is_a_chat_model(tmp_path: Path) -> None:
+    """Some writers store the engine's "unspecified", -1 as an unsigned number."""
+    path = tiny_llama(tmp_path / "m.gguf", {"llama.pooling_type": Typed(0xFFFFFFFF, 4)})
+    assert describe(read_header(path)).architecture == "llama"
