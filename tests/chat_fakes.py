@@ -154,15 +154,18 @@ async def chat_screen(pilot: Pilot[None]) -> ChatScreen:
 async def ask(pilot: Pilot[None], text: str, wait: bool = True) -> None:
     """Types a message and sends it."""
     screen = pilot.app.screen
+    n_messages = len(screen.chat.path)
     screen.query_one(Prompt).text = text
     await pilot.press("enter")
-    if wait:
+    if wait:  # the question is there before its answer begins
+        await until(pilot, lambda: len(screen.chat.path) != n_messages)
+        await pilot.pause()
         await until(pilot, lambda: is_idle(screen))
 
 
 def is_idle(screen: Any) -> bool:
     """The last answer is written and the prompt is empty."""
-    return screen._generation is None and not screen.query_one(Prompt).text
+    return not screen.generating and not screen.query_one(Prompt).text
 
 
 def shown(pilot: Pilot[None]) -> str:

@@ -130,7 +130,7 @@ async def test_typing_while_text_streams_is_kept(store: Conversations) -> None:
         await pilot.press(*"next one", "enter")
         assert prompt.text == "next one"
         more.set()
-        await until(pilot, lambda: screen._generation is None)
+        await until(pilot, lambda: not screen.generating)
         assert prompt.text == "next one"
         await pilot.press("enter")
         await until(pilot, lambda: "Second." in shown(pilot))
@@ -208,9 +208,10 @@ async def test_reasoning_is_folded(store: Conversations) -> None:
     async with app.run_test(size=SIZE) as pilot:
         screen = await chat_screen(pilot)
         await ask(pilot, "Go")
-        await until(pilot, lambda: "thought · 2 words" in shown(pilot))
+        await until(pilot, lambda: is_idle(screen) and "thought · 2 words" in shown(pilot))
         assert "secret plan" not in shown(pilot)
-        await pilot.click("CollapsibleTitle")
+        screen.query_one("CollapsibleTitle").focus()
+        await pilot.press("enter")
         await until(pilot, lambda: "secret plan" in shown(pilot))
         screen.query_one(Prompt).focus()
         await ask(pilot, "More")

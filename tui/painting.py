@@ -20,6 +20,7 @@ from tuner.engine.protocol import PromptProgress
 PERIOD = 0.04  # seconds between two drawings,
 SHARE = 4  # and at least so many times as long as a drawing takes,
 PERIOD_MAX = 0.5  # but never longer than this
+DRAW_CHARS = 300  # the most that one drawing adds: what it costs is what a key may have to wait
 SAVE_SECONDS = 1.0  # the most that is lost if the process is killed
 
 
@@ -42,20 +43,24 @@ class Painter:
         self._widget = widget
         self._splitter = ReasoningSplitter()
         self._n_tokens = 0
+        self._undrawn = ""  # saved already, shown as fast as the keyboard allows
 
     async def run(self, activity: ActivityLine) -> None:
         """Returns when the answer is at its end and drawn; `answer` is then its final state."""
         saved, began = time.monotonic(), time.monotonic()
-        changed = False
+        changed = settled = False
         while True:
             finished = self.generation.finished  # before the text is taken, so that none is missed
             text, tokens, progress = self.generation.take()
+            ended = finished and not settled
             drawn = time.monotonic()
             self._n_tokens += tokens
-            if text or finished:
-                await self._draw(text, finished)
-                changed = True
-            if finished:
+            if text or ended:
+                await self._take_in(text, finished)
+                settled = finished
+                changed = changed or bool(text)
+            await self._draw(finished)
+            if finished and not self._undrawn:
                 return
             now = time.monotonic()
             if self.generation.stopped:
@@ -67,7 +72,15 @@ class Painter:
                 saved, changed = now, False
             await asyncio.sleep(min(PERIOD_MAX, max(PERIOD, SHARE * (now - drawn))))
 
-    async def _draw(self, text: str, final: bool) -> None:
+    async def _draw(self, final: bool) -> None:
+        part, self._undrawn = self._undrawn[:DRAW_CHARS], self._undrawn[DRAW_CHARS:]
+        last = final and not self._undrawn
+        if part or last:
+            await self._widget.feed(part, last)
+        if last:
+            await self._widget.update_message(self.answer)
+
+    async def _take_in(self, text: str, final: bool) -> None:
         split = self._splitter.feed(text, final)
         self.answer = replace(
             self.answer,
@@ -84,10 +97,10 @@ class Painter:
         self._chat.change(self.answer)
         self._transcript.replace(self.answer)
         if split.moved:
+            self._undrawn = ""
             await self._widget.clear()
-        await self._widget.update_message(self.answer, streaming=not final)
-        if split.answer or final:
-            await self._widget.feed(split.answer, final)
+        self._undrawn += split.answer
+        await self._widget.update_message(self.answer, streaming=True)
 
     def _doing(self, progress: PromptProgress | None, seconds: float) -> str:
         if self._n_tokens:

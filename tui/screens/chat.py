@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar
@@ -103,6 +104,12 @@ class ChatScreen(Screen[None]):
         self._reloading = False
         self._quit_asked = False
         self._saved = store.saved
+        self._gc_threshold = gc.get_threshold()
+
+    @property
+    def generating(self) -> bool:
+        """An answer is being written."""
+        return self._generation is not None
 
     # ------------------------------------------------------------ layout
 
@@ -129,12 +136,19 @@ class ChatScreen(Screen[None]):
         self._idle()
         self._prompt.focus()
         self.set_interval(VRAM_SECONDS, self._measure)
+        # A full collection walks every widget: up to 200 ms in a long chat, amid typing.
+        self._gc_threshold = gc.get_threshold()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 1000)
         self._measure(count=bool(self.chat.path))
 
     def on_unmount(self) -> None:
         # However the program ends, no thread may wait for the engine.
         if self._generation is not None:
             self._generation.stop()
+        gc.set_threshold(*self._gc_threshold)
+        gc.unfreeze()
 
     async def _show_chat(self) -> None:
         await self._transcript.show(self.chat.path)
