@@ -1,0 +1,91 @@
+"""The chat with the real engine client and a model process that follows a script."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.chat_fakes import FakeLauncher, FakeRunning, ask, chat_screen, is_idle, shown, until
+from tests.scripted_worker import scripted_worker
+from tui.app import KvchatApp
+from tui.conversations import Conversations
+from tui.session import Ready, Stage
+from tuner.engine.client import EngineClient
+from tuner.engine.protocol import Generate, Load, Message, Progress, Sampling
+
+
+@dataclass
+class ClientRunning(FakeRunning):
+    """The scripted facts of a model, with a real client for the work."""
+
+    client: EngineClient | None = None
+
+    def load(self) -> Iterator[Any]:
+        assert self.client is not None
+        for event in self.client.load(Load("/models/tiny.gguf", self.settings, 1)):
+            if isinstance(event, Progress):
+                yield Stage("loading", event.fraction)
+        yield Ready(self)  # type: ignore[arg-type]
+
+    def generate(
+        self, messages: Sequence[Message], sampling: Sampling, continue_last: bool = False
+    ) -> Iterator[Any]:
+        assert self.client is not None
+        return self.client.generate(Generate(tuple(messages), sampling, continue_last))
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        assert self.client is not None
+        return self.client.count_tokens(messages)
+
+    def stop(self) -> None:
+        assert self.client is not None
+        self.client.stop()
+
+    def close(self) -> None:
+        assert self.client is not None
+        self.client.close()
+
+    reload = load
+
+
+class ClientLauncher(FakeLauncher):
+    def start(self) -> Iterator[Any]:
+        return self.running.load()  # type: ignore[attr-defined]
+
+
+async def test_stream_stop_crash_reload_through_the_real_client(tmp_path: Path) -> None:
+    """A whole answer, a stopped one, the death of the process, and life after it."""
+    text = "Answer {n}: " + "**word** " * 30
+    command = scripted_worker(text=text, delay=0.005)
+    client = EngineClient(log_path=tmp_path / "engine.log", command=command)
+    running = ClientRunning(client=client, log_path=tmp_path / "engine.log")
+    store = Conversations.open(tmp_path / "conversations.db")
+    app = KvchatApp(ClientLauncher(running), store, Sampling())
+    async with app.run_test(size=(80, 30)) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "One")
+        await until(pilot, lambda: "Answer 1: word word" in shown(pilot))
+        await ask(pilot, "Two", wait=False)
+        await until(pilot, lambda: "Answer 2: word" in shown(pilot))
+        await pilot.press("escape")
+        await until(pilot, lambda: "stopped" in shown(pilot) and is_idle(screen))
+        await ask(pilot, "Three", wait=False)
+        await until(pilot, lambda: "Answer 3: word" in shown(pilot))
+        assert client.pid is not None
+        os.kill(client.pid, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+        await until(pilot, lambda: "F5" in shown(pilot))
+        await pilot.press("f5")
+        await until(pilot, lambda: "loaded again" in shown(pilot))
+        await ask(pilot, "Four")
+        await pilot.press("ctrl+q")
+    states = [(m.role, m.state) for m in store.messages(store.list()[0].id)]
+    assert states == [
+        ("user", "complete"), ("assistant", "complete"), ("user", "complete"),
+        ("assistant", "stopped"), ("user", "complete"), ("assistant", "error"),
+        ("user", "complete"), ("assistant", "complete"),
+    ]  # fmt: skip
+    store.close()
