@@ -58,6 +58,8 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+end", "to_end", "Newest message", priority=True, show=False),
     ]
 
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (14, "-tall")]  # noqa: RUF012
+
     class NotSaved(Message):
         """A conversation could not be saved. Sent to the app, from any thread."""
 
