@@ -76,9 +76,11 @@ def made_up(
     n_vocab: int = 1024,
     tied: bool = False,
     norms: tuple[str, ...] = (),
+    dense: bool = True,
 ) -> Model:
     """Writes a sparse file of one attention and one gated feed-forward part per layer, with keys
-    of the architecture's own (without its prefix), and describes it."""
+    of the architecture's own (without its prefix), and describes it. `dense` False: without the
+    feed-forward weights, for `extra` experts."""
     size = head or n_embd // n_head
     stated = {
         "block_count": n_layer, "context_length": 8192, "embedding_length": n_embd,
@@ -108,5 +110,6 @@ def made_up(
         tensors += [
             Tensor(f"blk.{il}.{n}.weight", s, Q4_0 if len(s) > 1 else F32)
             for n, s in shapes.items()
+            if dense or n not in ("ffn_gate", "ffn_up", "ffn_down")
         ]
     return describe(read_header(write_gguf(path, metadata, [*tensors, *extra])))

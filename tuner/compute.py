@@ -20,6 +20,7 @@ from tuner.settings import Settings
 
 _OFFLOADING = frozenset({"CUDA", "ROCm", "MUSA", "Metal", "Vulkan", "SYCL"})
 _PIPELINE = frozenset({"CUDA", "ROCm", "MUSA", "RPC"})  # devices with async copies and events
+_SCRATCH = {"CUDA": "CUDA", "ROCm": "CUDA", "MUSA": "CUDA", "Metal": "Metal"}
 _COPIES = 4  # GGML_SCHED_MAX_COPIES
 
 Layers = tuple[tuple[int, int, bool], ...]  # (layer, device, experts on the host)
@@ -54,6 +55,7 @@ class ComputeSizes:
         self._offload = next(
             (i + 1 for i, g in enumerate(machine.gpus) if g.backend in _OFFLOADING), -1
         )
+        self._scratch = next((_SCRATCH[b] for b in self._backends if b in _SCRATCH), "")
         self._n_gpus = len(machine.gpus)
         self._recurrent = any(self._hp.recurrent)
         self._sparse = bool(self._hp.indexer_head)  # scores of every token, for each token
@@ -71,6 +73,9 @@ class ComputeSizes:
             layers = self._layers[where] = self._choose(where)
         n_ctx = -(-settings.n_ctx // CELL_PADDING) * CELL_PADDING
         bent = self._sparse or self._recurrent or settings.n_cpu_moe > 0
+        if self._scratch:
+            same = settings.type_k == settings.type_v == "f16"
+            bent = bent or self._scratch == "Metal" or not same
         low, high = _grid(n_ctx, settings.n_ubatch + self._hp.n_swa, flash and not bent)
         below = self._at(low, settings, layers, where, flash)
         if low == n_ctx:
@@ -109,6 +114,9 @@ class ComputeSizes:
             rotate_v=v.quantized and hp.head_v[0] % 64 == 0,
             k_bytes=k.bits / 8 if borrowed else 0.0,
             v_bytes=v.bits / 8 if borrowed else 0.0,
+            scratch=self._scratch,
+            f16_k=k.name == "f16" or self._scratch != "CUDA",
+            f16_v=v.name == "f16" or self._scratch != "CUDA",
         )
 
     def _peak(self, shape: Shape, layers: Layers, output: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from math import prod
 
 from tuner.cache import ALL, WINDOW
 from tuner.gguf_header import TensorInfo
-from tuner.graph import F16, F32, I32, I64, Graph, Node
+from tuner.graph import F16, F32, HOST, I32, I64, Graph, Node
 from tuner.hparams import HParams
 
 # architectures whose norms are LayerNorms without a bias
@@ -38,6 +38,9 @@ class Shape:
     rotate_v: bool
     k_bytes: float  # bytes per cached element
     v_bytes: float
+    scratch: str = ""  # whose attention unpacks the cache to f16: "CUDA", "Metal" or nobody's
+    f16_k: bool = True
+    f16_v: bool = True
 
 
 class LayerBuilder:
@@ -181,6 +184,8 @@ class LayerBuilder:
         heads = g.view(g.view(q, dk, n, u), dk, u, n, contiguous=False)
         if self.shape.flash:
             y = g.new(dv, n, u, of=(heads, *cached, self.masks[kind]))
+            if g.device > HOST or g.offload > HOST:
+                y.size += self._scratch(cells, dk * n_kv, 0 if hp.mla else dv * n_kv, n, dv)
             if v_rows:
                 y = g.mm(v_rows, g.view(y, dv, u, n, contiguous=False), scale)
                 y = g.new(v_rows, n, u, of=(g.view(y, v_rows, n, u, contiguous=False),))
@@ -203,6 +208,22 @@ class LayerBuilder:
         if rotate_v:
             y = self._hadamard(y, kind, "v", dv)
         return y
+
+    def _scratch(self, cells: int, k_row: int, v_row: int, n_head: int, dv: int) -> int:
+        """What a GPU's fused attention needs beside its result: one layer's cache as f16.
+
+        `ggml_cuda_flash_attn_ext_get_alloc_size` (ggml-cuda/fattn.cu) where it is not f16
+        already, `ggml_metal_op_flash_attn_ext_extra_*` (ggml-metal-ops.cpp) always.
+        """
+        shape = self.shape
+        if shape.scratch == "Metal":
+            partial = 4 * min(self.u, 32) * n_head * 32 * (dv + 2)
+            blocks = -(-self.u // 8) * -(-cells // 64)
+            return 2 * cells * (k_row + v_row) + partial + blocks + 64
+        if shape.scratch == "CUDA":
+            k = 0 if shape.f16_k else 2 * cells * k_row + 128
+            return k + (0 if shape.f16_v or not v_row else 2 * cells * v_row + 128)
+        return 0
 
     # ----------------------------------------------------------- feed-forward
 

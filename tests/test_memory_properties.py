@@ -1,0 +1,134 @@
+"""Laws that hold for any settings, and what a footprint costs in time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as quickly
+from hypothesis import strategies as st
+
+from tests.headers import machine, real_model
+from tuner.cache_types import CACHE_TYPES
+from tuner.memory import Estimator
+from tuner.settings import Settings
+
+_NAMES = (
+    "Llama-3.1-8B-Q4_K_M.gguf", "gemma-3-27b-Q4_K_M.gguf", "Qwen3-30B-A3B-Q4_K_M.gguf",
+    "qwen3next-moe.gguf", "deepseek2-moe.gguf", "jamba-dense.gguf",
+)  # fmt: skip
+_BACKENDS = ("RPC", "CUDA", "Metal")
+_ESTIMATORS = {
+    (name, backend): Estimator(real_model(name), machine(2, backend))
+    for name in _NAMES
+    for backend in _BACKENDS
+}
+
+_estimators = st.sampled_from(sorted(_ESTIMATORS)).map(_ESTIMATORS.__getitem__)
+_types = st.sampled_from(sorted(CACHE_TYPES))
+_some = st.builds(
+    Settings,
+    n_ctx=st.integers(1, 200_000),
+    type_k=_types,
+    type_v=_types,
+    n_gpu_layers=st.integers(0, 99),
+    n_cpu_moe=st.integers(0, 64),
+    n_ubatch=st.sampled_from([64, 512, 1024]),
+    tensor_split=st.tuples(st.floats(0.1, 4), st.floats(0.1, 4)),
+    use_extra_bufts=st.just(False),
+)
+
+
+@quickly(max_examples=60, deadline=None)
+@given(_estimators, _some)
+def test_the_layers_weights_are_somewhere_once(e: Estimator, s: Settings) -> None:
+    """Moving layers moves bytes: the sum differs by padding and a tied copy, no more."""
+    tensors = e.model.tensors
+    exact = sum(t.n_bytes for x in tensors.layers for t in (*x.others, *x.experts))
+    exact += sum(t.n_bytes for t in (*tensors.input, *tensors.output))
+    count = sum(len(x.others) + len(x.experts) for x in tensors.layers) + 10
+    tied = tensors.tied.n_bytes if tensors.tied else 0
+    rope = 3 * sum(t.n_bytes + 128 for t in tensors.rope)
+    total = sum(u.weights for u in e.footprint(s).uses)
+    assert exact <= total <= exact + tied + rope + count * (128 + 1200)
+
+
+@quickly(max_examples=60, deadline=None)
+@given(_estimators, _some, st.integers(1, 40_000))
+def test_more_context_never_takes_less(e: Estimator, s: Settings, more: int) -> None:
+    """Cache and compute, on every device."""
+    small, large = e.footprint(s), e.footprint(replace(s, n_ctx=s.n_ctx + more))
+    for a, b in zip(small.uses, large.uses, strict=True):
+        assert a.weights == b.weights
+        assert a.kv_cache <= b.kv_cache
+        assert a.recurrent_state == b.recurrent_state
+        assert a.compute <= b.compute + 8192 + a.compute // 100  # holes may fall luckier
+
+
+@quickly(max_examples=60, deadline=None)
+@given(_estimators, _some)
+def test_more_layers_on_the_gpus_never_weigh_less_there(e: Estimator, s: Settings) -> None:
+    one_more = replace(s, n_gpu_layers=s.n_gpu_layers + 1)
+    before, after = e.footprint(s), e.footprint(one_more)
+    assert before.host.weights >= after.host.weights
+    assert before.host.kv_cache >= after.host.kv_cache
+    gpus = [sum(u.weights for u in f.uses[:-1]) for f in (before, after)]
+    assert gpus[0] <= gpus[1]
+
+
+@quickly(max_examples=40, deadline=None)
+@given(_estimators, _some)
+def test_where_the_cache_lies_does_not_change_its_size(e: Estimator, s: Settings) -> None:
+    """But for CUDA's padding of quantized rows."""
+    everywhere = sum(u.kv_cache for u in e.footprint(s).uses)
+    host = sum(u.kv_cache for u in e.footprint(replace(s, n_gpu_layers=0)).uses)
+    assert host <= everywhere <= host + 2 * 1200 * e.model.n_layer_all
+    states = {sum(u.recurrent_state for u in e.footprint(x).uses)
+              for x in (s, replace(s, n_gpu_layers=0))}  # fmt: skip
+    assert len(states) == 1
+
+
+def test_logits_that_nobody_needs_are_not_reserved() -> None:
+    """A chat reads one row: 262 thousand logits, not 512 times as many (half a gigabyte)."""
+    model = real_model("gemma-3-27b-Q4_K_M.gguf")
+    gpu = Estimator(model, machine()).footprint(Settings(4096, n_gpu_layers=99)).uses[0]
+    assert gpu.compute < 512 * model.n_vocab * 4
+
+
+def test_a_quantized_cache_costs_cuda_a_copy() -> None:
+    """CUDA's attention unpacks one layer to f16, so the net saving is less than the cache's."""
+    model = real_model("Llama-3.1-8B-Q4_K_M.gguf")
+    at = Settings(32768, n_gpu_layers=99)
+    f16, q8 = (
+        Estimator(model, machine(1, "CUDA")).footprint(x).uses[0]
+        for x in (at, replace(at, type_k="q8_0", type_v="q8_0"))
+    )
+    one_layer = 2 * 32768 * 2 * 1024
+    assert f16.compute < q8.compute
+    assert q8.compute > one_layer
+
+
+def test_a_visible_gpu_costs_its_context_even_without_layers() -> None:
+    e = Estimator(real_model("Llama-3.1-8B-Q4_K_M.gguf"), machine(1, "CUDA", overhead=300))
+    assert e.footprint(Settings(4096, n_gpu_layers=0)).uses[0].overhead == 300
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_a_footprint_costs_microseconds(name: str) -> None:
+    """Under 50 once a model's graphs are known, with room here for a busy machine."""
+    e = Estimator(real_model(name), machine())
+    asked = [
+        Settings(4096 + 256 * (i % 40), n_gpu_layers=i % 20, type_k="q8_0", type_v="q8_0")
+        for i in range(300)
+    ]
+    for s in asked:
+        e.footprint(s)
+    best = 1.0
+    for _ in range(3):
+        start = time.perf_counter()
+        for s in asked:
+            e.footprint(s)
+        best = min(best, (time.perf_counter() - start) / len(asked))
+    assert best < 200e-6
