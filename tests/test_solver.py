@@ -92,7 +92,7 @@ def brute_force(solver: Solver, wishes: Wishes) -> float | None:
         solver.contexts(wishes),
     ):
         found = solver.weigh(Settings(ctx, k, v, n if solver.machine.gpus else 0, m, u), objective)
-        if found.fits and (best is None or found.score > best):
+        if solver.allows(found, objective) and (best is None or found.score > best):
             best = found.score
     return best
 
@@ -235,6 +235,19 @@ def test_low_types_are_not_used_for_context_beyond_the_aim() -> None:
     found = chosen(LLAMA_8B, 10)
     assert found.settings.n_ctx > 16_384
     assert {found.settings.type_k, found.settings.type_v} <= {"f16", "q8_0"}
+
+
+def test_context_nobody_asked_for_leaves_half_of_the_ram() -> None:
+    """Without a GPU the context grows past the aim only in RAM that others will not miss; a wish
+    may take it all."""
+    where = machine(ram=24)
+    found = Solver(giant(LLAMA_8B), where).best(Wishes())
+    assert found is not None
+    assert 16_384 <= found.settings.n_ctx < 131_072
+    assert found.footprint.host.total <= where.host.free // 2
+    wished = Solver(giant(LLAMA_8B), where).best(Wishes(n_ctx=120_000))
+    assert wished is not None
+    assert wished.footprint.host.total > where.host.free // 2
 
 
 def test_preferences_mean_what_they_say() -> None:

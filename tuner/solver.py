@@ -88,8 +88,9 @@ class Solver:
                 break
             if m <= too_small[k]:
                 continue
-            if self._hopeless(replace(thrifty, n_gpu_layers=k, n_cpu_moe=m), wishes):
-                if len(self.machine.gpus) == 1 and self._gpu_over(k, m, thrifty):
+            trial = replace(thrifty, n_gpu_layers=k, n_cpu_moe=m)
+            if self._hopeless(trial, wishes):
+                if len(self.machine.gpus) == 1 and self._gpu_full(trial):
                     too_small[k:] = [max(m, known) for known in too_small[k:]]
                 continue
             for recipe in recipes[self._whole(k, m)]:
@@ -98,11 +99,13 @@ class Solver:
                 base = self._settings(wishes, contexts[0], recipe)
                 base = replace(base, n_gpu_layers=k, n_cpu_moe=m)
                 for split in self._splits(base, wishes):
-                    found = self._longest(replace(base, tensor_split=split), contexts)
+                    found = self._longest(
+                        replace(base, tensor_split=split), contexts, objective.aim
+                    )
                     if found is None:
                         continue
                     if wishes.tensor_split is None:
-                        found = self._balanced(found, contexts)
+                        found = self._balanced(found, contexts, objective.aim)
                     candidate = self.weigh(found, objective)
                     key = _order(candidate)
                     if best is None or key > best_key:
@@ -148,6 +151,19 @@ class Solver:
 
     def fits(self, footprint: Footprint) -> bool:
         return all(u.total <= b for u, b in zip(footprint.uses, self.budgets, strict=True))
+
+    def allows(self, candidate: Candidate, objective: Objective) -> bool:
+        """Whether a plan may be chosen: it fits, and context that nobody asked for takes no more
+        than half of the RAM that is free, which others live in too."""
+        beyond = candidate.settings.n_ctx > objective.aim
+        budgets = self._modest if beyond else self.budgets
+        uses = candidate.footprint.uses
+        return all(u.total <= b for u, b in zip(uses, budgets, strict=True))
+
+    @property
+    def _modest(self) -> tuple[int, ...]:
+        """The budgets for context beyond the aim."""
+        return (*self.budgets[:-1], min(self.budgets[-1], self.machine.host.free // 2))
 
     def objective(self, wishes: Wishes) -> Objective:
         return Objective.of(wishes.prefer, wishes.n_ctx, self.model.n_ctx_train or FLOOR)
@@ -239,17 +255,30 @@ class Solver:
 
     # ------------------------------------------------------------ fitting
 
-    def _gpu_over(self, k: int, m: int, thrifty: Settings) -> bool:
-        """Whether it is the one GPU that is too small, not the host."""
-        trial = replace(thrifty, n_gpu_layers=k, n_cpu_moe=m)
-        return self.footprint(trial).uses[0].total > self.budgets[0]
+    def _least(self, trial: Settings, split: tuple[float, ...]) -> list[int]:
+        """Bytes per device that no cache types can get below; `trial` has the smallest cache.
+
+        A cache that is not f16 may need a copy in f16 while it is read, so the smallest cache
+        does not have the smallest compute buffer.
+        """
+        thrifty = self.footprint(replace(trial, tensor_split=split))
+        f16 = self.footprint(replace(trial, tensor_split=split, type_k="f16", type_v="f16"))
+        return [
+            t.total - t.compute + min(t.compute, f.compute)
+            for t, f in zip(thrifty.uses, f16.uses, strict=True)
+        ]
 
     def _hopeless(self, trial: Settings, wishes: Wishes) -> bool:
-        """Whether even the thriftiest settings of a placement do not fit."""
+        """Whether a placement cannot fit, whatever else is chosen."""
         return not any(
-            self.fits(self.footprint(replace(trial, tensor_split=split)))
+            all(u <= b for u, b in zip(self._least(trial, split), self.budgets, strict=True))
             for split in self._splits(trial, wishes)
         )
+
+    def _gpu_full(self, trial: Settings) -> bool:
+        """Whether weights and cache alone are too much for the one GPU, and so would be more."""
+        use = self.footprint(trial).uses[0]
+        return use.total - use.compute > self.budgets[0]
 
     def _splits(self, settings: Settings, wishes: Wishes) -> list[tuple[float, ...]]:
         """Tensor splits to try; the wished one alone if there is one."""
@@ -268,38 +297,60 @@ class Solver:
             return [(1.0, *[0.0] * (len(gpus) - 1))]
         return [tuple(map(float, c)) for c in splits.candidates(total, gpus, fits_on)]
 
-    def _longest(self, settings: Settings, contexts: list[int]) -> Settings | None:
-        """The settings with the longest context that fits, or None.
+    def _longest(self, settings: Settings, contexts: list[int], aim: int) -> Settings | None:
+        """The settings with the longest context that is allowed, or None."""
+        found = None
+        if contexts[-1] > aim:
+            found = self._reach(settings, contexts, self._modest)
+        if found is None or found.n_ctx < aim:
+            up_to_aim = contexts[: bisect_right(contexts, aim)]
+            found = self._reach(settings, up_to_aim, self.budgets) or found
+        return found
+
+    def _reach(
+        self, settings: Settings, contexts: list[int], budgets: tuple[int, ...]
+    ) -> Settings | None:
+        """The settings with the longest of `contexts` that stays within `budgets`, or None.
 
         Memory grows with the context along straight pieces, so the next guess is where a line
         through the ends of the bracket meets the budget; a guess that fits is followed by its
         neighbour, which closes the bracket when it does not.
         """
+
+        def uses_at(i: int) -> list[int]:
+            footprint = self.footprint(replace(settings, n_ctx=contexts[i]))
+            return [u.total for u in footprint.uses]
+
+        def within(uses: list[int]) -> bool:
+            return all(u <= b for u, b in zip(uses, budgets, strict=True))
+
+        if not contexts:
+            return None
         low, high = 0, len(contexts) - 1
-        top = self._uses(settings, contexts[high])
-        if self._within(top):
+        top = uses_at(high)
+        if within(top):
             return replace(settings, n_ctx=contexts[high])
-        bottom = self._uses(settings, contexts[low])
-        if not self._within(bottom):
+        bottom = uses_at(low)
+        if not within(bottom):
             return None
         nudge = False
         while high - low > 1:
             share = min(
                 (budget - a) / (b - a)
-                for a, b, budget in zip(bottom, top, self.budgets, strict=True)
+                for a, b, budget in zip(bottom, top, budgets, strict=True)
                 if b > budget
             )
             reach = contexts[low] + share * (contexts[high] - contexts[low])
             guess = low + 1 if nudge else bisect_right(contexts, reach) - 1
             guess = min(max(guess, low + 1), high - 1)
-            uses = self._uses(settings, contexts[guess])
-            if self._within(uses):
+            uses = uses_at(guess)
+            if within(uses):
                 low, bottom, nudge = guess, uses, not nudge
             else:
                 high, top, nudge = guess, uses, False
         return replace(settings, n_ctx=contexts[low])
 
-    def _balanced(self, settings: Settings, contexts: list[int]) -> Settings:
+    def _balanced(self, settings: Settings, contexts: list[int], aim: int) -> Settings:
         """Moves layers between neighbouring GPUs as long as that makes room for more context."""
         split = settings.tensor_split
         moves = [(a, a + d) for a in range(len(split)) for d in (-1, 1) if 0 <= a + d < len(split)]
@@ -312,16 +363,10 @@ class Solver:
                     continue
                 counts[source] -= 1
                 counts[target] += 1
-                trial = self._longest(replace(settings, tensor_split=tuple(counts)), contexts)
+                trial = self._longest(replace(settings, tensor_split=tuple(counts)), contexts, aim)
                 if trial and trial.n_ctx > settings.n_ctx:
                     settings, moved = trial, True
         return settings
-
-    def _uses(self, settings: Settings, n_ctx: int) -> list[int]:
-        return [u.total for u in self.footprint(replace(settings, n_ctx=n_ctx)).uses]
-
-    def _within(self, uses: list[int]) -> bool:
-        return all(u <= b for u, b in zip(uses, self.budgets, strict=True))
 
     def _whole(self, n_gpu_layers: int, n_cpu_moe: int) -> bool:
         """The whole model is on the GPUs."""
