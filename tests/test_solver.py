@@ -91,6 +91,8 @@ def brute_force(solver: Solver, wishes: Wishes) -> float | None:
         moe,
         solver.contexts(wishes),
     ):
+        if 0 < m <= solver.n_items - n:
+            continue  # names only layers that are on the CPU anyway
         found = solver.weigh(Settings(ctx, k, v, n if solver.machine.gpus else 0, m, u), objective)
         if solver.allows(found, objective) and (best is None or found.score > best):
             best = found.score

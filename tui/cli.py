@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
         from tui.one_shot import answer  # noqa: PLC0415
 
         return answer(requests[0], prompt, args.system, sampling)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not all(s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("the chat needs a terminal; use -p TEXT or pipe a question in.")
     from tui.open_chat import open_chat  # noqa: PLC0415
 
