@@ -58,6 +58,7 @@ class ComputeSizes:
         self._scratch = next((_SCRATCH[b] for b in self._backends if b in _SCRATCH), "")
         self._n_gpus = len(machine.gpus)
         self._recurrent = any(self._hp.recurrent)
+        self._windowed = self._hp.n_swa > 0
         self._sparse = bool(self._hp.indexer_head)  # scores of every token, for each token
         self._layers: dict[Placement, Layers] = {}
         self._peaks: dict[object, tuple[int, ...]] = {}
@@ -73,6 +74,7 @@ class ComputeSizes:
             layers = self._layers[where] = self._choose(where)
         n_ctx = -(-settings.n_ctx // CELL_PADDING) * CELL_PADDING
         bent = self._sparse or self._recurrent or settings.n_cpu_moe > 0
+        bent = bent or (self._windowed and where.slots[0] < 0 <= where.output)
         if self._scratch:
             same = settings.type_k == settings.type_v == "f16"
             bent = bent or self._scratch == "Metal" or not same
