@@ -14,8 +14,8 @@ from tuner.memory import Estimator
 from tuner.settings import Settings
 
 _FILES, _SIZES = unpacked()
-# Sparse attention scores every token for each token; its graph is not replayed yet.
-_COMPUTE_UNKNOWN = {"deepseek32-moe.gguf"}
+# Where the replay is known to be generous: one mask too many on the host.
+_GENEROUS = {"deepseek32-moe.gguf": 0.15}
 
 
 def _settings(stated: dict[str, Any]) -> Settings:
@@ -28,7 +28,6 @@ def test_sizes_are_the_engines(name: str) -> None:
     """For every settings that the engine accepted: per device, against what it would allocate.
     The stand-ins share one name in the engine's breakdown, hence the sum over GPUs."""
     model = real_model(name)
-    known = name not in _COMPUTE_UNKNOWN
     for row in (r for r in _SIZES if r["file"] == name and "sizes" in r):
         settings = _settings(row["settings"])
         footprint = Estimator(model, machine(row["n_gpus"])).footprint(settings)
@@ -39,11 +38,10 @@ def test_sizes_are_the_engines(name: str) -> None:
             assert sum(u.weights for u in uses) == weights, settings
             assert sum(u.kv_cache + u.recurrent_state for u in uses) == cache, settings
             ours = sum(u.compute for u in uses)
-            limit = max(4 * MIB, 0.03 * compute)
-            assert not known or abs(ours - compute) <= limit, (settings, ours, compute)
+            limit = max(4 * MIB, _GENEROUS.get(name, 0.03) * compute)
+            assert abs(ours - compute) <= limit, (settings, ours, compute)
             total += weights + cache + compute
-        if known:
-            assert footprint.total >= 0.99 * total - MIB, settings
+        assert footprint.total >= 0.99 * total - 2 * MIB, settings
 
 
 def test_full_size_models_are_exact() -> None:

@@ -13,6 +13,7 @@ from tuner.cache_types import CACHE_TYPES
 from tuner.graph import HOST, peaks
 from tuner.graph_layers import Shape
 from tuner.graph_model import ModelGraph
+from tuner.graph_sparse import LEFT_OUT, SPARSE
 from tuner.machine import Machine
 from tuner.model import Model
 from tuner.placement import Placement, alignment
@@ -162,10 +163,14 @@ class ComputeSizes:
             seen[pair] = seen.get(pair, 0) + 1
             if seen[pair] <= 2 or il >= n - 2:
                 chosen.append(il)
-        return tuple(
+        layers = [
             (firsts[signatures[il]], where.slots[il] + 1, il < moe and self._routed(il))
             for il in chosen
-        )
+        ]
+        if self._hp.architecture in SPARSE:
+            rest = sorted(where.slots[il] + 1 for il in set(range(n)) - set(chosen))
+            layers += [(LEFT_OUT, device, False) for device in rest]
+        return tuple(layers)
 
     def _routed(self, il: int) -> bool:
         return bool(self._model.tensors.layers[il].experts)

@@ -248,6 +248,9 @@ def _split(graph: Graph, copies: int) -> tuple[list[Node], list[Node]]:
             node.device = node.root.device
             out.append(node)
             continue
+        for src in node.srcs:
+            if src.device < 0:  # a leaf that is no input lies with its reader
+                src.device = node.device
         if node.device != device:
             device = node.device
             start = len(out)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from tuner.graph import Node
 from tuner.graph_layers import LayerBuilder, Tensors
+from tuner.graph_sparse import SPARSE, sparse_mask, top_tokens
 
 
 def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
@@ -11,9 +15,13 @@ def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     row itself, else keys and values are expanded before they are cached."""
     g, hp, u = b.g, b.hp, b.u
     n = hp.n_head[il]
+    mask_of: Callable[[], Node] | None = None
     if b.has(t, "attn_q_a"):
-        q = b.norm(t, "attn_q_a_norm", b.mm(t, "attn_q_a", x))
-        q = b.mm(t, "attn_q_b", q)
+        low = b.norm(t, "attn_q_a_norm", b.mm(t, "attn_q_a", x))
+        if hp.architecture in SPARSE:
+            top = top_tokens(b, t, x, low)
+            mask_of = partial(sparse_mask, b, top)
+        q = b.mm(t, "attn_q_b", low)
     else:
         q = b.mm(t, "attn_q", x)
     dq = q.shape[0] // n
@@ -33,7 +41,7 @@ def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
         latent = g.view(latent, lora, 1, u)
         k = g.new(lora + rope, 1, u, of=(latent, k_rope))
         v_b = t["attn_v_b.weight"]
-        y = b.attend(il, q, k, latent, v_b.shape[1], v_b.n_bytes)
+        y = b.attend(il, q, k, latent, v_rows=v_b.shape[1], scale=v_b.n_bytes, mask_of=mask_of)
     else:
         kv = b.mm(t, "attn_kv_b", latent)
         dv = hp.head_v[il]

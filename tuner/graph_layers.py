@@ -7,6 +7,7 @@ has is read from its tensors, so an architecture needs no entry of its own unles
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -62,6 +63,11 @@ class LayerBuilder:
         self.v_idxs = {k: graph.input(self.u * wide, element=I64) for k in self.masks}
         self.rotations: dict[tuple[int, str], Node] = {}
         self.experts_on_host = False
+        # sparse attention (graph_sparse.py)
+        self.chosen: Node | None = None
+        self.index_mask: Node | None = None
+        self.index_rotation: Node | None = None
+        self.index_rows: Node | None = None
 
     # ------------------------------------------------------------ small parts
 
@@ -154,10 +160,19 @@ class LayerBuilder:
         return self.g.over(x, self.pos)
 
     def attend(
-        self, il: int, q: Node, k: Node | None, v: Node | None, v_rows: int = 0, scale: int = 0
+        self,
+        il: int,
+        q: Node,
+        k: Node | None,
+        v: Node | None,
+        *,
+        v_rows: int = 0,
+        scale: int = 0,
+        mask_of: Callable[[], Node] | None = None,
     ) -> Node:
         """Stores k and v, then q against the cache (`build_attn`, `build_attn_mha`). `v_rows`:
-        the head size after the latent values are expanded, `scale` the expanding weight."""
+        the head size after the latent values are expanded, `scale` the expanding weight;
+        `mask_of` makes the mask where it is not the common one."""
         g, hp, u = self.g, self.hp, self.u
         kind = WINDOW if hp.swa[il] else ALL
         n, n_kv = hp.n_head[il], max(1, hp.n_head_kv[il])
@@ -177,13 +192,14 @@ class LayerBuilder:
         if v is not None and not hp.mla:
             g.expand(g.store(g.view(v, prod(v.shape) // u, u), self.v_idxs[kind]))
 
+        mask = mask_of() if mask_of else self.masks[kind]
         cells = self.cells[kind]
         cached = [g.outside(int(cells * dk * n_kv * self.shape.k_bytes), g.device)]
         if not hp.mla:
             cached.append(g.outside(int(cells * dv * n_kv * self.shape.v_bytes), g.device))
         heads = g.view(g.view(q, dk, n, u), dk, u, n, contiguous=False)
         if self.shape.flash:
-            y = g.new(dv, n, u, of=(heads, *cached, self.masks[kind]))
+            y = g.new(dv, n, u, of=(heads, *cached, mask))
             if g.device > HOST or g.offload > HOST:
                 y.size += self._scratch(cells, dk * n_kv, 0 if hp.mla else dv * n_kv, n, dv)
             if v_rows:
@@ -195,7 +211,7 @@ class LayerBuilder:
             kq = g.new(cells, u, n, of=(cached[0], heads))
             if hp.architecture in _SOFTCAP:
                 kq = g.over(g.over(g.over(kq)))
-            kq = g.over(kq, self.masks[kind])
+            kq = g.over(kq, mask)
             values = cached[-1]
             if hp.mla:  # the latent rows serve as values, once turned
                 values = g.new(cells, dv, of=(values,), element=F16)

@@ -9,6 +9,7 @@ from tuner.graph import F32, HOST, Graph, Node
 from tuner.graph_latent import latent_attention
 from tuner.graph_layers import LayerBuilder, Shape, Tensors
 from tuner.graph_recurrent import mixer
+from tuner.graph_sparse import LEFT_OUT, unread_zeros
 from tuner.model import Model
 
 _SCALED = frozenset({"gemma", "gemma2", "gemma3", "gemma4", "gemma3n", "minicpm", "grok"})
@@ -74,6 +75,9 @@ class ModelGraph:
         if any(t.name == "position_embd.weight" for t in self.model.tensors.input):
             x = g.over(x, Node((hp.n_embd, u), F32, (b.pos,), device=HOST))
         for il, device, experts_on_host in layers:
+            if il == LEFT_OUT:
+                g.leaves.append(unread_zeros(b, device))
+                continue
             g.device = device
             b.experts_on_host = experts_on_host and device != HOST
             x = self._layer(b, il, x)
