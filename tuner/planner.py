@@ -8,7 +8,7 @@ from dataclasses import replace
 from tuner import constraints
 from tuner.cache_types import CACHE_TYPES
 from tuner.errors import UsageError
-from tuner.machine import GIB, Device, Machine
+from tuner.machine import GIB, Machine
 from tuner.model import Model
 from tuner.objective import DEFAULT_CLASS, FLOOR
 from tuner.plan import PREFERENCES, Candidate, Plan, Wishes
@@ -68,7 +68,7 @@ def make_plan(
         chosen,
         alternatives(solver, wishes, chosen),
         fallbacks(solver, wishes, chosen),
-        one_more_gib(model, machine, wishes, calibration, chosen),
+        one_more_gib(solver, wishes, chosen),
         reasons_for(solver, wishes, chosen),
         tuple(warnings),
     )
@@ -130,23 +130,12 @@ def fallbacks(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candid
     return tuple(found)
 
 
-def one_more_gib(
-    model: Model,
-    machine: Machine,
-    wishes: Wishes,
-    calibration: Calibration | None,
-    chosen: Candidate,
-) -> Candidate | None:
+def one_more_gib(solver: Solver, wishes: Wishes, chosen: Candidate) -> Candidate | None:
     """The choice if every GPU (without one: the host) had 1 GiB more, where it differs."""
-
-    def grown(device: Device) -> Device:
-        return replace(device, total=device.total + GIB, free=device.free + GIB)
-
-    if machine.gpus:
-        larger = replace(machine, gpus=tuple(grown(g) for g in machine.gpus))
-    else:
-        larger = replace(machine, host=grown(machine.host))
-    candidate = Solver(model, larger, calibration).best(wishes)
+    gpus = len(solver.machine.gpus)
+    grown = [b + GIB for b in solver.budgets[:gpus]]
+    host = solver.budgets[-1] + (0 if gpus else GIB)
+    candidate = solver.within((*grown, host)).best(wishes)
     return candidate if candidate and candidate.settings != chosen.settings else None
 
 

@@ -9,10 +9,11 @@ found by bisection because memory only grows with it.
 from __future__ import annotations
 
 import copy
-import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heappush
+from math import ceil, log
 
 from tuner import constraints, splits
 from tuner.cache_types import CACHE_TYPES
@@ -38,6 +39,18 @@ class Recipe:
     type_k: str
     type_v: str
     n_ubatch: int
+    smaller: Recipe | None = None  # the same with the next smaller n_ubatch
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Option:
+    """A part of the grid; no plan in it scores more than `-cost`."""
+
+    cost: float
+    n_gpu_layers: int = field(compare=False)
+    n_cpu_moe: int = field(compare=False)
+    recipe: Recipe | None = field(default=None, compare=False)
+    below_aim: bool = field(default=False, compare=False)
 
 
 class Solver:
@@ -60,6 +73,7 @@ class Solver:
         self.n_items = model.n_layer_all + 1
         self.cuda = any(g.backend == "CUDA" for g in machine.gpus)
         self._seen: dict[Settings, Footprint] = {}
+        self._answers: dict[tuple[Wishes, tuple[int, ...]], Candidate | None] = {}
         self._ranked: dict[tuple[int, int], float] = {}
 
     def within(self, budgets: tuple[int, ...]) -> Solver:
@@ -72,45 +86,92 @@ class Solver:
 
     def best(self, wishes: Wishes) -> Candidate | None:
         """The best plan that fits and keeps every wish, or None."""
+        key = (wishes, self.budgets)
+        if key not in self._answers:
+            self._answers[key] = self._search(wishes)
+        return self._answers[key]
+
+    def _search(self, wishes: Wishes) -> Candidate | None:
+        """Best first: whatever could still be best is looked at next, in ever finer parts (a
+        placement, a recipe there with the wished context, the same with less), until what was
+        found is as good as the best that is left could be."""
         objective = self.objective(wishes)
         contexts = self.contexts(wishes)
+        at_aim = bisect_left(contexts, objective.aim)
         recipes = {whole: self._recipes(wishes, objective, whole) for whole in (True, False)}
         if not recipes[False]:
             return None
-        thrifty = self._settings(wishes, contexts[0], min(recipes[False], key=_thrift))
-        # Per n_gpu_layers, the n_cpu_moe up to which the GPU is known to be too small.
-        too_small = [-1] * (self.n_items + 1)
+        thrifty = min(recipes[False], key=_thrift)
+        while thrifty.smaller:
+            thrifty = thrifty.smaller
+        fits = _Fits(self, wishes, self._settings(wishes, contexts[0], thrifty))
+        queue = [
+            _Option(log(seconds) - objective.context_best, k, m)
+            for seconds, k, m in self._placements(wishes)
+        ]
+        heapify(queue)
         best: Candidate | None = None
-        best_key: tuple[float, ...] = ()
-        for seconds, k, m in self._placements(wishes):
-            reach = objective.context_best - math.log(seconds)
-            if best and reach <= best.score:
+        while queue:
+            option = heappop(queue)
+            if best and -option.cost <= best.score:
                 break
-            if m <= too_small[k]:
+            k, m, recipe = option.n_gpu_layers, option.n_cpu_moe, option.recipe
+            if recipe is None:
+                if fits.somehow(k, m):
+                    for first in recipes[self._whole(k, m)]:
+                        heappush(
+                            queue, replace(option, cost=option.cost + first.price, recipe=first)
+                        )
                 continue
-            trial = replace(thrifty, n_gpu_layers=k, n_cpu_moe=m)
-            if self._hopeless(trial, wishes):
-                if len(self.machine.gpus) == 1 and self._gpu_full(trial):
-                    too_small[k:] = [max(m, known) for known in too_small[k:]]
+            base = replace(self._settings(wishes, contexts[0], recipe), n_gpu_layers=k, n_cpu_moe=m)
+            allowed = contexts[:at_aim] if option.below_aim else contexts[at_aim:]
+            found = self._longest_of_splits(base, wishes, allowed, objective)
+            if found and (best is None or _order(found) > _order(best)):
+                best = found
+            if option.below_aim:
                 continue
-            for recipe in recipes[self._whole(k, m)]:
-                if best and reach - recipe.price <= best.score:
-                    break
-                base = self._settings(wishes, contexts[0], recipe)
-                base = replace(base, n_gpu_layers=k, n_cpu_moe=m)
-                for split in self._splits(base, wishes):
-                    found = self._longest(
-                        replace(base, tensor_split=split), contexts, objective.aim
-                    )
-                    if found is None:
-                        continue
-                    if wishes.tensor_split is None:
-                        found = self._balanced(found, contexts, objective.aim)
-                    candidate = self.weigh(found, objective)
-                    key = _order(candidate)
-                    if best is None or key > best_key:
-                        best, best_key = candidate, key
+            if not found and at_aim:
+                less = objective.context_best - objective.context(contexts[at_aim - 1])
+                heappush(queue, replace(option, cost=option.cost + less, below_aim=True))
+            if recipe.smaller:
+                cost = option.cost - recipe.price + recipe.smaller.price
+                if found:
+                    gain = self._gain_of_no_compute(found, contexts, objective)
+                    price = recipe.smaller.price - recipe.price
+                    cost = max(cost, price - found.score - gain)
+                heappush(queue, replace(option, cost=cost, recipe=recipe.smaller))
         return best
+
+    def _longest_of_splits(
+        self, base: Settings, wishes: Wishes, contexts: list[int], objective: Objective
+    ) -> Candidate | None:
+        """The best split of these settings, each with the longest context that it allows."""
+        best: Candidate | None = None
+        for split in self.splits(base, wishes):
+            found = self._longest(replace(base, tensor_split=split), contexts, objective.aim)
+            if found is None:
+                continue
+            if wishes.tensor_split is None:
+                found = self._balanced(found, contexts, objective.aim)
+            candidate = self.weigh(found, objective)
+            if best is None or _order(candidate) > _order(best):
+                best = candidate
+        return best
+
+    def _gain_of_no_compute(self, c: Candidate, contexts: list[int], objective: Objective) -> float:
+        """Log worth of the context that all of a plan's compute buffers could hold instead: no
+        smaller n_ubatch can gain more."""
+        n_ctx = c.settings.n_ctx
+        if n_ctx >= contexts[-1]:
+            return 0.0
+        longer = self.footprint(replace(c.settings, n_ctx=contexts[-1]))
+        more = 0.0
+        for now, then in zip(c.footprint.uses, longer.uses, strict=True):
+            growth = (then.kv_cache - now.kv_cache) / (contexts[-1] - n_ctx)
+            if growth > 0:
+                more = max(more, (now.compute + then.compute) / growth)
+        reach = min(n_ctx + ceil(more) + CONTEXT_STEP, contexts[-1])
+        return objective.context(reach) - objective.context(n_ctx)
 
     def weigh(self, settings: Settings, objective: Objective) -> Candidate:
         """Footprint, speed, quality and score of any settings, whether they fit or not."""
@@ -120,7 +181,7 @@ class Solver:
         speed = self.speed.predict(settings, offload, slow_pair=slow)
         whole = self._whole(settings.n_gpu_layers, settings.n_cpu_moe)
         score = (
-            -math.log(self.speed.decode_seconds(offload))
+            -log(self.speed.decode_seconds(offload))
             + objective.context(settings.n_ctx)
             - objective.cache(settings.type_k, settings.type_v, whole=whole, slow=slow)
             - objective.ubatch(settings.n_ubatch)
@@ -139,7 +200,7 @@ class Solver:
             n_gpu_layers=wishes.n_gpu_layers or 0,
             n_cpu_moe=wishes.n_cpu_moe or 0,
         )
-        split = self._splits(base, wishes)[0]
+        split = self.splits(base, wishes)[0]
         return self.weigh(replace(base, tensor_split=split), self.objective(wishes))
 
     def footprint(self, settings: Settings) -> Footprint:
@@ -199,14 +260,20 @@ class Solver:
                     yield type_k, type_v
 
     def _recipes(self, wishes: Wishes, objective: Objective, whole: bool) -> list[Recipe]:
-        """Cache types with n_ubatch, cheapest first."""
-        ubatches = [wishes.n_ubatch] if wishes.n_ubatch else UBATCHES
+        """One per pair of cache types, with the largest n_ubatch, linked to the smaller ones."""
+        ubatches = (wishes.n_ubatch,) if wishes.n_ubatch else UBATCHES
         found = []
         for type_k, type_v in self.pairs(wishes):
             slow = self.cuda and slow_on_cuda(type_k, type_v)
             price = objective.cache(type_k, type_v, whole=whole, slow=slow)
-            found += [Recipe(price + objective.ubatch(u), type_k, type_v, u) for u in ubatches]
-        return sorted(found, key=lambda r: (r.price, -r.n_ubatch, r.type_k, r.type_v))
+            recipe: Recipe | None = None
+            for n_ubatch in sorted(ubatches):
+                recipe = Recipe(
+                    price + objective.ubatch(n_ubatch), type_k, type_v, n_ubatch, recipe
+                )
+            assert recipe is not None
+            found.append(recipe)
+        return found
 
     def _placements(self, wishes: Wishes) -> list[tuple[float, int, int]]:
         """(seconds per token at best, n_gpu_layers, n_cpu_moe), the fastest first."""
@@ -255,32 +322,7 @@ class Solver:
 
     # ------------------------------------------------------------ fitting
 
-    def _least(self, trial: Settings, split: tuple[float, ...]) -> list[int]:
-        """Bytes per device that no cache types can get below; `trial` has the smallest cache.
-
-        A cache that is not f16 may need a copy in f16 while it is read, so the smallest cache
-        does not have the smallest compute buffer.
-        """
-        thrifty = self.footprint(replace(trial, tensor_split=split))
-        f16 = self.footprint(replace(trial, tensor_split=split, type_k="f16", type_v="f16"))
-        return [
-            t.total - t.compute + min(t.compute, f.compute)
-            for t, f in zip(thrifty.uses, f16.uses, strict=True)
-        ]
-
-    def _hopeless(self, trial: Settings, wishes: Wishes) -> bool:
-        """Whether a placement cannot fit, whatever else is chosen."""
-        return not any(
-            all(u <= b for u, b in zip(self._least(trial, split), self.budgets, strict=True))
-            for split in self._splits(trial, wishes)
-        )
-
-    def _gpu_full(self, trial: Settings) -> bool:
-        """Whether weights and cache alone are too much for the one GPU, and so would be more."""
-        use = self.footprint(trial).uses[0]
-        return use.total - use.compute > self.budgets[0]
-
-    def _splits(self, settings: Settings, wishes: Wishes) -> list[tuple[float, ...]]:
+    def splits(self, settings: Settings, wishes: Wishes) -> list[tuple[float, ...]]:
         """Tensor splits to try; the wished one alone if there is one."""
         gpus = self.machine.gpus
         if wishes.tensor_split is not None:
@@ -377,9 +419,49 @@ class Solver:
         return on_cuda and slow_on_cuda(settings.type_k, settings.type_v)
 
 
-def _thrift(recipe: Recipe) -> tuple[float, int]:
-    bits = CACHE_TYPES[recipe.type_k].bits + CACHE_TYPES[recipe.type_v].bits
-    return bits, recipe.n_ubatch
+class _Fits:
+    """Tells which placements are hopeless, whatever else is chosen."""
+
+    def __init__(self, solver: Solver, wishes: Wishes, thrifty: Settings) -> None:
+        self._solver, self._wishes, self._thrifty = solver, wishes, thrifty
+        gpus = solver.machine.gpus
+        budgets = solver.budgets[: len(gpus)]
+        self._room = sum(b - gpu.overhead for b, gpu in zip(budgets, gpus, strict=True))
+        # Per n_gpu_layers, the n_cpu_moe up to which the one GPU is known to be too small.
+        self._too_small = [-1] * (solver.n_items + 1)
+
+    def somehow(self, k: int, m: int) -> bool:
+        """Whether this n_gpu_layers and n_cpu_moe may fit."""
+        solver = self._solver
+        if m <= self._too_small[k] or solver.speed.weights_offloaded(k, m) > self._room:
+            return False
+        trial = replace(self._thrifty, n_gpu_layers=k, n_cpu_moe=m)
+        splits_ = solver.splits(trial, self._wishes)
+        if any(self._least(replace(trial, tensor_split=split)) for split in splits_):
+            return True
+        if len(solver.machine.gpus) == 1:
+            use = solver.footprint(trial).uses[0]
+            if use.total - use.compute > solver.budgets[0]:
+                self._too_small[k:] = [max(m, known) for known in self._too_small[k:]]
+        return False
+
+    def _least(self, thrifty: Settings) -> bool:
+        """Whether the least that any cache types can take is within the budgets.
+
+        A cache that is not f16 may need a copy in f16 while it is read, so the smallest cache
+        does not have the smallest compute buffer.
+        """
+        solver = self._solver
+        small = solver.footprint(thrifty)
+        f16 = solver.footprint(replace(thrifty, type_k="f16", type_v="f16"))
+        return all(
+            s.total - s.compute + min(s.compute, f.compute) <= budget
+            for s, f, budget in zip(small.uses, f16.uses, solver.budgets, strict=True)
+        )
+
+
+def _thrift(recipe: Recipe) -> float:
+    return CACHE_TYPES[recipe.type_k].bits + CACHE_TYPES[recipe.type_v].bits
 
 
 def _order(c: Candidate) -> tuple[float, ...]:

@@ -142,6 +142,13 @@ class SpeedModel:
         seconds += min(host_flops / self._host[1], copied)
         return 1.0 / max(seconds, 1e-9) * (0.25 if slow_pair else 1.0)
 
+    def weights_offloaded(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
+        """Bytes of weights on all GPUs together, without any padding."""
+        first = self.n_items - min(n_gpu_layers, self.n_items)
+        moe = max(first, min(n_cpu_moe, self.n_items))
+        experts = self._expert_stored[-1] - self._expert_stored[moe]
+        return self._stored[-1] - self._stored[first] + experts
+
     def predict(self, settings: Settings, offload: Offload, *, slow_pair: bool = False) -> Speed:
         """Calibrated speed of a whole decision."""
         decode = self.calibration.decode / self.decode_seconds(offload)
