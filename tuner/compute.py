@@ -104,7 +104,8 @@ class ComputeSizes:
         k, v = CACHE_TYPES[settings.type_k], CACHE_TYPES[settings.type_v]
         # Where a GPU borrows the host's weights, or a state on it is read early, attention of the
         # host's layers runs on the GPU too, with a copy of their cache, whose type then counts.
-        borrowed = self._n_gpus > 0 and (self._offload > 0 or self._recurrent)
+        shared = hp.n_layer_kv < hp.n_layer
+        borrowed = self._n_gpus > 0 and (self._offload > 0 or self._recurrent or shared)
         borrowed = borrowed and any(device == HOST for _, device, _ in layers)
         return Shape(
             u=min(n_ctx, settings.n_ubatch),
@@ -134,7 +135,7 @@ class ComputeSizes:
             try:
                 graph = self._graph.build(shape, layers, output, self._offload)
                 per_device = peaks(graph, self._alignments, _COPIES if pipeline else 1)
-            except (KeyError, IndexError, ValueError, ZeroDivisionError):
+            except (LookupError, ArithmeticError, TypeError, ValueError):
                 # a file of an architecture whose layers are like none that we know
                 per_device = self._rough(shape)
             found = self._peaks[key] = (*per_device[1:], per_device[0])

@@ -63,6 +63,8 @@ class LayerBuilder:
         self.v_idxs = {k: graph.input(self.u * wide, element=I64) for k in self.masks}
         self.rotations: dict[tuple[int, str], Node] = {}
         self.experts_on_host = False
+        self.per_layer: Node | None = None  # embeddings of their own for each layer
+        self.owners: dict[int, int] = {}  # the device of the last cache of each kind
         # sparse attention (graph_sparse.py)
         self.chosen: Node | None = None
         self.index_mask: Node | None = None
@@ -194,9 +196,12 @@ class LayerBuilder:
 
         mask = mask_of() if mask_of else self.masks[kind]
         cells = self.cells[kind]
-        cached = [g.outside(int(cells * dk * n_kv * self.shape.k_bytes), g.device)]
+        if k is not None:
+            self.owners[kind] = g.device
+        home = self.owners.get(kind, g.device)  # a layer may read an earlier layer's cache
+        cached = [g.outside(int(cells * dk * n_kv * self.shape.k_bytes), home)]
         if not hp.mla:
-            cached.append(g.outside(int(cells * dv * n_kv * self.shape.v_bytes), g.device))
+            cached.append(g.outside(int(cells * dv * n_kv * self.shape.v_bytes), home))
         heads = g.view(g.view(q, dk, n, u), dk, u, n, contiguous=False)
         if self.shape.flash:
             y = g.new(dv, n, u, of=(heads, *cached, mask))

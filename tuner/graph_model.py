@@ -74,6 +74,15 @@ class ModelGraph:
             x = g.over(x)
         if any(t.name == "position_embd.weight" for t in self.model.tensors.input):
             x = g.over(x, Node((hp.n_embd, u), F32, (b.pos,), device=HOST))
+        projection = self.tensors[0].get("per_layer_model_proj.weight")
+        if projection is not None:  # a second, small embedding for every layer, kept throughout
+            g.device = layers[0][1]
+            rows = projection.shape[1]
+            looked_up = Node((rows, u), F32, (tokens,), device=HOST)
+            made = g.over(g.over(g.mm(rows, x, projection.n_bytes)), weighted=True)
+            made = g.over(made, g.over(looked_up))
+            b.per_layer = g.new(rows, u, of=(made,))
+            g.expand(b.per_layer)
         for il, device, experts_on_host in layers:
             if il == LEFT_OUT:
                 g.leaves.append(unread_zeros(b, device))
@@ -110,8 +119,7 @@ class ModelGraph:
             for name in ("post_attention_norm", "attn_output_norm"):
                 if b.has(t, name) and not self._is_ffn_norm(t, name):
                     y = b.norm(t, name, y)
-        if b.parallel:
-            assert y is not None
+        if b.parallel and y is not None:
             if last:
                 y, residual, normed = (
                     g.new(v.shape[0], 1, of=(v, b.out_ids)) for v in (y, residual, normed)
@@ -140,7 +148,13 @@ class ModelGraph:
             return x
         if b.has(t, "post_ffw_norm"):
             out = b.norm(t, "post_ffw_norm", out)
-        return g.over(x, out) if hp.architecture in _RESIDUAL_FIRST else g.over(out, x)
+        x = g.over(x, out) if hp.architecture in _RESIDUAL_FIRST else g.over(out, x)
+        if b.per_layer is not None and b.has(t, "inp_gate"):
+            gate = g.over(b.mm(t, "inp_gate", x))
+            part = g.view(b.per_layer, *gate.shape, contiguous=False)
+            added = b.mm(t, "proj", g.over(gate, part))
+            x = g.over(x, b.norm(t, "post_norm", added))
+        return x
 
     @staticmethod
     def _is_ffn_norm(t: Tensors, name: str) -> bool:

@@ -91,6 +91,7 @@ def group_tensors(header: Header, hparams: HParams) -> TensorGroups:
         layers=tuple(LayerTensors(tuple(x.others), tuple(x.experts)) for x in layers),
         rope=tuple(rope),
         rope_layers=tuple(il for il in range(n_used) if not (full_rope_only and hparams.swa[il])),
-        tied=None if has_output else embedding,
+        # bitnet multiplies by the embedding where it lies
+        tied=None if has_output or hparams.architecture == "bitnet" else embedding,
         output_first=hparams.architecture in ("gemma3n", "gemma4"),
     )
