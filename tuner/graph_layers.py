@@ -140,6 +140,8 @@ class LayerBuilder:
             q = self.norm(t, "attn_q_norm", q)
         if k is not None and self.has(t, "attn_k_norm") and t["attn_k_norm.weight"].shape[0] == dk:
             k = self.norm(t, "attn_k_norm", k)
+        if v is not None and hp.architecture == "gemma4":
+            v = g.over(v)  # normed, without weights
         if hp.architecture not in _NO_ROPE:
             q = self._rope(q)
             k = self._rope(k) if k is not None else None

@@ -79,10 +79,15 @@ class ModelGraph:
             g.device = layers[0][1]
             rows = projection.shape[1]
             looked_up = Node((rows, u), F32, (tokens,), device=HOST)
-            made = g.over(g.over(g.mm(rows, x, projection.n_bytes)), weighted=True)
-            made = g.over(made, g.over(looked_up))
-            b.per_layer = g.new(rows, u, of=(made,))
-            g.expand(b.per_layer)
+            flat = g.view(g.over(g.mm(rows, x, projection.n_bytes)), rows, u)
+            made = g.over(g.new(rows, u, of=(flat,)), weighted=True)
+            made = g.over(g.over(made, g.new(rows, u, of=(g.view(looked_up, rows, u),))))
+            b.per_layer = g.new(rows, u, of=(g.view(made, rows, u, contiguous=False),))
+            # What else these architectures keep beside the residual is not followed node by node:
+            # gemma3n's four streams are blended through three copies, gemma4 holds a few rows.
+            rows = 12 if hp.architecture == "gemma3n" else 3
+            for device in {device for _, device, _ in layers}:
+                g.leaves.append(Node((rows * hp.n_embd, u), F32, device=device))
         for il, device, experts_on_host in layers:
             if il == LEFT_OUT:
                 g.leaves.append(unread_zeros(b, device))
