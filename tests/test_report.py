@@ -67,10 +67,18 @@ def test_the_report_says_what_matters() -> None:
     """Settings, reasons, alternatives, speed and the warning about quality are all there."""
     text = report.text(plan_of())
     for words in (
-        "35.0B parameters", "Q4_K_M", "GPU layers  41 of 41", "K q4_0, V q4_0", "tokens/s",
-        "Why", "f16 would keep", "Also possible", "--kv f16", "quality",
+        "35.0B parameters", "Q4_K_M", "GPU layers  41 of 41", "K q8_0, V q8_0", "tokens/s",
+        "Why", "f16 would keep", "Also possible", "--kv f16",
     ):  # fmt: skip
         assert words in text
+
+
+def test_a_low_cache_type_comes_with_a_warning() -> None:
+    """Where q4_0 was chosen for the user, the report says what it may cost and how to avoid it."""
+    plan = plan_of(AYA_35B, 23.0)
+    assert plan.chosen.settings.type_k == "q4_0"
+    assert "costs some quality" in report.text(plan)
+    assert "costs some quality" not in report.text(plan_of(LLAMA_8B, 24.0))
 
 
 def test_predicted_against_actual() -> None:

@@ -232,6 +232,14 @@ def test_a_model_that_fits_easily_stays_in_f16_with_all_its_context() -> None:
     assert (found.settings.n_gpu_layers, found.settings.n_ctx) == (33, 131_072)
 
 
+@pytest.mark.parametrize("gib", [8, 16, 20, 21, 22, 22.5, 23, 24])
+def test_low_types_only_where_they_put_the_whole_model_on_the_gpu(gib: float) -> None:
+    """A cache below q8_0 is not spent on a few more layers."""
+    found = chosen(AYA_35B, gib)
+    low = not {found.settings.type_k, found.settings.type_v} <= {"f16", "q8_0"}
+    assert found.settings.n_gpu_layers == 41 or not low
+
+
 def test_low_types_are_not_used_for_context_beyond_the_aim() -> None:
     """q4_0 would give more tokens, but nobody asked for them at the price of quality."""
     found = chosen(LLAMA_8B, 10)

@@ -28,14 +28,14 @@ class Prices:
     halving: float  # each further halving of it: hardly more than a tie-break
     more: float  # context above the aim, up to all the model was trained for, may cost this
     low_whole: float  # a cache type below q8_0 where the whole model is then on the GPU
-    low_partial: float  # the same where it is not
+    low_partial: float  # the same where layers stay on the CPU beside a GPU: hardly ever
     loss: float  # exponent per nat of quality loss
     ubatch: float  # each halving of n_ubatch below 512
     slow_pair: float  # K and V types for which a CUDA build has no fast attention kernel
 
 
 PRICES = {
-    "balanced": Prices(1.25, 1.002, 1.05, 1.10, 1.24, 2.0, 1.02, 1.15),
+    "balanced": Prices(1.25, 1.002, 1.05, 1.10, 8.0, 2.0, 1.02, 1.15),
     "speed": Prices(1.02, 1.002, 1.01, 1.03, 1.03, 0.5, 1.01, 1.15),
     "context": Prices(1.0, 8.0, 1.05, 1.10, 1.10, 2.0, 1.02, 1.15),
     "quality": Prices(1.25, 1.002, 1.05, 8.0, 8.0, 200.0, 1.02, 1.15),

@@ -9,17 +9,16 @@ found by bisection because memory only grows with it.
 from __future__ import annotations
 
 import copy
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from math import ceil, log
 
-from tuner import constraints, splits
+from tuner import constraints
 from tuner.cache_types import CACHE_TYPES
-from tuner.footprint import Footprint
+from tuner.fitting import Feasible, Fitting
 from tuner.machine import Machine
-from tuner.memory import Estimator
 from tuner.model import Model
 from tuner.objective import DEFAULT_CLASS, FLOOR, Objective, prior_loss, slow_on_cuda
 from tuner.plan import Candidate, Quality, Wishes
@@ -64,23 +63,25 @@ class Solver:
         model: Model,
         machine: Machine,
         calibration: Calibration | None = None,
-        estimator: Estimator | None = None,
     ) -> None:
         self.model, self.machine = model, machine
-        self.estimator = estimator or Estimator(model, machine)
+        self.fitting = Fitting(model, machine)
         self.speed = SpeedModel(model, machine, calibration)
-        self.budgets = tuple(d.budget for d in machine.devices)
         self.n_items = model.n_layer_all + 1
         self.cuda = any(g.backend == "CUDA" for g in machine.gpus)
-        self._seen: dict[Settings, Footprint] = {}
         self._answers: dict[tuple[Wishes, tuple[int, ...]], Candidate | None] = {}
         self._ranked: dict[tuple[int, int], float] = {}
 
     def within(self, budgets: tuple[int, ...]) -> Solver:
         """The same solver under other budgets (bytes per device, the host last)."""
         other = copy.copy(self)
-        other.budgets = budgets
+        other.fitting = self.fitting.within(budgets)
         return other
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Bytes per device that a plan may use."""
+        return self.fitting.budgets
 
     # ------------------------------------------------------------ one plan
 
@@ -104,7 +105,12 @@ class Solver:
         thrifty = min(recipes[False], key=_thrift)
         while thrifty.smaller:
             thrifty = thrifty.smaller
-        fits = _Fits(self, wishes, self._settings(wishes, contexts[0], thrifty))
+        feasible = Feasible(
+            self.fitting,
+            self.speed,
+            self._settings(wishes, contexts[0], thrifty),
+            wishes.tensor_split,
+        )
         queue = [
             _Option(log(seconds) - objective.context_best, k, m)
             for seconds, k, m in self._placements(wishes)
@@ -117,7 +123,7 @@ class Solver:
                 break
             k, m, recipe = option.n_gpu_layers, option.n_cpu_moe, option.recipe
             if recipe is None:
-                if fits.somehow(k, m):
+                if feasible.somehow(k, m):
                     for first in recipes[self._whole(k, m)]:
                         heappush(
                             queue, replace(option, cost=option.cost + first.price, recipe=first)
@@ -147,12 +153,12 @@ class Solver:
     ) -> Candidate | None:
         """The best split of these settings, each with the longest context that it allows."""
         best: Candidate | None = None
-        for split in self.splits(base, wishes):
-            found = self._longest(replace(base, tensor_split=split), contexts, objective.aim)
+        for split in self.fitting.splits(base, wishes.tensor_split):
+            found = self.fitting.longest(replace(base, tensor_split=split), contexts, objective.aim)
             if found is None:
                 continue
             if wishes.tensor_split is None:
-                found = self._balanced(found, contexts, objective.aim)
+                found = self.fitting.balanced(found, contexts, objective.aim)
             candidate = self.weigh(found, objective)
             if best is None or _order(candidate) > _order(best):
                 best = candidate
@@ -164,7 +170,7 @@ class Solver:
         n_ctx = c.settings.n_ctx
         if n_ctx >= contexts[-1]:
             return 0.0
-        longer = self.footprint(replace(c.settings, n_ctx=contexts[-1]))
+        longer = self.fitting.footprint(replace(c.settings, n_ctx=contexts[-1]))
         more = 0.0
         for now, then in zip(c.footprint.uses, longer.uses, strict=True):
             growth = (then.kv_cache - now.kv_cache) / (contexts[-1] - n_ctx)
@@ -175,7 +181,7 @@ class Solver:
 
     def weigh(self, settings: Settings, objective: Objective) -> Candidate:
         """Footprint, speed, quality and score of any settings, whether they fit or not."""
-        footprint = self.footprint(settings)
+        footprint = self.fitting.footprint(settings)
         offload = self.offload(settings)
         slow = self._slow(settings)
         speed = self.speed.predict(settings, offload, slow_pair=slow)
@@ -187,7 +193,7 @@ class Solver:
             - objective.ubatch(settings.n_ubatch)
         )
         quality = Quality(prior_loss(settings.type_k, settings.type_v))
-        return Candidate(settings, footprint, speed, quality, self.fits(footprint), score)
+        return Candidate(settings, footprint, speed, quality, self.fitting.fits(footprint), score)
 
     def calculate(self, wishes: Wishes) -> Candidate:
         """The footprint of wishes that leave nothing to decide, whether it fits or not."""
@@ -200,38 +206,21 @@ class Solver:
             n_gpu_layers=wishes.n_gpu_layers or 0,
             n_cpu_moe=wishes.n_cpu_moe or 0,
         )
-        split = self.splits(base, wishes)[0]
+        split = self.fitting.splits(base, wishes.tensor_split)[0]
         return self.weigh(replace(base, tensor_split=split), self.objective(wishes))
-
-    def footprint(self, settings: Settings) -> Footprint:
-        """The estimator's answer, asked once for each settings."""
-        found = self._seen.get(settings)
-        if found is None:
-            found = self._seen[settings] = self.estimator.footprint(settings)
-        return found
-
-    def fits(self, footprint: Footprint) -> bool:
-        return all(u.total <= b for u, b in zip(footprint.uses, self.budgets, strict=True))
 
     def allows(self, candidate: Candidate, objective: Objective) -> bool:
         """Whether a plan may be chosen: it fits, and context that nobody asked for takes no more
         than half of the RAM that is free, which others live in too."""
         beyond = candidate.settings.n_ctx > objective.aim
-        budgets = self._modest if beyond else self.budgets
-        uses = candidate.footprint.uses
-        return all(u.total <= b for u, b in zip(uses, budgets, strict=True))
-
-    @property
-    def _modest(self) -> tuple[int, ...]:
-        """The budgets for context beyond the aim."""
-        return (*self.budgets[:-1], min(self.budgets[-1], self.machine.host.free // 2))
+        return self.fitting.fits(candidate.footprint, modestly=beyond)
 
     def objective(self, wishes: Wishes) -> Objective:
         return Objective.of(wishes.prefer, wishes.n_ctx, self.model.n_ctx_train or FLOOR)
 
     def offload(self, settings: Settings) -> Offload:
         """The settings as the speed model sees them."""
-        slots = self.estimator.placement(settings).slots
+        slots = self.fitting.estimator.placement(settings).slots
         counts = tuple(slots.count(g) for g in range(len(self.machine.gpus)))
         return Offload(sum(counts), settings.n_cpu_moe, counts)
 
@@ -320,144 +309,13 @@ class Solver:
             use_extra_bufts=wishes.use_extra_bufts,
         )
 
-    # ------------------------------------------------------------ fitting
-
-    def splits(self, settings: Settings, wishes: Wishes) -> list[tuple[float, ...]]:
-        """Tensor splits to try; the wished one alone if there is one."""
-        gpus = self.machine.gpus
-        if wishes.tensor_split is not None:
-            return [wishes.tensor_split]
-        if len(gpus) <= 1:
-            return [()]
-        total = min(settings.n_gpu_layers, self.n_items)
-
-        def fits_on(counts: splits.Counts, g: int) -> bool:
-            trial = replace(settings, tensor_split=tuple(map(float, counts)))
-            return self.footprint(trial).uses[g].total <= self.budgets[g]
-
-        if total == 0:
-            return [(1.0, *[0.0] * (len(gpus) - 1))]
-        return [tuple(map(float, c)) for c in splits.candidates(total, gpus, fits_on)]
-
-    def _longest(self, settings: Settings, contexts: list[int], aim: int) -> Settings | None:
-        """The settings with the longest context that is allowed, or None."""
-        found = None
-        if contexts[-1] > aim:
-            found = self._reach(settings, contexts, self._modest)
-        if found is None or found.n_ctx < aim:
-            up_to_aim = contexts[: bisect_right(contexts, aim)]
-            found = self._reach(settings, up_to_aim, self.budgets) or found
-        return found
-
-    def _reach(
-        self, settings: Settings, contexts: list[int], budgets: tuple[int, ...]
-    ) -> Settings | None:
-        """The settings with the longest of `contexts` that stays within `budgets`, or None.
-
-        Memory grows with the context along straight pieces, so the next guess is where a line
-        through the ends of the bracket meets the budget; a guess that fits is followed by its
-        neighbour, which closes the bracket when it does not.
-        """
-
-        def uses_at(i: int) -> list[int]:
-            footprint = self.footprint(replace(settings, n_ctx=contexts[i]))
-            return [u.total for u in footprint.uses]
-
-        def within(uses: list[int]) -> bool:
-            return all(u <= b for u, b in zip(uses, budgets, strict=True))
-
-        if not contexts:
-            return None
-        low, high = 0, len(contexts) - 1
-        top = uses_at(high)
-        if within(top):
-            return replace(settings, n_ctx=contexts[high])
-        bottom = uses_at(low)
-        if not within(bottom):
-            return None
-        nudge = False
-        while high - low > 1:
-            share = min(
-                (budget - a) / (b - a)
-                for a, b, budget in zip(bottom, top, budgets, strict=True)
-                if b > budget
-            )
-            reach = contexts[low] + share * (contexts[high] - contexts[low])
-            guess = low + 1 if nudge else bisect_right(contexts, reach) - 1
-            guess = min(max(guess, low + 1), high - 1)
-            uses = uses_at(guess)
-            if within(uses):
-                low, bottom, nudge = guess, uses, not nudge
-            else:
-                high, top, nudge = guess, uses, False
-        return replace(settings, n_ctx=contexts[low])
-
-    def _balanced(self, settings: Settings, contexts: list[int], aim: int) -> Settings:
-        """Moves layers between neighbouring GPUs as long as that makes room for more context."""
-        split = settings.tensor_split
-        moves = [(a, a + d) for a in range(len(split)) for d in (-1, 1) if 0 <= a + d < len(split)]
-        moved = settings.n_ctx < contexts[-1]
-        while moved:
-            moved = False
-            for source, target in moves:
-                counts = list(settings.tensor_split)
-                if counts[source] < 1:
-                    continue
-                counts[source] -= 1
-                counts[target] += 1
-                trial = self._longest(replace(settings, tensor_split=tuple(counts)), contexts, aim)
-                if trial and trial.n_ctx > settings.n_ctx:
-                    settings, moved = trial, True
-        return settings
-
     def _whole(self, n_gpu_layers: int, n_cpu_moe: int) -> bool:
-        """The whole model is on the GPUs."""
-        return n_gpu_layers >= self.n_items and n_cpu_moe == 0
+        """The whole model is on the GPUs, if there are any."""
+        return not self.machine.gpus or (n_gpu_layers >= self.n_items and n_cpu_moe == 0)
 
     def _slow(self, settings: Settings) -> bool:
         on_cuda = self.cuda and settings.n_gpu_layers > 0
         return on_cuda and slow_on_cuda(settings.type_k, settings.type_v)
-
-
-class _Fits:
-    """Tells which placements are hopeless, whatever else is chosen."""
-
-    def __init__(self, solver: Solver, wishes: Wishes, thrifty: Settings) -> None:
-        self._solver, self._wishes, self._thrifty = solver, wishes, thrifty
-        gpus = solver.machine.gpus
-        budgets = solver.budgets[: len(gpus)]
-        self._room = sum(b - gpu.overhead for b, gpu in zip(budgets, gpus, strict=True))
-        # Per n_gpu_layers, the n_cpu_moe up to which the one GPU is known to be too small.
-        self._too_small = [-1] * (solver.n_items + 1)
-
-    def somehow(self, k: int, m: int) -> bool:
-        """Whether this n_gpu_layers and n_cpu_moe may fit."""
-        solver = self._solver
-        if m <= self._too_small[k] or solver.speed.weights_offloaded(k, m) > self._room:
-            return False
-        trial = replace(self._thrifty, n_gpu_layers=k, n_cpu_moe=m)
-        splits_ = solver.splits(trial, self._wishes)
-        if any(self._least(replace(trial, tensor_split=split)) for split in splits_):
-            return True
-        if len(solver.machine.gpus) == 1:
-            use = solver.footprint(trial).uses[0]
-            if use.total - use.compute > solver.budgets[0]:
-                self._too_small[k:] = [max(m, known) for known in self._too_small[k:]]
-        return False
-
-    def _least(self, thrifty: Settings) -> bool:
-        """Whether the least that any cache types can take is within the budgets.
-
-        A cache that is not f16 may need a copy in f16 while it is read, so the smallest cache
-        does not have the smallest compute buffer.
-        """
-        solver = self._solver
-        small = solver.footprint(thrifty)
-        f16 = solver.footprint(replace(thrifty, type_k="f16", type_v="f16"))
-        return all(
-            s.total - s.compute + min(s.compute, f.compute) <= budget
-            for s, f, budget in zip(small.uses, f16.uses, solver.budgets, strict=True)
-        )
 
 
 def _thrift(recipe: Recipe) -> float:
