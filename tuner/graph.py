@@ -187,8 +187,9 @@ def peaks(graph: Graph, alignments: Sequence[int], copies: int = 1) -> list[int]
     for node in pinned:
         for _ in range(copies):
             heaps[node.device].take(node.size)
+    kept = set(pinned)
     for leaf in graph.leaves:
-        if copies == 1:
+        if leaf not in kept:
             held[leaf] = (leaf.device, *heaps[leaf.device].take(leaf.size))
 
     children: dict[Node, int] = {}
@@ -199,7 +200,6 @@ def peaks(graph: Graph, alignments: Sequence[int], copies: int = 1) -> list[int]
         for src in node.srcs:
             children[src] = children.get(src, 0) + 1
 
-    kept = set(pinned)
     for node in nodes:
         if node.root is None and not node.external and node not in kept:
             place = _reuse(node, children, views, held) if node.inplace else None
@@ -271,4 +271,5 @@ def _split(graph: Graph, copies: int) -> tuple[list[Node], list[Node]]:
                 srcs[i] = copy
             node.srcs = tuple(srcs)
         out.append(node)
-    return out, [*made.values(), *graph.leaves] if copies > 1 else []
+    inputs = [leaf for leaf in graph.leaves if leaf.device == HOST]
+    return out, [*made.values(), *inputs] if copies > 1 else []
