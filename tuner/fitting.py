@@ -12,7 +12,6 @@ from tuner.machine import Machine
 from tuner.memory import Estimator
 from tuner.model import Model
 from tuner.settings import Settings
-from tuner.speed import SpeedModel
 
 
 class Fitting:
@@ -47,6 +46,28 @@ class Fitting:
         """Whether every device stays within its budget."""
         budgets = self.modest if modestly else self.budgets
         return all(u.total <= b for u, b in zip(footprint.uses, budgets, strict=True))
+
+    def most_context(self, settings: Settings, contexts: list[int]) -> float:
+        """No split of these settings can have more context than this many tokens; 0: none fits.
+
+        The GPUs count as one and the compute buffers as nothing. Caches grow in straight lines,
+        or, those of a window, less and less, so the line through the ends is never too high.
+        """
+        low = self._pooled(replace(settings, n_ctx=contexts[0]))
+        high = self._pooled(replace(settings, n_ctx=contexts[-1]))
+        pool = (sum(self.budgets[:-1]), self.budgets[-1])
+        if any(u > b for u, b in zip(low, pool, strict=True)):
+            return 0
+        span = contexts[-1] - contexts[0]
+        return min(
+            contexts[0] + span * (budget - a) / (b - a) if b > budget else contexts[-1]
+            for a, b, budget in zip(low, high, pool, strict=True)
+        )
+
+    def _pooled(self, settings: Settings) -> tuple[int, int]:
+        """Bytes on all GPUs together and on the host, compute left out."""
+        uses = self.estimator.without_compute(settings).uses
+        return sum(u.total for u in uses[:-1]), uses[-1].total
 
     def splits(
         self, settings: Settings, wished: tuple[float, ...] | None
@@ -138,52 +159,3 @@ class Fitting:
                 if trial and trial.n_ctx > settings.n_ctx:
                     settings, moved = trial, True
         return settings
-
-
-class Feasible:
-    """Tells which placements may fit, and which are hopeless whatever else is chosen."""
-
-    def __init__(
-        self,
-        fitting: Fitting,
-        speed: SpeedModel,
-        thrifty: Settings,
-        wished_split: tuple[float, ...] | None,
-    ) -> None:
-        """`thrifty`: the settings with the smallest cache and batch that are allowed."""
-        self._fitting, self._speed, self._thrifty = fitting, speed, thrifty
-        self._wished_split = wished_split
-        gpus = fitting.machine.gpus
-        budgets = fitting.budgets[: len(gpus)]
-        self._room = sum(b - gpu.overhead for b, gpu in zip(budgets, gpus, strict=True))
-        # Per n_gpu_layers, the n_cpu_moe up to which the one GPU is known to be too small.
-        self._too_small = [-1] * (fitting.n_items + 1)
-
-    def somehow(self, k: int, m: int) -> bool:
-        """Whether this n_gpu_layers and n_cpu_moe may fit."""
-        fitting = self._fitting
-        if m <= self._too_small[k] or self._speed.weights_offloaded(k, m) > self._room:
-            return False
-        trial = replace(self._thrifty, n_gpu_layers=k, n_cpu_moe=m)
-        splits = fitting.splits(trial, self._wished_split)
-        if any(self._least(replace(trial, tensor_split=split)) for split in splits):
-            return True
-        if len(fitting.machine.gpus) == 1:
-            use = fitting.footprint(trial).uses[0]
-            if use.total - use.compute > fitting.budgets[0]:
-                self._too_small[k:] = [max(m, known) for known in self._too_small[k:]]
-        return False
-
-    def _least(self, thrifty: Settings) -> bool:
-        """Whether the least that any cache types can take is within the budgets.
-
-        A cache that is not f16 may need a copy in f16 while it is read, so the smallest cache
-        does not have the smallest compute buffer.
-        """
-        fitting = self._fitting
-        small = fitting.footprint(thrifty)
-        f16 = fitting.footprint(replace(thrifty, type_k="f16", type_v="f16"))
-        return all(
-            s.total - s.compute + min(s.compute, f.compute) <= budget
-            for s, f, budget in zip(small.uses, f16.uses, fitting.budgets, strict=True)
-        )

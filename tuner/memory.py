@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tuner.cache import CacheSizes
 from tuner.compute import ComputeSizes
 from tuner.footprint import DeviceUse, Footprint
@@ -52,11 +54,18 @@ class Estimator:
         """
         where = self.placement(settings)
         flash = self.flash(settings)
+        return self._footprint(settings, where, self._compute.sizes(settings, where, flash))
+
+    def without_compute(self, settings: Settings) -> Footprint:
+        """The footprint but for the compute buffers, which read 0: a lower bound, quickly."""
+        return self._footprint(settings, self.placement(settings), (0,) * len(self._ids))
+
+    def _footprint(self, settings: Settings, where: Placement, compute: Sequence[int]) -> Footprint:
+        flash = self.flash(settings)
         key = (where, settings.use_extra_bufts)
         weights = self._sizes.get(key)
         if weights is None:
             weights = self._sizes[key] = self._weights.sizes(where, settings.use_extra_bufts)
-        compute = self._compute.sizes(settings, where, flash)
         states = self._cache.states
         uses = tuple(
             DeviceUse(

@@ -17,7 +17,7 @@ from math import ceil, log
 
 from tuner import constraints
 from tuner.cache_types import CACHE_TYPES
-from tuner.fitting import Feasible, Fitting
+from tuner.fitting import Fitting
 from tuner.machine import Machine
 from tuner.model import Model
 from tuner.objective import DEFAULT_CLASS, FLOOR, Objective, prior_loss, slow_on_cuda
@@ -100,20 +100,12 @@ class Solver:
         contexts = self.contexts(wishes)
         at_aim = bisect_left(contexts, objective.aim)
         recipes = {whole: self._recipes(wishes, objective, whole) for whole in (True, False)}
-        if not recipes[False]:
-            return None
-        thrifty = min(recipes[False], key=_thrift)
-        while thrifty.smaller:
-            thrifty = thrifty.smaller
-        feasible = Feasible(
-            self.fitting,
-            self.speed,
-            self._settings(wishes, contexts[0], thrifty),
-            wishes.tensor_split,
-        )
+        gpus = self.machine.gpus
+        room = sum(b - g.overhead for b, g in zip(self.budgets, gpus, strict=False))
         queue = [
             _Option(log(seconds) - objective.context_best, k, m)
             for seconds, k, m in self._placements(wishes)
+            if self.speed.weights_offloaded(k, m) <= room
         ]
         heapify(queue)
         best: Candidate | None = None
@@ -123,22 +115,26 @@ class Solver:
                 break
             k, m, recipe = option.n_gpu_layers, option.n_cpu_moe, option.recipe
             if recipe is None:
-                if feasible.somehow(k, m):
-                    for first in recipes[self._whole(k, m)]:
-                        heappush(
-                            queue, replace(option, cost=option.cost + first.price, recipe=first)
-                        )
+                for first in recipes[self._whole(k, m)]:
+                    base = self._settings(wishes, contexts[0], first)
+                    most = self.fitting.most_context(
+                        replace(base, n_gpu_layers=k, n_cpu_moe=m), contexts
+                    )
+                    if most:
+                        lost = objective.context_best - objective.context(int(most))
+                        cost = option.cost + lost + first.price
+                        below = most < objective.aim
+                        heappush(queue, _Option(cost, k, m, first, below))
                 continue
             base = replace(self._settings(wishes, contexts[0], recipe), n_gpu_layers=k, n_cpu_moe=m)
             allowed = contexts[:at_aim] if option.below_aim else contexts[at_aim:]
             found = self._longest_of_splits(base, wishes, allowed, objective)
             if found and (best is None or _order(found) > _order(best)):
                 best = found
-            if option.below_aim:
-                continue
-            if not found and at_aim:
-                less = objective.context_best - objective.context(contexts[at_aim - 1])
-                heappush(queue, replace(option, cost=option.cost + less, below_aim=True))
+            if not found and at_aim and not option.below_aim:
+                below_worth = objective.context(contexts[at_aim - 1])
+                cost = max(option.cost, log(self._best_seconds(k, m)) - below_worth + recipe.price)
+                heappush(queue, replace(option, cost=cost, below_aim=True))
             if recipe.smaller:
                 cost = option.cost - recipe.price + recipe.smaller.price
                 if found:
@@ -316,10 +312,6 @@ class Solver:
     def _slow(self, settings: Settings) -> bool:
         on_cuda = self.cuda and settings.n_gpu_layers > 0
         return on_cuda and slow_on_cuda(settings.type_k, settings.type_v)
-
-
-def _thrift(recipe: Recipe) -> float:
-    return CACHE_TYPES[recipe.type_k].bits + CACHE_TYPES[recipe.type_v].bits
 
 
 def _order(c: Candidate) -> tuple[float, ...]:
