@@ -150,12 +150,3 @@ def test_cuda_pads_quantized_rows(tmp_path: Path) -> None:
         for b in ("RPC", "CUDA")
     )
     assert cuda == rpc + 4 * 2 * (384 // 32 * 34)
-
-
-def test_reading_is_bounded_by_the_window(tmp_path: Path) -> None:
-    """A token reads what is filled; a windowed layer no more than its window."""
-    model = made_up(tmp_path / "m.gguf", "gemma3", {"attention.sliding_window": 512}, n_layer=6)
-    estimator = Estimator(model, machine(0))
-    per_cell = 2 * 2 * 64 * 2
-    assert estimator.kv_read_bytes(Settings(8192), 100) == (per_cell * 6 * 100,)
-    assert estimator.kv_read_bytes(Settings(8192), 4000) == (per_cell * (4000 + 5 * 512),)

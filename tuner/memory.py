@@ -79,18 +79,3 @@ class Estimator:
             for i, (first, end) in enumerate(where.spans)
         )
         return Footprint(uses, "computed" if self.model.known else "assumed")
-
-    def active_bytes(self, settings: Settings) -> tuple[int, ...]:
-        """Bytes of weights read per decoded token, per device."""
-        return self._weights.active(self.placement(settings))
-
-    def flops_per_token(self, settings: Settings) -> tuple[float, ...]:
-        """FLOP per token in matrix products, per device (attention itself left out)."""
-        return self._weights.flops(self.placement(settings))
-
-    def kv_read_bytes(self, settings: Settings, n_filled: int) -> tuple[int, ...]:
-        """Bytes of cache read per decoded token with `n_filled` tokens in the context."""
-        return tuple(
-            self._cache.read(settings, first, end, n_filled)
-            for first, end in self.placement(settings).spans
-        )

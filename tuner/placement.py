@@ -16,7 +16,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import prod
 
 from tuner.ggml_types import GGML_TYPES
 from tuner.gguf_header import TensorInfo
@@ -153,41 +152,9 @@ class Weights:
             and tied.shape[1] % 8 == 0
         )
 
-    def active(self, placement: Placement) -> tuple[int, ...]:
-        """Bytes of weights read per decoded token: of experts the share that is used, of an
-        embedding one row, of a tied one all of it where it serves as output."""
-        return tuple(int(x) for x in self._spread(placement, "active"))
-
-    def flops(self, placement: Placement) -> tuple[float, ...]:
-        """FLOP per token: two per weight of every matrix multiplied."""
-        return tuple(self._spread(placement, "flops"))
-
-    def _spread(self, placement: Placement, what: str) -> list[float]:
-        host = len(self._units) - 1
-        used = [0.0] * (host + 1)
-        work: _Work = getattr(self._sums[_HOST_ALIGNMENT], what)
-        for device, (first, end) in enumerate(placement.spans):
-            kept = min(max(placement.n_cpu_moe, first), end)
-            used[device] += work.others[end] - work.others[first]
-            used[device] += work.experts[end] - work.experts[kept]
-            used[host] += work.experts[kept] - work.experts[first]
-        used[host] += work.input
-        used[placement.output if placement.output >= 0 else host] += work.output
-        return used
-
 
 # x86 with AVX2; others repack more types (ggml_repack_get_optimal_repack_type)
 _REPACKED = frozenset({2, 12, 20, 39})  # q4_0, q4_K, iq4_nl, mxfp4
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """Prefix sums over layers of something per token, and the same of input and output."""
-
-    others: tuple[float, ...]
-    experts: tuple[float, ...]
-    input: float
-    output: float
 
 
 class _Sums:
@@ -202,33 +169,6 @@ class _Sums:
         self.rope = _bytes(groups.rope, unit)
         self.tied = _bytes((groups.tied,), unit) if groups.tied else 0
 
-        share = model.n_expert_used / model.n_expert if model.n_expert else 1.0
-        row = sum(t.n_bytes // max(1, prod(t.shape[1:])) for t in groups.input)
-        self.active = _Work(
-            _floats(float(sum(t.n_bytes for t in x.others)) for x in groups.layers),
-            _floats(sum(t.n_bytes for t in x.experts) * share for x in groups.layers),
-            float(row),
-            float(
-                sum(t.n_bytes for t in groups.output) + (groups.tied.n_bytes if groups.tied else 0)
-            ),
-        )
-        self.flops = _Work(
-            _floats(_flops(x.others) for x in groups.layers),
-            _floats(_flops(x.experts) * share for x in groups.layers),
-            0.0,
-            _flops(groups.output) + (_flops((groups.tied,)) if groups.tied else 0.0),
-        )
-
-
-def _flops(tensors: Iterable[TensorInfo]) -> float:
-    return 2.0 * sum(
-        prod(t.shape) for t in tensors if len(t.shape) > 1 and t.name.endswith(".weight")
-    )
-
 
 def _ints(values: Iterable[int]) -> tuple[int, ...]:
     return tuple(accumulate(values, initial=0))
-
-
-def _floats(values: Iterable[float]) -> tuple[float, ...]:
-    return tuple(accumulate(values, initial=0.0))
