@@ -1,10 +1,11 @@
 """How long a key takes to reach the screen while a long answer streams, against an idle chat.
 
-    python bench/ui_latency.py [--tokens 20000] [--rate 1000]
+    python bench/ui_latency.py [--tokens 4000] [--rate 100]
 
 Runs the real program headless with a scripted model that writes paragraphs, lists, tables, long
 fences and one line without end at `--rate` tokens a second, types into the prompt, and prints the
-time from each key to the end of the screen update that shows it.
+time from each key to the end of the screen update that shows it, and how often and how long the
+event loop was not free (during which no key could be taken in at all).
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from tui.widgets.prompt import Prompt
 from tuner.engine.protocol import Done, Message, Sampling, Text
 
 KEY_SECONDS = 0.03
+BEAT_SECONDS = 0.002
+BLOCKED_MS = 20.0
 PART = (
     "## A section with a heading\n\n"
     + "Some *words* of a paragraph with `code` in it and **more** of them. " * 6
@@ -50,8 +53,8 @@ PART = (
 class Streaming(FakeRunning):
     """Writes `tokens` tokens of four characters at `rate` a second."""
 
-    tokens = 20_000
-    rate = 1000.0
+    tokens = 4000
+    rate = 100.0
 
     def generate(
         self, messages: Sequence[Message], sampling: Sampling, continue_last: bool = False
@@ -90,6 +93,14 @@ async def type_keys(screen: ChatScreen, seconds: float) -> list[float]:
     return taken
 
 
+async def watch(pauses: list[float]) -> None:
+    """Milliseconds for which the event loop kept everything waiting, until it is cancelled."""
+    while True:
+        began = time.perf_counter()
+        await asyncio.sleep(BEAT_SECONDS)
+        pauses.append(1000 * (time.perf_counter() - began - BEAT_SECONDS))
+
+
 def line(name: str, taken: list[float]) -> str:
     cuts = statistics.quantiles(taken, n=100)
     return (
@@ -111,7 +122,12 @@ async def measure(tokens: int, rate: float) -> None:
             prompt = screen.query_one(Prompt)
             prompt.text = "Go"
             await pilot.press("enter")
+            pauses: list[float] = []
+            watcher = asyncio.create_task(watch(pauses))
+            cpu = time.process_time()
             busy = await type_keys(screen, tokens / rate)
+            cpu = (time.process_time() - cpu) * rate / tokens
+            watcher.cancel()
             while screen.generating:
                 await asyncio.sleep(0.05)
             after = await type_keys(screen, 4.0)
@@ -119,6 +135,11 @@ async def measure(tokens: int, rate: float) -> None:
     print(line("idle", idle))
     print(line("streaming", busy))
     print(line("after", after))
+    blocked = [pause for pause in pauses if pause > BLOCKED_MS]
+    print(
+        f"streaming: loop blocked over {BLOCKED_MS:.0f} ms {len(blocked) * rate / tokens:.2f} times"
+        f" a second, at most {max(pauses):.1f} ms; {100 * cpu:.0f} % of a core"
+    )
     median = statistics.median(busy) / statistics.median(idle)
     high = statistics.quantiles(busy, n=100)[94] / statistics.quantiles(idle, n=100)[94]
     print(f"streaming / idle: median {median:.2f}   95 % {high:.2f}")
@@ -126,8 +147,8 @@ async def measure(tokens: int, rate: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--tokens", type=int, default=20_000)
-    parser.add_argument("--rate", type=float, default=1000.0)
+    parser.add_argument("--tokens", type=int, default=4000)
+    parser.add_argument("--rate", type=float, default=100.0)
     options = parser.parse_args()
     asyncio.run(measure(options.tokens, options.rate))
 

@@ -140,7 +140,7 @@ async def until(pilot: Pilot[None], condition: Callable[[], Any], seconds: float
         if condition():
             return
         await pilot.pause(0.01)
-    raise AssertionError("it never came to that")
+    raise AssertionError(f"it never came to that; the screen:\n{shown(pilot)}")
 
 
 async def chat_screen(pilot: Pilot[None]) -> ChatScreen:

@@ -1,49 +1,27 @@
-"""Full-size models for tests: the true headers of real files, the weights left out.
-
-`tests/data/giants.tar.gz` holds each header as NAME@SIZE; written out and stretched to SIZE bytes
-it is a sparse file that the reader, and the engine under `no_alloc`, take for the model.
-"""
+"""Full-size models for tests, and machines to plan for."""
 
 from __future__ import annotations
 
-import functools
-import tarfile
-import tempfile
 from pathlib import Path
 
-from tuner.gguf_header import read_header
+from tests.headers import real_model, unpacked
 from tuner.machine import GIB, MIB, Device, Machine
-from tuner.model import Model, describe
+from tuner.model import Model
 
-ARCHIVE = Path(__file__).parent / "data" / "giants.tar.gz"
 LLAMA_8B = "Llama-3.1-8B-Q4_K_M.gguf"
 AYA_35B = "aya-23-35B-Q4_K_M.gguf"
 QWEN_30B_A3B = "Qwen3-30B-A3B-Q4_K_M.gguf"
 GEMMA_27B = "gemma-3-27b-Q4_K_M.gguf"
 
 
-@functools.cache
 def giant_path(name: str) -> Path:
-    """The sparse file of one of the models above."""
-    folder = Path(tempfile.mkdtemp(prefix="kvchat-giants-"))
-    with tarfile.open(ARCHIVE) as archive:
-        for member in archive.getmembers():
-            stem, _, size = member.name.removeprefix("./").partition("@")
-            if stem == name:
-                path = folder / stem
-                source = archive.extractfile(member)
-                assert source is not None
-                with path.open("wb") as file:
-                    file.write(source.read())
-                    file.truncate(int(size))
-                return path
-    raise LookupError(name)
+    """The sparse file of one of the models above: its true header, the weights left out."""
+    return unpacked()[0][name]
 
 
-@functools.cache
 def giant(name: str) -> Model:
     """The model of one of the files above."""
-    return describe(read_header(giant_path(name)))
+    return real_model(name)
 
 
 def gpu(gib: float, index: int = 0, *, backend: str = "CUDA", bandwidth: float = 1008e9) -> Device:

@@ -6,6 +6,7 @@ import pytest
 from textual.app import App, ComposeResult
 from textual.containers import VerticalScroll
 
+from tests.chat_fakes import until
 from tui.widgets.markdown import MarkdownText
 
 DOCUMENT = (
@@ -74,7 +75,9 @@ class Sheet(App[None]):
 async def test_streamed_is_drawn_as_the_whole(size: int) -> None:
     """Whatever the pieces, the same rows are on the screen in the end."""
     async with Sheet(DOCUMENT).run_test(size=(80, 240)) as pilot:
-        await pilot.pause(0.05)
+        sheet = pilot.app.sheet  # its segments are parsed in threads
+        await until(pilot, lambda: all(segment.children for segment in sheet.children))
+        await pilot.pause()
         whole = pilot.app.drawn()
     assert any("return x + 1" in row for row in whole)
     assert any("<div>html</div>" in row for row in whole)
@@ -82,9 +85,10 @@ async def test_streamed_is_drawn_as_the_whole(size: int) -> None:
         for at in range(0, len(DOCUMENT), size):
             await pilot.app.sheet.feed(DOCUMENT[at : at + size])
         await pilot.app.sheet.feed("", final=True)
-        await pilot.pause(0.05)
-        streamed = pilot.app.drawn()
-    assert streamed == whole
+        await pilot.pause()
+        if pilot.app.drawn() != whole:  # a layout may be on its way
+            await pilot.pause(0.5)
+        assert pilot.app.drawn() == whole
 
 
 async def test_a_fence_right_below_a_table() -> None:
@@ -93,6 +97,5 @@ async def test_a_fence_right_below_a_table() -> None:
         for piece in ("| a |\n|---|\n| 1 |\n", "`", "`", "`", "\ncode\n```\n"):
             await pilot.app.sheet.feed(piece)
         await pilot.app.sheet.feed("", final=True)
-        await pilot.pause(0.05)
-        assert any("code" in row for row in pilot.app.drawn())
+        await until(pilot, lambda: any("code" in row for row in pilot.app.drawn()))
         assert not any("`" in row for row in pilot.app.drawn())

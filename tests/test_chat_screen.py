@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from textual.widget import Widget
+
 from tests.chat_fakes import (
     GIB,
     FakeLauncher,
@@ -25,7 +27,7 @@ from tui.screens.conversations import ConversationsScreen
 from tui.screens.loading import LoadingScreen
 from tui.screens.report import ReportScreen
 from tui.widgets.lines import ActivityLine, StatusLine
-from tui.widgets.messages import AnswerMessage
+from tui.widgets.messages import AnswerMessage, Reasoning
 from tui.widgets.prompt import Prompt
 from tui.widgets.transcript import LIVE, PAGE, Transcript
 from tuner.engine.protocol import PromptProgress, Sampling
@@ -218,6 +220,23 @@ async def test_reasoning_is_folded(store: Conversations) -> None:
         app._recorder.save(screen.chat.record()).result()
     assert rows(store, "reasoning, content")[1] == ("secret plan", "Answer.")
     assert "secret" not in str(running.prompts[1])
+
+
+async def test_the_title_of_reasoning_is_never_cut(store: Conversations) -> None:
+    """Whole although it grew between a layout and the moment at which its widget heard of it."""
+    running = FakeRunning([["<think>hm</think>Yes."]])
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go")
+        reasoning = screen.query_one(Reasoning)
+        reasoning.query_one("CollapsibleTitle").refresh(layout=True)
+        for widget in reasoning.ancestors_with_self:
+            if isinstance(widget, Widget):
+                widget._clear_arrangement_cache()
+        screen._refresh_layout()
+        reasoning.show("one two three four", growing=True)
+        await until(pilot, lambda: "thinking · 4 words" in shown(pilot))
 
 
 async def test_drawing_is_bounded_by_the_timer(store: Conversations) -> None:

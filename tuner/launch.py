@@ -26,11 +26,10 @@ from tuner.engine.protocol import (
 )
 from tuner.errors import EngineCancelled, EngineError, NoFitError
 from tuner.model import Model
-from tuner.plan import Candidate, Plan
+from tuner.plan import Plan
 from tuner.report import Actual
 from tuner.settings import Settings
 from tuner.situation import Request, Situation
-from tuner.units import size_text
 
 # Shorter answers and prompts say nothing about speed.
 MEASURED_TOKENS = 16
@@ -110,7 +109,8 @@ class Launcher:
             except EngineError as error:
                 if error.kind != "out_of_memory" or i + 1 == len(rungs):
                     raise
-                yield Retry(f"Out of memory; trying {less_text(rung, rungs[i + 1])}.")
+                less = report.difference(plan, rung, rungs[i + 1])
+                yield Retry(f"Out of memory; trying {less}.")
                 continue
             reached = replace(plan, chosen=rung, fallbacks=rungs[i + 1 :])
             actual = situation.learn(reached, loaded, before)
@@ -228,18 +228,3 @@ def no_fit_text(plan: Plan) -> str:
             f" --gpu-layers {s.n_gpu_layers}."
         )
     return text
-
-
-def less_text(a: Candidate, b: Candidate) -> str:
-    """What the next rung gives up, in a few words."""
-    sa, sb = a.settings, b.settings
-    parts = []
-    if sb.n_gpu_layers != sa.n_gpu_layers:
-        parts.append(f"{sb.n_gpu_layers} layers on the GPU instead of {sa.n_gpu_layers}")
-    if sb.n_cpu_moe != sa.n_cpu_moe:
-        parts.append(f"the experts of {sb.n_cpu_moe} layers in RAM")
-    if sb.n_ctx != sa.n_ctx:
-        parts.append(f"{sb.n_ctx:,} tokens of context instead of {sa.n_ctx:,}")
-    if (sb.type_k, sb.type_v) != (sa.type_k, sa.type_v):
-        parts.append(f"a cache of K {sb.type_k}, V {sb.type_v}")
-    return ", ".join(parts) or f"{size_text(a.footprint.total - b.footprint.total)} less"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tuner.footprint import Footprint
@@ -76,6 +77,10 @@ class Candidate:
     fits: bool
     score: float  # log of the effective tokens/s: see objective.py
     note: str = ""  # why it is in a list: "f16 cache", "CPU only", ...
+
+    def short(self, budgets: Sequence[int]) -> list[int]:
+        """Bytes that each device lacks."""
+        return [max(0, u.total - b) for u, b in zip(self.footprint.uses, budgets, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,12 +158,7 @@ def least_short(solver: Solver, wishes: Wishes) -> Candidate:
         solver.calculate(replace(thrifty, n_gpu_layers=n))
         for n in ([wishes.n_gpu_layers] if wishes.n_gpu_layers is not None else layers)
     ]
-    return min(trials, key=lambda c: short_by(c, solver.budgets))
-
-
-def short_by(candidate: Candidate, budgets: tuple[int, ...]) -> int:
-    """Bytes missing over all devices."""
-    return sum(max(0, u.total - b) for u, b in zip(candidate.footprint.uses, budgets, strict=True))
+    return min(trials, key=lambda c: sum(c.short(solver.budgets)))
 
 
 def shortage_text(candidate: Candidate, machine: Machine) -> str:
@@ -233,7 +228,7 @@ def _layers_reason(solver: Solver, chosen: Candidate) -> str:
             "stay in RAM: only a few experts are read per token, so they lose the least there."
         )
     more = solver.calculate(_fixed(replace(s, n_gpu_layers=s.n_gpu_layers + 1, tensor_split=())))
-    missing = short_by(more, solver.budgets)
+    missing = sum(more.short(solver.budgets))
     text = f"{s.n_gpu_layers} of {n} layers are on the GPU"
     if missing:
         text += f"; one more would need {size_text(missing)} more"

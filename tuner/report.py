@@ -74,7 +74,7 @@ def text(
     if plan.alternatives:
         title = "Also possible" if plan.chosen.fits else "What would fit"
         lines += ["", style.head(title), *_table(plan, width)]
-    gain = plan.one_more_gib and _difference(plan, plan.chosen, plan.one_more_gib)
+    gain = plan.one_more_gib and difference(plan, plan.chosen, plan.one_more_gib)
     if gain:
         lines += ["", *_wrap(f"With 1 GiB more: {gain}.", width, "")]
     for warning in plan.warnings:
@@ -216,7 +216,7 @@ def _compare_row(device: str, label: str, guess: int, real: int) -> str:
     return f"  {device:<10} {label:<10} {size_text(guess):>12} {size_text(real):>12} {off:>8}"
 
 
-def _difference(plan: Plan, a: Candidate, b: Candidate) -> str:
+def difference(plan: Plan, a: Candidate, b: Candidate) -> str:
     """What `b` has that `a` has not."""
     sa, sb = a.settings, b.settings
     n_items = plan.model.n_layer_all + 1
@@ -232,7 +232,7 @@ def _difference(plan: Plan, a: Candidate, b: Candidate) -> str:
     if sb.n_ubatch != sa.n_ubatch:
         parts.append(f"n_ubatch {sb.n_ubatch}")
     if abs(b.speed.decode_tps / a.speed.decode_tps - 1) > 0.01:
-        parts.append(f"{tps_text(b.speed.decode_tps)} tokens/s")
+        parts.append(f"about {tps_text(b.speed.decode_tps)} tokens/s")
     return ", ".join(parts)
 
 

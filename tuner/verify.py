@@ -13,8 +13,7 @@ from tuner.actual import footprint_of
 from tuner.engine.protocol import DryRunDone
 from tuner.errors import EngineError
 from tuner.footprint import DeviceUse
-from tuner.machine import Machine
-from tuner.plan import Candidate, Plan
+from tuner.plan import Plan
 from tuner.planner import make_plan
 from tuner.settings import Settings
 from tuner.speed import Calibration
@@ -32,12 +31,13 @@ def verified(plan: Plan, dry_run: DryRunner, calibration: Calibration | None = N
     Raises EngineError where the engine refuses every alternative or fails.
     """
     said: list[str] = []
-    margins = [0] * len(plan.machine.devices)
+    budgets = [d.budget for d in plan.machine.devices]
+    margins = [0] * len(budgets)
     for _ in range(MAX_ROUNDS):
         computed = plan
         plan, refusals = _accepted(computed, dry_run)
         said += refusals
-        short = shortfalls(plan.chosen, plan.machine)
+        short = plan.chosen.short(budgets)
         if not any(short):
             break
         for i, device in enumerate(plan.machine.devices):
@@ -55,7 +55,7 @@ def verified(plan: Plan, dry_run: DryRunner, calibration: Calibration | None = N
         plan = make_plan(plan.model, plan.machine, plan.wishes, calibration, tuple(margins))
         if not plan.chosen.fits:
             break
-    fits = plan.chosen.fits and not any(shortfalls(plan.chosen, plan.machine))
+    fits = plan.chosen.fits and not any(plan.chosen.short(budgets))
     chosen = replace(plan.chosen, fits=fits)
     return replace(plan, chosen=chosen, reasons=(*plan.reasons, *said))
 
@@ -92,9 +92,3 @@ def _guess(computed: Plan, accepted: Plan) -> tuple[DeviceUse, ...]:
     settings = accepted.chosen.settings
     candidates = (computed.chosen, *computed.alternatives, *computed.fallbacks)
     return next(c.footprint.uses for c in candidates if c.settings == settings)
-
-
-def shortfalls(candidate: Candidate, machine: Machine) -> list[int]:
-    """Bytes over budget per device."""
-    uses = candidate.footprint.uses
-    return [max(0, u.total - d.budget) for u, d in zip(uses, machine.devices, strict=True)]
