@@ -12,7 +12,7 @@ from tests.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu,
 from tuner import report
 from tuner.errors import FileError
 from tuner.footprint import Footprint
-from tuner.machine import GIB, MIB
+from tuner.machine import GIB, MIB, Process
 from tuner.plan import Plan, Wishes
 from tuner.planner import make_plan
 from tuner.report import Actual
@@ -53,6 +53,15 @@ def test_other_programs_memory_is_in_the_bar() -> None:
     text = report.text(make_plan(giant(LLAMA_8B), where, Wishes()))
     assert "× in use 4.0 GiB" in text
     assert "20.0 GiB free of 24.0 GiB" in text
+
+
+def test_who_holds_the_memory_is_named() -> None:
+    """The largest other processes on a GPU, by name, and how many more there are."""
+    holders = tuple(Process(i, f"program{i}", "GPU0", i * GIB) for i in range(1, 6))
+    where = replace(machine(replace(gpu(24), free=9 * GIB)), processes=holders)
+    text = report.text(make_plan(giant(LLAMA_8B), where, Wishes()))
+    assert "in use by program5 (5) 5.0 GiB, program4 (4) 4.0 GiB" in text
+    assert "and 2 more" in text
 
 
 def test_no_colour_unless_asked() -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 from tuner.errors import KvchatError
 from tuner.footprint import DeviceUse, Footprint
-from tuner.machine import Device, Machine
+from tuner.machine import Device, Machine, Process
 from tuner.model import Model
 from tuner.plan import Candidate, Plan
 from tuner.units import size_text, tps_text
 
 WIDTH = 80
 SCHEMA = 1
+MAX_HOLDERS = 3  # other processes named per GPU
 
 # What fills a device, in the order of its bar: label, mark, ANSI colour.
 _PARTS = (
@@ -62,7 +63,8 @@ def text(
     width = max(40, width)
     lines = [*_wrap(model_line(plan.model), width, "", style.head), ""]
     for device, use in zip(plan.machine.devices, plan.chosen.footprint.uses, strict=True):
-        lines += _device(device, use, width, style)
+        holders = [p for p in plan.machine.processes if p.device == device.id]
+        lines += _device(device, use, holders, width, style)
     title = "Chosen" if plan.chosen.fits else "Closest, but it does not fit"
     lines += ["", style.head(title), *_settings(plan, width)]
     if actual:
@@ -103,7 +105,9 @@ def params_text(n: int) -> str:
     return f"{n / 1e9:.1f}B" if n >= 1e9 else f"{n / 1e6:.0f}M"
 
 
-def _device(device: Device, use: DeviceUse, width: int, style: Style) -> list[str]:
+def _device(
+    device: Device, use: DeviceUse, holders: Sequence[Process], width: int, style: Style
+) -> list[str]:
     in_use = max(0, device.total - device.free)
     free = device.total - in_use - use.total
     sizes = (
@@ -119,7 +123,13 @@ def _device(device: Device, use: DeviceUse, width: int, style: Style) -> list[st
         for (label, mark, _), size in zip(_PARTS, sizes, strict=True)
         if size > 0 or label == "free"
     ]
-    return lines + _wrap("  ".join(shown), width, "  ", break_on="  ")
+    lines += _wrap("  ".join(shown), width, "  ", break_on="  ")
+    if holders:
+        largest = sorted(holders, key=lambda p: (-p.used, p.pid))[:MAX_HOLDERS]
+        named = ", ".join(f"{p.name} ({p.pid}) {size_text(p.used)}" for p in largest)
+        rest = len(holders) - len(largest)
+        lines += _wrap(f"in use by {named}" + (f" and {rest} more" if rest else ""), width, "  ")
+    return lines
 
 
 def _bar(sizes: Sequence[int], total: int, width: int, style: Style) -> str:
