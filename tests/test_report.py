@@ -59,7 +59,7 @@ def test_who_holds_the_memory_is_named() -> None:
     """The largest other processes on a GPU, by name, and how many more there are."""
     holders = tuple(Process(i, f"program{i}", "GPU0", i * GIB) for i in range(1, 6))
     where = replace(machine(replace(gpu(24), free=9 * GIB)), processes=holders)
-    text = report.text(make_plan(giant(LLAMA_8B), where, Wishes()))
+    text = " ".join(report.text(make_plan(giant(LLAMA_8B), where, Wishes())).split())
     assert "in use by program5 (5) 5.0 GiB, program4 (4) 4.0 GiB" in text
     assert "and 2 more" in text
 
