@@ -53,7 +53,8 @@ class FakeRunning:
         self._stop = threading.Event()
 
     def report_text(self, width: int) -> str:
-        return f"report for {width} columns [red]literal[/]\n" + "\n".join(
+        ruler = ("-" * width)[:-1] + "|"  # as wide as the report may be, its end to be seen
+        return f"report for {width} columns [red]literal[/]\n{ruler}\n" + "\n".join(
             f"row {n}" for n in range(60)
         )
 

@@ -476,15 +476,22 @@ async def test_new_chat_leaves_the_old_one_saved(store: Conversations) -> None:
 
 
 async def test_the_fit_report_is_shown_as_it_is(store: Conversations) -> None:
+    """Every column of it, at any width, and no markup of its own."""
     app = make_app(FakeRunning(), store)
     async with app.run_test(size=SIZE) as pilot:
         screen = await chat_screen(pilot)
         await pilot.press("f2")
         await until(pilot, lambda: "report for 76 columns [red]literal[/]" in shown(pilot))
+        assert "-" * 75 + "|" in shown(pilot)
         assert isinstance(app.screen, ReportScreen)
         assert "row 59" not in shown(pilot)
         await pilot.press("end")
         await until(pilot, lambda: "row 59" in shown(pilot))
+        await pilot.press("home")
+        for width in (60, 100, 30):
+            await pilot.resize_terminal(width, 24)
+            await until(pilot, lambda n=width - 4: f"for {n} columns" in shown(pilot))
+            await until(pilot, lambda n=width - 5: "  " + "-" * n + "|" in shown(pilot))
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is screen)
 

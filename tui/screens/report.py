@@ -8,7 +8,6 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.events import Resize
 from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Static
@@ -16,6 +15,22 @@ from textual.widgets import Static
 from tui.plain import printable
 from tui.session import Running
 from tui.widgets.lines import Hints
+
+COLUMNS_MIN = 20  # a narrower report says nothing; one may scroll to the right
+
+
+class ReportView(VerticalScroll):
+    """Scrolls the report; says how many columns of it can be seen beside the scroll bar."""
+
+    class Resized(Message):
+        """The width that text has here changed."""
+
+        def __init__(self, columns: int) -> None:
+            super().__init__()
+            self.columns = columns
+
+    def on_resize(self) -> None:
+        self.post_message(self.Resized(self.scrollable_content_region.width))
 
 
 class ReportScreen(Screen[None]):
@@ -38,7 +53,7 @@ class ReportScreen(Screen[None]):
         self._width = 0
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll(id="report-scroll"):
+        with ReportView(id="report-scroll"):
             yield Static("", id="report", markup=False)
         yield Hints()
 
@@ -46,8 +61,8 @@ class ReportScreen(Screen[None]):
         self.query_one(Hints).keys = (("Esc", "back"), ("↑↓ PgUp PgDn", "scroll"))
         self.query_one("#report-scroll").focus()
 
-    def on_resize(self, event: Resize) -> None:
-        width = max(20, event.size.width - 4)
+    def on_report_view_resized(self, message: ReportView.Resized) -> None:
+        width = max(COLUMNS_MIN, message.columns)
         if width != self._width:
             self._width = width
             self._write(width)
