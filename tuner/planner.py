@@ -254,10 +254,9 @@ def _types_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | No
         parts.append(f"give {o.n_ctx:,} tokens of context")
     if not parts:
         return None
-    speed = (
-        f"{tps_text(other.speed.decode_tps)} tokens/s against {tps_text(chosen.speed.decode_tps)}"
-    )
-    return f"The cache is {name}: f16 would {' and '.join(parts)} ({speed})."
+    theirs, ours = tps_text(other.speed.decode_tps), tps_text(chosen.speed.decode_tps)
+    speed = f" ({theirs} tokens/s against {ours})" if theirs != ours else ""
+    return f"The cache is {name}: f16 would {' and '.join(parts)}{speed}."
 
 
 def _context_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | None:
