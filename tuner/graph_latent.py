@@ -6,8 +6,10 @@ from collections.abc import Callable
 from functools import partial
 
 from tuner.graph import Node
-from tuner.graph_layers import LayerBuilder, Tensors
+from tuner.graph_layers import NO_ROPE, LayerBuilder, Tensors
 from tuner.graph_sparse import SPARSE, sparse_mask, top_tokens
+
+_WHOLE_QUERY = frozenset({"minicpm3", "plm"})  # rotate the end of a query where it is
 
 
 def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
@@ -29,8 +31,10 @@ def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     lora = t["attn_kv_a_norm.weight"].shape[0] if b.has(t, "attn_kv_a_norm") else both.shape[0]
     rope = both.shape[0] - lora
     q_nope = g.view(q, dq - rope, n, u, contiguous=False)
-    q_rope = g.over(g.view(q, rope, n, u, contiguous=False), b.pos)
-    k_rope = g.over(g.view(both, rope, 1, u, contiguous=False), b.pos)
+    q_rope = g.view(q, rope, n, u, contiguous=False)
+    k_rope = g.view(both, rope, 1, u, contiguous=False)
+    if hp.architecture not in NO_ROPE:
+        q_rope, k_rope = g.over(q_rope, b.pos), g.over(k_rope, b.pos)
     latent = b.norm(t, "attn_kv_a_norm", g.view(both, lora, u, contiguous=False))
     if hp.mla and b.has(t, "attn_k_b"):
         w = t["attn_k_b.weight"]
@@ -47,7 +51,10 @@ def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
         dv = hp.head_v[il]
         k_nope = g.view(kv, dq - rope, n, u, contiguous=False)
         v = g.new(dv, n, u, of=(g.view(kv, dv, n, u, contiguous=False),))
-        q = g.new(dq, n, u, of=(q_nope, q_rope))
+        if hp.architecture in _WHOLE_QUERY:
+            q = g.over(g.view(q, dq, n, u), b.pos)
+        else:
+            q = g.new(dq, n, u, of=(q_nope, q_rope))
         repeated = g.new(rope, n, u, of=(k_rope,))
         k = g.new(dq, n, u, of=(k_nope, repeated))
         y = b.attend(il, q, k, v)

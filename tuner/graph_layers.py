@@ -19,7 +19,7 @@ from tuner.hparams import HParams
 # architectures whose norms are LayerNorms without a bias
 _LAYER_NORM = frozenset({"command-r", "cohere2", "cohere2moe", "dbrx", "olmo", "mpt", "gptneox"})
 _PARALLEL = frozenset({"falcon", "phi2", "command-r", "cohere2", "cohere2moe", "plamo", "gptj"})
-_NO_ROPE = frozenset(
+NO_ROPE = frozenset(
     {"gpt2", "mpt", "bloom", "jais", "refact", "starcoder", "jamba", "granitehybrid",
      "nemotron_h", "nemotron_h_moe", "kimi-linear"}
 )  # fmt: skip
@@ -142,7 +142,7 @@ class LayerBuilder:
             k = self.norm(t, "attn_k_norm", k)
         if v is not None and hp.architecture == "gemma4":
             v = g.over(v)  # normed, without weights
-        if hp.architecture not in _NO_ROPE:
+        if hp.architecture not in NO_ROPE:
             q = self._rope(q)
             k = self._rope(k) if k is not None else None
         if gate is not None:
