@@ -90,9 +90,13 @@ class Graph:
         device = self.device if weighted else -1
         return Node(x.shape, F32, (x, *others), inplace=True, device=device)
 
-    def view(self, x: Node, *shape: int, contiguous: bool = True) -> Node:
-        """x or a part of it under another shape."""
-        return Node(shape, F32, (x,), root=x.root or x, contiguous=contiguous and bool(x.layout))
+    def view(self, x: Node, *shape: int, contiguous: bool = True, stride: int = 0) -> Node:
+        """x or a part of it under another shape. `stride`: elements from one row of a part to the
+        next; a copy for another device takes what lies between the rows along."""
+        node = Node(shape, F32, (x,), root=x.root or x, contiguous=contiguous and bool(x.layout))
+        if stride:
+            node.size = F32 * ((shape[-1] - 1) * stride + shape[0])
+        return node
 
     def store(self, *srcs: Node) -> Node:
         """Writes into a cache or a state of the current device."""

@@ -23,6 +23,7 @@ NO_ROPE = frozenset(
     {"gpt2", "mpt", "bloom", "jais", "refact", "starcoder", "jamba", "granitehybrid",
      "nemotron_h", "nemotron_h_moe", "kimi-linear"}
 )  # fmt: skip
+_ROPE_IN_WINDOW = frozenset({"smallthinker"})  # layers that see everything know no positions
 _SOFTCAP = frozenset({"gemma2", "grok"})
 Tensors = dict[str, TensorInfo]
 
@@ -142,7 +143,7 @@ class LayerBuilder:
             k = self.norm(t, "attn_k_norm", k)
         if v is not None and hp.architecture == "gemma4":
             v = g.over(v)  # normed, without weights
-        if hp.architecture not in NO_ROPE:
+        if self._rotated(il):
             q = self._rope(q)
             k = self._rope(k) if k is not None else None
         if gate is not None:
@@ -159,6 +160,13 @@ class LayerBuilder:
     def _wide(self, t: Tensors, name: str, x: Node) -> bool:
         """Whether a norm runs over all heads at once instead of over each."""
         return self.has(t, name) and t[f"{name}.weight"].shape[0] == x.shape[0] != self.hp.head_k[0]
+
+    def _rotated(self, il: int) -> bool:
+        """Whether queries and keys of this layer are rotated by position."""
+        hp = self.hp
+        if hp.architecture in _ROPE_IN_WINDOW and hp.n_swa > 0:
+            return hp.swa[il]
+        return hp.architecture not in NO_ROPE
 
     def _rope(self, x: Node) -> Node:
         return self.g.over(x, self.pos)
@@ -265,21 +273,24 @@ class LayerBuilder:
             y = self.norm(t, "ffn_sub_norm", y)
         return self.mm(t, down_name, y)
 
-    def moe(self, t: Tensors, x: Node) -> Node:
-        """The routed experts (`build_moe_ffn`)."""
+    def moe(self, t: Tensors, x: Node, logits: Node | None = None) -> Node:
+        """The routed experts (`build_moe_ffn`). `logits`: the router's word where it does not
+        judge by x."""
         g, hp = self.g, self.hp
         used, n_expert, u = hp.n_expert_used, hp.n_expert, x.shape[-1]
-        logits = self.mm(t, "ffn_gate_inp", x)
+        if logits is None:
+            logits = self.mm(t, "ffn_gate_inp", x)
         probs = g.over(logits)
-        chosen = probs
+        chosen = logits if hp.architecture == "llama4" else probs
         if "exp_probs_b.bias" in t:
             chosen = g.over(probs, weighted=True)
         order = g.new(n_expert, u, of=(chosen,), element=I32)
-        top = g.view(order, used, u, contiguous=False)
+        top = g.view(order, used, u, contiguous=False, stride=n_expert)
         weights = g.new(1, used, u, of=(g.view(probs, 1, n_expert, u), top))
-        flat = g.view(weights, used, u)
-        total = g.over(g.new(1, u, of=(flat,)))
-        weights = g.view(g.over(flat, total), 1, used, u)
+        if hp.architecture != "llama4":  # whose weights are not made to sum up to 1
+            flat = g.view(weights, used, u)
+            total = g.over(g.new(1, u, of=(flat,)))
+            weights = g.view(g.over(flat, total), 1, used, u)
         g.expand(weights)
         x = g.view(x, x.shape[0], 1, u)
         n_embd = x.shape[0]
@@ -302,7 +313,10 @@ class LayerBuilder:
         if hp.architecture != "llama4":
             experts = g.over(experts, weights)
         g.expand(experts)
-        parts = [g.view(experts, n_embd, u, contiguous=used == 1) for _ in range(used)]
+        parts = [
+            g.view(experts, n_embd, u, contiguous=used == 1, stride=used * n_embd)
+            for _ in range(used)
+        ]
         g.expand(*parts)
         total = parts[0]
         for part in parts[1:]:
@@ -319,7 +333,7 @@ class LayerBuilder:
         y = self.g.weighted(shape, (x, top), w.n_bytes, device)
         return self.g.over(y, top, weighted=not self.experts_on_host) if f"{name}.bias" in t else y
 
-    def feed_forward(self, t: Tensors, x: Node) -> Node | None:
+    def feed_forward(self, t: Tensors, x: Node, logits: Node | None = None) -> Node | None:
         """Whatever feed-forward part a layer has: dense, experts, shared experts, both."""
         g = self.g
         routed = self.has(t, "ffn_gate_inp") and any(
@@ -327,7 +341,7 @@ class LayerBuilder:
         )
         y: Node | None = None
         if routed:
-            y = self.moe(t, x)
+            y = self.moe(t, x, logits)
             if self.has(t, "ffn_up_shexp"):
                 shared = self.ffn(t, x, "_shexp")
                 if self.has(t, "ffn_gate_inp_shexp"):

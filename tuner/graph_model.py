@@ -115,6 +115,9 @@ class ModelGraph:
         if not t:
             return x
         residual = x
+        router: Node | None = None
+        if hp.architecture == "smallthinker":  # picks experts before it attends
+            router = b.mm(t, "ffn_gate_inp", x)
         # olmo's norms have no weights; olmo2, exaone4 and grok's kin have none before attention
         pre_norm = b.has(t, "attn_norm") or hp.architecture == "olmo"
         normed = b.norm(t, "attn_norm", x) if pre_norm else x
@@ -140,6 +143,8 @@ class ModelGraph:
             if last:
                 y = g.new(y.shape[0], 1, of=(y, b.out_ids))
                 residual = g.new(residual.shape[0], 1, of=(residual, b.out_ids))
+                if router is not None:
+                    router = g.new(router.shape[0], 1, of=(router, b.out_ids))
             x = g.over(residual, y) if hp.architecture in _RESIDUAL_FIRST else g.over(y, residual)
         normed = x
         for name in ("ffn_norm", "post_attention_norm"):
@@ -147,7 +152,7 @@ class ModelGraph:
                 normed = b.norm(t, name, x)
                 break
         out = b.feed_forward(
-            t, normed if y is not None or not pre_norm else b.norm(t, "attn_norm", x)
+            t, normed if y is not None or not pre_norm else b.norm(t, "attn_norm", x), router
         )
         if out is None:
             return x
