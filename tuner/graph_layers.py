@@ -65,6 +65,7 @@ class LayerBuilder:
         self.rotations: dict[tuple[int, str], Node] = {}
         self.experts_on_host = False
         self.per_layer: Node | None = None  # embeddings of their own for each layer
+        self.first_value: Node | None = None  # rwkv7: the first layer's, which all others blend in
         self.owners: dict[int, int] = {}  # the device of the last cache of each kind
         # sparse attention (graph_sparse.py)
         self.chosen: Node | None = None
@@ -91,6 +92,12 @@ class LayerBuilder:
         if self.has(t, name):
             y = g.over(y, weighted=True)
         return g.over(y, weighted=True) if bias else y
+
+    def gather(self, size: int) -> Node:
+        """A sequence's state, copied out of the cache (`build_rs`)."""
+        node = Node((max(1, size),), 4, (self.ids,), device=self.g.device)
+        self.g.expand(node)
+        return node
 
     def _hadamard(self, x: Node, kind: int, which: str, head: int) -> Node:
         """`llama_mul_mat_hadamard`: a small matrix times x."""

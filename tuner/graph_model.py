@@ -9,6 +9,7 @@ from tuner.graph import F32, HOST, Graph, Node
 from tuner.graph_latent import latent_attention
 from tuner.graph_layers import LayerBuilder, Shape, Tensors
 from tuner.graph_recurrent import mixer
+from tuner.graph_rwkv import rwkv_layer
 from tuner.graph_sparse import LEFT_OUT, unread_zeros
 from tuner.model import Model
 
@@ -114,6 +115,8 @@ class ModelGraph:
         last = il == hp.n_layer - 1 and hp.architecture not in _LATE
         if not t:
             return x
+        if b.has(t, "channel_mix_key"):
+            return rwkv_layer(b, t, x, last)
         residual = x
         router: Node | None = None
         if hp.architecture == "smallthinker":  # picks experts before it attends

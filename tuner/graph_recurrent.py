@@ -1,14 +1,14 @@
 """Layers with a recurrent state as graph nodes.
 
-Mirrors src/models/mamba-base.cpp, delta-net-base.cpp with qwen3next.cpp, qwen35.cpp and
-kimi-linear.cpp, lfm2.cpp, rwkv6-base.cpp and rwkv7-base.cpp. Which of them a layer is, its
-tensors say.
+Mirrors src/models/mamba-base.cpp, delta-net-base.cpp with qwen3next.cpp, qwen35.cpp,
+kimi-linear.cpp and lfm2.cpp; rwkv is apart. Which of them a layer is, its tensors say.
 """
 
 from __future__ import annotations
 
 from tuner.graph import Node
 from tuner.graph_layers import LayerBuilder, Tensors
+from tuner.graph_rwkv import rwkv_mixer
 
 
 def mixer(b: LayerBuilder, t: Tensors, x: Node) -> Node | None:
@@ -24,7 +24,7 @@ def mixer(b: LayerBuilder, t: Tensors, x: Node) -> Node | None:
     if b.has(t, "ssm_in"):
         return _mamba2(b, t, x)
     if b.has(t, "time_mix_key"):
-        return _time_mix(b, t, x)
+        return rwkv_mixer(b, t, x)
     return None
 
 
@@ -40,7 +40,7 @@ def _conv(b: LayerBuilder, x: Node, channels: int, width: int, old: Node) -> Nod
 
 def _mamba1(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     g, u, s = b.g, b.u, b.hp.ssm
-    conv = _gather(b, b.hp.state_r)
+    conv = b.gather(b.hp.state_r)
     xz = b.mm(t, "ssm_in", x)
     z = g.view(xz, s.inner, u, contiguous=False)
     joined = _conv(b, g.view(xz, s.inner, u, contiguous=False), s.inner, s.conv, conv)
@@ -64,7 +64,7 @@ def _mamba2(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     g, u, s = b.g, b.u, b.hp.ssm
     heads = max(1, s.rank)
     channels = s.inner + 2 * s.groups * s.state
-    conv = _gather(b, b.hp.state_r)
+    conv = b.gather(b.hp.state_r)
     both = b.mm(t, "ssm_in", x)
     z = g.view(both, s.inner, u, contiguous=False)
     dt = g.view(both, heads, u, contiguous=False)
@@ -108,8 +108,8 @@ def _gated_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:
         beta = g.new(values, u, of=(g.view(b.mm(t, "ssm_beta", x), values, u),))
         alpha = g.view(b.mm(t, "ssm_alpha", x), values, u)
     gate = g.over(g.over(g.over(alpha, weighted=True)), weighted=True)
-    joined = _conv(b, mixed, channels, s.conv, _gather(b, b.hp.state_r))
-    state = _gather(b, b.hp.state_s)
+    joined = _conv(b, mixed, channels, s.conv, b.gather(b.hp.state_r))
+    state = b.gather(b.hp.state_s)
     conv = g.over(Node((channels, u), 4, (joined,), device=g.device))
     q, k = (g.new(dk, keys, u, of=(g.view(conv, dk, keys, u, contiguous=False),)) for _ in range(2))
     v = g.view(conv, dv, values, u, contiguous=False)
@@ -129,7 +129,7 @@ def _kimi_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     head = s.kda_head
     heads = b.hp.n_head[0]
     inner = head * heads
-    old = _gather(b, b.hp.state_r)
+    old = b.gather(b.hp.state_r)
     parts = []
     for name in ("attn_q", "attn_k", "attn_v"):
         joined = _conv(b, b.mm(t, name, x), inner, s.conv, old)
@@ -139,7 +139,7 @@ def _kimi_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     gate = g.over(g.over(b.mm(t, "ssm_f_b", b.mm(t, "ssm_f_a", x)), weighted=True))
     gate = Node((head, heads, u), 4, (g.view(gate, head, heads, u),), device=g.device)
     beta = g.new(heads, u, of=(g.view(b.mm(t, "ssm_beta", x), heads, u),))
-    state = _gather(b, b.hp.state_s)
+    state = b.gather(b.hp.state_s)
     q, k = (g.new(head, heads, u, of=(n,)) for n in parts[:2])
     done = g.new(inner * u + b.hp.state_s, of=(q, k, parts[2], gate, beta, state))
     y = g.new(head, heads, u, of=(g.view(done, head, heads, u, contiguous=False),))
@@ -159,40 +159,6 @@ def _short_conv(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     bcx = b.mm(t, "shortconv.in_proj", x)
     part, gate, value = (g.view(bcx, n, u, contiguous=False) for _ in range(3))
     product = g.new(n, u, of=(part, value))
-    joined = _conv(b, product, n, width, _gather(b, hp.state_r))
+    joined = _conv(b, product, n, width, b.gather(hp.state_r))
     y = Node((n, u), 4, (joined,), device=g.device)
     return b.mm(t, "shortconv.out_proj", g.over(y, gate))
-
-
-def _time_mix(b: LayerBuilder, t: Tensors, x: Node) -> Node:
-    """The token mixer of RWKV: several blends of x and its predecessor at once."""
-    g, u, hp = b.g, b.u, b.hp
-    n, head = hp.n_embd, max(1, hp.ssm.wkv_head)
-    blends = 6 if b.has(t, "time_mix_g1") else 5
-    old = _gather(b, hp.state_r)
-    before = g.new(n, u, of=(g.view(old, n, 1, contiguous=False), x))
-    wide = g.new(n, u, blends, of=(g.over(before, x),))
-    wide = g.over(g.over(wide, weighted=True), x)
-    r, w, k, v, a = (g.view(wide, n, u, contiguous=False) for _ in range(5))
-    r = b.mm(t, "time_mix_receptance", r)
-    w = g.over(g.over(g.mm(n, w)))
-    k = b.mm(t, "time_mix_key", k)
-    v = b.mm(t, "time_mix_value", v)
-    a = g.over(g.over(g.mm(n, a)))
-    extra = [g.over(k, weighted=True), g.new(n, u, of=(a, k))]
-    state = _gather(b, hp.state_s)
-    done = g.new(n * u + n * head, of=(r, w, k, v, a, *extra, state))
-    g.expand(done, g.store(g.view(done, n * head)))
-    y = g.new(n, u, of=(g.view(done, n, u, contiguous=False),))
-    y = g.over(g.over(y, weighted=True), weighted=True)
-    y = g.over(y, g.new(n, u, of=(k, r, v)))
-    if blends == 6:
-        y = g.over(y, g.mm(n, g.view(wide, n, u, contiguous=False)))
-    return b.mm(t, "time_mix_output", y) if b.has(t, "time_mix_output") else y
-
-
-def _gather(b: LayerBuilder, size: int) -> Node:
-    """A sequence's state, copied out of the cache (`build_rs`)."""
-    node = Node((max(1, size),), 4, (b.ids,), device=b.g.device)
-    b.g.expand(node)
-    return node

@@ -1,0 +1,147 @@
+"""RWKV as graph nodes: src/models/rwkv6-base.cpp and rwkv7-base.cpp, with the layers of rwkv6.cpp
+and rwkv7.cpp around them; rwkv6qwen2.cpp and arwkv7.cpp put the same mixers into common layers."""
+
+from __future__ import annotations
+
+from tuner.graph import Node
+from tuner.graph_layers import LayerBuilder, Tensors
+
+
+def rwkv_layer(b: LayerBuilder, t: Tensors, x: Node, last: bool) -> Node:
+    """A whole layer: the mixer over time, then the one over channels."""
+    g, u, n = b.g, b.u, b.hp.n_embd
+    old = b.gather(b.hp.state_r)
+    normed = b.norm(t, "attn_norm", x)
+    y = _time_mix(b, t, normed, _shifted(b, old, normed))
+    joined = g.new(n, u, of=(y, x))
+    normed_2 = b.norm(t, "attn_norm_2", joined)
+    before = _shifted(b, old, normed_2)
+    rows = (g.view(normed, n, 1, contiguous=False), g.view(normed_2, n, 1, contiguous=False))
+    g.expand(g.store(g.view(g.new(n, 2, of=rows), 2 * n)))
+    if last:
+        joined, normed_2, before = (
+            g.new(n, 1, of=(v, b.out_ids)) for v in (joined, normed_2, before)
+        )
+    else:
+        normed_2, before = g.view(normed_2, n, u), g.view(before, n, u)
+    step = g.over(before, normed_2)
+    k = b.mm(t, "channel_mix_key", g.over(g.over(step, weighted=True), normed_2))
+    if b.has(t, "channel_mix_receptance"):
+        r = g.over(g.over(step, weighted=True), normed_2)
+        r = g.over(b.mm(t, "channel_mix_receptance", r))
+        y = g.over(r, b.mm(t, "channel_mix_value", g.over(g.over(k))))
+    else:
+        y = b.mm(t, "channel_mix_value", g.over(g.over(k)))
+    return g.over(y, joined)
+
+
+def rwkv_mixer(b: LayerBuilder, t: Tensors, x: Node) -> Node:
+    """The mixer over time alone, for a layer with a common feed-forward part. x is normed."""
+    g, n = b.g, b.hp.n_embd
+    y = _time_mix(b, t, x, _shifted(b, b.gather(b.hp.state_r), x))
+    g.expand(g.store(g.view(x, n, 1, contiguous=False)))
+    return g.view(y, n, b.u)
+
+
+def _shifted(b: LayerBuilder, old: Node, x: Node) -> Node:
+    """Each token's predecessor, the first one's out of the state."""
+    g, u, n = b.g, b.u, b.hp.n_embd
+    parts = (g.view(old, n, 1, contiguous=False), g.view(x, n, u - 1, contiguous=False))
+    return g.new(n, u, of=parts)
+
+
+def _time_mix(b: LayerBuilder, t: Tensors, x: Node, before: Node) -> Node:
+    return (_time_mix_7 if b.has(t, "time_mix_a1") else _time_mix_6)(b, t, x, before)
+
+
+def _low_rank(b: LayerBuilder, t: Tensors, names: tuple[str, str], x: Node, *, bent: bool) -> Node:
+    """x through two narrow matrices, with a function between them where it is `bent`."""
+    low = b.mm(t, names[0], x)
+    return b.mm(t, names[1], b.g.over(low) if bent else low)
+
+
+def _time_mix_7(b: LayerBuilder, t: Tensors, x: Node, before: Node) -> Node:
+    g, u, n = b.g, b.u, b.hp.n_embd
+    head = max(1, b.hp.ssm.wkv_head)
+    heads = n // head
+    gated = b.has(t, "time_mix_g1")
+    wide = g.new(n, u, 6 if gated else 5, of=(g.over(before, x),))
+    wide = g.over(g.over(wide, weighted=True), x)
+    xr, xw, xk, xv, xa, xg = (g.view(wide, n, u, contiguous=False) for _ in range(6))
+    r = b.mm(t, "time_mix_receptance", xr)
+    w = g.over(_low_rank(b, t, ("time_mix_w1", "time_mix_w2"), xw, bent=True), weighted=True)
+    w = g.over(g.over(g.over(w)))
+    k = b.mm(t, "time_mix_key", xk)
+    v = b.mm(t, "time_mix_value", xv)
+    if b.first_value is None:
+        b.first_value = v
+    else:
+        away = g.over(b.first_value, v)
+        part = _low_rank(b, t, ("time_mix_v1", "time_mix_v2"), xv, bent=False)
+        v = g.over(v, g.over(away, g.over(g.over(part, weighted=True))))
+    a = _low_rank(b, t, ("time_mix_a1", "time_mix_a2"), xa, bent=False)
+    a = g.over(g.over(a, weighted=True))
+    kk = g.new(head, heads, u, of=(g.view(g.over(k, weighted=True), head, heads, u),))
+    ka = g.over(k, weighted=True)
+    k = g.over(k, g.over(g.over(a, ka), ka))
+    r, w, k, v, a = (g.view(y, head, heads, u) for y in (r, w, k, v, a))
+    done = _run(b, (r, w, k, v, g.over(kk), g.over(kk, a)))
+    y = _normed_heads(b, t, done)
+    rk = g.new(1, heads, u, of=(g.over(g.over(k, r), weighted=True),))
+    y = g.over(y, g.view(g.over(v, rk), n, u))
+    if gated:
+        y = g.over(y, _low_rank(b, t, ("time_mix_g1", "time_mix_g2"), xg, bent=True))
+    return b.mm(t, "time_mix_output", y)
+
+
+def _time_mix_6(b: LayerBuilder, t: Tensors, x: Node, before: Node) -> Node:
+    g, u, n = b.g, b.u, b.hp.n_embd
+    head = max(1, b.hp.ssm.wkv_head)
+    heads = n // head
+    step = g.view(g.over(before, x), n, u)
+    x = g.view(x, n, u)
+    low = g.over(b.mm(t, "time_mix_w1", g.over(g.over(step, weighted=True), x)))
+    rank = low.shape[0] // 5
+    turned = g.new(rank, u, 5, of=(g.view(low, rank, u, 5, contiguous=False),))
+    wide = g.weighted((n, u, 5), (turned,), t["time_mix_w2.weight"].n_bytes)
+    if b.has(t, "time_mix_lerp_fused"):
+        wide = g.over(g.over(g.over(wide, weighted=True), step), x)
+        parts = [g.view(wide, n, u, contiguous=False) for _ in range(5)]
+    else:
+        parts = [
+            g.over(g.over(g.over(g.view(wide, n, u), weighted=True), step), x) for _ in range(5)
+        ]
+    xw, xk, xv, xr, xg = parts
+    r, k, v = (
+        b.mm(t, f"time_mix_{name}", y)
+        for name, y in (("receptance", xr), ("key", xk), ("value", xv))
+    )
+    gate = g.over(b.mm(t, "time_mix_gate", xg))
+    if k.shape[0] != n:
+        k, v = (g.new(n, u, of=(y,)) for y in (k, v))
+    k, v, r = (g.view(y, head, heads, u) for y in (k, v, r))
+    w = _low_rank(b, t, ("time_mix_decay_w1", "time_mix_decay_w2"), xw, bent=True)
+    w = g.view(g.over(g.over(g.over(g.over(w, weighted=True)))), head, heads, u)
+    own_norm = b.has(t, "time_mix_first")
+    if not own_norm:
+        k = g.over(k, g.over(k, w))
+    y = _run(b, (k, v, r, w))
+    y = _normed_heads(b, t, y) if own_norm else g.view(y, n, u)
+    return b.mm(t, "time_mix_output", g.over(y, gate))
+
+
+def _run(b: LayerBuilder, srcs: tuple[Node, ...]) -> Node:
+    """The recurrence itself: what it makes of the tokens, then the new state, which is stored."""
+    g, size = b.g, b.hp.state_s
+    state = b.gather(size)
+    done = g.new(b.hp.n_embd * b.u + size, of=(*srcs, state))
+    g.expand(g.store(g.view(done, size)))
+    return done
+
+
+def _normed_heads(b: LayerBuilder, t: Tensors, done: Node) -> Node:
+    g, u, n = b.g, b.u, b.hp.n_embd
+    if not b.has(t, "time_mix_ln"):
+        return g.view(done, n, u)
+    y = g.view(g.new(n, u, of=(g.view(done, n, u),)), n, u)
+    return g.over(g.over(y, weighted=True), weighted=True)
