@@ -1,6 +1,6 @@
 """How long a key takes to reach the screen while a long answer streams, against an idle chat.
 
-    python bench/ui_latency.py [--tokens 4000] [--rate 100]
+    python bench/ui_latency.py [--tokens 4000] [--rate 100] [--pace 0.1]
 
 Runs the real program headless with a scripted model that writes paragraphs, lists, tables, long
 fences and one line without end at `--rate` tokens a second, types into the prompt, and prints the
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import statistics
 import sys
 import tempfile
@@ -30,7 +31,6 @@ from tui.screens.chat import ChatScreen
 from tui.widgets.prompt import Prompt
 from tuner.engine.protocol import Done, Message, Sampling, Text
 
-KEY_SECONDS = 0.03
 BEAT_SECONDS = 0.002
 BLOCKED_MS = 20.0
 PART = (
@@ -72,8 +72,10 @@ class Streaming(FakeRunning):
         yield Done("stopped" if self._stop.is_set() else "end", 1, 0, n, 0.1, n / self.rate, n)
 
 
-async def type_keys(screen: ChatScreen, seconds: float) -> list[float]:
-    """Milliseconds from key to screen, for keys typed during so many seconds."""
+async def type_keys(screen: ChatScreen, seconds: float, pace: float) -> list[float]:
+    """Milliseconds from key to screen, for keys typed during so many seconds, `pace` seconds from
+    the screen update to the next key on average (as uneven as people type)."""
+    uneven = random.Random(0)
     prompt = screen.query_one(Prompt)
     taken: list[float] = []
     end = time.perf_counter() + seconds
@@ -89,7 +91,7 @@ async def type_keys(screen: ChatScreen, seconds: float) -> list[float]:
         prompt.call_after_refresh(drawn.set)
         await drawn.wait()
         taken.append(1000 * (time.perf_counter() - began))
-        await asyncio.sleep(KEY_SECONDS)
+        await asyncio.sleep(pace * uneven.uniform(0.5, 1.5))
     return taken
 
 
@@ -109,7 +111,7 @@ def line(name: str, taken: list[float]) -> str:
     )
 
 
-async def measure(tokens: int, rate: float) -> None:
+async def measure(tokens: int, rate: float, pace: float) -> None:
     running = Streaming()
     running.tokens, running.rate = tokens, rate
     with tempfile.TemporaryDirectory() as folder:
@@ -117,20 +119,20 @@ async def measure(tokens: int, rate: float) -> None:
         app = make_app(running, store)
         async with app.run_test(size=(120, 40)) as pilot:
             screen = await chat_screen(pilot)
-            await type_keys(screen, 1.0)  # warm up
-            idle = await type_keys(screen, 4.0)
+            await type_keys(screen, 1.0, pace)  # warm up
+            idle = await type_keys(screen, 4.0, pace)
             prompt = screen.query_one(Prompt)
             prompt.text = "Go"
             await pilot.press("enter")
             pauses: list[float] = []
             watcher = asyncio.create_task(watch(pauses))
             cpu = time.process_time()
-            busy = await type_keys(screen, tokens / rate)
+            busy = await type_keys(screen, tokens / rate, pace)
             cpu = (time.process_time() - cpu) * rate / tokens
             watcher.cancel()
             while screen.generating:
                 await asyncio.sleep(0.05)
-            after = await type_keys(screen, 4.0)
+            after = await type_keys(screen, 4.0, pace)
         store.close()
     print(line("idle", idle))
     print(line("streaming", busy))
@@ -149,8 +151,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--tokens", type=int, default=4000)
     parser.add_argument("--rate", type=float, default=100.0)
+    parser.add_argument("--pace", type=float, default=0.1, help="seconds between keys")
     options = parser.parse_args()
-    asyncio.run(measure(options.tokens, options.rate))
+    asyncio.run(measure(options.tokens, options.rate, options.pace))
 
 
 if __name__ == "__main__":

@@ -59,21 +59,21 @@ class ClientLauncher(FakeLauncher):
 
 async def test_stream_stop_crash_reload_through_the_real_client(tmp_path: Path) -> None:
     """A whole answer, a stopped one, the death of the process, and life after it."""
-    text = "Answer {n}: " + "**word** " * 30
-    command = scripted_worker(text=text, delay=0.005)
+    command = scripted_worker(text="Answer {n}: {last}", delay=0.01)
+    long = "**word** " * 300  # seconds of an answer: the stop and the signal come in its midst
     client = EngineClient(log_path=tmp_path / "engine.log", command=command)
     running = ClientRunning(client=client, log_path=tmp_path / "engine.log")
     store = Conversations.open(tmp_path / "conversations.db")
     app = KvchatApp(ClientLauncher(running), store, Sampling())
     async with app.run_test(size=(80, 30)) as pilot:
         screen = await chat_screen(pilot)
-        await ask(pilot, "One")
+        await ask(pilot, "**word** word")
         await until(pilot, lambda: "Answer 1: word word" in shown(pilot))
-        await ask(pilot, "Two", wait=False)
+        await ask(pilot, long, wait=False)
         await until(pilot, lambda: "Answer 2: word" in shown(pilot))
         await pilot.press("escape")
         await until(pilot, lambda: "stopped" in shown(pilot) and is_idle(screen))
-        await ask(pilot, "Three", wait=False)
+        await ask(pilot, long, wait=False)
         await until(pilot, lambda: "Answer 3: word" in shown(pilot))
         assert client.pid is not None
         os.kill(client.pid, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from tui.chat import Chat, measured
 from tui.conversations import StoredMessage
 from tui.generation import Generation
+from tui.keystrokes import Keystrokes
 from tui.reasoning import ReasoningSplitter
 from tui.recorder import Recorder
 from tui.status import gauge
@@ -17,10 +18,11 @@ from tui.widgets.messages import AnswerMessage
 from tui.widgets.transcript import Transcript
 from tuner.engine.protocol import PromptProgress
 
-PERIOD = 0.04  # seconds between two drawings,
-SHARE = 4  # and at least so many times as long as a drawing takes,
+PERIOD = 0.05  # seconds between two drawings,
+SHARE = 3  # and at least so many times what the screen's thread had to do since the last one,
 PERIOD_MAX = 0.5  # but never longer than this
-DRAW_CHARS = 300  # the most that one drawing adds: what it costs is what a key may have to wait
+DRAW_CHARS = 300  # the most that one drawing adds: what it costs is what a key may have to wait;
+DRAW_CHARS_MAX = 1200  # the same while nobody types, to catch up with much that came at once
 SAVE_SECONDS = 1.0  # the most that is lost if the process is killed
 
 
@@ -34,6 +36,7 @@ class Painter:
         recorder: Recorder,
         transcript: Transcript,
         widget: AnswerMessage,
+        keystrokes: Keystrokes,
     ):
         self.generation = generation
         self.answer: StoredMessage = widget.message
@@ -41,6 +44,7 @@ class Painter:
         self._recorder = recorder
         self._transcript = transcript
         self._widget = widget
+        self._keystrokes = keystrokes
         self._splitter = ReasoningSplitter()
         self._n_tokens = 0
         self._undrawn = ""  # saved already, shown as fast as the keyboard allows
@@ -48,12 +52,12 @@ class Painter:
     async def run(self, activity: ActivityLine) -> None:
         """Returns when the answer is at its end and drawn; `answer` is then its final state."""
         saved, began = time.monotonic(), time.monotonic()
+        worked = time.thread_time()
         changed = settled = False
         while True:
             finished = self.generation.finished  # before the text is taken, so that none is missed
             text, tokens, progress = self.generation.take()
             ended = finished and not settled
-            drawn = time.monotonic()
             self._n_tokens += tokens
             if text or ended:
                 await self._take_in(text, finished)
@@ -70,10 +74,14 @@ class Painter:
             if changed and now - saved >= SAVE_SECONDS:
                 self._recorder.save(self._chat.record(), self.answer)
                 saved, changed = now, False
-            await asyncio.sleep(min(PERIOD_MAX, max(PERIOD, SHARE * (now - drawn))))
+            # Most of the work, layout and painting, comes after the call that asks for it.
+            work, worked = time.thread_time() - worked, time.thread_time()
+            await asyncio.sleep(min(PERIOD_MAX, max(PERIOD, SHARE * work)))
+            await self._keystrokes.gap()
 
     async def _draw(self, final: bool) -> None:
-        part, self._undrawn = self._undrawn[:DRAW_CHARS], self._undrawn[DRAW_CHARS:]
+        n = DRAW_CHARS if self._keystrokes.expected else DRAW_CHARS_MAX
+        part, self._undrawn = self._undrawn[:n], self._undrawn[n:]
         last = final and not self._undrawn
         if part or last:
             await self._widget.feed(part, last)

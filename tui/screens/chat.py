@@ -130,6 +130,7 @@ class ChatScreen(Screen[None]):
         self._prompt = self.query_one(Prompt)
         self._activity = self.query_one(ActivityLine)
         self._status = self.query_one(StatusLine)
+        self._hints = self.query_one(Hints)
         self._set_status()
         await self._show_chat()
         for warning in (self._problem, self._store.warning or "", *self.running_model.warnings):
@@ -200,7 +201,7 @@ class ChatScreen(Screen[None]):
     def _idle(self) -> None:
         """Shows what can be done now."""
         self._activity.activity = "" if self._saved else "not saved"
-        self.query_one(Hints).keys = (
+        self._hints.keys = (
             ("F5", "reload the model") if self._dead else ("Enter", "send"),
             ("Ctrl+J", "newline"),
             ("F2", "fit"),
@@ -255,8 +256,15 @@ class ChatScreen(Screen[None]):
         self._transcript.streaming = True
         widget = await self._transcript.add(answer, streaming=True)
         assert isinstance(widget, AnswerMessage)
-        painter = Painter(generation, self.chat, self._recorder, self._transcript, widget)
-        self.query_one(Hints).keys = (("Esc", "stop"), ("Ctrl+J", "newline"), ("F2", "fit"))
+        painter = Painter(
+            generation,
+            self.chat,
+            self._recorder,
+            self._transcript,
+            widget,
+            self._prompt.keystrokes,
+        )
+        self._hints.keys = (("Esc", "stop"), ("Ctrl+J", "newline"), ("F2", "fit"))
         self.run_worker(generation.run, thread=True, group="engine")
         self.run_worker(self._write(painter), group="painter")
 

@@ -9,6 +9,8 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
+from tui.keystrokes import Keystrokes
+
 NEWLINE_KEYS = ("ctrl+j", "shift+enter", "alt+enter", "ctrl+enter")
 
 
@@ -32,6 +34,7 @@ class Prompt(TextArea):
             placeholder=placeholder,
             highlight_cursor_line=False,
         )
+        self.keystrokes = Keystrokes()
         self._history: list[str] = []
         self._at = 0  # in the history; its length: the text being written
         self._recalled = ""
@@ -52,6 +55,8 @@ class Prompt(TextArea):
         return text
 
     def on_key(self, event: events.Key) -> None:
+        self.keystrokes.key()
+        self.call_after_refresh(self.keystrokes.key_shown)
         if event.key == "enter":
             event.stop()
             event.prevent_default()

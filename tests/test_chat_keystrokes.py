@@ -1,0 +1,43 @@
+"""Drawing waits for the gap after a key."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tui.keystrokes import Keystrokes
+
+
+async def test_nobody_types() -> None:
+    """An answer is drawn without any delay."""
+    began = time.monotonic()
+    await Keystrokes().gap()
+    assert time.monotonic() - began < 0.1
+
+
+async def test_drawing_begins_when_a_key_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither before a key that is expected nor between a key and its character."""
+    monkeypatch.setattr("tui.keystrokes.HOLD_SECONDS", 60)
+    keystrokes = Keystrokes()
+    keystrokes.key()
+    keystrokes.key_shown()
+    gap = asyncio.create_task(keystrokes.gap())
+    await asyncio.sleep(0.01)
+    assert not gap.done()
+    keystrokes.key()
+    await asyncio.sleep(0.01)
+    assert not gap.done()
+    keystrokes.key_shown()
+    async with asyncio.timeout(10):
+        await gap
+
+
+async def test_drawing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user stopped typing: the answer goes on."""
+    monkeypatch.setattr("tui.keystrokes.HOLD_SECONDS", 0.01)
+    keystrokes = Keystrokes()
+    keystrokes.key()
+    async with asyncio.timeout(10):
+        await keystrokes.gap()
