@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,13 +137,13 @@ def make_app(
                      options.pop("system_prompt", None), resume)  # fmt: skip
 
 
-async def until(pilot: Pilot[None], condition: Callable[[], Any], seconds: float = 10.0) -> None:
+async def until(pilot: Pilot[None], condition: Callable[[], Any], seconds: float = 20.0) -> None:
     """Lets the program run until the condition holds; fails if it never does."""
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return
-        await pilot.pause(0.01)
-    raise AssertionError(f"it never came to that; the screen:\n{shown(pilot)}")
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"it never came to that; the screen:\n{shown(pilot)}")
+        await asyncio.sleep(0.01)
 
 
 async def chat_screen(pilot: Pilot[None]) -> ChatScreen:

@@ -50,9 +50,10 @@ print(f(2))
 ```
 no language
 """
-    + "".join(f"line {n}\n" for n in range(100))
+    + "".join(f"line {n}\n" for n in range(30))
     + "```\n\nThe end.\n"
 )
+SIZE = (80, 140)
 
 
 class Sheet(App[None]):
@@ -71,17 +72,29 @@ class Sheet(App[None]):
         return ["".join(s.text for s in strip).rstrip() for strip in strips]
 
 
+WHOLE: list[str] = []  # the document as it is drawn in one go
+
+
+async def drawn_whole() -> list[str]:
+    if not WHOLE:
+        async with Sheet(DOCUMENT).run_test(size=SIZE) as pilot:
+            sheet = pilot.app.sheet  # its segments are parsed in threads
+            await until(pilot, lambda: all(segment.children for segment in sheet.children))
+            await pilot.pause()
+            WHOLE[:] = pilot.app.drawn()
+        assert any("return x + 1" in row for row in WHOLE)
+        assert any("<div>html</div>" in row for row in WHOLE)
+        assert any("The end." in row for row in WHOLE)
+    return WHOLE
+
+
 @pytest.mark.parametrize("size", [3, 17, 80, 500])
-async def test_streamed_is_drawn_as_the_whole(size: int) -> None:
-    """Whatever the pieces, the same rows are on the screen in the end."""
-    async with Sheet(DOCUMENT).run_test(size=(80, 240)) as pilot:
-        sheet = pilot.app.sheet  # its segments are parsed in threads
-        await until(pilot, lambda: all(segment.children for segment in sheet.children))
-        await pilot.pause()
-        whole = pilot.app.drawn()
-    assert any("return x + 1" in row for row in whole)
-    assert any("<div>html</div>" in row for row in whole)
-    async with Sheet("").run_test(size=(80, 240)) as pilot:
+async def test_streamed_is_drawn_as_the_whole(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the pieces, the same rows are on the screen in the end. The fence is cut twice."""
+    monkeypatch.setattr("tui.segments.FENCE_LINES", 10)
+    monkeypatch.setattr("tui.segments.FENCE_LINES_MAX", 15)
+    whole = await drawn_whole()
+    async with Sheet("").run_test(size=SIZE) as pilot:
         for at in range(0, len(DOCUMENT), size):
             await pilot.app.sheet.feed(DOCUMENT[at : at + size])
         await pilot.app.sheet.feed("", final=True)
