@@ -69,16 +69,19 @@ class ComputeSizes:
 
         The replay is made for contexts on a grid; in between, the straight line between two of
         them is at least the truth, since the peak is the largest of sums that grow linearly.
+        Not so under sparse attention, where the context decides which hole a tensor takes.
         """
         layers = self._layers.get(where)
         if layers is None:
             layers = self._layers[where] = self._choose(where)
         n_ctx = -(-settings.n_ctx // CELL_PADDING) * CELL_PADDING
-        bent = self._sparse or self._recurrent or settings.n_cpu_moe > 0
+        bent = self._recurrent or settings.n_cpu_moe > 0
         bent = bent or (self._windowed and where.slots[0] < 0 <= where.output)
         if self._scratch:
             same = settings.type_k == settings.type_v == "f16"
             bent = bent or self._scratch == "Metal" or not same
+        if self._sparse:
+            return self._at(n_ctx, settings, layers, where, flash)
         low, high = _grid(n_ctx, settings.n_ubatch + self._hp.n_swa, flash and not bent)
         below = self._at(low, settings, layers, where, flash)
         if low == n_ctx:

@@ -51,8 +51,9 @@ def sparse_mask(b: LayerBuilder, top: Node) -> Node:
     element = F16 if b.shape.flash else F32
     hidden = Node((cells, u), element, (mask,))
     zeros = Node((top.shape[0], u), F32, device=g.device)  # a leaf, there from the start
-    rows = Node((0,), 0, (g.view(hidden, 1, cells, u), Node(
-        zeros.shape, F32, (zeros,), inplace=True), top), root=hidden)  # fmt: skip
+    shown = Node(zeros.shape, F32, (zeros,), inplace=True)
+    # in the order of ggml_set_rows: what is written, where to, and only then what it goes into
+    rows = Node((0,), 0, (shown, top, g.view(hidden, 1, cells, u)), root=hidden)
     return Node((cells, u), element, (rows, mask), inplace=True)
 
 
