@@ -25,6 +25,10 @@ class Keystrokes:
         """What a key did is on the screen."""
         self._shown.set()
 
+    def rest(self) -> None:
+        """The message is sent: no key is expected now, and its answer should appear at once."""
+        self._last = float("-inf")
+
     @property
     def expected(self) -> bool:
         """The user is typing: another key may come at any moment."""

@@ -52,6 +52,7 @@ class Prompt(TextArea):
         self._at = len(self._history)
         self._recalled = ""
         self.clear()
+        self.keystrokes.rest()
         return text
 
     def on_key(self, event: events.Key) -> None:
