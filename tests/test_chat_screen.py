@@ -42,6 +42,14 @@ def store(tmp_path: Path):
     opened.close()
 
 
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each key Textual's pilot waits at least twice this long until the program is idle;
+    what a test needs to have happened it waits for by itself."""
+    monkeypatch.setattr("textual._wait.SLEEP_GRANULARITY", 0.005)
+    monkeypatch.setattr("textual._wait.SLEEP_IDLE", 0.0005)
+
+
 def rows(store: Conversations, columns: str) -> list[tuple[object, ...]]:
     """Read as another program would, through a connection of its own."""
     with sqlite3.connect(store.path) as db:
@@ -129,6 +137,8 @@ async def test_typing_while_text_streams_is_kept(store: Conversations) -> None:
         prompt = screen.query_one(Prompt)
         await until(pilot, lambda: not prompt.text)
         await pilot.press(*"next one", "enter")
+        await until(pilot, lambda: prompt.text == "next one")
+        await pilot.pause()
         assert prompt.text == "next one"
         more.set()
         await until(pilot, lambda: not screen.generating)
@@ -144,7 +154,7 @@ async def test_newline_keys(store: Conversations, key: str) -> None:
     async with app.run_test(size=SIZE) as pilot:
         screen = await chat_screen(pilot)
         await pilot.press("a", key, "b")
-        assert screen.query_one(Prompt).text == "a\nb"
+        await until(pilot, lambda: screen.query_one(Prompt).text == "a\nb")
         assert not running.prompts
         await pilot.press("enter")
         await until(pilot, lambda: running.prompts)
@@ -176,12 +186,14 @@ async def test_earlier_messages_come_back_with_up(store: Conversations) -> None:
         await ask(pilot, "second")
         prompt = screen.query_one(Prompt)
         await pilot.press("up")
-        assert prompt.text == "second"
+        await until(pilot, lambda: prompt.text == "second")
         await pilot.press("up")
-        assert prompt.text == "first"
+        await until(pilot, lambda: prompt.text == "first")
         await pilot.press("down", "down")
-        assert prompt.text == ""
+        await until(pilot, lambda: prompt.text == "")
         await pilot.press("x", "up")
+        await until(pilot, lambda: prompt.text == "x")
+        await pilot.pause()
         assert prompt.text == "x"
 
 
@@ -502,7 +514,7 @@ async def test_copy_the_last_answer(store: Conversations) -> None:
         await chat_screen(pilot)
         await ask(pilot, "Go")
         await pilot.press("ctrl+y")
-        assert app.clipboard == "Some **bold** text."
+        await until(pilot, lambda: app.clipboard == "Some **bold** text.")
 
 
 async def test_status_line_at_80_and_200_columns(store: Conversations) -> None:
@@ -544,7 +556,7 @@ async def test_small_terminals(store: Conversations) -> None:
         more.set()
         await until(pilot, lambda: is_idle(screen))
         await pilot.press(*"still here")
-        assert "still here" in shown(pilot)
+        await until(pilot, lambda: "still here" in shown(pilot))
         for key in ("f2", "ctrl+o"):
             await pilot.press(key)
             await pilot.pause(0.05)
