@@ -130,7 +130,8 @@ class ModelGraph:
             for name in ("post_attention_norm", "attn_output_norm"):
                 if b.has(t, name) and not self._is_ffn_norm(t, name):
                     y = b.norm(t, name, y)
-        if b.parallel and y is not None:
+        beside = hp.architecture == "stablelm" and not b.has(t, "ffn_norm")
+        if (b.parallel or beside) and y is not None:
             if last:
                 y, residual, normed = (
                     g.new(v.shape[0], 1, of=(v, b.out_ids)) for v in (y, residual, normed)
@@ -140,6 +141,8 @@ class ModelGraph:
                 return g.over(y, residual)
             if hp.architecture in ("command-r", "cohere2", "cohere2moe"):
                 return g.over(g.over(ffn, residual), y)
+            if beside:
+                return g.over(ffn, g.over(y, residual))
             first, second = (ffn, y) if hp.architecture == "falcon" else (y, ffn)
             return g.over(g.over(first, second), residual)
         if y is not None:
