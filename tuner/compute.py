@@ -59,6 +59,7 @@ class ComputeSizes:
         self._scratch = next((_SCRATCH[b] for b in self._backends if b in _SCRATCH), "")
         self._n_gpus = len(machine.gpus)
         self._recurrent = any(self._hp.recurrent)
+        self._shared = self._hp.n_layer_kv < self._hp.n_layer
         self._windowed = self._hp.n_swa > 0
         self._sparse = bool(self._hp.indexer_head)  # scores of every token, for each token
         self._layers: dict[Placement, Layers] = {}
@@ -107,9 +108,10 @@ class ComputeSizes:
         k, v = CACHE_TYPES[settings.type_k], CACHE_TYPES[settings.type_v]
         # Where a GPU borrows the host's weights, or a state on it is read early, attention of the
         # host's layers runs on the GPU too, with a copy of their cache, whose type then counts.
-        shared = hp.n_layer_kv < hp.n_layer
-        borrowed = self._n_gpus > 0 and (self._offload > 0 or self._recurrent or shared)
+        # A cache that layers share is copied to every other device that has some of them.
+        borrowed = self._n_gpus > 0 and (self._offload > 0 or self._recurrent)
         borrowed = borrowed and any(device == HOST for _, device, _ in layers)
+        borrowed = borrowed or (self._shared and len({device for _, device, _ in layers}) > 1)
         return Shape(
             u=min(n_ctx, settings.n_ubatch),
             cells=tuple(
@@ -160,12 +162,14 @@ class ComputeSizes:
         n = self._hp.n_layer
         moe = where.n_cpu_moe
         kinds = [(signatures[il], where.slots[il], il < moe) for il in range(n)]
+        # each layer that reads a cache on another device has its own copy of it
+        every = self._shared and len(set(where.slots[:n])) > 1
         chosen: list[int] = []
         seen: dict[object, int] = {}
         for il in range(n):
             pair = (kinds[il], kinds[il + 1] if il + 1 < n else None)
             seen[pair] = seen.get(pair, 0) + 1
-            if seen[pair] <= 2 or il >= n - 2:
+            if seen[pair] <= 2 or il >= n - 2 or every:
                 chosen.append(il)
         layers = [
             (firsts[signatures[il]], where.slots[il] + 1, il < moe and self._routed(il))
