@@ -108,7 +108,76 @@ def test_a_calculator_when_everything_is_given(capsys: pytest.CaptureFixture[str
     assert plan["footprint"][0]["kv_cache"] == 8192 * 8192 * 2 * 2 * 40
 
 
+def test_a_gpu_too_small_to_use_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan is for what is left, and the warning says which GPU and why."""
+    args = [str(giant_path(LLAMA_8B)), "--explain", "--json", "--ram", "64GiB"]
+    for vram, left in (("700MiB", ["host"]), ("24GiB,512MiB", ["GPU0", "host"])):
+        assert main([*args, "--vram", vram]) == 0
+        got = json.loads(capsys.readouterr().out)
+        assert [d["id"] for d in got["machine"]["devices"]] == left
+        assert any("left out" in w for w in got["warnings"])
+
+
+def test_layers_for_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """The model is planned for the CPU, and the flag is said to have no effect."""
+    args = [str(giant_path(LLAMA_8B)), "--explain", "--vram", "0", "--ram", "64GiB"]
+    assert main([*args, "--gpu-layers", "99"]) == 0
+    out = capsys.readouterr().out
+    assert "no effect" in out
+    assert "Nothing" not in out
+
+
+def test_an_output_that_cannot_show_bars(tmp_path: Path) -> None:
+    """An ASCII stream gets replacements, not a traceback."""
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tui.cli", *explain()], cwd=ROOT, env=env, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "41 of 41" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_sentence() -> None:
+    """Output that cannot be written is told, without a traceback."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tui.cli", *explain()], cwd=ROOT, stdout=full,
+            stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 5
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_question_that_is_not_utf8() -> None:
+    """Bytes of another encoding in a pipe are replaced, and the answer comes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tui.cli", "--demo", "--no-profile", "-p", "Say:", "--max-tokens",
+         "3", "--ctx", "256", "--threads", "1"],
+        cwd=ROOT, input=b"caf\xe9 \xff", capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_worst_of_several_files_is_the_one_that_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """3 wins over 4, and stderr has the whole reason that the table has no room for."""
+    paths = [str(giant_path(AYA_35B)), str(tmp_path / "none.gguf")]
+    assert main([*paths, "--explain", "--vram", "1GiB", "--ram", "4GiB"]) == 3
+    out, err = capsys.readouterr()
+    assert "does not fit" in out
+    assert "none.gguf" in err
+
+
 WRONG = [
+    (("--tensor-split", "3,1,1"), "--tensor-split"),
+    (("--vram", "24"), "unit"),
+    (("--threads", "100000"), "--threads"),
+    (("--seed", "x"), "--seed"),
+    (("--temperature", "-1"), "--temperature"),
     (("--ctx", "0"), "--ctx"),
     (("--ctx", "many"), "tokens"),
     (("--kv", "q3_x"), "cache type"),

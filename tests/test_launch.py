@@ -204,6 +204,26 @@ def test_a_death_by_instruction_is_remembered(
     assert again.settings.use_extra_bufts is False
 
 
+def test_a_gpu_that_others_have_filled_is_left_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card without room is named as left out, also to the engine, and the model runs on the
+    CPU instead of not at all."""
+    full = replace(gpu(24), free=700 * MIB)
+    roomy, left_out = devices._roomy((full, gpu(24, 1)))
+    assert [g.id for g in roomy] == ["GPU1"]
+    assert [g.id for g in left_out] == ["GPU0"]
+    where = replace(machine(), left_out=left_out)
+    monkeypatch.setattr(devices, "measure", lambda **_: where)
+    start = launcher(tiny_llama(tmp_path / "tiny.gguf"), tmp_path)
+    asked = []
+    load = start.client.load
+    monkeypatch.setattr(start.client, "load", lambda r: asked.append(r) or load(r))
+    _, running = run(start.start())
+    running.close()
+    assert asked[0].left_out == ("CUDA0",)
+
+
 def test_the_driver_s_share_is_learned(
     model: Path, tmp_path: Path, pretend: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,7 +351,7 @@ def test_the_demo_model_end_to_end(tmp_path: Path) -> None:
     with start.client:
         events = list(
             running.generate(
-                [Message("user", "Say hello.")], Sampling(temperature=0, max_tokens=24)
+                [Message("user", "Tell me a story.")], Sampling(temperature=0, max_tokens=56)
             )
         )
         assert "".join(e.text for e in events if isinstance(e, Text)).strip()

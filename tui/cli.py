@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import stat
@@ -17,22 +19,55 @@ from tuner.gguf_header import read_header
 from tuner.model import describe
 from tuner.plan import Plan
 from tuner.situation import Request, Situation
-from tuner.units import parse_size
+from tuner.units import parse_size, printable
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line; returns its exit status."""
+    _lenient_streams()
     try:
         args = options.parser().parse_args(argv)
-        return _run(args)
+        status = _run(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except KvchatError as error:
-        print(f"kvchat: {error}", file=sys.stderr)
+        complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # whoever read our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return ExitCode.OK
+    except OSError as error:
+        _drop_stdout()
+        complain(f"the output or a file could not be written ({error.strerror or error}).")
+        return ExitCode.ENGINE
+
+
+def complain(message: str) -> None:
+    """One line on stderr, or on the terminal where that is stdout only."""
+    line = f"kvchat: {printable(message)}"
+    stderr_shows = sys.stderr is not None and sys.stderr.isatty()
+    if not stderr_shows and sys.stdout is not None and sys.stdout.isatty():
+        print(line)
+    if sys.stderr is not None:
+        print(line, file=sys.stderr)
+
+
+def _lenient_streams() -> None:
+    """Text that a stream cannot carry is replaced, never a reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+
+
+def _drop_stdout() -> None:
+    """What is still buffered has nowhere to go."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -43,20 +78,23 @@ def _run(args: argparse.Namespace) -> int:
     paths = _models(args)
     if (args.json or args.verify) and not args.explain:
         raise UsageError("--json and --verify go with --explain.")
+    sampling = options.sampling(args)
     requests = [_request(args, path) for path in paths]
     if args.explain:
         return _explain(requests, as_json=args.json, verify=args.verify)
     if len(requests) > 1:
         raise UsageError("a chat takes one model; several go with --explain.")
     describe(read_header(requests[0].path))  # a bad file is told before anything else
-    sampling = options.sampling(args)
     prompt = _prompt(args)
     if prompt is not None:
         from tui.one_shot import answer  # noqa: PLC0415
 
         return answer(requests[0], prompt, args.system, sampling)
-    if not all(s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
-        raise UsageError("the chat needs a terminal; use -p TEXT or pipe a question in.")
+    if not all(s is not None and s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
+        raise UsageError(
+            "the chat needs the terminal for input, output and errors; use -p TEXT or pipe a "
+            "question in."
+        )
     from tui.open_chat import open_chat  # noqa: PLC0415
 
     return open_chat(requests[0], sampling, args.system, args.resume)
@@ -80,7 +118,7 @@ def _request(args: argparse.Namespace, path: Path) -> Request:
         ram=None if args.ram is None else parse_size(args.ram),
         reserve=None if args.reserve is None else parse_size(args.reserve),
         rpc_servers=tuple(args.rpc),
-        threads=None if args.threads is None else options.whole("--threads", args.threads, 1),
+        threads=options.threads(args.threads),
         use_profile=not args.no_profile,
     )
 
@@ -88,11 +126,12 @@ def _request(args: argparse.Namespace, path: Path) -> Request:
 def _prompt(args: argparse.Namespace) -> str | None:
     """The question of `-p`, of a pipe, or both: the piped text after the question."""
     piped = ""
-    if not sys.stdin.isatty():
+    if sys.stdin is not None and not sys.stdin.closed and not sys.stdin.isatty():
         mode = os.fstat(sys.stdin.fileno()).st_mode
         if args.prompt is None or stat.S_ISFIFO(mode) or stat.S_ISREG(mode):
             piped = sys.stdin.read().strip()
-    parts = [p for p in (args.prompt, piped) if p]
+    asked = (args.prompt or "").encode("utf-8", "replace").decode()
+    parts = [p for p in (asked, piped) if p]
     if args.prompt is not None and not parts:
         raise UsageError("the question is empty; write it after -p or pipe it in.")
     return "\n\n".join(parts) or None
@@ -110,24 +149,28 @@ def _explain(requests: list[Request], *, as_json: bool, verify: bool) -> int:
         except KvchatError as error:
             if len(requests) == 1 and not as_json:
                 raise
-            worst = max(worst, error.exit_code)
+            worst = error.exit_code
             rows.append((str(request.path), error))
             if as_json:
                 print(json.dumps(report.error_json(str(request.path), error)), flush=True)
             continue
-        if not plan.chosen.fits:
-            worst = max(worst, ExitCode.NO_FIT)
+        if not plan.chosen.fits and worst == ExitCode.OK:
+            worst = ExitCode.NO_FIT
         rows.append((str(request.path), plan))
         if as_json:
             print(json.dumps(report.as_json(plan), ensure_ascii=False), flush=True)
     if as_json:
         return worst
-    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    dull = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    color = sys.stdout.isatty() and not dull
     only = rows[0][1] if len(rows) == 1 else None
     if isinstance(only, Plan):
         sys.stdout.write(report.text(only, color=color))
     else:
         sys.stdout.write(report.overview(rows, color=color))
+        for _, result in rows:
+            if isinstance(result, KvchatError):
+                complain(str(result))
     return worst
 
 
@@ -137,3 +180,7 @@ def _verified(situation: Situation, plan: Plan) -> Plan:
 
     with EngineClient() as client:
         return situation.verify(plan, client)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

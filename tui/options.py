@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
@@ -88,19 +89,19 @@ def wishes(args: argparse.Namespace) -> Wishes:
     """The wishes that the flags state. Raises UsageError for a value that makes no sense."""
     if args.kv and (args.type_k or args.type_v):
         raise UsageError("--kv sets both cache types; use it or --type-k and --type-v.")
-    max_ctx = args.ctx == MAX_CONTEXT
+    max_ctx = (args.ctx or "").lower() == MAX_CONTEXT
     n_ctx = None if max_ctx or args.ctx is None else parse_tokens(args.ctx)
     if n_ctx is not None and n_ctx < 1:
         raise UsageError("--ctx must be at least 1 token; write one like 16384, 32k or max.")
     n_gpu_layers = None
     if args.gpu_layers is not None:
-        everything = args.gpu_layers == "all"
+        everything = args.gpu_layers.lower() == "all"
         n_gpu_layers = ALL_LAYERS if everything else whole("--gpu-layers", args.gpu_layers, 0)
     return Wishes(
         n_ctx=n_ctx,
         max_ctx=max_ctx,
-        type_k=_cache_type("--type-k", args.type_k or args.kv),
-        type_v=_cache_type("--type-v", args.type_v or args.kv),
+        type_k=_cache_type("--kv" if args.kv else "--type-k", args.type_k or args.kv),
+        type_v=_cache_type("--kv" if args.kv else "--type-v", args.type_v or args.kv),
         n_gpu_layers=n_gpu_layers,
         n_cpu_moe=None if args.n_cpu_moe is None else whole("--n-cpu-moe", args.n_cpu_moe, 0),
         n_ubatch=None if args.ubatch is None else whole("--ubatch", args.ubatch, 1),
@@ -128,6 +129,16 @@ def sampling(args: argparse.Namespace) -> Sampling:
         seed=count("--seed", args.seed, None, 0),
         max_tokens=count("--max-tokens", args.max_tokens, None, 1),
     )
+
+
+def threads(text: str | None) -> int | None:
+    """CPU threads, no more than the machine has; more would only wait for each other."""
+    if text is None:
+        return None
+    count, most = whole("--threads", text, 1), os.cpu_count() or 1
+    if count > most:
+        raise UsageError(f"--threads can be 1 to {most}, this machine's logical cores.")
+    return count
 
 
 def sizes(values: list[str] | None) -> list[int]:
@@ -158,6 +169,7 @@ def number(flag: str, text: str, least: float, most: float) -> float:
 
 
 def _cache_type(flag: str, name: str | None) -> str | None:
+    name = name and name.lower()
     if name is not None and name not in CACHE_TYPES:
         known = ", ".join(CACHE_TYPES)
         raise UsageError(f"'{name}' is not a cache type; {flag} takes one of {known}.")

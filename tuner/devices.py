@@ -13,6 +13,7 @@ from tuner import host, installed_engine, nvidia
 from tuner.host import HostState, measure_host_bandwidth
 from tuner.installed_engine import EngineAnswer, ask_engine, engine_devices
 from tuner.machine import GIB, MIB, Device, Machine, Process
+from tuner.units import size_text
 
 __all__ = [
     "GPU_RESERVE", "device_key", "engine_devices", "gpu_used_bytes", "measure",
@@ -20,6 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 GPU_RESERVE = 512 * MIB
+LEAST_ROOM = 128 * MIB  # a GPU that has less for weights, cache and compute is of no use
 
 # What a load costs on a CUDA card beside its buffers: the driver's context, its kernels and
 # cuBLAS. Users of llama.cpp see 107 to 680 MiB per card; newer cards carry more kernels. The
@@ -80,8 +82,11 @@ def measure(
     if not gpus:
         warnings += _unused_gpu(visible, built, root, platform)
     gpus = tuple(_charged(gpu, reserve, overheads or {}) for gpu in gpus)
+    gpus, left_out = _roomy(gpus)
+    warnings += [_left_out_text(gpu) for gpu in left_out]
     return Machine(
         gpus=gpus,
+        left_out=left_out,
         host=device,
         processes=_processes(gpus, visible),
         physical_cores=host.usable_cores(state, root),
@@ -101,6 +106,7 @@ def stated(
     sizes of 0 are left out, so that [0] is a machine without a GPU), `ram` bytes of RAM, all
     free. Without `vram` the GPUs, without `ram` the host are those of `measured`, or of this
     machine."""
+    left_out: tuple[Device, ...] = ()
     base = measured
     if base is None and (not vram or ram is None):
         # With GPUs stated, those of this machine need not be looked for.
@@ -111,6 +117,7 @@ def stated(
         gpus = tuple(
             _charged(_stated_gpu(index, size), reserve, {}) for index, size in enumerate(sizes)
         )
+        gpus, left_out = _roomy(gpus)
     if base is None:
         base = _host_only()
     memory = base.host
@@ -122,8 +129,9 @@ def stated(
         base,
         gpus=gpus,
         host=memory,
+        left_out=left_out if vram else base.left_out,
         processes=() if vram else base.processes,
-        warnings=() if vram else base.warnings,
+        warnings=tuple(map(_left_out_text, left_out)) if vram else base.warnings,
     )
 
 
@@ -247,6 +255,21 @@ def _charged(gpu: Device, reserve: int | None, overheads: Mapping[str, int]) -> 
     capability = gpu.compute_capability or (7, 0)
     size = next(size for least, size in _CUDA_OVERHEAD if capability >= least)
     return replace(gpu, reserve=left, overhead=size)
+
+
+def _roomy(gpus: Sequence[Device]) -> tuple[tuple[Device, ...], tuple[Device, ...]]:
+    """The GPUs that can hold something beside the driver's context, and those that cannot."""
+    roomy = tuple(gpu for gpu in gpus if gpu.budget - gpu.overhead >= LEAST_ROOM)
+    return roomy, tuple(gpu for gpu in gpus if gpu not in roomy)
+
+
+def _left_out_text(gpu: Device) -> str:
+    needs = gpu.reserve + gpu.overhead + LEAST_ROOM
+    return (
+        f"{gpu.id} ({gpu.name}) is left out: of its {size_text(gpu.total)} only "
+        f"{size_text(gpu.free)} are free, and {size_text(needs)} are the least that is of use "
+        f"(reserve {size_text(gpu.reserve)}, driver {size_text(gpu.overhead)})."
+    )
 
 
 def _processes(gpus: Sequence[Device], cards: Sequence[nvidia.Card]) -> tuple[Process, ...]:

@@ -57,7 +57,7 @@ def _mamba1(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     y = g.view(scan, s.inner, u, contiguous=False)
     y = g.over(y, g.over(x, weighted=True))
     y = g.new(s.inner, u, of=(g.new(s.inner, u, of=(z,)), y))
-    return b.mm(t, "ssm_out", y)
+    return g.view(b.mm(t, "ssm_out", y), b.hp.n_embd, u)
 
 
 def _mamba2(b: LayerBuilder, t: Tensors, x: Node) -> Node:

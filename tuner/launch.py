@@ -32,7 +32,7 @@ from tuner.settings import Settings
 from tuner.situation import Request, Situation
 
 # Shorter answers and prompts say nothing about speed.
-MEASURED_TOKENS = 16
+MEASURED_TOKENS = 48
 MEASURED_PROMPT = 128
 
 
@@ -105,7 +105,7 @@ class Launcher:
         for i, rung in enumerate(rungs):
             before = gpu_used_bytes(situation.machine)
             try:
-                loaded = yield from self._load(rung.settings, situation.threads)
+                loaded = yield from self._load(rung.settings, situation)
             except EngineError as error:
                 if error.kind != "out_of_memory" or i + 1 == len(rungs):
                     raise
@@ -117,9 +117,17 @@ class Launcher:
             yield Ready(Running(self, situation, reached, loaded, actual))
             return
 
-    def _load(self, settings: Settings, threads: int) -> Generator[LaunchEvent, None, Loaded]:
+    def _load(
+        self, settings: Settings, situation: Situation
+    ) -> Generator[LaunchEvent, None, Loaded]:
         self._check()
-        request = Load(str(self.path), settings, threads, self.request.rpc_servers)
+        request = Load(
+            str(self.path),
+            settings,
+            situation.threads,
+            self.request.rpc_servers,
+            situation.left_out,
+        )
         for event in self.client.load(request):
             match event:
                 case Progress(fraction):

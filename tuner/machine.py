@@ -58,6 +58,7 @@ class Machine:
     physical_cores: int = 1
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # how it was measured, where that says something
+    left_out: tuple[Device, ...] = ()  # GPUs with too little room to be of use
 
     @property
     def devices(self) -> tuple[Device, ...]:

@@ -55,7 +55,8 @@ class Speed:
 
     decode_tps: float
     prompt_tps: float
-    source: str = "computed"  # "computed" | "measured"
+    source: str = "computed"  # of the decode speed: "computed" | "measured" on this machine
+    prompt_source: str = "computed"
 
 
 @dataclass(frozen=True, slots=True)

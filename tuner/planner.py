@@ -35,6 +35,8 @@ def make_plan(
     Raises UsageError where a wish is one that the engine would refuse.
     """
     wishes = wishes.for_model(model)
+    if wishes.tensor_split is not None:
+        wishes = replace(wishes, tensor_split=_padded(wishes.tensor_split, len(machine.gpus)))
     solver = Solver(model, machine, calibration)
     if not any(solver.pairs(wishes)):
         trial = Settings(
@@ -57,7 +59,8 @@ def make_plan(
     if chosen is None or not chosen.fits:
         chosen = chosen or least_short(solver, wishes)
         near = nearest(solver, wishes)
-        reasons = (shortage_text(chosen, machine),)
+        anything = Wishes(prefer=wishes.prefer, use_extra_bufts=wishes.use_extra_bufts)
+        reasons = (shortage_text(chosen, machine, wished=wishes != anything),)
         warnings += notes(model, chosen, machine, wishes)
         return Plan(model, machine, wishes, chosen, near, (), None, reasons, tuple(warnings))
     warnings += notes(model, chosen, machine, wishes)
@@ -72,6 +75,18 @@ def make_plan(
         reasons_for(solver, wishes, chosen),
         tuple(warnings),
     )
+
+
+def _padded(split: tuple[float, ...], n_gpus: int) -> tuple[float, ...]:
+    """A share for each GPU; those that were not named get none. Raises UsageError."""
+    if n_gpus and len(split) > n_gpus:
+        raise UsageError(
+            f"--tensor-split names {len(split)} shares, but there {'are' if n_gpus > 1 else 'is'} "
+            f"{n_gpus} GPU{'s' if n_gpus > 1 else ''}."
+        )
+    if n_gpus and not any(split):
+        raise UsageError("--tensor-split needs a share above 0.")
+    return (*split, *[0.0] * (n_gpus - len(split))) if n_gpus > 1 else ()
 
 
 # ------------------------------------------------------------------ other choices
@@ -96,14 +111,23 @@ def alternatives(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Can
         objective = solver.objective(wishes)
         for n_ctx in (objective.aim, solver.model.n_ctx_train):
             consider(f"--ctx {n_ctx}", replace(wishes, n_ctx=n_ctx))
-    kept = [c for c in found if not any(_dominates(o, c) for o in (chosen, *found))]
+    kept: list[Candidate] = []
+    for c in found:  # of equals, the first is enough
+        if not any(_dominates(o, c) for o in found) and all(
+            _felt(o) != _felt(c) and not _dominates(o, c) for o in (chosen, *kept)
+        ):
+            kept.append(c)
     return tuple(sorted(kept, key=lambda c: (-c.speed.decode_tps, -c.settings.n_ctx)))
+
+
+def _felt(c: Candidate) -> tuple[float, ...]:
+    """What a user feels of a plan, more being better."""
+    return round(c.speed.decode_tps, 1), c.settings.n_ctx, -c.quality.loss
 
 
 def _dominates(a: Candidate, b: Candidate) -> bool:
     """`a` is at least as good as `b` in all that a user feels, and better in something."""
-    pa = (round(a.speed.decode_tps, 2), a.settings.n_ctx, -a.quality.loss)
-    pb = (round(b.speed.decode_tps, 2), b.settings.n_ctx, -b.quality.loss)
+    pa, pb = _felt(a), _felt(b)
     return pa != pb and all(x >= y for x, y in zip(pa, pb, strict=True))
 
 
@@ -161,14 +185,15 @@ def least_short(solver: Solver, wishes: Wishes) -> Candidate:
     return min(trials, key=lambda c: sum(c.short(solver.budgets)))
 
 
-def shortage_text(candidate: Candidate, machine: Machine) -> str:
+def shortage_text(candidate: Candidate, machine: Machine, *, wished: bool) -> str:
     """By how many bytes, and where, a plan does not fit."""
     parts = [
         f"{d.id} is short by {size_text(u.total - d.budget)} ({u.total - d.budget:,} bytes)"
         for u, d in zip(candidate.footprint.uses, machine.devices, strict=True)
         if u.total > d.budget
     ]
-    return "Nothing that keeps your settings fits: " + ", ".join(parts) + "."
+    start = "Nothing that keeps your settings fits: " if wished else "Nothing fits: "
+    return start + ", ".join(parts) + "."
 
 
 def nearest(solver: Solver, wishes: Wishes) -> tuple[Candidate, ...]:
@@ -272,6 +297,8 @@ def _context_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | 
             f"{tps_text(other.speed.decode_tps)} tokens/s from "
             f"{tps_text(chosen.speed.decode_tps)}."
         )
+    if n_ctx == objective.aim < solver.model.n_ctx_train:
+        return f"The context is the {n_ctx:,} tokens that a chat gets where nobody asks for more."
     if n_ctx >= solver.model.n_ctx_train:
         return f"The context is all that the model was trained for: {n_ctx:,} tokens."
     return f"Memory left over goes to the context: {n_ctx:,} tokens."
@@ -307,6 +334,8 @@ def notes(model: Model, chosen: Candidate, machine: Machine, wishes: Wishes) -> 
             "A cache below q8_0 costs some quality, more with some models than with others; "
             "--kv q8_0 keeps it."
         )
-    if wishes.n_gpu_layers and not machine.gpus:
-        found.append("No GPU is in use, so --gpu-layers has no effect.")
+    if (wishes.n_gpu_layers or wishes.tensor_split) and not machine.gpus:
+        found.append("No GPU is in use, so --gpu-layers and --tensor-split have no effect.")
+    if wishes.n_cpu_moe and not model.moe_layers:
+        found.append("This model has no experts, so --n-cpu-moe has no effect.")
     return found

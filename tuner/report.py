@@ -12,7 +12,7 @@ from tuner.footprint import DeviceUse, Footprint
 from tuner.machine import Device, Machine, Process
 from tuner.model import Model
 from tuner.plan import Candidate, Plan
-from tuner.units import size_text, tps_text
+from tuner.units import printable, size_text, tps_text
 
 WIDTH = 80
 SCHEMA = 1
@@ -25,6 +25,7 @@ _PARTS = (
     ("compute", "▒", "35"),
     ("overhead", "░", "33"),
     ("in use", "×", "31"),
+    ("reserve", "-", "2"),
     ("free", "·", "2"),
 )
 
@@ -97,7 +98,7 @@ def model_line(model: Model) -> str:
         f"{model.n_layer} layers",
         f"trained for {model.n_ctx_train:,} tokens",
     ]
-    return " · ".join(parts)
+    return printable(" · ".join(parts))
 
 
 def params_text(n: int) -> str:
@@ -109,10 +110,17 @@ def _device(
     device: Device, use: DeviceUse, holders: Sequence[Process], width: int, style: Style
 ) -> list[str]:
     in_use = max(0, device.total - device.free)
-    free = device.total - in_use - use.total
+    left = max(0, device.total - in_use - use.total)
+    reserve = min(device.reserve, left)
     sizes = (
-        use.weights, use.kv_cache + use.recurrent_state, use.compute, use.overhead, in_use, free
-    )  # fmt: skip
+        use.weights,
+        use.kv_cache + use.recurrent_state,
+        use.compute,
+        use.overhead,
+        in_use,
+        reserve,
+        left - reserve,
+    )
     right = f"{size_text(device.free)} free of {size_text(device.total)}"
     name = f"{device.id}  {device.name}"
     room = width - len(right) - 2
@@ -152,8 +160,9 @@ def _settings(plan: Plan, width: int) -> list[str]:
     rows = [
         ("context", f"{s.n_ctx:,} tokens"),
         ("KV cache", f"K {s.type_k}, V {s.type_v}"),
-        ("GPU layers", f"{min(s.n_gpu_layers, n_items)} of {n_items}"),
     ]
+    if plan.machine.gpus:
+        rows.append(("GPU layers", f"{min(s.n_gpu_layers, n_items)} of {n_items}"))
     if s.n_cpu_moe:
         rows.append(("experts", f"in RAM for the first {s.n_cpu_moe} layers (n_cpu_moe)"))
     if s.tensor_split:
@@ -162,8 +171,8 @@ def _settings(plan: Plan, width: int) -> list[str]:
         ("batch", f"n_ubatch {s.n_ubatch}, flash attention {s.flash_attn}"),
         (
             "speed",
-            f"about {tps_text(c.speed.decode_tps)} tokens/s, prompts "
-            f"{tps_text(c.speed.prompt_tps)} tokens/s ({c.speed.source})",
+            f"about {tps_text(c.speed.decode_tps)} tokens/s ({c.speed.source}), prompts "
+            f"{tps_text(c.speed.prompt_tps)} ({c.speed.prompt_source})",
         ),
         ("cache loss", f"{c.quality.loss:.4f} nats/token against f16 ({c.quality.source})"),
         ("memory", f"{c.footprint.source}"),
@@ -396,6 +405,7 @@ def candidate_json(c: Candidate, machine: Machine) -> dict[str, Any]:
             "decode_tps": c.speed.decode_tps,
             "prompt_tps": c.speed.prompt_tps,
             "source": c.speed.source,
+            "prompt_source": c.speed.prompt_source,
         },
         "quality": {"loss": c.quality.loss, "source": c.quality.source},
         "note": c.note,

@@ -85,6 +85,11 @@ class Situation:
             )
         return cls(request, model, machine, profiles)
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The engine's names of the GPUs that are not to be used."""
+        return tuple(gpu.engine_name for gpu in self.machine.left_out if gpu.engine_name)
+
     # ------------------------------------------------------------ planning
 
     def plan(self) -> Plan:
@@ -100,7 +105,9 @@ class Situation:
 
         def dry_run(settings: Settings) -> DryRunDone:
             r = self.request
-            return client.dry_run(DryRun(str(r.path), settings, self.threads, r.rpc_servers))
+            return client.dry_run(
+                DryRun(str(r.path), settings, self.threads, r.rpc_servers, self.left_out)
+            )
 
         return verified(plan, dry_run, self.calibration)
 
@@ -141,11 +148,12 @@ class Situation:
         profile = self.profile
         if profile is None or not profile.decode_tps:
             return Calibration()
-        if not self._suits(profile.settings):
+        on_gpu = profile.settings.n_gpu_layers > 0
+        if not self._suits(profile.settings) or on_gpu != bool(self.machine.gpus):
             return Calibration()
         solver = Solver(self.model, self.machine)
         speed = solver.weigh(profile.settings, solver.objective(self.wishes)).speed
-        prompt = profile.prompt_tps / speed.prompt_tps if profile.prompt_tps else 1.0
+        prompt = profile.prompt_tps / speed.prompt_tps if profile.prompt_tps else None
         return Calibration(profile.decode_tps / speed.decode_tps, prompt)
 
     # ------------------------------------------------------------ learning

@@ -39,14 +39,10 @@ SECONDS_PER_HOST_LAYER = 1.5e-5  # threads meeting at barriers
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Measured over predicted tokens/s on this machine, from earlier loads (1.0: none yet)."""
+    """Measured over predicted tokens/s on this machine, from earlier loads (None: not yet)."""
 
-    decode: float = 1.0
-    prompt: float = 1.0
-
-    @property
-    def source(self) -> str:
-        return "computed" if self == Calibration() else "measured"
+    decode: float | None = None
+    prompt: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +140,8 @@ class SpeedModel:
 
     def weights_offloaded(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
         """Bytes of weights on all GPUs together, without any padding."""
+        if not self._gpus:
+            return 0.0
         first = self.n_items - min(n_gpu_layers, self.n_items)
         moe = max(first, min(n_cpu_moe, self.n_items))
         experts = self._expert_stored[-1] - self._expert_stored[moe]
@@ -151,11 +149,15 @@ class SpeedModel:
 
     def predict(self, settings: Settings, offload: Offload, *, slow_pair: bool = False) -> Speed:
         """Calibrated speed of a whole decision."""
-        decode = self.calibration.decode / self.decode_seconds(offload)
-        prompt = self.calibration.prompt * self.prompt_tps(
-            offload, settings.n_ubatch, slow_pair=slow_pair
+        known = self.calibration
+        decode = (known.decode or 1.0) / self.decode_seconds(offload)
+        prompt = self.prompt_tps(offload, settings.n_ubatch, slow_pair=slow_pair)
+        return Speed(
+            decode,
+            (known.prompt or 1.0) * prompt,
+            "measured" if known.decode else "computed",
+            "measured" if known.prompt else "computed",
         )
-        return Speed(decode, prompt, self.calibration.source)
 
 
 def _prefix(values: Iterable[float]) -> list[float]:

@@ -14,7 +14,7 @@ def size_text(n_bytes: float) -> str:
     """12.3 GiB, 512 MiB, 34 KiB, 7 B."""
     n = abs(n_bytes)
     if n >= 1 << 30:
-        return f"{n_bytes / (1 << 30):.1f} GiB"
+        return f"{n_bytes / (1 << 30):,.1f} GiB"
     if n >= 1 << 20:
         return f"{n_bytes / (1 << 20):.0f} MiB"
     if n >= 1 << 10:
@@ -27,6 +27,11 @@ def tps_text(tps: float) -> str:
     return f"{tps:.1f}" if tps < 10 else f"{tps:,.0f}"
 
 
+def printable(text: str) -> str:
+    """One line without control characters: what a file says must not steer the terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split("\n")))
+
+
 def parse_size(text: str) -> int:
     """Bytes of "24GiB", "512 MiB", "8G", "1000000"; units are powers of 1024.
 
@@ -35,6 +40,8 @@ def parse_size(text: str) -> int:
     match = _SIZE.match(text)
     if not match:
         raise UsageError(f"'{text}' is not a size; write one like 24GiB or 512MiB.")
+    if not match[2] and not match[3] and 0 < float(match[1]) < 1 << 20:
+        raise UsageError(f"'{text}' has no unit; write {text.strip()}GiB or {text.strip()}MiB.")
     return int(float(match[1]) * _FACTORS[match[2].lower()])
 
 

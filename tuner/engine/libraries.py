@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from tuner.engine.probe import add_rpc_server, open_library
 from tuner.engine.protocol import Buffer
 
+_GPU, _INTEGRATED = 1, 2  # enum ggml_backend_dev_type (ggml-backend.h)
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 
 
@@ -27,6 +29,28 @@ class GgmlLibraries:
         """The plain CPU buffer type, for tensors that shall stay in RAM."""
         pointer: int = self._base.ggml_backend_cpu_buffer_type()
         return pointer
+
+    def offload_devices(self, left_out: Collection[str]) -> list[int]:
+        """The devices that the engine would offload to, in its order (src/llama.cpp): RPC, GPUs,
+        and integrated GPUs where there is no other; without those named in `left_out`."""
+        ggml = open_library("ggml", self._folder)
+        ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+        ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+        ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+        self._base.ggml_backend_dev_name.restype = ctypes.c_char_p
+        self._base.ggml_backend_dev_name.argtypes = [ctypes.c_void_p]
+        self._base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+        found: dict[int, list[int]] = {_GPU: [], _INTEGRATED: []}
+        remote: list[int] = []
+        for i in range(ggml.ggml_backend_dev_count()):
+            device = ggml.ggml_backend_dev_get(i)
+            name = self._base.ggml_backend_dev_name(device).decode("utf-8", "replace")
+            kind = self._base.ggml_backend_dev_type(device)
+            if name in left_out or kind not in found:
+                continue
+            (remote if name.startswith("RPC") else found[kind]).append(device)
+        local = found[_GPU] or found[_INTEGRATED]
+        return [*remote, *local]
 
     def register_rpc(self, server: str) -> None:
         """Makes the devices of an RPC server ("host:port") usable. Raises OSError where the

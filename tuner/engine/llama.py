@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import llama_cpp
@@ -21,6 +21,7 @@ from tuner.engine.log_lines import failure_reason, parse_buffers
 from tuner.engine.protocol import Buffer, Sampling
 from tuner.settings import Settings
 
+_CONTEXT_PADDING = 256  # tokens (llama-context.cpp)
 _FLASH_ATTN = {
     "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
@@ -105,8 +106,10 @@ class Model:
         *,
         dry: bool = False,
         progress: Callable[[float], bool] | None = None,
+        left_out: Collection[str] = (),
     ):
-        """`progress` gets 0.0 to 1.0 and returns False to cancel. Raises LlamaError."""
+        """`progress` gets 0.0 to 1.0 and returns False to cancel; devices named in `left_out` are
+        not touched. Raises LlamaError."""
         params = llama_cpp.llama_model_default_params()
         # A machine with a visible GPU keeps using it at 0 layers (output, long prompts): that
         # is the engine's own way and what the footprint counts.
@@ -119,6 +122,10 @@ class Model:
         overrides = _experts_on_cpu(settings.n_cpu_moe)
         if overrides is not None:
             params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+        if left_out:
+            devices = libraries.offload_devices(left_out)
+            listed = (ctypes.c_void_p * (len(devices) + 1))(*devices, None)
+            params.devices = ctypes.cast(listed, ctypes.c_void_p)
         if dry:
             params.no_alloc = True
             params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE  # any other aborts with no_alloc
@@ -205,7 +212,8 @@ class Context:
     ):
         """Raises LlamaError."""
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = settings.n_ctx
+        # The engine pads the context by itself, but bounds the batch by what was asked for.
+        params.n_ctx = -(-settings.n_ctx // _CONTEXT_PADDING) * _CONTEXT_PADDING
         params.n_batch = settings.n_batch
         params.n_ubatch = settings.n_ubatch
         params.n_outputs_max = 1  # a chat samples from one row of logits

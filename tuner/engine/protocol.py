@@ -52,6 +52,7 @@ class Load:
     settings: Settings
     n_threads: int
     rpc_servers: tuple[str, ...] = ()  # "host:port", registered before loading
+    left_out: tuple[str, ...] = ()  # the engine's names of devices not to be used
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class DryRun:
     settings: Settings
     n_threads: int
     rpc_servers: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ class Wire:
         "messages": lambda v: tuple(Message(**m) for m in v),
         "buffers": lambda v: tuple(Buffer(**b) for b in v),
         "rpc_servers": tuple,
+        "left_out": tuple,
         "warnings": tuple,
     }
 
@@ -193,7 +196,7 @@ class Wire:
     def encode(cls, message: Request | Event) -> bytes:
         """One JSON object on one line, UTF-8."""
         body = {"type": type(message).__name__, **asdict(message)}
-        return json.dumps(body, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
     @classmethod
     def decode(cls, line: bytes) -> Any:

@@ -83,6 +83,7 @@ class Service:
                 self._log,
                 dry=True,
                 progress=lambda _: not self._abort,
+                left_out=request.left_out,
             )
             try:
                 context = Context(model, request.settings, request.n_threads, self._log)

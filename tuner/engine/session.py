@@ -92,7 +92,13 @@ class Session:
             return not self._abort
 
         try:
-            model = Model(request.path, request.settings, self._log, progress=progress)
+            model = Model(
+                request.path,
+                request.settings,
+                self._log,
+                progress=progress,
+                left_out=request.left_out,
+            )
         except LlamaError:
             if self._abort:
                 raise CancelledError from None
