@@ -125,7 +125,7 @@ class ModelGraph:
         pre_norm = b.has(t, "attn_norm") or hp.architecture == "olmo"
         normed = b.norm(t, "attn_norm", x) if pre_norm else x
         mixed = b.norm(t, "attn_norm_2", x) if b.has(t, "attn_norm_2") and b.parallel else normed
-        y = self._mix(b, il, t, mixed)
+        y = self._mix(b, il, t, mixed, x)
         if y is not None:
             for name in ("post_attention_norm", "attn_output_norm"):
                 if b.has(t, name) and not self._is_ffn_norm(t, name):
@@ -181,14 +181,15 @@ class ModelGraph:
             and ("post_ffw_norm.weight" not in t)
         )
 
-    def _mix(self, b: LayerBuilder, il: int, t: Tensors, x: Node) -> Node | None:
-        """What mixes tokens in this layer: attention, a recurrent state, both or neither."""
+    def _mix(self, b: LayerBuilder, il: int, t: Tensors, x: Node, raw: Node) -> Node | None:
+        """What mixes tokens in this layer: attention, a recurrent state, both or neither. x is
+        `raw` with its norm."""
         hp = self.hp
         if hp.recurrent[il]:
             if hp.architecture != "falcon-h1":
                 return mixer(b, t, x)
             attended = b.attention(t, il, x)  # both, side by side
-            state = mixer(b, t, x)
+            state = mixer(b, t, b.norm(t, "attn_norm", raw))  # the same norm, computed again
             return b.g.over(attended, state) if state else attended
         if hp.mla or "attn_kv_a_mqa.weight" in t:
             return latent_attention(b, t, il, x)
