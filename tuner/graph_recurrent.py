@@ -42,8 +42,12 @@ def _mamba1(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     g, u, s = b.g, b.u, b.hp.ssm
     conv = b.gather(b.hp.state_r)
     xz = b.mm(t, "ssm_in", x)
+    plamo2 = b.hp.architecture == "plamo2"  # turns the product round and takes x out of it
+    if plamo2:
+        xz = g.new(*xz.shape, of=(g.view(xz, *xz.shape, contiguous=False),))
     z = g.view(xz, s.inner, u, contiguous=False)
-    joined = _conv(b, g.view(xz, s.inner, u, contiguous=False), s.inner, s.conv, conv)
+    x = g.view(xz, s.inner, u, contiguous=False)
+    joined = _conv(b, g.new(s.inner, u, of=(x,)) if plamo2 else x, s.inner, s.conv, conv)
     x = g.over(g.over(Node((s.inner, u), 4, (joined,), device=g.device), weighted=True))
     x_db = b.mm(t, "ssm_x", x)
     dt = g.new(s.rank, u, of=(g.view(x_db, s.rank, u, contiguous=False),))
@@ -55,7 +59,7 @@ def _mamba1(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     scan = g.new(s.inner * (u + s.state), of=(g.view(x, 1, s.inner, u), dt, *low))
     g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
     y = g.view(scan, s.inner, u, contiguous=False)
-    y = g.over(y, g.over(x, weighted=True))
+    y = g.over(y, g.over(g.view(x, s.inner, u) if plamo2 else x, weighted=True))
     y = g.new(s.inner, u, of=(g.new(s.inner, u, of=(z,)), y))
     return g.view(b.mm(t, "ssm_out", y), b.hp.n_embd, u)
 
