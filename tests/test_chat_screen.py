@@ -42,14 +42,6 @@ def store(tmp_path: Path):
     opened.close()
 
 
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After each key Textual's pilot waits at least twice this long until the program is idle;
-    what a test needs to have happened it waits for by itself."""
-    monkeypatch.setattr("textual._wait.SLEEP_GRANULARITY", 0.005)
-    monkeypatch.setattr("textual._wait.SLEEP_IDLE", 0.0005)
-
-
 def rows(store: Conversations, columns: str) -> list[tuple[object, ...]]:
     """Read as another program would, through a connection of its own."""
     with sqlite3.connect(store.path) as db:
