@@ -231,6 +231,37 @@ def test_a_file_that_cannot_be_used(
         assert path.name in err
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "word"),
+    [
+        ("llama.embedding_length", 0, "embedding_length"),
+        ("llama.attention.head_count", 0, "head_count"),
+        ("llama.block_count", 0, "block_count"),
+        ("general.architecture", "flux", "flux"),
+        ("general.architecture", "ll\x1b[31mama\n\x07", "another kind of model"),
+    ],
+)
+def test_a_header_of_nonsense_is_one_plain_sentence(
+    key: str, value: object, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Numbers no model has and names with escape codes: status 3, one line, nothing raw."""
+    path = tiny_llama(tmp_path / "odd.gguf", {key: value})
+    assert main([str(path), "--explain", *MACHINE]) == 3
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert word in err
+    assert "\x1b" not in err
+
+
+def test_a_context_of_billions_is_planned_quickly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A trained context that nobody could hold does not make the search endless."""
+    path = tiny_llama(tmp_path / "odd.gguf", {"llama.context_length": 4_000_000_000})
+    assert main([str(path), "--explain", "--json", *MACHINE]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["settings"]["n_ctx"] <= 1 << 22
+
+
 def test_no_model_and_no_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Without a file, and with a file but no terminal and no question, usage says what to do."""
     assert main([]) == 2

@@ -40,7 +40,7 @@ def test_no_line_is_wider_than_asked(name: str, gibs: tuple[float, ...], width: 
 
 
 def test_the_bar_shows_every_part_and_is_full_width() -> None:
-    """Weights, cache, compute, overhead, reserve and free each have at least a cell, in this order."""
+    """Weights, cache, compute, overhead, reserve and free have a cell each, in this order."""
     lines = report.text(plan_of()).splitlines()
     bar = lines[next(i for i, line in enumerate(lines) if line.startswith("GPU0")) + 1].strip()
     assert len(bar) == 76

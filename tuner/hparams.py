@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tuner.errors import FileError
 from tuner.gguf_header import Header, SkippedArray
 from tuner.keys import Keys
 from tuner.layer_kinds import recurrent_layers, window
+from tuner.units import printable
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS (src/llama-hparams.h)
+MAX_EMBEDDING = 1 << 20  # far beyond any model; larger numbers are damage
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 
 
@@ -79,6 +82,13 @@ class Ssm:
 def read_hparams(header: Header, architecture: str) -> HParams:
     """Reads what the engine would. Raises FileError("malformed") where the engine would abort."""
     keys = Keys(header, architecture)
+    if keys.value("block_count") is None:
+        raise FileError(
+            "not_a_chat_model",
+            header.path,
+            f"{header.path} ({printable(architecture)}) describes no layers of a language model: "
+            "it is another kind of model, or a part of one.",
+        )
     n_all = keys.integer("block_count")
     if not 0 < n_all <= MAX_LAYERS:
         raise keys.wrong("block_count", f"is {n_all}: llama.cpp takes 1 to {MAX_LAYERS} layers")
@@ -90,6 +100,8 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         if not any(t.name == probe for t in header.tensors):
             n_nextn = 0
     n_embd = keys.integer("embedding_length")
+    if not 0 < n_embd <= MAX_EMBEDDING:
+        raise keys.wrong("embedding_length", f"is {n_embd}, which no model has")
     n_expert, n_used = _experts(keys, n_all)
 
     zeros = (0,) * n_all
@@ -119,6 +131,8 @@ def read_hparams(header: Header, architecture: str) -> HParams:
 
     n_swa, swa = window(keys, architecture, n_layer, n_all)
     recurrent = recurrent_layers(keys, architecture, n_layer, n_all, n_head_kv=n_head_kv, n_ff=n_ff)
+    if not any(n_head) and not any(recurrent):
+        raise keys.wrong("attention.head_count", "is 0, and no layer is recurrent")
     state_r, state_s = _state_sizes(keys, architecture, n_embd, n_head[0], full_k)
     n_layer_kv = n_all
     if architecture == "gemma3n":

@@ -27,6 +27,7 @@ from tuner.speed import Calibration, Offload, SpeedModel
 
 CHOSEN_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 UBATCHES = (512, 256, 128)
+MOST_CONTEXT = 1 << 22  # tokens; nobody is given more unasked
 CONTEXT_STEP = 256  # llama.cpp pads n_ctx to this (llama-context.cpp)
 
 
@@ -226,7 +227,7 @@ class Solver:
         """Contexts allowed, ascending: the exact wish, or all steps from the floor up."""
         if wishes.n_ctx is not None:
             return [wishes.n_ctx]
-        top = self.model.n_ctx_train or FLOOR  # some files do not say
+        top = min(self.model.n_ctx_train or FLOOR, MOST_CONTEXT)  # some files do not say
         floor = min(FLOOR, top)
         steps = list(range(-(-floor // CONTEXT_STEP) * CONTEXT_STEP, top + 1, CONTEXT_STEP))
         return sorted({floor, top, *steps})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,11 +19,15 @@ _MEMORY_MARKS = ("out of memory", "OutOfDeviceMemory", "MemoryError", "bad_alloc
 
 
 def default_log_path(environ: Mapping[str, str] = os.environ) -> Path:
-    """`engine.log` in $KVCHAT_LOG_DIR, else in the user's log folder for kvchat."""
-    folder = environ.get("KVCHAT_LOG_DIR")
-    if folder:
-        return Path(folder) / "engine.log"
-    return Path(platformdirs.user_log_dir("kvchat", appauthor=False)) / "engine.log"
+    """`engine.log` in $KVCHAT_LOG_DIR, else in the user's log folder for kvchat; where that cannot
+    be made, in the system's temporary folder."""
+    stated = environ.get("KVCHAT_LOG_DIR")
+    folder = Path(stated or platformdirs.user_log_dir("kvchat", appauthor=False))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a home that cannot be written is no reason not to chat
+        folder = Path(tempfile.gettempdir())
+    return folder / "engine.log"
 
 
 def rotate(path: Path) -> None:
