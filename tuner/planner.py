@@ -102,6 +102,8 @@ def alternatives(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Can
             found.append(replace(candidate, note=note))
 
     for prefer in PREFERENCES:
+        if prefer == "context" and len(solver.machine.gpus) > 1:
+            continue  # slow over several GPUs, and the contexts below say as much
         consider(f"--prefer {prefer}", replace(wishes, prefer=prefer))
     if wishes.type_k is None and wishes.type_v is None:
         for name in ("f16", "q8_0", "q4_0"):

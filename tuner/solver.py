@@ -148,18 +148,20 @@ class Solver:
     def _longest_of_splits(
         self, base: Settings, wishes: Wishes, contexts: list[int], objective: Objective
     ) -> Candidate | None:
-        """The best split of these settings, each with the longest context that it allows."""
+        """The best split of these settings, each with the longest context that it allows, and
+        that split improved by moving layers."""
         best: Candidate | None = None
         for split in self.fitting.splits(base, wishes.tensor_split):
             found = self.fitting.longest(replace(base, tensor_split=split), contexts, objective.aim)
             if found is None:
                 continue
-            if wishes.tensor_split is None:
-                found = self.fitting.balanced(found, contexts, objective.aim)
             candidate = self.weigh(found, objective)
             if best is None or _order(candidate) > _order(best):
                 best = candidate
-        return best
+        if best is None or wishes.tensor_split is not None:
+            return best
+        moved = self.weigh(self.fitting.balanced(best.settings, contexts, objective.aim), objective)
+        return max(best, moved, key=_order)
 
     def _gain_of_no_compute(self, c: Candidate, contexts: list[int], objective: Objective) -> float:
         """Log worth of the context that all of a plan's compute buffers could hold instead: no
@@ -238,6 +240,9 @@ class Solver:
             for type_v in [wishes.type_v] if wishes.type_v else CHOSEN_TYPES:
                 free = not (wishes.type_k or wishes.type_v)
                 if free and CACHE_TYPES[type_v].bits > CACHE_TYPES[type_k].bits:
+                    continue
+                # Each pair costs a search over splits too; unequal ones are slow on CUDA anyway.
+                if free and len(self.machine.gpus) > 1 and type_k != type_v:
                     continue
                 trial = Settings(
                     FLOOR, type_k, type_v, self.n_items, flash_attn=wishes.flash_attn or "on"
