@@ -8,15 +8,13 @@ of cache types (common/arg.cpp), CUDA's kernels (ggml/src/ggml-cuda/fattn.cu), M
 from __future__ import annotations
 
 from tuner.cache import plan_cache
-from tuner.cache_types import CACHE_TYPES, CacheType
+from tuner.cache_types import CACHE_TYPES, CacheType, slow_on_cuda
 from tuner.machine import Machine
 from tuner.model import Model
 from tuner.settings import Settings
 
 _UNFUSED = frozenset({"grok"})
 _CUDA = frozenset({"CUDA", "ROCm", "MUSA"})
-# pairs of K and V for which default CUDA builds have vector kernels (GGML_CUDA_FA_QUANTS)
-_FAST_PAIRS = frozenset({("f16", "f16"), ("bf16", "bf16"), ("q8_0", "q8_0"), ("q4_0", "q4_0")})
 _CUDA_HEADS = frozenset({40, 64, 72, 80, 96, 112, 128, 256})
 _CUDA_UNEQUAL = frozenset({(192, 128), (320, 256), (576, 512)})
 _METAL_HEADS = frozenset({32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576})
@@ -98,7 +96,7 @@ def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]
     on_gpu = settings.n_gpu_layers > 0 and bool(machine.gpus)
     pair = (settings.type_k, settings.type_v)
     if rows and on_gpu and settings.flash_attn != "off":
-        if backends & _CUDA and pair not in _FAST_PAIRS:
+        if backends & _CUDA and slow_on_cuda(*pair):
             found.append(
                 f"Default CUDA builds have no fast attention kernel for K {pair[0]} with V "
                 f"{pair[1]}: prompts and long contexts run several times slower than with equal "

@@ -17,7 +17,6 @@ DEFAULT_AIM = 16_384  # tokens that a chat wants when nobody says otherwise
 FLOOR = 4_096  # a context is never cut below this unless the model's own is smaller
 
 DEFAULT_CLASS = frozenset({"f32", "f16", "bf16", "q8_0"})
-CUDA_FAST_PAIRS = frozenset({"f16", "bf16", "q8_0", "q4_0"})  # with K = V, in a default build
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +88,3 @@ class Objective:
 def prior_loss(type_k: str, type_v: str) -> float:
     """Assumed quality loss of a pair, in nats per token (`cache_types.py`)."""
     return CACHE_TYPES[type_k].k_loss + CACHE_TYPES[type_v].v_loss
-
-
-def slow_on_cuda(type_k: str, type_v: str) -> bool:
-    """A default CUDA build converts such a cache to f16 at every step (fattn.cu)."""
-    return type_k != type_v or type_k not in CUDA_FAST_PAIRS

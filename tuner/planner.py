@@ -115,9 +115,8 @@ def alternatives(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Can
             consider(f"--ctx {n_ctx}", replace(wishes, n_ctx=n_ctx))
     kept: list[Candidate] = []
     for c in found:  # of equals, the first is enough
-        if not any(_dominates(o, c) for o in found) and all(
-            _felt(o) != _felt(c) and not _dominates(o, c) for o in (chosen, *kept)
-        ):
+        beaten = any(_dominates(o, c) for o in (chosen, *found))
+        if not beaten and _felt(c) not in map(_felt, (chosen, *kept)):
             kept.append(c)
     return tuple(sorted(kept, key=lambda c: (-c.speed.decode_tps, -c.settings.n_ctx)))
 

@@ -16,11 +16,11 @@ from heapq import heapify, heappop, heappush
 from math import ceil, log
 
 from tuner import constraints
-from tuner.cache_types import CACHE_TYPES
+from tuner.cache_types import CACHE_TYPES, slow_on_cuda
 from tuner.fitting import Fitting
 from tuner.machine import Machine
 from tuner.model import Model
-from tuner.objective import DEFAULT_CLASS, FLOOR, Objective, prior_loss, slow_on_cuda
+from tuner.objective import DEFAULT_CLASS, FLOOR, Objective, prior_loss
 from tuner.plan import Candidate, Quality, Wishes
 from tuner.settings import Settings
 from tuner.speed import Calibration, Offload, SpeedModel
