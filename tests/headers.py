@@ -14,7 +14,7 @@ import os
 import tarfile
 from functools import cache, lru_cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.gguf_files import F32, Q4_0, Tensor, write_gguf
@@ -22,13 +22,14 @@ from tuner.gguf_header import read_header
 from tuner.machine import Device, Machine
 from tuner.model import Model, describe
 
+_SCRATCH = TemporaryDirectory(prefix="kvchat-headers-")  # gone when the tests end
 ARCHIVE = Path(__file__).parent / "data" / "engine_sizes.tar.xz"
 
 
 @lru_cache(maxsize=1)
 def unpacked() -> tuple[dict[str, Path], list[dict[str, Any]]]:
     """The headers as sparse files by name, and the engine's sizes."""
-    folder = Path(mkdtemp(prefix="kvchat-headers-"))
+    folder = Path(_SCRATCH.name)
     files: dict[str, Path] = {}
     sizes: list[dict[str, Any]] = []
     with tarfile.open(ARCHIVE) as archive:

@@ -15,6 +15,7 @@ from tests.gguf_files import tiny_llama
 from tests.giants import AYA_35B, LLAMA_8B, giant_path
 from tui.cli import main
 from tuner.engine import client as engine_client
+from tuner.errors import ExitCode
 
 ROOT = Path(__file__).parents[1]
 MACHINE = ("--vram", "24GiB", "--ram", "64GiB")
@@ -131,7 +132,7 @@ def test_an_output_that_cannot_show_bars(tmp_path: Path) -> None:
     """An ASCII stream gets replacements, not a traceback."""
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run(
-        [sys.executable, "-m", "tui.cli", *explain()], cwd=ROOT, env=env, capture_output=True,
+        [sys.executable, "-m", "tui.start", *explain()], cwd=ROOT, env=env, capture_output=True,
         text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -143,7 +144,7 @@ def test_a_full_disk_is_one_sentence() -> None:
     """Output that cannot be written is told, without a traceback."""
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "tui.cli", *explain()], cwd=ROOT, stdout=full,
+            [sys.executable, "-m", "tui.start", *explain()], cwd=ROOT, stdout=full,
             stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert done.returncode == 5
@@ -153,7 +154,7 @@ def test_a_full_disk_is_one_sentence() -> None:
 def test_a_question_that_is_not_utf8() -> None:
     """Bytes of another encoding in a pipe are replaced, and the answer comes."""
     done = subprocess.run(
-        [sys.executable, "-m", "tui.cli", "--demo", "--no-profile", "-p", "Say:", "--max-tokens",
+        [sys.executable, "-m", "tui.start", "--demo", "--no-profile", "-p", "Say:", "--max-tokens",
          "3", "--ctx", "256", "--threads", "1"],
         cwd=ROOT, input=b"caf\xe9 \xff", capture_output=True, timeout=120, check=False,
     )  # fmt: skip
@@ -286,6 +287,24 @@ def test_explain_never_loads_the_engine_or_a_screen() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "41 of 41" in done.stdout
+
+
+def test_an_interrupt_while_the_program_is_read_is_silent() -> None:
+    """No traceback, the interrupt's own status."""
+    code = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'tui.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from tui.start import main\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (ExitCode.INTERRUPTED, "")
 
 
 def test_profiles_can_be_listed_and_forgotten(capsys: pytest.CaptureFixture[str]) -> None:

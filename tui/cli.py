@@ -180,7 +180,3 @@ def _verified(situation: Situation, plan: Plan) -> Plan:
 
     with EngineClient() as client:
         return situation.verify(plan, client)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

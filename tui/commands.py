@@ -15,7 +15,7 @@ def list_profiles() -> int:
     found = profiles.list()
     for profile in found:
         print(_line(profile))
-    if not found:
+    if not found and not profiles.warnings:
         print(f"No profiles are saved in {profiles.folder}.", file=sys.stderr)
     _warn(profiles)
     return ExitCode.OK

@@ -54,11 +54,15 @@ class Situation:
     """Everything that a plan depends on, and where its outcome is kept."""
 
     def __init__(
-        self, request: Request, model: Model, machine: Machine, profiles: Profiles | None
+        self,
+        request: Request,
+        model: Model,
+        machine: Machine,
+        profiles: Profiles | None,
+        facts: MachineFacts,
     ) -> None:
         self.request, self.model, self.machine = request, model, machine
         self.profiles = profiles
-        facts = profiles.machine_facts() if profiles else MachineFacts()
         wishes = replace(request.wishes, use_extra_bufts=facts.use_extra_bufts)
         self.wishes = wishes.for_model(model)
         self.profile = profiles.load(model.fingerprint) if profiles else None
@@ -83,7 +87,7 @@ class Situation:
                 host_bandwidth=facts.host_bandwidth,
                 rpc_servers=request.rpc_servers,
             )
-        return cls(request, model, machine, profiles)
+        return cls(request, model, machine, profiles, facts)
 
     @property
     def left_out(self) -> tuple[str, ...]:
