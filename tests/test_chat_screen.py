@@ -114,6 +114,7 @@ async def test_stop_while_the_prompt_is_read(store: Conversations) -> None:
         await pilot.press("escape")
         await until(pilot, lambda: is_idle(screen))
         await until(pilot, lambda: "nothing was written" in shown(pilot))
+        assert "context 4/4,096" in shown(pilot)  # the question counts, read or not
         await ask(pilot, "Again")
         await until(pilot, lambda: "Fine." in shown(pilot))
     assert [(m.role, m.content) for m in running.prompts[1]] == [("user", "Long\n\nAgain")]
@@ -323,9 +324,22 @@ async def test_a_full_context_is_explained(store: Conversations) -> None:
         await ask(pilot, "Go")
         await until(pilot, lambda: "The context is full" in shown(pilot))
         assert "--ctx 8192" in shown(pilot)
+        assert "cut short: the context is full" in shown(pilot)
         await ask(pilot, "More")
         await until(pilot, lambda: "no longer fits the context (4,096 tokens)" in shown(pilot))
         assert "More" in shown(pilot)
+
+
+async def test_an_answer_without_a_word_says_so(store: Conversations) -> None:
+    """Else the question would seem to be ignored; it waits for another try."""
+    app = make_app(FakeRunning([[], ["Now I do."]]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Say something")
+        await until(pilot, lambda: "The model said nothing" in shown(pilot))
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: "Now I do." in shown(pilot) and is_idle(screen))
+        assert "The model said nothing" not in shown(pilot)
 
 
 async def test_resume(store: Conversations) -> None:

@@ -121,9 +121,11 @@ def measured(answer: StoredMessage, done: Done) -> StoredMessage:
     speed = done.n_decoded / done.decode_seconds if done.decode_seconds > 0 else None
     return replace(
         answer,
-        state="stopped" if done.reason == "stopped" else "complete",
+        state="complete" if done.reason == "end" else done.reason,
         n_prompt=done.n_prompt,
         n_tokens=done.n_decoded,
-        n_ctx_used=done.n_ctx_used,
+        n_ctx_used=max(
+            done.n_ctx_used, done.n_prompt
+        ),  # also if it was stopped before all was read
         tokens_per_second=speed,
     )

@@ -48,7 +48,8 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """One message of the tree. `state` is complete, stopped, interrupted or error.
+    """One message of the tree. `state` is complete, stopped, max_tokens,
+    context_full, interrupted or error.
 
     A message that is still being written is saved as "interrupted", so that whatever ends the
     process leaves the truth on disk.

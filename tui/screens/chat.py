@@ -287,14 +287,14 @@ class ChatScreen(Screen[None]):
         else:  # nothing came: the question waits for another try
             self.chat.drop_answer()
             await self._transcript.drop_last()
+            if error is None:
+                await self._transcript.notice("The model said nothing. Ctrl+R asks it again.")
         if done is not None:
             self._change_status(
-                n_ctx_used=done.n_ctx_used, tokens_per_second=answer.tokens_per_second
+                n_ctx_used=answer.n_ctx_used, tokens_per_second=answer.tokens_per_second
             )
             if done.reason == "context_full":
                 await self._context_full("The context is full: the answer ends here")
-            elif done.reason == "max_tokens":
-                await self._transcript.notice("The answer reached --max-tokens.")
         if error is not None:
             await self._explain(error)
 

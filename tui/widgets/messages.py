@@ -95,6 +95,8 @@ def meta_line(message: StoredMessage) -> str:
         return ""
     how = {
         "stopped": "stopped",
+        "max_tokens": "ends at --max-tokens",
+        "context_full": "cut short: the context is full",
         "interrupted": "interrupted: kvchat ended while this was written",
         "error": "cut short by an error",
     }.get(message.state, message.state)
