@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tuner.errors import FileError
 from tuner.gguf_header import Header, SkippedArray
 from tuner.keys import Keys
-from tuner.layer_kinds import recurrent_layers, window
+from tuner.layer_kinds import KNOWN, recurrent_layers, window
 from tuner.units import printable
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS (src/llama-hparams.h)
@@ -133,7 +133,8 @@ def read_hparams(header: Header, architecture: str) -> HParams:
     recurrent = recurrent_layers(keys, architecture, n_layer, n_all, n_head_kv=n_head_kv, n_ff=n_ff)
     if not any(n_head) and not any(recurrent):
         raise keys.wrong("attention.head_count", "is 0, and no layer is recurrent")
-    state_r, state_s = _state_sizes(keys, architecture, n_embd, n_head[0], full_k)
+    ssm = _ssm(keys)
+    state_r, state_s = _state_sizes(keys, ssm, n_embd, n_head[0], full_k)
     n_layer_kv = n_all
     if architecture == "gemma3n":
         n_layer_kv = 20
@@ -162,22 +163,14 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         mla=_is_mla(keys),
         state_r=state_r,
         state_s=state_s,
-        indexer_head=keys.integer("attention.indexer.key_length"),
+        indexer_head=_read_by(keys, "attention.indexer.key_length", _INDEXER),
         indexer_top_k=keys.integer("attention.indexer.top_k"),
         indexer_full=_indexer_layers(keys, architecture, n_layer, n_all),
         indexer_kpool=keys.integer("attention.indexer.kpool"),
         compress_ratios=keys.array("attention.compress_ratios") or zeros,
         n_layer_dense_lead=keys.integer("leading_dense_block_count"),
         n_embd_inp=n_embd * (1 + keys.integer("n_deepstack_layers")),
-        ssm=Ssm(
-            conv=keys.integer("ssm.conv_kernel"),
-            inner=keys.integer("ssm.inner_size"),
-            state=keys.integer("ssm.state_size"),
-            rank=keys.integer("ssm.time_step_rank"),
-            groups=keys.integer("ssm.group_count"),
-            kda_head=keys.integer("kda.head_dim"),
-            wkv_head=keys.integer("wkv.head_size"),
-        ),
+        ssm=ssm,
     )
 
 
@@ -207,9 +200,37 @@ def _vocabulary(header: Header, keys: Keys) -> int:
     return next((t.shape[1] for t in header.tensors if t.name == "token_embd.weight"), 0)
 
 
+# Which architectures read which keys of recurrent layers: a file may state others' keys too, and
+# they must not count. A new architecture is taken to read whatever its file states.
+_KDA = frozenset({"bailingmoe3", "glm5-next", "kimi-k3", "kimi-linear"})
+_WKV = frozenset({"arwkv7", "rwkv6", "rwkv6qwen2", "rwkv7"})
+_SHORTCONV = frozenset({"lfm2", "lfm2moe"})
+_SSM_BUT_GROUPS = frozenset({"jamba", "mamba"})
+_SSM = _SSM_BUT_GROUPS | {
+    "falcon-h1", "granitehybrid", "mamba2", "nemotron_h", "nemotron_h_moe", "plamo2", "qwen35",
+    "qwen35moe", "qwen3next", "qwen4exp",
+}  # fmt: skip
+
+
+def _read_by(keys: Keys, key: str, *readers: frozenset[str]) -> int:
+    """The key's number, where the engine reads it."""
+    known = keys.architecture in KNOWN
+    if known and not any(keys.architecture in group for group in readers):
+        return 0
+    return keys.integer(key)
+
+
+_MLA = _KDA | {"deepseek2", "deepseek32", "dots3note", "glm-dsa", "hy_v4", "mistral4"}
+_INDEXER = frozenset(
+    {"deepseek32", "deepseek4", "dots3note", "glm-dsa", "glm5-next", "hy_v4", "minimax-m3",
+     "qwen4exp"}
+)  # fmt: skip
+
+
 def _is_mla(keys: Keys) -> bool:
     return bool(
-        keys.integer("attention.key_length_mla") and keys.integer("attention.value_length_mla")
+        _read_by(keys, "attention.key_length_mla", _MLA)
+        and _read_by(keys, "attention.value_length_mla", _MLA)
     )
 
 
@@ -226,24 +247,29 @@ def _indexer_layers(keys: Keys, architecture: str, n_layer: int, n_all: int) -> 
     return tuple(bool(t) for t in types) + (False,) * (n_all - len(types))
 
 
-def _state_sizes(
-    keys: Keys, architecture: str, n_embd: int, n_head: int, head_k: int
-) -> tuple[int, int]:
+def _ssm(keys: Keys) -> Ssm:
+    return Ssm(
+        conv=_read_by(keys, "ssm.conv_kernel", _SSM, _KDA),
+        inner=_read_by(keys, "ssm.inner_size", _SSM),
+        state=_read_by(keys, "ssm.state_size", _SSM),
+        rank=_read_by(keys, "ssm.time_step_rank", _SSM),
+        groups=_read_by(keys, "ssm.group_count", _SSM - _SSM_BUT_GROUPS),
+        kda_head=_read_by(keys, "kda.head_dim", _KDA),
+        wkv_head=_read_by(keys, "wkv.head_size", _WKV),
+    )
+
+
+def _state_sizes(keys: Keys, ssm: Ssm, n_embd: int, n_head: int, head_k: int) -> tuple[int, int]:
     """`n_embd_r` and `n_embd_s` (src/llama-hparams.cpp), in elements."""
-    wkv = keys.integer("wkv.head_size")
-    if wkv:
-        return keys.integer("token_shift_count", 2) * n_embd, n_embd * wkv
-    l_cache = keys.integer("shortconv.l_cache")
-    conv = keys.integer("ssm.conv_kernel")
-    inner, state = keys.integer("ssm.inner_size"), keys.integer("ssm.state_size")
+    if ssm.wkv_head:
+        return keys.integer("token_shift_count", 2) * n_embd, n_embd * ssm.wkv_head
+    l_cache = _read_by(keys, "shortconv.l_cache", _SHORTCONV)
     if l_cache:
-        return n_embd * (l_cache - 1), state * inner
-    kda = keys.integer("kda.head_dim")
+        return n_embd * (l_cache - 1), ssm.state * ssm.inner
+    kda = ssm.kda_head
     if kda:
-        return 3 * (conv - 1 if conv > 0 else 3) * n_head * kda, kda * kda * n_head
-    # jamba and mamba leave the group count at 0, whatever the file says
-    groups = 0 if architecture in ("jamba", "mamba") else keys.integer("ssm.group_count")
-    row = max(conv - 1, 0) * (inner + 2 * groups * state)
-    if architecture == "minimax-01":
+        return 3 * (ssm.conv - 1 if ssm.conv > 0 else 3) * n_head * kda, kda * kda * n_head
+    row = max(ssm.conv - 1, 0) * (ssm.inner + 2 * ssm.groups * ssm.state)
+    if keys.architecture == "minimax-01":
         return row, head_k * head_k * n_head
-    return row, state * inner
+    return row, ssm.state * ssm.inner
