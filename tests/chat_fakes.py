@@ -105,7 +105,7 @@ class FakeRunning:
     def reload(self) -> Iterator[Stage | Retry | Ready]:
         self.reloads += 1
         yield Stage("loading", 0.5)
-        yield Ready(self)
+        yield Ready(self)  # type: ignore[arg-type]  # as much of one as the chat needs
 
 
 @dataclass
@@ -124,7 +124,7 @@ class FakeLauncher:
                 raise EngineCancelled("the launch was cancelled")
         if self.error is not None:
             raise self.error
-        yield Ready(self.running)
+        yield Ready(self.running)  # type: ignore[arg-type]
 
     def cancel(self) -> None:
         self.cancelled.set()
@@ -157,6 +157,7 @@ async def chat_screen(pilot: Pilot[None]) -> ChatScreen:
 async def ask(pilot: Pilot[None], text: str, wait: bool = True) -> None:
     """Types a message and sends it."""
     screen = pilot.app.screen
+    assert isinstance(screen, ChatScreen)
     n_messages = len(screen.chat.path)
     screen.query_one(Prompt).text = text
     await pilot.press("enter")

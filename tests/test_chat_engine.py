@@ -54,7 +54,7 @@ class ClientRunning(FakeRunning):
 
 class ClientLauncher(FakeLauncher):
     def start(self) -> Iterator[Any]:
-        return self.running.load()  # type: ignore[attr-defined]
+        return self.running.load()  # type: ignore[attr-defined,no-any-return]
 
 
 async def test_stream_stop_crash_reload_through_the_real_client(tmp_path: Path) -> None:

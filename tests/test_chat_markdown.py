@@ -77,11 +77,12 @@ WHOLE: list[str] = []  # the document as it is drawn in one go
 
 async def drawn_whole() -> list[str]:
     if not WHOLE:
-        async with Sheet(DOCUMENT).run_test(size=SIZE) as pilot:
-            sheet = pilot.app.sheet  # its segments are parsed in threads
+        app = Sheet(DOCUMENT)
+        async with app.run_test(size=SIZE) as pilot:
+            sheet = app.sheet  # its segments are parsed in threads
             await until(pilot, lambda: all(segment.children for segment in sheet.children))
             await pilot.pause()
-            WHOLE[:] = pilot.app.drawn()
+            WHOLE[:] = app.drawn()
         assert any("return x + 1" in row for row in WHOLE)
         assert any("<div>html</div>" in row for row in WHOLE)
         assert any("The end." in row for row in WHOLE)
@@ -94,21 +95,23 @@ async def test_streamed_is_drawn_as_the_whole(size: int, monkeypatch: pytest.Mon
     monkeypatch.setattr("tui.segments.FENCE_LINES", 10)
     monkeypatch.setattr("tui.segments.FENCE_LINES_MAX", 15)
     whole = await drawn_whole()
-    async with Sheet("").run_test(size=SIZE) as pilot:
+    app = Sheet("")
+    async with app.run_test(size=SIZE) as pilot:
         for at in range(0, len(DOCUMENT), size):
-            await pilot.app.sheet.feed(DOCUMENT[at : at + size])
-        await pilot.app.sheet.feed("", final=True)
+            await app.sheet.feed(DOCUMENT[at : at + size])
+        await app.sheet.feed("", final=True)
         await pilot.pause()
-        if pilot.app.drawn() != whole:  # a layout may be on its way
+        if app.drawn() != whole:  # a layout may be on its way
             await pilot.pause(0.5)
-        assert pilot.app.drawn() == whole
+        assert app.drawn() == whole
 
 
 async def test_a_fence_right_below_a_table() -> None:
     """The backticks are a row of the table until the third one comes."""
-    async with Sheet("").run_test(size=(80, 40)) as pilot:
+    app = Sheet("")
+    async with app.run_test(size=(80, 40)) as pilot:
         for piece in ("| a |\n|---|\n| 1 |\n", "`", "`", "`", "\ncode\n```\n"):
-            await pilot.app.sheet.feed(piece)
-        await pilot.app.sheet.feed("", final=True)
-        await until(pilot, lambda: any("code" in row for row in pilot.app.drawn()))
-        assert not any("`" in row for row in pilot.app.drawn())
+            await app.sheet.feed(piece)
+        await app.sheet.feed("", final=True)
+        await until(pilot, lambda: any("code" in row for row in app.drawn()))
+        assert not any("`" in row for row in app.drawn())

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from textual.pilot import Pilot
 from textual.widget import Widget
 
 from tests.chat_fakes import (
@@ -36,10 +39,14 @@ SIZE = (80, 24)
 
 
 @pytest.fixture
-def store(tmp_path: Path):
+def store(tmp_path: Path) -> Iterator[Conversations]:
     opened = Conversations.open(tmp_path / "conversations.db")
     yield opened
     opened.close()
+
+
+def _shows(pilot: Pilot[None], *texts: str) -> bool:
+    return all(text in shown(pilot) for text in texts)
 
 
 def rows(store: Conversations, columns: str) -> list[tuple[object, ...]]:
@@ -53,12 +60,12 @@ async def test_an_answer_is_streamed_drawn_and_saved(store: Conversations) -> No
     running = FakeRunning([["Hello ", "**world**", ", `x`."]])
     app = make_app(running, store, system_prompt="Be brief.")
     async with app.run_test(size=SIZE) as pilot:
-        await chat_screen(pilot)
+        screen = await chat_screen(pilot)
         await ask(pilot, "Say hello")
         await until(pilot, lambda: "Hello world, x." in shown(pilot))
         assert "Say hello" in shown(pilot)
         assert "50.0 tok/s" in shown(pilot)
-        app._recorder.save(app._chat_screen.chat.record()).result()
+        app._recorder.save(screen.chat.record()).result()
         saved = rows(store, "role, content, state, model_name, tokens_per_second")
         assert saved == [
             ("user", "Say hello", "complete", None, None),
@@ -67,7 +74,9 @@ async def test_an_answer_is_streamed_drawn_and_saved(store: Conversations) -> No
     assert [m.role for m in running.prompts[0]] == ["system", "user"]
 
 
-async def test_saved_while_it_is_written(store: Conversations, monkeypatch) -> None:
+async def test_saved_while_it_is_written(
+    store: Conversations, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The question is on disk at once and the answer while it grows: a killed program loses next
     to nothing, and what is there is marked as interrupted."""
     monkeypatch.setattr("tui.painting.SAVE_SECONDS", 0.05)
@@ -513,8 +522,8 @@ async def test_the_fit_report_is_shown_as_it_is(store: Conversations) -> None:
         await pilot.press("home")
         for width in (60, 100, 30):
             await pilot.resize_terminal(width, 24)
-            await until(pilot, lambda n=width - 4: f"for {n} columns" in shown(pilot))
-            await until(pilot, lambda n=width - 5: "  " + "-" * n + "|" in shown(pilot))
+            first, ruler = f"for {width - 4} columns", "  " + "-" * (width - 5) + "|"
+            await until(pilot, partial(_shows, pilot, first, ruler))
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is screen)
 
@@ -645,8 +654,8 @@ async def test_a_load_can_be_cancelled(store: Conversations) -> None:
 async def test_the_palette_offers_the_chat_s_commands(store: Conversations) -> None:
     app = make_app(FakeRunning(), store)
     async with app.run_test(size=SIZE) as pilot:
-        screen = await chat_screen(pilot)
-        titles = [command.title for command in app.get_system_commands(screen)]
+        await chat_screen(pilot)
+        titles = [command.title for command in app.get_system_commands(app.screen)]
         for title in (
             "New chat", "Conversations", "Fit report", "Stop", "Regenerate", "Copy last answer",
             "Quit", "Theme",

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,14 @@ def message(key: str, parent: str | None, content: str, **fields: object) -> Sto
     return StoredMessage(key, parent, role, content, 1.0, **fields)  # type: ignore[arg-type]
 
 
-def conversation(key: str, head: str | None, title: str = "A title", at: float = 1.0):
+def conversation(
+    key: str, head: str | None, title: str = "A title", at: float = 1.0
+) -> Conversation:
     return Conversation(key, title, 1.0, at, None, head)
 
 
 @pytest.fixture
-def store(tmp_path: Path):
+def store(tmp_path: Path) -> Iterator[Conversations]:
     opened = Conversations.open(tmp_path / "data" / "conversations.db")
     assert opened.warning is None
     yield opened

@@ -253,6 +253,7 @@ PARTS = [
 def test_of_mig_instances_cuda_uses_the_first(machine: Any) -> None:
     (gpu,) = machine([replace(H100, mig=PARTS)]).gpus
     assert (gpu.name, gpu.total, gpu.uuid) == ("NVIDIA H100 MIG 3g.40gb", 40 * GIB, "MIG-aaaa")
+    assert H100.total is not None
     assert gpu.bandwidth == pytest.approx(3350e9 * 40 * GIB / H100.total, rel=0.01)
     assert gpu.compute_capability == (9, 0)
 

@@ -11,7 +11,6 @@ import pytest
 
 from tests.fake_hardware import engine_folder, write_files
 from tests.standin_gpu import standin_gpu
-from tuner import installed_engine
 from tuner.installed_engine import ask_engine, built_backends, devices_of, library_folder
 from tuner.machine import GIB
 
@@ -127,7 +126,7 @@ def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
     script = tmp_path / "child"
     script.write_text(f"#!{sys.executable}\n{code}\n")
     script.chmod(0o755)
-    monkeypatch.setattr(installed_engine.sys, "executable", str(script))
+    monkeypatch.setattr(sys, "executable", str(script))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in child is a script")
@@ -151,7 +150,7 @@ def test_a_child_that_fails_is_an_empty_list(
 
 
 def test_a_python_that_is_gone_is_an_empty_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installed_engine.sys, "executable", "/nonexistent/python")
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     assert "could not be asked" in ask_engine().problem
 
 

@@ -16,7 +16,17 @@ from tuner import devices
 from tuner.actual import device_index, differences, footprint_of
 from tuner.demo import demo_model_path
 from tuner.engine.client import EngineClient
-from tuner.engine.protocol import Buffer, Done, DryRunDone, Message, Sampling, Text
+from tuner.engine.protocol import (
+    Buffer,
+    Done,
+    DryRunDone,
+    Load,
+    Loaded,
+    Message,
+    Progress,
+    Sampling,
+    Text,
+)
 from tuner.errors import EngineCancelled, EngineError, NoFitError
 from tuner.launch import Launcher, Ready, Retry, Running, Stage
 from tuner.machine import GIB, MIB, Machine
@@ -77,7 +87,7 @@ def test_memory_that_is_never_enough_ends_with_the_engine_s_word(
     """Every rung is tried and told; then the launch fails for what it is."""
     monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(8)))
     start = launcher(giant_path(LLAMA_8B), tmp_path, oom_over_ctx=1)
-    retries = []
+    retries: list[Retry] = []
     with pytest.raises(EngineError) as failure:
         retries.extend(e for e in start.start() if isinstance(e, Retry))
     assert failure.value.kind == "out_of_memory"
@@ -216,9 +226,14 @@ def test_a_gpu_that_others_have_filled_is_left_to_them(
     where = replace(machine(), left_out=left_out)
     monkeypatch.setattr(devices, "measure", lambda **_: where)
     start = launcher(tiny_llama(tmp_path / "tiny.gguf"), tmp_path)
-    asked = []
+    asked: list[Load] = []
     load = start.client.load
-    monkeypatch.setattr(start.client, "load", lambda r: asked.append(r) or load(r))
+
+    def loading(request: Load) -> Iterator[Progress | Loaded]:
+        asked.append(request)
+        return load(request)
+
+    monkeypatch.setattr(start.client, "load", loading)
     _, running = run(start.start())
     running.close()
     assert asked[0].left_out == ("CUDA0",)

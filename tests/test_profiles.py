@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tuner import profiles as module
 from tuner.engine.protocol import Buffer
 from tuner.footprint import DeviceUse
 from tuner.machine import MIB
@@ -298,7 +297,7 @@ def test_a_failed_write_leaves_the_old_profile(
 ) -> None:
     profiles.save(PROFILE)
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, step, _refuse)
+        patch.setattr(os, step, _refuse)
         assert not profiles.save(replace(PROFILE, decode_tps=1.0))
 
     assert "could not be saved" in profiles.warnings[0]
@@ -316,7 +315,7 @@ def test_a_file_in_use_is_tried_again(profiles: Profiles, monkeypatch: pytest.Mo
             raise PermissionError(13, "in use")
         real(source, target)
 
-    monkeypatch.setattr(module.os, "replace", busy_twice)
+    monkeypatch.setattr(os, "replace", busy_twice)
     assert profiles.save(PROFILE)
     assert len(calls) == 3
 

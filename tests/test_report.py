@@ -10,7 +10,7 @@ import pytest
 
 from tests.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
 from tuner import report
-from tuner.errors import FileError
+from tuner.errors import FileError, KvchatError
 from tuner.footprint import Footprint
 from tuner.machine import GIB, MIB, Process
 from tuner.plan import Plan, Wishes
@@ -146,7 +146,11 @@ def test_json_is_the_contract() -> None:
 def test_the_overview_has_a_line_per_file() -> None:
     """Several models: one line each, the unusable one with its reason."""
     error = FileError("missing", "gone.gguf", "gone.gguf does not exist")
-    rows = [("a", plan_of()), ("x/gone.gguf", error), ("b", plan_of(LLAMA_8B, 24.0))]
+    rows: list[tuple[str, Plan | KvchatError]] = [
+        ("a", plan_of()),
+        ("x/gone.gguf", error),
+        ("b", plan_of(LLAMA_8B, 24.0)),
+    ]
     lines = report.overview(rows).splitlines()
     assert len(lines) == 4
     assert "41/41" in lines[1]
