@@ -1,0 +1,81 @@
+"""Records what the engine would allocate, for tests that have no engine at hand.
+
+    python -m bench.record_sizes ARCHIVE FOLDER...
+
+FOLDER holds GGUF files or headers named NAME@FULLSIZE, as for `bench.memory_accuracy`. ARCHIVE
+becomes a .tar.xz of their headers, each as NAME@FULLSIZE, and `sizes.json`: for the same grid of
+settings, on one and two stand-in GPUs, the bytes [weights, cache, compute] of each GPU and last of
+the host, or that the engine refuses. What a file holds beyond its header is never read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import tarfile
+import tempfile
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from bench.memory_accuracy import grid, stretched
+from bench.oracle import Oracle, available
+from tuner.gguf_header import read_header
+from tuner.model import describe
+from tuner.settings import Settings
+
+_USUAL = {f.name: f.default for f in fields(Settings)}
+
+
+def record(file: Path, n_layers: int, oracle: Oracle, n_gpus: int) -> list[dict[str, Any]]:
+    """A row for each settings of the grid; with two GPUs, for the first two."""
+    rows = []
+    for settings in grid(n_layers, n_gpus, quick=n_gpus > 1):
+        answer = oracle.ask(file, settings)
+        stated = {k: v for k, v in asdict(settings).items() if v != _USUAL[k]}
+        row: dict[str, Any] = {"file": file.name, "settings": stated, "n_gpus": n_gpus}
+        if answer.error:
+            row["refused"] = True
+            print(f"{file.name}: {stated}: {answer.error.splitlines()[-1]}", file=sys.stderr)
+        else:
+            row["sizes"] = [[s.weights, s.cache, s.compute] for s in answer.sizes]
+        rows.append(row)
+    return rows
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    archive.addfile(entry, io.BytesIO(data))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="folder")
+    options = parser.parse_args()
+    if not available():
+        print("needs an engine built with GGML_RPC=ON on x86-64 Linux", file=sys.stderr)
+        return 5
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch, tarfile.open(options.archive, "w:xz") as archive:
+        files = [f for folder in options.folders for f in stretched(folder, Path(scratch))]
+        headers = {file: read_header(file) for file in files}
+        n_layers = {file: describe(header).n_layer_all for file, header in headers.items()}
+        for n_gpus in (1, 2):
+            with Oracle(n_gpus) as oracle:
+                for file in files:
+                    rows += record(file, n_layers[file], oracle, n_gpus)
+        for file in files:
+            size = file.stat().st_size
+            with file.open("rb") as stream:
+                _add(archive, f"{file.name}@{size}", stream.read(headers[file].data_offsets[0]))
+        _add(archive, "sizes.json", json.dumps(rows, separators=(",", ":")).encode())
+    print(f"{len(rows)} rows of {len(files)} files in {options.archive}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
