@@ -13,7 +13,7 @@ from tuner.cache_types import CACHE_TYPES
 from tuner.graph import HOST, peaks
 from tuner.graph_layers import Shape
 from tuner.graph_model import ModelGraph
-from tuner.graph_sparse import LEFT_OUT, SPARSE
+from tuner.graph_sparse import LEFT_OUT, is_sparse
 from tuner.machine import Machine
 from tuner.model import Model
 from tuner.placement import Placement, alignment
@@ -164,6 +164,7 @@ class ComputeSizes:
         kinds = [(signatures[il], where.slots[il], il < moe) for il in range(n)]
         # each layer that reads a cache on another device has its own copy of it
         every = self._shared and len(set(where.slots[:n])) > 1
+        every = every or self._hp.residual_block > 0  # what earlier layers bank, later ones read
         chosen: list[int] = []
         seen: dict[object, int] = {}
         for il in range(n):
@@ -175,9 +176,10 @@ class ComputeSizes:
             (firsts[signatures[il]], where.slots[il] + 1, il < moe and self._routed(il))
             for il in chosen
         ]
-        if self._hp.architecture in SPARSE:
-            rest = sorted(where.slots[il] + 1 for il in set(range(n)) - set(chosen))
-            layers += [(LEFT_OUT, device, False) for device in rest]
+        left = [il for il in set(range(n)) - set(chosen) if is_sparse(self._hp, il)]
+        layers += [
+            (LEFT_OUT, device, False) for device in sorted(where.slots[il] + 1 for il in left)
+        ]
         return tuple(layers)
 
     def _routed(self, il: int) -> bool:

@@ -7,7 +7,7 @@ from functools import partial
 
 from tuner.graph import Node
 from tuner.graph_layers import NO_ROPE, LayerBuilder, Tensors
-from tuner.graph_sparse import SPARSE, sparse_mask, top_tokens
+from tuner.graph_sparse import is_sparse, sparse_mask, top_tokens
 
 _WHOLE_QUERY = frozenset({"minicpm3", "plm"})  # rotate the end of a query where it is
 
@@ -20,7 +20,7 @@ def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     mask_of: Callable[[], Node] | None = None
     if b.has(t, "attn_q_a"):
         low = b.norm(t, "attn_q_a_norm", b.mm(t, "attn_q_a", x))
-        if hp.architecture in SPARSE:
+        if is_sparse(hp, il):
             top = top_tokens(b, t, x, low)
             mask_of = partial(sparse_mask, b, top)
         q = b.mm(t, "attn_q_b", low)
@@ -33,6 +33,8 @@ def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     q_nope = g.view(q, dq - rope, n, u, contiguous=False)
     q_rope = g.view(q, rope, n, u, contiguous=False)
     k_rope = g.view(both, rope, 1, u, contiguous=False)
+    if b.has(t, "attn_k_norm"):
+        k_rope = b.norm(t, "attn_k_norm", k_rope)
     if hp.architecture not in NO_ROPE:
         q_rope, k_rope = g.over(q_rope, b.pos), g.over(k_rope, b.pos)
     latent = b.norm(t, "attn_kv_a_norm", g.view(both, lora, u, contiguous=False))
@@ -59,5 +61,20 @@ def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
         k = g.new(dq, n, u, of=(k_nope, repeated))
         y = b.attend(il, q, k, v)
     if b.has(t, "attn_gate"):
-        y = g.over(y, g.over(b.mm(t, "attn_gate", x)))
+        y = _gated(b, t, x, y, n)
     return b.mm(t, "attn_output", y)
+
+
+def _gated(b: LayerBuilder, t: Tensors, x: Node, y: Node, n_head: int) -> Node:
+    """y times what a gate says, for each element or for each head as a whole."""
+    g, u = b.g, b.u
+    gate = b.mm(t, "attn_gate", x)
+    if gate.shape[0] != n_head:
+        return g.over(y, g.over(gate))
+    rows = y.shape[0]
+    if b.hp.architecture == "bailingmoe3":
+        gate = g.over(g.view(gate, 1, n_head, u))
+        y = g.over(g.view(y, rows // n_head, n_head, u), gate)
+        return g.new(rows, u, of=(y,))
+    gate = g.view(g.over(gate), 1, n_head, u)
+    return g.view(g.over(g.view(y, rows // n_head, n_head, u), gate), rows, u)

@@ -21,9 +21,10 @@ _LAYER_NORM = frozenset({"command-r", "cohere2", "cohere2moe", "dbrx", "olmo", "
 _PARALLEL = frozenset({"falcon", "phi2", "command-r", "cohere2", "cohere2moe", "plamo", "gptj"})
 NO_ROPE = frozenset(
     {"gpt2", "mpt", "bloom", "jais", "refact", "starcoder", "jamba", "granitehybrid",
-     "nemotron_h", "nemotron_h_moe", "kimi-linear"}
+     "nemotron_h", "nemotron_h_moe", "kimi-linear", "kimi-k3"}
 )  # fmt: skip
 _ROPE_IN_WINDOW = frozenset({"smallthinker"})  # layers that see everything know no positions
+_SITU = frozenset({"kimi-k3"})
 _SOFTCAP = frozenset({"gemma2", "grok"})
 Tensors = dict[str, TensorInfo]
 
@@ -52,7 +53,7 @@ class LayerBuilder:
         self.hp, self.shape, self.g = hp, shape, graph
         self.u = shape.u
         self.cells = dict(shape.cells)
-        self.pos = graph.input(self.u, element=I32)
+        self.pos = graph.input(self.u * hp.positions, element=I32)
         self.out_ids = graph.input(1, element=I32)
         self.ids = graph.input(1, element=I32)  # which state belongs to the sequence
         mask = F16 if shape.flash else F32
@@ -72,6 +73,7 @@ class LayerBuilder:
         self.index_mask: Node | None = None
         self.index_rotation: Node | None = None
         self.index_rows: Node | None = None
+        self.bank: Node | None = None  # what earlier layers keep for later ones (graph_bank.py)
 
     # ------------------------------------------------------------ small parts
 
@@ -271,7 +273,7 @@ class LayerBuilder:
         up_name, gate_name, down_name = (f"ffn_{p}{suffix}" for p in ("up", "gate", "down"))
         up = self.mm(t, up_name, x)
         if self.has(t, gate_name):
-            y = g.new(*up.shape, of=(self.mm(t, gate_name, x), up))  # a gated unit
+            y = self._gated(self.mm(t, gate_name, x), up)
         elif self.has(t, down_name) and up.shape[0] == 2 * t[f"{down_name}.weight"].shape[0]:
             y = g.new(up.shape[0] // 2, *up.shape[1:], of=(up,))
         else:
@@ -279,6 +281,14 @@ class LayerBuilder:
         if self.has(t, "ffn_sub_norm"):
             y = self.norm(t, "ffn_sub_norm", y)
         return self.mm(t, down_name, y)
+
+    def _gated(self, gate: Node, up: Node) -> Node:
+        """A gated unit: one operation, but for "situ", which is made of several."""
+        g = self.g
+        if self.hp.architecture in _SITU:
+            bent = g.over(g.over(g.over(gate)))
+            return g.over(g.over(bent, g.over(gate)), g.over(up))
+        return g.new(*up.shape, of=(gate, up))
 
     def moe(self, t: Tensors, x: Node, logits: Node | None = None) -> Node:
         """The routed experts (`build_moe_ffn`). `logits`: the router's word where it does not
@@ -313,7 +323,7 @@ class LayerBuilder:
             up = self._experts(t, "ffn_up_exps", x, top)
             if self.has(t, "ffn_gate_exps"):
                 gate = self._experts(t, "ffn_gate_exps", x, top)
-                y = g.new(*up.shape, of=(gate, up))
+                y = self._gated(gate, up)
             else:
                 y = g.over(up)
         experts = self._experts(t, "ffn_down_exps", y, top)

@@ -6,11 +6,13 @@ import re
 from collections.abc import Sequence
 
 from tuner.graph import F32, HOST, Graph, Node
+from tuner.graph_bank import BANKING, banking_layer, blended
 from tuner.graph_latent import latent_attention
 from tuner.graph_layers import LayerBuilder, Shape, Tensors
 from tuner.graph_recurrent import mixer
 from tuner.graph_rwkv import rwkv_layer
 from tuner.graph_sparse import LEFT_OUT, unread_zeros
+from tuner.graph_streams import STREAMS, narrowed, streams_layer, widened
 from tuner.model import Model
 
 _SCALED = frozenset({"gemma", "gemma2", "gemma3", "gemma4", "gemma3n", "minicpm", "grok"})
@@ -21,6 +23,8 @@ _LATE = frozenset(
     {"bailingmoe3", "cohere2moe", "gemma4", "hy_v3", "nemotron_h", "nemotron_h_moe", "gpt-oss",
      "qwen35", "qwen35moe", "qwen3next", "step35"}
 )  # fmt: skip
+# architectures that run the first norm before the mixer asks for its state
+_NORM_FIRST = frozenset({"kimi-linear", "qwen35", "qwen35moe", "qwen3next"})
 _RESIDUAL_FIRST = frozenset({"lfm2", "lfm2moe"})  # the order of a sum says whose memory it takes
 _LAYER = re.compile(r"^blk\.\d+\.")
 
@@ -39,7 +43,7 @@ class ModelGraph:
         physical = [t for t in self.tensors if t]
         if physical and self.hp.architecture == "nanbeige":
             self.tensors = [physical[il % len(physical)] for il in range(loops)]
-        self._output_norm = {t.name: t for t in model.tensors.output}
+        self._output = {t.name: t for t in model.tensors.output}
         self.signatures = [self._signature(il) for il in range(self.hp.n_layer)]
         self.firsts: dict[int, int] = {}
         for il, signature in enumerate(self.signatures):
@@ -51,7 +55,8 @@ class ModelGraph:
         shapes = tuple(sorted((name, t.shape) for name, t in self.tensors[il].items()))
         return hash(
             (shapes, hp.swa[il], hp.recurrent[il], hp.n_head[il], hp.n_head_kv[il],
-             il >= hp.n_layer_kv, il == hp.n_layer - 1)
+             il >= hp.n_layer_kv, il == hp.n_layer - 1,
+             hp.residual_block and il % hp.residual_block == 0)
         )  # fmt: skip
 
     def build(
@@ -89,6 +94,8 @@ class ModelGraph:
             rows = 12 if hp.architecture == "gemma3n" else 3
             for device in {device for _, device, _ in layers}:
                 g.leaves.append(Node((rows * hp.n_embd, u), F32, device=device))
+        if hp.architecture in STREAMS:
+            x = widened(b, self.tensors[0], x)
         for il, device, experts_on_host in layers:
             if il == LEFT_OUT:
                 g.leaves.append(unread_zeros(b, device))
@@ -97,7 +104,11 @@ class ModelGraph:
             b.experts_on_host = experts_on_host and device != HOST
             x = self._layer(b, il, x)
         g.device = output_device
-        x = b.norm(self._output_norm, "output_norm", x)
+        if hp.architecture in STREAMS:
+            x = narrowed(b, self._output, x)
+        elif hp.architecture in BANKING:
+            x = g.new(hp.n_embd, 1, of=(blended(b, x), b.out_ids))
+        x = b.norm(self._output, "output_norm", x)
         if hp.architecture in _LATE:
             x = g.new(hp.n_embd, 1, of=(x, b.out_ids))
         logits = g.mm(hp.n_vocab, x, self._output_bytes())
@@ -115,6 +126,10 @@ class ModelGraph:
         last = il == hp.n_layer - 1 and hp.architecture not in _LATE
         if not t:
             return x
+        if hp.architecture in STREAMS:
+            return streams_layer(b, t, il, x)
+        if hp.architecture in BANKING:
+            return banking_layer(b, t, il, x)
         if b.has(t, "channel_mix_key"):
             return rwkv_layer(b, t, x, last)
         residual = x
@@ -124,6 +139,8 @@ class ModelGraph:
         # olmo's norms have no weights; olmo2, exaone4 and grok's kin have none before attention
         pre_norm = b.has(t, "attn_norm") or hp.architecture == "olmo"
         normed = b.norm(t, "attn_norm", x) if pre_norm else x
+        if hp.architecture in _NORM_FIRST:
+            g.expand(normed)
         mixed = b.norm(t, "attn_norm_2", x) if b.has(t, "attn_norm_2") and b.parallel else normed
         y = self._mix(b, il, t, mixed, x)
         if y is not None:

@@ -137,10 +137,10 @@ def _kimi_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     parts = []
     for name in ("attn_q", "attn_k", "attn_v"):
         joined = _conv(b, b.mm(t, name, x), inner, s.conv, old)
-        parts.append(
-            g.view(g.over(Node((inner, u), 4, (joined,), device=g.device)), head, heads, u)
-        )
-    gate = g.over(g.over(b.mm(t, "ssm_f_b", b.mm(t, "ssm_f_a", x)), weighted=True))
+        conv = Node((inner, u), 4, (joined,), device=g.device)
+        parts.append(g.view(g.over(g.view(conv, inner, u)), head, heads, u))
+    gate = b.mm(t, "ssm_f_a", x)
+    gate = g.over(b.mm(t, "ssm_f_b", gate) if b.has(t, "ssm_f_b") else gate, weighted=True)
     gate = Node((head, heads, u), 4, (g.view(gate, head, heads, u),), device=g.device)
     beta = g.new(heads, u, of=(g.view(b.mm(t, "ssm_beta", x), heads, u),))
     state = b.gather(b.hp.state_s)
@@ -148,10 +148,10 @@ def _kimi_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     done = g.new(inner * u + b.hp.state_s, of=(q, k, parts[2], gate, beta, state))
     y = g.new(head, heads, u, of=(g.view(done, head, heads, u, contiguous=False),))
     g.expand(g.store(g.view(done, b.hp.state_s)))
-    second = (
-        b.mm(t, "ssm_g_b", b.mm(t, "ssm_g_a", x)) if b.has(t, "ssm_g_a") else b.mm(t, "ssm_g", x)
-    )
-    normed = g.over(g.over(y), weighted=True)
+    second = b.mm(t, "ssm_g_a" if b.has(t, "ssm_g_a") else "ssm_g", x)
+    if b.has(t, "ssm_g_b"):
+        second = b.mm(t, "ssm_g_b", second)
+    normed = g.over(g.over(g.view(y, head, heads, u)), weighted=True)
     y = g.over(normed, g.new(head, heads, u, of=(g.view(second, head, heads, u),)))
     return b.mm(t, "attn_output", g.new(inner, u, of=(y,)))
 

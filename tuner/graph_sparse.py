@@ -1,14 +1,22 @@
-"""Sparse attention by an indexer as graph nodes: src/models/deepseek32.cpp, glm-dsa.cpp, and
-`build_attn` over `llm_graph_input_attn_k_dsa` (src/llama-graph.cpp)."""
+"""Sparse attention by an indexer as graph nodes: src/models/deepseek32.cpp, glm-dsa.cpp,
+dots3note.cpp, hy-v4.cpp, and `build_attn` over `llm_graph_input_attn_k_dsa`
+(src/llama-graph.cpp)."""
 
 from __future__ import annotations
 
 from tuner.cache import ALL
 from tuner.graph import F16, F32, I32, I64, Node
 from tuner.graph_layers import LayerBuilder, Tensors
+from tuner.hparams import HParams
 
-SPARSE = frozenset({"deepseek32", "glm-dsa"})
+_SPARSE = frozenset({"deepseek32", "glm-dsa", "dots3note", "hy_v4"})
+_UNROTATED = frozenset({"hy_v4"})  # index keys are stored as they are, without a Hadamard rotation
 LEFT_OUT = -1  # stands for a layer of which only the zeros are built
+
+
+def is_sparse(hp: HParams, il: int) -> bool:
+    """Whether a layer attends only to the tokens that an indexer has picked."""
+    return hp.architecture in _SPARSE and hp.indexer_top_k > 0 and not hp.swa[il]
 
 
 def top_tokens(b: LayerBuilder, t: Tensors, x: Node, queries: Node) -> Node:
@@ -19,19 +27,20 @@ def top_tokens(b: LayerBuilder, t: Tensors, x: Node, queries: Node) -> Node:
     g, u, hp = b.g, b.u, b.hp
     head = hp.indexer_head
     cells = b.cells[ALL]
+    rotated = hp.architecture not in _UNROTATED
     if b.index_mask is None:
         b.index_mask = g.input(cells, u, element=F16)
-        b.index_rotation = g.input(head, head)
+        b.index_rotation = g.input(head, head) if rotated else None
         b.index_rows = g.input(u, element=I64)
-    assert b.index_rotation is not None
     assert b.index_rows is not None
     q = b.mm(t, "indexer.attn_q_b", queries)
     heads = q.shape[0] // head
     q = g.over(g.view(q, head, heads, u), b.pos)
     k = b.norm(t, "indexer.k_norm", b.mm(t, "indexer.attn_k", x))
     k = g.over(g.view(k, head, 1, u), b.pos)
-    q = g.new(head, heads, u, of=(b.index_rotation, q))
-    k = g.new(head, 1, u, of=(b.index_rotation, k))
+    if b.index_rotation is not None:
+        q = g.new(head, heads, u, of=(b.index_rotation, q))
+        k = g.new(head, 1, u, of=(b.index_rotation, k))
     g.expand(g.store(g.view(k, head, u), b.index_rows))
     weights = g.view(b.mm(t, "indexer.proj", x), heads, u)
     weights = g.new(heads, u, of=(weights,))

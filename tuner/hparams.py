@@ -52,6 +52,9 @@ class HParams:
     n_layer_dense_lead: int
     n_embd_inp: int  # elements of one input embedding row
     ssm: Ssm
+    indexer_block: int = 0  # minimax-m3: tokens that are picked together
+    residual_block: int = 0  # kimi-k3: layers from one banked residual to the next
+    positions: int = 1  # numbers that say where a token is: 4 where images have places too
 
     def __hash__(self) -> int:
         return hash((self.architecture, self.n_layer_all, self.n_embd))  # quick, for caches
@@ -171,6 +174,9 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         n_layer_dense_lead=keys.integer("leading_dense_block_count"),
         n_embd_inp=n_embd * (1 + keys.integer("n_deepstack_layers")),
         ssm=ssm,
+        indexer_block=keys.integer("attention.indexer.block_size"),
+        residual_block=keys.integer("attn_res.block_size"),
+        positions=_positions(keys),
     )
 
 
@@ -198,6 +204,19 @@ def _vocabulary(header: Header, keys: Keys) -> int:
     if stated:
         return stated
     return next((t.shape[1] for t in header.tensors if t.name == "token_embd.weight"), 0)
+
+
+_MROPE = frozenset(
+    {"paddleocr", "qwen2vl", "qwen35", "qwen35moe", "qwen3vl", "qwen3vlmoe", "qwen4exp"}
+)
+_MROPE_BY_SECTIONS = frozenset({"bailingmoe3", "glm4", "glm4moe", "hunyuan_vl"})
+
+
+def _positions(keys: Keys) -> int:
+    """`n_pos_per_embd` (src/llama-hparams.cpp) by `llama_model_rope_type`."""
+    sections = keys.array("rope.dimension_sections") or (0, 0)
+    by_sections = keys.architecture in _MROPE_BY_SECTIONS and min(sections[:2]) > 0
+    return 4 if keys.architecture in _MROPE or by_sections else 1
 
 
 # Which architectures read which keys of recurrent layers: a file may state others' keys too, and
