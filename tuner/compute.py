@@ -11,6 +11,7 @@ from __future__ import annotations
 from tuner.cache import CELL_PADDING, CacheSizes
 from tuner.cache_types import CACHE_TYPES
 from tuner.graph import HOST, peaks
+from tuner.graph_hyper import HYPER
 from tuner.graph_layers import Shape
 from tuner.graph_model import ModelGraph
 from tuner.graph_sparse import LEFT_OUT, is_sparse
@@ -126,6 +127,7 @@ class ComputeSizes:
             scratch=self._scratch,
             f16_k=k.name == "f16" or self._scratch != "CUDA",
             f16_v=v.name == "f16" or self._scratch != "CUDA",
+            k_cached=k.bits / 8 if hp.architecture == "deepseek4" else 0.0,
         )
 
     def _peak(self, shape: Shape, layers: Layers, output: int) -> tuple[int, ...]:
@@ -180,6 +182,9 @@ class ComputeSizes:
         layers += [
             (LEFT_OUT, device, False) for device in sorted(where.slots[il] + 1 for il in left)
         ]
+        if self._hp.architecture in HYPER:
+            rest = sorted(set(range(n)) - set(chosen))
+            layers += [(-1 - firsts[signatures[il]], where.slots[il] + 1, False) for il in rest]
         return tuple(layers)
 
     def _routed(self, il: int) -> bool:

@@ -44,6 +44,7 @@ class Shape:
     scratch: str = ""  # whose attention unpacks the cache to f16: "CUDA", "Metal" or nobody's
     f16_k: bool = True
     f16_v: bool = True
+    k_cached: float = 0.0  # bytes per cached key element, where the graph joins caches
 
 
 class LayerBuilder:
@@ -68,6 +69,9 @@ class LayerBuilder:
         self.per_layer: Node | None = None  # embeddings of their own for each layer
         self.first_value: Node | None = None  # rwkv7: the first layer's, which all others blend in
         self.owners: dict[int, int] = {}  # the device of the last cache of each kind
+        self.inputs: dict[tuple[int, str], Node] = {}  # by kind of cache and purpose
+        self.routed: Node | None = None  # experts that are chosen without a router
+        self.fused = True  # graph_hyper.py
         # sparse attention (graph_sparse.py)
         self.chosen: Node | None = None
         self.index_mask: Node | None = None
@@ -302,7 +306,7 @@ class LayerBuilder:
         if "exp_probs_b.bias" in t:
             chosen = g.over(probs, weighted=True)
         order = g.new(n_expert, u, of=(chosen,), element=I32)
-        top = g.view(order, used, u, contiguous=False, stride=n_expert)
+        top = self.routed or g.view(order, used, u, contiguous=False, stride=n_expert)
         weights = g.new(1, used, u, of=(g.view(probs, 1, n_expert, u), top))
         if hp.architecture != "llama4":  # whose weights are not made to sum up to 1
             flat = g.view(weights, used, u)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tuner.graph import F32, HOST, Graph, Node
 from tuner.graph_bank import BANKING, banking_layer, blended
+from tuner.graph_hyper import HYPER, hyper_model
 from tuner.graph_latent import latent_attention
 from tuner.graph_layers import LayerBuilder, Shape, Tensors
 from tuner.graph_recurrent import mixer
@@ -76,6 +77,10 @@ class ModelGraph:
         x = Node((hp.n_embd, u), F32, (tokens,), device=HOST)
         g.expand(x)
         g.leaves.insert(1, unused)
+        if hp.architecture in HYPER:
+            x = hyper_model(b, self.tensors, self._output, tokens, x, layers, output_device)
+            g.expand(g.mm(hp.n_vocab, x, self._output_bytes()))
+            return g
         if hp.architecture in _SCALED:
             x = g.over(x)
         if any(t.name == "position_embd.weight" for t in self.model.tensors.input):

@@ -53,6 +53,7 @@ class HParams:
     n_embd_inp: int  # elements of one input embedding row
     ssm: Ssm
     indexer_block: int = 0  # minimax-m3: tokens that are picked together
+    indexer_tail: bool = False  # glm5-next: the tokens of an incomplete pool are always seen
     residual_block: int = 0  # kimi-k3: layers from one banked residual to the next
     positions: int = 1  # numbers that say where a token is: 4 where images have places too
 
@@ -175,6 +176,7 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         n_embd_inp=n_embd * (1 + keys.integer("n_deepstack_layers")),
         ssm=ssm,
         indexer_block=keys.integer("attention.indexer.block_size"),
+        indexer_tail=bool(keys.integer("attention.indexer.kpool_select_tail")),
         residual_block=keys.integer("attn_res.block_size"),
         positions=_positions(keys),
     )

@@ -1,0 +1,150 @@
+"""Latent attention to pools of tokens as graph nodes: src/models/glm5-next.cpp.
+
+An indexer caches a key, a gate and a pooled key per token, scores whole pools of `kpool` tokens
+and opens the mask for the best ones and for the tokens of the last, incomplete pool. The graph
+is reserved for a ubatch that completes every pool of the context (`kpool_build_sizes` and
+`init_full` in src/llama-memory-hybrid-idx.cpp).
+"""
+
+from __future__ import annotations
+
+from tuner.cache import ALL
+from tuner.graph import F16, F32, I32, I64, Node
+from tuner.graph_layers import LayerBuilder, Tensors
+
+
+def pooled_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
+    """x is the normed input. A layer without an indexer takes what the one before it picked."""
+    g, hp, u = b.g, b.hp, b.u
+    n = hp.n_head[il]
+    low = b.norm(t, "attn_q_a_norm", b.mm(t, "attn_q_a", x))
+    q = b.mm(t, "attn_q_b", low)
+    latent = b.norm(t, "attn_kv_a_norm", b.mm(t, "attn_kv_a_mqa", x))
+    lora = latent.shape[0]
+    w = t["attn_k_b.weight"]
+    turned = g.view(g.view(q, w.shape[0], n, u), w.shape[0], u, n, contiguous=False)
+    q = g.view(g.weighted((lora, u, n), (turned,), w.n_bytes), lora, n, u, contiguous=False)
+    if b.has(t, "indexer.attn_q_b") and hp.indexer_full[il]:
+        b.chosen = _selection(b, t, x, low)
+    chosen = b.chosen
+    assert chosen is not None
+    latent = g.view(latent, lora, 1, u)
+    v_b = t["attn_v_b.weight"]
+    y = b.attend(
+        il, q, latent, latent, v_rows=v_b.shape[1], scale=v_b.n_bytes,
+        mask_of=lambda: g.view(chosen, *chosen.shape),
+    )  # fmt: skip
+    return b.mm(t, "attn_output", y)
+
+
+def pool_inputs(b: LayerBuilder) -> None:
+    """The indexer's inputs, which are there from the start."""
+    g, u, kpool = b.g, b.u, b.hp.indexer_kpool
+    n_pool, n_top = _pools(b)
+    chosen = kpool * n_top + (kpool - 1 if b.hp.indexer_tail else 0)
+    b.inputs = {
+        (ALL, "cells"): g.input(n_pool, element=I32),
+        (ALL, "members"): g.input(kpool, n_pool, element=I32),
+        (ALL, "pool mask"): g.input(n_pool, u, element=F16),
+        (ALL, "tail"): g.input(kpool - 1, u, element=I32),
+        (ALL, "chosen mask"): g.input(chosen, 1, 1, u),
+    }
+    g.expand(*b.inputs.values())
+    new = max(1, b.cells[ALL] // kpool)
+    b.inputs[ALL, "rows"] = g.input(u, element=I64)
+    b.inputs[ALL, "new members"] = g.input(kpool, new, element=I32)
+    b.inputs[ALL, "new places"] = g.input(new, element=I64)
+
+
+def unread_pools(b: LayerBuilder, t: Tensors) -> list[Node]:
+    """The zeros of a layer that the graph leaves out: the allocator places all of them first."""
+    if not b.has(t, "indexer.attn_q_b"):
+        return []
+    return [Node((b.hp.indexer_head, b.u), F32, device=b.g.device)]
+
+
+def _pools(b: LayerBuilder) -> tuple[int, int]:
+    """Pools of the context with padding, and how many of them the indexer picks."""
+    kpool = b.hp.indexer_kpool
+    n_pool = max(64, -(-(b.cells[ALL] // kpool + 1) // 64) * 64)
+    return n_pool, min(n_pool, b.hp.indexer_top_k // kpool)
+
+
+def _pooled(b: LayerBuilder, t: Tensors, x: Node) -> Node:
+    """Stores what these tokens add, pools what is complete; the pooled keys of the context."""
+    g, u, d, kpool = b.g, b.u, b.hp.indexer_head, b.hp.indexer_kpool
+    keys = b.norm(t, "indexer.k_norm", b.mm(t, "indexer.attn_k", x))
+    gates = b.mm(t, "indexer_compressor_gate", x)
+    blank = g.over(Node((d, u), F32, device=g.device))
+    packed = g.new(3 * d, u, of=(g.new(2 * d, u, of=(keys, gates)), blank))
+    g.expand(g.store(g.view(packed, 3 * d, u), b.inputs[ALL, "rows"]))
+    members = b.inputs[ALL, "new members"]
+    new = members.shape[1]
+    cached = g.outside(int(3 * d * b.cells[ALL] * b.shape.k_bytes), g.device)
+    rows = g.new(2 * d, kpool * new, of=(cached, g.view(members, kpool * new)))
+    part = g.view(rows, d, kpool, new, contiguous=False)
+    logits = Node((d, kpool, new), F32, (part,), device=g.device)
+    logits = g.new(kpool, d, new, of=(g.view(logits, kpool, d, new, contiguous=False),))
+    probs = g.over(g.view(logits, kpool, d * new))
+    values = g.view(g.view(rows, d, kpool, new, contiguous=False), kpool, d, new, contiguous=False)
+    blend = g.over(g.view(probs, kpool, d, new), g.new(kpool, d, new, of=(values,)))
+    row = g.view(g.new(1, d, new, of=(blend,)), d, new)
+    g.expand(g.store(row, b.inputs[ALL, "new places"]))
+    n_pool, _ = _pools(b)
+    return g.new(d, n_pool, of=(cached, b.inputs[ALL, "cells"]))
+
+
+def _selection(b: LayerBuilder, t: Tensors, x: Node, low: Node) -> Node:
+    """The causal mask with everything hidden but the chosen pools and the tail
+    (`build_kpool_select`)."""
+    g, hp, u = b.g, b.hp, b.u
+    d, kpool = hp.indexer_head, hp.indexer_kpool
+    n_pool, n_top = _pools(b)
+    q = b.mm(t, "indexer.attn_q_b", low)
+    heads = q.shape[0] // d
+    pooled = _pooled(b, t, x)
+    weights = g.over(b.mm(t, "indexer.proj", x))
+    score = g.new(
+        n_pool, u,
+        of=(g.view(q, d, heads, u), g.view(pooled, d, 1, n_pool), weights,
+            b.inputs[ALL, "pool mask"]),
+    )  # fmt: skip
+    top = g.new(n_top, u, of=(score,), element=I32)
+    scores = g.new(1, n_top, u, of=(g.view(score, 1, n_pool, u), top))
+    order = g.new(n_top, u, of=(g.view(scores, n_top, u),), element=I32)
+    numbers = g.new(n_top, u, of=(top,))
+    ordered = g.new(1, n_top, u, of=(g.view(numbers, 1, n_top, u), order))
+    ordered = g.new(n_top, u, of=(g.view(ordered, n_top, u),))
+    top = g.new(n_top, u, of=(ordered,), element=I32)
+    chosen = g.new(kpool, n_top * u, of=(b.inputs[ALL, "members"], g.view(top, n_top * u)),
+                   element=I32)  # fmt: skip
+    n = kpool * n_top
+    chosen = g.view(chosen, n, u)
+    if hp.indexer_tail:
+        n += kpool - 1
+        chosen = g.new(n, u, of=(chosen, b.inputs[ALL, "tail"]), element=I32)
+    return _opened(b, chosen, n)
+
+
+def _opened(b: LayerBuilder, chosen: Node, n: int) -> Node:
+    """The causal mask where the `n` chosen cells of each token are, hidden elsewhere. Slots
+    without a cell write to rows of their own behind the mask."""
+    g, u, cells = b.g, b.u, b.cells[ALL]
+    mask = b.masks[ALL]
+    element = F16 if b.shape.flash else F32
+    seed = g.new(1, of=(g.view(chosen, 1),))
+    hiding = g.new(1, of=(seed,), element=F16) if b.shape.flash else seed
+    hiding = Node((1,), element, (hiding,), inplace=True)
+    hidden = g.new(1, cells + n, u, of=(hiding,), element=element)
+    zeros = g.new(1, n, u, of=(g.over(seed),))
+    live = g.over(g.view(b.inputs[ALL, "chosen mask"], n, u))
+    counted = g.new(n, of=(Node((0,), 0, external=True),))  # made of nothing, yet no leaf
+    where = g.over(g.over(g.over(g.new(n, u, of=(chosen,)), counted), live), counted)
+    where = g.new(n, u, of=(where,), element=I32)
+    written = Node(
+        (0,), 0, (g.view(zeros, 1, n, u), g.view(where, n, u, 1), g.view(hidden, 1, cells + n, u)),
+        root=hidden,
+    )  # fmt: skip
+    visible = g.view(written, cells, u, contiguous=False)
+    reshaped = Node((cells, u), element, (mask,), root=mask)
+    return Node((cells, u), element, (visible, reshaped), inplace=True)
