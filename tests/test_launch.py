@@ -10,6 +10,7 @@ import pytest
 
 from tests.gguf_files import tiny_llama
 from tests.giants import LLAMA_8B, giant, giant_path, gpu, machine
+from tests.headers import made_up
 from tests.scripted_worker import scripted_worker
 from tests.standin_gpu import rpc_available, standin_gpu
 from tuner import devices
@@ -28,8 +29,11 @@ from tuner.engine.protocol import (
     Text,
 )
 from tuner.errors import EngineCancelled, EngineError, NoFitError
+from tuner.gguf_header import read_header
 from tuner.launch import Launcher, Ready, Retry, Running, Stage
 from tuner.machine import GIB, MIB, Machine
+from tuner.mapped import mapped_weights
+from tuner.placement import place
 from tuner.plan import Plan, Wishes
 from tuner.planner import make_plan
 from tuner.profiles import Profiles
@@ -317,7 +321,7 @@ def test_an_engine_that_refuses_everything_is_an_error() -> None:
 
 
 def test_a_difference_over_two_percent_is_recorded() -> None:
-    """Only what is off by more, with its sign, and not the host's mapped weights."""
+    """Only what is off by more, with its sign."""
     plan = plan_8b()
     guess = plan.chosen.footprint
     gpu_use, host_use = guess.uses
@@ -325,10 +329,30 @@ def test_a_difference_over_two_percent_is_recorded() -> None:
         guess,
         uses=(
             replace(gpu_use, compute=gpu_use.compute * 2, kv_cache=int(gpu_use.kv_cache * 1.01)),
-            replace(host_use, weights=host_use.weights * 3),
+            replace(host_use, weights=int(host_use.weights * 0.99)),
         ),
     )
     assert differences(guess, real) == {"GPU0 compute": -0.5}
+
+
+def test_mapped_weights_are_a_range_of_the_file(tmp_path: Path) -> None:
+    """From the embedding, first in the file, to the last tensor that stays in RAM; matrices in
+    the CPU's own order are copies beside it."""
+    n_embd, n_ff, layers = 256, 512, 4
+    model = made_up(tmp_path / "m.gguf", n_embd=n_embd, n_ff=n_ff, n_layer=layers)
+    tensors = {t.name: t for t in read_header(model.path).tensors}
+    last = tensors["blk.0.ffn_down.weight"]
+    upper = place(layers, 1, Settings(512, n_gpu_layers=layers))  # the first layer stays
+    assert mapped_weights(model, upper, copies=False) == last.offset + last.n_bytes
+    whole = place(layers, 0, Settings(512))
+    end = max(t.offset + t.n_bytes for t in tensors.values())
+    assert mapped_weights(model, whole, copies=False) == end
+    matrices = sum(
+        t.n_bytes for t in tensors.values() if len(t.shape) == 2 and "token_embd" not in t.name
+    )
+    norms = max(t.offset + t.n_bytes for t in tensors.values() if len(t.shape) == 1)
+    with_copies = mapped_weights(model, whole, copies=True)
+    assert with_copies in (norms + matrices, None)  # None: not this kind of CPU
 
 
 def test_engine_names_of_devices() -> None:
@@ -373,9 +397,11 @@ def test_the_demo_model_end_to_end(tmp_path: Path) -> None:
         predicted, real = running.plan.chosen.footprint.host, running.actual.footprint.host
         assert real.kv_cache == predicted.kv_cache > 0
         assert real.compute == pytest.approx(predicted.compute, rel=0.05)
-        assert real.weights == pytest.approx(predicted.weights, rel=0.02)
+        expected = running.actual.expected.host
+        assert real.weights == pytest.approx(expected.weights, rel=1e-4)  # mapped: the log rounds
         assert "Predicted and actual" in running.report_text(80)
-    assert Profiles().list()[0].decode_tps
+    (profile,) = Profiles().list()
+    assert profile.decode_tps
 
 
 @pytest.mark.skipif(not rpc_available(), reason="the engine was built without RPC")
@@ -398,5 +424,8 @@ def test_layers_on_the_stand_in_gpu_end_to_end(tmp_path: Path) -> None:
             )
             assert real.weights > 20 * MIB
             assert real.weights == pytest.approx(predicted.weights, rel=0.002)
+            expected = running.actual.expected.host.weights  # the range of the file that is mapped
+            assert running.actual.footprint.host.weights == pytest.approx(expected, rel=1e-4)
             assert real.kv_cache == pytest.approx(predicted.kv_cache, abs=MIB // 100)  # log lines
             assert real.compute == pytest.approx(predicted.compute, rel=0.05)
+    assert not {k for k in Profiles().list()[0].off_by if "compute" not in k}

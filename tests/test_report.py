@@ -95,7 +95,12 @@ def test_predicted_against_actual() -> None:
     plan = plan_of()
     gpu_use, host_use = plan.chosen.footprint.uses
     real = Footprint((replace(gpu_use, compute=gpu_use.compute * 2), host_use), "measured")
-    actual = Actual(real, decode_tps=plan.chosen.speed.decode_tps / 2, vram_growth=(24 * GIB,))
+    actual = Actual(
+        real,
+        plan.chosen.footprint,
+        decode_tps=plan.chosen.speed.decode_tps / 2,
+        vram_growth=(24 * GIB,),
+    )
     text = report.text(plan, actual=actual)
     assert re.search(r"GPU0 +compute +\d+ MiB +\d+ MiB +-50\.0%", text)
     assert re.search(r"GPU0 +weights .* \+0\.0%", text)

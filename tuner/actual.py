@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from tuner.engine.protocol import Buffer
 from tuner.footprint import DeviceUse, Footprint
 from tuner.machine import Device, Machine
+from tuner.mapped import mapped_weights
+from tuner.model import Model
+from tuner.placement import place
+from tuner.settings import Settings
 
 NOTABLE = 0.02  # a larger share of difference is worth recording
 
@@ -45,17 +49,27 @@ def footprint_of(
     return Footprint(tuple(uses), source)
 
 
-def differences(predicted: Footprint, actual: Footprint) -> dict[str, float]:
-    """Where a prediction was off by more than `NOTABLE`: "GPU0 compute" -> predicted / actual - 1.
+def as_mapped(
+    predicted: Footprint, buffers: Iterable[Buffer], settings: Settings, model: Model, n_gpus: int
+) -> Footprint:
+    """The prediction with the host's weights counted as the engine counts mapped ones, where the
+    buffers say that it mapped the file."""
+    if not any(b.kind == "weights" and b.device.endswith("_Mapped") for b in buffers):
+        return predicted
+    where = place(model.n_layer_all, n_gpus, settings)
+    weights = mapped_weights(model, where, settings.use_extra_bufts and not n_gpus)
+    if weights is None:
+        return predicted
+    host = replace(predicted.host, weights=weights)
+    return replace(predicted, uses=(*predicted.uses[:-1], host))
 
-    The host's weights are left out: mapped pages of the file are counted by their range.
-    """
+
+def differences(predicted: Footprint, actual: Footprint) -> dict[str, float]:
+    """What was off by more than `NOTABLE`: "GPU0 compute" -> predicted / actual - 1."""
     found = {}
     for guess, real in zip(predicted.uses, actual.uses, strict=True):
         for kind in ("weights", "kv_cache", "recurrent_state", "compute"):
             a, b = getattr(guess, kind), getattr(real, kind)
-            if guess is predicted.host and kind == "weights":
-                continue
             if b and abs(a / b - 1) > NOTABLE:
                 found[f"{guess.device} {kind}"] = round(a / b - 1, 4)
     return found

@@ -148,13 +148,19 @@ class Weights:
             extra_bufts
             and self._repack
             and tied is not None
-            and tied.ggml_type in _REPACKED
-            and tied.shape[1] % 8 == 0
+            and repacks(tied)
         )
 
 
-# x86 with AVX2; others repack more types (ggml_repack_get_optimal_repack_type)
 _REPACKED = frozenset({2, 12, 20, 39})  # q4_0, q4_K, iq4_nl, mxfp4
+
+
+def repacks(tensor: TensorInfo) -> bool:
+    """Whether an x86 CPU with AVX2 wants a matrix in an order of its own; others repack more
+    types (`ggml_repack_get_optimal_repack_type`, ggml-cpu/repack.cpp)."""
+    return (
+        tensor.ggml_type in _REPACKED and len(tensor.shape) in (2, 3) and tensor.shape[1] % 8 == 0
+    )
 
 
 class _Sums:

@@ -35,6 +35,7 @@ class Actual:
     """What a load really took, beside what was predicted."""
 
     footprint: Footprint
+    expected: Footprint  # the prediction, in the engine's way of counting
     decode_tps: float | None = None
     prompt_tps: float | None = None
     vram_growth: tuple[int | None, ...] = ()  # NVML after minus before, per GPU, bytes
@@ -202,7 +203,7 @@ def _table(plan: Plan, width: int) -> list[str]:
 
 def _comparison(plan: Plan, actual: Actual) -> list[str]:
     rows = [f"  {'':<10} {'':<10} {'predicted':>12} {'actual':>12} {'off by':>8}"]
-    pairs = zip(plan.chosen.footprint.uses, actual.footprint.uses, strict=True)
+    pairs = zip(actual.expected.uses, actual.footprint.uses, strict=True)
     for i, (guess, real) in enumerate(pairs):
         kinds = (
             ("weights", guess.weights, real.weights),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner import devices
-from tuner.actual import differences, footprint_of
+from tuner.actual import as_mapped, differences, footprint_of
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import DryRun, DryRunDone, Loaded
 from tuner.footprint import Footprint
@@ -171,7 +171,9 @@ class Situation:
             for g in machine.gpus
         )
         real = footprint_of(loaded.buffers, machine, predicted, "measured")
-        actual = Actual(real, vram_growth=growth)
+        settings = replace(plan.chosen.settings, use_extra_bufts=loaded.use_extra_bufts)
+        expected = as_mapped(predicted, loaded.buffers, settings, self.model, len(machine.gpus))
+        actual = Actual(real, expected, vram_growth=growth)
         if self.profiles:
             overheads = _overheads(machine, real, growth)
             died = plan.chosen.settings.use_extra_bufts and not loaded.use_extra_bufts
@@ -209,7 +211,7 @@ class Situation:
             predicted_prompt_tps=c.speed.prompt_tps,
             buffers=loaded.buffers,
             gpu_taken=taken,
-            off_by=differences(c.footprint, actual.footprint),
+            off_by=differences(actual.expected, actual.footprint),
             decode_tps=old.decode_tps if same and old else None,
             prompt_tps=old.prompt_tps if same and old else None,
             engine_version=version("llama-cpp-python"),

@@ -1,0 +1,59 @@
+"""What the engine reports of the weights it leaves in RAM, where it maps the file.
+
+Of a mapped file it says the range from the first to the last tensor that the host uses
+(`llama_model_loader::get_mapping_range`, src/llama-model-loader.cpp), whatever lies in between;
+tensors that the CPU wants in another order are copied (`CPU_REPACK`). This is for holding a
+prediction against the engine's own words; what RAM the weights need is in `placement`.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+
+from tuner.gguf_header import TensorInfo
+from tuner.model import Model
+from tuner.placement import Placement, padded, repacks
+
+
+def mapped_weights(model: Model, where: Placement, copies: bool) -> int | None:
+    """Bytes of the host's weight buffers as the engine's log has them. `copies`: the CPU's own
+    order is in use, which takes a machine without GPUs (`make_cpu_buft_list`,
+    src/llama-model.cpp). None where that order is not known: other CPUs than x86."""
+    if copies and platform.machine().lower() not in ("x86_64", "amd64"):
+        return None
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    repacked = 0
+    for tensor, is_looked_up in _on_host(model, where):
+        if copies and not is_looked_up and repacks(tensor):
+            repacked += padded(tensor.n_bytes, 32)
+            continue
+        part, end = tensor.part, tensor.offset + tensor.n_bytes
+        first[part] = min(first.get(part, tensor.offset), tensor.offset)
+        last[part] = max(last.get(part, end), end)
+    tied = model.tensors.tied
+    if copies and tied is not None and where.output < 0 and repacks(tied):
+        repacked += padded(tied.n_bytes, 32)
+    return sum(last[part] - first[part] for part in first) + repacked
+
+
+def _on_host(model: Model, where: Placement) -> Iterator[tuple[TensorInfo, bool]]:
+    """The host's tensors, and whether rows are looked up in them instead of multiplied by."""
+    groups = model.tensors
+    for tensor in groups.input:
+        yield tensor, True
+    on_host = [il for il, device in enumerate(where.slots[:-1]) if device < 0]
+    for il in on_host:
+        for tensor in groups.layers[il].others:
+            yield tensor, False
+    for il, layer in enumerate(groups.layers):
+        if where.slots[il] < 0 or il < where.n_cpu_moe:
+            for tensor in layer.experts:
+                yield tensor, False
+    if where.output < 0:
+        for tensor in groups.output:
+            yield tensor, False
+    if any(il in groups.rope_layers for il in on_host):
+        for tensor in groups.rope:
+            yield tensor, True
