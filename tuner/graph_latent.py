@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tuner.graph import Node
-from tuner.graph_layers import NO_ROPE, LayerBuilder, Tensors
+from tuner.graph_layers import LayerBuilder, Tensors
 from tuner.graph_sparse import is_sparse, sparse_mask, top_tokens
 
 _WHOLE_QUERY = frozenset({"minicpm3", "plm"})  # rotate the end of a query where it is
@@ -35,7 +35,7 @@ def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     k_rope = g.view(both, rope, 1, u, contiguous=False)
     if b.has(t, "attn_k_norm"):
         k_rope = b.norm(t, "attn_k_norm", k_rope)
-    if hp.architecture not in NO_ROPE:
+    if b.traits.rope != "none":
         q_rope, k_rope = g.over(q_rope, b.pos), g.over(k_rope, b.pos)
     latent = b.norm(t, "attn_kv_a_norm", g.view(both, lora, u, contiguous=False))
     if hp.mla and b.has(t, "attn_k_b"):

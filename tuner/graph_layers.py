@@ -14,18 +14,9 @@ from math import prod
 from tuner.cache import ALL, WINDOW
 from tuner.gguf_header import TensorInfo
 from tuner.graph import F16, F32, HOST, I32, I64, Graph, Node
+from tuner.graph_traits import traits
 from tuner.hparams import HParams
 
-# architectures whose norms are LayerNorms without a bias
-_LAYER_NORM = frozenset({"command-r", "cohere2", "cohere2moe", "dbrx", "olmo", "mpt", "gptneox"})
-_PARALLEL = frozenset({"falcon", "phi2", "command-r", "cohere2", "cohere2moe", "plamo", "gptj"})
-NO_ROPE = frozenset(
-    {"gpt2", "mpt", "bloom", "jais", "refact", "starcoder", "jamba", "granitehybrid",
-     "nemotron_h", "nemotron_h_moe", "kimi-linear", "kimi-k3"}
-)  # fmt: skip
-_ROPE_IN_WINDOW = frozenset({"smallthinker"})  # layers that see everything know no positions
-_SITU = frozenset({"kimi-k3"})
-_SOFTCAP = frozenset({"gemma2", "grok"})
 Tensors = dict[str, TensorInfo]
 
 
@@ -52,6 +43,8 @@ class LayerBuilder:
 
     def __init__(self, hp: HParams, shape: Shape, graph: Graph):
         self.hp, self.shape, self.g = hp, shape, graph
+        self.traits = traits(hp.architecture)
+        self.layer_norm = self.traits.layer_norm and not (self.traits.rms_if_stated and hp.rms_norm)
         self.u = shape.u
         self.cells = dict(shape.cells)
         self.pos = graph.input(self.u * hp.positions, element=I32)
@@ -93,8 +86,7 @@ class LayerBuilder:
     def norm(self, t: Tensors, name: str, x: Node) -> Node:
         g = self.g
         bias = f"{name}.bias" in t
-        layer_norm = bias or self.hp.architecture in _LAYER_NORM
-        y = g.new(*x.shape, of=(x,)) if layer_norm else g.over(x)
+        y = g.new(*x.shape, of=(x,)) if bias or self.layer_norm else g.over(x)
         if self.has(t, name):
             y = g.over(y, weighted=True)
         return g.over(y, weighted=True) if bias else y
@@ -176,10 +168,11 @@ class LayerBuilder:
 
     def _rotated(self, il: int) -> bool:
         """Whether queries and keys of this layer are rotated by position."""
-        hp = self.hp
-        if hp.architecture in _ROPE_IN_WINDOW and hp.n_swa > 0:
-            return hp.swa[il]
-        return hp.architecture not in NO_ROPE
+        hp, rope = self.hp, self.traits.rope
+        if rope == "window" and hp.n_swa > 0:
+            lead = self.traits.rope_in_lead and il < hp.n_layer_dense_lead
+            return hp.swa[il] or lead
+        return rope != "none"
 
     def _rope(self, x: Node) -> Node:
         return self.g.over(x, self.pos)
@@ -237,7 +230,7 @@ class LayerBuilder:
             y = g.view(y, dv * n, u)
         else:
             kq = g.new(cells, u, n, of=(cached[0], heads))
-            if hp.architecture in _SOFTCAP:
+            if self.traits.softcap:
                 kq = g.over(g.over(g.over(kq)))
             kq = g.over(kq, mask)
             values = cached[-1]
@@ -289,7 +282,7 @@ class LayerBuilder:
     def _gated(self, gate: Node, up: Node) -> Node:
         """A gated unit: one operation, but for "situ", which is made of several."""
         g = self.g
-        if self.hp.architecture in _SITU:
+        if self.traits.situ:
             bent = g.over(g.over(g.over(gate)))
             return g.over(g.over(bent, g.over(gate)), g.over(up))
         return g.new(*up.shape, of=(gate, up))
@@ -301,14 +294,17 @@ class LayerBuilder:
         used, n_expert, u = hp.n_expert_used, hp.n_expert, x.shape[-1]
         if logits is None:
             logits = self.mm(t, "ffn_gate_inp", x)
-        probs = g.over(logits)
+        probs = logits if self.traits.expert_weights == "softmax" else g.over(logits)
         chosen = logits if hp.architecture == "llama4" else probs
         if "exp_probs_b.bias" in t:
             chosen = g.over(probs, weighted=True)
         order = g.new(n_expert, u, of=(chosen,), element=I32)
         top = self.routed or g.view(order, used, u, contiguous=False, stride=n_expert)
         weights = g.new(1, used, u, of=(g.view(probs, 1, n_expert, u), top))
-        if hp.architecture != "llama4":  # whose weights are not made to sum up to 1
+        sums_up = self.traits.expert_weights
+        if sums_up == "softmax":
+            weights = g.view(g.over(g.view(weights, used, u)), 1, used, u)
+        elif sums_up == "sum" or (sums_up == "stated" and hp.expert_weights_norm):
             flat = g.view(weights, used, u)
             total = g.over(g.new(1, u, of=(flat,)))
             weights = g.view(g.over(flat, total), 1, used, u)
@@ -351,8 +347,12 @@ class LayerBuilder:
         w = t[f"{name}.weight"]
         device = 0 if self.experts_on_host else None
         shape = (w.shape[1], self.hp.n_expert_used, x.shape[-1])
-        y = self.g.weighted(shape, (x, top), w.n_bytes, device)
-        return self.g.over(y, top, weighted=not self.experts_on_host) if f"{name}.bias" in t else y
+        g, here = self.g, not self.experts_on_host
+        y = g.weighted(shape, (x, top), w.n_bytes, device)
+        if f"{name}.scale" in t:  # a factor for each expert
+            scales = Node((1, self.hp.n_expert, x.shape[-1]), F32, (top,), device=y.device)
+            y = g.over(y, g.new(1, *shape[1:], of=(scales, top)))
+        return g.over(y, top, weighted=here) if f"{name}.bias" in t else y
 
     def feed_forward(self, t: Tensors, x: Node, logits: Node | None = None) -> Node | None:
         """Whatever feed-forward part a layer has: dense, experts, shared experts, both."""
@@ -360,6 +360,8 @@ class LayerBuilder:
         routed = self.has(t, "ffn_gate_inp") and any(
             self.has(t, n) for n in ("ffn_up_exps", "ffn_gate_up_exps")
         )
+        if routed and not self.traits.experts:
+            return g.over(x)  # nothing but the activation
         y: Node | None = None
         if routed:
             y = self.moe(t, x, logits)
@@ -369,12 +371,7 @@ class LayerBuilder:
                     gate = g.over(g.mm(1, x))
                     shared = g.over(shared, gate)
                 y = g.over(y, shared)
-        if self.has(t, "ffn_up"):
+        if self.has(t, "ffn_up") and (y is None or self.traits.dense_beside_experts):
             dense = self.ffn(t, x)
             y = dense if y is None else g.over(dense, y)
         return y
-
-    @property
-    def parallel(self) -> bool:
-        """Whether attention and feed-forward both read the layer's input."""
-        return self.hp.architecture in _PARALLEL

@@ -14,19 +14,9 @@ from tuner.graph_recurrent import mixer
 from tuner.graph_rwkv import rwkv_layer
 from tuner.graph_sparse import LEFT_OUT, unread_zeros
 from tuner.graph_streams import STREAMS, narrowed, streams_layer, widened
+from tuner.graph_traits import traits
 from tuner.model import Model
 
-_SCALED = frozenset({"gemma", "gemma2", "gemma3", "gemma4", "gemma3n", "minicpm", "grok"})
-
-
-# architectures that pick the rows to output only after the last norm
-_LATE = frozenset(
-    {"bailingmoe3", "cohere2moe", "gemma4", "hy_v3", "nemotron_h", "nemotron_h_moe", "gpt-oss",
-     "qwen35", "qwen35moe", "qwen3next", "step35"}
-)  # fmt: skip
-# architectures that run the first norm before the mixer asks for its state
-_NORM_FIRST = frozenset({"kimi-linear", "qwen35", "qwen35moe", "qwen3next"})
-_RESIDUAL_FIRST = frozenset({"lfm2", "lfm2moe"})  # the order of a sum says whose memory it takes
 _LAYER = re.compile(r"^blk\.\d+\.")
 
 
@@ -36,6 +26,7 @@ class ModelGraph:
     def __init__(self, model: Model):
         self.model = model
         self.hp = model.hparams
+        self.traits = traits(self.hp.architecture)
         self.tensors: list[Tensors] = [
             {_LAYER.sub("", t.name): t for t in (*group.others, *group.experts)}
             for group in model.tensors.layers
@@ -81,7 +72,7 @@ class ModelGraph:
             x = hyper_model(b, self.tensors, self._output, tokens, x, layers, output_device)
             g.expand(g.mm(hp.n_vocab, x, self._output_bytes()))
             return g
-        if hp.architecture in _SCALED:
+        if self.traits.scaled_input:
             x = g.over(x)
         if any(t.name == "position_embd.weight" for t in self.model.tensors.input):
             x = g.over(x, Node((hp.n_embd, u), F32, (b.pos,), device=HOST))
@@ -113,9 +104,14 @@ class ModelGraph:
             x = narrowed(b, self._output, x)
         elif hp.architecture in BANKING:
             x = g.new(hp.n_embd, 1, of=(blended(b, x), b.out_ids))
-        x = b.norm(self._output, "output_norm", x)
-        if hp.architecture in _LATE:
+        picked = self.traits.rows
+        if picked == "sum":
             x = g.new(hp.n_embd, 1, of=(x, b.out_ids))
+        x = b.norm(self._output, "output_norm", x)
+        if picked == "norm":
+            x = g.new(hp.n_embd, 1, of=(x, b.out_ids))
+        if self.traits.host_output:
+            g.device = HOST
         logits = g.mm(hp.n_vocab, x, self._output_bytes())
         g.expand(logits)
         return g
@@ -128,7 +124,8 @@ class ModelGraph:
 
     def _layer(self, b: LayerBuilder, il: int, x: Node) -> Node:
         g, hp, t = b.g, self.hp, self.tensors[il]
-        last = il == hp.n_layer - 1 and hp.architecture not in _LATE
+        last = il == hp.n_layer - 1 and self.traits.rows == "layer"
+        bare = self.traits.bare_norms
         if not t:
             return x
         if hp.architecture in STREAMS:
@@ -141,19 +138,20 @@ class ModelGraph:
         router: Node | None = None
         if hp.architecture == "smallthinker":  # picks experts before it attends
             router = b.mm(t, "ffn_gate_inp", x)
-        # olmo's norms have no weights; olmo2, exaone4 and grok's kin have none before attention
-        pre_norm = b.has(t, "attn_norm") or hp.architecture == "olmo"
+        # olmo2, exaone4 and grok's kin have no norm before attention
+        pre_norm = b.has(t, "attn_norm") or bare
         normed = b.norm(t, "attn_norm", x) if pre_norm else x
-        if hp.architecture in _NORM_FIRST:
+        if self.traits.norm_first:
             g.expand(normed)
-        mixed = b.norm(t, "attn_norm_2", x) if b.has(t, "attn_norm_2") and b.parallel else normed
+        parallel = self.traits.parallel
+        mixed = b.norm(t, "attn_norm_2", x) if b.has(t, "attn_norm_2") and parallel else normed
         y = self._mix(b, il, t, mixed, x)
         if y is not None:
             for name in ("post_attention_norm", "attn_output_norm"):
                 if b.has(t, name) and not self._is_ffn_norm(t, name):
                     y = b.norm(t, name, y)
         beside = hp.architecture == "stablelm" and not b.has(t, "ffn_norm")
-        if (b.parallel or beside) and y is not None:
+        if (parallel or beside) and y is not None:
             if last:
                 y, residual, normed = (
                     g.new(v.shape[0], 1, of=(v, b.out_ids)) for v in (y, residual, normed)
@@ -161,24 +159,26 @@ class ModelGraph:
             ffn = b.feed_forward(t, normed)
             if ffn is None:
                 return g.over(y, residual)
-            if hp.architecture in ("command-r", "cohere2", "cohere2moe"):
-                return g.over(g.over(ffn, residual), y)
-            if beside:
+            if parallel is None:
                 return g.over(ffn, g.over(y, residual))
-            first, second = (ffn, y) if hp.architecture == "falcon" else (y, ffn)
-            return g.over(g.over(first, second), residual)
+            parts = {"ffn": ffn, "attention": y, "input": residual}
+            first, second, third = (parts[p] for p in parallel)
+            return g.over(g.over(first, second), third)
         if y is not None:
             if last:
                 y = g.new(y.shape[0], 1, of=(y, b.out_ids))
                 residual = g.new(residual.shape[0], 1, of=(residual, b.out_ids))
                 if router is not None:
                     router = g.new(router.shape[0], 1, of=(router, b.out_ids))
-            x = g.over(residual, y) if hp.architecture in _RESIDUAL_FIRST else g.over(y, residual)
+            x = g.over(residual, y) if self.traits.residual_first else g.over(y, residual)
         normed = x
         for name in ("ffn_norm", "post_attention_norm"):
             if b.has(t, name) and (name == "ffn_norm" or self._is_ffn_norm(t, name)):
                 normed = b.norm(t, name, x)
                 break
+        else:
+            if bare:
+                normed = b.norm(t, "ffn_norm", x)
         out = b.feed_forward(
             t, normed if y is not None or not pre_norm else b.norm(t, "attn_norm", x), router
         )
@@ -186,7 +186,7 @@ class ModelGraph:
             return x
         if b.has(t, "post_ffw_norm"):
             out = b.norm(t, "post_ffw_norm", out)
-        x = g.over(x, out) if hp.architecture in _RESIDUAL_FIRST else g.over(out, x)
+        x = g.over(x, out) if self.traits.residual_first else g.over(out, x)
         if b.per_layer is not None and b.has(t, "inp_gate"):
             gate = g.over(b.mm(t, "inp_gate", x))
             part = g.view(b.per_layer, *gate.shape, contiguous=False)

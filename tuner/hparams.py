@@ -56,6 +56,10 @@ class HParams:
     indexer_tail: bool = False  # glm5-next: the tokens of an incomplete pool are always seen
     residual_block: int = 0  # kimi-k3: layers from one banked residual to the next
     positions: int = 1  # numbers that say where a token is: 4 where images have places too
+    rms_norm: bool = False  # an epsilon for norms by the root mean square is stated
+    parallel_residual: bool = False
+    expert_weights_norm: bool = False
+    n_expert_groups: int = 0
 
     def __hash__(self) -> int:
         return hash((self.architecture, self.n_layer_all, self.n_embd))  # quick, for caches
@@ -179,6 +183,10 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         indexer_tail=bool(keys.integer("attention.indexer.kpool_select_tail")),
         residual_block=keys.integer("attn_res.block_size"),
         positions=_positions(keys),
+        rms_norm=keys.number("attention.layer_norm_rms_epsilon") > 0,
+        parallel_residual=bool(keys.integer("use_parallel_residual")),
+        expert_weights_norm=bool(keys.integer("expert_weights_norm")),
+        n_expert_groups=keys.integer("expert_group_count"),
     )
 
 
