@@ -62,7 +62,9 @@ def sparse_mask(b: LayerBuilder, top: Node) -> Node:
     zeros = Node((top.shape[0], u), F32, device=g.device)  # a leaf, there from the start
     shown = Node(zeros.shape, F32, (zeros,), inplace=True)
     # in the order of ggml_set_rows: what is written, where to, and only then what it goes into
-    rows = Node((0,), 0, (shown, top, g.view(hidden, 1, cells, u)), root=hidden)
+    written = Node((0,), 0, (shown, g.view(top, *top.shape), g.view(hidden, 1, cells, u)),
+                   external=True)  # fmt: skip
+    rows = Node((0,), 0, (written,), root=hidden)
     return Node((cells, u), element, (rows, mask), inplace=True)
 
 

@@ -36,8 +36,10 @@ def narrowed(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     n, streams, _ = x.shape
     flat = g.view(x, n * streams, x.shape[2])
     x = g.view(g.new(n * streams, 1, of=(flat, b.out_ids)), n, streams, 1)
-    mixes = _mixes(b, t, "output_hc", x)
-    return _blended(b, x, _gate(b, mixes, 1))
+    gate = _mixes(b, t, "output_hc", x)
+    for weighted in (True, True, False, False):  # a scale, a bias, a sigmoid, an offset
+        gate = g.over(gate, weighted=weighted)
+    return _blended(b, x, gate)
 
 
 def _mixes(b: LayerBuilder, t: Tensors, name: str, x: Node) -> Node:
@@ -45,22 +47,24 @@ def _mixes(b: LayerBuilder, t: Tensors, name: str, x: Node) -> Node:
     return b.mm(t, f"{name}_fn", b.g.over(b.g.view(x, n * streams, u)))
 
 
-def _gate(b: LayerBuilder, mixes: Node, more: int) -> Node:
-    """A scale and a bias from the file, a sigmoid, then `more` scalings."""
-    gate = b.g.over(b.g.over(mixes, weighted=True), weighted=True)
+def _gate(b: LayerBuilder, mixes: Node, streams: int, more: int) -> Node:
+    """A half of the mixes, times a scale, plus a bias, through a sigmoid and `more` scalings. The
+    scale and the bias are parts of weights, which do not bind an operation to their device."""
+    g = b.g
+    u = mixes.shape[1]
+    gate = g.view(mixes, streams, u, contiguous=False, stride=2 * streams)
+    for n in (1, streams):
+        gate = g.over(gate, g.view(g.outside(4 * n, g.device), n))
     for _ in range(1 + more):
-        gate = b.g.over(gate)
+        gate = g.over(gate)
     return gate
 
 
 def _gathered(b: LayerBuilder, t: Tensors, name: str, x: Node) -> tuple[Node, Node]:
     """The streams blended into one, and the gate by which they take the result in."""
-    g = b.g
-    _, streams, u = x.shape
+    streams = x.shape[1]
     mixes = _mixes(b, t, name, x)
-    before = _gate(b, g.view(mixes, streams, u, contiguous=False), 1)
-    behind = _gate(b, g.view(mixes, streams, u, contiguous=False), 2)
-    return _blended(b, x, before), behind
+    return _blended(b, x, _gate(b, mixes, streams, 1)), _gate(b, mixes, streams, 2)
 
 
 def _blended(b: LayerBuilder, x: Node, gate: Node) -> Node:
@@ -69,7 +73,10 @@ def _blended(b: LayerBuilder, x: Node, gate: Node) -> Node:
     copy = g.new(n, streams, u, of=(x,))
     total: Node | None = None
     for _ in range(streams):
-        part = g.over(g.view(copy, n, u, contiguous=False), g.view(gate, 1, u, contiguous=False))
+        part = g.over(
+            g.view(copy, n, u, contiguous=False, stride=n * streams),
+            g.view(gate, 1, u, contiguous=False, stride=streams),
+        )
         total = g.over(total, part) if total is not None else part
     assert total is not None
     return g.new(n, u, of=(total,))
@@ -83,8 +90,8 @@ def _scattered(b: LayerBuilder, y: Node, x: Node, gate: Node) -> Node:
     copy = g.new(n, streams, u, of=(x,))
     out: Node | None = None
     for i in range(streams):
-        part = g.over(y, g.view(gate, 1, u, contiguous=False))
-        part = g.over(g.view(copy, n, u, contiguous=False), part)
+        part = g.over(y, g.view(gate, 1, u, contiguous=False, stride=streams))
+        part = g.over(g.view(copy, n, u, contiguous=False, stride=n * streams), part)
         part = g.view(part, n, 1, u)
         out = g.new(n, i + 1, u, of=(out, part)) if out is not None else part
     assert out is not None
