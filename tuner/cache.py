@@ -36,6 +36,7 @@ class CachedRow:
     kind: int
     k: int
     v: int
+    apart: bool = False  # in a cache of its own, whose V rows are not the model's
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def _indexer_rows(hp: HParams) -> list[CachedRow]:
             return [CachedRow(il, ALL, size, 0) for il in full if not hp.swa[il]]
         case "minimax-m3":  # this cache keeps values too, of one head
             first = hp.n_layer_dense_lead
-            return [CachedRow(il, ALL, size, hp.head_v[il]) for il in trunk if il >= first]
+            return [CachedRow(il, ALL, size, hp.head_v[il], True) for il in trunk if il >= first]
         case "qwen4exp":
             size *= 3 if hp.indexer_kpool > 0 else 1
             return [CachedRow(il, ALL, size, 0) for il in trunk if not hp.recurrent[il]]
@@ -211,7 +212,8 @@ class CacheSizes:
         pads = [0] * n
         for row in self.plan.rows:
             # without flash attention V is stored transposed, all layers as wide as the widest
-            v = row.v if flash or not row.v else max(row.v, self.plan.v_row_max)
+            wide = 0 if flash or not row.v or row.apart else self.plan.v_row_max
+            v = max(row.v, wide)
             per_layer[row.kind][row.layer] += k_type.row_bytes(row.k) + v_type.row_bytes(v)
             pads[row.layer] += row_padding(k_type.ggml, row.k, unit)
             pads[row.layer] += row_padding(v_type.ggml, v, unit) if v else 0

@@ -178,6 +178,11 @@ class ComputeSizes:
             (firsts[signatures[il]], where.slots[il] + 1, il < moe and self._routed(il))
             for il in chosen
         ]
+        if self._hp.indexer_block:  # every layer has its own copies of the inputs, in its place
+            stand_ins = dict(zip(chosen, layers, strict=True))
+            return tuple(
+                stand_ins.get(il, (LEFT_OUT, where.slots[il] + 1, False)) for il in range(n)
+            )
         left = [il for il in set(range(n)) - set(chosen) if is_sparse(self._hp, il)]
         layers += [
             (LEFT_OUT, device, False) for device in sorted(where.slots[il] + 1 for il in left)

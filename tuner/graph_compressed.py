@@ -11,7 +11,7 @@ from __future__ import annotations
 from math import prod
 
 from tuner.cache import WINDOW
-from tuner.graph import F16, F32, HOST, I32, I64, Node
+from tuner.graph import F16, F32, I32, I64, Node
 from tuner.graph_layers import LayerBuilder, Tensors
 
 _CSA, _HCA = 4, 128
@@ -207,8 +207,7 @@ def _attend(b: LayerBuilder, q: Node, keys: Node, mask: Node, cells: int) -> Nod
     heads = g.view(g.view(q, d, n, u), d, u, n, contiguous=False)
     if b.shape.flash:
         y = Node((d, n, u), F32, (heads, keys, mask), device=g.device)  # its sinks are a weight
-        if g.device > HOST or g.offload > HOST:
-            y.size += b._scratch(cells, d, 0, n, d)
+        y.size += b.scratch(cells, d, 0, n, d)
         y = g.view(y, d * n, u)
     else:
         kq = g.over(g.new(cells, u, n, of=(keys, heads)), mask, weighted=True)

@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 from tuner.cache import ALL, WINDOW
 from tuner.gguf_header import TensorInfo
 from tuner.graph import F16, F32, HOST, I32, I64, Graph, Node
 from tuner.graph_traits import traits
 from tuner.hparams import HParams
+
+if TYPE_CHECKING:
+    from tuner.graph_blocks import Blocks
 
 Tensors = dict[str, TensorInfo]
 
@@ -71,6 +75,7 @@ class LayerBuilder:
         self.index_rotation: Node | None = None
         self.index_rows: Node | None = None
         self.bank: Node | None = None  # what earlier layers keep for later ones (graph_bank.py)
+        self.blocks: Blocks | None = None  # what layers that pick blocks share (graph_blocks.py)
 
     # ------------------------------------------------------------ small parts
 
@@ -97,7 +102,7 @@ class LayerBuilder:
         self.g.expand(node)
         return node
 
-    def _hadamard(self, x: Node, kind: int, which: str, head: int) -> Node:
+    def hadamard(self, x: Node, kind: int, which: str, head: int) -> Node:
         """`llama_mul_mat_hadamard`: a small matrix times x."""
         rot = 64
         if which == "k":
@@ -198,10 +203,10 @@ class LayerBuilder:
         rotate_k = self.shape.rotate_k and not hp.mla
         rotate_v = self.shape.rotate_v and not hp.mla
         if rotate_k:
-            q = self._hadamard(q, kind, "k", dk)
-            k = self._hadamard(k, kind, "k", dk) if k is not None else None
+            q = self.hadamard(q, kind, "k", dk)
+            k = self.hadamard(k, kind, "k", dk) if k is not None else None
         if rotate_v and v is not None:
-            v = self._hadamard(v, kind, "v", dv)
+            v = self.hadamard(v, kind, "v", dv)
         g.expand(q)
         kv = [x for x in ((k, v) if hp.n_swa else (v, k)) if x is not None]
         g.expand(*kv)
@@ -221,8 +226,7 @@ class LayerBuilder:
         heads = g.view(g.view(q, dk, n, u), dk, u, n, contiguous=False)
         if self.shape.flash:
             y = g.new(dv, n, u, of=(heads, *cached, mask))
-            if g.device > HOST or g.offload > HOST:
-                y.size += self._scratch(cells, dk * n_kv, 0 if hp.mla else dv * n_kv, n, dv)
+            y.size += self.scratch(cells, dk * n_kv, 0 if hp.mla else dv * n_kv, n, dv)
             if v_rows:
                 y = g.mm(v_rows, g.view(y, dv, u, n, contiguous=False), scale)
                 y = g.new(v_rows, n, u, of=(g.view(y, v_rows, n, u, contiguous=False),))
@@ -243,16 +247,18 @@ class LayerBuilder:
             y = g.new(dv * n, u, of=(g.view(y, dv, n, u, contiguous=False),))
         g.expand(y)
         if rotate_v:
-            y = self._hadamard(y, kind, "v", dv)
+            y = self.hadamard(y, kind, "v", dv)
         return y
 
-    def _scratch(self, cells: int, k_row: int, v_row: int, n_head: int, dv: int) -> int:
+    def scratch(self, cells: int, k_row: int, v_row: int, n_head: int, dv: int) -> int:
         """What a GPU's fused attention needs beside its result: one layer's cache as f16.
 
         `ggml_cuda_flash_attn_ext_get_alloc_size` (ggml-cuda/fattn.cu) where it is not f16
         already, `ggml_metal_op_flash_attn_ext_extra_*` (ggml-metal-ops.cpp) always.
         """
         shape = self.shape
+        if self.g.device == HOST and self.g.offload <= HOST:
+            return 0
         if shape.scratch == "Metal":
             partial = 4 * min(self.u, 32) * n_head * 32 * (dv + 2)
             blocks = -(-self.u // 8) * -(-cells // 64)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tuner.graph import F32, HOST, Graph, Node
 from tuner.graph_bank import BANKING, banking_layer, blended
+from tuner.graph_blocks import block_attention, in_blocks, unread_blocks
 from tuner.graph_hyper import HYPER, hyper_model
 from tuner.graph_latent import latent_attention
 from tuner.graph_layers import LayerBuilder, Shape, Tensors
@@ -93,6 +94,9 @@ class ModelGraph:
         if hp.architecture in STREAMS:
             x = widened(b, self.tensors[0], x)
         for il, device, experts_on_host in layers:
+            if il == LEFT_OUT and hp.indexer_block:
+                unread_blocks(b, device)
+                continue
             if il == LEFT_OUT:
                 g.leaves.append(unread_zeros(b, device))
                 continue
@@ -215,6 +219,8 @@ class ModelGraph:
             return b.g.over(attended, state) if state else attended
         if hp.mla or "attn_kv_a_mqa.weight" in t:
             return latent_attention(b, t, il, x)
+        if in_blocks(b, t):
+            return block_attention(b, t, il, x)
         if "attn_q.weight" in t or "attn_qkv.weight" in t:
             return b.attention(t, il, x)
         return None

@@ -179,7 +179,7 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         n_layer_dense_lead=keys.integer("leading_dense_block_count"),
         n_embd_inp=n_embd * (1 + keys.integer("n_deepstack_layers")),
         ssm=ssm,
-        indexer_block=keys.integer("attention.indexer.block_size"),
+        indexer_block=_read_by(keys, "attention.indexer.block_size", frozenset({"minimax-m3"})),
         indexer_tail=bool(keys.integer("attention.indexer.kpool_select_tail")),
         residual_block=keys.integer("attn_res.block_size"),
         positions=_positions(keys),

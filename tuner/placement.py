@@ -144,12 +144,7 @@ class Weights:
             return True
         tied = tensors.tied
         # a repacked output cannot be the buffer that rows are read from (ggml-cpu/repack.cpp)
-        return (
-            extra_bufts
-            and self._repack
-            and tied is not None
-            and repacks(tied)
-        )
+        return extra_bufts and self._repack and tied is not None and repacks(tied)
 
 
 _REPACKED = frozenset({2, 12, 20, 39})  # q4_0, q4_K, iq4_nl, mxfp4
