@@ -19,7 +19,7 @@ from tuner.graph_traits import traits
 from tuner.hparams import HParams
 
 if TYPE_CHECKING:
-    from tuner.graph_blocks import Blocks
+    from tuner.graph_msa import Blocks
 
 Tensors = dict[str, TensorInfo]
 
@@ -75,7 +75,7 @@ class LayerBuilder:
         self.index_rotation: Node | None = None
         self.index_rows: Node | None = None
         self.bank: Node | None = None  # what earlier layers keep for later ones (graph_bank.py)
-        self.blocks: Blocks | None = None  # what layers that pick blocks share (graph_blocks.py)
+        self.blocks: Blocks | None = None  # what layers that pick blocks share (graph_msa.py)
 
     # ------------------------------------------------------------ small parts
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from tuner.graph import F32, HOST, Graph, Node
 from tuner.graph_bank import BANKING, banking_layer, blended
-from tuner.graph_blocks import block_attention, in_blocks, unread_blocks
 from tuner.graph_hyper import HYPER, hyper_model
 from tuner.graph_latent import latent_attention
 from tuner.graph_layers import LayerBuilder, Shape, Tensors
+from tuner.graph_msa import block_attention, in_blocks, unread_blocks
 from tuner.graph_recurrent import mixer
 from tuner.graph_rwkv import rwkv_layer
 from tuner.graph_sparse import LEFT_OUT, unread_zeros
