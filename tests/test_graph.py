@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tuner.graph import Graph, Node, peaks
+from tuner.allocator import peaks
+from tuner.graph import Graph, Node
 
 
 def _chain(device: int = 0) -> tuple[Graph, Node]:

@@ -1,6 +1,6 @@
 """The compute buffer: the scratch memory of one graph, per device.
 
-The graph is built as sizes alone and ggml's allocator replayed over it (`graph.py`), for a
+The graph is built as sizes alone and ggml's allocator replayed over it (`replays.py`), for a
 choice of layers that shows everything the whole model would: enough of each kind and each
 border between kinds. Masks and nothing else grow with the context where attention is fused, so
 that one replay serves every context; without fusion the replay is repeated per context.
@@ -10,22 +10,21 @@ from __future__ import annotations
 
 from tuner.cache import CELL_PADDING, CacheSizes
 from tuner.cache_types import CACHE_TYPES
-from tuner.graph import HOST, peaks
+from tuner.graph import HOST
 from tuner.graph_hyper import HYPER
 from tuner.graph_layers import Shape
 from tuner.graph_model import ModelGraph
 from tuner.graph_sparse import LEFT_OUT, is_sparse
 from tuner.machine import Machine
 from tuner.model import Model
-from tuner.placement import Placement, alignment
+from tuner.placement import Placement, alignment, padded
+from tuner.replays import Layers, Replays
 from tuner.settings import Settings
 
 _OFFLOADING = frozenset({"CUDA", "ROCm", "MUSA", "Metal", "Vulkan", "SYCL"})
 _PIPELINE = frozenset({"CUDA", "ROCm", "MUSA", "RPC"})  # devices with async copies and events
 _SCRATCH = {"CUDA": "CUDA", "ROCm": "CUDA", "MUSA": "CUDA", "Metal": "Metal"}
 _COPIES = 4  # GGML_SCHED_MAX_COPIES
-
-Layers = tuple[tuple[int, int, bool], ...]  # (layer, device, experts on the host)
 
 
 def _grid(n_ctx: int, exact_below: int, straight: bool) -> tuple[int, int]:
@@ -42,6 +41,18 @@ def _grid(n_ctx: int, exact_below: int, straight: bool) -> tuple[int, int]:
         return (n_ctx, n_ctx) if n_ctx in (low, high) else (low, high)
     high = 1 << (n_ctx - 1).bit_length()
     return (n_ctx, n_ctx) if high == n_ctx else (high // 2, high)
+
+
+class _Curve:
+    """Compute buffers that differ by context alone, as far as they have been asked for."""
+
+    __slots__ = ("known", "layers", "straight", "where")
+
+    def __init__(self, where: Placement, layers: Layers, straight: bool):
+        self.where = where
+        self.layers = layers
+        self.straight = straight
+        self.known: dict[int, tuple[int, ...]] = {}
 
 
 class ComputeSizes:
@@ -63,46 +74,63 @@ class ComputeSizes:
         self._shared = self._hp.n_layer_kv < self._hp.n_layer
         self._windowed = self._hp.n_swa > 0
         self._sparse = bool(self._hp.indexer_head)  # scores of every token, for each token
+        self._replays = Replays(
+            self._graph, self._alignments, self._offload, opens=not self._sparse
+        )
         self._layers: dict[Placement, Layers] = {}
-        self._peaks: dict[object, tuple[int, ...]] = {}
+        self._curves: dict[tuple[Placement, str, str, int, bool, bool], _Curve] = {}
 
     def sizes(self, settings: Settings, where: Placement, flash: bool) -> tuple[int, ...]:
-        """Bytes per GPU, then on the host.
+        """Bytes per GPU, then on the host."""
+        s = settings
+        key = (where, s.type_k, s.type_v, s.n_ubatch, flash, s.swa_full)
+        curve = self._curves.get(key)
+        if curve is None:
+            layers = self._layers.get(where)
+            if layers is None:
+                layers = self._layers[where] = self._choose(where)
+            straight = flash and not self._bent(settings, where)
+            curve = self._curves[key] = _Curve(where, layers, straight)
+        n_ctx = padded(s.n_ctx, CELL_PADDING)
+        found = curve.known.get(n_ctx)
+        if found is None:
+            found = curve.known[n_ctx] = self._between(n_ctx, settings, curve, flash)
+        return found
 
-        The replay is made for contexts on a grid; in between, the straight line between two of
-        them is at least the truth, since the peak is the largest of sums that grow linearly.
-        Not so under sparse attention, where the context decides which hole a tensor takes.
-        """
-        layers = self._layers.get(where)
-        if layers is None:
-            layers = self._layers[where] = self._choose(where)
-        n_ctx = -(-settings.n_ctx // CELL_PADDING) * CELL_PADDING
+    def _bent(self, settings: Settings, where: Placement) -> bool:
+        """Whether more than the masks grows with the context."""
         bent = self._recurrent or settings.n_cpu_moe > 0
         bent = bent or (self._windowed and where.slots[0] < 0 <= where.output)
         if self._scratch:
             same = settings.type_k == settings.type_v == "f16"
             bent = bent or self._scratch == "Metal" or not same
-        if self._sparse:
-            return self._at(n_ctx, settings, layers, where, flash)
-        low, high = _grid(n_ctx, settings.n_ubatch + self._hp.n_swa, flash and not bent)
-        below = self._at(low, settings, layers, where, flash)
+        return bent
+
+    def _between(
+        self, n_ctx: int, settings: Settings, curve: _Curve, flash: bool
+    ) -> tuple[int, ...]:
+        """The replay is made for contexts on a grid; in between, the straight line between two of
+        them is at least the truth, since the peak is the largest of sums that grow linearly.
+        Not so under sparse attention, where the context decides which hole a tensor takes.
+        """
+        low = high = n_ctx
+        if not self._sparse:
+            low, high = _grid(n_ctx, settings.n_ubatch + self._hp.n_swa, curve.straight)
+        below = self._at(low, settings, curve, flash)
         if low == n_ctx:
             return below
-        above = self._at(high, settings, layers, where, flash)
+        above = self._at(high, settings, curve, flash)
         share = (n_ctx - low) / (high - low)
         return tuple(
             a if a == b else int(a + (b - a) * share) for a, b in zip(below, above, strict=True)
         )
 
-    def _at(
-        self,
-        n_ctx: int,
-        settings: Settings,
-        layers: Layers,
-        where: Placement,
-        flash: bool,
-    ) -> tuple[int, ...]:
-        return self._peak(self._shape(n_ctx, settings, layers, flash), layers, where.output + 1)
+    def _at(self, n_ctx: int, settings: Settings, curve: _Curve, flash: bool) -> tuple[int, ...]:
+        found = curve.known.get(n_ctx)
+        if found is None:
+            shape = self._shape(n_ctx, settings, curve.layers, flash)
+            found = curve.known[n_ctx] = self._peak(shape, curve)
+        return found
 
     def _shape(self, n_ctx: int, settings: Settings, layers: Layers, flash: bool) -> Shape:
         hp = self._hp
@@ -130,23 +158,21 @@ class ComputeSizes:
             k_cached=k.bits / 8 if hp.architecture == "deepseek4" else 0.0,
         )
 
-    def _peak(self, shape: Shape, layers: Layers, output: int) -> tuple[int, ...]:
-        key = (shape, layers, output)
-        found = self._peaks.get(key)
-        if found is None:
-            full = output != HOST and all(device != HOST for _, device, _ in layers)
-            pipeline = (
-                self._n_gpus > 1 and full and not shape.overridden
-                and all(b in _PIPELINE for b in self._backends)
-            )  # fmt: skip
-            try:
-                graph = self._graph.build(shape, layers, output, self._offload)
-                per_device = peaks(graph, self._alignments, _COPIES if pipeline else 1)
-            except (LookupError, ArithmeticError, TypeError, ValueError):
-                # a file of an architecture whose layers are like none that we know
-                per_device = self._rough(shape)
-            found = self._peaks[key] = (*per_device[1:], per_device[0])
-        return found
+    def _peak(self, shape: Shape, curve: _Curve) -> tuple[int, ...]:
+        """Bytes per GPU, then on the host."""
+        output = curve.where.output + 1
+        full = output != HOST and all(device != HOST for _, device, _ in curve.layers)
+        pipeline = (
+            self._n_gpus > 1 and full and not shape.overridden
+            and all(b in _PIPELINE for b in self._backends)
+        )  # fmt: skip
+        copies = _COPIES if pipeline else 1
+        try:
+            host, *gpus = self._replays.peaks(shape, curve.layers, output, copies)
+        except (LookupError, ArithmeticError, TypeError, ValueError):
+            # a file of an architecture whose layers are like none that we know
+            host, *gpus = self._rough(shape)
+        return (*gpus, host)
 
     def _rough(self, shape: Shape) -> list[int]:
         """A generous guess: the masks and the widest rows a layer could need, on every device."""

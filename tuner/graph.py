@@ -1,20 +1,15 @@
-"""A compute graph as sizes alone, and the memory that ggml's allocator needs for it.
+"""A compute graph as sizes alone; `allocator.py` says what memory it needs.
 
 `Graph` builds nodes as ggml does: lazily, put in order by `expand` (`ggml_visit_parents`,
-ggml/src/ggml.c). `peaks` then replays `ggml_gallocr_alloc_graph_impl` (ggml/src/ggml-alloc.c)
-over them, with the scheduler's copies between devices (`ggml_backend_sched_split_graph`,
-ggml/src/ggml-backend.cpp): a node takes over its parent's memory where it can, else the best
-fitting hole, and memory returns when its last reader has run. Weights and caches have memory
-of their own and are not nodes.
+ggml/src/ggml.c). Weights and caches have memory of their own and are not nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 
-_ENDLESS = 1 << 62
 F32, F16, I32, I64 = 4, 2, 4, 8
+Layout = tuple[tuple[int, ...], int]  # shape, bytes per element
 HOST = 0  # device numbers: the host, then the GPUs from 1
 
 
@@ -45,7 +40,7 @@ class Node:
         self.inplace = inplace
         self.root = root
         self.external = external
-        self.layout = (shape, element) if contiguous else None
+        self.layout: Layout | None = (shape, element) if contiguous else None
         self.device = device
 
 
@@ -131,149 +126,3 @@ class Graph:
                     current = node.device if host_too or node.device != HOST else -1
                 elif current >= 0:
                     node.device = current
-
-
-class _Heap:
-    """One device's buffer: `ggml_dyn_tallocr` with a single chunk."""
-
-    def __init__(self, alignment: int):
-        self._mask = alignment - 1
-        self._free: list[list[int]] = [[0, _ENDLESS]]  # [offset, size], by offset
-        self.peak = 0
-
-    def take(self, size: int) -> tuple[int, int]:
-        size = (size + self._mask) & ~self._mask
-        blocks = self._free
-        best, best_size = len(blocks) - 1, _ENDLESS
-        for i in range(len(blocks) - 1):
-            found = blocks[i][1]
-            if size <= found <= best_size:
-                best, best_size = i, found
-        block = blocks[best]
-        offset = block[0]
-        block[0] += size
-        block[1] -= size
-        if not block[1]:
-            del blocks[best]
-        self.peak = max(self.peak, offset + size)
-        return offset, size
-
-    def give(self, offset: int, size: int) -> None:
-        blocks = self._free
-        end = offset + size
-        i = 0
-        while blocks[i][0] < offset:
-            i += 1
-        before = blocks[i - 1] if i else None
-        after = blocks[i]
-        if before is not None and before[0] + before[1] == offset:
-            before[1] += size
-            if before[0] + before[1] == after[0]:
-                before[1] += after[1]
-                del blocks[i]
-        elif end == after[0]:
-            after[0] = offset
-            after[1] += size
-        elif size:
-            blocks.insert(i, [offset, size])
-
-
-def peaks(graph: Graph, alignments: Sequence[int], copies: int = 1) -> list[int]:
-    """Bytes of compute buffer per device, device 0 being the host. Uses the graph up.
-
-    `copies` is 4 under pipeline parallelism: every input of a device is kept that often and
-    never given back.
-    """
-    heaps = [_Heap(a) for a in alignments]
-    graph.assign()
-    nodes, pinned = _split(graph, copies)
-    held: dict[Node, tuple[int, int, int]] = {}  # what gives memory back: device, offset, size
-    for node in pinned:
-        for _ in range(copies):
-            heaps[node.device].take(node.size)
-    kept = set(pinned)
-    for leaf in graph.leaves:
-        if leaf not in kept:
-            held[leaf] = (leaf.device, *heaps[leaf.device].take(leaf.size))
-
-    children: dict[Node, int] = {}
-    views: dict[Node, int] = {}
-    for node in nodes:
-        if node.root is not None:
-            views[node.root] = views.get(node.root, 0) + 1
-        for src in node.srcs:
-            children[src] = children.get(src, 0) + 1
-
-    for node in nodes:
-        if node.root is None and not node.external and node not in kept:
-            place = _reuse(node, children, views, held) if node.inplace else None
-            held[node] = place or (node.device, *heaps[node.device].take(node.size))
-        for src in node.srcs:
-            children[src] -= 1
-            if children[src] or views.get(src):
-                continue
-            owner = src
-            if src.root is not None:
-                owner = src.root
-                views[owner] -= 1
-                if views[owner] or children.get(owner):
-                    continue
-            free = held.pop(owner, None)
-            if free is not None:
-                heaps[free[0]].give(free[1], free[2])
-    return [heap.peak for heap in heaps]
-
-
-def _reuse(
-    node: Node,
-    children: dict[Node, int],
-    views: dict[Node, int],
-    held: dict[Node, tuple[int, int, int]],
-) -> tuple[int, int, int] | None:
-    """The memory of a parent that nobody else reads and that has the node's layout."""
-    for parent in node.srcs:
-        if parent.layout != node.layout or children[parent] != 1 or views.get(parent):
-            continue
-        place = held.get(parent)  # a view holds nothing, so nothing is taken over through one
-        if place is not None:
-            return held.pop(parent)
-    return None
-
-
-def _split(graph: Graph, copies: int) -> tuple[list[Node], list[Node]]:
-    """The nodes with copies of what another device made put before the run of nodes (the
-    "split") that needs them; and the tensors that pipeline copies keep for ever."""
-    out: list[Node] = []
-    made: dict[tuple[Node, int], Node] = {}
-    device = -1
-    start = 0
-    for node in graph.nodes:
-        if node.root is not None:  # a view stays where it looks
-            node.device = node.root.device
-            out.append(node)
-            continue
-        for src in node.srcs:
-            if src.device < 0:  # a leaf that is no input lies with its reader
-                src.device = node.device
-        if node.device != device:
-            device = node.device
-            start = len(out)
-        if any(src.device != device for src in node.srcs):
-            if any(src.external and not src.srcs and src.device != device for src in node.srcs):
-                start = len(out)  # a borrowed weight begins a split, so the last one is free again
-            srcs = list(node.srcs)
-            for i, src in enumerate(srcs):
-                if src.device == device:
-                    continue
-                copy = made.get((src, device))
-                if copy is None:
-                    copy = made[src, device] = Node((0,), 0)
-                    copy.size, copy.layout, copy.device = src.size, src.layout, device
-                    reader = Node((0,), 0, (src,), external=True)
-                    out[start:start] = [reader, copy]
-                    start += 2
-                srcs[i] = copy
-            node.srcs = tuple(srcs)
-        out.append(node)
-    inputs = [leaf for leaf in graph.leaves if leaf.device == HOST]
-    return out, [*made.values(), *inputs] if copies > 1 else []

@@ -1,0 +1,96 @@
+"""Sizes of a graph's tensors as sums of products of what a shape leaves open.
+
+Every size is a sum of terms like 4 x 5376 x batch or 2 x cells x batch, with whole coefficients
+far below 2**63. A graph built with powers of 2**64 in place of the batch, of the cells and of the
+bytes per cached element therefore has sizes whose digits in that base are the coefficients. So
+one graph gives the sizes for every batch, context and cache type; only what a graph is made of
+(fused attention, rotations, layers and where they are) needs graphs of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tuner.graph import Layout
+from tuner.graph_layers import Shape
+
+_BITS = 64
+_DIGIT = (1 << _BITS) - 1
+_BATCH = 3  # powers of the batch that are told apart: none, itself, its square
+
+Terms = tuple[tuple[int, int], ...]  # (place of the digit, coefficient)
+
+
+def opened(shape: Shape) -> Shape:
+    """The shape with powers of 2**64 in place of what `products` gives values to."""
+    places = [place for place, _ in _unknowns(shape)]
+    u, *cells = (1 << _BITS * place for place in places[: 1 + len(shape.cells)])
+    k, v = (1 << _BITS * place for place in places[-2:])
+    return replace(
+        shape,
+        u=u,
+        cells=tuple((kind, n) for (kind, _), n in zip(shape.cells, cells, strict=True)),
+        k_bytes=k if shape.k_bytes else 0.0,
+        v_bytes=v if shape.v_bytes else 0.0,
+    )
+
+
+def _unknowns(shape: Shape) -> list[tuple[int, float]]:
+    """What `opened` leaves open: the place of its digit, its value. The batch, the cells of each
+    kind, bytes per element of K and of V."""
+    n = 1 + len(shape.cells)
+    values = [shape.u, *(cells for _, cells in shape.cells)]
+    places = [1, *(_BATCH * i for i in range(1, n))]
+    return [
+        *zip(places, values, strict=True),
+        (_BATCH * n, shape.k_bytes),
+        (2 * _BATCH * n, shape.v_bytes),
+    ]
+
+
+def products(shape: Shape) -> list[float]:
+    """The value of each place: a power of the batch, times the cells of one kind or none, times
+    the bytes of K's or V's elements or neither."""
+    u = shape.u
+    batch = (1, u, u * u)
+    cells = (1, *(n for _, n in shape.cells))
+    return [
+        one * n * power
+        for one in (1, shape.k_bytes, shape.v_bytes)
+        for n in cells
+        for power in batch
+    ]
+
+
+def terms(size: int) -> Terms:
+    """A size of an opened graph, term by term. Digits are signed: (batch - 1) x 4 has -4."""
+    found = []
+    place = 0
+    while size:
+        digit = size & _DIGIT
+        if digit > _DIGIT >> 1:
+            digit -= _DIGIT + 1
+        if digit:
+            found.append((place, digit))
+        size = (size - digit) >> _BITS
+        place += 1
+    return tuple(found)
+
+
+def value(of: Terms, by_place: Sequence[float]) -> int:
+    """The size for the values of `products`. Raises IndexError where a size is of a form that
+    the places do not have."""
+    return int(sum(coefficient * by_place[place] for place, coefficient in of))
+
+
+def alike(a: Layout, b: Layout, by_place: Sequence[float]) -> bool:
+    """Whether two layouts of an opened graph are the same for these values."""
+    return (
+        a[1] == b[1]
+        and len(a[0]) == len(b[0])
+        and all(
+            x == y or value(terms(x), by_place) == value(terms(y), by_place)
+            for x, y in zip(a[0], b[0], strict=True)
+        )
+    )
