@@ -117,7 +117,12 @@ def _stateful(hp: HParams) -> list[int]:
 
 
 def _states(hp: HParams, layers: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    return tuple((il, 4 * size) for il in layers for size in (hp.state_r, hp.state_s) if size)
+    return tuple(
+        (il, 4 * size)
+        for il in layers
+        for size in (hp.state_r, hp.state_s, hp.ngram_state if il in hp.ngram_layers else 0)
+        if size
+    )
 
 
 def _indexer_rows(hp: HParams) -> list[CachedRow]:
@@ -140,7 +145,6 @@ def _indexer_rows(hp: HParams) -> list[CachedRow]:
             first = hp.n_layer_dense_lead
             return [CachedRow(il, ALL, size, hp.head_v[il], True) for il in trunk if il >= first]
         case "qwen4exp":
-            size *= 3 if hp.indexer_kpool > 0 else 1
             return [CachedRow(il, ALL, size, 0) for il in trunk if not hp.recurrent[il]]
         case "glm5-next":
             size *= 3 if hp.indexer_kpool > 0 else 1

@@ -14,6 +14,7 @@ from tuner.graph import HOST
 from tuner.graph_hyper import HYPER
 from tuner.graph_layers import Shape
 from tuner.graph_model import ModelGraph
+from tuner.graph_qsa import QSA
 from tuner.graph_sparse import LEFT_OUT, is_sparse
 from tuner.machine import Machine
 from tuner.model import Model
@@ -213,7 +214,7 @@ class ComputeSizes:
         layers += [
             (LEFT_OUT, device, False) for device in sorted(where.slots[il] + 1 for il in left)
         ]
-        if self._hp.architecture in HYPER:
+        if self._hp.architecture in HYPER | QSA:
             rest = sorted(set(range(n)) - set(chosen))
             layers += [(-1 - firsts[signatures[il]], where.slots[il] + 1, False) for il in rest]
         return tuple(layers)

@@ -50,7 +50,9 @@ def hyper_model(
             g.leaves += unread(b, tensors[-il - 1])
             continue
         b.experts_on_host = experts_on_host and at != HOST
-        x = _layer(b, tensors[il], il, tokens, x)
+        # scales of these experts are loaded, but not used
+        used = {name: w for name, w in tensors[il].items() if not name.endswith(".scale")}
+        x = _layer(b, used, il, tokens, x)
     g.device = device
     x = g.new(n * streams, 1, of=(g.view(x, n * streams, u), b.out_ids))
     x = g.view(x, n, streams, 1)

@@ -11,6 +11,7 @@ from tuner.graph_hyper import HYPER, hyper_model
 from tuner.graph_latent import latent_attention
 from tuner.graph_layers import LayerBuilder, Shape, Tensors
 from tuner.graph_msa import block_attention, in_blocks, unread_blocks
+from tuner.graph_qsa import QSA, qsa_model
 from tuner.graph_recurrent import mixer
 from tuner.graph_rwkv import rwkv_layer
 from tuner.graph_sparse import LEFT_OUT, unread_zeros
@@ -48,7 +49,7 @@ class ModelGraph:
         shapes = tuple(sorted((name, t.shape) for name, t in self.tensors[il].items()))
         return hash(
             (shapes, hp.swa[il], hp.recurrent[il], hp.n_head[il], hp.n_head_kv[il],
-             il >= hp.n_layer_kv, il == hp.n_layer - 1,
+             hp.compress_ratios[il : il + 1], il >= hp.n_layer_kv, il == hp.n_layer - 1,
              hp.residual_block and il % hp.residual_block == 0)
         )  # fmt: skip
 
@@ -69,8 +70,9 @@ class ModelGraph:
         x = Node((hp.n_embd, u), F32, (tokens,), device=HOST)
         g.expand(x)
         g.leaves.insert(1, unused)
-        if hp.architecture in HYPER:
-            x = hyper_model(b, self.tensors, self._output, tokens, x, layers, output_device)
+        if hp.architecture in HYPER | QSA:
+            whole = hyper_model if hp.architecture in HYPER else qsa_model
+            x = whole(b, self.tensors, self._output, tokens, x, layers, output_device)
             g.expand(g.mm(hp.n_vocab, x, self._output_bytes()))
             return g
         if self.traits.scaled_input:

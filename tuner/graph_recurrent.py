@@ -34,7 +34,10 @@ def _conv(b: LayerBuilder, x: Node, channels: int, width: int, old: Node) -> Nod
     columns = g.view(old, width - 1, channels, contiguous=False)
     turned = g.view(x, b.u, channels, contiguous=False)
     joined = g.new(width - 1 + b.u, channels, of=(columns, turned))
-    g.expand(g.store(g.view(joined, width - 1, channels, contiguous=False)))
+    kept = g.view(joined, width - 1, channels, contiguous=False)
+    if b.hp.architecture == "qwen4exp":
+        kept = g.new(width - 1, channels, of=(kept,))
+    g.expand(g.store(kept))
     return joined
 
 

@@ -54,6 +54,9 @@ class HParams:
     ssm: Ssm
     indexer_block: int = 0  # minimax-m3: tokens that are picked together
     indexer_tail: bool = False  # glm5-next: the tokens of an incomplete pool are always seen
+    ngram_layers: tuple[int, ...] = ()  # qwen4exp: layers that read embeddings of n-grams
+    ngram_row: int = 0  # elements of one such embedding
+    ngram_state: int = 0  # elements of the history that such a layer keeps
     residual_block: int = 0  # kimi-k3: layers from one banked residual to the next
     positions: int = 1  # numbers that say where a token is: 4 where images have places too
     rms_norm: bool = False  # an epsilon for norms by the root mean square is stated
@@ -175,7 +178,10 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         indexer_top_k=keys.integer("attention.indexer.top_k"),
         indexer_full=_indexer_layers(keys, architecture, n_layer, n_all),
         indexer_kpool=keys.integer("attention.indexer.kpool"),
-        compress_ratios=keys.array("attention.compress_ratios") or zeros,
+        compress_ratios=_compress_ratios(keys, n_all),
+        ngram_layers=keys.array("ple.layers") or () if architecture == "qwen4exp" else (),
+        ngram_row=keys.integer("embedding_length_per_layer_input"),
+        ngram_state=_ngram_state(keys, n_embd),
         n_layer_dense_lead=keys.integer("leading_dense_block_count"),
         n_embd_inp=n_embd * (1 + keys.integer("n_deepstack_layers")),
         ssm=ssm,
@@ -220,6 +226,21 @@ _MROPE = frozenset(
     {"paddleocr", "qwen2vl", "qwen35", "qwen35moe", "qwen3vl", "qwen3vlmoe", "qwen4exp"}
 )
 _MROPE_BY_SECTIONS = frozenset({"bailingmoe3", "glm4", "glm4moe", "hunyuan_vl"})
+
+
+def _compress_ratios(keys: Keys, n_all: int) -> tuple[int, ...]:
+    """Tokens per compressed row of each layer: deepseek4 lists them, qwen4exp may state one."""
+    if keys.architecture == "qwen4exp":
+        return keys.per_layer("attention.compress_ratios", n_all, (0,) * n_all)
+    return keys.array("attention.compress_ratios") or (0,) * n_all
+
+
+def _ngram_state(keys: Keys, n_embd: int) -> int:
+    """`ple_conv_state` (src/llama-hparams.cpp): what a dilated convolution over streams keeps."""
+    if keys.architecture != "qwen4exp":
+        return 0
+    columns = (keys.integer("ple.conv_kernel", 1) - 1) * keys.integer("ple.ngram_size")
+    return max(0, columns) * keys.integer("hyper_connection.count") * n_embd
 
 
 def _positions(keys: Keys) -> int:
