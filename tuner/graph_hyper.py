@@ -104,10 +104,11 @@ def spread(b: LayerBuilder, y: Node, x: Node, post: Node, comb: Node) -> Node:
         return g.new(n, hc, u, of=(y, x, post, comb))
     out: Node | None = None
     for _ in range(hc):
-        row = g.over(y, g.view(post, 1, u, contiguous=False))
+        row = g.over(y, g.view(post, 1, u, contiguous=False, stride=hc))
         for _ in range(hc):
             part = g.view(x, n, u, contiguous=False, stride=n * hc)
-            row = g.over(row, g.over(part, g.view(comb, 1, u, contiguous=False)))
+            share = g.view(comb, 1, u, contiguous=False, stride=hc * hc)
+            row = g.over(row, g.over(part, share))
         row = g.view(row, n, 1, u)
         out = row if out is None else g.new(n, out.shape[1] + 1, u, of=(out, row))
     assert out is not None
