@@ -49,7 +49,8 @@ class ModelGraph:
         shapes = tuple(sorted((name, t.shape) for name, t in self.tensors[il].items()))
         return hash(
             (shapes, hp.swa[il], hp.recurrent[il], hp.n_head[il], hp.n_head_kv[il],
-             hp.compress_ratios[il : il + 1], il >= hp.n_layer_kv, il == hp.n_layer - 1,
+             hp.indexer_full[il], hp.compress_ratios[il : il + 1],
+             il >= hp.n_layer_kv, il == hp.n_layer - 1,
              hp.residual_block and il % hp.residual_block == 0)
         )  # fmt: skip
 

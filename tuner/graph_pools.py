@@ -28,11 +28,12 @@ def pooled_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
         b.chosen = _selection(b, t, x, low)
     chosen = b.chosen
     assert chosen is not None
+    element = F16 if b.shape.flash else F32
     latent = g.view(latent, lora, 1, u)
     v_b = t["attn_v_b.weight"]
     y = b.attend(
         il, q, latent, latent, v_rows=v_b.shape[1], scale=v_b.n_bytes,
-        mask_of=lambda: g.view(chosen, *chosen.shape),
+        mask_of=lambda: Node(chosen.shape, element, (chosen,), root=chosen),
     )  # fmt: skip
     return b.mm(t, "attn_output", y)
 
