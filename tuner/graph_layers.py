@@ -64,6 +64,7 @@ class LayerBuilder:
         self.rotations: dict[tuple[int, str], Node] = {}
         self.experts_on_host = False
         self.per_layer: Node | None = None  # embeddings of their own for each layer
+        self.skip: Node | None = None  # the embeddings, added again behind every layer
         self.first_value: Node | None = None  # rwkv7: the first layer's, which all others blend in
         self.owners: dict[int, int] = {}  # the device of the last cache of each kind
         self.inputs: dict[tuple[int, str], Node] = {}  # by kind of cache and purpose
@@ -151,7 +152,7 @@ class LayerBuilder:
             q = self.norm(t, "attn_q_norm", q)
         if k is not None and self.has(t, "attn_k_norm") and t["attn_k_norm.weight"].shape[0] == dk:
             k = self.norm(t, "attn_k_norm", k)
-        if v is not None and hp.architecture == "gemma4":
+        if v is not None and self.traits.norm_v:
             v = g.over(v)  # normed, without weights
         if self._rotated(il):
             q = self._rope(q)
@@ -220,9 +221,9 @@ class LayerBuilder:
         if k is not None:
             self.owners[kind] = g.device
         home = self.owners.get(kind, g.device)  # a layer may read an earlier layer's cache
-        cached = [g.outside(int(cells * dk * n_kv * self.shape.k_bytes), home)]
+        cached = [self._cached(int(cells * dk * n_kv * self.shape.k_bytes), home)]
         if not hp.mla:
-            cached.append(g.outside(int(cells * dv * n_kv * self.shape.v_bytes), home))
+            cached.append(self._cached(int(cells * dv * n_kv * self.shape.v_bytes), home))
         heads = g.view(g.view(q, dk, n, u), dk, u, n, contiguous=False)
         if self.shape.flash:
             y = g.new(dv, n, u, of=(heads, *cached, mask))
@@ -267,6 +268,12 @@ class LayerBuilder:
             k = 0 if shape.f16_k else 2 * cells * k_row + 128
             return k + (0 if shape.f16_v or not v_row else 2 * cells * v_row + 128)
         return 0
+
+    def _cached(self, size: int, device: int) -> Node:
+        """A layer's view of a cache. Unlike a weight, a cache elsewhere begins no new split."""
+        node = self.g.view(self.g.outside(size, device), size)
+        node.size = size
+        return node
 
     # ----------------------------------------------------------- feed-forward
 

@@ -7,6 +7,16 @@ from collections.abc import Sequence
 
 from tuner.graph import F32, HOST, Graph, Node
 from tuner.graph_bank import BANKING, banking_layer, blended
+from tuner.graph_gemma import (
+    ALTUP,
+    altup_layer,
+    altup_narrowed,
+    altup_widened,
+    gemma4_experts,
+    is_sparse_layer,
+    per_layer_part,
+    per_layer_rows,
+)
 from tuner.graph_hyper import HYPER, hyper_model
 from tuner.graph_latent import latent_attention
 from tuner.graph_layers import LayerBuilder, Shape, Tensors
@@ -47,8 +57,9 @@ class ModelGraph:
         """Equal for layers that build equal graphs."""
         hp = self.hp
         shapes = tuple(sorted((name, t.shape) for name, t in self.tensors[il].items()))
+        sparse = hp.architecture in ALTUP and is_sparse_layer(il)
         return hash(
-            (shapes, hp.swa[il], hp.recurrent[il], hp.n_head[il], hp.n_head_kv[il],
+            (shapes, sparse, hp.swa[il], hp.recurrent[il], hp.n_head[il], hp.n_head_kv[il],
              hp.indexer_full[il], hp.compress_ratios[il : il + 1],
              il >= hp.n_layer_kv, il == hp.n_layer - 1,
              hp.residual_block and il % hp.residual_block == 0)
@@ -80,20 +91,13 @@ class ModelGraph:
             x = g.over(x)
         if any(t.name == "position_embd.weight" for t in self.model.tensors.input):
             x = g.over(x, Node((hp.n_embd, u), F32, (b.pos,), device=HOST))
-        projection = self.tensors[0].get("per_layer_model_proj.weight")
-        if projection is not None:  # a second, small embedding for every layer, kept throughout
+        if self.traits.skip:
+            x = b.skip = g.over(x)
+        if "per_layer_model_proj.weight" in self.tensors[0]:
             g.device = layers[0][1]
-            rows = projection.shape[1]
-            looked_up = Node((rows, u), F32, (tokens,), device=HOST)
-            flat = g.view(g.over(g.mm(rows, x, projection.n_bytes)), rows, u)
-            made = g.over(g.new(rows, u, of=(flat,)), weighted=True)
-            made = g.over(g.over(made, g.new(rows, u, of=(g.view(looked_up, rows, u),))))
-            b.per_layer = g.new(rows, u, of=(g.view(made, rows, u, contiguous=False),))
-            # What else these architectures keep beside the residual is not followed node by node:
-            # gemma3n's four streams are blended through three copies, gemma4 holds a few rows.
-            rows = 12 if hp.architecture == "gemma3n" else 3
-            for device in {device for _, device, _ in layers}:
-                g.leaves.append(Node((rows * hp.n_embd, u), F32, device=device))
+            b.per_layer = per_layer_rows(b, self.tensors[0], x)
+        if hp.architecture in ALTUP:
+            x = altup_widened(b, self._output, x, output_device)
         if hp.architecture in STREAMS:
             x = widened(b, self.tensors[0], x)
         for il, device, experts_on_host in layers:
@@ -109,6 +113,8 @@ class ModelGraph:
         g.device = output_device
         if hp.architecture in STREAMS:
             x = narrowed(b, self._output, x)
+        elif hp.architecture in ALTUP:
+            x = g.new(hp.n_embd, 1, of=(altup_narrowed(b, self._output, x), b.out_ids))
         elif hp.architecture in BANKING:
             x = g.new(hp.n_embd, 1, of=(blended(b, x), b.out_ids))
         picked = self.traits.rows
@@ -139,6 +145,8 @@ class ModelGraph:
             return streams_layer(b, t, il, x)
         if hp.architecture in BANKING:
             return banking_layer(b, t, il, x)
+        if hp.architecture in ALTUP:
+            return altup_layer(b, t, il, x)
         if b.has(t, "channel_mix_key"):
             return rwkv_layer(b, t, x, last)
         residual = x
@@ -186,19 +194,23 @@ class ModelGraph:
         else:
             if bare:
                 normed = b.norm(t, "ffn_norm", x)
-        out = b.feed_forward(
-            t, normed if y is not None or not pre_norm else b.norm(t, "attn_norm", x), router
-        )
+        if b.has(t, "post_ffw_norm_1"):
+            out: Node | None = gemma4_experts(b, t, x)
+        else:
+            read = normed if y is not None or not pre_norm else b.norm(t, "attn_norm", x)
+            out = b.feed_forward(t, read, router)
         if out is None:
             return x
         if b.has(t, "post_ffw_norm"):
             out = b.norm(t, "post_ffw_norm", out)
         x = g.over(x, out) if self.traits.residual_first else g.over(out, x)
         if b.per_layer is not None and b.has(t, "inp_gate"):
-            gate = g.over(b.mm(t, "inp_gate", x))
-            part = g.view(b.per_layer, *gate.shape, contiguous=False)
-            added = b.mm(t, "proj", g.over(gate, part))
-            x = g.over(x, b.norm(t, "post_norm", added))
+            x = g.over(x, per_layer_part(b, t, x))
+        if b.skip is not None:
+            skip = g.new(hp.n_embd, 1, of=(b.skip, b.out_ids)) if last else b.skip
+            x = g.over(x, g.over(skip, weighted=True))
+        elif b.has(t, "layer_output_scale"):
+            x = g.over(x, weighted=True)
         return x
 
     @staticmethod

@@ -27,7 +27,9 @@ class Traits:
     bare_norms: bool = False  # norms have no weights
     rope: Literal["all", "window", "none"] = "all"  # the layers that rotate queries and keys
     rope_in_lead: bool = False  # so do the leading dense layers
+    norm_v: bool = False  # values are normed, without weights
     scaled_input: bool = False
+    skip: bool = False  # the embeddings are added again behind every layer
     residual_first: bool = False  # the layer's input is the first operand of its sums
     norm_first: bool = False  # the first norm runs before the mixer asks for its state
     situ: bool = False  # gated units are made of several operations
@@ -78,8 +80,8 @@ _TRAITS: dict[str, Traits] = {
     "gemma": Traits(scaled_input=True),
     "gemma2": Traits(scaled_input=True, softcap=True),
     "gemma3": Traits(scaled_input=True),
-    "gemma3n": Traits(scaled_input=True),
-    "gemma4": Traits(scaled_input=True, rows="norm", dense_beside_experts=True),
+    "gemma3n": Traits(scaled_input=True, rows="all", norm_v=True),
+    "gemma4": Traits(scaled_input=True, norm_v=True, rows="norm", dense_beside_experts=True),
     "glm-dsa": _STATED,
     "glm4moe": _STATED,
     "glm5-next": _STATED,
@@ -118,7 +120,7 @@ _TRAITS: dict[str, Traits] = {
     "smallthinker": Traits(rope="window"),
     "starcoder": Traits(rope="none"),
     "step35": Traits(rows="sum", expert_weights="stated"),
-    "talkie": Traits(bare_norms=True),
+    "talkie": Traits(bare_norms=True, skip=True),
 }
 
 
