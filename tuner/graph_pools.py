@@ -12,6 +12,8 @@ from tuner.cache import ALL
 from tuner.graph import F16, F32, I32, I64, Node
 from tuner.graph_layers import LayerBuilder, Tensors
 
+_GATHERING = 16  # the largest ubatch that copies what it attends to
+
 
 def pooled_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     """x is the normed input. A layer without an indexer takes what the one before it picked."""
@@ -28,9 +30,14 @@ def pooled_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
         b.chosen = _selection(b, t, x, low)
     chosen = b.chosen
     assert chosen is not None
-    element = F16 if b.shape.flash else F32
     latent = g.view(latent, lora, 1, u)
     v_b = t["attn_v_b.weight"]
+    if _gathers(b):
+        y = _gathered(b, q, latent, chosen)
+        y = g.mm(v_b.shape[1], y, v_b.n_bytes)
+        y = g.new(v_b.shape[1], n, 1, u, of=(g.view(y, *y.shape, contiguous=False),))
+        return b.mm(t, "attn_output", g.view(y, v_b.shape[1] * n, u))
+    element = F16 if b.shape.flash else F32
     y = b.attend(
         il, q, latent, latent, v_rows=v_b.shape[1], scale=v_b.n_bytes,
         mask_of=lambda: Node(chosen.shape, element, (chosen,), root=chosen),
@@ -38,11 +45,33 @@ def pooled_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     return b.mm(t, "attn_output", y)
 
 
+def _gathers(b: LayerBuilder) -> bool:
+    """Whether the few tokens of a small ubatch attend to copies of what they picked."""
+    return b.u <= _GATHERING and b.cells[ALL] > _pools(b)[2]
+
+
+def _gathered(b: LayerBuilder, q: Node, latent: Node, chosen: Node) -> Node:
+    """Attention of each token to its own copy of the chosen latent rows."""
+    g, u = b.g, b.u
+    lora, n_head, _ = q.shape
+    n = chosen.shape[0]
+    g.expand(q)
+    g.expand(latent)
+    g.expand(g.store(g.view(latent, lora, u), b.k_idxs[ALL]))
+    g.expand(b.masks[ALL])
+    cached = g.outside(int(b.cells[ALL] * lora * b.shape.k_bytes), g.device)
+    rows = g.new(lora, n * u, of=(cached, g.view(chosen, n * u)))
+    keys = g.view(rows, lora, n, 1, u)
+    scores = g.new(n, 1, n_head, u, of=(keys, g.view(q, lora, 1, n_head, u, contiguous=False)))
+    scores = g.over(scores, b.inputs[ALL, "chosen mask"])
+    values = g.new(n, lora, 1, u, of=(g.view(keys, n, lora, 1, u, contiguous=False),))
+    return g.new(lora, 1, n_head, u, of=(values, scores))
+
+
 def pool_inputs(b: LayerBuilder) -> None:
     """The indexer's inputs, which are there from the start."""
     g, u, kpool = b.g, b.u, b.hp.indexer_kpool
-    n_pool, n_top = _pools(b)
-    chosen = kpool * n_top + (kpool - 1 if b.hp.indexer_tail else 0)
+    n_pool, _, chosen = _pools(b)
     b.inputs = {
         (ALL, "cells"): g.input(n_pool, element=I32),
         (ALL, "members"): g.input(kpool, n_pool, element=I32),
@@ -64,11 +93,13 @@ def unread_pools(b: LayerBuilder, t: Tensors) -> list[Node]:
     return [Node((b.hp.indexer_head, b.u), F32, device=b.g.device)]
 
 
-def _pools(b: LayerBuilder) -> tuple[int, int]:
-    """Pools of the context with padding, and how many of them the indexer picks."""
+def _pools(b: LayerBuilder) -> tuple[int, int, int]:
+    """Pools of the context with padding, how many of them the indexer picks, and the tokens that
+    it picks with them."""
     kpool = b.hp.indexer_kpool
     n_pool = max(64, -(-(b.cells[ALL] // kpool + 1) // 64) * 64)
-    return n_pool, min(n_pool, b.hp.indexer_top_k // kpool)
+    n_top = min(n_pool, b.hp.indexer_top_k // kpool)
+    return n_pool, n_top, kpool * n_top + (kpool - 1 if b.hp.indexer_tail else 0)
 
 
 def _pooled(b: LayerBuilder, t: Tensors, x: Node) -> Node:
@@ -91,16 +122,16 @@ def _pooled(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     blend = g.over(g.view(probs, kpool, d, new), g.new(kpool, d, new, of=(values,)))
     row = g.view(g.new(1, d, new, of=(blend,)), d, new)
     g.expand(g.store(row, b.inputs[ALL, "new places"]))
-    n_pool, _ = _pools(b)
+    n_pool, _, _ = _pools(b)
     return g.new(d, n_pool, of=(cached, b.inputs[ALL, "cells"]))
 
 
 def _selection(b: LayerBuilder, t: Tensors, x: Node, low: Node) -> Node:
-    """The causal mask with everything hidden but the chosen pools and the tail
+    """The cells of the chosen pools and the tail, or the causal mask with everything else hidden
     (`build_kpool_select`)."""
     g, hp, u = b.g, b.hp, b.u
     d, kpool = hp.indexer_head, hp.indexer_kpool
-    n_pool, n_top = _pools(b)
+    n_pool, n_top, n = _pools(b)
     q = b.mm(t, "indexer.attn_q_b", low)
     heads = q.shape[0] // d
     pooled = _pooled(b, t, x)
@@ -119,12 +150,10 @@ def _selection(b: LayerBuilder, t: Tensors, x: Node, low: Node) -> Node:
     top = g.new(n_top, u, of=(ordered,), element=I32)
     chosen = g.new(kpool, n_top * u, of=(b.inputs[ALL, "members"], g.view(top, n_top * u)),
                    element=I32)  # fmt: skip
-    n = kpool * n_top
-    chosen = g.view(chosen, n, u)
+    chosen = g.view(chosen, kpool * n_top, u)
     if hp.indexer_tail:
-        n += kpool - 1
         chosen = g.new(n, u, of=(chosen, b.inputs[ALL, "tail"]), element=I32)
-    return _opened(b, chosen, n)
+    return chosen if _gathers(b) else _opened(b, chosen, n)
 
 
 def _opened(b: LayerBuilder, chosen: Node, n: int) -> Node:
