@@ -178,7 +178,7 @@ class LayerBuilder:
         if rope == "window" and hp.n_swa > 0:
             lead = self.traits.rope_in_lead and il < hp.n_layer_dense_lead
             return hp.swa[il] or lead
-        return rope != "none"
+        return hp.rope_finetuned if rope == "stated" else rope != "none"
 
     def _rope(self, x: Node) -> Node:
         return self.g.over(x, self.pos)

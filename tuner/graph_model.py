@@ -32,6 +32,12 @@ from tuner.model import Model
 _LAYER = re.compile(r"^blk\.\d+\.")
 
 
+def _plain(name: str) -> str:
+    """A tensor's name within its layer. plamo2 leaves ".weight" out of some norms' names."""
+    plain = _LAYER.sub("", name)
+    return f"{plain}.weight" if plain.endswith("_norm") else plain
+
+
 class ModelGraph:
     """Builds graphs of one model. `layers` lists (layer, device, experts on the host)."""
 
@@ -40,7 +46,7 @@ class ModelGraph:
         self.hp = model.hparams
         self.traits = traits(self.hp.architecture)
         self.tensors: list[Tensors] = [
-            {_LAYER.sub("", t.name): t for t in (*group.others, *group.experts)}
+            {_plain(t.name): t for t in (*group.others, *group.experts)}
             for group in model.tensors.layers
         ]
         loops = len(self.tensors)

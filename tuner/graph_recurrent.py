@@ -6,6 +6,8 @@ kimi-linear.cpp and lfm2.cpp; rwkv is apart. Which of them a layer is, its tenso
 
 from __future__ import annotations
 
+from math import prod
+
 from tuner.graph import Node
 from tuner.graph_layers import LayerBuilder, Tensors
 from tuner.graph_rwkv import rwkv_mixer
@@ -41,6 +43,13 @@ def _conv(b: LayerBuilder, x: Node, channels: int, width: int, old: Node) -> Nod
     return joined
 
 
+def _part(b: LayerBuilder, x: Node, *shape: int) -> Node:
+    """Some columns of x as they lie; a copy for another device takes along what is between."""
+    node = b.g.view(x, *shape, contiguous=False)
+    node.size = 4 * ((b.u - 1) * x.shape[0] + prod(shape[:-1]))
+    return node
+
+
 def _mamba1(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     g, u, s = b.g, b.u, b.hp.ssm
     conv = b.gather(b.hp.state_r)
@@ -48,21 +57,23 @@ def _mamba1(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     plamo2 = b.hp.architecture == "plamo2"  # turns the product round and takes x out of it
     if plamo2:
         xz = g.new(*xz.shape, of=(g.view(xz, *xz.shape, contiguous=False),))
-    z = g.view(xz, s.inner, u, contiguous=False)
+    z = _part(b, xz, s.inner, u)
     x = g.view(xz, s.inner, u, contiguous=False)
     joined = _conv(b, g.new(s.inner, u, of=(x,)) if plamo2 else x, s.inner, s.conv, conv)
     x = g.over(g.over(Node((s.inner, u), 4, (joined,), device=g.device), weighted=True))
     x_db = b.mm(t, "ssm_x", x)
-    dt = g.new(s.rank, u, of=(g.view(x_db, s.rank, u, contiguous=False),))
+    rank = t["ssm_dt.weight"].shape[0]
+    dt = g.new(rank, u, of=(g.view(x_db, rank, u, contiguous=False),))
     low = [g.view(x_db, s.state, u, contiguous=False) for _ in range(2)]
     if b.has(t, "ssm_dt_norm"):
         dt = g.over(dt, weighted=True)
         low = [g.over(g.new(s.state, u, of=(v,)), weighted=True) for v in low]
     dt = b.mm(t, "ssm_dt", dt)
-    scan = g.new(s.inner * (u + s.state), of=(g.view(x, 1, s.inner, u), dt, *low))
+    scan = g.new(s.inner * (u + s.state), of=(g.view(x, 1, s.inner, u), dt, *low, b.ids))
     g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
     y = g.view(scan, s.inner, u, contiguous=False)
-    y = g.over(y, g.over(g.view(x, s.inner, u) if plamo2 else x, weighted=True))
+    skipped = g.over(g.view(x, s.inner, u)) if plamo2 else g.over(x, weighted=True)
+    y = g.over(y, skipped)
     y = g.new(s.inner, u, of=(g.new(s.inner, u, of=(z,)), y))
     return g.view(b.mm(t, "ssm_out", y), b.hp.n_embd, u)
 
@@ -73,13 +84,13 @@ def _mamba2(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     channels = s.inner + 2 * s.groups * s.state
     conv = b.gather(b.hp.state_r)
     both = b.mm(t, "ssm_in", x)
-    z = g.view(both, s.inner, u, contiguous=False)
+    z = _part(b, both, s.inner, u)
     dt = g.view(both, heads, u, contiguous=False)
     joined = _conv(b, g.view(both, channels, u, contiguous=False), channels, s.conv, conv)
     mixed = g.over(g.over(Node((channels, u), 4, (joined,), device=g.device), weighted=True))
     parts = [g.view(mixed, s.inner // heads, heads, u, contiguous=False) for _ in range(3)]
     dt = g.over(g.new(heads, u, of=(dt,)), weighted=True)
-    scan = g.new(s.inner * (u + s.state), of=(parts[0], dt, *parts[1:]))
+    scan = g.new(s.inner * (u + s.state), of=(parts[0], dt, *parts[1:], b.ids))
     g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
     y = g.view(scan, s.inner // heads, heads, u, contiguous=False)
     scaled = Node(parts[0].shape, 4, (parts[0],), device=g.device)
@@ -128,7 +139,7 @@ def _gated_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     normed = g.over(g.new(dv, values, u, of=(y,)), weighted=True)
     gated = g.new(dv, values, u, of=(g.view(z, dv, values, u),))
     y = g.over(normed, gated)
-    return b.mm(t, "ssm_out", g.view(y, s.inner, u))
+    return g.view(b.mm(t, "ssm_out", g.view(y, s.inner, u)), b.hp.n_embd, u)
 
 
 def _kimi_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:

@@ -25,7 +25,7 @@ class Traits:
     layer_norm: bool = False  # norms are LayerNorms even without a bias
     rms_if_stated: bool = False  # but not so where the file states an epsilon for the other kind
     bare_norms: bool = False  # norms have no weights
-    rope: Literal["all", "window", "none"] = "all"  # the layers that rotate queries and keys
+    rope: Literal["all", "window", "none", "stated"] = "all"  # layers that rotate queries and keys
     rope_in_lead: bool = False  # so do the leading dense layers
     norm_v: bool = False  # values are normed, without weights
     scaled_input: bool = False
@@ -88,13 +88,16 @@ _TRAITS: dict[str, Traits] = {
     "gpt-oss": Traits(rows="sum", expert_weights="softmax"),
     "gpt2": Traits(rope="none"),
     "gptneox": Traits(layer_norm=True),
-    "granitehybrid": Traits(rope="none"),
+    "granite": Traits(rope="stated"),
+    "granitehybrid": Traits(rope="stated"),
+    "granitemoe": Traits(rope="stated"),
+    "graniteswitch": Traits(rope="stated"),
     "grok": Traits(scaled_input=True, softcap=True, dense_beside_experts=True),
     "hrm_text": Traits(rows="norm", bare_norms=True),
     "hy_v3": _STATED_LATE,
     "hy_v4": _STATED,
     "jais": Traits(rope="none"),
-    "jamba": Traits(rope="none", expert_weights="plain"),
+    "jamba": Traits(rope="none", expert_weights="plain", residual_first=True),
     "kimi-k3": Traits(rope="none", expert_weights="stated", situ=True),
     "kimi-linear": Traits(rope="none", norm_first=True),
     "laguna": _STATED,

@@ -58,6 +58,7 @@ class HParams:
     ngram_row: int = 0  # elements of one such embedding
     ngram_state: int = 0  # elements of the history that such a layer keeps
     residual_block: int = 0  # kimi-k3: layers from one banked residual to the next
+    rope_finetuned: bool = True  # granite's switch for rotation by position
     positions: int = 1  # numbers that say where a token is: 4 where images have places too
     rms_norm: bool = False  # an epsilon for norms by the root mean square is stated
     parallel_residual: bool = False
@@ -188,6 +189,7 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         indexer_block=_read_by(keys, "attention.indexer.block_size", frozenset({"minimax-m3"})),
         indexer_tail=bool(keys.integer("attention.indexer.kpool_select_tail")),
         residual_block=keys.integer("attn_res.block_size"),
+        rope_finetuned=keys.value("rope.scaling.finetuned") is not False,
         positions=_positions(keys),
         rms_norm=keys.number("attention.layer_norm_rms_epsilon") > 0,
         parallel_residual=bool(keys.integer("use_parallel_residual")),
