@@ -363,7 +363,8 @@ class LayerBuilder:
         g, here = self.g, not self.experts_on_host
         y = g.weighted(shape, (x, top), w.n_bytes, device)
         if f"{name}.scale" in t:  # a factor for each expert
-            scales = Node((1, self.hp.n_expert, x.shape[-1]), F32, (top,), device=y.device)
+            factors = self.g.outside(t[f"{name}.scale"].n_bytes, y.device)
+            scales = self.g.new(1, self.hp.n_expert, x.shape[-1], of=(factors,))
             y = g.over(y, g.new(1, *shape[1:], of=(scales, top)))
         return g.over(y, top, weighted=here) if f"{name}.bias" in t else y
 
