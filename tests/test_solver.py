@@ -337,6 +337,16 @@ def test_fallbacks_shrink_on_the_gpu() -> None:
     assert plan.fallbacks[-1].settings.n_gpu_layers == 0
 
 
+def test_fallbacks_leave_an_unused_gpu_its_driver() -> None:
+    """Where the plan uses one of two GPUs, the ladder shrinks on that one: the other still gets
+    its driver's context, without which no rung would fit."""
+    plan = make_plan(giant(LLAMA_8B), machine(gpu(12), gpu(8, 1, bandwidth=500e9)), Wishes())
+    assert plan.chosen.footprint.uses[1].weights == 0
+    totals = [c.footprint.uses[0].total for c in (plan.chosen, *plan.fallbacks)]
+    assert len(totals) == 6
+    assert totals == sorted(totals, reverse=True)
+
+
 def test_one_more_gib_is_worth_saying() -> None:
     """What the report promises for 1 GiB more is what a machine with it would get."""
     plan = make_plan(giant(AYA_35B), machine(gpu(20)), Wishes())

@@ -19,7 +19,7 @@ from tuner.graph_sparse import LEFT_OUT, is_sparse
 from tuner.machine import Machine
 from tuner.model import Model
 from tuner.placement import Placement, alignment, padded
-from tuner.replays import Layers, Replays
+from tuner.replays import Layers, OpenGraph, Replays
 from tuner.settings import Settings
 
 _OFFLOADING = frozenset({"CUDA", "ROCm", "MUSA", "Metal", "Vulkan", "SYCL"})
@@ -47,12 +47,13 @@ def _grid(n_ctx: int, exact_below: int, straight: bool) -> tuple[int, int]:
 class _Curve:
     """Compute buffers that differ by context alone, as far as they have been asked for."""
 
-    __slots__ = ("known", "layers", "straight", "where")
+    __slots__ = ("graph", "known", "layers", "straight", "where")
 
     def __init__(self, where: Placement, layers: Layers, straight: bool):
         self.where = where
         self.layers = layers
         self.straight = straight
+        self.graph: OpenGraph | None = None
         self.known: dict[int, tuple[int, ...]] = {}
 
 
@@ -169,7 +170,12 @@ class ComputeSizes:
         )  # fmt: skip
         copies = _COPIES if pipeline else 1
         try:
-            host, *gpus = self._replays.peaks(shape, curve.layers, output, copies)
+            if curve.graph is None:
+                curve.graph = self._replays.graph(shape, curve.layers, output, copies)
+            found = curve.graph.peaks(shape) if curve.graph else None
+            if found is None:
+                found = self._replays.replayed(shape, curve.layers, output, copies)
+            host, *gpus = found
         except (LookupError, ArithmeticError, TypeError, ValueError):
             # a file of an architecture whose layers are like none that we know
             host, *gpus = self._rough(shape)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_right
-from dataclasses import replace
 
 from tuner import splits
 from tuner.footprint import Footprint
@@ -22,10 +21,10 @@ class Fitting:
         self.estimator = Estimator(model, machine)
         self.n_items = model.n_layer_all + 1
         self.budgets = tuple(d.budget for d in machine.devices)
-        self._seen: dict[Settings, Footprint] = {}
+        self._splits: dict[tuple[Settings, tuple[int, ...]], list[tuple[float, ...]]] = {}
 
     def within(self, budgets: tuple[int, ...]) -> Fitting:
-        """The same, footprints known so far included, under other budgets."""
+        """The same, what it knows so far included, under other budgets."""
         other = copy.copy(self)
         other.budgets = budgets
         return other
@@ -36,11 +35,8 @@ class Fitting:
         return (*self.budgets[:-1], min(self.budgets[-1], self.machine.host.free // 2))
 
     def footprint(self, settings: Settings) -> Footprint:
-        """The estimator's answer, asked once for each settings."""
-        found = self._seen.get(settings)
-        if found is None:
-            found = self._seen[settings] = self.estimator.footprint(settings)
-        return found
+        """The bytes of every device."""
+        return self.estimator.footprint(settings)
 
     def fits(self, footprint: Footprint, *, modestly: bool = False) -> bool:
         """Whether every device stays within its budget."""
@@ -53,8 +49,8 @@ class Fitting:
         The GPUs count as one and the compute buffers as nothing. Caches grow in straight lines,
         or, those of a window, less and less, so the line through the ends is never too high.
         """
-        low = self._pooled(replace(settings, n_ctx=contexts[0]))
-        high = self._pooled(replace(settings, n_ctx=contexts[-1]))
+        low = self._pooled(at_context(settings, contexts[0]))
+        high = self._pooled(at_context(settings, contexts[-1]))
         pool = (sum(self.budgets[:-1]), self.budgets[-1])
         if any(u > b for u, b in zip(low, pool, strict=True)):
             return 0
@@ -66,8 +62,8 @@ class Fitting:
 
     def _pooled(self, settings: Settings) -> tuple[int, int]:
         """Bytes on all GPUs together and on the host, compute left out."""
-        uses = self.estimator.without_compute(settings).uses
-        return sum(u.total for u in uses[:-1]), uses[-1].total
+        *gpus, host = self.estimator.totals(settings, compute=False)
+        return sum(gpus), host
 
     def splits(
         self, settings: Settings, wished: tuple[float, ...] | None
@@ -78,11 +74,20 @@ class Fitting:
             return [wished]
         if len(gpus) <= 1:
             return [()]
+        key = (settings, self.budgets)
+        if key not in self._splits:
+            self._splits[key] = self._candidates(settings)
+        return self._splits[key]
+
+    def _candidates(self, settings: Settings) -> list[tuple[float, ...]]:
+        gpus = self.machine.gpus
         total = min(settings.n_gpu_layers, self.n_items)
 
         def fits_on(counts: splits.Counts, g: int) -> bool:
-            trial = replace(settings, tensor_split=tuple(map(float, counts)))
-            return self.footprint(trial).uses[g].total <= self.budgets[g]
+            trial = _split(settings, tuple(map(float, counts)))
+            budget = self.budgets[g]
+            bound = self.estimator.totals(trial, compute=False)[g]
+            return bound <= budget and self.estimator.totals(trial)[g] <= budget
 
         if total == 0:
             return [(1.0, *[0.0] * (len(gpus) - 1))]
@@ -110,8 +115,7 @@ class Fitting:
         """
 
         def uses_at(i: int) -> list[int]:
-            footprint = self.footprint(replace(settings, n_ctx=contexts[i]))
-            return [u.total for u in footprint.uses]
+            return self.estimator.totals(at_context(settings, contexts[i]))
 
         def within(uses: list[int]) -> bool:
             return all(u <= b for u, b in zip(uses, budgets, strict=True))
@@ -121,7 +125,7 @@ class Fitting:
         low, high = 0, len(contexts) - 1
         top = uses_at(high)
         if within(top):
-            return replace(settings, n_ctx=contexts[high])
+            return at_context(settings, contexts[high])
         bottom = uses_at(low)
         if not within(bottom):
             return None
@@ -140,22 +144,54 @@ class Fitting:
                 low, bottom, nudge = guess, uses, not nudge
             else:
                 high, top, nudge = guess, uses, False
-        return replace(settings, n_ctx=contexts[low])
+        return at_context(settings, contexts[low])
 
     def balanced(self, settings: Settings, contexts: list[int], aim: int) -> Settings:
         """Moves layers between neighbouring GPUs as long as that makes room for more context."""
         split = settings.tensor_split
         moves = [(a, a + d) for a in range(len(split)) for d in (-1, 1) if 0 <= a + d < len(split)]
-        moved = settings.n_ctx < contexts[-1]
+        moved = True
         while moved:
             moved = False
             for source, target in moves:
+                longer = bisect_right(contexts, settings.n_ctx)
                 counts = list(settings.tensor_split)
-                if counts[source] < 1:
+                if counts[source] < 1 or longer == len(contexts):
                     continue
                 counts[source] -= 1
                 counts[target] += 1
-                trial = self.longest(replace(settings, tensor_split=tuple(counts)), contexts, aim)
-                if trial and trial.n_ctx > settings.n_ctx:
-                    settings, moved = trial, True
+                trial = _split(settings, tuple(counts))
+                if not self._has_room(at_context(trial, contexts[longer]), aim):
+                    continue  # nor has it for anything beyond
+                found = self.longest(trial, contexts, aim)
+                if found and found.n_ctx > settings.n_ctx:
+                    settings, moved = found, True
         return settings
+
+    def _has_room(self, settings: Settings, aim: int) -> bool:
+        """Whether these settings are allowed, the bound that is quickly had looked at first."""
+        budgets = self.modest if settings.n_ctx > aim else self.budgets
+        return all(
+            all(u <= b for u, b in zip(totals, budgets, strict=True))
+            for totals in (
+                self.estimator.totals(settings, compute=with_compute)
+                for with_compute in (False, True)
+            )
+        )
+
+
+def at_context(s: Settings, n_ctx: int) -> Settings:
+    """The same settings with another context. Written out, since `dataclasses.replace` would
+    take most of the time of a search."""
+    return Settings(
+        n_ctx, s.type_k, s.type_v, s.n_gpu_layers, s.n_cpu_moe, s.n_ubatch, s.tensor_split,
+        s.flash_attn, s.swa_full, s.use_extra_bufts,
+    )  # fmt: skip
+
+
+def _split(s: Settings, split: tuple[float, ...]) -> Settings:
+    """The same settings with another split."""
+    return Settings(
+        s.n_ctx, s.type_k, s.type_v, s.n_gpu_layers, s.n_cpu_moe, s.n_ubatch, split,
+        s.flash_attn, s.swa_full, s.use_extra_bufts,
+    )  # fmt: skip

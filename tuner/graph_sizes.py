@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tuner.graph import Layout
 from tuner.graph_layers import Shape
 
 _BITS = 64
@@ -82,15 +81,3 @@ def value(of: Terms, by_place: Sequence[float]) -> int:
     """The size for the values of `products`. Raises IndexError where a size is of a form that
     the places do not have."""
     return int(sum(coefficient * by_place[place] for place, coefficient in of))
-
-
-def alike(a: Layout, b: Layout, by_place: Sequence[float]) -> bool:
-    """Whether two layouts of an opened graph are the same for these values."""
-    return (
-        a[1] == b[1]
-        and len(a[0]) == len(b[0])
-        and all(
-            x == y or value(terms(x), by_place) == value(terms(y), by_place)
-            for x, y in zip(a[0], b[0], strict=True)
-        )
-    )

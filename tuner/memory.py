@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tuner.cache import CacheSizes
 from tuner.compute import ComputeSizes
 from tuner.footprint import DeviceUse, Footprint
@@ -32,6 +30,8 @@ class Estimator:
         self._cache = CacheSizes(model.hparams)
         self._compute = ComputeSizes(model, machine, self._cache)
         self._placements: dict[tuple[int, int, tuple[float, ...]], Placement] = {}
+        self._nothing = (0,) * len(self._ids)
+        self._distinct: dict[tuple[tuple[int, ...], int], Placement] = {}
         self._sizes: dict[tuple[Placement, bool], tuple[int, ...]] = {}
 
     def placement(self, settings: Settings) -> Placement:
@@ -39,8 +39,9 @@ class Estimator:
         key = (settings.n_gpu_layers, settings.n_cpu_moe, settings.tensor_split)
         found = self._placements.get(key)
         if found is None:
-            n = self.model.n_layer_all
-            found = self._placements[key] = place(n, self._n_gpus, settings)
+            new = place(self.model.n_layer_all, self._n_gpus, settings)
+            found = self._distinct.setdefault((new.slots, new.n_cpu_moe), new)
+            self._placements[key] = found
         return found
 
     def flash(self, settings: Settings) -> bool:
@@ -54,18 +55,8 @@ class Estimator:
         """
         where = self.placement(settings)
         flash = self.flash(settings)
-        return self._footprint(settings, where, self._compute.sizes(settings, where, flash))
-
-    def without_compute(self, settings: Settings) -> Footprint:
-        """The footprint but for the compute buffers, which read 0: a lower bound, quickly."""
-        return self._footprint(settings, self.placement(settings), (0,) * len(self._ids))
-
-    def _footprint(self, settings: Settings, where: Placement, compute: Sequence[int]) -> Footprint:
-        flash = self.flash(settings)
-        key = (where, settings.use_extra_bufts)
-        weights = self._sizes.get(key)
-        if weights is None:
-            weights = self._sizes[key] = self._weights.sizes(where, settings.use_extra_bufts)
+        compute = self._compute.sizes(settings, where, flash)
+        weights = self._weights_at(where, settings)
         states = self._cache.states
         uses = tuple(
             DeviceUse(
@@ -79,3 +70,26 @@ class Estimator:
             for i, (first, end) in enumerate(where.spans)
         )
         return Footprint(uses, "computed" if self.model.known else "assumed")
+
+    def totals(self, settings: Settings, *, compute: bool = True) -> list[int]:
+        """All bytes of every device, in the machine's order; without the compute buffers a lower
+        bound, quickly."""
+        where = self.placement(settings)
+        flash = self.flash(settings)
+        sizes = self._compute.sizes(settings, where, flash) if compute else self._nothing
+        weights = self._weights_at(where, settings)
+        states, cache = self._cache.states, self._cache.bytes
+        return [
+            of_weights + scratch + overhead + states[end] - states[first]
+            + (cache(settings, flash, unit, first, end) if end else 0)
+            for of_weights, scratch, overhead, unit, (first, end) in zip(
+                weights, sizes, self._overhead, self._units, where.spans, strict=True
+            )
+        ]  # fmt: skip
+
+    def _weights_at(self, where: Placement, settings: Settings) -> tuple[int, ...]:
+        key = (where, settings.use_extra_bufts)
+        found = self._sizes.get(key)
+        if found is None:
+            found = self._sizes[key] = self._weights.sizes(where, settings.use_extra_bufts)
+        return found

@@ -12,9 +12,10 @@ range from the first to the last of them, and reclaimable by the operating syste
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 from tuner.ggml_types import GGML_TYPES
@@ -58,9 +59,10 @@ def _f32(value: float) -> float:
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Placement:
-    """Where each slot lives: an index into `Machine.gpus`, or -1 for the host.
+    """Where each slot lives: an index into `Machine.gpus`, or -1 for the host. Equal only to
+    itself, so that looking something up for a placement costs nothing.
 
     `spans` holds (first, end) of the layers per GPU, then the host's; a device's layers are
     always consecutive, the host's come first.
@@ -78,17 +80,26 @@ def place(n_layers: int, n_gpus: int, settings: Settings) -> Placement:
     n_gpu_layers = min(settings.n_gpu_layers, n_layers + 1) if n_gpus else 0
     if n_gpu_layers < 0:
         n_gpu_layers = n_layers + 1
-    start = n_layers + 1 - n_gpu_layers
-    points = _split_points(settings.tensor_split or (1.0,), n_gpus)
-    slots = tuple(
-        -1
-        if il < start
-        else min(bisect_right(points, _f32((il - start) / n_gpu_layers)), n_gpus - 1)
-        for il in range(n_layers + 1)
-    )
-    layers = slots[:-1]
-    spans = tuple(_span(layers, device) for device in (*range(n_gpus), -1))
-    return Placement(slots, spans, slots[-1], max(0, settings.n_cpu_moe))
+    ends = [n_layers + 1 - n_gpu_layers]  # of the host's slots, then of each GPU's
+    shares = _shares(n_gpu_layers)
+    for point in _split_points(settings.tensor_split or (1.0,), n_gpus)[:-1]:
+        ends.append(ends[0] + bisect_left(shares, point))
+    if n_gpus:
+        ends.append(n_layers + 1)
+    slots: list[int] = []
+    spans = []
+    for device, end in enumerate(ends, -1):
+        first = len(slots)
+        slots += [device] * (end - first)
+        last = min(end, n_layers)
+        spans.append((first, last) if first < last else (0, 0))
+    return Placement(tuple(slots), (*spans[1:], spans[0]), slots[-1], max(0, settings.n_cpu_moe))
+
+
+@lru_cache(maxsize=1024)
+def _shares(n: int) -> list[float]:
+    """What part of n slots lies before each of them; a GPU's last slot is before its point."""
+    return [_f32(i / n) for i in range(n)]
 
 
 def _split_points(split: Sequence[float], n_gpus: int) -> list[float]:
@@ -98,11 +109,6 @@ def _split_points(split: Sequence[float], n_gpus: int) -> list[float]:
         shares = [1.0, *[0.0] * (n_gpus - 1)]
     sums = list(accumulate(shares, lambda a, b: _f32(a + b)))
     return [_f32(s / sums[-1]) for s in sums]
-
-
-def _span(layers: Sequence[int], device: int) -> tuple[int, int]:
-    mine = [il for il, d in enumerate(layers) if d == device]
-    return (mine[0], mine[-1] + 1) if mine else (0, 0)
 
 
 class Weights:

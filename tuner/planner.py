@@ -140,7 +140,11 @@ def fallbacks(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candid
     for share in LADDER if gpus else ():
         tighter = [int(b * share) for b in solver.budgets[:gpus]]
         # Never more than what just failed: a plan far under budget must shrink too.
-        limits = [min(t, int(u * share)) for t, u in zip(tighter, before, strict=True)]
+        # A GPU that is not used keeps what its driver takes all the same.
+        limits = [
+            max(min(t, int(u * share)), g.overhead)
+            for t, u, g in zip(tighter, before, solver.machine.gpus, strict=True)
+        ]
         candidate = solver.within((*limits, solver.budgets[-1])).best(wishes)
         if candidate and all(candidate.settings != c.settings for c in (chosen, *found)):
             found.append(replace(candidate, note=f"{share:.0%} of the memory"))

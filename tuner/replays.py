@@ -1,21 +1,26 @@
-"""Peaks of a model's graphs, each graph traced once for all batches, contexts and cache types."""
+"""Peaks of a model's graphs, each graph traced once for all batches, contexts and cache types.
+
+What happens in one device's buffer depends on the layers there and on their neighbours, so that
+a graph of these alone gives its tape; placements that differ elsewhere share it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuner.allocator import replay, trace
+from tuner.allocator import peaks, replay, trace
 from tuner.graph import HOST, Layout
 from tuner.graph_layers import Shape
 from tuner.graph_model import ModelGraph
-from tuner.graph_sizes import Terms, alike, opened, products, terms, value
+from tuner.graph_sizes import Terms, opened, products, terms, value
 
 Layers = tuple[tuple[int, int, bool], ...]  # (layer, device, experts on the host)
+_Key = tuple[Shape, Layers, int, int]  # the shape opened, layers, output's device, copies
+_Pair = tuple[tuple[Terms, Terms], ...]  # two lengths for each dimension in which layouts differ
 
 
 class _OpenTape:
-    """One device's tape with sizes left open, and the peaks found so far. Many graphs share it:
-    a GPU's does not change with how the layers before it are spread."""
+    """One device's tape with sizes left open, and the peaks found so far."""
 
     def __init__(self, steps: Sequence[int], sizes: Sequence[Terms], alignment: int):
         self._steps, self._sizes, self._alignment = steps, sizes, alignment
@@ -31,18 +36,33 @@ class _OpenTape:
         return found
 
 
-class _OpenGraph:
-    """The tapes of one graph; `unlike` are layouts that must not become alike."""
+def _differences(a: Layout, b: Layout) -> _Pair | None:
+    """Where two layouts of an opened graph differ; None if they do for every value of the sizes
+    left open."""
+    if a[1] != b[1] or len(a[0]) != len(b[0]):
+        return None
+    pair = tuple((terms(x), terms(y)) for x, y in zip(a[0], b[0], strict=True) if x != y)
+    return None if any(_fixed(x) and _fixed(y) for x, y in pair) else pair
 
-    def __init__(self, tapes: list[_OpenTape], unlike: set[tuple[Layout, Layout]]):
+
+def _fixed(size: Terms) -> bool:
+    return all(place == 0 for place, _ in size)
+
+
+class OpenGraph:
+    """The tapes of one graph, a device each; `unlike` are layouts that must not become alike."""
+
+    def __init__(self, tapes: list[_OpenTape], unlike: set[_Pair]):
         self._tapes = tapes
-        self._unlike = [(a, b) for a, b in unlike if a[1] == b[1] and len(a[0]) == len(b[0])]
+        self._unlike = unlike
 
-    def peaks(self, by_place: Sequence[float]) -> tuple[int, ...] | None:
+    def peaks(self, shape: Shape) -> tuple[int, ...] | None:
         """Bytes per device, the host first; None where a coincidence of sizes lets a tensor take
         over memory that it otherwise cannot, so that the tapes are others."""
-        if any(alike(a, b, by_place) for a, b in self._unlike):
-            return None
+        by_place = products(shape)
+        for pair in self._unlike:
+            if all(value(x, by_place) == value(y, by_place) for x, y in pair):
+                return None
         return tuple([tape.peak(by_place) for tape in self._tapes])
 
 
@@ -53,58 +73,99 @@ class Replays:
         """`opens`: whether sizes may be left open, which they may not where a graph depends on
         the context (sparse attention)."""
         self._graph, self._alignments, self._offload = graph, alignments, offload
-        self._open: dict[tuple[Shape, Layers, int, int], _OpenGraph | None] = {}
+        self._opens = self._trims = opens
+        self._graphs: dict[_Key, OpenGraph | None] = {}
+        self._traced: dict[_Key, tuple[list[_OpenTape], set[_Pair]]] = {}
         self._tapes: dict[tuple[tuple[int, ...], tuple[Terms, ...], int], _OpenTape] = {}
-        self._tried: set[tuple[int, bool, bool, bool]] = set()
-        self._opens = opens
+        self._tried: set[tuple[int, bool, bool, bool, int]] = set()
 
-    def peaks(self, shape: Shape, layers: Layers, output: int, copies: int) -> tuple[int, ...]:
-        """The peaks of the graph of these layers. Raises what the graph's builder raises where a
-        model's layers are like none that it knows."""
-        if self._opens:
-            by_place = products(shape)
-            open_graph = self._opened(shape, layers, output, copies)
-            found = open_graph.peaks(by_place) if open_graph else None
-            if found is not None and self._holds(found, shape, layers, output, copies):
-                return found
-        return self._replayed(shape, layers, output, copies)
-
-    def _opened(self, shape: Shape, layers: Layers, output: int, copies: int) -> _OpenGraph | None:
+    def graph(self, shape: Shape, layers: Layers, output: int, copies: int) -> OpenGraph | None:
+        """The graph of these layers with the numbers of the shape left open; None where that
+        cannot be."""
+        if not self._opens:
+            return None
         key = (opened(shape), layers, output, copies)
-        if key not in self._open:
+        if key not in self._graphs:
             try:
-                self._open[key] = self._traced(*key)
+                self._graphs[key] = self._open(key)
             except (LookupError, ArithmeticError, TypeError, ValueError):
-                self._open[key] = None  # what a builder does with sizes is not what was assumed
-        return self._open[key]
+                self._graphs[key] = None  # a builder does more with sizes than was assumed
+        found = self._graphs[key]
+        return found if found and self._holds(found, shape, key) else self._graphs.get(key)
 
-    def _traced(self, shape: Shape, layers: Layers, output: int, copies: int) -> _OpenGraph:
+    def replayed(self, shape: Shape, layers: Layers, output: int, copies: int) -> tuple[int, ...]:
+        """The peaks of one graph of plain numbers. Raises what the graph's builder raises where a
+        model's layers are like none that it knows."""
         graph = self._graph.build(shape, layers, output, self._offload)
-        traced, unlike = trace(graph, len(self._alignments), copies)
-        tapes = []
-        for tape, alignment in zip(traced, self._alignments, strict=True):
-            key = (tape.steps, tuple(terms(size) for size in tape.sizes), alignment)
-            if key not in self._tapes:
-                self._tapes[key] = _OpenTape(*key)
-            tapes.append(self._tapes[key])
-        return _OpenGraph(tapes, unlike)
+        return tuple(peaks(graph, self._alignments, copies))
 
-    def _holds(
-        self, found: tuple[int, ...], shape: Shape, layers: Layers, output: int, copies: int
-    ) -> bool:
-        """Whether sizes left open may be trusted: they are compared with a graph of plain numbers
-        when a kind of layer is met first, since a builder may decide by a size."""
+    def _open(self, key: _Key) -> OpenGraph:
+        shape, layers, output, copies = key
+        tapes: list[_OpenTape] = []
+        unlike: set[_Pair] = set()
+        for device in range(len(self._alignments)):
+            near = self._near(layers, device, output) if self._trims else layers
+            of_device, pairs = self._trace((shape, near, output, copies))
+            tapes.append(of_device[device])
+            unlike |= pairs
+        return OpenGraph(tapes, unlike)
+
+    def _near(self, layers: Layers, device: int, output: int) -> Layers:
+        """The layers that decide what happens on a device: its own, their neighbours, those
+        whose weights it borrows. On the host also the first of each kind elsewhere: their inputs
+        are there."""
+        own = [
+            at == device
+            or (experts and device == HOST)
+            or ((at == HOST or experts) and device == self._offload)
+            for _, at, experts in layers
+        ]
+        near = [
+            any(own[max(0, i - 1) : i + 2]) or (i == len(own) - 1 and output == device)
+            for i in range(len(own))
+        ]
+        if device == HOST:
+            near = [
+                n or layers.index(layer) == i
+                for i, (n, layer) in enumerate(zip(near, layers, strict=True))
+            ]
+        kept = tuple(layer for layer, n in zip(layers, near, strict=True) if n)
+        return kept or layers[-1:]
+
+    def _trace(self, key: _Key) -> tuple[list[_OpenTape], set[_Pair]]:
+        found = self._traced.get(key)
+        if found is None:
+            shape, layers, output, copies = key
+            graph = self._graph.build(shape, layers, output, self._offload)
+            traced, unlike = trace(graph, len(self._alignments), copies)
+            tapes = []
+            for tape, alignment in zip(traced, self._alignments, strict=True):
+                kept = (tape.steps, tuple(terms(size) for size in tape.sizes), alignment)
+                if kept not in self._tapes:
+                    self._tapes[kept] = _OpenTape(*kept)
+                tapes.append(self._tapes[kept])
+            pairs = {p for p in (_differences(a, b) for a, b in unlike) if p}
+            found = self._traced[key] = (tapes, pairs)
+        return found
+
+    def _holds(self, graph: OpenGraph, shape: Shape, key: _Key) -> bool:
+        """Whether open sizes and layers left out may be trusted: they are held against a graph of
+        plain numbers and all layers when a kind of layer is met first, since a builder may decide
+        by a size, and layers may read what others far away have made."""
+        _, layers, output, copies = key
+        n_devices = len({device for _, device, _ in layers})
         kinds = {
-            (il, experts, device == HOST, shape.flash) for il, device, experts in layers
+            (il, experts, device == HOST, shape.flash, n_devices) for il, device, experts in layers
         } - self._tried
-        if kinds:
-            self._tried |= kinds
-            self._opens = found == self._replayed(shape, layers, output, copies)
-        return self._opens
-
-    def _replayed(self, shape: Shape, layers: Layers, output: int, copies: int) -> tuple[int, ...]:
-        graph = self._graph.build(shape, layers, output, self._offload)
-        tapes, _ = trace(graph, len(self._alignments), copies)
-        return tuple(
-            replay(t.steps, t.sizes, a) for t, a in zip(tapes, self._alignments, strict=True)
-        )
+        if not kinds:
+            return True
+        self._tried |= kinds
+        found = graph.peaks(shape)
+        if found is None or found == self.replayed(shape, layers, output, copies):
+            return True
+        # first whole graphs instead of those near a device, then plain numbers
+        self._trims, self._opens = False, self._trims
+        self._tried.clear()
+        self._graphs.clear()
+        self.graph(shape, layers, output, copies)
+        return False

@@ -71,7 +71,7 @@ class Solver:
         self.n_items = model.n_layer_all + 1
         self.cuda = any(g.backend == "CUDA" for g in machine.gpus)
         self._answers: dict[tuple[Wishes, tuple[int, ...]], Candidate | None] = {}
-        self._ranked: dict[tuple[int, int], float] = {}
+        self._ranked: dict[tuple[int, int, tuple[int, ...]], float] = {}
 
     def within(self, budgets: tuple[int, ...]) -> Solver:
         """The same solver under other budgets (bytes per device, the host last)."""
@@ -290,14 +290,14 @@ class Solver:
         return [0, *range(start + 1, moe_layers[-1] + 2)]
 
     def _best_seconds(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
-        """Seconds per token with every offloaded layer on the fastest GPU: a lower bound."""
-        seconds = self._ranked.get((n_gpu_layers, n_cpu_moe))
+        """Seconds per token that no split over the GPUs beats: a lower bound."""
+        key = (n_gpu_layers, n_cpu_moe, self.budgets)
+        seconds = self._ranked.get(key)
         if seconds is None:
             gpus = self.machine.gpus
-            fastest = max(range(len(gpus)), key=lambda g: gpus[g].bandwidth, default=0)
-            counts = tuple(n_gpu_layers if g == fastest else 0 for g in range(len(gpus)))
-            seconds = self.speed.decode_seconds(Offload(n_gpu_layers, n_cpu_moe, counts))
-            self._ranked[n_gpu_layers, n_cpu_moe] = seconds
+            room = [b - g.overhead for b, g in zip(self.budgets, gpus, strict=False)]
+            seconds = self.speed.least_seconds(n_gpu_layers, n_cpu_moe, room)
+            self._ranked[key] = seconds
         return seconds
 
     def _settings(self, wishes: Wishes, n_ctx: int, recipe: Recipe) -> Settings:

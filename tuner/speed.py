@@ -10,9 +10,9 @@ The prediction ranks plans; `Calibration` scales it to what was measured on this
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import prod
 
 from tuner.cache import CacheSizes
@@ -87,6 +87,12 @@ class SpeedModel:
             _bytes(ts) + kv for ts, kv in zip(others, (*cache_read, 0), strict=True)
         )
         self._experts = [used * x for x in self._expert_stored]
+        # the most that is read per byte stored of any layer, without its experts and with them
+        self._dense_share = _steepest(self._read, self._stored)
+        self._full_share = _steepest(
+            [a + b for a, b in zip(self._read, self._experts, strict=True)][:-1],
+            [a + b for a, b in zip(self._stored, self._expert_stored, strict=True)][:-1],
+        )
         self._flops = _prefix(_flops(ts) for ts in others)
         self._expert_flops = [used * x for x in _prefix(_flops(ts) for ts in experts)]
 
@@ -112,6 +118,37 @@ class SpeedModel:
         if on_gpu:
             seconds += SECONDS_PER_TOKEN_GPU
         return seconds + host_bytes / self._host[0] + hops * SECONDS_PER_HOP
+
+    def least_seconds(self, n_gpu_layers: int, n_cpu_moe: int, room: Sequence[float]) -> float:
+        """No split of these layers decodes a token faster, where GPU g has `room[g]` bytes.
+
+        The fastest GPU is given what is read most per byte stored, as much as it has room for,
+        then the next. Layers with and without their experts are told apart, not single ones.
+        """
+        on_gpu = min(n_gpu_layers, self.n_items)
+        order = sorted(range(len(self._gpus)), key=lambda g: -self._gpus[g][0])
+        counts = [0] * len(order)
+        if order:
+            counts[order[0]] = on_gpu
+        seconds = self.decode_seconds(Offload(n_gpu_layers, n_cpu_moe, tuple(counts)))
+        if len(order) < 2 or not on_gpu:
+            return seconds
+        first, output = self.n_items - on_gpu, self.n_items - 1
+        moe = max(first, min(n_cpu_moe, output))
+        bare = self._read[moe] - self._read[first] + self._read[-1] - self._read[output]
+        full = self._read[output] - self._read[moe] + self._experts[output] - self._experts[moe]
+        whole = left = bare + full
+        seconds -= whole / self._gpus[order[0]][0]
+        held = 0.0
+        for g in order:
+            held += max(0.0, room[g])
+            bytes_bare = min(bare, held * self._dense_share)
+            rest = held - bytes_bare / self._dense_share
+            most = bytes_bare + min(full, rest * self._full_share)
+            taken = left if g == order[-1] else most - (whole - left)
+            seconds += taken / self._gpus[g][0]
+            left -= taken
+        return seconds
 
     def prompt_tps(self, offload: Offload, n_ubatch: int, *, slow_pair: bool = False) -> float:
         """Tokens/s of prompt processing, uncalibrated."""
@@ -162,6 +199,12 @@ class SpeedModel:
 
 def _prefix(values: Iterable[float]) -> list[float]:
     return list(accumulate(values, initial=0.0))
+
+
+def _steepest(read: Sequence[float], stored: Sequence[float]) -> float:
+    """The largest growth of one prefix sum against another, item by item."""
+    steps = zip(pairwise(read), pairwise(stored), strict=True)
+    return max(((b - a) / (d - c) for (a, b), (c, d) in steps if d > c), default=1.0)
 
 
 def _bytes(tensors: Iterable[TensorInfo]) -> int:

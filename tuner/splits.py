@@ -40,13 +40,10 @@ def candidates(
     if n <= 1:
         return [(total,) * n]
     by_speed = sorted(range(n), key=lambda g: (-gpus[g].bandwidth, g))
-    found = [
-        _filled(total, by_speed, fits_on, n),
-        proportional(total, [g.budget for g in gpus]),
-        _filled(total, list(range(n)), fits_on, n),
-        _filled(total, list(reversed(range(n))), fits_on, n),
-    ]
-    return list(dict.fromkeys(found))
+    orders = dict.fromkeys((tuple(by_speed), tuple(range(n)), tuple(reversed(range(n)))))
+    fastest, *others = (_filled(total, order, fits_on, n) for order in orders)
+    shared = proportional(total, [g.budget for g in gpus])
+    return list(dict.fromkeys([fastest, shared, *others]))
 
 
 def _filled(
