@@ -170,7 +170,8 @@ def _compressed(hp: HParams) -> CachePlan:
         elif ratio == _HCA:
             rows.append(CachedRow(il, _HCA, d * hp.n_head_kv[il], 0))
             states.append((il, 2 * _HCA * d * 4))
-    return CachePlan(tuple(rows), tuple(states), 0)
+    trunk = tuple(state for state in states if state[0] < hp.n_layer)
+    return CachePlan(tuple(rows), trunk, 0)
 
 
 class CacheSizes:
