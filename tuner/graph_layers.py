@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tuner.cache import ALL, WINDOW
 from tuner.gguf_header import TensorInfo
 from tuner.graph import F16, F32, HOST, I32, I64, Graph, Node
-from tuner.graph_traits import traits
+from tuner.graph_traits import rotates, traits
 from tuner.hparams import HParams
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class LayerBuilder:
         self.cells = dict(shape.cells)
         self.pos = graph.input(self.u * hp.positions, element=I32)
         self.out_ids = graph.input(1, element=I32)
+        self.temperature = graph.input(1, 1, self.u)
         self.ids = graph.input(1, element=I32)  # which state belongs to the sequence
         mask = F16 if shape.flash else F32
         self.masks = {
@@ -154,9 +155,11 @@ class LayerBuilder:
             k = self.norm(t, "attn_k_norm", k)
         if v is not None and self.traits.norm_v:
             v = g.over(v)  # normed, without weights
-        if self._rotated(il):
+        if rotates(self.hp, il):
             q = self._rope(q)
             k = self._rope(k) if k is not None else None
+        elif self.traits.scaled_q:
+            q = g.over(q, self.temperature)
         if gate is not None:
             gate = g.new(dk * n, u, of=(gate,))
         y = self.attend(il, q, k, v)
@@ -171,14 +174,6 @@ class LayerBuilder:
     def _wide(self, t: Tensors, name: str, x: Node) -> bool:
         """Whether a norm runs over all heads at once instead of over each."""
         return self.has(t, name) and t[f"{name}.weight"].shape[0] == x.shape[0] != self.hp.head_k[0]
-
-    def _rotated(self, il: int) -> bool:
-        """Whether queries and keys of this layer are rotated by position."""
-        hp, rope = self.hp, self.traits.rope
-        if rope == "window" and hp.n_swa > 0:
-            lead = self.traits.rope_in_lead and il < hp.n_layer_dense_lead
-            return hp.swa[il] or lead
-        return hp.rope_finetuned if rope == "stated" else rope != "none"
 
     def _rope(self, x: Node) -> Node:
         return self.g.over(x, self.pos)

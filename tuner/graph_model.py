@@ -26,7 +26,7 @@ from tuner.graph_recurrent import mixer
 from tuner.graph_rwkv import rwkv_layer
 from tuner.graph_sparse import LEFT_OUT, unread_zeros
 from tuner.graph_streams import STREAMS, narrowed, streams_layer, widened
-from tuner.graph_traits import traits
+from tuner.graph_traits import rotates, traits
 from tuner.model import Model
 
 _LAYER = re.compile(r"^blk\.\d+\.")
@@ -65,8 +65,8 @@ class ModelGraph:
         shapes = tuple(sorted((name, t.shape) for name, t in self.tensors[il].items()))
         sparse = hp.architecture in ALTUP and is_sparse_layer(il)
         return hash(
-            (shapes, sparse, hp.swa[il], hp.recurrent[il], hp.n_head[il], hp.n_head_kv[il],
-             hp.indexer_full[il], hp.compress_ratios[il : il + 1],
+            (shapes, sparse, hp.swa[il], rotates(hp, il), hp.recurrent[il],
+             hp.n_head[il], hp.n_head_kv[il], hp.indexer_full[il], hp.compress_ratios[il : il + 1],
              il >= hp.n_layer_kv, il == hp.n_layer - 1,
              hp.residual_block and il % hp.residual_block == 0)
         )  # fmt: skip

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tuner.hparams import HParams
+
 Part = Literal["attention", "ffn", "input"]
 
 
@@ -25,8 +27,10 @@ class Traits:
     layer_norm: bool = False  # norms are LayerNorms even without a bias
     rms_if_stated: bool = False  # but not so where the file states an epsilon for the other kind
     bare_norms: bool = False  # norms have no weights
-    rope: Literal["all", "window", "none", "stated"] = "all"  # layers that rotate queries and keys
+    # layers that rotate queries and keys by position; "most": all but every fourth
+    rope: Literal["all", "most", "window", "none", "stated"] = "all"
     rope_in_lead: bool = False  # so do the leading dense layers
+    scaled_q: bool = False  # queries that are not rotated are scaled by position instead
     norm_v: bool = False  # values are normed, without weights
     scaled_input: bool = False
     skip: bool = False  # the embeddings are added again behind every layer
@@ -48,7 +52,7 @@ _STATED = Traits(expert_weights="stated")
 _STATED_LATE = Traits(expert_weights="stated", rows="norm")
 
 _TRAITS: dict[str, Traits] = {
-    "afmoe": _STATED,
+    "afmoe": Traits(expert_weights="stated", rope="most"),
     "arctic": Traits(dense_beside_experts=True),
     "bailingmoe": _STATED,
     "bailingmoe2": _STATED,
@@ -56,7 +60,7 @@ _TRAITS: dict[str, Traits] = {
     "bitnet": Traits(host_output=True),
     "bloom": Traits(rope="none"),
     "cogvlm": Traits(rows="all"),
-    "cohere2": Traits(parallel=_FFN_INPUT, layer_norm=True),
+    "cohere2": Traits(parallel=_FFN_INPUT, layer_norm=True, rope="window"),
     "cohere2moe": Traits(
         rows="norm",
         parallel=_FFN_INPUT,
@@ -76,6 +80,7 @@ _TRAITS: dict[str, Traits] = {
     "dots1": _STATED,
     "dots3note": _STATED,
     "exaone-moe": _STATED,
+    "exaone4": Traits(rope="window"),
     "falcon": Traits(parallel=_FFN_ATTENTION),
     "gemma": Traits(scaled_input=True),
     "gemma2": Traits(scaled_input=True, softcap=True),
@@ -103,12 +108,13 @@ _TRAITS: dict[str, Traits] = {
     "laguna": _STATED,
     "lfm2": Traits(residual_first=True),
     "lfm2moe": Traits(residual_first=True),
-    "llama4": Traits(expert_weights="plain"),
+    "llama4": Traits(expert_weights="plain", rope="most", scaled_q=True),
     "maple": Traits(rope="window"),
     "minicpm": Traits(scaled_input=True),
     "minimax-m3": _STATED,
     "mistral4": _STATED,
     "mpt": Traits(rope="none", layer_norm=True),
+    "muse-glimmer": Traits(rope="window"),
     "nemotron_h": Traits(rope="none", rows="norm", expert_weights="stated"),
     "nemotron_h_moe": Traits(rope="none", rows="norm", expert_weights="stated"),
     "olmo": Traits(layer_norm=True, bare_norms=True),
@@ -121,10 +127,25 @@ _TRAITS: dict[str, Traits] = {
     "qwen3next": Traits(rows="norm", norm_first=True),
     "refact": Traits(rope="none", experts=False),
     "smallthinker": Traits(rope="window"),
+    "smollm3": Traits(rope="most"),
     "starcoder": Traits(rope="none"),
     "step35": Traits(rows="sum", expert_weights="stated"),
     "talkie": Traits(bare_norms=True, skip=True),
 }
+
+
+def rotates(hp: HParams, il: int) -> bool:
+    """Whether a layer rotates queries and keys by position."""
+    its = traits(hp.architecture)
+    match its.rope:
+        case "window" if hp.n_swa > 0:
+            return hp.swa[il] or (its.rope_in_lead and il < hp.n_layer_dense_lead)
+        case "most":
+            step = hp.n_layer if hp.architecture == "llama4" and not hp.n_swa else 4
+            return (il + 1) % step != 0
+        case "stated":
+            return hp.rope_finetuned
+    return its.rope != "none"
 
 
 def traits(architecture: str) -> Traits:
