@@ -91,6 +91,8 @@ def window(keys: Keys, architecture: str, n_layer: int, n_all: int) -> tuple[int
     if architecture == "llama4" and stated is not None and size == 0:
         return none
     size = rule.fixed or size or rule.default
+    if architecture == "deepseek4":  # every layer, whatever pattern the file states
+        return size, (True,) * n_all
 
     listed = keys.array("attention.sliding_window_pattern")
     if listed is not None:
@@ -106,8 +108,7 @@ def window(keys: Keys, architecture: str, n_layer: int, n_all: int) -> tuple[int
         return none
     period = keys.integer("attention.sliding_window_pattern", period)
     return size, tuple(
-        (il < n_layer or architecture == "deepseek4") and _in_window(il, period, rule.dense_first)
-        for il in range(n_all)
+        il < n_layer and _in_window(il, period, rule.dense_first) for il in range(n_all)
     )
 
 
