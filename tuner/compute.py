@@ -73,7 +73,7 @@ class ComputeSizes:
         self._scratch = next((_SCRATCH[b] for b in self._backends if b in _SCRATCH), "")
         self._n_gpus = len(machine.gpus)
         self._recurrent = any(self._hp.recurrent)
-        self._shared = self._hp.n_layer_kv < self._hp.n_layer
+        self._shared = self._hp.n_layer_kv < self._hp.n_layer or self._hp.cycles[0] > 0
         self._windowed = self._hp.n_swa > 0
         self._sparse = bool(self._hp.indexer_head)  # scores of every token, for each token
         self._replays = Replays(

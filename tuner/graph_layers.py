@@ -21,6 +21,7 @@ from tuner.hparams import HParams
 if TYPE_CHECKING:
     from tuner.graph_msa import Blocks
 
+_ATTENDING = frozenset({"attn_qkv", "attn_q", "attn_k", "attn_v", "attn_output"})
 Tensors = dict[str, TensorInfo]
 
 
@@ -67,6 +68,7 @@ class LayerBuilder:
         self.per_layer: Node | None = None  # embeddings of their own for each layer
         self.skip: Node | None = None  # the embeddings, added again behind every layer
         self.first_value: Node | None = None  # rwkv7: the first layer's, which all others blend in
+        self.cache_device = -1  # where a layer's cache is, if not with its weights
         self.owners: dict[int, int] = {}  # the device of the last cache of each kind
         self.inputs: dict[tuple[int, str], Node] = {}  # by kind of cache and purpose
         self.routed: Node | None = None  # experts that are chosen without a router
@@ -88,6 +90,9 @@ class LayerBuilder:
         """x times the weight `name`, and its bias where it has one."""
         w = t[f"{name}.weight"]
         y = self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, w.n_bytes)
+        if self.cache_device >= 0 and name in _ATTENDING and f"{name}.scale" in t:
+            # a layer that runs another's weights still has scales of its own
+            y = Node(y.shape, F32, (y,), inplace=True, device=self.cache_device)
         return self.g.over(y, weighted=True) if f"{name}.bias" in t else y
 
     def norm(self, t: Tensors, name: str, x: Node) -> Node:
@@ -206,16 +211,18 @@ class LayerBuilder:
         g.expand(q)
         kv = [x for x in ((k, v) if hp.n_swa else (v, k)) if x is not None]
         g.expand(*kv)
-        if k is not None:
-            g.expand(g.store(g.view(k, prod(k.shape) // u, u), self.k_idxs[kind]))
+        home = self.cache_device if self.cache_device >= 0 else g.device
+        stores = [(k, self.k_idxs[kind])] if k is not None else []
         if v is not None and not hp.mla:
-            g.expand(g.store(g.view(v, prod(v.shape) // u, u), self.v_idxs[kind]))
+            stores.append((v, self.v_idxs[kind]))
+        for x, rows in stores:
+            self.owners[kind] = home
+            flat = g.view(x, prod(x.shape) // u, u)
+            g.expand(Node((0,), 0, (flat, rows), external=True, device=home))
 
         mask = mask_of() if mask_of else self.masks[kind]
         cells = self.cells[kind]
-        if k is not None:
-            self.owners[kind] = g.device
-        home = self.owners.get(kind, g.device)  # a layer may read an earlier layer's cache
+        home = self.owners.get(kind, home)  # a layer may read an earlier layer's cache
         cached = [self._cached(int(cells * dk * n_kv * self.shape.k_bytes), home)]
         if not hp.mla:
             cached.append(self._cached(int(cells * dv * n_kv * self.shape.v_bytes), home))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from tuner.graph import F32, HOST, Graph, Node
 from tuner.graph_bank import BANKING, banking_layer, blended
+from tuner.graph_cycles import CYCLING, block_of, cycled
 from tuner.graph_gemma import (
     ALTUP,
     altup_layer,
@@ -53,6 +55,8 @@ class ModelGraph:
         physical = [t for t in self.tensors if t]
         if physical and self.hp.architecture == "nanbeige":
             self.tensors = [physical[il % len(physical)] for il in range(loops)]
+        if self.hp.architecture in CYCLING:
+            self.tensors = [self.tensors[block_of(self.hp, il)] for il in range(loops)]
         self._output = {t.name: t for t in model.tensors.output}
         self.signatures = [self._signature(il) for il in range(self.hp.n_layer)]
         self.firsts: dict[int, int] = {}
@@ -64,8 +68,9 @@ class ModelGraph:
         hp = self.hp
         shapes = tuple(sorted((name, t.shape) for name, t in self.tensors[il].items()))
         sparse = hp.architecture in ALTUP and is_sparse_layer(il)
+        own = hp.architecture in CYCLING and il
         return hash(
-            (shapes, sparse, hp.swa[il], rotates(hp, il), hp.recurrent[il],
+            (shapes, sparse, own, hp.swa[il], rotates(hp, il), hp.recurrent[il],
              hp.n_head[il], hp.n_head_kv[il], hp.indexer_full[il], hp.compress_ratios[il : il + 1],
              il >= hp.n_layer_kv, il == hp.n_layer - 1,
              hp.residual_block and il % hp.residual_block == 0)
@@ -106,6 +111,9 @@ class ModelGraph:
             x = altup_widened(b, self._output, x, output_device)
         if hp.architecture in STREAMS:
             x = widened(b, self.tensors[0], x)
+        if hp.architecture in CYCLING:
+            x = cycled(b, x, [device for _, device, _ in layers], partial(self._layer, b))
+            layers = ()
         for il, device, experts_on_host in layers:
             if il == LEFT_OUT and hp.indexer_block:
                 unread_blocks(b, device)

@@ -60,6 +60,7 @@ class HParams:
     residual_block: int = 0  # kimi-k3: layers from one banked residual to the next
     rope_finetuned: bool = True  # granite's switch for rotation by position
     positions: int = 1  # numbers that say where a token is: 4 where images have places too
+    cycles: tuple[int, int, int] = (0, 0, 0)  # hrm_text: layers of a stack, slow runs, fast runs
     rms_norm: bool = False  # an epsilon for norms by the root mean square is stated
     parallel_residual: bool = False
     expert_weights_norm: bool = False
@@ -191,6 +192,11 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         residual_block=keys.integer("attn_res.block_size"),
         rope_finetuned=keys.value("rope.scaling.finetuned") is not False,
         positions=_positions(keys),
+        cycles=(
+            keys.integer("hrm.layers_per_stack"),
+            keys.integer("hrm.h_cycles"),
+            keys.integer("hrm.l_cycles"),
+        ),
         rms_norm=keys.number("attention.layer_norm_rms_epsilon") > 0,
         parallel_residual=bool(keys.integer("use_parallel_residual")),
         expert_weights_norm=bool(keys.integer("expert_weights_norm")),

@@ -1,0 +1,50 @@
+"""Two stacks of layers that run in turn, several times over: src/models/hrm-text.cpp.
+
+A slow stack runs once after every few runs of a fast one. Each run has caches of its own, one for
+each layer, so that the layers that the file counts are these slots and its blocks are fewer: the
+fast stack's come first, then the slow one's. A slot's cache may be on another device than its
+weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tuner.graph import Node
+from tuner.graph_layers import LayerBuilder
+from tuner.hparams import HParams
+
+CYCLING = frozenset({"hrm_text"})
+
+
+def block_of(hp: HParams, slot: int) -> int:
+    """The block of weights that a slot runs."""
+    depth, _, fast = hp.cycles
+    run, il = divmod(slot, depth)
+    return il + depth if run % (fast + 1) == fast else il
+
+
+def cycled(
+    b: LayerBuilder, x: Node, devices: Sequence[int], layer: Callable[[int, Node], Node]
+) -> Node:
+    """All runs of both stacks. `layer` builds the layer of a slot, `devices` has each slot's."""
+    g, hp = b.g, b.hp
+    depth, slow, fast = hp.cycles
+    slots = iter(range(hp.n_layer))
+
+    def stack(y: Node) -> Node:
+        for _ in range(depth):
+            slot = next(slots)
+            g.device = devices[block_of(hp, slot)]
+            b.cache_device = devices[slot]
+            y = layer(slot, y)
+        return g.over(y)
+
+    low: Node | None = None
+    for _ in range(slow):
+        for _ in range(fast):
+            g.device = devices[0]
+            low = stack(g.over(x, low) if low is not None else g.over(x, weighted=True))
+        assert low is not None
+        x = stack(g.over(x, low))
+    return x
