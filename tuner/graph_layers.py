@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tuner.cache import ALL, WINDOW
 from tuner.gguf_header import TensorInfo
 from tuner.graph import F16, F32, HOST, I32, I64, Graph, Node
-from tuner.graph_traits import rotates, traits
+from tuner.graph_traits import SCALED_EXPERTS, rotates, traits
 from tuner.hparams import HParams
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class LayerBuilder:
         self.index_rows: Node | None = None
         self.bank: Node | None = None  # what earlier layers keep for later ones (graph_bank.py)
         self.blocks: Blocks | None = None  # what layers that pick blocks share (graph_msa.py)
+        self.decays: tuple[Node, ...] = ()  # of lightning attention (graph_lightning.py)
 
     # ------------------------------------------------------------ small parts
 
@@ -364,7 +365,7 @@ class LayerBuilder:
         shape = (w.shape[1], self.hp.n_expert_used, x.shape[-1])
         g, here = self.g, not self.experts_on_host
         y = g.weighted(shape, (x, top), w.n_bytes, device)
-        if f"{name}.scale" in t:  # a factor for each expert
+        if f"{name}.scale" in t and self.hp.architecture in SCALED_EXPERTS:
             factors = self.g.outside(t[f"{name}.scale"].n_bytes, y.device)
             scales = self.g.new(1, self.hp.n_expert, x.shape[-1], of=(factors,))
             y = g.over(y, g.new(1, *shape[1:], of=(scales, top)))

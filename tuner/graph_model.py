@@ -22,6 +22,7 @@ from tuner.graph_gemma import (
 from tuner.graph_hyper import HYPER, hyper_model
 from tuner.graph_latent import latent_attention
 from tuner.graph_layers import LayerBuilder, Shape, Tensors
+from tuner.graph_lightning import LIGHTNING, lightning_layer
 from tuner.graph_msa import block_attention, in_blocks, unread_blocks
 from tuner.graph_qsa import QSA, qsa_model
 from tuner.graph_recurrent import mixer
@@ -161,6 +162,8 @@ class ModelGraph:
             return banking_layer(b, t, il, x)
         if hp.architecture in ALTUP:
             return altup_layer(b, t, il, x)
+        if hp.architecture in LIGHTNING:
+            return lightning_layer(b, t, il, x, last)
         if b.has(t, "channel_mix_key"):
             return rwkv_layer(b, t, x, last)
         residual = x

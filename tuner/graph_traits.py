@@ -45,6 +45,12 @@ class Traits:
     dense_beside_experts: bool = False
 
 
+# architectures whose graphs read a factor for each expert, should a file have such tensors
+SCALED_EXPERTS = frozenset(
+    {"cohere2moe", "deepseek32", "dots3note", "gemma4", "glm-dsa", "hy_v3", "llama", "mellum",
+     "mistral3", "nemotron_h", "nemotron_h_moe", "qwen35moe", "qwen3moe", "qwen3next",
+     "qwen4exp"}
+)  # fmt: skip
 _LLAMA = Traits()
 _FFN_INPUT: tuple[Part, Part, Part] = ("ffn", "input", "attention")
 _FFN_ATTENTION: tuple[Part, Part, Part] = ("ffn", "attention", "input")
