@@ -11,8 +11,8 @@ from tests.headers import made_up
 from tuner.allocator import peaks
 from tuner.cache import ALL, WINDOW, plan_cache
 from tuner.gguf_header import TensorInfo
-from tuner.graph import F16, F32, Graph
-from tuner.graph_compressed import ratio_of, unread_compressed
+from tuner.graph import F32, Graph
+from tuner.graph_compressed import ratio_of
 from tuner.graph_hyper import spread
 from tuner.graph_layers import LayerBuilder, Shape, Tensors
 from tuner.graph_pools import pool_inputs
@@ -96,18 +96,6 @@ def test_streams_without_a_fused_operation_copy_strided_views_whole(tmp_path: Pa
 def test_a_compressors_positions_say_its_ratio() -> None:
     assert ratio_of(_tensors(attn_compressor_ape=(64, 128))) == 128
     assert ratio_of(_tensors(attn_kv=(256, 64))) == 0
-
-
-@pytest.mark.parametrize(("cells", "picked"), [(256, 256), (4096, 512)])
-def test_layers_that_pick_rows_have_zeros_from_the_start(
-    tmp_path: Path, cells: int, picked: int
-) -> None:
-    """One per row that is picked for a token, of the mask's type; other layers have none."""
-    hp = _hparams(tmp_path, "deepseek4", **_DEEPSEEK4, attention__indexer__top_k=512)
-    b = _builder(hp, 32, (WINDOW, 256), (4, cells))
-    zeros = unread_compressed(b, _tensors(attn_compressor_ape=(128, 4)))
-    assert [node.size for node in zeros] == [F16 * picked * 32]
-    assert unread_compressed(b, _tensors(attn_compressor_ape=(64, 128))) == []
 
 
 @pytest.mark.parametrize(("tail", "chosen"), [(False, 64), (True, 67)])

@@ -200,6 +200,8 @@ class ComputeSizes:
         # each layer that reads a cache on another device has its own copy of it
         every = self._shared and len(set(where.slots[:n])) > 1
         every = every or self._hp.residual_block > 0  # what earlier layers bank, later ones read
+        # zeros that wait for their layer leave holes of their own behind, layer by layer
+        every = every or self._hp.architecture in HYPER | QSA
         chosen: list[int] = []
         seen: dict[object, int] = {}
         for il in range(n):
@@ -220,9 +222,6 @@ class ComputeSizes:
         layers += [
             (LEFT_OUT, device, False) for device in sorted(where.slots[il] + 1 for il in left)
         ]
-        if self._hp.architecture in HYPER | QSA:
-            rest = sorted(set(range(n)) - set(chosen))
-            layers += [(-1 - firsts[signatures[il]], where.slots[il] + 1, False) for il in rest]
         return tuple(layers)
 
     def _routed(self, il: int) -> bool:

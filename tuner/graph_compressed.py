@@ -68,14 +68,6 @@ def compressed_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     return b.mm(t, "attn_output_b", y)
 
 
-def unread_compressed(b: LayerBuilder, t: Tensors) -> list[Node]:
-    """The zeros of a layer that the graph leaves out: the allocator places all of them first."""
-    if ratio_of(t) != _CSA:
-        return []
-    n_top = min(b.cells[_CSA], b.hp.indexer_top_k)
-    return [Node((1, n_top, b.u), F16 if b.shape.flash else F32, device=b.g.device)]
-
-
 def ratio_of(t: Tensors) -> int:
     """How many tokens a compressed row of this layer stands for; 0: it has none."""
     ape = t.get("attn_compressor_ape.weight")

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from tuner.cache import WINDOW
 from tuner.graph import F32, HOST, Node
-from tuner.graph_compressed import compressed_attention, unread_compressed
+from tuner.graph_compressed import compressed_attention
 from tuner.graph_layers import LayerBuilder, Tensors
-from tuner.graph_pools import pool_inputs, pooled_attention, unread_pools
+from tuner.graph_pools import pool_inputs, pooled_attention
 from tuner.graph_recurrent import mixer
 
 HYPER = frozenset({"deepseek4", "glm5-next"})
@@ -33,9 +33,7 @@ def hyper_model(
     """From the embeddings x to the normed row before the logits. `device`: the output's."""
     g, hp = b.g, b.hp
     n, u = x.shape
-    deepseek4 = (
-        hp.architecture == "deepseek4"
-    )  # whose layers' last operations are told where to run
+    deepseek4 = hp.architecture == "deepseek4"  # it says where the last operations of layers run
     b.fused = deepseek4 or device == HOST or all(at != HOST for _, at, _ in layers)
     streams = tensors[0]["hc_attn_fn.weight"].shape[0] // n
     if deepseek4:
@@ -45,10 +43,6 @@ def hyper_model(
     x = g.new(n, streams, u, of=(g.view(x, n, 1, u),))
     for il, at, experts_on_host in layers:
         g.device = at
-        if il < 0:  # a layer left out
-            unread = unread_compressed if deepseek4 else unread_pools
-            g.leaves += unread(b, tensors[-il - 1])
-            continue
         b.experts_on_host = experts_on_host and at != HOST
         # scales of these experts are loaded, but not used
         used = {name: w for name, w in tensors[il].items() if not name.endswith(".scale")}

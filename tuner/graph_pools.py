@@ -86,13 +86,6 @@ def pool_inputs(b: LayerBuilder) -> None:
     b.inputs[ALL, "new places"] = g.input(new, element=I64)
 
 
-def unread_pools(b: LayerBuilder, t: Tensors) -> list[Node]:
-    """The zeros of a layer that the graph leaves out: the allocator places all of them first."""
-    if not b.has(t, "indexer.attn_q_b"):
-        return []
-    return [Node((b.hp.indexer_head, b.u), F32, device=b.g.device)]
-
-
 def _pools(b: LayerBuilder) -> tuple[int, int, int]:
     """Pools of the context with padding, how many of them the indexer picks, and the tokens that
     it picks with them."""

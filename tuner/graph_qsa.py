@@ -16,7 +16,7 @@ from tuner.cache import ALL
 from tuner.graph import F32, HOST, I32, I64, Node
 from tuner.graph_layers import LayerBuilder, Tensors
 from tuner.graph_recurrent import mixer
-from tuner.graph_sparse import sparse_mask, unread_zeros
+from tuner.graph_sparse import sparse_mask
 
 QSA = frozenset({"qwen4exp"})
 Layers = Sequence[tuple[int, int, bool]]
@@ -40,10 +40,6 @@ def qsa_model(
     x = g.new(n, hc, u, of=(g.view(x, n, 1, u),))
     for il, at, experts_on_host in layers:
         g.device = at
-        if il < 0:  # a layer left out
-            if _ratio(b, -il - 1):
-                g.leaves.append(_zeros(b, -il - 1))
-            continue
         b.experts_on_host = experts_on_host and at != HOST
         t = tensors[il]
         if ngrams is not None and "ple_key.weight" in t:
@@ -112,13 +108,6 @@ def _ratio(b: LayerBuilder, il: int) -> int:
 def _width(b: LayerBuilder, ratio: int) -> int:
     """Tokens that a query may see: whole blocks and the incomplete one."""
     return min(b.cells[ALL], b.hp.indexer_top_k + ratio - 1)
-
-
-def _zeros(b: LayerBuilder, il: int) -> Node:
-    """The zeros of a layer that the graph leaves out: the allocator places all of them first."""
-    zeros = unread_zeros(b, b.g.device)
-    zeros.size = F32 * _width(b, _ratio(b, il)) * b.u
-    return zeros
 
 
 def _attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
