@@ -303,19 +303,26 @@ class LayerBuilder:
             return g.over(g.over(bent, g.over(gate)), g.over(up))
         return g.new(*up.shape, of=(gate, up))
 
-    def moe(self, t: Tensors, x: Node, logits: Node | None = None) -> Node:
+    def moe(self, t: Tensors, x: Node, logits: Node | None = None, kind: str = "exps") -> Node:
         """The routed experts (`build_moe_ffn`). `logits`: the router's word where it does not
-        judge by x."""
+        judge by x. `kind`: "chexps" for grovemoe's second, smaller experts, one for a group."""
         g, hp = self.g, self.hp
-        used, n_expert, u = hp.n_expert_used, hp.n_expert, x.shape[-1]
+        n_expert, u = hp.n_expert, x.shape[-1]
+        chunks = t[f"ffn_up_{kind}.weight"].shape[-1] if kind == "chexps" else n_expert
+        used = min(hp.n_expert_used, chunks)
         if logits is None:
             logits = self.mm(t, "ffn_gate_inp", x)
         probs = logits if self.traits.expert_weights == "softmax" else g.over(logits)
         chosen = logits if hp.architecture == "llama4" else probs
         if "exp_probs_b.bias" in t:
             chosen = g.over(probs, weighted=True)
+        if hp.architecture == "grovemoe":
+            chosen = g.over(logits)
         order = g.new(n_expert, u, of=(chosen,), element=I32)
         top = self.routed or g.view(order, used, u, contiguous=False, stride=n_expert)
+        if chunks != n_expert:  # from experts to groups, by way of a division in F32
+            divided = g.over(g.new(used, u, of=(top,)))
+            top = g.new(used, u, of=(divided,), element=I32)
         weights = g.new(1, used, u, of=(g.view(probs, 1, n_expert, u), top))
         sums_up = self.traits.expert_weights
         if sums_up == "softmax":
@@ -336,33 +343,33 @@ class LayerBuilder:
             up = g.view(both, f, used, u, contiguous=False)
             y = g.new(f, used, u, of=(gate, up))
         else:
-            up = self._experts(t, "ffn_up_exps", x, top)
-            if self.has(t, "ffn_gate_exps"):
-                gate = self._experts(t, "ffn_gate_exps", x, top)
+            up = self._experts(t, f"ffn_up_{kind}", x, top)
+            if self.has(t, f"ffn_gate_{kind}"):
+                gate = self._experts(t, f"ffn_gate_{kind}", x, top)
                 y = self._gated(gate, up)
             else:
                 y = g.over(up)
-        experts = self._experts(t, "ffn_down_exps", y, top)
+        experts = self._experts(t, f"ffn_down_{kind}", y, top)
         if hp.architecture != "llama4":
             experts = g.over(experts, weights)
         g.expand(experts)
         parts = [
             g.view(experts, n_embd, u, contiguous=used == 1, stride=used * n_embd)
-            for _ in range(used)
+            for _ in range(hp.n_expert_used)
         ]
         g.expand(*parts)
         total = parts[0]
         for part in parts[1:]:
             total = Node((n_embd, u), F32, (total, part), inplace=True)
             g.expand(total)
-        if used == 1:
+        if hp.n_expert_used == 1:
             total = g.new(n_embd, u, of=(total,))
         return total
 
     def _experts(self, t: Tensors, name: str, x: Node, top: Node) -> Node:
         w = t[f"{name}.weight"]
         device = 0 if self.experts_on_host else None
-        shape = (w.shape[1], self.hp.n_expert_used, x.shape[-1])
+        shape = (w.shape[1], top.shape[0], x.shape[-1])
         g, here = self.g, not self.experts_on_host
         y = g.weighted(shape, (x, top), w.n_bytes, device)
         if f"{name}.scale" in t and self.hp.architecture in SCALED_EXPERTS:
@@ -379,7 +386,12 @@ class LayerBuilder:
         )
         if routed and not self.traits.experts:
             return g.over(x)  # nothing but the activation
-        y: Node | None = None
+        y: Node | None
+        if routed and self.has(t, "ffn_up_chexps"):
+            logits = self.mm(t, "ffn_gate_inp", x)
+            y = self.moe(t, x, logits)
+            return g.over(y, g.over(self.moe(t, y, logits, "chexps")))
+        y = None
         if routed:
             y = self.moe(t, x, logits)
             if self.has(t, "ffn_up_shexp"):
