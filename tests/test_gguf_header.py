@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
-import time
+import sys
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -164,20 +166,29 @@ def test_a_file_of_the_gguf_packages_writer(tmp_path: Path) -> None:
     assert [(t.shape, t.n_bytes) for t in header.tensors] == [((32, 8), 1024)]
 
 
-def test_a_large_vocabulary_is_stepped_over_quickly(tmp_path: Path) -> None:
-    """262k tokens, as Gemma 3 has: about 25 ms of processor time, which unlike wall time does not
-    depend on what else the machine does."""
+def test_a_large_vocabulary_is_stepped_over(tmp_path: Path) -> None:
+    """262k tokens, as Gemma 3 has: no function is called for each of them and none is kept."""
     path = write_gguf(tmp_path / "m.gguf", {"t": [f"token{n:x}" for n in range(262_144)]})
 
-    best = min(_cpu_seconds_to_read(path) for _ in range(5))
+    assert _calls(lambda: read_header(path)) < 1000
+    assert isinstance(read_header(path).metadata["t"], SkippedArray)
 
-    assert best < 0.060
 
+def _calls(work: Callable[[], object]) -> int:
+    """How many Python functions are called while `work` runs."""
+    count = 0
 
-def _cpu_seconds_to_read(path: Path) -> float:
-    start = time.process_time()
-    read_header(path)
-    return time.process_time() - start
+    def counted(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(counted)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count
 
 
 def test_huge_strings_are_stepped_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,10 +475,4 @@ def test_terabytes_of_zeros_end_soon(tmp_path: Path) -> None:
             file.truncate(1 << 40)
         except OSError:
             pytest.skip("no sparse file of this size here")
-    assert _seconds_to_refuse(path) < 0.5
-
-
-def _seconds_to_refuse(path: Path) -> float:
-    start = time.process_time()
-    refusal(path)
-    return time.process_time() - start
+    assert _calls(lambda: refusal(path)) < 1000

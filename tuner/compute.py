@@ -76,11 +76,16 @@ class ComputeSizes:
         self._shared = self._hp.n_layer_kv < self._hp.n_layer or self._hp.cycles[0] > 0
         self._windowed = self._hp.n_swa > 0
         self._sparse = bool(self._hp.indexer_head)  # scores of every token, for each token
+        self._layers: dict[Placement, Layers] = {}
+        self._curves: dict[tuple[Placement, str, str, int, bool, bool], _Curve] = {}
         self._replays = Replays(
             self._graph, self._alignments, self._offload, opens=not self._sparse
         )
-        self._layers: dict[Placement, Layers] = {}
-        self._curves: dict[tuple[Placement, str, str, int, bool, bool], _Curve] = {}
+
+    def plainly(self) -> None:
+        """From now on a replay for every shape: slow, and what the quick way must agree with."""
+        self._curves.clear()
+        self._replays = Replays(self._graph, self._alignments, self._offload, opens=False)
 
     def sizes(self, settings: Settings, where: Placement, flash: bool) -> tuple[int, ...]:
         """Bytes per GPU, then on the host."""

@@ -99,21 +99,22 @@ class Graph:
 
     def expand(self, *targets: Node) -> None:
         """Puts everything that the targets need, then the targets, at the end of the graph."""
-        stack = [(t, iter(t.srcs)) for t in reversed(targets) if t not in self._seen]
-        while stack:
-            node, rest = stack[-1]
-            src = next((s for s in rest if s not in self._seen), None)
-            if src is not None:
-                stack.append((src, iter(src.srcs)))
-                continue
-            stack.pop()
-            if node in self._seen:
-                continue
-            self._seen.add(node)
-            if node.srcs:
-                self.nodes.append(node)
-            elif not node.external:
-                self.leaves.append(node)
+        seen = self._seen
+        for target in targets:
+            path = [] if target in seen else [target]
+            while path:
+                node = path[-1]
+                for src in node.srcs:
+                    if src not in seen:
+                        path.append(src)
+                        break
+                else:
+                    path.pop()
+                    seen.add(node)
+                    if node.srcs:
+                        self.nodes.append(node)
+                    elif not node.external:
+                        self.leaves.append(node)
 
     def assign(self) -> None:
         """Gives every node a device: neighbours of a GPU's nodes join it, then the rest

@@ -71,6 +71,10 @@ class Estimator:
         )
         return Footprint(uses, "computed" if self.model.known else "assumed")
 
+    def plainly(self) -> None:
+        """From now on a replay for every shape: slow, and what the quick way must agree with."""
+        self._compute.plainly()
+
     def totals(self, settings: Settings, *, compute: bool = True) -> list[int]:
         """All bytes of every device, in the machine's order; without the compute buffers a lower
         bound, quickly."""
