@@ -68,6 +68,7 @@ class LayerBuilder:
         self.per_layer: Node | None = None  # embeddings of their own for each layer
         self.skip: Node | None = None  # the embeddings, added again behind every layer
         self.first_value: Node | None = None  # rwkv7: the first layer's, which all others blend in
+        self.layer = 0  # the number of the current one
         self.cache_device = -1  # where a layer's cache is, if not with its weights
         self.owners: dict[int, int] = {}  # the device of the last cache of each kind
         self.inputs: dict[tuple[int, str], Node] = {}  # by kind of cache and purpose
@@ -286,7 +287,7 @@ class LayerBuilder:
         up_name, gate_name, down_name = (f"ffn_{p}{suffix}" for p in ("up", "gate", "down"))
         up = self.mm(t, up_name, x)
         if self.has(t, gate_name):
-            y = self._gated(self.mm(t, gate_name, x), up)
+            y = self._gated(self.mm(t, gate_name, x), up, self.hp.clamped_shared)
         elif self.has(t, down_name) and up.shape[0] == 2 * t[f"{down_name}.weight"].shape[0]:
             y = g.new(up.shape[0] // 2, *up.shape[1:], of=(up,))
         else:
@@ -295,9 +296,11 @@ class LayerBuilder:
             y = self.norm(t, "ffn_sub_norm", y)
         return self.mm(t, down_name, y)
 
-    def _gated(self, gate: Node, up: Node) -> Node:
-        """A gated unit: one operation, but for "situ", which is made of several."""
+    def _gated(self, gate: Node, up: Node, clamped: tuple[bool, ...]) -> Node:
+        """A gated unit: one operation, but for "situ" and limited ones, made of several."""
         g = self.g
+        if any(clamped[self.layer : self.layer + 1]):
+            return g.over(g.over(g.over(g.over(gate))), g.over(up))
         if self.traits.situ:
             bent = g.over(g.over(g.over(gate)))
             return g.over(g.over(bent, g.over(gate)), g.over(up))
@@ -318,6 +321,8 @@ class LayerBuilder:
             chosen = g.over(probs, weighted=True)
         if hp.architecture == "grovemoe":
             chosen = g.over(logits)
+        if hp.n_expert_groups > 1:
+            chosen = self._of_best_groups(chosen)
         order = g.new(n_expert, u, of=(chosen,), element=I32)
         top = self.routed or g.view(order, used, u, contiguous=False, stride=n_expert)
         if chunks != n_expert:  # from experts to groups, by way of a division in F32
@@ -346,7 +351,7 @@ class LayerBuilder:
             up = self._experts(t, f"ffn_up_{kind}", x, top)
             if self.has(t, f"ffn_gate_{kind}"):
                 gate = self._experts(t, f"ffn_gate_{kind}", x, top)
-                y = self._gated(gate, up)
+                y = self._gated(gate, up, hp.clamped)
             else:
                 y = g.over(up)
         experts = self._experts(t, f"ffn_down_{kind}", y, top)
@@ -365,6 +370,23 @@ class LayerBuilder:
         if hp.n_expert_used == 1:
             total = g.new(n_embd, u, of=(total,))
         return total
+
+    def _of_best_groups(self, scores: Node) -> Node:
+        """The scores of experts, all hidden but those of the groups with the best two."""
+        g, n_groups, used = self.g, self.hp.n_expert_groups, self.hp.n_groups_used
+        n_expert, u = scores.shape
+        n = n_expert // n_groups
+        grouped = g.view(scores, n, n_groups, u)
+        order = g.new(n, n_groups, u, of=(grouped,), element=I32)
+        best = g.new(1, 2, n_groups, u, of=(g.view(scores, 1, n, n_groups, u),
+                                            g.view(order, 2, n_groups, u)))  # fmt: skip
+        total = g.view(g.new(1, n_groups, u, of=(g.view(best, 2, n_groups, u),)), n_groups, u)
+        order = g.new(n_groups, u, of=(total,), element=I32)
+        chosen = g.view(order, used, u, contiguous=False, stride=n_groups)
+        shown = g.new(n, used, u, of=(grouped, chosen))
+        hidden = g.over(grouped)
+        rows = Node((0,), 0, (shown, chosen, hidden), root=hidden)
+        return g.view(rows, n_expert, u)
 
     def _experts(self, t: Tensors, name: str, x: Node, top: Node) -> Node:
         w = t[f"{name}.weight"]

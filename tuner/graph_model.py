@@ -68,10 +68,14 @@ class ModelGraph:
         """Equal for layers that build equal graphs."""
         hp = self.hp
         shapes = tuple(sorted((name, t.shape) for name, t in self.tensors[il].items()))
-        sparse = hp.architecture in ALTUP and is_sparse_layer(il)
-        own = hp.architecture in CYCLING and il
+        special = (
+            hp.architecture in ALTUP and is_sparse_layer(il),
+            hp.architecture in CYCLING and il,
+            hp.clamped[il],
+            hp.clamped_shared[il],
+        )
         return hash(
-            (shapes, sparse, own, hp.swa[il], rotates(hp, il), hp.recurrent[il],
+            (shapes, special, hp.swa[il], rotates(hp, il), hp.recurrent[il],
              hp.n_head[il], hp.n_head_kv[il], hp.indexer_full[il], hp.compress_ratios[il : il + 1],
              il >= hp.n_layer_kv, il == hp.n_layer - 1,
              hp.residual_block and il % hp.residual_block == 0)
@@ -152,6 +156,7 @@ class ModelGraph:
 
     def _layer(self, b: LayerBuilder, il: int, x: Node) -> Node:
         g, hp, t = b.g, self.hp, self.tensors[il]
+        b.layer = il
         last = il == hp.n_layer - 1 and self.traits.rows == "layer"
         bare = self.traits.bare_norms
         if not t:

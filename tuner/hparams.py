@@ -65,6 +65,9 @@ class HParams:
     parallel_residual: bool = False
     expert_weights_norm: bool = False
     n_expert_groups: int = 0
+    n_groups_used: int = 0
+    clamped: tuple[bool, ...] = ()  # layers whose experts' gated units are clamped
+    clamped_shared: tuple[bool, ...] = ()  # the same of dense parts and shared experts
 
     def __hash__(self) -> int:
         return hash((self.architecture, self.n_layer_all, self.n_embd))  # quick, for caches
@@ -201,6 +204,9 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         parallel_residual=bool(keys.integer("use_parallel_residual")),
         expert_weights_norm=bool(keys.integer("expert_weights_norm")),
         n_expert_groups=keys.integer("expert_group_count"),
+        n_groups_used=keys.integer("expert_group_used_count"),
+        clamped=_clamped(keys, "swiglu_clamp_exp", n_all),
+        clamped_shared=_clamped(keys, "swiglu_clamp_shexp", n_all),
     )
 
 
@@ -249,6 +255,14 @@ def _ngram_state(keys: Keys, n_embd: int) -> int:
         return 0
     columns = (keys.integer("ple.conv_kernel", 1) - 1) * keys.integer("ple.ngram_size")
     return max(0, columns) * keys.integer("hyper_connection.count") * n_embd
+
+
+def _clamped(keys: Keys, key: str, n_all: int) -> tuple[bool, ...]:
+    """The layers for which the file states a limit, where that takes operations of its own."""
+    found = keys.value(key) if keys.architecture in ("bailingmoe3", "step35") else None
+    values = found if isinstance(found, tuple) else (found,) * n_all
+    limited = tuple(isinstance(v, (int, float)) and v > 1e-6 for v in values[:n_all])
+    return limited + (False,) * (n_all - len(limited))
 
 
 def _positions(keys: Keys) -> int:
