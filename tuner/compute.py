@@ -79,7 +79,11 @@ class ComputeSizes:
         self._layers: dict[Placement, Layers] = {}
         self._curves: dict[tuple[Placement, str, str, int, bool, bool], _Curve] = {}
         self._replays = Replays(
-            self._graph, self._alignments, self._offload, opens=not self._sparse
+            self._graph,
+            self._alignments,
+            self._offload,
+            opens=not self._sparse,
+            trims=not self._hp.residual_block,
         )
 
     def plainly(self) -> None:

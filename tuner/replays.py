@@ -69,11 +69,20 @@ class OpenGraph:
 class Replays:
     """Bytes of compute buffer per device, the host first, for layers on their devices."""
 
-    def __init__(self, graph: ModelGraph, alignments: Sequence[int], offload: int, *, opens: bool):
+    def __init__(
+        self,
+        graph: ModelGraph,
+        alignments: Sequence[int],
+        offload: int,
+        *,
+        opens: bool,
+        trims: bool = True,
+    ):
         """`opens`: whether sizes may be left open, which they may not where a graph depends on
-        the context (sparse attention)."""
+        the context (sparse attention). `trims`: whether layers far from a device may be left out,
+        which they may not where later ones read what all earlier ones have banked."""
         self._graph, self._alignments, self._offload = graph, alignments, offload
-        self._opens = self._trims = opens
+        self._opens, self._trims = opens, opens and trims
         self._graphs: dict[_Key, OpenGraph | None] = {}
         self._traced: dict[_Key, tuple[list[_OpenTape], set[_Pair]]] = {}
         self._tapes: dict[tuple[tuple[int, ...], tuple[Terms, ...], int], _OpenTape] = {}
