@@ -47,21 +47,19 @@ def replay(steps: Sequence[int], sizes: Sequence[int], alignment: int) -> int:
     for step in steps:
         if step >= 0:
             size = sizes[step]
-            best = last = len(lengths) - 1
-            best_size = _ENDLESS
-            for i in range(last):
-                found = lengths[i]
+            best, best_size = 0, _ENDLESS
+            for i, found in enumerate(lengths):
                 if size <= found <= best_size:
                     best, best_size = i, found
             offset = starts[best]
             taken.append((offset, size))
             end = offset + size
             peak = max(peak, end)
-            if lengths[best] == size:
+            if best_size == size:
                 del starts[best], lengths[best]
             else:
                 starts[best] = end
-                lengths[best] -= size
+                lengths[best] = best_size - size
             continue
         offset, size = taken[~step]
         i = bisect_left(starts, offset)

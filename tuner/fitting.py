@@ -83,15 +83,13 @@ class Fitting:
         gpus = self.machine.gpus
         total = min(settings.n_gpu_layers, self.n_items)
 
-        def fits_on(counts: splits.Counts, g: int) -> bool:
+        def room(counts: splits.Counts, g: int, exact: bool) -> int:
             trial = _split(settings, tuple(map(float, counts)))
-            budget = self.budgets[g]
-            bound = self.estimator.totals(trial, compute=False)[g]
-            return bound <= budget and self.estimator.totals(trial)[g] <= budget
+            return self.budgets[g] - self.estimator.totals(trial, compute=exact)[g]
 
         if total == 0:
             return [(1.0, *[0.0] * (len(gpus) - 1))]
-        return [tuple(map(float, c)) for c in splits.candidates(total, gpus, fits_on)]
+        return [tuple(map(float, c)) for c in splits.candidates(total, gpus, room)]
 
     def longest(self, settings: Settings, contexts: list[int], aim: int) -> Settings | None:
         """The settings with the longest of `contexts` (ascending) that is allowed, or None; those

@@ -28,11 +28,12 @@ def proportional(total: int, weights: Sequence[float]) -> Counts:
 
 
 def candidates(
-    total: int, gpus: Sequence[Device], fits_on: Callable[[Counts, int], bool]
+    total: int, gpus: Sequence[Device], room: Callable[[Counts, int, bool], int]
 ) -> list[Counts]:
     """Splits of `total` items worth a look, each at most once and in a fixed order.
 
-    `fits_on(counts, g)` tells whether GPU g stays within its budget. The fastest GPUs filled
+    `room(counts, g, exact)` is what GPU g has left of its budget, in bytes, or, more quickly, what
+    it would have without its compute buffer. The fastest GPUs filled
     first, then shares by budget, then the GPUs filled in order. Whether the whole of a candidate
     fits is for the caller to check.
     """
@@ -41,30 +42,42 @@ def candidates(
         return [(total,) * n]
     by_speed = sorted(range(n), key=lambda g: (-gpus[g].bandwidth, g))
     orders = dict.fromkeys((tuple(by_speed), tuple(range(n)), tuple(reversed(range(n)))))
-    fastest, *others = (_filled(total, order, fits_on, n) for order in orders)
+    fastest, *others = (_filled(total, order, room, n) for order in orders)
     shared = proportional(total, [g.budget for g in gpus])
     return list(dict.fromkeys([fastest, shared, *others]))
 
 
 def _filled(
-    total: int, order: Sequence[int], fits_on: Callable[[Counts, int], bool], n: int
+    total: int, order: Sequence[int], room: Callable[[Counts, int, bool], int], n: int
 ) -> Counts:
     """Each GPU in `order` takes as much as it can hold of what is left; the last takes the rest."""
     counts = [0] * n
     left = total
-    for place, g in enumerate(order):
-        if place == n - 1:
-            counts[g] = left
-            break
+    for place, g in enumerate(order[:-1]):
         rest_on = order[place + 1]
-        low, high = 0, left
+
+        def at(count: int, g: int = g, rest_on: int = rest_on, left: int = left) -> Counts:
+            counts[g], counts[rest_on] = count, left - count
+            return tuple(counts)
+
+        # The next guess is what has room if the compute buffer is like that of the last one.
+        low, high, compute = 0, left, 0
         while low < high:
-            middle = (low + high + 1) // 2
-            counts[g], counts[rest_on] = middle, left - middle
-            if fits_on(tuple(counts), g):
-                low = middle
+            guess, end = low, high
+            while guess < end:
+                middle = (guess + end + 1) // 2
+                if room(at(middle), g, False) >= compute:
+                    guess = middle
+                else:
+                    end = middle - 1
+            guess = max(guess, low + 1)
+            exact = room(at(guess), g, True)
+            compute = room(at(guess), g, False) - exact
+            if exact >= 0:
+                low = guess
             else:
-                high = middle - 1
+                high = guess - 1
         counts[g], counts[rest_on] = low, 0
         left -= low
+    counts[order[-1]] = left
     return tuple(counts)
