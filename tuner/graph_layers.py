@@ -173,7 +173,12 @@ class LayerBuilder:
         if gate is not None:
             y = g.over(y, g.over(gate))
         elif self.has(t, "attn_gate"):
-            y = g.over(y, g.over(self.mm(t, "attn_gate", x)))
+            gate = g.over(self.mm(t, "attn_gate", x))
+            if gate.shape[0] == n != y.shape[0]:  # one for each head
+                y = g.over(g.view(y, dv, n, u), g.view(gate, 1, n, u))
+                y = g.view(y, dv * n, u)
+            else:
+                y = g.over(y, gate)
         if self.has(t, "attn_sub_norm"):
             y = self.norm(t, "attn_sub_norm", y)
         return self.mm(t, "attn_output", y) if self.has(t, "attn_output") else y
@@ -317,7 +322,7 @@ class LayerBuilder:
             logits = self.mm(t, "ffn_gate_inp", x)
         probs = logits if self.traits.expert_weights == "softmax" else g.over(logits)
         chosen = logits if hp.architecture == "llama4" else probs
-        if "exp_probs_b.bias" in t:
+        if "exp_probs_b.bias" in t or "exp_probs_b" in t:
             chosen = g.over(probs, weighted=True)
         if hp.architecture == "grovemoe":
             chosen = g.over(logits)

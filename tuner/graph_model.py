@@ -140,12 +140,15 @@ class ModelGraph:
         if picked == "sum":
             x = g.new(hp.n_embd, 1, of=(x, b.out_ids))
         x = b.norm(self._output, "output_norm", x)
+        normed = x
         if picked == "norm":
             x = g.new(hp.n_embd, 1, of=(x, b.out_ids))
         if self.traits.host_output:
             g.device = HOST
         logits = g.mm(hp.n_vocab, x, self._output_bytes())
         g.expand(logits)
+        if picked == "norm":  # all rows are kept, for a draft model
+            g.expand(g.store(normed))
         return g
 
     def _output_bytes(self) -> int:

@@ -104,7 +104,7 @@ _TRAITS: dict[str, Traits] = {
     "granitemoe": Traits(rope="stated"),
     "graniteswitch": Traits(rope="stated"),
     "grok": Traits(scaled_input=True, softcap=True, dense_beside_experts=True),
-    "hrm_text": Traits(rows="norm", bare_norms=True),
+    "hrm_text": Traits(rows="sum", bare_norms=True),
     "hy_v3": _STATED_LATE,
     "hy_v4": _STATED,
     "jais": Traits(rope="none"),
