@@ -103,7 +103,7 @@ class ModelGraph:
             x = whole(b, self.tensors, self._output, tokens, x, layers, output_device)
             g.expand(g.mm(hp.n_vocab, x, self._output_bytes()))
             return g
-        if self.traits.scaled_input:
+        if self.traits.scaled_input or hp.scaled_input:
             x = g.over(x)
         if any(t.name == "position_embd.weight" for t in self.model.tensors.input):
             x = g.over(x, Node((hp.n_embd, u), F32, (b.pos,), device=HOST))
