@@ -98,12 +98,15 @@ class ModelGraph:
         x = Node((hp.n_embd, u), F32, (tokens,), device=HOST)
         g.expand(x)
         g.leaves.insert(1, unused)
+        if hp.scaled_input:
+            x = g.over(x)
+            g.expand(x)
         if hp.architecture in HYPER | QSA:
             whole = hyper_model if hp.architecture in HYPER else qsa_model
             x = whole(b, self.tensors, self._output, tokens, x, layers, output_device)
             g.expand(g.mm(hp.n_vocab, x, self._output_bytes()))
             return g
-        if self.traits.scaled_input or hp.scaled_input:
+        if self.traits.scaled_input:
             x = g.over(x)
         if any(t.name == "position_embd.weight" for t in self.model.tensors.input):
             x = g.over(x, Node((hp.n_embd, u), F32, (b.pos,), device=HOST))

@@ -32,7 +32,7 @@ class Traits:
     rope_in_lead: bool = False  # so do the leading dense layers
     scaled_q: bool = False  # queries that are not rotated are scaled by position instead
     norm_v: bool = False  # values are normed, without weights
-    scaled_input: bool = False
+    scaled_input: bool = False  # by the first layer's device, not as they are looked up
     skip: bool = False  # the embeddings are added again behind every layer
     residual_first: bool = False  # the layer's input is the first operand of its sums
     norm_first: bool = False  # the first norm runs before the mixer asks for its state
@@ -103,7 +103,7 @@ _TRAITS: dict[str, Traits] = {
     "granitehybrid": Traits(rope="stated"),
     "granitemoe": Traits(rope="stated"),
     "graniteswitch": Traits(rope="stated"),
-    "grok": Traits(scaled_input=True, softcap=True, dense_beside_experts=True),
+    "grok": Traits(softcap=True, dense_beside_experts=True),
     "hrm_text": Traits(rows="sum", bare_norms=True),
     "hy_v3": _STATED_LATE,
     "hy_v4": _STATED,
@@ -116,7 +116,6 @@ _TRAITS: dict[str, Traits] = {
     "lfm2moe": Traits(residual_first=True),
     "llama4": Traits(expert_weights="plain", rope="most", scaled_q=True),
     "maple": Traits(rope="window"),
-    "minicpm": Traits(scaled_input=True),
     "minimax-m3": _STATED,
     "mistral4": _STATED,
     "mpt": Traits(rope="none", layer_norm=True),

@@ -59,7 +59,7 @@ class HParams:
     ngram_state: int = 0  # elements of the history that such a layer keeps
     residual_block: int = 0  # kimi-k3: layers from one banked residual to the next
     rope_finetuned: bool = True  # granite's switch for rotation by position
-    scaled_input: bool = False  # embeddings are multiplied by a number that the file states
+    scaled_input: bool = False  # embeddings are multiplied by a number as they are looked up
     positions: int = 1  # numbers that say where a token is: 4 where images have places too
     cycles: tuple[int, int, int] = (0, 0, 0)  # hrm_text: layers of a stack, slow runs, fast runs
     rms_norm: bool = False  # an epsilon for norms by the root mean square is stated
@@ -195,7 +195,7 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         indexer_tail=bool(keys.integer("attention.indexer.kpool_select_tail")),
         residual_block=keys.integer("attn_res.block_size"),
         rope_finetuned=keys.value("rope.scaling.finetuned") is not False,
-        scaled_input=keys.number("embedding_scale") != 0 and architecture in _EMBEDDING_SCALE,
+        scaled_input=keys.number("embedding_scale", _EMBEDDING_SCALE.get(architecture, 0)) != 0,
         positions=_positions(keys),
         cycles=(
             keys.integer("hrm.layers_per_stack"),
@@ -286,9 +286,7 @@ _SSM = _SSM_BUT_GROUPS | {
 }  # fmt: skip
 
 
-_EMBEDDING_SCALE = frozenset(
-    {"granite", "granitehybrid", "granitemoe", "granite_swa", "graniteswitch", "hrm_text"}
-)
+_EMBEDDING_SCALE = {"grok": 78.4, "minicpm": 12.0}  # where the file states none
 
 
 def _read_by(keys: Keys, key: str, *readers: frozenset[str]) -> int:
