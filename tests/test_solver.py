@@ -337,12 +337,17 @@ def test_fallbacks_shrink_on_the_gpu() -> None:
     assert plan.fallbacks[-1].settings.n_gpu_layers == 0
 
 
-def test_fallbacks_leave_an_unused_gpu_its_driver() -> None:
-    """Where the plan uses one of two GPUs, the ladder shrinks on that one: the other still gets
-    its driver's context, without which no rung would fit."""
-    plan = make_plan(giant(LLAMA_8B), machine(gpu(12), gpu(8, 1, bandwidth=500e9)), Wishes())
-    assert plan.chosen.footprint.uses[1].weights == 0
-    totals = [c.footprint.uses[0].total for c in (plan.chosen, *plan.fallbacks)]
+@pytest.mark.parametrize("bandwidths", [(1008e9, 500e9), (400e9, 700e9)])
+def test_fallbacks_exist_where_one_of_two_gpus_is_empty(bandwidths: tuple[float, float]) -> None:
+    """Where the plan uses one of two GPUs, every rung of the ladder takes less of that one; the
+    driver of the other, which cannot shrink, is in nobody's way."""
+    cards = (
+        gpu(gib, i, bandwidth=b) for i, (gib, b) in enumerate(zip((12, 8), bandwidths, strict=True))
+    )
+    plan = make_plan(giant(LLAMA_8B), machine(*cards), Wishes())
+    used, empty = sorted((0, 1), key=lambda g: -plan.chosen.footprint.uses[g].weights)
+    assert plan.chosen.footprint.uses[empty].weights == 0
+    totals = [c.footprint.uses[used].total for c in (plan.chosen, *plan.fallbacks)]
     assert len(totals) == 6
     assert totals == sorted(totals, reverse=True)
 

@@ -136,14 +136,14 @@ def fallbacks(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candid
     """What to try, in order, where a load runs out of memory all the same."""
     found: list[Candidate] = []
     gpus = len(solver.machine.gpus)
-    before = [u.total for u in chosen.footprint.uses[:gpus]]
+    before = chosen.footprint.uses[:gpus]
     for share in LADDER if gpus else ():
         tighter = [int(b * share) for b in solver.budgets[:gpus]]
         # Never more than what just failed: a plan far under budget must shrink too.
-        # A GPU that is not used keeps what its driver takes all the same.
+        # A GPU that was left empty may help out; what its driver takes cannot shrink.
         limits = [
-            max(min(t, int(u * share)), g.overhead)
-            for t, u, g in zip(tighter, before, solver.machine.gpus, strict=True)
+            min(t, int(u.total * share)) if u.weights else t
+            for t, u in zip(tighter, before, strict=True)
         ]
         candidate = solver.within((*limits, solver.budgets[-1])).best(wishes)
         if candidate and all(candidate.settings != c.settings for c in (chosen, *found)):
