@@ -1,4 +1,4 @@
-"""The layers of a model as graph nodes: attention, feed-forward, experts.
+"""The layers of a model as graph nodes: attention, on top of feed-forward parts and experts.
 
 Mirrors `llm_graph_context` (src/llama-graph.cpp: build_norm, build_qkv, build_attn, build_ffn,
 build_moe_ffn) and what the architectures in src/models/*.cpp have in common; which parts a layer
@@ -8,123 +8,19 @@ has is read from its tensors, so an architecture needs no entry of its own unles
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
 from tuner.cache import ALL, WINDOW
-from tuner.gguf_header import TensorInfo
-from tuner.graph import F16, F32, HOST, I32, I64, Graph, Node
-from tuner.graph_traits import SCALED_EXPERTS, rotates, traits
-from tuner.hparams import HParams
+from tuner.graph import F16, HOST, Node
+from tuner.graph_experts import FeedForward
+from tuner.graph_parts import Shape, Tensors
+from tuner.graph_traits import rotates
 
-if TYPE_CHECKING:
-    from tuner.graph_msa import Blocks
-
-_ATTENDING = frozenset({"attn_qkv", "attn_q", "attn_k", "attn_v", "attn_output"})
-Tensors = dict[str, TensorInfo]
+__all__ = ["LayerBuilder", "Shape", "Tensors"]
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a graph is built for: `u` tokens at once, caches of `cells` (by kind)."""
-
-    u: int
-    cells: tuple[tuple[int, int], ...]
-    flash: bool
-    overridden: bool  # tensor overrides are in force: no pipeline over several GPUs
-    rotate_k: bool  # quantized keys are rotated (Hadamard) before they are stored
-    rotate_v: bool
-    k_bytes: float  # bytes per cached element
-    v_bytes: float
-    scratch: str = ""  # whose attention unpacks the cache to f16: "CUDA", "Metal" or nobody's
-    f16_k: bool = True
-    f16_v: bool = True
-    k_cached: float = 0.0  # bytes per cached key element, where the graph joins caches
-
-
-class LayerBuilder:
-    """Builds one graph's layers; `self.g.device` says where the current layer lives."""
-
-    def __init__(self, hp: HParams, shape: Shape, graph: Graph):
-        self.hp, self.shape, self.g = hp, shape, graph
-        self.traits = traits(hp.architecture)
-        self.layer_norm = self.traits.layer_norm and not (self.traits.rms_if_stated and hp.rms_norm)
-        self.u = shape.u
-        self.cells = dict(shape.cells)
-        self.pos = graph.input(self.u * hp.positions, element=I32)
-        self.out_ids = graph.input(1, element=I32)
-        self.temperature = graph.input(1, 1, self.u)
-        self.ids = graph.input(1, element=I32)  # which state belongs to the sequence
-        mask = F16 if shape.flash else F32
-        self.masks = {
-            k: graph.input(n, self.u, element=mask) for k, n in shape.cells if k in (ALL, WINDOW)
-        }
-        self.k_idxs = {k: graph.input(self.u, element=I64) for k in self.masks}
-        wide = 1 if shape.flash else max(1, *hp.v_row)
-        self.v_idxs = {k: graph.input(self.u * wide, element=I64) for k in self.masks}
-        self.rotations: dict[tuple[int, str], Node] = {}
-        self.experts_on_host = False
-        self.per_layer: Node | None = None  # embeddings of their own for each layer
-        self.skip: Node | None = None  # the embeddings, added again behind every layer
-        self.first_value: Node | None = None  # rwkv7: the first layer's, which all others blend in
-        self.layer = 0  # the number of the current one
-        self.cache_device = -1  # where a layer's cache is, if not with its weights
-        self.owners: dict[int, int] = {}  # the device of the last cache of each kind
-        self.inputs: dict[tuple[int, str], Node] = {}  # by kind of cache and purpose
-        self.routed: Node | None = None  # experts that are chosen without a router
-        self.fused = True  # graph_hyper.py
-        # sparse attention (graph_sparse.py)
-        self.chosen: Node | None = None
-        self.index_mask: Node | None = None
-        self.index_rotation: Node | None = None
-        self.index_rows: Node | None = None
-        self.bank: Node | None = None  # what earlier layers keep for later ones (graph_bank.py)
-        self.blocks: Blocks | None = None  # what layers that pick blocks share (graph_msa.py)
-        self.decays: tuple[Node, ...] = ()  # of lightning attention (graph_lightning.py)
-
-    # ------------------------------------------------------------ small parts
-
-    def has(self, t: Tensors, name: str) -> bool:
-        return f"{name}.weight" in t
-
-    def mm(self, t: Tensors, name: str, x: Node) -> Node:
-        """x times the weight `name`, and its bias where it has one."""
-        w = t[f"{name}.weight"]
-        y = self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, w.n_bytes)
-        if self.cache_device >= 0 and name in _ATTENDING and f"{name}.scale" in t:
-            # a layer that runs another's weights still has scales of its own
-            y = Node(y.shape, F32, (y,), inplace=True, device=self.cache_device)
-        return self.g.over(y, weighted=True) if f"{name}.bias" in t else y
-
-    def norm(self, t: Tensors, name: str, x: Node) -> Node:
-        g = self.g
-        bias = f"{name}.bias" in t
-        y = g.new(*x.shape, of=(x,)) if bias or self.layer_norm else g.over(x)
-        if self.has(t, name):
-            y = g.over(y, weighted=True)
-        return g.over(y, weighted=True) if bias else y
-
-    def gather(self, size: int) -> Node:
-        """A sequence's state, copied out of the cache (`build_rs`)."""
-        node = Node((max(1, size),), 4, (self.ids,), device=self.g.device)
-        self.g.expand(node)
-        return node
-
-    def hadamard(self, x: Node, kind: int, which: str, head: int) -> Node:
-        """`llama_mul_mat_hadamard`: a small matrix times x."""
-        rot = 64
-        if which == "k":
-            while head % (2 * rot) == 0:
-                rot *= 2
-        key = (kind, which)
-        if key not in self.rotations:
-            self.rotations[key] = self.g.input(rot, rot)
-        flat = self.g.view(x, rot, prod(x.shape) // rot)
-        y = self.g.new(*flat.shape, of=(self.rotations[key], flat))
-        return self.g.view(y, *x.shape)
-
-    # -------------------------------------------------------------- attention
+class LayerBuilder(FeedForward):
+    """Builds one graph's layers."""
 
     def attention(self, t: Tensors, il: int, x: Node) -> Node:
         """Self-attention over a cache of K and V: x is the normed input."""
@@ -283,151 +179,3 @@ class LayerBuilder:
         node = self.g.view(self.g.outside(size, device), size)
         node.size = size
         return node
-
-    # ----------------------------------------------------------- feed-forward
-
-    def ffn(self, t: Tensors, x: Node, suffix: str = "") -> Node:
-        """The dense feed-forward part (`build_ffn`)."""
-        g = self.g
-        up_name, gate_name, down_name = (f"ffn_{p}{suffix}" for p in ("up", "gate", "down"))
-        up = self.mm(t, up_name, x)
-        if self.has(t, gate_name):
-            y = self._gated(self.mm(t, gate_name, x), up, self.hp.clamped_shared)
-        elif self.has(t, down_name) and up.shape[0] == 2 * t[f"{down_name}.weight"].shape[0]:
-            y = g.new(up.shape[0] // 2, *up.shape[1:], of=(up,))
-        else:
-            y = g.over(up)
-        if self.has(t, "ffn_sub_norm"):
-            y = self.norm(t, "ffn_sub_norm", y)
-        return self.mm(t, down_name, y)
-
-    def _gated(self, gate: Node, up: Node, clamped: tuple[bool, ...]) -> Node:
-        """A gated unit: one operation, but for "situ" and limited ones, made of several."""
-        g = self.g
-        if any(clamped[self.layer : self.layer + 1]):
-            return g.over(g.over(g.over(g.over(gate))), g.over(up))
-        if self.traits.situ:
-            bent = g.over(g.over(g.over(gate)))
-            return g.over(g.over(bent, g.over(gate)), g.over(up))
-        return g.new(*up.shape, of=(gate, up))
-
-    def moe(self, t: Tensors, x: Node, logits: Node | None = None, kind: str = "exps") -> Node:
-        """The routed experts (`build_moe_ffn`). `logits`: the router's word where it does not
-        judge by x. `kind`: "chexps" for grovemoe's second, smaller experts, one for a group."""
-        g, hp = self.g, self.hp
-        n_expert, u = hp.n_expert, x.shape[-1]
-        chunks = t[f"ffn_up_{kind}.weight"].shape[-1] if kind == "chexps" else n_expert
-        used = min(hp.n_expert_used, chunks)
-        if logits is None:
-            logits = self.mm(t, "ffn_gate_inp", x)
-        probs = logits if self.traits.expert_weights == "softmax" else g.over(logits)
-        chosen = logits if hp.architecture == "llama4" else probs
-        if "exp_probs_b.bias" in t or "exp_probs_b" in t:
-            chosen = g.over(probs, weighted=True)
-        if hp.architecture == "grovemoe":
-            chosen = g.over(logits)
-        if hp.n_expert_groups > 1:
-            chosen = self._of_best_groups(chosen)
-        order = g.new(n_expert, u, of=(chosen,), element=I32)
-        top = self.routed or g.view(order, used, u, contiguous=False, stride=n_expert)
-        if chunks != n_expert:  # from experts to groups, by way of a division in F32
-            divided = g.over(g.new(used, u, of=(top,)))
-            top = g.new(used, u, of=(divided,), element=I32)
-        weights = g.new(1, used, u, of=(g.view(probs, 1, n_expert, u), top))
-        sums_up = self.traits.expert_weights
-        if sums_up == "softmax":
-            weights = g.view(g.over(g.view(weights, used, u)), 1, used, u)
-        elif sums_up == "sum" or (sums_up == "stated" and hp.expert_weights_norm):
-            flat = g.view(weights, used, u)
-            total = g.over(g.new(1, u, of=(flat,)))
-            weights = g.view(g.over(flat, total), 1, used, u)
-        g.expand(weights)
-        x = g.view(x, x.shape[0], 1, u)
-        n_embd = x.shape[0]
-        if hp.architecture == "llama4":
-            x = g.over(g.new(n_embd, used, u, of=(x,)), weights)
-        if self.has(t, "ffn_gate_up_exps"):
-            both = self._experts(t, "ffn_gate_up_exps", x, top)
-            f = both.shape[0] // 2
-            gate = g.view(both, f, used, u, contiguous=False)
-            up = g.view(both, f, used, u, contiguous=False)
-            y = g.new(f, used, u, of=(gate, up))
-        else:
-            up = self._experts(t, f"ffn_up_{kind}", x, top)
-            if self.has(t, f"ffn_gate_{kind}"):
-                gate = self._experts(t, f"ffn_gate_{kind}", x, top)
-                y = self._gated(gate, up, hp.clamped)
-            else:
-                y = g.over(up)
-        experts = self._experts(t, f"ffn_down_{kind}", y, top)
-        if hp.architecture != "llama4":
-            experts = g.over(experts, weights)
-        g.expand(experts)
-        parts = [
-            g.view(experts, n_embd, u, contiguous=used == 1, stride=used * n_embd)
-            for _ in range(hp.n_expert_used)
-        ]
-        g.expand(*parts)
-        total = parts[0]
-        for part in parts[1:]:
-            total = Node((n_embd, u), F32, (total, part), inplace=True)
-            g.expand(total)
-        if hp.n_expert_used == 1:
-            total = g.new(n_embd, u, of=(total,))
-        return total
-
-    def _of_best_groups(self, scores: Node) -> Node:
-        """The scores of experts, all hidden but those of the groups with the best two."""
-        g, n_groups, used = self.g, self.hp.n_expert_groups, self.hp.n_groups_used
-        n_expert, u = scores.shape
-        n = n_expert // n_groups
-        grouped = g.view(scores, n, n_groups, u)
-        order = g.new(n, n_groups, u, of=(grouped,), element=I32)
-        best = g.new(1, 2, n_groups, u, of=(g.view(scores, 1, n, n_groups, u),
-                                            g.view(order, 2, n_groups, u)))  # fmt: skip
-        total = g.view(g.new(1, n_groups, u, of=(g.view(best, 2, n_groups, u),)), n_groups, u)
-        order = g.new(n_groups, u, of=(total,), element=I32)
-        chosen = g.view(order, used, u, contiguous=False, stride=n_groups)
-        shown = g.new(n, used, u, of=(grouped, chosen))
-        hidden = g.over(grouped)
-        rows = Node((0,), 0, (shown, chosen, hidden), root=hidden)
-        return g.view(rows, n_expert, u)
-
-    def _experts(self, t: Tensors, name: str, x: Node, top: Node) -> Node:
-        w = t[f"{name}.weight"]
-        device = 0 if self.experts_on_host else None
-        shape = (w.shape[1], top.shape[0], x.shape[-1])
-        g, here = self.g, not self.experts_on_host
-        y = g.weighted(shape, (x, top), w.n_bytes, device)
-        if f"{name}.scale" in t and self.hp.architecture in SCALED_EXPERTS:
-            factors = self.g.outside(t[f"{name}.scale"].n_bytes, y.device)
-            scales = self.g.new(1, self.hp.n_expert, x.shape[-1], of=(factors,))
-            y = g.over(y, g.new(1, *shape[1:], of=(scales, top)))
-        return g.over(y, top, weighted=here) if f"{name}.bias" in t else y
-
-    def feed_forward(self, t: Tensors, x: Node, logits: Node | None = None) -> Node | None:
-        """Whatever feed-forward part a layer has: dense, experts, shared experts, both."""
-        g = self.g
-        routed = self.has(t, "ffn_gate_inp") and any(
-            self.has(t, n) for n in ("ffn_up_exps", "ffn_gate_up_exps")
-        )
-        if routed and not self.traits.experts:
-            return g.over(x)  # nothing but the activation
-        y: Node | None
-        if routed and self.has(t, "ffn_up_chexps"):
-            logits = self.mm(t, "ffn_gate_inp", x)
-            y = self.moe(t, x, logits)
-            return g.over(y, g.over(self.moe(t, y, logits, "chexps")))
-        y = None
-        if routed:
-            y = self.moe(t, x, logits)
-            if self.has(t, "ffn_up_shexp"):
-                shared = self.ffn(t, x, "_shexp")
-                if self.has(t, "ffn_gate_inp_shexp"):
-                    gate = g.over(g.mm(1, x))
-                    shared = g.over(shared, gate)
-                y = g.over(y, shared)
-        if self.has(t, "ffn_up") and (y is None or self.traits.dense_beside_experts):
-            dense = self.ffn(t, x)
-            y = dense if y is None else g.over(dense, y)
-        return y
