@@ -1,0 +1,57 @@
+"""Rules by which architectures differ from llama, on graphs small enough to follow by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tuner.allocator import peaks
+from tuner.graph import Graph
+from tuner.graph_cycles import block_of
+from tuner.graph_layers import LayerBuilder
+from tuner.graph_traits import rotates, traits
+from tuner.hparams import HParams
+
+
+def _hparams(**stated: Any) -> HParams:
+    return cast(HParams, SimpleNamespace(**stated))
+
+
+def test_a_stack_that_runs_again_runs_the_same_blocks() -> None:
+    """hrm_text with stacks of 2, the fast one run twice before the slow one, all of it twice."""
+    hp = _hparams(cycles=(2, 2, 2))
+    once = [0, 1, 0, 1, 2, 3]
+    assert [block_of(hp, slot) for slot in range(12)] == once + once
+
+
+def test_leading_dense_layers_of_cohere2moe_rotate_without_a_window() -> None:
+    hp = _hparams(
+        architecture="cohere2moe", n_swa=512, swa=(False, False, True), n_layer_dense_lead=1
+    )
+    assert [rotates(hp, il) for il in range(3)] == [True, False, True]
+
+
+def test_an_unknown_architecture_is_taken_to_be_like_llama() -> None:
+    assert traits("of tomorrow") == traits("llama")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_cache_on_another_device_begins_no_split(elsewhere: bool) -> None:
+    """Its copy is there from the first node of the run that reads it, so that it stands beside
+    what came before; a weight's copy would take that memory over."""
+    g = Graph()
+    g.device = 1
+    x = g.input(64)
+    size = 4096
+    cache = LayerBuilder._cached(
+        cast(LayerBuilder, SimpleNamespace(g=g)), size, 0 if elsewhere else 1
+    )
+    wide = g.mm(1024, x)  # 4096 bytes, free before the cache is read
+    narrow = g.mm(64, wide)
+    g.expand(narrow)
+    g.device = 1
+    g.expand(g.mm(64, g.new(64, of=(narrow, cache))))
+    _, gpu = peaks(g, [32, 32])
+    assert gpu == 256 + 4096 + (size if elsewhere else 0)
