@@ -43,7 +43,9 @@ class Parts:
     def __init__(self, hp: HParams, shape: Shape, graph: Graph):
         self.hp, self.shape, self.g = hp, shape, graph
         self.traits = traits(hp.architecture)
-        self.layer_norm = self.traits.layer_norm and not (self.traits.rms_if_stated and hp.rms_norm)
+        self.layer_norm = self.traits.layer_norm
+        if self.traits.rms_if_stated and hp.rms_norm:
+            self.layer_norm = False
         self.u = shape.u
         self.cells = dict(shape.cells)
         self.pos = graph.input(self.u * hp.positions, element=I32)
@@ -92,7 +94,8 @@ class Parts:
     def norm(self, t: Tensors, name: str, x: Node) -> Node:
         g = self.g
         bias = f"{name}.bias" in t
-        y = g.new(*x.shape, of=(x,)) if bias or self.layer_norm else g.over(x)
+        layer_norm = bias if self.layer_norm is None else self.layer_norm
+        y = g.new(*x.shape, of=(x,)) if layer_norm else g.over(x)
         if self.has(t, name):
             y = g.over(y, weighted=True)
         return g.over(y, weighted=True) if bias else y

@@ -24,7 +24,7 @@ class Traits:
 
     rows: Literal["layer", "sum", "norm", "all"] = "layer"
     parallel: tuple[Part, Part, Part] | None = None
-    layer_norm: bool = False  # norms are LayerNorms even without a bias
+    layer_norm: bool | None = None  # None: norms with a bias are LayerNorms, others are not
     rms_if_stated: bool = False  # but not so where the file states an epsilon for the other kind
     bare_norms: bool = False  # norms have no weights
     # layers that rotate queries and keys by position; "most": all but every fourth
@@ -59,6 +59,7 @@ _STATED_LATE = Traits(expert_weights="stated", rows="norm")
 
 _TRAITS: dict[str, Traits] = {
     "afmoe": Traits(expert_weights="stated", rope="most"),
+    "apertus": Traits(layer_norm=False),
     "arctic": Traits(dense_beside_experts=True),
     "bailingmoe": _STATED,
     "bailingmoe2": _STATED,
@@ -125,6 +126,8 @@ _TRAITS: dict[str, Traits] = {
     "olmo": Traits(layer_norm=True, bare_norms=True),
     "olmoe": Traits(expert_weights="plain"),
     "phi2": Traits(parallel=("attention", "ffn", "input")),
+    "phi3": Traits(layer_norm=False),
+    "phimoe": Traits(layer_norm=False),
     "plamo": Traits(parallel=_FFN_ATTENTION),
     "qwen2moe": Traits(expert_weights="plain"),
     "qwen35": Traits(rows="norm", norm_first=True),
