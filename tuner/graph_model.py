@@ -26,7 +26,7 @@ from tuner.graph_lightning import LIGHTNING, lightning_layer
 from tuner.graph_msa import block_attention, in_blocks, unread_blocks
 from tuner.graph_qsa import QSA, qsa_model
 from tuner.graph_recurrent import mixer
-from tuner.graph_rwkv import rwkv_layer
+from tuner.graph_rwkv import rwkv_in_common_layer, rwkv_layer
 from tuner.graph_sparse import LEFT_OUT, unread_zeros
 from tuner.graph_streams import STREAMS, narrowed, streams_layer, widened
 from tuner.graph_traits import rotates, traits
@@ -177,6 +177,8 @@ class ModelGraph:
             return lightning_layer(b, t, il, x, last)
         if b.has(t, "channel_mix_key"):
             return rwkv_layer(b, t, x, last)
+        if b.has(t, "time_mix_key"):
+            return rwkv_in_common_layer(b, t, x, last)
         residual = x
         router: Node | None = None
         if hp.architecture == "smallthinker":  # picks experts before it attends

@@ -10,7 +10,6 @@ from math import prod
 
 from tuner.graph import Node
 from tuner.graph_layers import LayerBuilder, Tensors
-from tuner.graph_rwkv import rwkv_mixer
 
 
 def mixer(b: LayerBuilder, t: Tensors, x: Node) -> Node | None:
@@ -25,8 +24,6 @@ def mixer(b: LayerBuilder, t: Tensors, x: Node) -> Node | None:
         return _mamba1(b, t, x)
     if b.has(t, "ssm_in"):
         return _mamba2(b, t, x)
-    if b.has(t, "time_mix_key"):
-        return rwkv_mixer(b, t, x)
     return None
 
 

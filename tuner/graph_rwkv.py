@@ -35,12 +35,19 @@ def rwkv_layer(b: LayerBuilder, t: Tensors, x: Node, last: bool) -> Node:
     return g.over(y, joined)
 
 
-def rwkv_mixer(b: LayerBuilder, t: Tensors, x: Node) -> Node:
-    """The mixer over time alone, for a layer with a common feed-forward part. x is normed."""
-    g, n = b.g, b.hp.n_embd
-    y = _time_mix(b, t, x, _shifted(b, b.gather(b.hp.state_r), x))
-    g.expand(g.store(g.view(x, n, 1, contiguous=False)))
-    return g.view(y, n, b.u)
+def rwkv_in_common_layer(b: LayerBuilder, t: Tensors, x: Node, last: bool) -> Node:
+    """The mixer over time with a common feed-forward part; sums are read through other shapes."""
+    g, u, n = b.g, b.u, b.hp.n_embd
+    x = g.view(x, n, u)
+    old = b.gather(b.hp.state_r)
+    normed = b.norm(t, "attn_norm", x)
+    y = g.view(_time_mix(b, t, normed, _shifted(b, old, normed)), n, u)
+    g.expand(g.store(g.view(normed, n, 1, contiguous=False)))
+    x = g.view(g.over(y, x), n, u)
+    if last:
+        x = g.new(n, 1, of=(x, b.out_ids))
+    out = b.feed_forward(t, b.norm(t, "ffn_norm", x))
+    return x if out is None else g.over(out, x)
 
 
 def _shifted(b: LayerBuilder, old: Node, x: Node) -> Node:
