@@ -8,6 +8,8 @@ that one replay serves every context; without fusion the replay is repeated per 
 
 from __future__ import annotations
 
+from collections import Counter
+
 from tuner.cache import CELL_PADDING, CacheSizes
 from tuner.cache_types import CACHE_TYPES
 from tuner.graph import HOST
@@ -211,12 +213,15 @@ class ComputeSizes:
         every = every or self._hp.residual_block > 0  # what earlier layers bank, later ones read
         # zeros that wait for their layer leave holes of their own behind, layer by layer
         every = every or self._hp.architecture in HYPER | QSA
+        pairs = [(kinds[il], kinds[il + 1] if il + 1 < n else None) for il in range(n)]
+        # where layers change sides within, memory may lie otherwise in every second one: a run
+        # of an odd number of layers stays odd
+        odd = {pair for pair, times in Counter(pairs).items() if moe and times % 2}
         chosen: list[int] = []
-        seen: dict[object, int] = {}
-        for il in range(n):
-            pair = (kinds[il], kinds[il + 1] if il + 1 < n else None)
-            seen[pair] = seen.get(pair, 0) + 1
-            if seen[pair] <= 2 or il >= n - 2 or every:
+        seen: Counter[object] = Counter()
+        for il, pair in enumerate(pairs):
+            seen[pair] += 1
+            if seen[pair] <= 2 + (pair in odd) or il >= n - 2 or every:
                 chosen.append(il)
         layers = [
             (firsts[signatures[il]], where.slots[il] + 1, il < moe and self._routed(il))

@@ -215,7 +215,8 @@ class ModelGraph:
                 residual = g.new(residual.shape[0], 1, of=(residual, b.out_ids))
                 if router is not None:
                     router = g.new(router.shape[0], 1, of=(router, b.out_ids))
-            x = g.over(residual, y) if self.traits.residual_first else g.over(y, residual)
+            kept = "attention" in self.traits.residual_first
+            x = g.over(residual, y) if kept else g.over(y, residual)
         normed = x
         for name in ("ffn_norm", "post_attention_norm"):
             if b.has(t, name) and (name == "ffn_norm" or self._is_ffn_norm(t, name)):
@@ -233,7 +234,7 @@ class ModelGraph:
             return x
         if b.has(t, "post_ffw_norm"):
             out = b.norm(t, "post_ffw_norm", out)
-        x = g.over(x, out) if self.traits.residual_first else g.over(out, x)
+        x = g.over(x, out) if "ffn" in self.traits.residual_first else g.over(out, x)
         if b.per_layer is not None and b.has(t, "inp_gate"):
             x = g.over(x, per_layer_part(b, t, x))
         if b.skip is not None:

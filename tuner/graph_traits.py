@@ -34,7 +34,7 @@ class Traits:
     norm_v: bool = False  # values are normed, without weights
     scaled_input: bool = False  # by the first layer's device, not as they are looked up
     skip: bool = False  # the embeddings are added again behind every layer
-    residual_first: bool = False  # the layer's input is the first operand of its sums
+    residual_first: tuple[Part, ...] = ()  # what is added to the residual, not it to that
     norm_first: bool = False  # the first norm runs before the mixer asks for its state
     situ: bool = False  # gated units are made of several operations
     softcap: bool = False  # attention scores go through tanh
@@ -52,6 +52,7 @@ SCALED_EXPERTS = frozenset(
      "qwen4exp"}
 )  # fmt: skip
 _LLAMA = Traits()
+_BOTH: tuple[Part, ...] = ("attention", "ffn")
 _FFN_INPUT: tuple[Part, Part, Part] = ("ffn", "input", "attention")
 _FFN_ATTENTION: tuple[Part, Part, Part] = ("ffn", "attention", "input")
 _STATED = Traits(expert_weights="stated")
@@ -109,12 +110,12 @@ _TRAITS: dict[str, Traits] = {
     "hy_v3": _STATED_LATE,
     "hy_v4": _STATED,
     "jais": Traits(rope="none"),
-    "jamba": Traits(rope="none", expert_weights="plain", residual_first=True),
+    "jamba": Traits(rope="none", expert_weights="plain", residual_first=_BOTH),
     "kimi-k3": Traits(rope="none", expert_weights="stated", situ=True),
     "kimi-linear": Traits(rope="none", norm_first=True),
     "laguna": _STATED,
-    "lfm2": Traits(residual_first=True),
-    "lfm2moe": Traits(residual_first=True),
+    "lfm2": Traits(residual_first=_BOTH),
+    "lfm2moe": Traits(residual_first=_BOTH),
     "llama4": Traits(expert_weights="plain", rope="most", scaled_q=True),
     "maple": Traits(rope="window"),
     "minimax-m3": _STATED,
@@ -126,8 +127,9 @@ _TRAITS: dict[str, Traits] = {
     "olmo": Traits(layer_norm=True, bare_norms=True),
     "olmoe": Traits(expert_weights="plain"),
     "phi2": Traits(parallel=("attention", "ffn", "input")),
-    "phi3": Traits(layer_norm=False),
-    "phimoe": Traits(layer_norm=False),
+    "openelm": Traits(residual_first=("attention",)),
+    "phi3": Traits(layer_norm=False, residual_first=("ffn",)),
+    "phimoe": Traits(layer_norm=False, residual_first=("ffn",)),
     "plamo": Traits(parallel=_FFN_ATTENTION),
     "qwen2moe": Traits(expert_weights="plain"),
     "qwen35": Traits(rows="norm", norm_first=True),
