@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tuner.allocator import peaks
-from tuner.graph import Graph, Node
+from tuner.graphs.allocator import peaks
+from tuner.graphs.graph import Graph, Node
 
 
 def _chain(device: int = 0) -> tuple[Graph, Node]:

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from tests.headers import made_up
-from tuner.allocator import peaks
 from tuner.cache import ALL, WINDOW, plan_cache
 from tuner.gguf_header import TensorInfo
-from tuner.graph import F32, Graph
-from tuner.graph_compressed import ratio_of
-from tuner.graph_hyper import spread
-from tuner.graph_layers import LayerBuilder, Shape, Tensors
-from tuner.graph_pools import pool_inputs
+from tuner.graphs.allocator import peaks
+from tuner.graphs.compressed import ratio_of
+from tuner.graphs.graph import F32, Graph
+from tuner.graphs.hyper import spread
+from tuner.graphs.layers import LayerBuilder, Shape, Tensors
+from tuner.graphs.pools import pool_inputs
 from tuner.hparams import HParams
 
 

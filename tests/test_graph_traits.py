@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from tuner.allocator import peaks
-from tuner.graph import Graph
-from tuner.graph_cycles import block_of
-from tuner.graph_layers import LayerBuilder
-from tuner.graph_traits import rotates, traits
+from tuner.graphs.allocator import peaks
+from tuner.graphs.cycles import block_of
+from tuner.graphs.graph import Graph
+from tuner.graphs.layers import LayerBuilder
+from tuner.graphs.traits import rotates, traits
 from tuner.hparams import HParams
 
 

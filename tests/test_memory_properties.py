@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tests.headers import machine, real_model
 from tuner.cache_types import CACHE_TYPES
-from tuner.graph import Graph
-from tuner.graph_model import ModelGraph
+from tuner.graphs.graph import Graph
+from tuner.graphs.model import ModelGraph
 from tuner.memory import Estimator
 from tuner.settings import Settings
 

@@ -1,6 +1,6 @@
 """The compute buffer: the scratch memory of one graph, per device.
 
-The graph is built as sizes alone and ggml's allocator replayed over it (`replays.py`), for a
+The graph is built as sizes alone and ggml's allocator replayed over it (`graphs/replays.py`), for a
 choice of layers that shows everything the whole model would: enough of each kind and each
 border between kinds. Masks and nothing else grow with the context where attention is fused, so
 that one replay serves every context; without fusion the replay is repeated per context.
@@ -12,16 +12,16 @@ from collections import Counter
 
 from tuner.cache import CELL_PADDING, CacheSizes
 from tuner.cache_types import CACHE_TYPES
-from tuner.graph import HOST
-from tuner.graph_hyper import HYPER
-from tuner.graph_layers import Shape
-from tuner.graph_model import ModelGraph
-from tuner.graph_qsa import QSA
-from tuner.graph_sparse import LEFT_OUT, is_sparse
+from tuner.graphs.graph import HOST
+from tuner.graphs.hyper import HYPER
+from tuner.graphs.layers import Shape
+from tuner.graphs.model import ModelGraph
+from tuner.graphs.qsa import QSA
+from tuner.graphs.replays import Layers, OpenGraph, Replays
+from tuner.graphs.sparse import LEFT_OUT, is_sparse
 from tuner.machine import Machine
 from tuner.model import Model
 from tuner.placement import Placement, alignment, padded
-from tuner.replays import Layers, OpenGraph, Replays
 from tuner.settings import Settings
 
 _OFFLOADING = frozenset({"CUDA", "ROCm", "MUSA", "Metal", "Vulkan", "SYCL"})

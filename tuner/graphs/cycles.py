@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tuner.graph import Node
-from tuner.graph_layers import LayerBuilder
+from tuner.graphs.graph import Node
+from tuner.graphs.layers import LayerBuilder
 from tuner.hparams import HParams
 
 CYCLING = frozenset({"hrm_text"})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from tuner.graph import Node
-from tuner.graph_layers import LayerBuilder, Tensors
-from tuner.graph_sparse import is_sparse, sparse_mask, top_tokens
+from tuner.graphs.graph import Node
+from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.graphs.sparse import is_sparse, sparse_mask, top_tokens
 
 _WHOLE_QUERY = frozenset({"minicpm3", "plm"})  # rotate the end of a query where it is
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from math import prod
 
 from tuner.cache import WINDOW
-from tuner.graph import F16, F32, I32, I64, Node
-from tuner.graph_layers import LayerBuilder, Tensors
+from tuner.graphs.graph import F16, F32, I32, I64, Node
+from tuner.graphs.layers import LayerBuilder, Tensors
 
 _CSA, _HCA = 4, 128
 _INDEX = -_CSA  # stands for the indexer's cache beside the one of ratio 4

@@ -5,9 +5,9 @@ Mirrors `build_ffn` and `build_moe_ffn` (src/llama-graph.cpp).
 
 from __future__ import annotations
 
-from tuner.graph import F32, I32, Node
-from tuner.graph_parts import Parts, Tensors
-from tuner.graph_traits import SCALED_EXPERTS
+from tuner.graphs.graph import F32, I32, Node
+from tuner.graphs.parts import Parts, Tensors
+from tuner.graphs.traits import SCALED_EXPERTS
 
 
 class FeedForward(Parts):

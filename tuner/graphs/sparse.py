@@ -5,8 +5,8 @@ dots3note.cpp, hy-v4.cpp, and `build_attn` over `llm_graph_input_attn_k_dsa`
 from __future__ import annotations
 
 from tuner.cache import ALL
-from tuner.graph import F16, F32, I32, I64, Node
-from tuner.graph_layers import LayerBuilder, Tensors
+from tuner.graphs.graph import F16, F32, I32, I64, Node
+from tuner.graphs.layers import LayerBuilder, Tensors
 from tuner.hparams import HParams
 
 _SPARSE = frozenset({"deepseek32", "glm-dsa", "dots3note", "hy_v4"})

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from tuner.cache import ALL, WINDOW
 from tuner.gguf_header import TensorInfo
-from tuner.graph import F16, F32, I32, I64, Graph, Node
-from tuner.graph_traits import traits
+from tuner.graphs.graph import F16, F32, I32, I64, Graph, Node
+from tuner.graphs.traits import traits
 from tuner.hparams import HParams
 
 if TYPE_CHECKING:
-    from tuner.graph_msa import Blocks
+    from tuner.graphs.msa import Blocks
 
 _ATTENDING = frozenset({"attn_qkv", "attn_q", "attn_k", "attn_v", "attn_output"})
 Tensors = dict[str, TensorInfo]
@@ -69,15 +69,15 @@ class Parts:
         self.owners: dict[int, int] = {}  # the device of the last cache of each kind
         self.inputs: dict[tuple[int, str], Node] = {}  # by kind of cache and purpose
         self.routed: Node | None = None  # experts that are chosen without a router
-        self.fused = True  # graph_hyper.py
-        # sparse attention (graph_sparse.py)
+        self.fused = True  # graphs/hyper.py
+        # sparse attention (graphs/sparse.py)
         self.chosen: Node | None = None
         self.index_mask: Node | None = None
         self.index_rotation: Node | None = None
         self.index_rows: Node | None = None
-        self.bank: Node | None = None  # what earlier layers keep for later ones (graph_bank.py)
-        self.blocks: Blocks | None = None  # what layers that pick blocks share (graph_msa.py)
-        self.decays: tuple[Node, ...] = ()  # of lightning attention (graph_lightning.py)
+        self.bank: Node | None = None  # what earlier layers keep for later ones (graphs/bank.py)
+        self.blocks: Blocks | None = None  # what layers that pick blocks share (graphs/msa.py)
+        self.decays: tuple[Node, ...] = ()  # of lightning attention (graphs/lightning.py)
 
     def has(self, t: Tensors, name: str) -> bool:
         return f"{name}.weight" in t

@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 from functools import partial
 
-from tuner.graph import F32, HOST, Graph, Node
-from tuner.graph_bank import BANKING, banking_layer, blended
-from tuner.graph_cycles import CYCLING, block_of, cycled
-from tuner.graph_gemma import (
+from tuner.graphs.bank import BANKING, banking_layer, blended
+from tuner.graphs.cycles import CYCLING, block_of, cycled
+from tuner.graphs.gemma import (
     ALTUP,
     altup_layer,
     altup_narrowed,
@@ -19,17 +18,18 @@ from tuner.graph_gemma import (
     per_layer_part,
     per_layer_rows,
 )
-from tuner.graph_hyper import HYPER, hyper_model
-from tuner.graph_latent import latent_attention
-from tuner.graph_layers import LayerBuilder, Shape, Tensors
-from tuner.graph_lightning import LIGHTNING, lightning_layer
-from tuner.graph_msa import block_attention, in_blocks, unread_blocks
-from tuner.graph_qsa import QSA, qsa_model
-from tuner.graph_recurrent import mixer
-from tuner.graph_rwkv import rwkv_in_common_layer, rwkv_layer
-from tuner.graph_sparse import LEFT_OUT, unread_zeros
-from tuner.graph_streams import STREAMS, narrowed, streams_layer, widened
-from tuner.graph_traits import rotates, traits
+from tuner.graphs.graph import F32, HOST, Graph, Node
+from tuner.graphs.hyper import HYPER, hyper_model
+from tuner.graphs.latent import latent_attention
+from tuner.graphs.layers import LayerBuilder, Shape, Tensors
+from tuner.graphs.lightning import LIGHTNING, lightning_layer
+from tuner.graphs.msa import block_attention, in_blocks, unread_blocks
+from tuner.graphs.qsa import QSA, qsa_model
+from tuner.graphs.recurrent import mixer
+from tuner.graphs.rwkv import rwkv_in_common_layer, rwkv_layer
+from tuner.graphs.sparse import LEFT_OUT, unread_zeros
+from tuner.graphs.streams import STREAMS, narrowed, streams_layer, widened
+from tuner.graphs.traits import rotates, traits
 from tuner.model import Model
 
 _LAYER = re.compile(r"^blk\.\d+\.")

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuner.cache import WINDOW
-from tuner.graph import F32, HOST, Node
-from tuner.graph_compressed import compressed_attention
-from tuner.graph_layers import LayerBuilder, Tensors
-from tuner.graph_pools import pool_inputs, pooled_attention
-from tuner.graph_recurrent import mixer
+from tuner.graphs.compressed import compressed_attention
+from tuner.graphs.graph import F32, HOST, Node
+from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.graphs.pools import pool_inputs, pooled_attention
+from tuner.graphs.recurrent import mixer
 
 HYPER = frozenset({"deepseek4", "glm5-next"})
 Layers = Sequence[tuple[int, int, bool]]

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from math import prod
 
 from tuner.cache import ALL, WINDOW
-from tuner.graph import F16, HOST, Node
-from tuner.graph_experts import FeedForward
-from tuner.graph_parts import Shape, Tensors
-from tuner.graph_traits import rotates
+from tuner.graphs.experts import FeedForward
+from tuner.graphs.graph import F16, HOST, Node
+from tuner.graphs.parts import Shape, Tensors
+from tuner.graphs.traits import rotates
 
 __all__ = ["LayerBuilder", "Shape", "Tensors"]
 

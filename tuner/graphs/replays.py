@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuner.allocator import peaks, replay, trace
-from tuner.graph import HOST, Layout
-from tuner.graph_layers import Shape
-from tuner.graph_model import ModelGraph
-from tuner.graph_sizes import Terms, opened, products, terms, value
+from tuner.graphs.allocator import peaks, replay, trace
+from tuner.graphs.graph import HOST, Layout
+from tuner.graphs.layers import Shape
+from tuner.graphs.model import ModelGraph
+from tuner.graphs.sizes import Terms, opened, products, terms, value
 
 Layers = tuple[tuple[int, int, bool], ...]  # (layer, device, experts on the host)
 _Key = tuple[Shape, Layers, int, int]  # the shape opened, layers, output's device, copies

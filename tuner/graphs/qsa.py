@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from tuner.cache import ALL
-from tuner.graph import F32, HOST, I32, I64, Node
-from tuner.graph_layers import LayerBuilder, Tensors
-from tuner.graph_recurrent import mixer
-from tuner.graph_sparse import sparse_mask
+from tuner.graphs.graph import F32, HOST, I32, I64, Node
+from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.graphs.recurrent import mixer
+from tuner.graphs.sparse import sparse_mask
 
 QSA = frozenset({"qwen4exp"})
 Layers = Sequence[tuple[int, int, bool]]

@@ -7,10 +7,10 @@ kind ("situ") keeps more of its inputs than others do.
 
 from __future__ import annotations
 
-from tuner.graph import Node
-from tuner.graph_latent import latent_attention
-from tuner.graph_layers import LayerBuilder, Tensors
-from tuner.graph_recurrent import mixer
+from tuner.graphs.graph import Node
+from tuner.graphs.latent import latent_attention
+from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.graphs.recurrent import mixer
 
 BANKING = frozenset({"kimi-k3"})
 

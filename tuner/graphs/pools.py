@@ -9,8 +9,8 @@ is reserved for a ubatch that completes every pool of the context (`kpool_build_
 from __future__ import annotations
 
 from tuner.cache import ALL
-from tuner.graph import F16, F32, I32, I64, Node
-from tuner.graph_layers import LayerBuilder, Tensors
+from tuner.graphs.graph import F16, F32, I32, I64, Node
+from tuner.graphs.layers import LayerBuilder, Tensors
 
 _GATHERING = 16  # the largest ubatch that copies what it attends to
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from math import prod
 
-from tuner.graph import Node
-from tuner.graph_layers import LayerBuilder, Tensors
+from tuner.graphs.graph import Node
+from tuner.graphs.layers import LayerBuilder, Tensors
 
 
 def mixer(b: LayerBuilder, t: Tensors, x: Node) -> Node | None:
