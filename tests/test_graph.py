@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuner.graphs.allocator import peaks
+from tuner.graphs.allocator import peaks, replay
 from tuner.graphs.graph import Graph, Node
 
 
@@ -86,3 +86,14 @@ def test_a_borrowed_weight_is_on_the_gpu_for_a_moment() -> None:
     host, gpu = peaks(g, [32, 32])
     assert host == 256
     assert 4096 < gpu < 2 * 4096
+
+
+def test_an_empty_tensor_keeps_free_memory_apart() -> None:
+    """Given back amid taken memory it becomes a free block of no size, behind which the engine
+    no longer sees that two blocks meet: 100 bytes then go behind the 64 that are free."""
+    a, p, empty, q, wide, last = range(6)
+    sizes = [32, 8, 0, 24, 32, 100]
+    steps = [a, p, empty, q, ~p, ~q, wide, ~empty, ~a, ~wide, last]
+    assert replay(steps, sizes, 1) == 164
+    without = [0, 1, 2, ~1, ~2, 3, ~0, ~3, 4]
+    assert replay(without, [32, 8, 24, 32, 100], 1) == 100

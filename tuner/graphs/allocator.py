@@ -41,6 +41,8 @@ def replay(steps: Sequence[int], sizes: Sequence[int], alignment: int) -> int:
     """The bytes that a buffer must have for these takes and gives."""
     mask = alignment - 1
     sizes = [(size + mask) & ~mask for size in sizes]
+    if 0 in sizes:
+        return _replay_with_empty(steps, sizes)
     starts, lengths = [0], [_ENDLESS]  # the free blocks, by offset
     taken: list[tuple[int, int]] = []
     peak = 0
@@ -76,6 +78,47 @@ def replay(steps: Sequence[int], sizes: Sequence[int], alignment: int) -> int:
             starts.insert(i, offset)
             lengths.insert(i, size)
     return peak
+
+
+def _replay_with_empty(steps: Sequence[int], sizes: Sequence[int]) -> int:
+    """The same, step for step as ggml does it, where some tensors are empty: given back amid
+    taken memory, one becomes a free block of no size, which keeps its neighbours from merging."""
+    blocks = [[0, _ENDLESS]]
+    taken: list[tuple[int, int]] = []
+    peak = 0
+    for step in steps:
+        if step >= 0:
+            size = sizes[step]
+            fitting = [i for i, block in enumerate(blocks[:-1]) if block[1] >= size]
+            best = min(reversed(fitting), key=lambda i: blocks[i][1], default=len(blocks) - 1)
+            block = blocks[best]
+            taken.append((block[0], size))
+            peak = max(peak, block[0] + size)
+            block[0] += size
+            block[1] -= size
+            if not block[1]:
+                del blocks[best]
+        else:
+            _give(blocks, *taken[~step])
+    return peak
+
+
+def _give(blocks: list[list[int]], offset: int, size: int) -> None:
+    """`ggml_dyn_tallocr_free_bytes`."""
+    for i, block in enumerate(blocks):
+        if block[0] + block[1] == offset:
+            block[1] += size
+            if i + 1 < len(blocks) and sum(block) == blocks[i + 1][0]:
+                block[1] += blocks.pop(i + 1)[1]
+            return
+        if offset + size == block[0]:
+            block[0] = offset
+            block[1] += size
+            if i and sum(blocks[i - 1]) == offset:
+                blocks[i - 1][1] += blocks.pop(i)[1]
+            return
+    at = next((i for i, block in enumerate(blocks) if block[0] >= offset), len(blocks))
+    blocks.insert(at, [offset, size])
 
 
 class _Recorder:

@@ -51,7 +51,9 @@ class Parts:
         self.pos = graph.input(self.u * hp.positions, element=I32)
         self.out_ids = graph.input(1, element=I32)
         self.temperature = graph.input(1, 1, self.u)
-        self.ids = graph.input(1, element=I32)  # which state belongs to the sequence
+        states = graph.input(1, element=I32)
+        self.ids = graph.view(states, 1)  # which state belongs to the sequence,
+        self.no_ids = graph.view(states, 0)  # and which to others
         mask = F16 if shape.flash else F32
         self.masks = {
             k: graph.input(n, self.u, element=mask) for k, n in shape.cells if k in (ALL, WINDOW)
@@ -101,9 +103,12 @@ class Parts:
         return g.over(y, weighted=True) if bias else y
 
     def gather(self, size: int) -> Node:
-        """A sequence's state, copied out of the cache (`build_rs`)."""
-        node = Node((max(1, size),), 4, (self.ids,), device=self.g.device)
-        self.g.expand(node)
+        """A sequence's state, copied out of the cache; those of further sequences, none, are
+        copied in place (`build_rs`)."""
+        g = self.g
+        node = Node((max(1, size),), 4, (self.ids,), device=g.device)
+        g.expand(node)
+        g.expand(g.store(Node((0,), 4, (self.no_ids,), device=g.device)))
         return node
 
     def hadamard(self, x: Node, kind: int, which: str, head: int) -> Node:
