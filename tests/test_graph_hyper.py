@@ -12,6 +12,7 @@ from tuner.cache import ALL, WINDOW, plan_cache
 from tuner.gguf_header import TensorInfo
 from tuner.graphs.allocator import peaks
 from tuner.graphs.compressed import ratio_of
+from tuner.graphs.counts import counts
 from tuner.graphs.graph import F32, Graph
 from tuner.graphs.hyper import spread
 from tuner.graphs.layers import LayerBuilder, Shape, Tensors
@@ -25,7 +26,8 @@ def _hparams(folder: Path, architecture: str, **keys: Any) -> HParams:
 
 
 def _builder(hp: HParams, u: int, *cells: tuple[int, int]) -> LayerBuilder:
-    shape = Shape(u, cells, True, False, False, False, 0.0, 0.0)
+    of_context = counts(hp, u, dict(cells))
+    shape = Shape(u, cells, True, False, False, False, 0.0, 0.0, counts=of_context)
     return LayerBuilder(hp, shape, Graph())
 
 

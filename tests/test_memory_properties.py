@@ -22,6 +22,7 @@ _NAMES = (
     "Llama-3.1-8B-Q4_K_M.gguf", "gemma-3-27b-Q4_K_M.gguf", "Qwen3-30B-A3B-Q4_K_M.gguf",
     "qwen3next-moe.gguf", "deepseek2-moe.gguf", "jamba-dense.gguf",
 )  # fmt: skip
+_SPARSE = ("deepseek32-moe.gguf", "deepseek4-moe.gguf", "glm5-next-moe.gguf", "qwen4exp-moe.gguf")
 _BACKENDS = ("RPC", "CUDA", "Metal")
 _ESTIMATORS = {
     (name, backend): Estimator(real_model(name), machine(2, backend))
@@ -164,3 +165,15 @@ def test_sizes_left_open_and_layers_left_out_change_nothing(
     plain.plainly()
     for s in more:
         assert _ESTIMATORS[name, backend].footprint(s) == plain.footprint(s)
+
+
+@given(name=st.sampled_from(_SPARSE), more=st.lists(_some, min_size=4))
+@quickly(max_examples=15, deadline=None, derandomize=True)
+def test_numbers_that_a_context_is_rounded_to_may_be_left_open_too(
+    name: str, more: list[Settings]
+) -> None:
+    """The same under sparse attention, whose blocks and picks follow the context in steps."""
+    quick, plain = (Estimator(real_model(name), machine(2, "CUDA")) for _ in range(2))
+    plain.plainly()
+    for s in (*more, *(replace(s, n_ctx=64, n_ubatch=16) for s in more)):
+        assert quick.footprint(s) == plain.footprint(s)

@@ -12,6 +12,7 @@ from collections import Counter
 
 from tuner.cache import CELL_PADDING, CacheSizes
 from tuner.cache_types import CACHE_TYPES
+from tuner.graphs.counts import counts, gathers
 from tuner.graphs.graph import HOST
 from tuner.graphs.hyper import HYPER
 from tuner.graphs.layers import Shape
@@ -84,8 +85,8 @@ class ComputeSizes:
             self._graph,
             self._alignments,
             self._offload,
-            opens=not self._sparse,
-            trims=not self._hp.residual_block,
+            opens=True,
+            trims=not (self._hp.residual_block or self._sparse),
         )
 
     def plainly(self) -> None:
@@ -154,11 +155,13 @@ class ComputeSizes:
         borrowed = self._n_gpus > 0 and (self._offload > 0 or self._recurrent)
         borrowed = borrowed and any(device == HOST for _, device, _ in layers)
         borrowed = borrowed or (self._shared and len({device for _, device, _ in layers}) > 1)
+        u = min(n_ctx, settings.n_ubatch)
+        cells = {kind: self._cache.cells_at(kind, n_ctx, settings) for kind in self._cache.kinds}
         return Shape(
-            u=min(n_ctx, settings.n_ubatch),
-            cells=tuple(
-                (kind, self._cache.cells_at(kind, n_ctx, settings)) for kind in self._cache.kinds
-            ),
+            u=u,
+            cells=tuple(cells.items()),
+            counts=counts(hp, u, cells),
+            gathers=gathers(hp, u, cells),
             flash=flash,
             overridden=settings.n_cpu_moe > 0,
             rotate_k=k.quantized and hp.head_k[0] % 64 == 0,

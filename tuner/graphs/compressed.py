@@ -108,7 +108,7 @@ def _compress(b: LayerBuilder, t: Tensors, x: Node, name: str, kind: int, d: int
     overlap = ratio == _CSA
     wide = 2 * d if overlap else d
     kept = 2 * ratio if overlap else ratio  # rows of state
-    blocks = u // ratio + 1
+    blocks = b.counts[f"blocks of {ratio}"]
     values = b.mm(t, f"{name}_compressor_kv", x)
     scores = b.mm(t, f"{name}_compressor_gate", x)
     where = _input(b, kind, "pos", u)
@@ -137,7 +137,7 @@ def _compress(b: LayerBuilder, t: Tensors, x: Node, name: str, kind: int, d: int
     if kind == _INDEX or _turned(b, d):
         row = _rotate(b, row, kind, d)
     g.expand(g.store(g.view(row, d, blocks), _input(b, kind, "writes", blocks, I64)))
-    n = min(u, kept)
+    n = b.counts[f"{kept} kept"]
     source, target = _input(b, kind, "kept from", n), _input(b, kind, "kept at", n)
     stores = [g.store(g.new(wide, n, of=(rows, source)), target) for rows in (values, scores)]
     g.expand(*stores)
@@ -175,7 +175,7 @@ def _top_rows(b: LayerBuilder, t: Tensors, x: Node, low: Node) -> Node:
     cached = g.outside(int(rows * d * b.shape.k_bytes), g.device)
     q = g.view(q, d, heads, u)
     score = g.new(rows, u, of=(q, cached, g.view(weights, heads, u), _mask(b, _INDEX, F16)))
-    n_top = min(rows, hp.indexer_top_k)
+    n_top = b.counts["top"]
     top = g.new(n_top, u, of=(score,), element=I32)
     return g.new(n_top, u, of=(top,), element=I32)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tuner.cache import ALL, WINDOW
 from tuner.gguf_header import TensorInfo
+from tuner.graphs.counts import Counts
 from tuner.graphs.graph import F16, F32, I32, I64, Graph, Node
 from tuner.graphs.traits import traits
 from tuner.hparams import HParams
@@ -35,6 +36,8 @@ class Shape:
     f16_k: bool = True
     f16_v: bool = True
     k_cached: float = 0.0  # bytes per cached key element, where the graph joins caches
+    counts: Counts = ()  # what else the graph is built for
+    gathers: bool = False  # graphs/pools.py
 
 
 class Parts:
@@ -48,6 +51,7 @@ class Parts:
             self.layer_norm = False
         self.u = shape.u
         self.cells = dict(shape.cells)
+        self.counts = dict(shape.counts)
         self.pos = graph.input(self.u * hp.positions, element=I32)
         self.out_ids = graph.input(1, element=I32)
         self.temperature = graph.input(1, 1, self.u)

@@ -12,8 +12,6 @@ from tuner.cache import ALL
 from tuner.graphs.graph import F16, F32, I32, I64, Node
 from tuner.graphs.layers import LayerBuilder, Tensors
 
-_GATHERING = 16  # the largest ubatch that copies what it attends to
-
 
 def pooled_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     """x is the normed input. A layer without an indexer takes what the one before it picked."""
@@ -32,7 +30,7 @@ def pooled_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     assert chosen is not None
     latent = g.view(latent, lora, 1, u)
     v_b = t["attn_v_b.weight"]
-    if _gathers(b):
+    if b.shape.gathers:
         y = _gathered(b, q, latent, chosen)
         y = g.mm(v_b.shape[1], y, v_b.n_bytes)
         y = g.new(v_b.shape[1], n, 1, u, of=(g.view(y, *y.shape, contiguous=False),))
@@ -43,11 +41,6 @@ def pooled_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
         mask_of=lambda: Node(chosen.shape, element, (chosen,), root=chosen),
     )  # fmt: skip
     return b.mm(t, "attn_output", y)
-
-
-def _gathers(b: LayerBuilder) -> bool:
-    """Whether the few tokens of a small ubatch attend to copies of what they picked."""
-    return b.u <= _GATHERING and b.cells[ALL] > _pools(b)[2]
 
 
 def _gathered(b: LayerBuilder, q: Node, latent: Node, chosen: Node) -> Node:
@@ -80,7 +73,7 @@ def pool_inputs(b: LayerBuilder) -> None:
         (ALL, "chosen mask"): g.input(chosen, 1, 1, u),
     }
     g.expand(*b.inputs.values())
-    new = max(1, b.cells[ALL] // kpool)
+    new = b.counts["complete"]
     b.inputs[ALL, "rows"] = g.input(u, element=I64)
     b.inputs[ALL, "new members"] = g.input(kpool, new, element=I32)
     b.inputs[ALL, "new places"] = g.input(new, element=I64)
@@ -90,8 +83,7 @@ def _pools(b: LayerBuilder) -> tuple[int, int, int]:
     """Pools of the context with padding, how many of them the indexer picks, and the tokens that
     it picks with them."""
     kpool = b.hp.indexer_kpool
-    n_pool = max(64, -(-(b.cells[ALL] // kpool + 1) // 64) * 64)
-    n_top = min(n_pool, b.hp.indexer_top_k // kpool)
+    n_pool, n_top = b.counts["pools"], b.counts["top"]
     return n_pool, n_top, kpool * n_top + (kpool - 1 if b.hp.indexer_tail else 0)
 
 
@@ -146,7 +138,7 @@ def _selection(b: LayerBuilder, t: Tensors, x: Node, low: Node) -> Node:
     chosen = g.view(chosen, kpool * n_top, u)
     if hp.indexer_tail:
         chosen = g.new(n, u, of=(chosen, b.inputs[ALL, "tail"]), element=I32)
-    return chosen if _gathers(b) else _opened(b, chosen, n)
+    return chosen if b.shape.gathers else _opened(b, chosen, n)
 
 
 def _opened(b: LayerBuilder, chosen: Node, n: int) -> Node:

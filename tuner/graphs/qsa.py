@@ -105,11 +105,6 @@ def _ratio(b: LayerBuilder, il: int) -> int:
     return 0 if b.hp.recurrent[il] else b.hp.compress_ratios[il]
 
 
-def _width(b: LayerBuilder, ratio: int) -> int:
-    """Tokens that a query may see: whole blocks and the incomplete one."""
-    return min(b.cells[ALL], b.hp.indexer_top_k + ratio - 1)
-
-
 def _attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     g, hp, u = b.g, b.hp, b.u
     n, n_kv, d = hp.n_head[il], hp.n_head_kv[il], hp.head_k[il]
@@ -131,7 +126,7 @@ def _top_tokens(b: LayerBuilder, t: Tensors, x: Node, ratio: int) -> Node:
     """The tokens of the blocks that the indexer picks (`build_qsa_top_k`)."""
     g, hp, u = b.g, b.hp, b.u
     d, cells = hp.indexer_head, b.cells[ALL]
-    blocks = -(-cells // ratio)
+    blocks = b.counts[f"blocks of {ratio}"]
     if (ratio, "rows") not in b.inputs:  # layers of one ratio share them
         b.inputs[ratio, "rows"] = g.input(u, element=I64)
         b.inputs[ratio, "block of"] = g.input(cells, element=I32)
@@ -169,7 +164,7 @@ def _top_tokens(b: LayerBuilder, t: Tensors, x: Node, ratio: int) -> Node:
     if b.shape.flash:
         mask = g.new(cells, u, of=(mask,))
     spread = g.over(spread, g.view(mask, cells, u))
-    width = _width(b, ratio)
+    width = b.counts[f"width at {ratio}"]
     top = g.new(width, u, of=(spread,), element=I32)
     return g.new(width, u, of=(top,), element=I32)
 

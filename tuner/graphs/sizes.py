@@ -24,40 +24,45 @@ Terms = tuple[tuple[int, int], ...]  # (place of the digit, coefficient)
 def opened(shape: Shape) -> Shape:
     """The shape with powers of 2**64 in place of what `products` gives values to."""
     places = [place for place, _ in _unknowns(shape)]
-    u, *cells = (1 << _BITS * place for place in places[: 1 + len(shape.cells)])
+    u, *numbers = (1 << _BITS * place for place in places[:-2])
     k, v = (1 << _BITS * place for place in places[-2:])
     return replace(
         shape,
         u=u,
-        cells=tuple((kind, n) for (kind, _), n in zip(shape.cells, cells, strict=True)),
+        cells=tuple((kind, n) for (kind, _), n in zip(shape.cells, numbers, strict=False)),
+        counts=tuple(
+            (name, n)
+            for (name, _), n in zip(shape.counts, numbers[len(shape.cells) :], strict=True)
+        ),
         k_bytes=k if shape.k_bytes else 0.0,
         v_bytes=v if shape.v_bytes else 0.0,
+        k_cached=k if shape.k_cached else 0.0,
     )
 
 
 def _unknowns(shape: Shape) -> list[tuple[int, float]]:
     """What `opened` leaves open: the place of its digit, its value. The batch, the cells of each
-    kind, bytes per element of K and of V."""
-    n = 1 + len(shape.cells)
-    values = [shape.u, *(cells for _, cells in shape.cells)]
+    kind, other counts, bytes per element of K and of V."""
+    values = [shape.u, *(n for _, n in shape.cells), *(n for _, n in shape.counts)]
+    n = len(values)
     places = [1, *(_BATCH * i for i in range(1, n))]
     return [
         *zip(places, values, strict=True),
-        (_BATCH * n, shape.k_bytes),
+        (_BATCH * n, shape.k_bytes or shape.k_cached),
         (2 * _BATCH * n, shape.v_bytes),
     ]
 
 
 def products(shape: Shape) -> list[float]:
-    """The value of each place: a power of the batch, times the cells of one kind or none, times
-    the bytes of K's or V's elements or neither."""
+    """The value of each place: a power of the batch, times the cells of one kind, another count
+    or neither, times the bytes of K's or V's elements or neither."""
     u = shape.u
     batch = (1, u, u * u)
-    cells = (1, *(n for _, n in shape.cells))
+    numbers = (1, *(n for _, n in shape.cells), *(n for _, n in shape.counts))
     return [
         one * n * power
-        for one in (1, shape.k_bytes, shape.v_bytes)
-        for n in cells
+        for one in (1, shape.k_bytes or shape.k_cached, shape.v_bytes)
+        for n in numbers
         for power in batch
     ]
 

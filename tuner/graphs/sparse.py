@@ -46,7 +46,7 @@ def top_tokens(b: LayerBuilder, t: Tensors, x: Node, queries: Node) -> Node:
     weights = g.new(heads, u, of=(weights,))
     cached = g.outside(int(cells * head * b.shape.k_bytes), g.device)
     score = g.new(cells, u, of=(q, cached, weights, b.index_mask))
-    n_top = min(cells, hp.indexer_top_k)
+    n_top = b.counts["top"]
     top = g.new(n_top, u, of=(score,), element=I32)
     b.chosen = g.new(n_top, u, of=(top,), element=I32)
     return b.chosen
@@ -70,5 +70,4 @@ def sparse_mask(b: LayerBuilder, top: Node) -> Node:
 
 def unread_zeros(b: LayerBuilder, device: int) -> Node:
     """The zeros of a layer that the graph leaves out: the allocator places all of them first."""
-    n_top = min(b.cells[ALL], b.hp.indexer_top_k)
-    return Node((n_top, b.u), F32, device=device)
+    return Node((b.counts["top"], b.u), F32, device=device)

@@ -1,0 +1,75 @@
+"""Numbers that a graph has beside its batch and its cells, and that are no multiples of these.
+
+Sparse attention rounds the context to blocks, picks no more of them than there are, and rounds
+the batch likewise. Such numbers come with a graph's shape, so that a graph that is traced with
+its sizes left open (`graphs/sizes.py`) can leave them open too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tuner.cache import ALL
+from tuner.hparams import HParams
+
+Counts = tuple[tuple[str, int], ...]
+GATHERING = 16  # the largest batch of which each token attends to a copy of what it picked
+
+
+def counts(hp: HParams, u: int, cells: Mapping[int, int]) -> Counts:
+    """By name, what the builders of a model's layers read of a batch of `u` tokens and of caches
+    with these cells."""
+    match hp.architecture:
+        case "deepseek4":
+            return _of_compressed(hp, u, cells)
+        case "glm5-next":
+            return _of_pools(hp, cells[ALL])
+        case "qwen4exp":
+            return _of_blocks(hp, cells[ALL])
+        case _ if hp.indexer_top_k > 0 and ALL in cells:
+            return (("top", min(cells[ALL], hp.indexer_top_k)),)
+    return ()
+
+
+def _of_compressed(hp: HParams, u: int, cells: Mapping[int, int]) -> Counts:
+    """graphs/compressed.py: the rows that a batch completes, those that it leaves behind, and
+    how many an indexer picks."""
+    found = [(f"blocks of {ratio}", u // ratio + 1) for ratio in cells if ratio > 1]
+    # twice the ratio where a row looks back at the tokens of the one before
+    found += [(f"{rows} kept", min(u, rows)) for rows in (8, 128)]
+    if 4 in cells:
+        found.append(("top", min(cells[4], hp.indexer_top_k)))
+    return tuple(found)
+
+
+def _of_pools(hp: HParams, n: int) -> Counts:
+    """graphs/pools.py: pools of the context, with padding; those that are complete; how many an
+    indexer picks."""
+    kpool = hp.indexer_kpool
+    if kpool < 1:
+        return ()
+    pools = max(64, -(-(n // kpool + 1) // 64) * 64)
+    return (
+        ("pools", pools),
+        ("complete", max(1, n // kpool)),
+        ("top", min(pools, hp.indexer_top_k // kpool)),
+    )
+
+
+def _of_blocks(hp: HParams, n: int) -> Counts:
+    """graphs/qsa.py: blocks of the context, and the tokens that a query may see: whole blocks and
+    the incomplete one."""
+    found: list[tuple[str, int]] = []
+    for ratio in sorted({r for r in hp.compress_ratios if r}):
+        found.append((f"blocks of {ratio}", -(-n // ratio)))
+        found.append((f"width at {ratio}", min(n, hp.indexer_top_k + ratio - 1)))
+    return tuple(found)
+
+
+def gathers(hp: HParams, u: int, cells: Mapping[int, int]) -> bool:
+    """Whether the few tokens of a small batch attend to copies of what they picked (glm5-next)."""
+    if hp.architecture != "glm5-next" or hp.indexer_kpool < 1:
+        return False
+    top = dict(counts(hp, u, cells))["top"]
+    tail = hp.indexer_kpool - 1 if hp.indexer_tail else 0
+    return u <= GATHERING and cells[ALL] > hp.indexer_kpool * top + tail
