@@ -5,7 +5,7 @@ Mirrors `build_ffn` and `build_moe_ffn` (src/llama-graph.cpp).
 
 from __future__ import annotations
 
-from tuner.graphs.graph import F32, I32, Node
+from tuner.graphs.graph import F32, HOST, I32, Node
 from tuner.graphs.parts import Parts, Tensors
 from tuner.graphs.traits import SCALED_EXPERTS
 
@@ -124,13 +124,18 @@ class FeedForward(Parts):
         w = t[f"{name}.weight"]
         device = 0 if self.experts_on_host else None
         shape = (w.shape[1], top.shape[0], x.shape[-1])
-        g, here = self.g, not self.experts_on_host
+        g = self.g
         y = g.weighted(shape, (x, top), w.n_bytes, device)
         if f"{name}.scale" in t and self.hp.architecture in SCALED_EXPERTS:
             factors = self.g.outside(t[f"{name}.scale"].n_bytes, y.device)
             scales = self.g.new(1, self.hp.n_expert, x.shape[-1], of=(factors,))
             y = g.over(y, g.new(1, *shape[1:], of=(scales, top)))
-        return g.over(y, top, weighted=here) if f"{name}.bias" in t else y
+        bias = t.get(f"{name}.bias")
+        if bias is not None:  # added where the experts run, borrowed like them
+            borrowed = self.experts_on_host and y.device != HOST
+            more = (g.outside(bias.n_bytes, HOST),) if borrowed else ()
+            y = Node(y.shape, F32, (y, top, *more), inplace=True, device=y.device)
+        return y
 
     def feed_forward(self, t: Tensors, x: Node, logits: Node | None = None) -> Node | None:
         """Whatever feed-forward part a layer has: dense, experts, shared experts, both."""
