@@ -56,7 +56,8 @@ def replay(steps: Sequence[int], sizes: Sequence[int], alignment: int) -> int:
             offset = starts[best]
             taken.append((offset, size))
             end = offset + size
-            peak = max(peak, end)
+            if end > peak:
+                peak = end
             if best_size == size:
                 del starts[best], lengths[best]
             else:
@@ -74,7 +75,7 @@ def replay(steps: Sequence[int], sizes: Sequence[int], alignment: int) -> int:
         elif end == starts[i]:
             starts[i] = offset
             lengths[i] += size
-        elif size:
+        else:
             starts.insert(i, offset)
             lengths.insert(i, size)
     return peak
@@ -82,43 +83,45 @@ def replay(steps: Sequence[int], sizes: Sequence[int], alignment: int) -> int:
 
 def _replay_with_empty(steps: Sequence[int], sizes: Sequence[int]) -> int:
     """The same, step for step as ggml does it, where some tensors are empty: given back amid
-    taken memory, one becomes a free block of no size, which keeps its neighbours from merging."""
-    blocks = [[0, _ENDLESS]]
+    taken memory, one becomes a free block of no size, which keeps its neighbours from merging;
+    given back amid free memory, it lies in another block, so that no order can be relied on."""
+    starts, lengths = [0], [_ENDLESS]
     taken: list[tuple[int, int]] = []
     peak = 0
     for step in steps:
         if step >= 0:
             size = sizes[step]
-            fitting = [i for i, block in enumerate(blocks[:-1]) if block[1] >= size]
-            best = min(reversed(fitting), key=lambda i: blocks[i][1], default=len(blocks) - 1)
-            block = blocks[best]
-            taken.append((block[0], size))
-            peak = max(peak, block[0] + size)
-            block[0] += size
-            block[1] -= size
-            if not block[1]:
-                del blocks[best]
+            best, best_size = len(starts) - 1, _ENDLESS  # the last is the last resort
+            for i, found in enumerate(lengths[:-1]):
+                if size <= found <= best_size:
+                    best, best_size = i, found
+            taken.append((starts[best], size))
+            peak = max(peak, starts[best] + size)
+            starts[best] += size
+            lengths[best] -= size
+            if not lengths[best]:
+                del starts[best], lengths[best]
+            continue
+        offset, size = taken[~step]
+        for i, start in enumerate(starts):
+            if start + lengths[i] == offset:
+                lengths[i] += size
+                if i + 1 < len(starts) and offset + size == starts[i + 1]:
+                    lengths[i] += lengths[i + 1]
+                    del starts[i + 1], lengths[i + 1]
+                break
+            if offset + size == start:
+                starts[i] = offset
+                lengths[i] += size
+                if i and starts[i - 1] + lengths[i - 1] == offset:
+                    lengths[i - 1] += lengths[i]
+                    del starts[i], lengths[i]
+                break
         else:
-            _give(blocks, *taken[~step])
+            i = next((i for i, start in enumerate(starts) if start >= offset), len(starts))
+            starts.insert(i, offset)
+            lengths.insert(i, size)
     return peak
-
-
-def _give(blocks: list[list[int]], offset: int, size: int) -> None:
-    """`ggml_dyn_tallocr_free_bytes`."""
-    for i, block in enumerate(blocks):
-        if block[0] + block[1] == offset:
-            block[1] += size
-            if i + 1 < len(blocks) and sum(block) == blocks[i + 1][0]:
-                block[1] += blocks.pop(i + 1)[1]
-            return
-        if offset + size == block[0]:
-            block[0] = offset
-            block[1] += size
-            if i and sum(blocks[i - 1]) == offset:
-                blocks[i - 1][1] += blocks.pop(i)[1]
-            return
-    at = next((i for i, block in enumerate(blocks) if block[0] >= offset), len(blocks))
-    blocks.insert(at, [offset, size])
 
 
 class _Recorder:
