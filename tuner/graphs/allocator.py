@@ -56,8 +56,7 @@ def replay(steps: Sequence[int], sizes: Sequence[int], alignment: int) -> int:
             offset = starts[best]
             taken.append((offset, size))
             end = offset + size
-            if end > peak:
-                peak = end
+            peak = max(peak, end)
             if best_size == size:
                 del starts[best], lengths[best]
             else:
