@@ -124,6 +124,7 @@ async def test_stop_while_the_prompt_is_read(store: Conversations) -> None:
         await until(pilot, lambda: is_idle(screen))
         await until(pilot, lambda: "nothing was written" in shown(pilot))
         assert "context 4/4,096" in shown(pilot)  # the question counts, read or not
+        assert "tok/s" not in shown(pilot)  # and no speed is made of no tokens
         await ask(pilot, "Again")
         await until(pilot, lambda: "Fine." in shown(pilot))
     assert [(m.role, m.content) for m in running.prompts[1]] == [("user", "Long\n\nAgain")]

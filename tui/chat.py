@@ -118,7 +118,7 @@ class Chat:
 
 def measured(answer: StoredMessage, done: Done) -> StoredMessage:
     """The answer with what the engine counted."""
-    speed = done.n_decoded / done.decode_seconds if done.decode_seconds > 0 else None
+    speed = done.n_decoded / done.decode_seconds if done.n_decoded and done.decode_seconds else None
     return replace(
         answer,
         state="complete" if done.reason == "end" else done.reason,
