@@ -63,10 +63,12 @@ def asked(model: Model, machines: list[Machine], count: int) -> list[Settings]:
     found: list[Settings] = []
     answer = Estimator.totals
 
-    def listen(self: Estimator, settings: Settings, *, compute: bool = True) -> list[int]:
+    def listen(
+        self: Estimator, settings: Settings, *, compute: bool = True, closely: bool = True
+    ) -> list[int]:
         if compute:
             found.append(settings)
-        return answer(self, settings, compute=compute)
+        return answer(self, settings, compute=compute, closely=closely)
 
     Estimator.totals = listen  # type: ignore[method-assign]
     try:

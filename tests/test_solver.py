@@ -15,6 +15,7 @@ from tests.gguf_files import Q8_0, Tensor, write_gguf
 from tests.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
 from tuner.gguf_header import read_header
 from tuner.machine import GIB, MIB
+from tuner.memory import Estimator
 from tuner.model import Model, describe
 from tuner.objective import FLOOR
 from tuner.plan import PREFERENCES, Candidate, Wishes
@@ -381,3 +382,22 @@ def test_random_budgets_agree_with_brute_force(small: Solver) -> None:
         solver = limited(small, rng.uniform(920, 1040), rng.uniform(20, 130))
         found, expected = solver.best(Wishes()), brute_force(solver, Wishes())
         assert (found and round(found.score, 9)) == (expected and round(expected, 9))
+
+
+@pytest.mark.parametrize("gib", [5.0, 6.0, 7.0, 8.0])
+def test_what_is_searched_roughly_is_chosen_by_its_exact_footprint(
+    gib: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a search goes by footprints that are 40 MiB too low, the plan fits all the same."""
+    answer = Estimator.totals
+
+    def low(e: Estimator, s: Settings, *, compute: bool = True, closely: bool = True) -> list[int]:
+        found = answer(e, s, compute=compute, closely=closely)
+        return found if closely else [n - 40 * MIB for n in found]
+
+    monkeypatch.setattr(Estimator, "totals", low)
+    monkeypatch.setattr(Estimator, "thinnable", True)
+    solver = Solver(giant(LLAMA_8B), machine(gpu(gib)))
+    best = solver.best(Wishes())
+    assert best is not None
+    assert solver.fitting.fits(solver.fitting.estimator.footprint(best.settings))

@@ -21,12 +21,20 @@ class Fitting:
         self.estimator = Estimator(model, machine)
         self.n_items = model.n_layer_all + 1
         self.budgets = tuple(d.budget for d in machine.devices)
+        self.closely = False
         self._splits: dict[tuple[Settings, tuple[int, ...]], list[tuple[float, ...]]] = {}
 
     def within(self, budgets: tuple[int, ...]) -> Fitting:
         """The same, what it knows so far included, under other budgets."""
         other = copy.copy(self)
         other.budgets = budgets
+        return other
+
+    def exactly(self) -> Fitting:
+        """The same by exact footprints. Without this a few models, whose exact ones would take a
+        search too long, are searched by footprints a few MiB off (`ComputeSizes.sizes`)."""
+        other = copy.copy(self)
+        other.closely = True
         return other
 
     @property
@@ -36,7 +44,7 @@ class Fitting:
 
     def footprint(self, settings: Settings) -> Footprint:
         """The bytes of every device."""
-        return self.estimator.footprint(settings)
+        return self.estimator.footprint(settings, closely=self.closely)
 
     def fits(self, footprint: Footprint, *, modestly: bool = False) -> bool:
         """Whether every device stays within its budget."""
@@ -85,7 +93,8 @@ class Fitting:
 
         def room(counts: splits.Counts, g: int, exact: bool) -> int:
             trial = _split(settings, tuple(map(float, counts)))
-            return self.budgets[g] - self.estimator.totals(trial, compute=exact)[g]
+            totals = self.estimator.totals(trial, compute=exact, closely=self.closely)
+            return self.budgets[g] - totals[g]
 
         if total == 0:
             return [(1.0, *[0.0] * (len(gpus) - 1))]
@@ -113,7 +122,7 @@ class Fitting:
         """
 
         def uses_at(i: int) -> list[int]:
-            return self.estimator.totals(at_context(settings, contexts[i]))
+            return self.estimator.totals(at_context(settings, contexts[i]), closely=self.closely)
 
         def within(uses: list[int]) -> bool:
             return all(u <= b for u, b in zip(uses, budgets, strict=True))
@@ -172,7 +181,7 @@ class Fitting:
         return all(
             all(u <= b for u, b in zip(totals, budgets, strict=True))
             for totals in (
-                self.estimator.totals(settings, compute=with_compute)
+                self.estimator.totals(settings, compute=with_compute, closely=self.closely)
                 for with_compute in (False, True)
             )
         )

@@ -48,14 +48,15 @@ class Estimator:
         """Whether attention runs fused, so that V is stored as it comes."""
         return settings.flash_attn != "off" and self.model.architecture not in _UNFUSED
 
-    def footprint(self, settings: Settings) -> Footprint:
-        """The bytes of every device, in the machine's order, the host last.
+    def footprint(self, settings: Settings, *, closely: bool = True) -> Footprint:
+        """The bytes of every device, in the machine's order, the host last. Not `closely`: for
+        some models quicker, but a few MiB off (see `ComputeSizes.sizes`).
 
         Weights and compute are what the engine would allocate without mmap; see `placement`.
         """
         where = self.placement(settings)
         flash = self.flash(settings)
-        compute = self._compute.sizes(settings, where, flash)
+        compute = self._compute.sizes(settings, where, flash, closely=closely)
         weights = self._weights_at(where, settings)
         states = self._cache.states
         uses = tuple(
@@ -75,12 +76,21 @@ class Estimator:
         """From now on a replay for every shape: slow, and what the quick way must agree with."""
         self._compute.plainly()
 
-    def totals(self, settings: Settings, *, compute: bool = True) -> list[int]:
+    @property
+    def thinnable(self) -> bool:
+        """Whether it makes a difference to ask `closely`."""
+        return self._compute.thinnable
+
+    def totals(
+        self, settings: Settings, *, compute: bool = True, closely: bool = True
+    ) -> list[int]:
         """All bytes of every device, in the machine's order; without the compute buffers a lower
-        bound, quickly."""
+        bound, quickly. Not `closely`: see `footprint`."""
         where = self.placement(settings)
         flash = self.flash(settings)
-        sizes = self._compute.sizes(settings, where, flash) if compute else self._nothing
+        sizes = self._nothing
+        if compute:
+            sizes = self._compute.sizes(settings, where, flash, closely=closely)
         weights = self._weights_at(where, settings)
         states, cache = self._cache.states, self._cache.bytes
         return [

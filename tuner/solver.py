@@ -9,7 +9,7 @@ found by bisection because memory only grows with it.
 from __future__ import annotations
 
 import copy
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
@@ -131,7 +131,9 @@ class Solver:
             allowed = contexts[:at_aim] if option.below_aim else contexts[at_aim:]
             found = self._longest_of_splits(base, wishes, allowed, objective)
             if found and (best is None or _order(found) > _order(best)):
-                best = found
+                found = self._confirmed(found, allowed, objective)
+                if found and (best is None or _order(found) > _order(best)):
+                    best = found
             if not found and at_aim and not option.below_aim:
                 below_worth = objective.context(contexts[at_aim - 1])
                 cost = max(option.cost, log(self._best_seconds(k, m)) - below_worth + recipe.price)
@@ -145,6 +147,19 @@ class Solver:
                 heappush(queue, replace(option, cost=cost, recipe=recipe.smaller))
         return best
 
+    def _confirmed(
+        self, candidate: Candidate, contexts: list[int], objective: Objective
+    ) -> Candidate | None:
+        """The candidate by its exact footprint, with less context where that does not fit, or
+        None. So what is chosen always fits; what may be missed, for models that are searched by
+        footprints a few MiB off, is a plan that fits by less than that."""
+        if not self.fitting.estimator.thinnable:
+            return candidate
+        settings = candidate.settings
+        up_to = contexts[: bisect_right(contexts, settings.n_ctx)]
+        found = self.fitting.exactly().longest(settings, up_to, objective.aim)
+        return self.weigh(found, objective) if found else None
+
     def _longest_of_splits(
         self, base: Settings, wishes: Wishes, contexts: list[int], objective: Objective
     ) -> Candidate | None:
@@ -155,12 +170,13 @@ class Solver:
             found = self.fitting.longest(replace(base, tensor_split=split), contexts, objective.aim)
             if found is None:
                 continue
-            candidate = self.weigh(found, objective)
+            candidate = self.weigh(found, objective, closely=False)
             if best is None or _order(candidate) > _order(best):
                 best = candidate
         if best is None or wishes.tensor_split is not None:
             return best
-        moved = self.weigh(self.fitting.balanced(best.settings, contexts, objective.aim), objective)
+        settings = self.fitting.balanced(best.settings, contexts, objective.aim)
+        moved = self.weigh(settings, objective, closely=False)
         return max(best, moved, key=_order)
 
     def _gain_of_no_compute(self, c: Candidate, contexts: list[int], objective: Objective) -> float:
@@ -178,9 +194,9 @@ class Solver:
         reach = min(n_ctx + ceil(more) + CONTEXT_STEP, contexts[-1])
         return objective.context(reach) - objective.context(n_ctx)
 
-    def weigh(self, settings: Settings, objective: Objective) -> Candidate:
+    def weigh(self, settings: Settings, objective: Objective, *, closely: bool = True) -> Candidate:
         """Footprint, speed, quality and score of any settings, whether they fit or not."""
-        footprint = self.fitting.footprint(settings)
+        footprint = self.fitting.estimator.footprint(settings, closely=closely)
         offload = self.offload(settings)
         slow = self._slow(settings)
         speed = self.speed.predict(settings, offload, slow_pair=slow)
