@@ -120,7 +120,7 @@ def measure(files: list[Path], n_gpus: int, quick: bool) -> tuple[list[Case], li
                         words = true.error.strip().splitlines()[-1] if true.error else "-"
                         apart.append(f"{file.name}: {settings}: ours {refused}, engine {words}")
                     continue
-                ours = estimator.footprint(settings)
+                ours = estimator.exact(settings)
                 cases.append(compare(file.name, model.architecture, settings, ours, true))
     return cases, apart
 

@@ -1,10 +1,10 @@
 """Real headers with the sizes that the engine would allocate, and models made up for tests.
 
-`tests/data/engine_sizes.tar.xz` holds the headers of 61 models (one small one for each of 57
-architectures, four full-size ones), each as NAME@FULLSIZE, and `sizes.json`: settings with
-llama.cpp's own weights, cache and compute bytes, for its GPUs together and for the host. They
-were taken by dry runs of llama-cpp-python 0.3.36 on RPC stand-ins with no more than one row of
-logits, no full window caches and no extra buffer types.
+`tests/data/engine_sizes.tar.xz` holds the headers of 142 models (a small one for nearly each
+architecture that llama.cpp 0.3.36 loads, as its own tests make them up, and full-size ones), each
+as NAME@FULLSIZE, and `sizes.json`: settings with llama.cpp's own weights, cache and compute bytes
+for each device, the host last. `python -m bench.record_sizes` makes it, by dry runs on RPC
+stand-ins with one row of logits, no full window caches and no extra buffer types.
 """
 
 from __future__ import annotations

@@ -82,6 +82,7 @@ class ComputeSizes:
         # zeros that wait for their layer leave holes of their own behind, layer by layer
         self.thinnable = self._hp.architecture in HYPER | QSA
         self._layers: dict[tuple[Placement, bool], Layers] = {}
+        self._exact: dict[tuple[Placement, str, str, int, bool, bool, int], tuple[int, ...]] = {}
         self._curves: dict[tuple[Placement, str, str, int, bool, bool, bool], _Curve] = {}
         self._replays = Replays(
             self._graph,
@@ -109,7 +110,9 @@ class ComputeSizes:
         if curve is None:
             layers = self._layers.get((where, closely))
             if layers is None:
-                layers = self._layers[where, closely] = self._choose(where, closely)
+                layers = self._layers[where, closely] = self._choose(
+                    where, every=closely and self.thinnable
+                )
             straight = flash and not self._bent(settings, where)
             curve = self._curves[key] = _Curve(where, layers, straight)
         n_ctx = padded(s.n_ctx, CELL_PADDING)
@@ -126,6 +129,19 @@ class ComputeSizes:
             same = settings.type_k == settings.type_v == "f16"
             bent = bent or self._scratch == "Metal" or not same
         return bent
+
+    def exact(self, settings: Settings, where: Placement, flash: bool) -> tuple[int, ...]:
+        """The same by a graph of every layer for this very context: to the byte as far as the
+        graph is the engine's, at a hundred times the cost."""
+        s = settings
+        n_ctx = padded(s.n_ctx, CELL_PADDING)
+        key = (where, s.type_k, s.type_v, s.n_ubatch, flash, s.swa_full, n_ctx)
+        found = self._exact.get(key)
+        if found is None:
+            curve = _Curve(where, self._choose(where, every=True), straight=False)
+            shape = self._shape(n_ctx, settings, curve.layers, flash)
+            found = self._exact[key] = self._peak(shape, curve, plainly=True)
+        return found
 
     def _between(
         self, n_ctx: int, settings: Settings, curve: _Curve, flash: bool
@@ -181,8 +197,8 @@ class ComputeSizes:
             k_cached=k.bits / 8 if hp.architecture == "deepseek4" else 0.0,
         )
 
-    def _peak(self, shape: Shape, curve: _Curve) -> tuple[int, ...]:
-        """Bytes per GPU, then on the host."""
+    def _peak(self, shape: Shape, curve: _Curve, *, plainly: bool = False) -> tuple[int, ...]:
+        """Bytes per GPU, then on the host. `plainly`: by the whole graph at once."""
         output = curve.where.output + 1
         full = output != HOST and all(device != HOST for _, device, _ in curve.layers)
         pipeline = (
@@ -191,7 +207,7 @@ class ComputeSizes:
         )  # fmt: skip
         copies = _COPIES if pipeline else 1
         try:
-            if curve.graph is None:
+            if curve.graph is None and not plainly:
                 curve.graph = self._replays.graph(shape, curve.layers, output, copies)
             found = curve.graph.peaks(shape) if curve.graph else None
             if found is None:
@@ -211,7 +227,7 @@ class ComputeSizes:
             size += n_kv * u * (2 if shape.flash else 4 * (1 + max(hp.n_head)))
         return [size] * len(self._alignments)
 
-    def _choose(self, where: Placement, closely: bool) -> Layers:
+    def _choose(self, where: Placement, *, every: bool) -> Layers:
         """Layers that stand for all: of each run of equal ones on a device a few, and the last.
         Equal layers go by the number of the first of them, so that placements share replays."""
         signatures, firsts = self._graph.signatures, self._graph.firsts
@@ -219,9 +235,8 @@ class ComputeSizes:
         moe = where.n_cpu_moe
         kinds = [(signatures[il], where.slots[il], il < moe) for il in range(n)]
         # each layer that reads a cache on another device has its own copy of it
-        every = self._shared and len(set(where.slots[:n])) > 1
+        every = every or (self._shared and len(set(where.slots[:n])) > 1)
         every = every or self._hp.residual_block > 0  # what earlier layers bank, later ones read
-        every = every or (closely and self.thinnable)
         pairs = [(kinds[il], kinds[il + 1] if il + 1 < n else None) for il in range(n)]
         # where layers change sides within, memory may lie otherwise in every second one: a run
         # of an odd number of layers stays odd

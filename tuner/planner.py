@@ -19,6 +19,7 @@ from tuner.units import size_text, tps_text
 
 # The ladder after a load that failed for memory: shares of each GPU's budget to plan for next.
 LADDER = (0.94, 0.86, 0.72, 0.50)
+_ROUNDS = 6  # of searches with ever less memory
 
 
 def make_plan(
@@ -52,12 +53,9 @@ def make_plan(
         budgets = (b - m for b, m in zip(solver.budgets, margins, strict=True))
         solver = solver.within(tuple(budgets))
     warnings = [*machine.warnings]
-    if wishes.complete:
-        chosen: Candidate | None = solver.calculate(wishes)
-    else:
-        chosen = solver.best(wishes)
+    solver, chosen = _settled(solver, wishes)
     if chosen is None or not chosen.fits:
-        chosen = chosen or least_short(solver, wishes)
+        chosen = chosen or solver.exactly(least_short(solver, wishes))
         near = nearest(solver, wishes)
         anything = Wishes(prefer=wishes.prefer, use_extra_bufts=wishes.use_extra_bufts)
         reasons = (shortage_text(chosen, machine, wished=wishes != anything),)
@@ -75,6 +73,26 @@ def make_plan(
         reasons_for(solver, wishes, chosen),
         tuple(warnings),
     )
+
+
+def _settled(solver: Solver, wishes: Wishes) -> tuple[Solver, Candidate | None]:
+    """The best choice with its exact footprint. The search goes by quicker footprints, which may
+    be a few MiB low; where that breaks a budget, the search is repeated with so much less. The
+    solver is the one that found it."""
+    if wishes.complete:
+        return solver, solver.exactly(solver.calculate(wishes))
+    budgets = solver.budgets
+    for _ in range(_ROUNDS):
+        found = solver.best(wishes)
+        if found is None:
+            return solver, None
+        exact = solver.exactly(found)
+        short = exact.short(budgets)
+        if not any(short):
+            return solver, replace(exact, fits=True)
+        less = (b - s for b, s in zip(solver.budgets, short, strict=True))
+        solver = solver.within(tuple(less))
+    return solver, None
 
 
 def _padded(split: tuple[float, ...], n_gpus: int) -> tuple[float, ...]:

@@ -124,7 +124,7 @@ class Situation:
         if not fresh.chosen.fits or settings == fresh.chosen.settings:
             return fresh
         solver = Solver(self.model, self.machine, self.calibration)
-        saved = solver.weigh(settings, solver.objective(self.wishes))
+        saved = solver.exactly(solver.weigh(settings, solver.objective(self.wishes)))
         day = profile.saved_at[:10]
         if not self._suits(settings):
             why = f"What was saved on {day} was for other GPUs: planned again."

@@ -210,6 +210,11 @@ class Solver:
         quality = Quality(prior_loss(settings.type_k, settings.type_v))
         return Candidate(settings, footprint, speed, quality, self.fitting.fits(footprint), score)
 
+    def exactly(self, candidate: Candidate) -> Candidate:
+        """The candidate with the exact footprint."""
+        footprint = self.fitting.estimator.exact(candidate.settings)
+        return replace(candidate, footprint=footprint, fits=self.fitting.fits(footprint))
+
     def calculate(self, wishes: Wishes) -> Candidate:
         """The footprint of wishes that leave nothing to decide, whether it fits or not."""
         n_ctx = wishes.n_ctx or self.contexts(wishes)[0]
