@@ -218,13 +218,16 @@ class ModelGraph:
             kept = "attention" in self.traits.residual_first
             x = g.over(residual, y) if kept else g.over(y, residual)
         normed = x
-        for name in ("ffn_norm", "post_attention_norm"):
+        for name in ("ffn_norm", "post_attention_norm", "attn_output_norm"):
             if b.has(t, name) and (name == "ffn_norm" or self._is_ffn_norm(t, name)):
                 normed = b.norm(t, name, x)
                 break
         else:
             if bare:
                 normed = b.norm(t, "ffn_norm", x)
+        if b.has(t, "ffn_norm_exps"):  # arctic: the experts read the layer's input
+            dense = g.over(b.ffn(t, normed), x)
+            return g.over(b.moe(t, b.norm(t, "ffn_norm_exps", residual)), dense)
         if b.has(t, "post_ffw_norm_1"):
             out: Node | None = gemma4_experts(b, t, x)
         else:
@@ -246,11 +249,11 @@ class ModelGraph:
 
     @staticmethod
     def _is_ffn_norm(t: Tensors, name: str) -> bool:
-        """Some architectures call the norm before the feed-forward part "post attention"."""
+        """Some architectures name the norm before the feed-forward part after attention."""
         return (
-            name == "post_attention_norm"
+            name in ("post_attention_norm", "attn_output_norm")
             and "ffn_norm.weight" not in t
-            and ("post_ffw_norm.weight" not in t)
+            and "post_ffw_norm.weight" not in t
         )
 
     def _mix(self, b: LayerBuilder, il: int, t: Tensors, x: Node, raw: Node) -> Node | None:

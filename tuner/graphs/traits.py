@@ -61,7 +61,6 @@ _STATED_LATE = Traits(expert_weights="stated", rows="norm")
 _TRAITS: dict[str, Traits] = {
     "afmoe": Traits(expert_weights="stated", rope="most"),
     "apertus": Traits(layer_norm=False),
-    "arctic": Traits(dense_beside_experts=True),
     "bailingmoe": _STATED,
     "bailingmoe2": _STATED,
     "bailingmoe3": _STATED_LATE,
@@ -103,7 +102,6 @@ _TRAITS: dict[str, Traits] = {
     "gptneox": Traits(layer_norm=True),
     "granite": Traits(rope="stated"),
     "granitehybrid": Traits(rope="stated"),
-    "granitemoe": Traits(rope="stated"),
     "graniteswitch": Traits(rope="stated"),
     "grok": Traits(softcap=True, dense_beside_experts=True),
     "hrm_text": Traits(rows="sum", bare_norms=True),
@@ -147,6 +145,8 @@ _TRAITS: dict[str, Traits] = {
 def rotates(hp: HParams, il: int) -> bool:
     """Whether a layer rotates queries and keys by position."""
     its = traits(hp.architecture)
+    if hp.architecture == "baichuan":
+        return hp.n_layer == 32  # the 13B knows positions by a bias
     match its.rope:
         case "window" if hp.n_swa > 0:
             return hp.swa[il] or (its.rope_in_lead and il < hp.n_layer_dense_lead)
