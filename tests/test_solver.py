@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.gguf_files import Q8_0, Tensor, write_gguf
 from tests.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
+from tuner.footprint import Footprint
 from tuner.gguf_header import read_header
 from tuner.machine import GIB, MIB
 from tuner.memory import Estimator
@@ -401,3 +402,22 @@ def test_what_is_searched_roughly_is_chosen_by_its_exact_footprint(
     best = solver.best(Wishes())
     assert best is not None
     assert solver.fitting.fits(solver.fitting.estimator.footprint(best.settings))
+
+
+@pytest.mark.parametrize("gib", [5.0, 8.0])
+def test_a_plan_fits_by_the_footprint_of_every_layer(
+    gib: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where that needs 40 MiB more than the search went by, it is searched again with less."""
+    answer = Estimator.exact
+
+    def more(e: Estimator, s: Settings) -> Footprint:
+        first, *rest = answer(e, s).uses
+        return Footprint((replace(first, compute=first.compute + 40 * MIB), *rest))
+
+    monkeypatch.setattr(Estimator, "exact", more)
+    where = machine(gpu(gib))
+    plan = make_plan(giant(LLAMA_8B), where, Wishes())
+    assert plan.chosen.fits
+    assert plan.chosen.footprint.uses[0].total <= where.gpus[0].budget
+    assert plan.chosen.footprint == more(Estimator(giant(LLAMA_8B), where), plan.chosen.settings)

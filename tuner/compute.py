@@ -1,9 +1,9 @@
 """The compute buffer: the scratch memory of one graph, per device.
 
-The graph is built as sizes alone and ggml's allocator replayed over it (`graphs/replays.py`), for a
-choice of layers that shows everything the whole model would: enough of each kind and each
-border between kinds. Masks and nothing else grow with the context where attention is fused, so
-that one replay serves every context; without fusion the replay is repeated per context.
+The graph is built as sizes alone and ggml's allocator replayed over it (`graphs/replays.py`).
+`exact` does so with every layer at the very context. A search asks thousands of times, so `sizes`
+makes do with a choice of layers, enough of each kind and each border between kinds, and where
+masks are all that grows with the context, with a line between few contexts.
 """
 
 from __future__ import annotations

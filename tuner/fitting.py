@@ -30,9 +30,9 @@ class Fitting:
         other.budgets = budgets
         return other
 
-    def exactly(self) -> Fitting:
-        """The same by exact footprints. Without this a few models, whose exact ones would take a
-        search too long, are searched by footprints a few MiB off (`ComputeSizes.sizes`)."""
+    def closer(self) -> Fitting:
+        """The same by footprints of all layers. Without this a few models, whose search would
+        take too long, are searched by footprints a few MiB off (`ComputeSizes.sizes`)."""
         other = copy.copy(self)
         other.closely = True
         return other

@@ -150,14 +150,14 @@ class Solver:
     def _confirmed(
         self, candidate: Candidate, contexts: list[int], objective: Objective
     ) -> Candidate | None:
-        """The candidate by its exact footprint, with less context where that does not fit, or
-        None. So what is chosen always fits; what may be missed, for models that are searched by
+        """The candidate by a footprint of all layers, with less context where that does not fit,
+        or None. So what is chosen fits; what may be missed, for models that are searched by
         footprints a few MiB off, is a plan that fits by less than that."""
         if not self.fitting.estimator.thinnable:
             return candidate
         settings = candidate.settings
         up_to = contexts[: bisect_right(contexts, settings.n_ctx)]
-        found = self.fitting.exactly().longest(settings, up_to, objective.aim)
+        found = self.fitting.closer().longest(settings, up_to, objective.aim)
         return self.weigh(found, objective) if found else None
 
     def _longest_of_splits(

@@ -14,11 +14,11 @@ from tuner.cache import WINDOW
 from tuner.graphs.compressed import compressed_attention
 from tuner.graphs.graph import F32, HOST, Node
 from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.graphs.parts import Layers
 from tuner.graphs.pools import pool_inputs, pooled_attention
 from tuner.graphs.recurrent import mixer
 
 HYPER = frozenset({"deepseek4", "glm5-next"})
-Layers = Sequence[tuple[int, int, bool]]
 
 
 def hyper_model(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import partial
 
 from tuner.graphs.bank import BANKING, banking_layer, blended
@@ -24,6 +23,7 @@ from tuner.graphs.latent import latent_attention
 from tuner.graphs.layers import LayerBuilder, Shape, Tensors
 from tuner.graphs.lightning import LIGHTNING, lightning_layer
 from tuner.graphs.msa import block_attention, in_blocks, unread_blocks
+from tuner.graphs.parts import Layers
 from tuner.graphs.qsa import QSA, qsa_model
 from tuner.graphs.recurrent import mixer
 from tuner.graphs.rwkv import rwkv_in_common_layer, rwkv_layer
@@ -42,7 +42,7 @@ def _plain(name: str) -> str:
 
 
 class ModelGraph:
-    """Builds graphs of one model. `layers` lists (layer, device, experts on the host)."""
+    """Builds graphs of one model."""
 
     def __init__(self, model: Model):
         self.model = model
@@ -84,7 +84,7 @@ class ModelGraph:
     def build(
         self,
         shape: Shape,
-        layers: Sequence[tuple[int, int, bool]],
+        layers: Layers,
         output_device: int,
         offload: int,
     ) -> Graph:

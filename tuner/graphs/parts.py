@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _ATTENDING = frozenset({"attn_qkv", "attn_q", "attn_k", "attn_v", "attn_output"})
 Tensors = dict[str, TensorInfo]
+Layers = Sequence[tuple[int, int, bool]]  # (layer, device, experts on the host)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from functools import partial
 from tuner.cache import ALL
 from tuner.graphs.graph import F32, HOST, I32, I64, Node
 from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.graphs.parts import Layers
 from tuner.graphs.recurrent import mixer
 from tuner.graphs.sparse import sparse_mask
 
 QSA = frozenset({"qwen4exp"})
-Layers = Sequence[tuple[int, int, bool]]
 
 
 def qsa_model(

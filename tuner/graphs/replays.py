@@ -78,9 +78,9 @@ class Replays:
         opens: bool,
         trims: bool = True,
     ):
-        """`opens`: whether sizes may be left open, which they may not where a graph depends on
-        the context (sparse attention). `trims`: whether layers far from a device may be left out,
-        which they may not where later ones read what all earlier ones have banked."""
+        """`opens`: whether sizes may be left open; if not, every shape has a graph of its own.
+        `trims`: whether layers far from a device may be left out, which they may not where later
+        ones read what all earlier ones have banked."""
         self._graph, self._alignments, self._offload = graph, alignments, offload
         self._opens, self._trims = opens, opens and trims
         self._graphs: dict[_Key, OpenGraph | None] = {}
