@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.gguf_files import F32, Q4_0, Tensor
-from tests.headers import machine, made_up
-from tuner.gguf_header import read_header
-from tuner.model import describe
-from tuner.placement import Weights, place
+from tests.support.gguf_files import F32, Q4_0, Tensor
+from tests.support.headers import machine, made_up
+from tuner.gguf.header import read_header
+from tuner.memory.placement import Weights, place
+from tuner.model.model import describe
 from tuner.settings import Settings
 
 

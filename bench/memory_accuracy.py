@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.oracle import Answer, Oracle, available
-from tuner.constraints import refusal
 from tuner.errors import KvchatError
-from tuner.footprint import Footprint
-from tuner.gguf_header import read_header
-from tuner.machine import MIB, Device, Machine
-from tuner.memory import Estimator
-from tuner.model import describe
+from tuner.gguf.header import read_header
+from tuner.machine.machine import MIB, Device, Machine
+from tuner.memory.estimator import Estimator
+from tuner.memory.footprint import Footprint
+from tuner.model.model import describe
+from tuner.planning.constraints import refusal
 from tuner.settings import Settings
 
 COMPUTE_SHARE, COMPUTE_BYTES = 0.03, 4 * MIB  # what counts as right for a compute buffer

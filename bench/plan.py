@@ -15,7 +15,7 @@ import itertools
 import time
 from pathlib import Path
 
-from tests.giants import (
+from tests.support.giants import (
     AYA_35B,
     GEMMA_27B,
     LLAMA_8B,
@@ -24,14 +24,14 @@ from tests.giants import (
     gpu,
     machine,
 )
-from tuner import devices
-from tuner.gguf_header import read_header
-from tuner.machine import Machine
-from tuner.model import Model, describe
-from tuner.plan import Wishes
-from tuner.planner import make_plan
+from tuner.gguf.header import read_header
+from tuner.machine import measure as devices
+from tuner.machine.machine import Machine
+from tuner.model.model import Model, describe
+from tuner.planning.plan import Wishes
+from tuner.planning.planner import make_plan
+from tuner.planning.solver import Solver
 from tuner.settings import Settings
-from tuner.solver import Solver
 from tuner.units import parse_size
 
 # GiB and GB/s of each GPU

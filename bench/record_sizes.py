@@ -22,8 +22,8 @@ from typing import Any
 
 from bench.memory_accuracy import grid, stretched
 from bench.oracle import Oracle, available
-from tuner.gguf_header import read_header
-from tuner.model import describe
+from tuner.gguf.header import read_header
+from tuner.model.model import describe
 from tuner.settings import Settings
 
 _USUAL = {f.name: f.default for f in fields(Settings)}

@@ -25,9 +25,9 @@ from textual import events
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tests.chat_fakes import FakeRunning, chat_screen, make_app
-from tui.conversations import Conversations
+from tests.support.chat_fakes import FakeRunning, chat_screen, make_app
 from tui.screens.chat import ChatScreen
+from tui.storage.conversations import Conversations
 from tui.widgets.prompt import Prompt
 from tuner.engine.protocol import Done, Message, Sampling, Text
 

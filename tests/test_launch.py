@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.gguf_files import tiny_llama
-from tests.giants import LLAMA_8B, giant, giant_path, gpu, machine
-from tests.headers import made_up
-from tests.scripted_worker import scripted_worker
-from tests.standin_gpu import rpc_available, standin_gpu
-from tuner import devices
-from tuner.actual import device_index, differences, footprint_of
+from tests.support.gguf_files import tiny_llama
+from tests.support.giants import LLAMA_8B, giant, giant_path, gpu, machine
+from tests.support.headers import made_up
+from tests.support.scripted_worker import scripted_worker
+from tests.support.standin_gpu import rpc_available, standin_gpu
 from tuner.demo import demo_model_path
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import (
@@ -29,17 +27,19 @@ from tuner.engine.protocol import (
     Text,
 )
 from tuner.errors import EngineCancelled, EngineError, NoFitError
-from tuner.gguf_header import read_header
+from tuner.gguf.header import read_header
 from tuner.launch import Launcher, Ready, Retry, Running, Stage
-from tuner.machine import GIB, MIB, Machine
-from tuner.mapped import mapped_weights
-from tuner.placement import place
-from tuner.plan import Plan, Wishes
-from tuner.planner import make_plan
-from tuner.profiles import Profiles
+from tuner.machine import measure as devices
+from tuner.machine.machine import GIB, MIB, Machine
+from tuner.memory.mapped_weights import mapped_weights
+from tuner.memory.placement import place
+from tuner.planning.plan import Plan, Wishes
+from tuner.planning.planner import make_plan
+from tuner.planning.verify import verified
+from tuner.profiles.actual import device_index, differences, footprint_of
+from tuner.profiles.profiles import Profiles
 from tuner.settings import Settings
-from tuner.situation import Request
-from tuner.verify import verified
+from tuner.tuning import Request
 
 ASK = [Message("user", "Hello?")]
 

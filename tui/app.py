@@ -10,13 +10,13 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from tui.chat import Chat
-from tui.conversations import Conversations
-from tui.recorder import Recorder
+from tui.answering.conversation import Chat
+from tui.ports import Launcher, Running
 from tui.screens.chat import ChatScreen
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.loading import LoadingScreen
-from tui.session import Launcher, Running
+from tui.storage.conversations import Conversations
+from tui.storage.recorder import Recorder
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode, KvchatError, UsageError
 

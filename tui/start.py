@@ -10,7 +10,7 @@ INTERRUPTED = 130  # ExitCode.INTERRUPTED, before anything is imported
 def main() -> int:
     """Runs the command line; returns its exit status."""
     try:
-        from tui.cli import main as run  # noqa: PLC0415
+        from tui.command.cli import main as run  # noqa: PLC0415
 
         return run()
     except KeyboardInterrupt:

@@ -10,8 +10,6 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tuner import report
-from tuner.devices import gpu_used_bytes
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import (
     Done,
@@ -25,11 +23,13 @@ from tuner.engine.protocol import (
     Text,
 )
 from tuner.errors import EngineCancelled, EngineError, NoFitError
-from tuner.model import Model
-from tuner.plan import Plan
-from tuner.report import Actual
+from tuner.machine.measure import gpu_used_bytes
+from tuner.model.model import Model
+from tuner.planning.plan import Plan
+from tuner.report import text as report
+from tuner.report.text import Actual
 from tuner.settings import Settings
-from tuner.situation import Request, Situation
+from tuner.tuning import Request, Situation
 
 # Shorter answers and prompts say nothing about speed.
 MEASURED_TOKENS = 48

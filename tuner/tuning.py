@@ -9,23 +9,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tuner import devices
-from tuner.actual import as_mapped, differences, footprint_of
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import DryRun, DryRunDone, Loaded
-from tuner.footprint import Footprint
-from tuner.gguf_header import read_header
-from tuner.machine import Machine
-from tuner.model import Model, describe
-from tuner.plan import Plan, Wishes
-from tuner.planner import make_plan
-from tuner.profiles import MachineFacts, Profile, Profiles
-from tuner.report import Actual
+from tuner.gguf.header import read_header
+from tuner.machine import measure
+from tuner.machine.machine import Machine
+from tuner.memory.footprint import Footprint
+from tuner.model.model import Model, describe
+from tuner.planning.plan import Plan, Wishes
+from tuner.planning.planner import make_plan
+from tuner.planning.solver import Solver
+from tuner.planning.speed import Calibration
+from tuner.planning.verify import verified
+from tuner.profiles.actual import as_mapped, differences, footprint_of
+from tuner.profiles.profiles import MachineFacts, Profile, Profiles
+from tuner.report.text import Actual
 from tuner.settings import Settings
-from tuner.solver import Solver
-from tuner.speed import Calibration
 from tuner.units import tps_text
-from tuner.verify import verified
 
 # A saved choice is kept unless a fresh one is better by more than this factor of effective speed.
 WORTH_CHANGING = 1.10
@@ -78,10 +78,10 @@ class Situation:
         if request.stated:
             measured = None
             if not request.vram:
-                measured = devices.measure(reserve=request.reserve)
-            machine = devices.stated(request.vram, request.ram, request.reserve, measured=measured)
+                measured = measure.measure(reserve=request.reserve)
+            machine = measure.stated(request.vram, request.ram, request.reserve, measured=measured)
         else:
-            machine = devices.measure(
+            machine = measure.measure(
                 reserve=request.reserve,
                 overheads=facts.gpu_overhead,
                 host_bandwidth=facts.host_bandwidth,
@@ -165,7 +165,7 @@ class Situation:
     def learn(self, plan: Plan, loaded: Loaded, before: Mapping[str, int]) -> Actual:
         """What a load took, kept in the profile; `before` is NVML's reading ahead of it."""
         machine, predicted = self.machine, plan.chosen.footprint
-        after = devices.gpu_used_bytes(machine)
+        after = measure.gpu_used_bytes(machine)
         growth = tuple(
             after[g.id] - before[g.id] if g.id in after and g.id in before else None
             for g in machine.gpus
@@ -235,7 +235,7 @@ def _overheads(machine: Machine, real: Footprint, growth: tuple[int | None, ...]
     for gpu, use, grown in zip(machine.gpus, real.uses, growth, strict=False):
         beyond = None if grown is None else grown - (use.total - use.overhead)
         if beyond is not None and 0 <= beyond < gpu.total // 4:
-            found[devices.device_key(gpu)] = beyond
+            found[measure.device_key(gpu)] = beyond
     return found
 
 

@@ -12,9 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tui import conversation_schema
-from tui.conversations import Conversation, Conversations, StoredMessage, StoreError, default_path
-from tui.recorder import Recorder
+from tui.storage import schema
+from tui.storage.conversations import (
+    Conversation,
+    Conversations,
+    StoredMessage,
+    StoreError,
+    default_path,
+)
+from tui.storage.recorder import Recorder
 
 
 def message(key: str, parent: str | None, content: str, **fields: object) -> StoredMessage:
@@ -226,9 +232,9 @@ def test_the_schema_can_be_brought_up(tmp_path: Path, monkeypatch: pytest.Monkey
     old = Conversations.open(path)
     old.save(conversation("c1", None))
     old.close()
-    scripts = (*conversation_schema.MIGRATIONS, "ALTER TABLE conversations ADD COLUMN colour TEXT;")
-    monkeypatch.setattr(conversation_schema, "MIGRATIONS", scripts)
-    monkeypatch.setattr(conversation_schema, "VERSION", 2)
+    scripts = (*schema.MIGRATIONS, "ALTER TABLE conversations ADD COLUMN colour TEXT;")
+    monkeypatch.setattr(schema, "MIGRATIONS", scripts)
+    monkeypatch.setattr(schema, "VERSION", 2)
     new = Conversations.open(path)
     assert new.latest() is not None
     assert "colour" in new._db.execute("SELECT * FROM conversations").fetchone().keys()  # noqa: SIM118

@@ -9,11 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.chat_fakes import FakeLauncher, FakeRunning, ask, chat_screen, is_idle, shown, until
-from tests.scripted_worker import scripted_worker
+from tests.support.chat_fakes import (
+    FakeLauncher,
+    FakeRunning,
+    ask,
+    chat_screen,
+    is_idle,
+    shown,
+    until,
+)
+from tests.support.scripted_worker import scripted_worker
 from tui.app import KvchatApp
-from tui.conversations import Conversations
-from tui.session import Ready, Stage
+from tui.ports import Ready, Stage
+from tui.storage.conversations import Conversations
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Generate, Load, Message, Progress, Sampling
 

@@ -6,7 +6,7 @@ import pytest
 from textual.app import App, ComposeResult
 from textual.containers import VerticalScroll
 
-from tests.chat_fakes import until
+from tests.support.chat_fakes import until
 from tui.widgets.markdown import MarkdownText
 
 DOCUMENT = (
@@ -57,7 +57,7 @@ SIZE = (80, 140)
 
 
 class Sheet(App[None]):
-    CSS_PATH = ["../tui/styles/messages.tcss"]  # noqa: RUF012
+    CSS_PATH = ["../../tui/styles/messages.tcss"]  # noqa: RUF012
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -92,8 +92,8 @@ async def drawn_whole() -> list[str]:
 @pytest.mark.parametrize("size", [3, 17, 80, 500])
 async def test_streamed_is_drawn_as_the_whole(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the pieces, the same rows are on the screen in the end. The fence is cut twice."""
-    monkeypatch.setattr("tui.segments.FENCE_LINES", 10)
-    monkeypatch.setattr("tui.segments.FENCE_LINES_MAX", 15)
+    monkeypatch.setattr("tui.answering.segments.FENCE_LINES", 10)
+    monkeypatch.setattr("tui.answering.segments.FENCE_LINES_MAX", 15)
     whole = await drawn_whole()
     app = Sheet("")
     async with app.run_test(size=SIZE) as pilot:

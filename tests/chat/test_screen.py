@@ -12,7 +12,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widget import Widget
 
-from tests.chat_fakes import (
+from tests.support.chat_fakes import (
     GIB,
     FakeLauncher,
     FakeRunning,
@@ -24,13 +24,13 @@ from tests.chat_fakes import (
     until,
 )
 from tui.app import KvchatApp
-from tui.conversations import Conversation, Conversations, StoredMessage
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.loading import LoadingScreen
 from tui.screens.report import ReportScreen
-from tui.widgets.lines import ActivityLine, StatusLine
+from tui.storage.conversations import Conversation, Conversations, StoredMessage
 from tui.widgets.messages import AnswerMessage, Reasoning
 from tui.widgets.prompt import Prompt
+from tui.widgets.status_lines import ActivityLine, StatusLine
 from tui.widgets.transcript import LIVE, PAGE, Transcript
 from tuner.engine.protocol import PromptProgress, Sampling
 from tuner.errors import EngineError, FileError
@@ -79,7 +79,7 @@ async def test_saved_while_it_is_written(
 ) -> None:
     """The question is on disk at once and the answer while it grows: a killed program loses next
     to nothing, and what is there is marked as interrupted."""
-    monkeypatch.setattr("tui.painting.SAVE_SECONDS", 0.05)
+    monkeypatch.setattr("tui.answering.painter.SAVE_SECONDS", 0.05)
     more = threading.Event()
     app = make_app(FakeRunning([["First part. ", more, "Rest."]]), store)
     async with app.run_test(size=SIZE) as pilot:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tui.chat import Chat, title_of
-from tui.reasoning import ReasoningSplitter
-from tui.segments import FENCE_LINES_MAX, Segmenter
+from tui.answering.conversation import Chat, title_of
+from tui.answering.reasoning import ReasoningSplitter
+from tui.answering.segments import FENCE_LINES_MAX, Segmenter
 from tui.status import Status, compose, gauge
 
 GIB = 1 << 30

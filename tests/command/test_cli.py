@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.gguf_files import tiny_llama
-from tests.giants import AYA_35B, LLAMA_8B, giant_path
-from tui.cli import main
+from tests.support.gguf_files import tiny_llama
+from tests.support.giants import AYA_35B, LLAMA_8B, giant_path
+from tui.command.cli import main
 from tuner.engine import client as engine_client
 from tuner.errors import ExitCode
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MACHINE = ("--vram", "24GiB", "--ram", "64GiB")
 
 
@@ -277,7 +277,7 @@ def test_no_model_and_no_terminal(capsys: pytest.CaptureFixture[str], tmp_path: 
 def test_explain_never_loads_the_engine_or_a_screen() -> None:
     """A report imports neither llama_cpp nor Textual, nor the slow gguf package."""
     code = (
-        "import sys; from tui.cli import main; status = main(sys.argv[1:]);"
+        "import sys; from tui.command.cli import main; status = main(sys.argv[1:]);"
         "bad = {'llama_cpp', 'textual', 'gguf', 'numpy'} & sys.modules.keys();"
         "sys.exit(f'imported {bad}' if bad else status)"
     )
@@ -295,7 +295,7 @@ def test_an_interrupt_while_the_program_is_read_is_silent() -> None:
         "import sys\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == 'tui.cli': raise KeyboardInterrupt\n"
+        "        if name == 'tui.command.cli': raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupt())\n"
         "from tui.start import main\n"
         "sys.exit(main())"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripted_worker import scripted_worker
+from tests.support.scripted_worker import scripted_worker
 from tuner.engine.client import EXTRA_BUFTS_WARNING, EngineClient
 from tuner.engine.log import default_log_path, last_words, rotate
 from tuner.engine.protocol import (

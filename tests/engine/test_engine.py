@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.standin_gpu import rpc_available, standin_gpu
+from tests.support.standin_gpu import rpc_available, standin_gpu
 from tuner.demo import demo_model_path
 from tuner.engine.child import WORKER_COMMAND
 from tuner.engine.client import EXTRA_BUFTS_WARNING, EngineClient
@@ -361,7 +361,7 @@ def test_nothing_on_the_terminal(tmp_path: Path) -> None:
     log = tmp_path / "engine.log"
     script = f"""
 from pathlib import Path
-from tests.test_engine import ASK, GREEDY, load
+from tests.engine.test_engine import ASK, GREEDY, load
 from tuner.engine.client import EXTRA_BUFTS_WARNING, EngineClient
 from tuner.engine.protocol import Generate
 from tuner.errors import EngineError
@@ -373,7 +373,7 @@ with EngineClient(Path({str(log)!r})) as client:
     except EngineError:
         pass
 """
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=root, capture_output=True, check=True, timeout=60
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.gguf_files import (
+from tests.support.gguf_files import (
     ARRAY,
     BF16,
     BOOL,
@@ -38,9 +38,9 @@ from tests.gguf_files import (
     write_gguf,
     write_split,
 )
-from tuner import gguf_file
 from tuner.errors import ExitCode, FileError
-from tuner.gguf_header import SkippedArray, read_header
+from tuner.gguf import part
+from tuner.gguf.header import SkippedArray, read_header
 
 
 def refusal(path: Path) -> FileError:
@@ -192,8 +192,8 @@ def _calls(work: Callable[[], object]) -> int:
 
 
 def test_huge_strings_are_stepped_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_file, "KEPT_STRING", 1000)
-    monkeypatch.setattr(gguf_file, "KEPT_STRINGS", 1800)
+    monkeypatch.setattr(part, "KEPT_STRING", 1000)
+    monkeypatch.setattr(part, "KEPT_STRINGS", 1800)
     texts = {"a": "x" * 1000, "b": "x" * 1001, "c": "y" * 900, "d": "z" * 700}
     metadata = read_header(write_gguf(tmp_path / "m.gguf", texts)).metadata
 

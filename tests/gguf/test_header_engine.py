@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.gguf_files import F16, Q4_0, Q4_K, Tensor, header_bytes
+from tests.support.gguf_files import F16, Q4_0, Q4_K, Tensor, header_bytes
 from tuner.engine.probe import open_library
 from tuner.errors import FileError
-from tuner.gguf_header import read_header
-from tuner.installed_engine import library_folder
+from tuner.gguf.header import read_header
+from tuner.machine.engine_build import library_folder
 
 ROOM = 1 << 20  # bytes after the header, so that offsets and sizes may move
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.gguf_files import (
+from tests.support.gguf_files import (
     _FORMATS,
     ARRAY,
     BOOL,
@@ -29,7 +29,7 @@ from tests.gguf_files import (
     write_gguf,
 )
 from tuner.errors import FileError
-from tuner.gguf_header import Header, SkippedArray, read_header
+from tuner.gguf.header import Header, SkippedArray, read_header
 
 SETTINGS = settings(
     deadline=None,

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tuner.ggml_types import GGML_TYPES
+from tuner.gguf.types import GGML_TYPES
 
 
 def test_the_engine_agrees() -> None:

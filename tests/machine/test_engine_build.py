@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.fake_hardware import engine_folder, write_files
-from tests.standin_gpu import standin_gpu
-from tuner.installed_engine import ask_engine, built_backends, devices_of, library_folder
-from tuner.machine import GIB
+from tests.support.fake_hardware import engine_folder, write_files
+from tests.support.standin_gpu import standin_gpu
+from tuner.machine.engine_build import ask_engine, built_backends, devices_of, library_folder
+from tuner.machine.machine import GIB
 
 LINUX = ["libggml-base.so.0", "libggml-cuda.so", "libggml-cuda.so.0.25.3", "libggml-rpc.so"]
 WINDOWS = ["ggml-base.dll", "ggml-cpu.dll", "ggml-vulkan.dll", "llama.dll"]
@@ -51,7 +51,7 @@ def test_the_environment_may_name_another_build(tmp_path: Path) -> None:
 def test_looking_never_imports_the_engine() -> None:
     """Measuring the machine, in a fresh interpreter, leaves the engine and the screen alone."""
     code = (
-        "import sys; from tuner import devices; devices.measure(); devices.stated([1 << 30], None);"
+        "import sys; from tuner.machine import measure as m; m.measure(); m.stated([1 << 30]);"
         "bad = {'llama_cpp', 'textual', 'numpy', 'gguf'} & set(sys.modules); sys.exit(str(bad)"
         " if bad else 0)"
     )

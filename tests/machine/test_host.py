@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_hardware import DESKTOP, write_files
-from tuner.host import default_reserve, host_device, measure_host_bandwidth, usable_cores
-from tuner.machine import GIB
+from tests.support.fake_hardware import DESKTOP, write_files
+from tuner.machine.host import default_reserve, host_device, measure_host_bandwidth, usable_cores
+from tuner.machine.machine import GIB
 
 V2 = "sys/fs/cgroup"
 UNLIMITED_V1 = "9223372036854771712"

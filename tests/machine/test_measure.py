@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake_hardware import (
+from tests.support.fake_hardware import (
     DESKTOP,
     H100,
     RTX_4090,
@@ -19,9 +19,10 @@ from tests.fake_hardware import (
     engine_folder,
     write_files,
 )
-from tuner import devices, nvidia
-from tuner.installed_engine import EngineAnswer
-from tuner.machine import GIB, MIB, Device, Machine
+from tuner.machine import measure as devices
+from tuner.machine import nvidia
+from tuner.machine.engine_build import EngineAnswer
+from tuner.machine.machine import GIB, MIB, Device, Machine
 
 RTX_3090 = FakeCard()
 

@@ -10,9 +10,9 @@ import pytest
 
 from bench.memory_accuracy import compare, grid, stand_in, table
 from bench.oracle import Oracle, available
-from tests.gguf_files import Q4_0, Tensor
-from tests.headers import made_up
-from tuner.memory import Estimator
+from tests.support.gguf_files import Q4_0, Tensor
+from tests.support.headers import made_up
+from tuner.memory.estimator import Estimator
 from tuner.settings import Settings
 
 pytestmark = pytest.mark.skipif(not available(), reason="the engine here cannot be the oracle")

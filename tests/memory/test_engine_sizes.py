@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.headers import machine, real_model, unpacked
-from tuner.constraints import refusal
-from tuner.memory import Estimator
+from tests.support.headers import machine, real_model, unpacked
+from tuner.memory.estimator import Estimator
+from tuner.planning.constraints import refusal
 from tuner.settings import Settings
 
 KIB = 1024

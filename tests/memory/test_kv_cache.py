@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.headers import machine, made_up, real_model
-from tuner.cache import ALL, WINDOW, plan_cache
-from tuner.memory import Estimator
-from tuner.model import Model
+from tests.support.headers import machine, made_up, real_model
+from tuner.memory.estimator import Estimator
+from tuner.memory.kv_cache import ALL, WINDOW, plan_cache
+from tuner.model.model import Model
 from tuner.settings import Settings
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.gguf_files import F32, Q4_0, Tensor
-from tests.headers import machine, made_up, real_model
-from tuner.memory import Estimator
-from tuner.model import Model
-from tuner.placement import padded, place
+from tests.support.gguf_files import F32, Q4_0, Tensor
+from tests.support.headers import machine, made_up, real_model
+from tuner.memory.estimator import Estimator
+from tuner.memory.placement import padded, place
+from tuner.model.model import Model
 from tuner.settings import Settings
 
 _EMBEDDING = 256 * 1024 // 32 * 18  # bytes of a 256 x 1024 tensor in q4_0

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import settings as quickly
 from hypothesis import strategies as st
 
-from tests.headers import machine, real_model
-from tuner.cache_types import CACHE_TYPES
-from tuner.graphs.graph import Graph
-from tuner.graphs.model import ModelGraph
-from tuner.memory import Estimator
+from tests.support.headers import machine, real_model
+from tuner.memory.cache_types import CACHE_TYPES
+from tuner.memory.compute.graph import Graph
+from tuner.memory.compute.replica.model_graph import ModelGraph
+from tuner.memory.estimator import Estimator
 from tuner.settings import Settings
 
 _NAMES = (

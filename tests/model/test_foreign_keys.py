@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.headers import made_up
-from tuner.cache import plan_cache
+from tests.support.headers import made_up
+from tuner.memory.kv_cache import plan_cache
 
 
 @pytest.mark.parametrize("key", ["kda.head_dim", "wkv.head_size", "shortconv.l_cache"])

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.gguf_files import F16, F32, Q4_0, Q8_0, Tensor, Typed, tiny_llama, write_gguf
-from tests.headers import machine, made_up, real_model
-from tuner import placement
+from tests.support.gguf_files import F16, F32, Q4_0, Q8_0, Tensor, Typed, tiny_llama, write_gguf
+from tests.support.headers import machine, made_up, real_model
 from tuner.errors import FileError
-from tuner.file_types import FILE_TYPES
-from tuner.gguf_header import read_header
-from tuner.memory import Estimator
-from tuner.model import describe
-from tuner.placement import row_padding
+from tuner.gguf.file_types import FILE_TYPES
+from tuner.gguf.header import read_header
+from tuner.memory import placement
+from tuner.memory.estimator import Estimator
+from tuner.memory.placement import row_padding
+from tuner.model.model import describe
 from tuner.settings import Settings
 
 

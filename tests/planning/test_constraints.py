@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.headers import machine, made_up, real_model
-from tuner.cache_types import CACHE_TYPES
-from tuner.constraints import notes, refusal
+from tests.support.headers import machine, made_up, real_model
+from tuner.memory.cache_types import CACHE_TYPES
+from tuner.planning.constraints import notes, refusal
 from tuner.settings import Settings
 
 

@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.gguf_files import Q8_0, Tensor, write_gguf
-from tests.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
-from tuner.footprint import Footprint
-from tuner.gguf_header import read_header
-from tuner.machine import GIB, MIB
-from tuner.memory import Estimator
-from tuner.model import Model, describe
-from tuner.objective import FLOOR
-from tuner.plan import PREFERENCES, Candidate, Wishes
-from tuner.planner import make_plan
+from tests.support.gguf_files import Q8_0, Tensor, write_gguf
+from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
+from tuner.gguf.header import read_header
+from tuner.machine.machine import GIB, MIB
+from tuner.memory.estimator import Estimator
+from tuner.memory.footprint import Footprint
+from tuner.model.model import Model, describe
+from tuner.planning.objective import FLOOR
+from tuner.planning.plan import PREFERENCES, Candidate, Wishes
+from tuner.planning.planner import make_plan
+from tuner.planning.solver import UBATCHES, Solver
 from tuner.settings import Settings
-from tuner.solver import UBATCHES, Solver
 
 GIANTS = (LLAMA_8B, AYA_35B, QWEN_30B_A3B, GEMMA_27B)
 

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from tests.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
+from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
+from tuner.planning.speed import GPU_BANDWIDTH_SHARE, Calibration, Offload, SpeedModel
 from tuner.settings import Settings
-from tuner.speed import GPU_BANDWIDTH_SHARE, Calibration, Offload, SpeedModel
 
 
 def seconds(name: str, n_gpu_layers: int, n_cpu_moe: int = 0, gib: float = 48) -> float:

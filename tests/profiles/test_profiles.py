@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tuner.engine.protocol import Buffer
-from tuner.footprint import DeviceUse
-from tuner.machine import MIB
-from tuner.profiles import MachineFacts, Profile, Profiles, config_folder, write_atomically
+from tuner.machine.machine import MIB
+from tuner.memory.footprint import DeviceUse
+from tuner.profiles.profiles import MachineFacts, Profile, Profiles, config_folder, write_atomically
 from tuner.settings import Settings
 
 PROFILE = Profile(

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from tests.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
-from tuner import report
+from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
 from tuner.errors import FileError, KvchatError
-from tuner.footprint import Footprint
-from tuner.machine import GIB, MIB, Process
-from tuner.plan import Plan, Wishes
-from tuner.planner import make_plan
-from tuner.report import Actual
+from tuner.machine.machine import GIB, MIB, Process
+from tuner.memory.footprint import Footprint
+from tuner.planning.plan import Plan, Wishes
+from tuner.planning.planner import make_plan
+from tuner.report import text as report
+from tuner.report.text import Actual
 
 
 def plan_of(name: str = AYA_35B, *gibs: float, wishes: Wishes | None = None) -> Plan:

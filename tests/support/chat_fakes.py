@@ -13,9 +13,9 @@ from typing import Any
 from textual.pilot import Pilot
 
 from tui.app import KvchatApp
-from tui.conversations import Conversations
+from tui.ports import Ready, Retry, Stage
 from tui.screens.chat import ChatScreen
-from tui.session import Ready, Retry, Stage
+from tui.storage.conversations import Conversations
 from tui.widgets.prompt import Prompt
 from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
 from tuner.errors import EngineCancelled, KvchatError

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tuner.host import HostState
-from tuner.machine import GIB, MIB
+from tuner.machine.host import HostState
+from tuner.machine.machine import GIB, MIB
 
 
 @dataclass

@@ -17,13 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.gguf_files import F32, Q4_0, Tensor, write_gguf
-from tuner.gguf_header import read_header
-from tuner.machine import Device, Machine
-from tuner.model import Model, describe
+from tests.support.gguf_files import F32, Q4_0, Tensor, write_gguf
+from tuner.gguf.header import read_header
+from tuner.machine.machine import Device, Machine
+from tuner.model.model import Model, describe
 
 _SCRATCH = TemporaryDirectory(prefix="kvchat-headers-")  # gone when the tests end
-ARCHIVE = Path(__file__).parent / "data" / "engine_sizes.tar.xz"
+ARCHIVE = Path(__file__).parents[1] / "data" / "engine_sizes.tar.xz"
 
 
 @lru_cache(maxsize=1)

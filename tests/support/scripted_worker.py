@@ -2,7 +2,7 @@
 
 Give it to a client in place of the real worker:
 
-    from tests.scripted_worker import scripted_worker
+    from tests.support.scripted_worker import scripted_worker
     client = EngineClient(log_path=tmp_path / "engine.log", command=scripted_worker(text="Hi!"))
 
 What it does, each a keyword of `scripted_worker` (and a flag of the script):
@@ -40,7 +40,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from tuner.engine.protocol import (
     Buffer,

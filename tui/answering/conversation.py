@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
-from tui.conversations import Conversation, StoredMessage
-from tui.session import Running
+from tui.ports import Running
+from tui.storage.conversations import Conversation, StoredMessage
 from tuner.engine.protocol import Done, Message, Sampling
 
 TITLE_CHARS = 60

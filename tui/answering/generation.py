@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from tui.session import Running
+from tui.ports import Running
 from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
 from tuner.errors import EngineError, KvchatError
 

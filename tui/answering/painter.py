@@ -6,15 +6,15 @@ import asyncio
 import time
 from dataclasses import replace
 
-from tui.chat import Chat, measured
-from tui.conversations import StoredMessage
-from tui.generation import Generation
-from tui.keystrokes import Keystrokes
-from tui.reasoning import ReasoningSplitter
-from tui.recorder import Recorder
+from tui.answering.conversation import Chat, measured
+from tui.answering.generation import Generation
+from tui.answering.keystrokes import Keystrokes
+from tui.answering.reasoning import ReasoningSplitter
 from tui.status import gauge
-from tui.widgets.lines import ActivityLine
+from tui.storage.conversations import StoredMessage
+from tui.storage.recorder import Recorder
 from tui.widgets.messages import AnswerMessage
+from tui.widgets.status_lines import ActivityLine
 from tui.widgets.transcript import Transcript
 from tuner.engine.protocol import PromptProgress
 

@@ -11,14 +11,14 @@ import stat
 import sys
 from pathlib import Path
 
-from tui import options
-from tuner import report
+from tui.command import options
 from tuner.demo import demo_model_path
 from tuner.errors import ExitCode, KvchatError, UsageError
-from tuner.gguf_header import read_header
-from tuner.model import describe
-from tuner.plan import Plan
-from tuner.situation import Request, Situation
+from tuner.gguf.header import read_header
+from tuner.model.model import describe
+from tuner.planning.plan import Plan
+from tuner.report import text as report
+from tuner.tuning import Request, Situation
 from tuner.units import parse_size, printable
 
 
@@ -72,7 +72,7 @@ def _drop_stdout() -> None:
 
 def _run(args: argparse.Namespace) -> int:
     if args.profiles or args.forget:
-        from tui.commands import forget_profile, list_profiles  # noqa: PLC0415
+        from tui.command.profiles import forget_profile, list_profiles  # noqa: PLC0415
 
         return forget_profile(args.forget) if args.forget else list_profiles()
     paths = _models(args)
@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace) -> int:
     describe(read_header(requests[0].path))  # a bad file is told before anything else
     prompt = _prompt(args)
     if prompt is not None:
-        from tui.one_shot import answer  # noqa: PLC0415
+        from tui.command.one_shot import answer  # noqa: PLC0415
 
         return answer(requests[0], prompt, args.system, sampling)
     if not all(s is not None and s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
@@ -95,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
             "the chat needs the terminal for input, output and errors; use -p TEXT or pipe a "
             "question in."
         )
-    from tui.open_chat import open_chat  # noqa: PLC0415
+    from tui.command.open_chat import open_chat  # noqa: PLC0415
 
     return open_chat(requests[0], sampling, args.system, args.resume)
 

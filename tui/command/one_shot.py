@@ -8,7 +8,7 @@ import sys
 from tuner.engine.protocol import Message, Sampling, Text
 from tuner.errors import EngineCancelled, ExitCode
 from tuner.launch import Launcher, Ready, Retry, Stage
-from tuner.situation import Request
+from tuner.tuning import Request
 
 
 def answer(request: Request, prompt: str, system: str | None, sampling: Sampling) -> int:

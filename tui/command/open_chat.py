@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 from tui.app import KvchatApp
-from tui.conversations import Conversations
+from tui.storage.conversations import Conversations
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode
 from tuner.launch import Launcher
-from tuner.situation import Request
+from tuner.tuning import Request
 
 
 def open_chat(request: Request, sampling: Sampling, system: str | None, resume: str | None) -> int:

@@ -7,10 +7,10 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from tuner.cache_types import CACHE_TYPES
 from tuner.engine.protocol import Sampling
 from tuner.errors import UsageError
-from tuner.plan import PREFERENCES, Wishes
+from tuner.memory.cache_types import CACHE_TYPES
+from tuner.planning.plan import PREFERENCES, Wishes
 from tuner.settings import ALL_LAYERS
 from tuner.units import parse_size, parse_tokens
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from tuner.errors import ExitCode, UsageError
-from tuner.profiles import Profile, Profiles
+from tuner.profiles.profiles import Profile, Profiles
 from tuner.units import tps_text
 
 

@@ -16,19 +16,19 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Tooltip
 
-from tui.chat import Chat
-from tui.conversations import Conversations
-from tui.generation import Generation
-from tui.painting import Painter
-from tui.plain import one_line
-from tui.recorder import Recorder
+from tui.answering.conversation import Chat
+from tui.answering.generation import Generation
+from tui.answering.painter import Painter
+from tui.ports import Ready, Retry, Running, Stage
+from tui.safe_text import one_line
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.report import ReportScreen
-from tui.session import Ready, Retry, Running, Stage
 from tui.status import Status
-from tui.widgets.lines import ActivityLine, Hints, StatusLine
+from tui.storage.conversations import Conversations
+from tui.storage.recorder import Recorder
 from tui.widgets.messages import AnswerMessage
 from tui.widgets.prompt import Prompt
+from tui.widgets.status_lines import ActivityLine, Hints, StatusLine
 from tui.widgets.transcript import Transcript
 from tuner.engine.protocol import Sampling
 from tuner.errors import EngineError, KvchatError

@@ -16,9 +16,9 @@ from textual.timer import Timer
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from tui.conversations import Conversations, Hit
-from tui.plain import one_line
-from tui.widgets.lines import Hints
+from tui.safe_text import one_line
+from tui.storage.conversations import Conversations, Hit
+from tui.widgets.status_lines import Hints
 from tuner.errors import KvchatError
 
 SEARCH_DELAY = 0.12  # seconds after the last key

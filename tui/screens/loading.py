@@ -12,8 +12,8 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import ProgressBar, Static
 
-from tui.plain import one_line, printable
-from tui.session import Launcher, Ready, Retry, Running, Stage
+from tui.ports import Launcher, Ready, Retry, Running, Stage
+from tui.safe_text import one_line, printable
 from tuner.errors import EngineCancelled, EngineError, ExitCode, KvchatError
 
 

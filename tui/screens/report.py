@@ -12,9 +12,9 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Static
 
-from tui.plain import printable
-from tui.session import Running
-from tui.widgets.lines import Hints
+from tui.ports import Running
+from tui.safe_text import printable
+from tui.widgets.status_lines import Hints
 
 COLUMNS_MIN = 20  # a narrower report says nothing; one may scroll to the right
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import platformdirs
 
-from tui import conversation_schema as schema
+from tui.storage import schema
 from tuner.errors import KvchatError
 
 LATEST = "latest"

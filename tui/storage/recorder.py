@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from tui.conversations import Conversation, Conversations, StoredMessage
+from tui.storage.conversations import Conversation, Conversations, StoredMessage
 from tuner.errors import KvchatError
 
 

@@ -7,8 +7,8 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets.markdown import Markdown, MarkdownBlock
 
-from tui.plain import printable
-from tui.segments import Piece, Segmenter
+from tui.answering.segments import Piece, Segmenter
+from tui.safe_text import printable
 
 
 def _parser() -> MarkdownIt:

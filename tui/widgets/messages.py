@@ -6,8 +6,8 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Collapsible, Static
 
-from tui.conversations import StoredMessage
-from tui.plain import printable
+from tui.safe_text import printable
+from tui.storage.conversations import StoredMessage
 from tui.widgets.markdown import MarkdownText
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import llama_cpp
 
-from tuner.cache_types import CACHE_TYPES
 from tuner.engine.abort import AbortFlag
 from tuner.engine.libraries import GgmlLibraries
 from tuner.engine.log_lines import failure_reason, parse_buffers
 from tuner.engine.protocol import Buffer, Sampling
+from tuner.memory.cache_types import CACHE_TYPES
 from tuner.settings import Settings
 
 _CONTEXT_PADDING = 256  # tokens (llama-context.cpp)

@@ -8,6 +8,7 @@ import traceback
 from tuner.engine import llama
 from tuner.engine.abort import AbortFlag
 from tuner.engine.llama import Context, LlamaError, LogTap, Model
+from tuner.engine.loaded_model import CancelledError, Emit, Session
 from tuner.engine.protocol import (
     Buffer,
     Cancelled,
@@ -21,7 +22,6 @@ from tuner.engine.protocol import (
     Request,
     TokenCount,
 )
-from tuner.engine.session import CancelledError, Emit, Session
 
 
 class Service:

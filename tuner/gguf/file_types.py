@@ -1,6 +1,6 @@
 """The quantization mixes that a file can state: `enum llama_ftype` (include/llama.h).
 
-Written down here for the reason given in `ggml_types.py`; the tests hold it against gguf.
+Written down here for the reason given in `types.py`; the tests hold it against gguf.
 """
 
 from __future__ import annotations

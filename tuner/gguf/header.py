@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuner.errors import FileError
-from tuner.gguf_file import Part, Scalar, SkippedArray, TensorInfo, Value, read_part
+from tuner.gguf.part import Part, Scalar, SkippedArray, TensorInfo, Value, read_part
 
 __all__ = ["Header", "Scalar", "SkippedArray", "TensorInfo", "Value", "read_header"]
 

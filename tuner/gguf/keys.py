@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tuner.errors import FileError
-from tuner.gguf_header import Header, SkippedArray, Value
+from tuner.gguf.header import Header, SkippedArray, Value
 
 
 class Keys:

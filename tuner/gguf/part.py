@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tuner.errors import FileError
-from tuner.ggml_types import GGML_TYPES
+from tuner.gguf.types import GGML_TYPES
 
 Scalar = bool | int | float | str
 Value = Scalar | tuple[Scalar, ...]

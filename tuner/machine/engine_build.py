@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuner.machine import Device
+from tuner.machine.machine import Device
 
 # The library of each GPU backend (ggml/src/ggml-*): the word in its file name -> what the engine
 # calls that backend.
@@ -80,7 +80,7 @@ class EngineAnswer:
 def ask_engine(rpc_servers: Sequence[str] = (), timeout: float = 30.0) -> EngineAnswer:
     """The engine's device list, from a child process. A crash or a hang is an empty list."""
     command = [sys.executable, "-m", "tuner.engine.probe", *rpc_servers]
-    home = str(Path(__file__).resolve().parent.parent)
+    home = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The machine as data: devices, free memory, who else uses it. `devices.py` measures one;
+"""The machine as data: devices, free memory, who else uses it. `measure.py` measures one;
 tests and `--vram` write one down instead."""
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tuner import host, installed_engine, nvidia
-from tuner.host import HostState, measure_host_bandwidth
-from tuner.installed_engine import EngineAnswer, ask_engine, engine_devices
-from tuner.machine import GIB, MIB, Device, Machine, Process
+from tuner.machine import engine_build, host, nvidia
+from tuner.machine.engine_build import EngineAnswer, ask_engine, engine_devices
+from tuner.machine.host import HostState, measure_host_bandwidth
+from tuner.machine.machine import GIB, MIB, Device, Machine, Process
 from tuner.units import size_text
 
 __all__ = [
@@ -64,8 +64,8 @@ def measure(
     """
     cards = nvidia.read_cards(nvidia.load_nvml() if nvml is None else nvml)
     visible = nvidia.visible_cards(cards, environ)
-    folder = library_folder or installed_engine.library_folder(environ)
-    built = installed_engine.built_backends(folder)
+    folder = library_folder or engine_build.library_folder(environ)
+    built = engine_build.built_backends(folder)
     state = host_state or HostState.now()
     device = host.host_device(state, root, host_bandwidth)
     warnings: list[str] = []
@@ -313,7 +313,7 @@ def _unused_gpu(
         name, backend = "an Apple GPU", "Metal"
     if not name:
         return []
-    command = installed_engine.rebuild_command(backend, platform)
+    command = engine_build.rebuild_command(backend, platform)
     return [
         f"This machine has {name}, but the engine is built for the CPU only, so the GPU stays "
         f"unused. To build the engine for it: {command}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuner.cache import CacheSizes
-from tuner.compute import ComputeSizes
-from tuner.footprint import DeviceUse, Footprint
-from tuner.machine import Machine
-from tuner.model import Model
-from tuner.placement import Placement, Weights, alignment, place
+from tuner.machine.machine import Machine
+from tuner.memory.compute.buffers import ComputeSizes
+from tuner.memory.footprint import DeviceUse, Footprint
+from tuner.memory.kv_cache import CacheSizes
+from tuner.memory.placement import Placement, Weights, alignment, place
+from tuner.model.model import Model
 from tuner.settings import Settings
 
 _UNFUSED = frozenset({"grok"})  # llama.cpp switches flash attention off (src/llama-context.cpp)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
-from tuner.cache_types import CACHE_TYPES
-from tuner.hparams import HParams
-from tuner.layer_kinds import HYBRID, KNOWN, RECURRENT
-from tuner.placement import padded, row_padding
+from tuner.memory.cache_types import CACHE_TYPES
+from tuner.memory.placement import padded, row_padding
+from tuner.model.hparams import HParams
+from tuner.model.layer_pattern import HYBRID, KNOWN, RECURRENT
 from tuner.settings import Settings
 
 CELL_PADDING = 256  # n_ctx and every window are rounded up to this many cells

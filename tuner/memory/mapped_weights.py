@@ -11,9 +11,9 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 
-from tuner.gguf_header import TensorInfo
-from tuner.model import Model
-from tuner.placement import Placement, padded, repacks
+from tuner.gguf.header import TensorInfo
+from tuner.memory.placement import Placement, padded, repacks
+from tuner.model.model import Model
 
 
 def mapped_weights(model: Model, where: Placement, copies: bool) -> int | None:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
-from tuner.ggml_types import GGML_TYPES
-from tuner.gguf_header import TensorInfo
-from tuner.machine import Device
-from tuner.model import Model
+from tuner.gguf.header import TensorInfo
+from tuner.gguf.types import GGML_TYPES
+from tuner.machine.machine import Device
+from tuner.model.model import Model
 from tuner.settings import Settings
 
 _HOST_ALIGNMENT = 32  # GGML_MEM_ALIGN of CPU, CUDA_Host and REPACK buffers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tuner.errors import FileError
-from tuner.gguf_header import Header
+from tuner.gguf.header import Header
 
 _EMBEDDING = frozenset(
     {

@@ -1,7 +1,7 @@
 """What llama.cpp's loader reads from the metadata before it builds a model.
 
 The rules are those of `llama_model_base::load_hparams` (src/llama-model.cpp) and of each
-architecture's `load_arch_hparams` (src/models/*.cpp); window patterns are in `layer_kinds.py`.
+architecture's `load_arch_hparams` (src/models/*.cpp); window patterns are in `layer_pattern.py`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tuner.errors import FileError
-from tuner.gguf_header import Header, SkippedArray
-from tuner.keys import Keys
-from tuner.layer_kinds import KNOWN, recurrent_layers, window
+from tuner.gguf.header import Header, SkippedArray
+from tuner.gguf.keys import Keys
+from tuner.model.layer_pattern import KNOWN, recurrent_layers, window
 from tuner.units import printable
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS (src/llama-hparams.h)

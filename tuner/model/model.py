@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from tuner.file_kinds import require_chat_model
-from tuner.file_types import FILE_TYPES, GUESSED
-from tuner.ggml_types import GGML_TYPES
-from tuner.gguf_header import Header, SkippedArray, TensorInfo
-from tuner.hparams import HParams, read_hparams
-from tuner.layer_kinds import KNOWN
-from tuner.tensors import TensorGroups, group_tensors
+from tuner.gguf.file_types import FILE_TYPES, GUESSED
+from tuner.gguf.header import Header, SkippedArray, TensorInfo
+from tuner.gguf.types import GGML_TYPES
+from tuner.model.chat_models import require_chat_model
+from tuner.model.hparams import HParams, read_hparams
+from tuner.model.layer_pattern import KNOWN
+from tuner.model.tensors import TensorGroups, group_tensors
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from tuner.gguf_header import Header, TensorInfo
-from tuner.hparams import HParams
+from tuner.gguf.header import Header, TensorInfo
+from tuner.model.hparams import HParams
 
 _INPUT = frozenset({"token_embd", "position_embd", "token_types", "per_layer_token_embd"})
 # named without a layer, yet placed with the first one

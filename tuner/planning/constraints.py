@@ -7,10 +7,10 @@ of cache types (common/arg.cpp), CUDA's kernels (ggml/src/ggml-cuda/fattn.cu), M
 
 from __future__ import annotations
 
-from tuner.cache import plan_cache
-from tuner.cache_types import CACHE_TYPES, CacheType, slow_on_cuda
-from tuner.machine import Machine
-from tuner.model import Model
+from tuner.machine.machine import Machine
+from tuner.memory.cache_types import CACHE_TYPES, CacheType, slow_on_cuda
+from tuner.memory.kv_cache import plan_cache
+from tuner.model.model import Model
 from tuner.settings import Settings
 
 _UNFUSED = frozenset({"grok"})

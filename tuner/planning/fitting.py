@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from bisect import bisect_right
 
-from tuner import splits
-from tuner.footprint import Footprint
-from tuner.machine import Machine
-from tuner.memory import Estimator
-from tuner.model import Model
+from tuner.machine.machine import Machine
+from tuner.memory.estimator import Estimator
+from tuner.memory.footprint import Footprint
+from tuner.model.model import Model
+from tuner.planning import splits
 from tuner.settings import Settings
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tuner.cache_types import CACHE_TYPES
+from tuner.memory.cache_types import CACHE_TYPES
 
 DEFAULT_AIM = 16_384  # tokens that a chat wants when nobody says otherwise
 FLOOR = 4_096  # a context is never cut below this unless the model's own is smaller

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tuner.footprint import Footprint
-from tuner.machine import Machine
-from tuner.model import Model
+from tuner.machine.machine import Machine
+from tuner.memory.footprint import Footprint
+from tuner.model.model import Model
 from tuner.settings import ALL_LAYERS, Settings
 
 PREFERENCES = ("balanced", "speed", "context", "quality")

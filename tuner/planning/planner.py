@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tuner import constraints
-from tuner.cache_types import CACHE_TYPES
 from tuner.errors import UsageError
-from tuner.machine import GIB, Machine
-from tuner.model import Model
-from tuner.objective import DEFAULT_CLASS, FLOOR
-from tuner.plan import PREFERENCES, Candidate, Plan, Wishes
+from tuner.machine.machine import GIB, Machine
+from tuner.memory.cache_types import CACHE_TYPES
+from tuner.model.model import Model
+from tuner.planning import constraints
+from tuner.planning.objective import DEFAULT_CLASS, FLOOR
+from tuner.planning.plan import PREFERENCES, Candidate, Plan, Wishes
+from tuner.planning.solver import Solver
+from tuner.planning.speed import Calibration
 from tuner.settings import Settings
-from tuner.solver import Solver
-from tuner.speed import Calibration
 from tuner.units import size_text, tps_text
 
 # The ladder after a load that failed for memory: shares of each GPU's budget to plan for next.

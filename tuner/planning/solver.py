@@ -15,15 +15,15 @@ from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from math import ceil, log
 
-from tuner import constraints
-from tuner.cache_types import CACHE_TYPES, slow_on_cuda
-from tuner.fitting import Fitting
-from tuner.machine import Machine
-from tuner.model import Model
-from tuner.objective import DEFAULT_CLASS, FLOOR, Objective, prior_loss
-from tuner.plan import Candidate, Quality, Wishes
+from tuner.machine.machine import Machine
+from tuner.memory.cache_types import CACHE_TYPES, slow_on_cuda
+from tuner.model.model import Model
+from tuner.planning import constraints
+from tuner.planning.fitting import Fitting
+from tuner.planning.objective import DEFAULT_CLASS, FLOOR, Objective, prior_loss
+from tuner.planning.plan import Candidate, Quality, Wishes
+from tuner.planning.speed import Calibration, Offload, SpeedModel
 from tuner.settings import Settings
-from tuner.speed import Calibration, Offload, SpeedModel
 
 CHOSEN_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 UBATCHES = (512, 256, 128)

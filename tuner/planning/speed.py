@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
 
-from tuner.cache import CacheSizes
-from tuner.gguf_header import TensorInfo
-from tuner.machine import Device, Machine
-from tuner.model import Model
-from tuner.plan import Speed
+from tuner.gguf.header import TensorInfo
+from tuner.machine.machine import Device, Machine
+from tuner.memory.kv_cache import CacheSizes
+from tuner.model.model import Model
+from tuner.planning.plan import Speed
 from tuner.settings import Settings
 
 CONTEXT_FILLED = 2_048  # tokens in the cache for which speed is quoted

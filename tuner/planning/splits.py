@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tuner.machine import Device
+from tuner.machine.machine import Device
 
 Counts = tuple[int, ...]
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tuner.actual import footprint_of
 from tuner.engine.protocol import DryRunDone
 from tuner.errors import EngineError
-from tuner.footprint import DeviceUse
-from tuner.plan import Plan
-from tuner.planner import make_plan
+from tuner.memory.footprint import DeviceUse
+from tuner.planning.plan import Plan
+from tuner.planning.planner import make_plan
+from tuner.planning.speed import Calibration
+from tuner.profiles.actual import footprint_of
 from tuner.settings import Settings
-from tuner.speed import Calibration
 from tuner.units import size_text
 
 MAX_ROUNDS = 3

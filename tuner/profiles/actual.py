@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 
 from tuner.engine.protocol import Buffer
-from tuner.footprint import DeviceUse, Footprint
-from tuner.machine import Device, Machine
-from tuner.mapped import mapped_weights
-from tuner.model import Model
-from tuner.placement import place
+from tuner.machine.machine import Device, Machine
+from tuner.memory.footprint import DeviceUse, Footprint
+from tuner.memory.mapped_weights import mapped_weights
+from tuner.memory.placement import place
+from tuner.model.model import Model
 from tuner.settings import Settings
 
 NOTABLE = 0.02  # a larger share of difference is worth recording

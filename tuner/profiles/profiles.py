@@ -27,8 +27,8 @@ from typing import Any, TypeVar
 import platformdirs
 
 from tuner.engine.protocol import Buffer
-from tuner.footprint import DeviceUse
-from tuner.profile_fields import Fields
+from tuner.memory.footprint import DeviceUse
+from tuner.profiles.json_fields import Fields
 from tuner.settings import Settings
 
 SCHEMA = 1

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.errors import KvchatError
-from tuner.footprint import DeviceUse, Footprint
-from tuner.machine import Device, Machine, Process
-from tuner.model import Model
-from tuner.plan import Candidate, Plan
+from tuner.machine.machine import Device, Machine, Process
+from tuner.memory.footprint import DeviceUse, Footprint
+from tuner.model.model import Model
+from tuner.planning.plan import Candidate, Plan
 from tuner.units import printable, size_text, tps_text
 
 WIDTH = 80

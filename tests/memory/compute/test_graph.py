@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tuner.graphs.allocator import peaks, replay
-from tuner.graphs.graph import Graph, Node
+from tuner.memory.compute.allocator import peaks, replay
+from tuner.memory.compute.graph import Graph, Node
 
 
 def _chain(device: int = 0) -> tuple[Graph, Node]:

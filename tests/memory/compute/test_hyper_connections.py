@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from tests.headers import made_up
-from tuner.cache import ALL, WINDOW, plan_cache
-from tuner.gguf_header import TensorInfo
-from tuner.graphs.allocator import peaks
-from tuner.graphs.compressed import ratio_of
-from tuner.graphs.counts import counts
-from tuner.graphs.graph import F32, Graph
-from tuner.graphs.hyper import spread
-from tuner.graphs.layers import LayerBuilder, Shape, Tensors
-from tuner.graphs.pools import pool_inputs
-from tuner.hparams import HParams
+from tests.support.headers import made_up
+from tuner.gguf.header import TensorInfo
+from tuner.memory.compute.allocator import peaks
+from tuner.memory.compute.graph import F32, Graph
+from tuner.memory.compute.replica.attention import LayerBuilder, Shape, Tensors
+from tuner.memory.compute.replica.deepseek4 import ratio_of
+from tuner.memory.compute.replica.glm5_next import pool_inputs
+from tuner.memory.compute.replica.hyper_connections import spread
+from tuner.memory.compute.replica.sparse_counts import counts
+from tuner.memory.kv_cache import ALL, WINDOW, plan_cache
+from tuner.model.hparams import HParams
 
 
 def _hparams(folder: Path, architecture: str, **keys: Any) -> HParams:

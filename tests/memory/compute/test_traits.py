@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import pytest
 
-from tuner.graphs.allocator import peaks
-from tuner.graphs.cycles import block_of
-from tuner.graphs.graph import Graph
-from tuner.graphs.layers import LayerBuilder
-from tuner.graphs.traits import rotates, traits
-from tuner.hparams import HParams
+from tuner.memory.compute.allocator import peaks
+from tuner.memory.compute.graph import Graph
+from tuner.memory.compute.replica.attention import LayerBuilder
+from tuner.memory.compute.replica.hrm_text import block_of
+from tuner.memory.compute.replica.traits import rotates, traits
+from tuner.model.hparams import HParams
 
 
 def _hparams(**stated: Any) -> HParams:

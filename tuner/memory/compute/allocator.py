@@ -17,7 +17,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tuner.graphs.graph import HOST, Graph, Layout, Node
+from tuner.memory.compute.graph import HOST, Graph, Layout, Node
 
 _ENDLESS = 1 << 62
 

@@ -1,6 +1,6 @@
 """The compute buffer: the scratch memory of one graph, per device.
 
-The graph is built as sizes alone and ggml's allocator replayed over it (`graphs/replays.py`).
+The graph is built as sizes alone and ggml's allocator replayed over it (`tapes.py`).
 `exact` does so with every layer at the very context. A search asks thousands of times, so `sizes`
 makes do with a choice of layers, enough of each kind and each border between kinds, and where
 masks are all that grows with the context, with a line between few contexts.
@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tuner.cache import CELL_PADDING, CacheSizes
-from tuner.cache_types import CACHE_TYPES
-from tuner.graphs.counts import counts, gathers
-from tuner.graphs.graph import HOST
-from tuner.graphs.hyper import HYPER
-from tuner.graphs.layers import Shape
-from tuner.graphs.model import ModelGraph
-from tuner.graphs.qsa import QSA
-from tuner.graphs.replays import Layers, OpenGraph, Replays
-from tuner.graphs.sparse import LEFT_OUT, is_sparse
-from tuner.machine import Machine
-from tuner.model import Model
-from tuner.placement import Placement, alignment, padded
+from tuner.machine.machine import Machine
+from tuner.memory.cache_types import CACHE_TYPES
+from tuner.memory.compute.graph import HOST
+from tuner.memory.compute.replica.attention import Shape
+from tuner.memory.compute.replica.dsa import LEFT_OUT, is_sparse
+from tuner.memory.compute.replica.hyper_connections import HYPER
+from tuner.memory.compute.replica.model_graph import ModelGraph
+from tuner.memory.compute.replica.qwen4exp import QSA
+from tuner.memory.compute.replica.sparse_counts import counts, gathers
+from tuner.memory.compute.tapes import Layers, OpenGraph, Replays
+from tuner.memory.kv_cache import CELL_PADDING, CacheSizes
+from tuner.memory.placement import Placement, alignment, padded
+from tuner.model.model import Model
 from tuner.settings import Settings
 
 _OFFLOADING = frozenset({"CUDA", "ROCm", "MUSA", "Metal", "Vulkan", "SYCL"})

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuner.graphs.allocator import peaks, replay, trace
-from tuner.graphs.graph import HOST, Layout
-from tuner.graphs.layers import Shape
-from tuner.graphs.model import ModelGraph
-from tuner.graphs.sizes import Terms, opened, products, terms, value
+from tuner.memory.compute.allocator import peaks, replay, trace
+from tuner.memory.compute.graph import HOST, Layout
+from tuner.memory.compute.replica.attention import Shape
+from tuner.memory.compute.replica.model_graph import ModelGraph
+from tuner.memory.compute.terms import Terms, opened, products, terms, value
 
 Layers = tuple[tuple[int, int, bool], ...]  # (layer, device, experts on the host)
 _Key = tuple[Shape, Layers, int, int]  # the shape opened, layers, output's device, copies

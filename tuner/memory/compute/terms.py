@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tuner.graphs.layers import Shape
+from tuner.memory.compute.replica.attention import Shape
 
 _BITS = 64
 _DIGIT = (1 << _BITS) - 1

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
-from tuner.cache import ALL, WINDOW
-from tuner.graphs.experts import FeedForward
-from tuner.graphs.graph import F16, HOST, Node
-from tuner.graphs.parts import Shape, Tensors
-from tuner.graphs.traits import rotates
+from tuner.memory.compute.graph import F16, HOST, Node
+from tuner.memory.compute.replica.builder import Shape, Tensors
+from tuner.memory.compute.replica.feed_forward import FeedForward
+from tuner.memory.compute.replica.traits import rotates
+from tuner.memory.kv_cache import ALL, WINDOW
 
 __all__ = ["LayerBuilder", "Shape", "Tensors"]
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from tuner.cache import ALL, WINDOW
-from tuner.gguf_header import TensorInfo
-from tuner.graphs.counts import Counts
-from tuner.graphs.graph import F16, F32, I32, I64, Graph, Node
-from tuner.graphs.traits import traits
-from tuner.hparams import HParams
+from tuner.gguf.header import TensorInfo
+from tuner.memory.compute.graph import F16, F32, I32, I64, Graph, Node
+from tuner.memory.compute.replica.sparse_counts import Counts
+from tuner.memory.compute.replica.traits import traits
+from tuner.memory.kv_cache import ALL, WINDOW
+from tuner.model.hparams import HParams
 
 if TYPE_CHECKING:
-    from tuner.graphs.msa import Blocks
+    from tuner.memory.compute.replica.minimax_m3 import Blocks
 
 _ATTENDING = frozenset({"attn_qkv", "attn_q", "attn_k", "attn_v", "attn_output"})
 Tensors = dict[str, TensorInfo]
@@ -39,7 +39,7 @@ class Shape:
     f16_v: bool = True
     k_cached: float = 0.0  # bytes per cached key element, where the graph joins caches
     counts: Counts = ()  # what else the graph is built for
-    gathers: bool = False  # graphs/pools.py
+    gathers: bool = False  # glm5_next.py
 
 
 class Parts:
@@ -77,15 +77,15 @@ class Parts:
         self.owners: dict[int, int] = {}  # the device of the last cache of each kind
         self.inputs: dict[tuple[int, str], Node] = {}  # by kind of cache and purpose
         self.routed: Node | None = None  # experts that are chosen without a router
-        self.fused = True  # graphs/hyper.py
-        # sparse attention (graphs/sparse.py)
+        self.fused = True  # hyper_connections.py
+        # sparse attention (dsa.py)
         self.chosen: Node | None = None
         self.index_mask: Node | None = None
         self.index_rotation: Node | None = None
         self.index_rows: Node | None = None
-        self.bank: Node | None = None  # what earlier layers keep for later ones (graphs/bank.py)
-        self.blocks: Blocks | None = None  # what layers that pick blocks share (graphs/msa.py)
-        self.decays: tuple[Node, ...] = ()  # of lightning attention (graphs/lightning.py)
+        self.bank: Node | None = None  # what earlier layers keep for later ones (kimi_k3.py)
+        self.blocks: Blocks | None = None  # what layers that pick blocks share (minimax_m3.py)
+        self.decays: tuple[Node, ...] = ()  # of lightning attention (minimax_01.py)
 
     def has(self, t: Tensors, name: str) -> bool:
         return f"{name}.weight" in t

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from math import prod
 
-from tuner.cache import WINDOW
-from tuner.graphs.graph import F16, F32, I32, I64, Node
-from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.memory.compute.graph import F16, F32, I32, I64, Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
+from tuner.memory.kv_cache import WINDOW
 
 _CSA, _HCA = 4, 128
 _INDEX = -_CSA  # stands for the indexer's cache beside the one of ratio 4

@@ -4,10 +4,10 @@ dots3note.cpp, hy-v4.cpp, and `build_attn` over `llm_graph_input_attn_k_dsa`
 
 from __future__ import annotations
 
-from tuner.cache import ALL
-from tuner.graphs.graph import F16, F32, I32, I64, Node
-from tuner.graphs.layers import LayerBuilder, Tensors
-from tuner.hparams import HParams
+from tuner.memory.compute.graph import F16, F32, I32, I64, Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
+from tuner.memory.kv_cache import ALL
+from tuner.model.hparams import HParams
 
 _SPARSE = frozenset({"deepseek32", "glm-dsa", "dots3note", "hy_v4"})
 _UNROTATED = frozenset({"hy_v4"})  # index keys are stored as they are, without a Hadamard rotation

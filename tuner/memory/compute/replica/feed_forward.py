@@ -5,9 +5,9 @@ Mirrors `build_ffn` and `build_moe_ffn` (src/llama-graph.cpp).
 
 from __future__ import annotations
 
-from tuner.graphs.graph import F32, HOST, I32, Node
-from tuner.graphs.parts import Parts, Tensors
-from tuner.graphs.traits import SCALED_EXPERTS
+from tuner.memory.compute.graph import F32, HOST, I32, Node
+from tuner.memory.compute.replica.builder import Parts, Tensors
+from tuner.memory.compute.replica.traits import SCALED_EXPERTS
 
 
 class FeedForward(Parts):

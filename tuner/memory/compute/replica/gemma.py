@@ -7,8 +7,8 @@ and corrects the others by what came of it; a low-rank path (LAuReL) runs beside
 
 from __future__ import annotations
 
-from tuner.graphs.graph import HOST, Graph, Node
-from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.memory.compute.graph import HOST, Graph, Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
 
 _VERSIONS = 4  # n_altup
 _SPARSE_LAYERS = 10  # n_layer_sparsity: the first layers keep their strongest activations only

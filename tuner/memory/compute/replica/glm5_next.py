@@ -8,9 +8,9 @@ is reserved for a ubatch that completes every pool of the context (`kpool_build_
 
 from __future__ import annotations
 
-from tuner.cache import ALL
-from tuner.graphs.graph import F16, F32, I32, I64, Node
-from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.memory.compute.graph import F16, F32, I32, I64, Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
+from tuner.memory.kv_cache import ALL
 
 
 def pooled_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tuner.graphs.graph import Node
-from tuner.graphs.layers import LayerBuilder
-from tuner.hparams import HParams
+from tuner.memory.compute.graph import Node
+from tuner.memory.compute.replica.attention import LayerBuilder
+from tuner.model.hparams import HParams
 
 CYCLING = frozenset({"hrm_text"})
 

@@ -7,9 +7,9 @@ of it runs in F32, through copies of what is in F32 already.
 
 from __future__ import annotations
 
-from tuner.graphs.graph import Node
-from tuner.graphs.latent import latent_attention
-from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.memory.compute.graph import Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
+from tuner.memory.compute.replica.mla import latent_attention
 
 STREAMS = frozenset({"hy_v4"})
 

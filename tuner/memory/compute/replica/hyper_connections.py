@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuner.cache import WINDOW
-from tuner.graphs.compressed import compressed_attention
-from tuner.graphs.graph import F32, HOST, Node
-from tuner.graphs.layers import LayerBuilder, Tensors
-from tuner.graphs.parts import Layers
-from tuner.graphs.pools import pool_inputs, pooled_attention
-from tuner.graphs.recurrent import mixer
+from tuner.memory.compute.graph import F32, HOST, Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
+from tuner.memory.compute.replica.builder import Layers
+from tuner.memory.compute.replica.deepseek4 import compressed_attention
+from tuner.memory.compute.replica.glm5_next import pool_inputs, pooled_attention
+from tuner.memory.compute.replica.state_space import mixer
+from tuner.memory.kv_cache import WINDOW
 
 HYPER = frozenset({"deepseek4", "glm5-next"})
 

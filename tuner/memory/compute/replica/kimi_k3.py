@@ -7,10 +7,10 @@ kind ("situ") keeps more of its inputs than others do.
 
 from __future__ import annotations
 
-from tuner.graphs.graph import Node
-from tuner.graphs.latent import latent_attention
-from tuner.graphs.layers import LayerBuilder, Tensors
-from tuner.graphs.recurrent import mixer
+from tuner.memory.compute.graph import Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
+from tuner.memory.compute.replica.mla import latent_attention
+from tuner.memory.compute.replica.state_space import mixer
 
 BANKING = frozenset({"kimi-k3"})
 

@@ -6,8 +6,8 @@ decays, and what came before is a state. Each part of a layer is added to its no
 
 from __future__ import annotations
 
-from tuner.graphs.graph import Node
-from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.memory.compute.graph import Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
 
 LIGHTNING = frozenset({"minimax-01"})
 

@@ -7,9 +7,9 @@ padding unit; masks as long as the whole cache are made all the same.
 
 from __future__ import annotations
 
-from tuner.cache import ALL
-from tuner.graphs.graph import F16, I32, I64, Node
-from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.memory.compute.graph import F16, I32, I64, Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
+from tuner.memory.kv_cache import ALL
 
 _POSITIONS = 256  # `llama_kv_cache_msa_context::get_n_pos` of an empty cache
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from tuner.graphs.graph import Node
-from tuner.graphs.layers import LayerBuilder, Tensors
-from tuner.graphs.sparse import is_sparse, sparse_mask, top_tokens
+from tuner.memory.compute.graph import Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
+from tuner.memory.compute.replica.dsa import is_sparse, sparse_mask, top_tokens
 
 _WHOLE_QUERY = frozenset({"minicpm3", "plm"})  # rotate the end of a query where it is
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from functools import partial
 
-from tuner.graphs.bank import BANKING, banking_layer, blended
-from tuner.graphs.cycles import CYCLING, block_of, cycled
-from tuner.graphs.gemma import (
+from tuner.memory.compute.graph import F32, HOST, Graph, Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Shape, Tensors
+from tuner.memory.compute.replica.builder import Layers
+from tuner.memory.compute.replica.dsa import LEFT_OUT, unread_zeros
+from tuner.memory.compute.replica.gemma import (
     ALTUP,
     altup_layer,
     altup_narrowed,
@@ -17,20 +19,18 @@ from tuner.graphs.gemma import (
     per_layer_part,
     per_layer_rows,
 )
-from tuner.graphs.graph import F32, HOST, Graph, Node
-from tuner.graphs.hyper import HYPER, hyper_model
-from tuner.graphs.latent import latent_attention
-from tuner.graphs.layers import LayerBuilder, Shape, Tensors
-from tuner.graphs.lightning import LIGHTNING, lightning_layer
-from tuner.graphs.msa import block_attention, in_blocks, unread_blocks
-from tuner.graphs.parts import Layers
-from tuner.graphs.qsa import QSA, qsa_model
-from tuner.graphs.recurrent import mixer
-from tuner.graphs.rwkv import rwkv_in_common_layer, rwkv_layer
-from tuner.graphs.sparse import LEFT_OUT, unread_zeros
-from tuner.graphs.streams import STREAMS, narrowed, streams_layer, widened
-from tuner.graphs.traits import rotates, traits
-from tuner.model import Model
+from tuner.memory.compute.replica.hrm_text import CYCLING, block_of, cycled
+from tuner.memory.compute.replica.hy_v4 import STREAMS, narrowed, streams_layer, widened
+from tuner.memory.compute.replica.hyper_connections import HYPER, hyper_model
+from tuner.memory.compute.replica.kimi_k3 import BANKING, banking_layer, blended
+from tuner.memory.compute.replica.minimax_01 import LIGHTNING, lightning_layer
+from tuner.memory.compute.replica.minimax_m3 import block_attention, in_blocks, unread_blocks
+from tuner.memory.compute.replica.mla import latent_attention
+from tuner.memory.compute.replica.qwen4exp import QSA, qsa_model
+from tuner.memory.compute.replica.rwkv import rwkv_in_common_layer, rwkv_layer
+from tuner.memory.compute.replica.state_space import mixer
+from tuner.memory.compute.replica.traits import rotates, traits
+from tuner.model.model import Model
 
 _LAYER = re.compile(r"^blk\.\d+\.")
 

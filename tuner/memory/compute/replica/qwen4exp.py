@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from tuner.cache import ALL
-from tuner.graphs.graph import F32, HOST, I32, I64, Node
-from tuner.graphs.layers import LayerBuilder, Tensors
-from tuner.graphs.parts import Layers
-from tuner.graphs.recurrent import mixer
-from tuner.graphs.sparse import sparse_mask
+from tuner.memory.compute.graph import F32, HOST, I32, I64, Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
+from tuner.memory.compute.replica.builder import Layers
+from tuner.memory.compute.replica.dsa import sparse_mask
+from tuner.memory.compute.replica.state_space import mixer
+from tuner.memory.kv_cache import ALL
 
 QSA = frozenset({"qwen4exp"})
 

@@ -3,8 +3,8 @@ and rwkv7.cpp around them; rwkv6qwen2.cpp and arwkv7.cpp put the same mixers int
 
 from __future__ import annotations
 
-from tuner.graphs.graph import Node
-from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.memory.compute.graph import Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
 
 
 def rwkv_layer(b: LayerBuilder, t: Tensors, x: Node, last: bool) -> Node:

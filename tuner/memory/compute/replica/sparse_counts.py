@@ -2,15 +2,15 @@
 
 Sparse attention rounds the context to blocks, picks no more of them than there are, and rounds
 the batch likewise. Such numbers come with a graph's shape, so that a graph that is traced with
-its sizes left open (`graphs/sizes.py`) can leave them open too.
+its sizes left open (`terms.py`) can leave them open too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tuner.cache import ALL
-from tuner.hparams import HParams
+from tuner.memory.kv_cache import ALL
+from tuner.model.hparams import HParams
 
 Counts = tuple[tuple[str, int], ...]
 GATHERING = 16  # the largest batch of which each token attends to a copy of what it picked
@@ -32,7 +32,7 @@ def counts(hp: HParams, u: int, cells: Mapping[int, int]) -> Counts:
 
 
 def _of_compressed(hp: HParams, u: int, cells: Mapping[int, int]) -> Counts:
-    """graphs/compressed.py: the rows that a batch completes, those that it leaves behind, and
+    """deepseek4.py: the rows that a batch completes, those that it leaves behind, and
     how many an indexer picks."""
     found = [(f"blocks of {ratio}", u // ratio + 1) for ratio in cells if ratio > 1]
     # twice the ratio where a row looks back at the tokens of the one before
@@ -43,7 +43,7 @@ def _of_compressed(hp: HParams, u: int, cells: Mapping[int, int]) -> Counts:
 
 
 def _of_pools(hp: HParams, n: int) -> Counts:
-    """graphs/pools.py: pools of the context, with padding; those that are complete; how many an
+    """glm5_next.py: pools of the context, with padding; those that are complete; how many an
     indexer picks."""
     kpool = hp.indexer_kpool
     if kpool < 1:
@@ -57,7 +57,7 @@ def _of_pools(hp: HParams, n: int) -> Counts:
 
 
 def _of_blocks(hp: HParams, n: int) -> Counts:
-    """graphs/qsa.py: blocks of the context, and the tokens that a query may see: whole blocks and
+    """qwen4exp.py: blocks of the context, and the tokens that a query may see: whole blocks and
     the incomplete one."""
     found: list[tuple[str, int]] = []
     for ratio in sorted({r for r in hp.compress_ratios if r}):

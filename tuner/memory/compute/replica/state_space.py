@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from math import prod
 
-from tuner.graphs.graph import Node
-from tuner.graphs.layers import LayerBuilder, Tensors
+from tuner.memory.compute.graph import Node
+from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
 
 
 def mixer(b: LayerBuilder, t: Tensors, x: Node) -> Node | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tuner.hparams import HParams
+from tuner.model.hparams import HParams
 
 Part = Literal["attention", "ffn", "input"]
 

@@ -1,0 +1,1 @@
+"""One conversation and the answer that is being written."""

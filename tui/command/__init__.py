@@ -1,0 +1,1 @@
+"""The command line: flags, what they ask for, what happens."""

@@ -1,0 +1,1 @@
+"""A file's own words: parts, header, types, keys."""

@@ -1,0 +1,1 @@
+"""What there is: devices, their memory, the installed engine."""

@@ -1,0 +1,1 @@
+"""The bytes of any settings, per device."""

@@ -1,0 +1,1 @@
+"""What llama.cpp will build from a file."""

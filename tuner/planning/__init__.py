@@ -1,0 +1,1 @@
+"""What is best: plans, their worth, the search, the reasons."""

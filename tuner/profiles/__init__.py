@@ -1,0 +1,1 @@
+"""What is remembered per model and per machine."""
