@@ -24,10 +24,10 @@ from tuner.gguf.header import read_header
 from tuner.machine.machine import Machine
 from tuner.memory.estimator import Estimator
 from tuner.model.model import Model, describe
-from tuner.planning.plan import Wishes
 from tuner.planning.planner import make_plan
 from tuner.planning.solver import CHOSEN_TYPES, UBATCHES
 from tuner.settings import Settings
+from tuner.wishes import Wishes
 
 _SAMPLE = 50  # one in so many is also measured plainly
 _BUDGETS = ((6, 4), (10, 8), (16, 12), (24, 24))  # GiB of the first and the second GPU

@@ -23,12 +23,13 @@ from pathlib import Path
 from bench.oracle import Answer, Oracle, available
 from tuner.errors import KvchatError
 from tuner.gguf.header import read_header
-from tuner.machine.machine import MIB, Device, Machine
+from tuner.machine.machine import Device, Machine
 from tuner.memory.estimator import Estimator
 from tuner.memory.footprint import Footprint
 from tuner.model.model import describe
 from tuner.planning.constraints import refusal
 from tuner.settings import Settings
+from tuner.units import MIB
 
 COMPUTE_SHARE, COMPUTE_BYTES = 0.03, 4 * MIB  # what counts as right for a compute buffer
 

@@ -15,31 +15,24 @@ from tests.support.scripted_worker import scripted_worker
 from tests.support.standin_gpu import rpc_available, standin_gpu
 from tuner.demo import demo_model_path
 from tuner.engine.client import EngineClient
-from tuner.engine.protocol import (
-    Buffer,
-    Done,
-    DryRunDone,
-    Load,
-    Loaded,
-    Message,
-    Progress,
-    Sampling,
-    Text,
-)
+from tuner.engine.protocol import Done, DryRunDone, Load, Loaded, Message, Progress, Sampling, Text
 from tuner.errors import EngineCancelled, EngineError, NoFitError
 from tuner.gguf.header import read_header
 from tuner.launch import Launcher, Ready, Retry, Running, Stage
 from tuner.machine import measure as devices
-from tuner.machine.machine import GIB, MIB, Machine
+from tuner.machine.machine import Machine
+from tuner.memory.footprint import Buffer
 from tuner.memory.mapped_weights import mapped_weights
 from tuner.memory.placement import place
-from tuner.planning.plan import Plan, Wishes
+from tuner.memory.reported import device_index, footprint_of
+from tuner.planning.plan import Plan
 from tuner.planning.planner import make_plan
 from tuner.planning.verify import verified
-from tuner.profiles.actual import device_index, differences, footprint_of
+from tuner.profiles.actual import differences
 from tuner.profiles.profiles import Profiles
 from tuner.settings import Settings
-from tuner.tuning import Request
+from tuner.units import GIB, MIB
+from tuner.wishes import LaunchRequest, Wishes
 
 ASK = [Message("user", "Hello?")]
 
@@ -61,7 +54,7 @@ def launcher(
     path: Path, tmp_path: Path, wishes: Wishes | None = None, **script: object
 ) -> Launcher:
     client = EngineClient(tmp_path / "engine.log", command=scripted_worker(**script))
-    return Launcher(Request(path, wishes or Wishes(), threads=1), client)
+    return Launcher(LaunchRequest(path, wishes or Wishes(), threads=1), client)
 
 
 def run(it: Iterator[object]) -> tuple[list[object], Running]:
@@ -383,7 +376,7 @@ def test_buffers_add_up_per_device() -> None:
 def test_the_demo_model_end_to_end(tmp_path: Path) -> None:
     """Read, measure, plan, dry run, load, answer, remember: nothing scripted. What the engine
     allocated is within 2 % of what was predicted."""
-    request = Request(demo_model_path(), Wishes(n_ctx=1024), threads=1)
+    request = LaunchRequest(demo_model_path(), Wishes(n_ctx=1024), threads=1)
     start = Launcher(request, EngineClient(tmp_path / "engine.log"))
     Profiles().learn(lambda facts: replace(facts, use_extra_bufts=False))
     _, running = run(start.start())
@@ -409,7 +402,7 @@ def test_layers_on_the_stand_in_gpu_end_to_end(tmp_path: Path) -> None:
     """The same with a device beside the host: planned for, loaded there, answered from there."""
     Profiles().learn(lambda facts: replace(facts, use_extra_bufts=False))
     with standin_gpu() as server:
-        request = Request(
+        request = LaunchRequest(
             demo_model_path(), Wishes(n_ctx=512, n_gpu_layers=20), rpc_servers=(server,), threads=1
         )
         start = Launcher(request, EngineClient(tmp_path / "engine.log"))

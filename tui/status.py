@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-GIB = 1 << 30
+from tuner.units import GIB
+
 GAUGE = 8  # cells
 SEPARATOR = " · "
 

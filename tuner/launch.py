@@ -26,10 +26,11 @@ from tuner.errors import EngineCancelled, EngineError, NoFitError
 from tuner.machine.measure import gpu_used_bytes
 from tuner.model.model import Model
 from tuner.planning.plan import Plan
+from tuner.profiles.actual import Actual
 from tuner.report import text as report
-from tuner.report.text import Actual
 from tuner.settings import Settings
-from tuner.tuning import Request, Situation
+from tuner.tuning import Situation
+from tuner.wishes import LaunchRequest
 
 # Shorter answers and prompts say nothing about speed.
 MEASURED_TOKENS = 48
@@ -64,7 +65,7 @@ LaunchEvent = Stage | Retry | Ready
 class Launcher:
     """Plans and loads one model file. `start` may be called again after a failure or a death."""
 
-    def __init__(self, request: Request, client: EngineClient | None = None) -> None:
+    def __init__(self, request: LaunchRequest, client: EngineClient | None = None) -> None:
         self.request = request
         self.client = client or EngineClient()
         self._cancelled = threading.Event()

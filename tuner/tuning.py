@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from tuner.engine.client import EngineClient
@@ -15,39 +14,21 @@ from tuner.gguf.header import read_header
 from tuner.machine import measure
 from tuner.machine.machine import Machine
 from tuner.memory.footprint import Footprint
+from tuner.memory.reported import footprint_of
 from tuner.model.model import Model, describe
-from tuner.planning.plan import Plan, Wishes
+from tuner.planning.plan import Plan
 from tuner.planning.planner import make_plan
 from tuner.planning.solver import Solver
 from tuner.planning.speed import Calibration
 from tuner.planning.verify import verified
-from tuner.profiles.actual import as_mapped, differences, footprint_of
+from tuner.profiles.actual import Actual, as_mapped, differences
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
-from tuner.report.text import Actual
 from tuner.settings import Settings
 from tuner.units import tps_text
+from tuner.wishes import LaunchRequest, Wishes
 
 # A saved choice is kept unless a fresh one is better by more than this factor of effective speed.
 WORTH_CHANGING = 1.10
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the user asked for. Sizes in bytes."""
-
-    path: Path
-    wishes: Wishes = field(default_factory=Wishes)
-    vram: tuple[int, ...] = ()  # stated GPUs; empty: measured
-    ram: int | None = None
-    reserve: int | None = None
-    rpc_servers: tuple[str, ...] = ()
-    threads: int | None = None  # None: one per physical core
-    use_profile: bool = True
-
-    @property
-    def stated(self) -> bool:
-        """The machine is described, not measured: nothing is remembered of it."""
-        return bool(self.vram) or self.ram is not None
 
 
 class Situation:
@@ -55,7 +36,7 @@ class Situation:
 
     def __init__(
         self,
-        request: Request,
+        request: LaunchRequest,
         model: Model,
         machine: Machine,
         profiles: Profiles | None,
@@ -70,7 +51,7 @@ class Situation:
         self.threads = request.threads or machine.physical_cores
 
     @classmethod
-    def of(cls, request: Request) -> Situation:
+    def of(cls, request: LaunchRequest) -> Situation:
         """Reads the file and measures the machine. Raises FileError."""
         model = describe(read_header(request.path))
         profiles = Profiles() if request.use_profile and not request.stated else None

@@ -10,8 +10,7 @@ from tui.answering.conversation import Chat, title_of
 from tui.answering.reasoning import ReasoningSplitter
 from tui.answering.segments import FENCE_LINES_MAX, Segmenter
 from tui.status import Status, compose, gauge
-
-GIB = 1 << 30
+from tuner.units import GIB
 
 # ---------------------------------------------------------------- segments
 

@@ -31,8 +31,8 @@ from tuner.engine.protocol import (
 )
 from tuner.errors import EngineCancelled, EngineError
 from tuner.settings import Settings
+from tuner.units import MIB
 
-MIB = 1 << 20
 # Extra buffers off: a virtual machine may announce an AMX unit that it does not have.
 SETTINGS = Settings(n_ctx=2048, n_ubatch=64, use_extra_bufts=False)
 GREEDY = Sampling(temperature=0, max_tokens=24)

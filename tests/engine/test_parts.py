@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tuner.engine.answer import AnswerText
 from tuner.engine.log_lines import failure_reason, parse_buffers
-from tuner.engine.protocol import Buffer, Message
+from tuner.engine.protocol import Message
 from tuner.engine.templates import (
     BAD_TEMPLATE,
     CHATML_STOPS,
@@ -19,6 +19,7 @@ from tuner.engine.templates import (
     fold_system,
     merge_turns,
 )
+from tuner.memory.footprint import Buffer
 
 SYSTEM, USER = Message("system", "Be brief."), Message("user", "Hi?")
 HELLO, THANKS = Message("assistant", "Hello."), Message("user", "Thanks.")

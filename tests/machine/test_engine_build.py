@@ -12,7 +12,7 @@ import pytest
 from tests.support.fake_hardware import engine_folder, write_files
 from tests.support.standin_gpu import standin_gpu
 from tuner.machine.engine_build import ask_engine, built_backends, devices_of, library_folder
-from tuner.machine.machine import GIB
+from tuner.units import GIB
 
 LINUX = ["libggml-base.so.0", "libggml-cuda.so", "libggml-cuda.so.0.25.3", "libggml-rpc.so"]
 WINDOWS = ["ggml-base.dll", "ggml-cpu.dll", "ggml-vulkan.dll", "llama.dll"]

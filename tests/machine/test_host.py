@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.fake_hardware import DESKTOP, write_files
 from tuner.machine.host import default_reserve, host_device, measure_host_bandwidth, usable_cores
-from tuner.machine.machine import GIB
+from tuner.units import GIB
 
 V2 = "sys/fs/cgroup"
 UNLIMITED_V1 = "9223372036854771712"

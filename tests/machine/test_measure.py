@@ -22,7 +22,8 @@ from tests.support.fake_hardware import (
 from tuner.machine import measure as devices
 from tuner.machine import nvidia
 from tuner.machine.engine_build import EngineAnswer
-from tuner.machine.machine import GIB, MIB, Device, Machine
+from tuner.machine.machine import Device, Machine
+from tuner.units import GIB, MIB
 
 RTX_3090 = FakeCard()
 

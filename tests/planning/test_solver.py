@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from tests.support.gguf_files import Q8_0, Tensor, write_gguf
 from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
 from tuner.gguf.header import read_header
-from tuner.machine.machine import GIB, MIB
 from tuner.memory.estimator import Estimator
 from tuner.memory.footprint import Footprint
 from tuner.model.model import Model, describe
 from tuner.planning.objective import FLOOR
-from tuner.planning.plan import PREFERENCES, Candidate, Wishes
+from tuner.planning.plan import Candidate
 from tuner.planning.planner import make_plan
 from tuner.planning.solver import UBATCHES, Solver
 from tuner.settings import Settings
+from tuner.units import GIB, MIB
+from tuner.wishes import PREFERENCES, Wishes
 
 GIANTS = (LLAMA_8B, AYA_35B, QWEN_30B_A3B, GEMMA_27B)
 

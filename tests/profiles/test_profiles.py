@@ -14,11 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tuner.engine.protocol import Buffer
-from tuner.machine.machine import MIB
-from tuner.memory.footprint import DeviceUse
+from tuner.memory.footprint import Buffer, DeviceUse
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles, config_folder, write_atomically
 from tuner.settings import Settings
+from tuner.units import MIB
 
 PROFILE = Profile(
     fingerprint="llama:5f2c",

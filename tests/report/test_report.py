@@ -10,12 +10,14 @@ import pytest
 
 from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
 from tuner.errors import FileError, KvchatError
-from tuner.machine.machine import GIB, MIB, Process
+from tuner.machine.machine import Process
 from tuner.memory.footprint import Footprint
-from tuner.planning.plan import Plan, Wishes
+from tuner.planning.plan import Plan
 from tuner.planning.planner import make_plan
+from tuner.profiles.actual import Actual
 from tuner.report import text as report
-from tuner.report.text import Actual
+from tuner.units import GIB, MIB
+from tuner.wishes import Wishes
 
 
 def plan_of(name: str = AYA_35B, *gibs: float, wishes: Wishes | None = None) -> Plan:

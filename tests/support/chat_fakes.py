@@ -21,8 +21,6 @@ from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
 from tuner.errors import EngineCancelled, KvchatError
 from tuner.settings import Settings
 
-GIB = 1 << 30
-
 
 @dataclass(frozen=True)
 class FakeModel:

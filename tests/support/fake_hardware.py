@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tuner.machine.host import HostState
-from tuner.machine.machine import GIB, MIB
+from tuner.units import GIB, MIB
 
 
 @dataclass

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.headers import real_model, unpacked
-from tuner.machine.machine import GIB, MIB, Device, Machine
+from tuner.machine.machine import Device, Machine
 from tuner.model.model import Model
+from tuner.units import GIB, MIB
 
 LLAMA_8B = "Llama-3.1-8B-Q4_K_M.gguf"
 AYA_35B = "aya-23-35B-Q4_K_M.gguf"

@@ -43,7 +43,6 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from tuner.engine.protocol import (
-    Buffer,
     Cancelled,
     CountTokens,
     Done,
@@ -63,6 +62,7 @@ from tuner.engine.protocol import (
     TokenCount,
     Wire,
 )
+from tuner.memory.footprint import Buffer
 
 
 def scripted_worker(**script: object) -> tuple[str, ...]:

@@ -18,8 +18,9 @@ from tuner.gguf.header import read_header
 from tuner.model.model import describe
 from tuner.planning.plan import Plan
 from tuner.report import text as report
-from tuner.tuning import Request, Situation
+from tuner.tuning import Situation
 from tuner.units import parse_size, printable
+from tuner.wishes import LaunchRequest
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -110,8 +111,8 @@ def _models(args: argparse.Namespace) -> list[Path]:
     return [Path(m) for m in args.models]
 
 
-def _request(args: argparse.Namespace, path: Path) -> Request:
-    return Request(
+def _request(args: argparse.Namespace, path: Path) -> LaunchRequest:
+    return LaunchRequest(
         path=path,
         wishes=options.wishes(args),
         vram=tuple(options.sizes(args.vram)),
@@ -137,7 +138,7 @@ def _prompt(args: argparse.Namespace) -> str | None:
     return "\n\n".join(parts) or None
 
 
-def _explain(requests: list[Request], *, as_json: bool, verify: bool) -> int:
+def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> int:
     worst = ExitCode.OK
     rows: list[tuple[str, Plan | KvchatError]] = []
     for request in requests:

@@ -8,10 +8,10 @@ import sys
 from tuner.engine.protocol import Message, Sampling, Text
 from tuner.errors import EngineCancelled, ExitCode
 from tuner.launch import Launcher, Ready, Retry, Stage
-from tuner.tuning import Request
+from tuner.wishes import LaunchRequest
 
 
-def answer(request: Request, prompt: str, system: str | None, sampling: Sampling) -> int:
+def answer(request: LaunchRequest, prompt: str, system: str | None, sampling: Sampling) -> int:
     """Streams the answer; progress and warnings go to stderr, progress only on a terminal.
 
     Raises KvchatError as a launch does.

@@ -9,10 +9,12 @@ from tui.storage.conversations import Conversations
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode
 from tuner.launch import Launcher
-from tuner.tuning import Request
+from tuner.wishes import LaunchRequest
 
 
-def open_chat(request: Request, sampling: Sampling, system: str | None, resume: str | None) -> int:
+def open_chat(
+    request: LaunchRequest, sampling: Sampling, system: str | None, resume: str | None
+) -> int:
     """Runs the app until the user leaves. A launch that failed is said again on stderr."""
     launcher = Launcher(request)
     try:

@@ -10,9 +10,9 @@ from typing import NoReturn
 from tuner.engine.protocol import Sampling
 from tuner.errors import UsageError
 from tuner.memory.cache_types import CACHE_TYPES
-from tuner.planning.plan import PREFERENCES, Wishes
 from tuner.settings import ALL_LAYERS
 from tuner.units import parse_size, parse_tokens
+from tuner.wishes import PREFERENCES, Wishes
 
 MAX_CONTEXT = "max"
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from tuner.engine.probe import add_rpc_server, open_library
-from tuner.engine.protocol import Buffer
+from tuner.memory.footprint import Buffer
 
 _GPU, _INTEGRATED = 1, 2  # enum ggml_backend_dev_type (ggml-backend.h)
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"

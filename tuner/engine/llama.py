@@ -17,8 +17,9 @@ import llama_cpp
 from tuner.engine.abort import AbortFlag
 from tuner.engine.libraries import GgmlLibraries
 from tuner.engine.log_lines import failure_reason, parse_buffers
-from tuner.engine.protocol import Buffer, Sampling
+from tuner.engine.protocol import Sampling
 from tuner.memory.cache_types import CACHE_TYPES
+from tuner.memory.footprint import Buffer
 from tuner.settings import Settings
 
 _CONTEXT_PADDING = 256  # tokens (llama-context.cpp)

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tuner.engine.protocol import Buffer
-
-MIB = 1 << 20
+from tuner.memory.footprint import Buffer
+from tuner.units import MIB
 
 # The lines of llama-model.cpp, llama-kv-cache.cpp, llama-memory-recurrent.cpp and
 # llama-context.cpp (llama.cpp as vendored in llama-cpp-python 0.3.36). Sizes have two decimals.

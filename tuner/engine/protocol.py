@@ -11,16 +11,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from tuner.memory.footprint import Buffer
 from tuner.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Buffer:
-    """One buffer that the engine reported: a line of its log or of its memory breakdown."""
-
-    device: str  # the engine's name: "CUDA0", "CPU_Mapped", "CUDA_Host", "RPC0[...]"
-    kind: str  # "weights" | "kv_cache" | "recurrent_state" | "compute" | "output"
-    size: int  # bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from tuner.engine.abort import AbortFlag
 from tuner.engine.llama import Context, LlamaError, LogTap, Model
 from tuner.engine.loaded_model import CancelledError, Emit, Session
 from tuner.engine.protocol import (
-    Buffer,
     Cancelled,
     CountTokens,
     DryRun,
@@ -22,6 +21,7 @@ from tuner.engine.protocol import (
     Request,
     TokenCount,
 )
+from tuner.memory.footprint import Buffer
 
 
 class Service:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from tuner.machine.machine import GIB, Device
+from tuner.machine.machine import Device
+from tuner.units import GIB
 
 # A desktop's two channels of DDR4-3200 give 51 GB/s on paper; about 80 % of it arrives. One core
 # alone draws no more than about 12 GB/s, which is what bounds small virtual machines.

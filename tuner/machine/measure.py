@@ -12,8 +12,8 @@ from typing import Any
 from tuner.machine import engine_build, host, nvidia
 from tuner.machine.engine_build import EngineAnswer, ask_engine, engine_devices
 from tuner.machine.host import HostState, measure_host_bandwidth
-from tuner.machine.machine import GIB, MIB, Device, Machine, Process
-from tuner.units import size_text
+from tuner.machine.machine import Device, Machine, Process
+from tuner.units import GIB, MIB, size_text
 
 __all__ = [
     "GPU_RESERVE", "device_key", "engine_devices", "gpu_used_bytes", "measure",

@@ -36,3 +36,12 @@ class Footprint:
     @property
     def total(self) -> int:
         return sum(use.total for use in self.uses)
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """One buffer that the engine reported: a line of its log or of its memory breakdown."""
+
+    device: str  # the engine's name: "CUDA0", "CPU_Mapped", "CUDA_Host", "RPC0[...]"
+    kind: str  # "weights" | "kv_cache" | "recurrent_state" | "compute" | "output"
+    size: int  # bytes

@@ -3,50 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tuner.machine.machine import Machine
 from tuner.memory.footprint import Footprint
 from tuner.model.model import Model
-from tuner.settings import ALL_LAYERS, Settings
-
-PREFERENCES = ("balanced", "speed", "context", "quality")
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the user fixed; None leaves it to the solver. Every wish is kept exactly."""
-
-    n_ctx: int | None = None  # tokens
-    max_ctx: bool = False  # all that the model was trained for
-    type_k: str | None = None
-    type_v: str | None = None
-    n_gpu_layers: int | None = None
-    n_cpu_moe: int | None = None
-    n_ubatch: int | None = None
-    tensor_split: tuple[float, ...] | None = None
-    flash_attn: str | None = None
-    use_extra_bufts: bool = True  # False once this machine died of them
-    prefer: str = "balanced"
-
-    def for_model(self, model: Model) -> Wishes:
-        """The same wishes with "max" and "all" in numbers."""
-        n_ctx = model.n_ctx_train if self.max_ctx else self.n_ctx
-        layers = self.n_gpu_layers
-        if layers is not None:
-            most = model.n_layer_all + 1
-            layers = most if layers == ALL_LAYERS else min(layers, most)
-        return replace(self, n_ctx=n_ctx, max_ctx=False, n_gpu_layers=layers)
-
-    @property
-    def complete(self) -> bool:
-        """Nothing is left to decide: the solver is a calculator."""
-        return None not in (
-            self.n_ctx,
-            self.type_k,
-            self.type_v,
-            self.n_gpu_layers,
-        )
+from tuner.settings import Settings
+from tuner.wishes import Wishes
 
 
 @dataclass(frozen=True, slots=True)

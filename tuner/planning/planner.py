@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tuner.errors import UsageError
-from tuner.machine.machine import GIB, Machine
+from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.objective import DEFAULT_CLASS, FLOOR
-from tuner.planning.plan import PREFERENCES, Candidate, Plan, Wishes
+from tuner.planning.plan import Candidate, Plan
 from tuner.planning.solver import Solver
 from tuner.planning.speed import Calibration
 from tuner.settings import Settings
-from tuner.units import size_text, tps_text
+from tuner.units import GIB, size_text, tps_text
+from tuner.wishes import PREFERENCES, Wishes
 
 # The ladder after a load that failed for memory: shares of each GPU's budget to plan for next.
 LADDER = (0.94, 0.86, 0.72, 0.50)

@@ -21,9 +21,10 @@ from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.fitting import Fitting
 from tuner.planning.objective import DEFAULT_CLASS, FLOOR, Objective, prior_loss
-from tuner.planning.plan import Candidate, Quality, Wishes
+from tuner.planning.plan import Candidate, Quality
 from tuner.planning.speed import Calibration, Offload, SpeedModel
 from tuner.settings import Settings
+from tuner.wishes import Wishes
 
 CHOSEN_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 UBATCHES = (512, 256, 128)

@@ -12,10 +12,10 @@ from dataclasses import replace
 from tuner.engine.protocol import DryRunDone
 from tuner.errors import EngineError
 from tuner.memory.footprint import DeviceUse
+from tuner.memory.reported import footprint_of
 from tuner.planning.plan import Plan
 from tuner.planning.planner import make_plan
 from tuner.planning.speed import Calibration
-from tuner.profiles.actual import footprint_of
 from tuner.settings import Settings
 from tuner.units import size_text
 

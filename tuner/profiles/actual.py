@@ -1,13 +1,11 @@
-"""What the engine says it allocated, in the tuner's own terms."""
+"""What a load really took, held against what was predicted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-from tuner.engine.protocol import Buffer
-from tuner.machine.machine import Device, Machine
-from tuner.memory.footprint import DeviceUse, Footprint
+from tuner.memory.footprint import Buffer, Footprint
 from tuner.memory.mapped_weights import mapped_weights
 from tuner.memory.placement import place
 from tuner.model.model import Model
@@ -15,38 +13,16 @@ from tuner.settings import Settings
 
 NOTABLE = 0.02  # a larger share of difference is worth recording
 
-_FIELDS = {
-    "weights": "weights",
-    "kv_cache": "kv_cache",
-    "recurrent_state": "recurrent_state",
-    "compute": "compute",
-    "output": "compute",  # the logits that a decode returns
-}
 
+@dataclass(frozen=True, slots=True)
+class Actual:
+    """What a load really took, beside what was predicted."""
 
-def footprint_of(
-    buffers: Iterable[Buffer], machine: Machine, base: Footprint, source: str
-) -> Footprint:
-    """The engine's buffers summed per device of the machine.
-
-    Only kinds of buffers that occur are replaced: what the engine does not report (overhead; in a
-    dry run without a breakdown the weights and the cache) stays as in `base`.
-    """
-    totals: dict[tuple[int, str], int] = {}
-    kinds = set()
-    for buffer in buffers:
-        kind = _FIELDS.get(buffer.kind)
-        if kind is None:
-            continue
-        kinds.add(kind)
-        key = (device_index(buffer.device, machine.gpus), kind)
-        totals[key] = totals.get(key, 0) + buffer.size
-    uses: list[DeviceUse] = []
-    for i, use in enumerate(base.uses):
-        at = i if i < len(machine.gpus) else -1
-        measured = {kind: totals.get((at, kind), 0) for kind in kinds}
-        uses.append(DeviceUse(**{**asdict(use), **measured}))
-    return Footprint(tuple(uses), source)
+    footprint: Footprint
+    expected: Footprint  # the prediction, in the engine's way of counting
+    decode_tps: float | None = None
+    prompt_tps: float | None = None
+    vram_growth: tuple[int | None, ...] = ()  # NVML after minus before, per GPU, bytes
 
 
 def as_mapped(
@@ -73,25 +49,3 @@ def differences(predicted: Footprint, actual: Footprint) -> dict[str, float]:
             if b and abs(a / b - 1) > NOTABLE:
                 found[f"{guess.device} {kind}"] = round(a / b - 1, 4)
     return found
-
-
-def device_index(name: str, gpus: Sequence[Device]) -> int:
-    """Index into `gpus` of the device that the engine calls `name`; -1 for the host.
-
-    Names are a backend and its number ("CUDA1"), for RPC with the server ("RPC0[host:port]");
-    pinned host memory ("CUDA_Host"), mapped files ("CPU_Mapped") and repacked weights
-    ("CPU_REPACK", "AMX") lie on the host.
-    """
-    stem = _stem(name)
-    for i, gpu in enumerate(gpus):
-        if gpu.engine_name and stem == _stem(gpu.engine_name):
-            return i
-    backend = stem.rstrip("0123456789")
-    same = [i for i, gpu in enumerate(gpus) if gpu.backend.lower() == backend.lower()]
-    number = stem[len(backend) :]
-    place = int(number) if number else 0
-    return same[place] if place < len(same) else -1
-
-
-def _stem(name: str) -> str:
-    return name.partition("[")[0]

@@ -26,8 +26,7 @@ from typing import Any, TypeVar
 
 import platformdirs
 
-from tuner.engine.protocol import Buffer
-from tuner.memory.footprint import DeviceUse
+from tuner.memory.footprint import Buffer, DeviceUse
 from tuner.profiles.json_fields import Fields
 from tuner.settings import Settings
 

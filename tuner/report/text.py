@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tuner.errors import KvchatError
 from tuner.machine.machine import Device, Machine, Process
-from tuner.memory.footprint import DeviceUse, Footprint
+from tuner.memory.footprint import DeviceUse
 from tuner.model.model import Model
 from tuner.planning.plan import Candidate, Plan
+from tuner.profiles.actual import Actual
 from tuner.units import printable, size_text, tps_text
 
 WIDTH = 80
@@ -28,17 +28,6 @@ _PARTS = (
     ("reserve", "-", "2"),
     ("free", "·", "2"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Actual:
-    """What a load really took, beside what was predicted."""
-
-    footprint: Footprint
-    expected: Footprint  # the prediction, in the engine's way of counting
-    decode_tps: float | None = None
-    prompt_tps: float | None = None
-    vram_growth: tuple[int | None, ...] = ()  # NVML after minus before, per GPU, bytes
 
 
 class Style:

@@ -1,0 +1,66 @@
+"""What the user asked for: wishes for one load, and the request that carries them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tuner.model.model import Model
+from tuner.settings import ALL_LAYERS
+
+PREFERENCES = ("balanced", "speed", "context", "quality")
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the user fixed; None leaves it to the solver. Every wish is kept exactly."""
+
+    n_ctx: int | None = None  # tokens
+    max_ctx: bool = False  # all that the model was trained for
+    type_k: str | None = None
+    type_v: str | None = None
+    n_gpu_layers: int | None = None
+    n_cpu_moe: int | None = None
+    n_ubatch: int | None = None
+    tensor_split: tuple[float, ...] | None = None
+    flash_attn: str | None = None
+    use_extra_bufts: bool = True  # False once this machine died of them
+    prefer: str = "balanced"
+
+    def for_model(self, model: Model) -> Wishes:
+        """The same wishes with "max" and "all" in numbers."""
+        n_ctx = model.n_ctx_train if self.max_ctx else self.n_ctx
+        layers = self.n_gpu_layers
+        if layers is not None:
+            most = model.n_layer_all + 1
+            layers = most if layers == ALL_LAYERS else min(layers, most)
+        return replace(self, n_ctx=n_ctx, max_ctx=False, n_gpu_layers=layers)
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is left to decide: the solver is a calculator."""
+        return None not in (
+            self.n_ctx,
+            self.type_k,
+            self.type_v,
+            self.n_gpu_layers,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRequest:
+    """What the user asked for. Sizes in bytes."""
+
+    path: Path
+    wishes: Wishes = field(default_factory=Wishes)
+    vram: tuple[int, ...] = ()  # stated GPUs; empty: measured
+    ram: int | None = None
+    reserve: int | None = None
+    rpc_servers: tuple[str, ...] = ()
+    threads: int | None = None  # None: one per physical core
+    use_profile: bool = True
+
+    @property
+    def stated(self) -> bool:
+        """The machine is described, not measured: nothing is remembered of it."""
+        return bool(self.vram) or self.ram is not None
