@@ -13,7 +13,6 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 
 from tests.support.chat_fakes import (
-    GIB,
     FakeLauncher,
     FakeRunning,
     ask,
@@ -34,6 +33,7 @@ from tui.widgets.status_lines import ActivityLine, StatusLine
 from tui.widgets.transcript import LIVE, PAGE, Transcript
 from tuner.engine.protocol import PromptProgress, Sampling
 from tuner.errors import EngineError, FileError
+from tuner.units import GIB
 
 SIZE = (80, 24)
 
