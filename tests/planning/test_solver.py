@@ -17,7 +17,7 @@ from tuner.gguf.header import read_header
 from tuner.memory.estimator import Estimator
 from tuner.memory.footprint import Footprint
 from tuner.model.model import Model, describe
-from tuner.planning.objective import FLOOR
+from tuner.planning.objective import LEAST_CONTEXT
 from tuner.planning.plan import Candidate
 from tuner.planning.planner import make_plan
 from tuner.planning.solver import UBATCHES, Solver
@@ -138,7 +138,7 @@ def test_never_over_budget(
     if found:
         for use, device in zip(found.footprint.uses, where.devices, strict=True):
             assert use.total <= device.free - device.reserve
-        assert found.settings.n_ctx >= (n_ctx or min(FLOOR, giant(name).n_ctx_train))
+        assert found.settings.n_ctx >= (n_ctx or min(LEAST_CONTEXT, giant(name).n_ctx_train))
 
 
 @given(
@@ -245,7 +245,7 @@ def test_low_types_only_where_they_put_the_whole_model_on_the_gpu(gib: float) ->
     assert found.settings.n_gpu_layers == 41 or not low
 
 
-def test_low_types_are_not_used_for_context_beyond_the_aim() -> None:
+def test_low_types_are_not_used_for_context_beyond_the_wished_one() -> None:
     """q4_0 would give more tokens, but nobody asked for them at the price of quality."""
     found = chosen(LLAMA_8B, 10)
     assert found.settings.n_ctx > 16_384
@@ -253,8 +253,8 @@ def test_low_types_are_not_used_for_context_beyond_the_aim() -> None:
 
 
 def test_context_nobody_asked_for_leaves_half_of_the_ram() -> None:
-    """Without a GPU the context grows past the aim only in RAM that others will not miss; a wish
-    may take it all."""
+    """Without a GPU the context grows past the usual one only in RAM that others will not
+    miss; a wish may take it all."""
     where = machine(ram=24)
     found = Solver(giant(LLAMA_8B), where).best(Wishes())
     assert found is not None

@@ -39,7 +39,7 @@ class Fitting:
 
     @property
     def modest(self) -> tuple[int, ...]:
-        """The budgets for context beyond the aim: half of the RAM that is free is left alone."""
+        """The budgets for context beyond the wished one: half of the free RAM is left alone."""
         return (*self.budgets[:-1], min(self.budgets[-1], self.machine.host.free // 2))
 
     def footprint(self, settings: Settings) -> Footprint:
@@ -100,15 +100,15 @@ class Fitting:
             return [(1.0, *[0.0] * (len(gpus) - 1))]
         return [tuple(map(float, c)) for c in splits.candidates(total, gpus, room)]
 
-    def longest(self, settings: Settings, contexts: list[int], aim: int) -> Settings | None:
+    def longest(self, settings: Settings, contexts: list[int], wished: int) -> Settings | None:
         """The settings with the longest of `contexts` (ascending) that is allowed, or None; those
-        beyond `aim` are measured against `modest`."""
+        beyond `wished` are measured against `modest`."""
         found = None
-        if contexts[-1] > aim:
+        if contexts[-1] > wished:
             found = self._reach(settings, contexts, self.modest)
-        if found is None or found.n_ctx < aim:
-            up_to_aim = contexts[: bisect_right(contexts, aim)]
-            found = self._reach(settings, up_to_aim, self.budgets) or found
+        if found is None or found.n_ctx < wished:
+            up_to_wish = contexts[: bisect_right(contexts, wished)]
+            found = self._reach(settings, up_to_wish, self.budgets) or found
         return found
 
     def _reach(
@@ -153,7 +153,7 @@ class Fitting:
                 high, top, nudge = guess, uses, False
         return at_context(settings, contexts[low])
 
-    def balanced(self, settings: Settings, contexts: list[int], aim: int) -> Settings:
+    def balanced(self, settings: Settings, contexts: list[int], wished: int) -> Settings:
         """Moves layers between neighbouring GPUs as long as that makes room for more context."""
         split = settings.tensor_split
         moves = [(a, a + d) for a in range(len(split)) for d in (-1, 1) if 0 <= a + d < len(split)]
@@ -168,16 +168,16 @@ class Fitting:
                 counts[source] -= 1
                 counts[target] += 1
                 trial = _split(settings, tuple(counts))
-                if not self._has_room(at_context(trial, contexts[longer]), aim):
+                if not self._has_room(at_context(trial, contexts[longer]), wished):
                     continue  # nor has it for anything beyond
-                found = self.longest(trial, contexts, aim)
+                found = self.longest(trial, contexts, wished)
                 if found and found.n_ctx > settings.n_ctx:
                     settings, moved = found, True
         return settings
 
-    def _has_room(self, settings: Settings, aim: int) -> bool:
+    def _has_room(self, settings: Settings, wished: int) -> bool:
         """Whether these settings are allowed, the bound that is quickly had looked at first."""
-        budgets = self.modest if settings.n_ctx > aim else self.budgets
+        budgets = self.modest if settings.n_ctx > wished else self.budgets
         return all(
             all(u <= b for u, b in zip(totals, budgets, strict=True))
             for totals in (

@@ -10,7 +10,7 @@ from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.model.model import Model
 from tuner.planning import constraints
-from tuner.planning.objective import DEFAULT_CLASS, FLOOR
+from tuner.planning.objective import HIGH_PRECISION, LEAST_CONTEXT
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.solver import Solver
 from tuner.planning.speed import Calibration
@@ -42,7 +42,7 @@ def make_plan(
     solver = Solver(model, machine, calibration)
     if not any(solver.pairs(wishes)):
         trial = Settings(
-            FLOOR,
+            LEAST_CONTEXT,
             wishes.type_k or "f16",
             wishes.type_v or "f16",
             flash_attn=wishes.flash_attn or "on",
@@ -130,7 +130,7 @@ def alternatives(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Can
                 consider(f"--kv {name}", replace(wishes, type_k=name, type_v=name))
     if wishes.n_ctx is None:
         objective = solver.objective(wishes)
-        for n_ctx in (objective.aim, solver.model.n_ctx_train):
+        for n_ctx in (objective.wished_context, solver.model.n_ctx_train):
             consider(f"--ctx {n_ctx}", replace(wishes, n_ctx=n_ctx))
     kept: list[Candidate] = []
     for c in found:  # of equals, the first is enough
@@ -171,8 +171,8 @@ def fallbacks(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candid
         candidate = solver.best(replace(wishes, n_gpu_layers=0))
         if candidate and all(candidate.settings != c.settings for c in found):
             found.append(replace(candidate, note="no layers on a GPU"))
-    if not gpus and wishes.n_ctx is None and chosen.settings.n_ctx > FLOOR:
-        candidate = solver.best(replace(wishes, n_ctx=FLOOR))
+    if not gpus and wishes.n_ctx is None and chosen.settings.n_ctx > LEAST_CONTEXT:
+        candidate = solver.best(replace(wishes, n_ctx=LEAST_CONTEXT))
         if candidate:
             found.append(replace(candidate, note="a short context"))
     return tuple(found)
@@ -312,16 +312,16 @@ def _context_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | 
     n_ctx, objective = chosen.settings.n_ctx, solver.objective(wishes)
     if wishes.n_ctx is not None:
         return None
-    if n_ctx < objective.aim:
-        other = solver.best(replace(wishes, n_ctx=objective.aim))
+    if n_ctx < objective.wished_context:
+        other = solver.best(replace(wishes, n_ctx=objective.wished_context))
         if other is None:
-            return f"The context is {n_ctx:,} tokens: {objective.aim:,} do not fit."
+            return f"The context is {n_ctx:,} tokens: {objective.wished_context:,} do not fit."
         return (
-            f"The context is {n_ctx:,} tokens: {objective.aim:,} would slow decoding to "
+            f"The context is {n_ctx:,} tokens: {objective.wished_context:,} would slow decoding to "
             f"{tps_text(other.speed.decode_tps)} tokens/s from "
             f"{tps_text(chosen.speed.decode_tps)}."
         )
-    if n_ctx == objective.aim < solver.model.n_ctx_train:
+    if n_ctx == objective.wished_context < solver.model.n_ctx_train:
         return f"The context is the {n_ctx:,} tokens that a chat gets where nobody asks for more."
     if n_ctx >= solver.model.n_ctx_train:
         return f"The context is all that the model was trained for: {n_ctx:,} tokens."
@@ -353,7 +353,7 @@ def notes(model: Model, chosen: Candidate, machine: Machine, wishes: Wishes) -> 
             "the model was trained for: answers may fall apart beyond that."
         )
     free = wishes.type_k is None and wishes.type_v is None
-    if free and not {s.type_k, s.type_v} <= DEFAULT_CLASS:
+    if free and not {s.type_k, s.type_v} <= HIGH_PRECISION:
         found.append(
             "A cache below q8_0 costs some quality, more with some models than with others; "
             "--kv q8_0 keeps it."

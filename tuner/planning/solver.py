@@ -20,7 +20,7 @@ from tuner.memory.cache_types import CACHE_TYPES, slow_on_cuda
 from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.fitting import Fitting
-from tuner.planning.objective import DEFAULT_CLASS, FLOOR, Objective, prior_loss
+from tuner.planning.objective import HIGH_PRECISION, LEAST_CONTEXT, Objective, prior_loss
 from tuner.planning.plan import Candidate, Quality
 from tuner.planning.speed import Calibration, Offload, SpeedModel
 from tuner.settings import Settings
@@ -51,7 +51,7 @@ class _Option:
     n_gpu_layers: int = field(compare=False)
     n_cpu_moe: int = field(compare=False)
     recipe: Recipe | None = field(default=None, compare=False)
-    below_aim: bool = field(default=False, compare=False)
+    below_wish: bool = field(default=False, compare=False)
 
 
 class Solver:
@@ -100,7 +100,7 @@ class Solver:
         found is as good as the best that is left could be."""
         objective = self.objective(wishes)
         contexts = self.contexts(wishes)
-        at_aim = bisect_left(contexts, objective.aim)
+        at_wish = bisect_left(contexts, objective.wished_context)
         recipes = {whole: self._recipes(wishes, objective, whole) for whole in (True, False)}
         gpus = self.machine.gpus
         room = sum(b - g.overhead for b, g in zip(self.budgets, gpus, strict=False))
@@ -125,20 +125,20 @@ class Solver:
                     if most:
                         lost = objective.context_best - objective.context(int(most))
                         cost = option.cost + lost + first.price
-                        below = most < objective.aim
+                        below = most < objective.wished_context
                         heappush(queue, _Option(cost, k, m, first, below))
                 continue
             base = replace(self._settings(wishes, contexts[0], recipe), n_gpu_layers=k, n_cpu_moe=m)
-            allowed = contexts[:at_aim] if option.below_aim else contexts[at_aim:]
+            allowed = contexts[:at_wish] if option.below_wish else contexts[at_wish:]
             found = self._longest_of_splits(base, wishes, allowed, objective)
             if found and (best is None or _order(found) > _order(best)):
                 found = self._confirmed(found, allowed, objective)
                 if found and (best is None or _order(found) > _order(best)):
                     best = found
-            if not found and at_aim and not option.below_aim:
-                below_worth = objective.context(contexts[at_aim - 1])
+            if not found and at_wish and not option.below_wish:
+                below_worth = objective.context(contexts[at_wish - 1])
                 cost = max(option.cost, log(self._best_seconds(k, m)) - below_worth + recipe.price)
-                heappush(queue, replace(option, cost=cost, below_aim=True))
+                heappush(queue, replace(option, cost=cost, below_wish=True))
             if recipe.smaller:
                 cost = option.cost - recipe.price + recipe.smaller.price
                 if found:
@@ -158,7 +158,7 @@ class Solver:
             return candidate
         settings = candidate.settings
         up_to = contexts[: bisect_right(contexts, settings.n_ctx)]
-        found = self.fitting.closer().longest(settings, up_to, objective.aim)
+        found = self.fitting.closer().longest(settings, up_to, objective.wished_context)
         return self.weigh(found, objective) if found else None
 
     def _longest_of_splits(
@@ -168,7 +168,9 @@ class Solver:
         that split improved by moving layers."""
         best: Candidate | None = None
         for split in self.fitting.splits(base, wishes.tensor_split):
-            found = self.fitting.longest(replace(base, tensor_split=split), contexts, objective.aim)
+            found = self.fitting.longest(
+                replace(base, tensor_split=split), contexts, objective.wished_context
+            )
             if found is None:
                 continue
             candidate = self.weigh(found, objective, closely=False)
@@ -176,7 +178,7 @@ class Solver:
                 best = candidate
         if best is None or wishes.tensor_split is not None:
             return best
-        settings = self.fitting.balanced(best.settings, contexts, objective.aim)
+        settings = self.fitting.balanced(best.settings, contexts, objective.wished_context)
         moved = self.weigh(settings, objective, closely=False)
         return max(best, moved, key=_order)
 
@@ -233,11 +235,11 @@ class Solver:
     def allows(self, candidate: Candidate, objective: Objective) -> bool:
         """Whether a plan may be chosen: it fits, and context that nobody asked for takes no more
         than half of the RAM that is free, which others live in too."""
-        beyond = candidate.settings.n_ctx > objective.aim
+        beyond = candidate.settings.n_ctx > objective.wished_context
         return self.fitting.fits(candidate.footprint, modestly=beyond)
 
     def objective(self, wishes: Wishes) -> Objective:
-        return Objective.of(wishes.prefer, wishes.n_ctx, self.model.n_ctx_train or FLOOR)
+        return Objective.of(wishes.prefer, wishes.n_ctx, self.model.n_ctx_train or LEAST_CONTEXT)
 
     def offload(self, settings: Settings) -> Offload:
         """The settings as the speed model sees them."""
@@ -251,8 +253,8 @@ class Solver:
         """Contexts allowed, ascending: the exact wish, or all steps from the floor up."""
         if wishes.n_ctx is not None:
             return [wishes.n_ctx]
-        top = min(self.model.n_ctx_train or FLOOR, MOST_CONTEXT)  # some files do not say
-        floor = min(FLOOR, top)
+        top = min(self.model.n_ctx_train or LEAST_CONTEXT, MOST_CONTEXT)  # some files do not say
+        floor = min(LEAST_CONTEXT, top)
         steps = list(range(-(-floor // CONTEXT_STEP) * CONTEXT_STEP, top + 1, CONTEXT_STEP))
         return sorted({floor, top, *steps})
 
@@ -267,7 +269,11 @@ class Solver:
                 if free and len(self.machine.gpus) > 1 and type_k != type_v:
                     continue
                 trial = Settings(
-                    FLOOR, type_k, type_v, self.n_items, flash_attn=wishes.flash_attn or "on"
+                    LEAST_CONTEXT,
+                    type_k,
+                    type_v,
+                    self.n_items,
+                    flash_attn=wishes.flash_attn or "on",
                 )
                 if constraints.refusal(self.model, trial, self.machine) is None:
                     yield type_k, type_v
@@ -345,5 +351,5 @@ class Solver:
 def _order(c: Candidate) -> tuple[float, ...]:
     """Score first; then what a user would rather have, so that a tie has one answer."""
     s = c.settings
-    low = not {s.type_k, s.type_v} <= DEFAULT_CLASS
+    low = not {s.type_k, s.type_v} <= HIGH_PRECISION
     return (round(c.score, 9), -low, s.n_ctx, -c.quality.loss, s.n_ubatch, -c.footprint.total)
