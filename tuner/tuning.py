@@ -47,7 +47,7 @@ class Situation:
         wishes = replace(request.wishes, use_extra_bufts=facts.use_extra_bufts)
         self.wishes = wishes.for_model(model)
         self.profile = profiles.load(model.fingerprint) if profiles else None
-        self.calibration = self._calibrated()
+        self.solver = self._calibrated(Solver(model, machine))
         self.threads = request.threads or machine.physical_cores
 
     @classmethod
@@ -79,7 +79,7 @@ class Situation:
 
     def plan(self) -> Plan:
         """The plan, or what worked before where that is still as good. Raises UsageError."""
-        fresh = make_plan(self.model, self.machine, self.wishes, self.calibration)
+        fresh = make_plan(self.model, self.machine, self.wishes, solver=self.solver)
         plan = self._remembered(fresh)
         if self.profiles and self.profiles.warnings:
             plan = replace(plan, warnings=(*plan.warnings, *self.profiles.warnings))
@@ -94,7 +94,7 @@ class Situation:
                 DryRun(str(r.path), settings, self.threads, r.rpc_servers, self.left_out)
             )
 
-        return verified(plan, dry_run, self.calibration)
+        return verified(plan, dry_run, self.solver)
 
     def _remembered(self, fresh: Plan) -> Plan:
         """The profile's choice in place of a fresh one that is hardly better."""
@@ -104,7 +104,7 @@ class Situation:
         settings = replace(profile.settings, use_extra_bufts=self.wishes.use_extra_bufts)
         if not fresh.chosen.fits or settings == fresh.chosen.settings:
             return fresh
-        solver = Solver(self.model, self.machine, self.calibration)
+        solver = self.solver
         saved = solver.exactly(solver.weigh(settings, solver.objective(self.wishes)))
         day = profile.saved_at[:10]
         if not self._suits(settings):
@@ -128,18 +128,17 @@ class Situation:
             return False
         return len(settings.tensor_split) == (n if n > 1 else 0)
 
-    def _calibrated(self) -> Calibration:
-        """Measured over predicted speed of the last load of this model here."""
+    def _calibrated(self, solver: Solver) -> Solver:
+        """The solver scaled by measured over predicted speed of the last load of this model."""
         profile = self.profile
         if profile is None or not profile.decode_tps:
-            return Calibration()
+            return solver
         on_gpu = profile.settings.n_gpu_layers > 0
         if not self._suits(profile.settings) or on_gpu != bool(self.machine.gpus):
-            return Calibration()
-        solver = Solver(self.model, self.machine)
-        speed = solver.weigh(profile.settings, solver.objective(self.wishes)).speed
+            return solver
+        speed = solver.predict(profile.settings)
         prompt = profile.prompt_tps / speed.prompt_tps if profile.prompt_tps else None
-        return Calibration(profile.decode_tps / speed.decode_tps, prompt)
+        return solver.calibrated(Calibration(profile.decode_tps / speed.decode_tps, prompt))
 
     # ------------------------------------------------------------ learning
 

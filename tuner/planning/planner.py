@@ -13,7 +13,6 @@ from tuner.planning import constraints
 from tuner.planning.objective import HIGH_PRECISION, LEAST_CONTEXT
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.solver import Solver
-from tuner.planning.speed import Calibration
 from tuner.settings import Settings
 from tuner.units import GIB, size_text, tps_text
 from tuner.wishes import PREFERENCES, Wishes
@@ -27,19 +26,21 @@ def make_plan(
     model: Model,
     machine: Machine,
     wishes: Wishes,
-    calibration: Calibration | None = None,
+    *,
     margins: Sequence[int] = (),
+    solver: Solver | None = None,
 ) -> Plan:
     """The whole answer. `margins` are bytes per device that the engine was seen to need beyond
-    what is computed. `chosen.fits` is False where nothing that keeps the wishes fits; then
-    `chosen` is what misses by the fewest bytes and `alternatives` are the nearest that do fit.
+    what is computed; `solver` is one of this model and machine, where there is one already.
+    `chosen.fits` is False where nothing that keeps the wishes fits; then `chosen` is what misses
+    by the fewest bytes and `alternatives` are the nearest that do fit.
 
     Raises UsageError where a wish is one that the engine would refuse.
     """
     wishes = wishes.for_model(model)
     if wishes.tensor_split is not None:
         wishes = replace(wishes, tensor_split=_padded(wishes.tensor_split, len(machine.gpus)))
-    solver = Solver(model, machine, calibration)
+    solver = solver or Solver(model, machine)
     if not any(solver.pairs(wishes)):
         trial = Settings(
             LEAST_CONTEXT,

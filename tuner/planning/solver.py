@@ -21,7 +21,7 @@ from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.fitting import Fitting
 from tuner.planning.objective import HIGH_PRECISION, LEAST_CONTEXT, Objective, prior_loss
-from tuner.planning.plan import Candidate, Quality
+from tuner.planning.plan import Candidate, Quality, Speed
 from tuner.planning.speed import Calibration, Offload, SpeedModel
 from tuner.settings import Settings
 from tuner.wishes import Wishes
@@ -60,15 +60,10 @@ class Solver:
     Raises nothing of its own: `best` returns None where nothing fits.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        machine: Machine,
-        calibration: Calibration | None = None,
-    ) -> None:
+    def __init__(self, model: Model, machine: Machine) -> None:
         self.model, self.machine = model, machine
         self.fitting = Fitting(model, machine)
-        self.speed = SpeedModel(model, machine, calibration)
+        self.speed = SpeedModel(model, machine)
         self.n_items = model.n_layer_all + 1
         self.cuda = any(g.backend == "CUDA" for g in machine.gpus)
         self._answers: dict[tuple[Wishes, tuple[int, ...]], Candidate | None] = {}
@@ -78,6 +73,13 @@ class Solver:
         """The same solver under other budgets (bytes per device, the host last)."""
         other = copy.copy(self)
         other.fitting = self.fitting.within(budgets)
+        return other
+
+    def calibrated(self, calibration: Calibration) -> Solver:
+        """The same solver with speeds as they were measured on this machine."""
+        other = copy.copy(self)
+        other.speed = self.speed.calibrated(calibration)
+        other._answers = {}
         return other
 
     @property
@@ -200,9 +202,7 @@ class Solver:
     def weigh(self, settings: Settings, objective: Objective, *, closely: bool = True) -> Candidate:
         """Footprint, speed, quality and score of any settings, whether they fit or not."""
         footprint = self.fitting.estimator.footprint(settings, closely=closely)
-        offload = self.offload(settings)
-        slow = self._slow(settings)
-        speed = self.speed.predict(settings, offload, slow_pair=slow)
+        offload, slow = self.offload(settings), self._slow(settings)
         whole = self._whole(settings.n_gpu_layers, settings.n_cpu_moe)
         score = (
             -log(self.speed.decode_seconds(offload))
@@ -211,7 +211,13 @@ class Solver:
             - objective.ubatch(settings.n_ubatch)
         )
         quality = Quality(prior_loss(settings.type_k, settings.type_v))
-        return Candidate(settings, footprint, speed, quality, self.fitting.fits(footprint), score)
+        fits = self.fitting.fits(footprint)
+        return Candidate(settings, footprint, self.predict(settings), quality, fits, score)
+
+    def predict(self, settings: Settings) -> Speed:
+        """Tokens/s of any settings."""
+        slow = self._slow(settings)
+        return self.speed.predict(settings, self.offload(settings), slow_pair=slow)
 
     def exactly(self, candidate: Candidate) -> Candidate:
         """The candidate with the exact footprint."""

@@ -10,6 +10,7 @@ The prediction ranks plans; `Calibration` scales it to what was measured on this
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -95,6 +96,12 @@ class SpeedModel:
         )
         self._flops = _prefix(_flops(ts) for ts in others)
         self._expert_flops = [used * x for x in _prefix(_flops(ts) for ts in experts)]
+
+    def calibrated(self, calibration: Calibration) -> SpeedModel:
+        """The same model with predictions scaled to what was measured."""
+        other = copy.copy(self)
+        other.calibration = calibration
+        return other
 
     def decode_seconds(self, offload: Offload) -> float:
         """Seconds per token, uncalibrated."""

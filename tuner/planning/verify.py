@@ -15,7 +15,7 @@ from tuner.memory.footprint import DeviceUse
 from tuner.memory.reported import footprint_of
 from tuner.planning.plan import Plan
 from tuner.planning.planner import make_plan
-from tuner.planning.speed import Calibration
+from tuner.planning.solver import Solver
 from tuner.settings import Settings
 from tuner.units import size_text
 
@@ -24,7 +24,7 @@ MAX_ROUNDS = 3
 DryRunner = Callable[[Settings], DryRunDone]
 
 
-def verified(plan: Plan, dry_run: DryRunner, calibration: Calibration | None = None) -> Plan:
+def verified(plan: Plan, dry_run: DryRunner, solver: Solver | None = None) -> Plan:
     """The plan with the engine's figures, planned again with what was learned where they do not
     fit, and moved to the next alternative where the engine refuses. Each becomes a reason.
 
@@ -52,7 +52,7 @@ def verified(plan: Plan, dry_run: DryRunner, calibration: Calibration | None = N
                 margins, plan.chosen.footprint.uses, _guess(computed, plan), strict=True
             )
         ]
-        plan = make_plan(plan.model, plan.machine, plan.wishes, calibration, tuple(margins))
+        plan = make_plan(plan.model, plan.machine, plan.wishes, margins=margins, solver=solver)
         if not plan.chosen.fits:
             break
     fits = plan.chosen.fits and not any(plan.chosen.short(budgets))
