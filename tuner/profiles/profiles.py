@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import platformdirs
 
 from tuner.memory.footprint import Buffer, DeviceUse
-from tuner.profiles.json_fields import Fields
+from tuner.json_values import Fields
 from tuner.settings import Settings
 
 SCHEMA = 1
