@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from tuner.engine.client import EngineClient
-from tuner.engine.protocol import DryRun, DryRunDone, Loaded
+from tuner.engine.protocol import DryRunDone, Load, Loaded
 from tuner.gguf.header import read_header
 from tuner.machine import measure
 from tuner.machine.machine import Machine
@@ -91,7 +91,7 @@ class Situation:
         def dry_run(settings: Settings) -> DryRunDone:
             r = self.request
             return client.dry_run(
-                DryRun(str(r.path), settings, self.threads, r.rpc_servers, self.left_out)
+                Load(str(r.path), settings, self.threads, r.rpc_servers, self.left_out)
             )
 
         return verified(plan, dry_run, self.solver)

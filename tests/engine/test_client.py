@@ -17,7 +17,6 @@ from tuner.engine.client import EXTRA_BUFTS_WARNING, EngineClient
 from tuner.engine.log import default_log_path, last_words, rotate
 from tuner.engine.protocol import (
     Done,
-    DryRun,
     Generate,
     Load,
     Loaded,
@@ -273,7 +272,7 @@ def test_death_while_idle(start: Start) -> None:
 
 def test_dry_run(start: Start) -> None:
     """A dry run gives buffers and needs no load."""
-    done = start().dry_run(DryRun("model.gguf", Settings(n_ctx=512), 1))
+    done = start().dry_run(Load("model.gguf", Settings(n_ctx=512), 1))
     assert [b.kind for b in done.buffers] == ["compute"]
 
 

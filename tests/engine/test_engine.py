@@ -19,7 +19,6 @@ from tuner.engine.child import WORKER_COMMAND
 from tuner.engine.client import EXTRA_BUFTS_WARNING, EngineClient
 from tuner.engine.protocol import (
     Done,
-    DryRun,
     Generate,
     Load,
     Loaded,
@@ -281,7 +280,7 @@ def test_quantized_cache_and_window_settings(own: EngineClient) -> None:
 
 def test_dry_run_equals_the_load(own: EngineClient) -> None:
     """The dry run's cache and compute figures are the real load's, and it needs no load."""
-    dry = own.dry_run(DryRun(str(demo_model_path()), SETTINGS, 1))
+    dry = own.dry_run(Load(str(demo_model_path()), SETTINGS, 1))
     real = loaded_by(own, load())
     for kind in ("kv_cache", "compute"):
         expected = sum(b.size for b in real.buffers if b.kind == kind)
@@ -403,7 +402,7 @@ def test_layers_on_the_standin_gpu(own: EngineClient) -> None:
     a real one. The cache follows its layers: 19 of 30 (the 20th is the output layer)."""
     settings = Settings(n_ctx=512, n_gpu_layers=20, use_extra_bufts=False)
     with standin_gpu() as server:
-        dry = own.dry_run(DryRun(str(demo_model_path()), settings, 1, (server,)))
+        dry = own.dry_run(Load(str(demo_model_path()), settings, 1, (server,)))
         loaded = loaded_by(own, load(settings, server))
         answer = list(own.generate(Generate(CAPITAL, GREEDY)))
     remote = {b.kind: b.size for b in loaded.buffers if b.device.startswith("RPC")}

@@ -46,7 +46,6 @@ from tuner.engine.protocol import (
     Cancelled,
     CountTokens,
     Done,
-    DryRun,
     DryRunDone,
     Event,
     Failed,
@@ -60,7 +59,8 @@ from tuner.engine.protocol import (
     Stop,
     Text,
     TokenCount,
-    Wire,
+    decode,
+    encode,
 )
 from tuner.memory.footprint import Buffer
 
@@ -84,12 +84,12 @@ class _Script:
         self.cached = 0
 
     def send(self, event: Event) -> None:
-        sys.stdout.buffer.write(Wire.encode(event))
+        sys.stdout.buffer.write(encode(event))
         sys.stdout.buffer.flush()
 
     def listen(self) -> None:
         for line in sys.stdin.buffer:
-            message = Wire.decode(line)
+            message = decode(line)
             if isinstance(message, Stop):
                 self.stop.set()
                 continue
@@ -175,10 +175,10 @@ class _Script:
         while True:
             request = self.requests.get()
             match request:
+                case Load(dry=True):
+                    self.send(DryRunDone((Buffer("CPU", "compute", 16 << 20),), 0.0))
                 case Load():
                     self.load(request)
-                case DryRun():
-                    self.send(DryRunDone((Buffer("CPU", "compute", 16 << 20),), 0.0))
                 case CountTokens():
                     self.send(TokenCount(_count(request.messages)))
                 case Generate():

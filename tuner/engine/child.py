@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tuner.engine.log import last_words, rotate, speaks_of_memory
-from tuner.engine.protocol import Event, Quit, Request, Wire
+from tuner.engine.protocol import Event, Quit, Request, decode, encode
 from tuner.errors import EngineError
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +101,7 @@ class Child:
         pipe = self._process.stdin
         assert pipe is not None
         with self._write_lock, contextlib.suppress(OSError, ValueError):
-            pipe.write(Wire.encode(request))
+            pipe.write(encode(request))
             pipe.flush()
 
     def read(self) -> Event:
@@ -116,7 +116,7 @@ class Child:
             if not line.endswith(b"\n"):  # also a line that a death cut short
                 raise self._death()
             try:
-                event: Event = Wire.decode(line)
+                event: Event = decode(line)
             except ValueError:
                 continue  # no event of ours: nothing that a user could act on
             return event
@@ -128,7 +128,7 @@ class Child:
         if self.alive and self._write_lock.acquire(timeout=0.2):
             try:
                 with contextlib.suppress(OSError, ValueError):
-                    pipe.write(Wire.encode(Quit()))
+                    pipe.write(encode(Quit()))
                     pipe.close()  # its stdin ends: a second reason to leave
             finally:
                 self._write_lock.release()

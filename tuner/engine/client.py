@@ -7,7 +7,6 @@ import threading
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from tuner.engine.child import WORKER_COMMAND, Child, ChildDiedError
 from tuner.engine.log import default_log_path
@@ -15,7 +14,6 @@ from tuner.engine.protocol import (
     Cancelled,
     CountTokens,
     Done,
-    DryRun,
     DryRunDone,
     Event,
     Failed,
@@ -38,7 +36,6 @@ EXTRA_BUFTS_WARNING = (
 )
 
 _Final = Loaded | DryRunDone | Done | TokenCount | Failed | Cancelled
-_LoadRequest = TypeVar("_LoadRequest", bound=Load | DryRun)
 
 
 class EngineClient:
@@ -113,10 +110,10 @@ class EngineClient:
                 case Loaded():
                     yield replace(event, use_extra_bufts=request.settings.use_extra_bufts)
 
-    def dry_run(self, request: DryRun) -> DryRunDone:
+    def dry_run(self, request: Load) -> DryRunDone:
         """What a load would allocate, asked of the engine itself. Needs no memory to speak of;
         a model that is loaded already stays loaded. Raises as `load` does."""
-        for event in self._load(request):
+        for event in self._load(replace(request, dry=True)):
             if isinstance(event, DryRunDone):
                 return event
         raise EngineError("decode_failed", "the engine gave no answer to a dry run")
@@ -162,7 +159,7 @@ class EngineClient:
 
     # ------------------------------------------------------------ inside
 
-    def _load(self, request: Load | DryRun) -> Generator[Event, None, None]:
+    def _load(self, request: Load) -> Generator[Event, None, None]:
         """One load or dry run, and once more without extra buffers after such a death."""
         attempt = self._as_possible(request)
         try:
@@ -178,7 +175,7 @@ class EngineClient:
                     self._extra_bufts_fail = False
                 raise
 
-    def _as_possible(self, request: _LoadRequest) -> _LoadRequest:
+    def _as_possible(self, request: Load) -> Load:
         if not self._extra_bufts_fail:
             return request
         return replace(request, settings=replace(request.settings, use_extra_bufts=False))
@@ -231,7 +228,7 @@ class EngineClient:
 
     def _ready_child(self, request: Request) -> Child:
         """The running process, or for a load a new one where that is needed."""
-        loading = isinstance(request, Load | DryRun)
+        loading = isinstance(request, Load)
         with self._state:
             child = self._child if self.alive else None
             if loading:
@@ -242,7 +239,7 @@ class EngineClient:
             if child is None:
                 raise EngineError("not_loaded", self._died or "no model is loaded")
             return child
-        assert isinstance(request, Load | DryRun)
+        assert isinstance(request, Load)
         # RPC devices stay registered for the life of a process.
         if child is not None and request.rpc_servers != self._rpc_servers:
             child.quit()
@@ -256,7 +253,7 @@ class EngineClient:
             self._child = child
             self._died = None
             self._rpc_servers = request.rpc_servers
-            if isinstance(request, Load):
+            if not request.dry:
                 self._extra_bufts = request.settings.use_extra_bufts
         return child
 
@@ -283,7 +280,7 @@ class EngineClient:
             message += f" ({death.words})"
         message += f"; its log is {self._log_path}"
         self._died = message
-        loading = isinstance(request, Load | DryRun)
+        loading = isinstance(request, Load)
         if loading and death.by_memory:
             return EngineError("out_of_memory", message)
         if self._extra_buffers_suspect(death, request):
@@ -293,7 +290,7 @@ class EngineClient:
     def _extra_buffers_suspect(self, death: ChildDiedError, request: Request) -> bool:
         """Whether the next load shall do without. A load that dies is tried again at once and so
         tells whether the guess was right; later, only what admits of no other guess counts."""
-        if isinstance(request, Load | DryRun):
+        if isinstance(request, Load):
             return request.settings.use_extra_bufts and death.by_instruction
         return self._extra_bufts and death.signal_name == "SIGILL"
 

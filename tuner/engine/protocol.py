@@ -1,7 +1,7 @@
 """The messages between the program and the model process: JSON lines, one object each.
 
 The parent sends requests, the worker answers with events. A request that takes time (`Load`,
-`DryRun`, `Generate`) ends with exactly one of its final events; `Stop` cancels it. Everything
+`Generate`) ends with exactly one of its final events; `Stop` cancels it. Everything
 that both sides must agree on is here.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, get_args
 
+from tuner.json_values import from_json
 from tuner.memory.footprint import Buffer
 from tuner.settings import Settings
 
@@ -40,22 +41,15 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Load:
+    """Load a model, or with `dry` build everything with `no_alloc`, allocate nothing, report the
+    buffers and free it again."""
+
     path: str
     settings: Settings
     n_threads: int
     rpc_servers: tuple[str, ...] = ()  # "host:port", registered before loading
     left_out: tuple[str, ...] = ()  # the engine's names of devices not to be used
-
-
-@dataclass(frozen=True, slots=True)
-class DryRun:
-    """Build everything with `no_alloc`, allocate nothing, report the buffers, free it again."""
-
-    path: str
-    settings: Settings
-    n_threads: int
-    rpc_servers: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    dry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,7 @@ class Quit:
     pass
 
 
-Request = Load | DryRun | Generate | CountTokens | Stop | Quit
+Request = Load | Generate | CountTokens | Stop | Quit
 
 # ---------------------------------------------------------------- events
 
@@ -106,7 +100,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class DryRunDone:
-    """Final event of `DryRun`: what a load would allocate."""
+    """Final event of a dry `Load`: what a load would allocate."""
 
     buffers: tuple[Buffer, ...]
     seconds: float
@@ -156,7 +150,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Final event of a `Load` or `DryRun` that was stopped."""
+    """Final event of a `Load` that was stopped."""
 
 
 Event = (
@@ -164,42 +158,19 @@ Event = (
 )
 
 
-class Wire:
-    """Turns messages into JSON lines and back."""
-
-    _types: ClassVar[dict[str, type]] = {
-        t.__name__: t
-        for t in (
-            Load, DryRun, Generate, CountTokens, Stop, Quit,
-            Progress, Loaded, DryRunDone, PromptProgress, Text, Done, TokenCount, Failed, Cancelled,
-        )
-    }  # fmt: skip
-    _nested: ClassVar[dict[str, Any]] = {
-        "settings": lambda v: Settings(**{**v, "tensor_split": tuple(v["tensor_split"])}),
-        "sampling": lambda v: Sampling(**v),
-        "messages": lambda v: tuple(Message(**m) for m in v),
-        "buffers": lambda v: tuple(Buffer(**b) for b in v),
-        "rpc_servers": tuple,
-        "left_out": tuple,
-        "warnings": tuple,
-    }
-
-    @classmethod
-    def encode(cls, message: Request | Event) -> bytes:
-        """One JSON object on one line, UTF-8."""
-        body = {"type": type(message).__name__, **asdict(message)}
-        return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-
-    @classmethod
-    def decode(cls, line: bytes) -> Any:
-        """The message of one line. Raises ValueError on anything else."""
-        body = json.loads(line)
-        try:
-            kind = cls._types[body.pop("type")]
-            return kind(**{k: cls._nested.get(k, _same)(v) for k, v in body.items()})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a message: {line[:80]!r}") from error
+_MESSAGES: dict[str, type] = {t.__name__: t for t in (*get_args(Request), *get_args(Event))}
 
 
-def _same(value: Any) -> Any:
-    return value
+def encode(message: Request | Event) -> bytes:
+    """One JSON object on one line, UTF-8."""
+    body = {"type": type(message).__name__, **asdict(message)}
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def decode(line: bytes) -> Any:
+    """The message of one line. Raises ValueError on anything else."""
+    body = json.loads(line)
+    try:
+        return from_json(_MESSAGES[body["type"]], body)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not a message: {line[:80]!r}") from error

@@ -12,7 +12,6 @@ from tuner.engine.loaded_model import CancelledError, Emit, Session
 from tuner.engine.protocol import (
     Cancelled,
     CountTokens,
-    DryRun,
     DryRunDone,
     Event,
     Failed,
@@ -42,10 +41,10 @@ class Service:
     def _final_event(self, request: Request) -> Event:
         try:
             match request:
+                case Load(dry=True):
+                    return self._dry_run(request)
                 case Load():
                     return self._load(request)
-                case DryRun():
-                    return self._dry_run(request)
                 case Generate():
                     return self._loaded_session().generate(request)
                 case CountTokens():
@@ -60,7 +59,7 @@ class Service:
             return Failed("out_of_memory", "this machine has not enough free memory")
         except Exception as error:  # a defect of ours: the chat must hear of it all the same
             traceback.print_exc()
-            kind = "load_failed" if isinstance(request, Load | DryRun) else "decode_failed"
+            kind = "load_failed" if isinstance(request, Load) else "decode_failed"
             return Failed(kind, f"the engine failed: {type(error).__name__}: {error}")
 
     def _load(self, request: Load) -> Event:
@@ -73,7 +72,7 @@ class Service:
         self._session = Session(request, self._log, self._abort, self._emit)
         return self._session.loaded
 
-    def _dry_run(self, request: DryRun) -> DryRunDone:
+    def _dry_run(self, request: Load) -> DryRunDone:
         started = time.monotonic()
         self._register(request.rpc_servers)
         with self._log.recording():

@@ -15,7 +15,7 @@ import time
 from typing import BinaryIO
 
 from tuner.engine.abort import AbortFlag
-from tuner.engine.protocol import Event, Quit, Request, Stop, Wire
+from tuner.engine.protocol import Event, Quit, Request, Stop, decode, encode
 
 _LAST_SECONDS = 0.8  # for a computation to notice that the program is gone
 
@@ -31,7 +31,7 @@ def main() -> None:
 
     def emit(event: Event) -> None:
         try:
-            events_out.write(Wire.encode(event))
+            events_out.write(encode(event))
             events_out.flush()
         except OSError:  # nobody reads any more
             os._exit(0)
@@ -64,7 +64,7 @@ def _listen(pipe: BinaryIO, requests: queue.SimpleQueue[Request | None], abort: 
     come after the end of the one before."""
     for line in pipe:
         try:
-            request: Request = Wire.decode(line)
+            request: Request = decode(line)
         except ValueError as error:
             print(f"kvchat: {error}", file=sys.stderr, flush=True)
             continue

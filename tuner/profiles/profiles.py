@@ -26,8 +26,8 @@ from typing import Any, TypeVar
 
 import platformdirs
 
+from tuner.json_values import from_json
 from tuner.memory.footprint import Buffer, DeviceUse
-from tuner.json_values import Fields
 from tuner.settings import Settings
 
 SCHEMA = 1
@@ -47,14 +47,14 @@ class Profile:
     settings: Settings  # what was chosen
     wishes: Mapping[str, Any] = field(default_factory=dict)  # what the user fixed: JSON values
     predicted: tuple[DeviceUse, ...] = ()
-    predicted_decode_tps: float | None = None
+    predicted_decode_tps: float | None = None  # these two are for people who read the file
     predicted_prompt_tps: float | None = None
     buffers: tuple[Buffer, ...] = ()  # what the engine really allocated
     gpu_taken: Mapping[str, int] = field(default_factory=dict)  # NVML after - before, by Device.id
     off_by: Mapping[str, float] = field(default_factory=dict)  # predicted / actual - 1, over 2 %
     decode_tps: float | None = None
     prompt_tps: float | None = None
-    engine_version: str = ""
+    engine_version: str = ""  # of llama-cpp-python, as it made the load
     saved_at: str = ""  # ISO 8601, UTC; `save` fills it in
     machine: str = ""  # `save` fills it in
 
@@ -63,10 +63,9 @@ class Profile:
 class MachineFacts:
     """What loads have taught about this machine."""
 
-    gpu_overhead: Mapping[str, int] = field(default_factory=dict)  # bytes, by devices.device_key
+    gpu_overhead: Mapping[str, int] = field(default_factory=dict)  # bytes, by measure.device_key
     use_extra_bufts: bool = True  # False once the engine died of repacked CPU weights (AMX)
     host_bandwidth: float | None = None  # bytes/s
-    speed_factors: Mapping[str, float] = field(default_factory=dict)  # measured / predicted
     saved_at: str = ""
 
 
@@ -81,6 +80,13 @@ def machine_name() -> str:
     return _slug(platform.node()) or "this-machine"
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What every file states, whatever else it holds."""
+
+    schema: int
+
+
 class Profiles:
     """The files. `warnings` collects what the user should hear."""
 
@@ -92,7 +98,7 @@ class Profiles:
     def load(self, fingerprint: str) -> Profile | None:
         """The profile of this model on this machine."""
         for path in self._of(fingerprint):
-            profile = self._read(path, _profile)
+            profile = self._read(path, Profile)
             if profile and (profile.fingerprint, profile.machine) == (fingerprint, self.machine):
                 return profile
         return None
@@ -106,7 +112,7 @@ class Profiles:
 
     def list(self) -> tuple[Profile, ...]:
         """All profiles, those of other machines included, by model name."""
-        found = [self._read(path, _profile) for path in self._files()]
+        found = [self._read(path, Profile) for path in self._files()]
         ordered = sorted((p for p in found if p), key=lambda p: (p.model_name.lower(), p.machine))
         return tuple(ordered)
 
@@ -114,7 +120,7 @@ class Profiles:
         """Removes the profiles of a model, named by fingerprint, path or name; how many."""
         removed = 0
         for path in self._files():
-            profile = self._read(path, _profile)
+            profile = self._read(path, Profile)
             if profile is None or not _is_about(profile, str(model)):
                 continue
             try:
@@ -128,7 +134,7 @@ class Profiles:
 
     def machine_facts(self) -> MachineFacts:
         """What is known about this machine; nothing is known of a new one."""
-        return self._read(self._machine_path, _facts) or MachineFacts()
+        return self._read(self._machine_path, MachineFacts) or MachineFacts()
 
     def learn(self, change: Callable[[MachineFacts], MachineFacts]) -> bool:
         """Reads the machine's facts, changes them and writes them back. False: not kept.
@@ -156,7 +162,7 @@ class Profiles:
             self._warn(f"{self.folder} cannot be read ({error.strerror or error}).")
             return ()
 
-    def _read(self, path: Path, parse: Callable[[Fields], T]) -> T | None:
+    def _read(self, path: Path, kind: type[T]) -> T | None:
         try:
             with path.open("rb") as file:
                 raw = file.read(_MAX_FILE + 1)
@@ -168,12 +174,11 @@ class Profiles:
         try:
             if len(raw) > _MAX_FILE:
                 raise ValueError("too long")
-            fields = Fields(json.loads(raw.decode("utf-8")))
-            schema = fields.integer("schema")
-            if schema > SCHEMA:
+            body = json.loads(raw.decode("utf-8"))
+            if from_json(_File, body).schema > SCHEMA:
                 self._warn(f"{path} was written by a newer kvchat and is not used.")
                 return None
-            return parse(fields)
+            return from_json(kind, body)
         except (ValueError, RecursionError):
             self._set_aside(path)
             return None
@@ -230,67 +235,6 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-# ---------------------------------------------------------------- between JSON and dataclasses
-
-
-def _profile(body: Fields) -> Profile:
-    return Profile(
-        fingerprint=body.text("fingerprint"),
-        model_name=body.text("model_name"),
-        model_path=body.text("model_path"),
-        settings=_settings(body.mapping("settings")),
-        wishes=body.mapping("wishes"),
-        predicted=tuple(_device_use(one) for one in body.objects("predicted")),
-        predicted_decode_tps=body.number_or_none("predicted_decode_tps"),
-        predicted_prompt_tps=body.number_or_none("predicted_prompt_tps"),
-        buffers=tuple(
-            Buffer(one.text("device"), one.text("kind"), one.integer("size"))
-            for one in body.objects("buffers")
-        ),
-        gpu_taken=body.integers("gpu_taken"),
-        off_by=body.numbers("off_by"),
-        decode_tps=body.number_or_none("decode_tps"),
-        prompt_tps=body.number_or_none("prompt_tps"),
-        engine_version=body.text("engine_version", ""),
-        saved_at=body.text("saved_at", ""),
-        machine=body.text("machine", ""),
-    )
-
-
-def _settings(body: Mapping[str, Any]) -> Settings:
-    """Values of the same type as Settings' own; an older profile may lack the newer ones."""
-    known = Settings(n_ctx=0)
-    values: dict[str, Any] = {}
-    for name, default in asdict(known).items():
-        value = body.get(name, None if name == "n_ctx" else default)
-        if isinstance(default, tuple) and isinstance(value, list | tuple):
-            value = tuple(float(one) for one in Fields.all_numbers(value))
-        if type(value) is not type(default):
-            raise ValueError(f"settings.{name} is {value!r}")
-        values[name] = value
-    return Settings(**values)
-
-
-def _device_use(body: Fields) -> DeviceUse:
-    return DeviceUse(
-        device=body.text("device"),
-        **{
-            kind: body.integer(kind, 0)
-            for kind in ("weights", "kv_cache", "recurrent_state", "compute", "overhead")
-        },
-    )
-
-
-def _facts(body: Fields) -> MachineFacts:
-    return MachineFacts(
-        gpu_overhead=body.integers("gpu_overhead"),
-        use_extra_bufts=body.flag("use_extra_bufts", True),
-        host_bandwidth=body.number_or_none("host_bandwidth"),
-        speed_factors=body.numbers("speed_factors"),
-        saved_at=body.text("saved_at", ""),
-    )
 
 
 def _is_about(profile: Profile, model: str) -> bool:
