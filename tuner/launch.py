@@ -25,6 +25,7 @@ from tuner.engine.protocol import (
 from tuner.errors import EngineCancelled, EngineError, NoFitError
 from tuner.machine.measure import gpu_used_bytes
 from tuner.model.model import Model
+from tuner.planning.differences import difference_text
 from tuner.planning.plan import Plan
 from tuner.profiles.actual import Actual
 from tuner.report import text as report
@@ -110,8 +111,8 @@ class Launcher:
             except EngineError as error:
                 if error.kind != "out_of_memory" or i + 1 == len(rungs):
                     raise
-                less = report.difference(plan, rung, rungs[i + 1])
-                yield Retry(f"Out of memory; trying {less}.")
+                less = difference_text(plan.model, rung, rungs[i + 1])
+                yield Retry(f"Out of memory; trying {less or 'another split'}.")
                 continue
             reached = replace(plan, chosen=rung, fallbacks=rungs[i + 1 :])
             actual = situation.learn(reached, loaded, before)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from tuner.model.model import Model
-from tuner.settings import ALL_LAYERS
+from tuner.settings import ALL_LAYERS, Settings
 
 PREFERENCES = ("balanced", "speed", "context", "quality")
 
@@ -27,6 +28,20 @@ class Wishes:
     use_extra_bufts: bool = True  # False once this machine died of them
     prefer: str = "balanced"
 
+    @classmethod
+    def of_settings(cls, settings: Settings) -> Wishes:
+        """Wishes that fix all that a wish can fix of these settings; an empty split, which says
+        nothing, stays open."""
+        names = {f.name for f in fields(cls)} & {f.name for f in fields(settings)}
+        values: dict[str, Any] = {name: getattr(settings, name) for name in names}
+        values["tensor_split"] = settings.tensor_split or None
+        return cls(**values)
+
+    def without(self, *names: str) -> Wishes:
+        """The same wishes, those that are named given up."""
+        given_up: dict[str, Any] = dict.fromkeys(names)
+        return replace(self, **given_up)
+
     def for_model(self, model: Model) -> Wishes:
         """The same wishes with "max" and "all" in numbers."""
         n_ctx = model.n_ctx_train if self.max_ctx else self.n_ctx
@@ -35,6 +50,13 @@ class Wishes:
             most = model.n_layer_all + 1
             layers = most if layers == ALL_LAYERS else min(layers, most)
         return replace(self, n_ctx=n_ctx, max_ctx=False, n_gpu_layers=layers)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The names of what the user fixed."""
+        return tuple(
+            f.name for f in fields(self) if f.default is None and getattr(self, f.name) is not None
+        )
 
     @property
     def complete(self) -> bool:

@@ -109,8 +109,8 @@ def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]
         found.append(f"llama.cpp runs {model.architecture} without flash attention.")
     if 0 < model.n_ctx_train < settings.n_ctx:
         found.append(
-            f"The context of {settings.n_ctx} tokens is larger than the {model.n_ctx_train} that "
-            "the model was trained for: answers degrade beyond them."
+            f"The context of {settings.n_ctx:,} tokens is longer than the {model.n_ctx_train:,} "
+            "that the model was trained for: answers may fall apart beyond that."
         )
     if settings.swa_full and hp.n_swa:
         found.append("swa_full keeps the whole context in layers that only ever see a window.")

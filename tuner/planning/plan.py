@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tuner.machine.machine import Machine
@@ -60,3 +60,13 @@ class Plan:
     one_more_gib: Candidate | None = None  # the choice if every GPU had 1 GiB more
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+def distinct(candidates: Iterable[Candidate | None], *known: Candidate) -> list[Candidate]:
+    """Those that load the model in a way of their own, in their order: None, repetitions and
+    ways that are `known` are left out."""
+    found: list[Candidate] = []
+    for c in candidates:
+        if c and all(c.settings != o.settings for o in (*known, *found)):
+            found.append(c)
+    return found

@@ -10,6 +10,7 @@ from tuner.errors import KvchatError
 from tuner.machine.machine import Device, Machine, Process
 from tuner.memory.footprint import DeviceUse
 from tuner.model.model import Model
+from tuner.planning.differences import difference_text
 from tuner.planning.plan import Candidate, Plan
 from tuner.profiles.actual import Actual
 from tuner.units import printable, size_text, tps_text
@@ -67,7 +68,7 @@ def text(
     if plan.alternatives:
         title = "Also possible" if plan.chosen.fits else "What would fit"
         lines += ["", style.head(title), *_table(plan, width)]
-    gain = plan.one_more_gib and difference(plan, plan.chosen, plan.one_more_gib)
+    gain = plan.one_more_gib and difference_text(plan.model, plan.chosen, plan.one_more_gib)
     if gain:
         lines += ["", *_wrap(f"With 1 GiB more: {gain}.", width, "")]
     for warning in plan.warnings:
@@ -223,26 +224,6 @@ def _comparison(plan: Plan, actual: Actual) -> list[str]:
 def _compare_row(device: str, label: str, guess: int, real: int) -> str:
     off = f"{(guess - real) / real:+.1%}" if real else "-"
     return f"  {device:<10} {label:<10} {size_text(guess):>12} {size_text(real):>12} {off:>8}"
-
-
-def difference(plan: Plan, a: Candidate, b: Candidate) -> str:
-    """What `b` has that `a` has not."""
-    sa, sb = a.settings, b.settings
-    n_items = plan.model.n_layer_all + 1
-    parts = []
-    if sb.n_gpu_layers != sa.n_gpu_layers:
-        parts.append(f"{sb.n_gpu_layers} of {n_items} layers on the GPU")
-    if sb.n_cpu_moe != sa.n_cpu_moe:
-        parts.append(f"the experts of {sb.n_cpu_moe} layers in RAM instead of {sa.n_cpu_moe}")
-    if sb.n_ctx != sa.n_ctx:
-        parts.append(f"{sb.n_ctx:,} tokens of context")
-    if (sb.type_k, sb.type_v) != (sa.type_k, sa.type_v):
-        parts.append(f"cache K {sb.type_k}, V {sb.type_v}")
-    if sb.n_ubatch != sa.n_ubatch:
-        parts.append(f"n_ubatch {sb.n_ubatch}")
-    if abs(b.speed.decode_tps / a.speed.decode_tps - 1) > 0.01:
-        parts.append(f"about {tps_text(b.speed.decode_tps)} tokens/s")
-    return ", ".join(parts)
 
 
 def overview(rows: Sequence[tuple[str, Plan | KvchatError]], *, color: bool = False) -> str:

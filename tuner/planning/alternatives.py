@@ -1,0 +1,94 @@
+"""What else fits, what to try where memory runs out all the same, what 1 GiB more would give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tuner.planning.objective import LEAST_CONTEXT
+from tuner.planning.plan import Candidate, distinct
+from tuner.planning.solver import Solver
+from tuner.units import GIB
+from tuner.wishes import PREFERENCES, Wishes
+
+# After a load that failed for memory: shares of each GPU's budget to plan for next.
+RETRY_SHARES = (0.94, 0.86, 0.72, 0.50)
+OFFERED_TYPES = ("f16", "q8_0", "q4_0")  # for K and V both: full, half and quarter size
+
+
+def alternatives(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candidate, ...]:
+    """What else fits, keeps the wishes and is better than the choice in something that a user
+    notices, the fastest first. Each says in `note` by which flag it is had."""
+    trials: list[tuple[str, Wishes]] = []
+    for prefer in PREFERENCES:
+        if prefer == "context" and len(solver.machine.gpus) > 1:
+            continue  # slow over several GPUs, and the contexts below say as much
+        trials.append((f"--prefer {prefer}", replace(wishes, prefer=prefer)))
+    if wishes.type_k is None and wishes.type_v is None:
+        pairs = set(solver.pairs(wishes))
+        trials += [
+            (f"--kv {name}", replace(wishes, type_k=name, type_v=name))
+            for name in OFFERED_TYPES
+            if (name, name) in pairs
+        ]
+    if wishes.n_ctx is None:
+        wished = solver.objective(wishes).wished_context
+        trials += [
+            (f"--ctx {n_ctx}", replace(wishes, n_ctx=n_ctx))
+            for n_ctx in (wished, solver.model.n_ctx_train)
+        ]
+    found = distinct((_noted(solver.best(wish), note) for note, wish in trials), chosen)
+    kept: list[Candidate] = []
+    for c in found:  # of equals, the first is enough
+        beaten = any(_dominates(o, c) for o in (chosen, *found))
+        if not beaten and _user_visible(c) not in map(_user_visible, (chosen, *kept)):
+            kept.append(c)
+    return tuple(sorted(kept, key=lambda c: (-c.speed.decode_tps, -c.settings.n_ctx)))
+
+
+def fallbacks(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candidate, ...]:
+    """What to try, in order, where a load runs out of memory all the same. Each keeps the wishes
+    and takes less of the GPUs' memory than the one before."""
+    found: list[Candidate | None] = []
+    gpus = len(solver.machine.gpus)
+    before = chosen.footprint.uses[:gpus]
+    for share in RETRY_SHARES if gpus else ():
+        tighter = [int(b * share) for b in solver.budgets[:gpus]]
+        # Never more than what just failed: a plan far under budget must shrink too.
+        # A GPU that was left empty may help out; what its driver takes cannot shrink.
+        limits = [
+            min(t, int(u.total * share)) if u.weights else t
+            for t, u in zip(tighter, before, strict=True)
+        ]
+        less = solver.within((*limits, solver.budgets[-1]))
+        found.append(_noted(less.best(wishes), f"{share:.0%} of the memory"))
+    if gpus and wishes.n_gpu_layers is None and chosen.settings.n_gpu_layers:
+        on_cpu = solver.best(replace(wishes, n_gpu_layers=0))
+        found.append(_noted(on_cpu, "no layers on a GPU"))
+    if not gpus and wishes.n_ctx is None and chosen.settings.n_ctx > LEAST_CONTEXT:
+        short = solver.best(replace(wishes, n_ctx=LEAST_CONTEXT))
+        found.append(_noted(short, "a short context"))
+    return tuple(distinct(found, chosen))
+
+
+def one_more_gib(solver: Solver, wishes: Wishes, chosen: Candidate) -> Candidate | None:
+    """The choice if every GPU (without one: the host) had 1 GiB more, where it differs."""
+    gpus = len(solver.machine.gpus)
+    grown = [b + GIB for b in solver.budgets[:gpus]]
+    host = solver.budgets[-1] + (0 if gpus else GIB)
+    candidate = solver.within((*grown, host)).best(wishes)
+    return candidate if candidate and candidate.settings != chosen.settings else None
+
+
+def _noted(candidate: Candidate | None, note: str) -> Candidate | None:
+    return candidate and replace(candidate, note=note)
+
+
+def _user_visible(c: Candidate) -> tuple[float, ...]:
+    """What a user notices of a plan, more being better: speed, context, cache precision."""
+    return round(c.speed.decode_tps, 1), c.settings.n_ctx, -c.quality.loss
+
+
+def _dominates(a: Candidate, b: Candidate) -> bool:
+    """`a` is at least as good as `b` in all that a user notices, and better in something."""
+    pa, pb = _user_visible(a), _user_visible(b)
+    return pa != pb and all(x >= y for x, y in zip(pa, pb, strict=True))

@@ -1,0 +1,63 @@
+"""Where nothing fits: by how many bytes, and what would fit instead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tuner.machine.machine import Machine
+from tuner.memory.cache_types import CACHE_TYPES
+from tuner.planning.plan import Candidate, distinct
+from tuner.planning.solver import UBATCHES, Solver
+from tuner.units import size_text
+from tuner.wishes import Wishes
+
+# What is given up of the wishes, one after the other, and as what it is offered. Flash attention
+# is not among them: who fixes it has a reason that memory does not change.
+GIVEN_UP = {
+    "another context": ("n_ctx",),
+    "other cache types": ("type_k", "type_v"),
+    "other GPU layers": ("n_gpu_layers", "n_cpu_moe", "tensor_split"),
+    "another n_ubatch": ("n_ubatch",),
+}
+
+
+def least_short(solver: Solver, wishes: Wishes) -> Candidate:
+    """The settings that keep every wish and miss the budgets by the fewest bytes."""
+    pairs = list(solver.pairs(wishes)) or [(wishes.type_k or "f16", wishes.type_v or "f16")]
+    type_k, type_v = min(pairs, key=lambda p: CACHE_TYPES[p[0]].bits + CACHE_TYPES[p[1]].bits)
+    thrifty = replace(
+        wishes,
+        n_ctx=wishes.n_ctx or solver.contexts(wishes)[0],
+        type_k=type_k,
+        type_v=type_v,
+        n_ubatch=wishes.n_ubatch or min(UBATCHES),
+    )
+    layers = range(solver.n_items + 1) if solver.machine.gpus else range(1)
+    trials = [
+        solver.calculate(replace(thrifty, n_gpu_layers=n))
+        for n in ([wishes.n_gpu_layers] if wishes.n_gpu_layers is not None else layers)
+    ]
+    return min(trials, key=lambda c: sum(c.short(solver.budgets)))
+
+
+def shortage_text(candidate: Candidate, machine: Machine, *, wished: bool) -> str:
+    """By how many bytes, and where, a plan does not fit; `wished`: the user fixed something."""
+    parts = [
+        f"{d.id} is short by {size_text(u.total - d.budget)} ({u.total - d.budget:,} bytes)"
+        for u, d in zip(candidate.footprint.uses, machine.devices, strict=True)
+        if u.total > d.budget
+    ]
+    start = "Nothing that keeps your settings fits: " if wished else "Nothing fits: "
+    return start + ", ".join(parts) + "."
+
+
+def nearest(solver: Solver, wishes: Wishes) -> tuple[Candidate, ...]:
+    """Plans that fit once one wish is given up, then all of them. `note` says which."""
+    all_of_them = tuple(name for names in GIVEN_UP.values() for name in names)
+    found = []
+    for note, names in {**GIVEN_UP, "no fixed settings": all_of_them}.items():
+        relaxed = wishes.without(*names)
+        if relaxed != wishes:
+            candidate = solver.best(relaxed)
+            found.append(candidate and replace(candidate, note=note))
+    return tuple(distinct(found))
