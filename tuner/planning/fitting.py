@@ -57,8 +57,8 @@ class Fitting:
         The GPUs count as one and the compute buffers as nothing. Caches grow in straight lines,
         or, those of a window, less and less, so the line through the ends is never too high.
         """
-        low = self._pooled(at_context(settings, contexts[0]))
-        high = self._pooled(at_context(settings, contexts[-1]))
+        low = self._pooled(settings.with_context(contexts[0]))
+        high = self._pooled(settings.with_context(contexts[-1]))
         pool = (sum(self.budgets[:-1]), self.budgets[-1])
         if any(u > b for u, b in zip(low, pool, strict=True)):
             return 0
@@ -92,7 +92,7 @@ class Fitting:
         total = min(settings.n_gpu_layers, self.n_items)
 
         def room(counts: splits.Counts, g: int, exact: bool) -> int:
-            trial = _split(settings, tuple(map(float, counts)))
+            trial = settings.with_split(tuple(map(float, counts)))
             totals = self.estimator.totals(trial, compute=exact, closely=self.closely)
             return self.budgets[g] - totals[g]
 
@@ -122,7 +122,7 @@ class Fitting:
         """
 
         def uses_at(i: int) -> list[int]:
-            return self.estimator.totals(at_context(settings, contexts[i]), closely=self.closely)
+            return self.estimator.totals(settings.with_context(contexts[i]), closely=self.closely)
 
         def within(uses: list[int]) -> bool:
             return all(u <= b for u, b in zip(uses, budgets, strict=True))
@@ -132,7 +132,7 @@ class Fitting:
         low, high = 0, len(contexts) - 1
         top = uses_at(high)
         if within(top):
-            return at_context(settings, contexts[high])
+            return settings.with_context(contexts[high])
         bottom = uses_at(low)
         if not within(bottom):
             return None
@@ -151,7 +151,7 @@ class Fitting:
                 low, bottom, nudge = guess, uses, not nudge
             else:
                 high, top, nudge = guess, uses, False
-        return at_context(settings, contexts[low])
+        return settings.with_context(contexts[low])
 
     def balanced(self, settings: Settings, contexts: list[int], wished: int) -> Settings:
         """Moves layers between neighbouring GPUs as long as that makes room for more context."""
@@ -167,8 +167,8 @@ class Fitting:
                     continue
                 counts[source] -= 1
                 counts[target] += 1
-                trial = _split(settings, tuple(counts))
-                if not self._has_room(at_context(trial, contexts[longer]), wished):
+                trial = settings.with_split(tuple(counts))
+                if not self._has_room(trial.with_context(contexts[longer]), wished):
                     continue  # nor has it for anything beyond
                 found = self.longest(trial, contexts, wished)
                 if found and found.n_ctx > settings.n_ctx:
@@ -185,20 +185,3 @@ class Fitting:
                 for with_compute in (False, True)
             )
         )
-
-
-def at_context(s: Settings, n_ctx: int) -> Settings:
-    """The same settings with another context. Written out, since `dataclasses.replace` would
-    take most of the time of a search."""
-    return Settings(
-        n_ctx, s.type_k, s.type_v, s.n_gpu_layers, s.n_cpu_moe, s.n_ubatch, s.tensor_split,
-        s.flash_attn, s.swa_full, s.use_extra_bufts,
-    )  # fmt: skip
-
-
-def _split(s: Settings, split: tuple[float, ...]) -> Settings:
-    """The same settings with another split."""
-    return Settings(
-        s.n_ctx, s.type_k, s.type_v, s.n_gpu_layers, s.n_cpu_moe, s.n_ubatch, split,
-        s.flash_attn, s.swa_full, s.use_extra_bufts,
-    )  # fmt: skip

@@ -170,9 +170,7 @@ class Solver:
         that split improved by moving layers."""
         best: Candidate | None = None
         for split in self.fitting.splits(base, wishes.tensor_split):
-            found = self.fitting.longest(
-                replace(base, tensor_split=split), contexts, objective.wished_context
-            )
+            found = self.fitting.longest(base.with_split(split), contexts, objective.wished_context)
             if found is None:
                 continue
             candidate = self.weigh(found, objective, closely=False)
@@ -190,7 +188,7 @@ class Solver:
         n_ctx = c.settings.n_ctx
         if n_ctx >= contexts[-1]:
             return 0.0
-        longer = self.fitting.footprint(replace(c.settings, n_ctx=contexts[-1]))
+        longer = self.fitting.footprint(c.settings.with_context(contexts[-1]))
         more = 0.0
         for now, then in zip(c.footprint.uses, longer.uses, strict=True):
             growth = (then.kv_cache - now.kv_cache) / (contexts[-1] - n_ctx)
@@ -236,7 +234,7 @@ class Solver:
             n_cpu_moe=wishes.n_cpu_moe or 0,
         )
         split = self.fitting.splits(base, wishes.tensor_split)[0]
-        return self.weigh(replace(base, tensor_split=split), self.objective(wishes))
+        return self.weigh(base.with_split(split), self.objective(wishes))
 
     def allows(self, candidate: Candidate, objective: Objective) -> bool:
         """Whether a plan may be chosen: it fits, and context that nobody asked for takes no more
