@@ -15,7 +15,7 @@ from tests.support.scripted_worker import scripted_worker
 from tests.support.standin_gpu import rpc_available, standin_gpu
 from tuner.demo import demo_model_path
 from tuner.engine.client import EngineClient
-from tuner.engine.protocol import Done, DryRunDone, Load, Loaded, Message, Progress, Sampling, Text
+from tuner.engine.protocol import Done, Load, Loaded, Message, Progress, Sampling, Text
 from tuner.errors import EngineCancelled, EngineError, NoFitError
 from tuner.gguf.header import read_header
 from tuner.launch import Launcher, Ready, Retry, Running, Stage
@@ -27,7 +27,6 @@ from tuner.memory.placement import place
 from tuner.memory.reported import device_index, footprint_of
 from tuner.planning.plan import Plan
 from tuner.planning.planner import make_plan
-from tuner.planning.verify import verified
 from tuner.profiles.actual import differences
 from tuner.profiles.profiles import Profiles
 from tuner.settings import Settings
@@ -250,67 +249,11 @@ def test_the_driver_s_share_is_learned(
     assert overhead == 300 * MIB - (use.total - use.overhead)
 
 
-# ------------------------------------------------------------------ the engine's word
+# ------------------------------------------------------------------ predicted and actual
 
 
 def plan_8b(gib: float = 8, wishes: Wishes | None = None) -> Plan:
     return make_plan(giant(LLAMA_8B), machine(gpu(gib)), wishes or Wishes())
-
-
-def says(gpu_compute: int) -> DryRunDone:
-    buffers = (Buffer("CUDA0", "compute", gpu_compute), Buffer("CUDA_Host", "compute", 50 * MIB))
-    return DryRunDone(buffers, 0.1)
-
-
-def test_the_engine_s_figures_replace_the_computed_ones() -> None:
-    """One dry run, and the footprint says where it comes from."""
-    asked: list[Settings] = []
-
-    def dry_run(settings: Settings) -> DryRunDone:
-        asked.append(settings)
-        return says(130 * MIB)
-
-    plan = verified(plan_8b(), dry_run)
-    assert len(asked) == 1
-    assert plan.chosen.footprint.source == "dry run"
-    assert plan.chosen.footprint.uses[0].compute == 130 * MIB
-    assert plan.chosen.footprint.uses[0].weights == plan_8b().chosen.footprint.uses[0].weights
-
-
-def test_a_broken_budget_is_planned_again() -> None:
-    """Where the engine needs more than there is, the next plan leaves room for it."""
-    first = plan_8b()
-    plan = verified(first, lambda _: says(900 * MIB))
-    assert plan.chosen.fits
-    use = plan.chosen.footprint.uses[0]
-    assert use.compute == 900 * MIB
-    assert use.total <= plan.machine.gpus[0].budget
-    assert plan.chosen.settings != first.chosen.settings
-    assert "planned again" in " ".join(plan.reasons)
-
-
-def test_a_refusal_moves_to_the_next_alternative() -> None:
-    """The engine's no becomes a reason, and another pair of cache types is taken."""
-    first = plan_8b()
-
-    def dry_run(settings: Settings) -> DryRunDone:
-        if settings.type_k == first.chosen.settings.type_k:
-            raise EngineError("refused", "the engine does not support this")
-        return says(100 * MIB)
-
-    plan = verified(first, dry_run)
-    assert plan.chosen.settings.type_k != first.chosen.settings.type_k
-    assert "does not support this" in " ".join(plan.reasons)
-
-
-def test_an_engine_that_refuses_everything_is_an_error() -> None:
-    """No alternative left: the engine's own words."""
-
-    def never(_: Settings) -> DryRunDone:
-        raise EngineError("refused", "not this model")
-
-    with pytest.raises(EngineError, match="not this model"):
-        verified(plan_8b(), never)
 
 
 def test_a_difference_over_two_percent_is_recorded() -> None:

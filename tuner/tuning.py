@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
 from tuner.engine.client import EngineClient
-from tuner.engine.protocol import DryRunDone, Load, Loaded
+from tuner.engine.protocol import Load, Loaded
 from tuner.gguf.header import read_header
 from tuner.machine import measure
 from tuner.machine.machine import Machine
-from tuner.memory.footprint import Footprint
+from tuner.memory.footprint import Buffer, Footprint
 from tuner.memory.reported import footprint_of
 from tuner.model.model import Model, describe
 from tuner.planning.plan import Plan
@@ -88,11 +88,10 @@ class Situation:
     def verify(self, plan: Plan, client: EngineClient) -> Plan:
         """The plan as the engine confirms it. Raises EngineError."""
 
-        def dry_run(settings: Settings) -> DryRunDone:
+        def dry_run(settings: Settings) -> Sequence[Buffer]:
             r = self.request
-            return client.dry_run(
-                Load(str(r.path), settings, self.threads, r.rpc_servers, self.left_out)
-            )
+            load = Load(str(r.path), settings, self.threads, r.rpc_servers, self.left_out)
+            return client.dry_run(load).buffers
 
         return verified(plan, dry_run, self.solver)
 

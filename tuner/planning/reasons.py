@@ -83,8 +83,9 @@ def _types_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | No
     name = s.type_k if s.type_k == s.type_v else f"{s.type_k} (K) and {s.type_v} (V)"
     if other is None:
         return f"The cache is {name}: with f16 nothing fits."
-    in_f16 = replace(s, type_k="f16", type_v="f16")  # the types are what is explained
-    clauses = [d.clause for d in differences(solver.model, in_f16, other.settings)]
+    # The types are what is explained, and the batch has a sentence of its own.
+    rest = replace(other.settings, type_k=s.type_k, type_v=s.type_v, n_ubatch=s.n_ubatch)
+    clauses = [d.clause for d in differences(solver.model, s, rest)]
     if not clauses:
         return None
     theirs, ours = tps_text(other.speed.decode_tps), tps_text(chosen.speed.decode_tps)

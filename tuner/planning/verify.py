@@ -1,4 +1,4 @@
-"""Lets the engine confirm a plan before anything is loaded.
+"""Lets the engine verify a plan before anything is loaded.
 
 One dry run of the chosen settings replaces the computed figures by the engine's own. Only where
 that breaks a budget, or the engine refuses the settings, is there a second look.
@@ -6,72 +6,83 @@ that breaks a budget, or the engine refuses the settings, is there a second look
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from tuner.engine.protocol import DryRunDone
 from tuner.errors import EngineError
-from tuner.memory.footprint import DeviceUse
+from tuner.memory.footprint import Buffer
 from tuner.memory.reported import footprint_of
-from tuner.planning.plan import Plan
+from tuner.planning.plan import Candidate, Plan
 from tuner.planning.planner import make_plan
 from tuner.planning.solver import Solver
 from tuner.settings import Settings
 from tuner.units import size_text
 
+# Of dry runs that break a budget. The first one shows what the arithmetic misses; the plan made
+# again with that margin may be of another kind and miss something else, hence one more. A user
+# waits for each, so there is an end: what is then still over budget is said not to fit.
 MAX_ROUNDS = 3
 
-DryRunner = Callable[[Settings], DryRunDone]
+# What the engine would allocate for these settings. Raises EngineError: "refused" where it does
+# not take them.
+DryRunner = Callable[[Settings], Iterable[Buffer]]
 
 
 def verified(plan: Plan, dry_run: DryRunner, solver: Solver | None = None) -> Plan:
     """The plan with the engine's figures, planned again with what was learned where they do not
     fit, and moved to the next alternative where the engine refuses. Each becomes a reason.
 
-    Raises EngineError where the engine refuses every alternative or fails.
+    Args:
+        plan: what `make_plan` answered.
+        dry_run: asks the engine; called once where all is well.
+        solver: the one that made the plan, where it is at hand (see `make_plan`).
+
+    Returns:
+        A plan whose `chosen` has compute buffers as the engine reported them; `chosen.fits` is
+        False where nothing that it verified is within every budget.
+
+    Raises:
+        EngineError: the engine refuses every alternative, or fails.
     """
-    said: list[str] = []
+    findings: list[str] = []
     budgets = [d.budget for d in plan.machine.devices]
     margins = [0] * len(budgets)
     for _ in range(MAX_ROUNDS):
-        computed = plan
-        plan, refusals = _accepted(computed, dry_run)
-        said += refusals
-        short = plan.chosen.short(budgets)
+        computed, chosen, refusals = _first_taken(plan, dry_run)
+        plan = replace(plan, chosen=chosen)
+        findings += refusals
+        short = chosen.short(budgets)
         if not any(short):
             break
-        for i, device in enumerate(plan.machine.devices):
-            if short[i]:
-                said.append(
-                    f"The engine's dry run needs {size_text(short[i])} more on {device.id} than "
-                    "there is, so it was planned again."
-                )
-        margins = [
-            max(m, real.total - guess.total)
-            for m, real, guess in zip(
-                margins, plan.chosen.footprint.uses, _guess(computed, plan), strict=True
-            )
+        findings += [
+            f"The engine's dry run needs {size_text(lacking)} more on {device.id} than there is, "
+            "so it was planned again."
+            for device, lacking in zip(plan.machine.devices, short, strict=True)
+            if lacking
         ]
+        uses = zip(margins, chosen.footprint.uses, computed.footprint.uses, strict=True)
+        margins = [max(m, real.total - guess.total) for m, real, guess in uses]
         plan = make_plan(plan.model, plan.machine, plan.wishes, margins=margins, solver=solver)
         if not plan.chosen.fits:
             break
     fits = plan.chosen.fits and not any(plan.chosen.short(budgets))
     chosen = replace(plan.chosen, fits=fits)
-    return replace(plan, chosen=chosen, reasons=(*plan.reasons, *said))
+    return replace(plan, chosen=chosen, reasons=(*plan.reasons, *findings))
 
 
-def _accepted(plan: Plan, dry_run: DryRunner) -> tuple[Plan, list[str]]:
-    """The first of the choice and its alternatives that the engine accepts, with its figures."""
+def _first_taken(plan: Plan, dry_run: DryRunner) -> tuple[Candidate, Candidate, list[str]]:
+    """The first of the choice and what else the plan offers that the engine does not refuse: as
+    computed, with the engine's figures, and a sentence per refusal. Raises EngineError."""
     refusals: list[str] = []
     refused: set[tuple[str, str, str]] = set()
     last: EngineError | None = None
-    for candidate in (plan.chosen, *plan.alternatives, *plan.fallbacks):
-        s = candidate.settings
+    for computed in (plan.chosen, *plan.alternatives, *plan.fallbacks):
+        s = computed.settings
         kind = (s.type_k, s.type_v, s.flash_attn)
         if kind in refused:
             continue
         try:
-            done = dry_run(s)
+            buffers = dry_run(s)
         except EngineError as error:
             if error.kind != "refused":
                 raise
@@ -80,15 +91,8 @@ def _accepted(plan: Plan, dry_run: DryRunner) -> tuple[Plan, list[str]]:
             last = error
             continue
         # Nothing is allocated, so weights and cache read 0; the compute buffers are true.
-        compute = [b for b in done.buffers if b.kind == "compute"]
-        footprint = footprint_of(compute, plan.machine, candidate.footprint, "dry run")
-        return replace(plan, chosen=replace(candidate, footprint=footprint)), refusals
+        compute = [b for b in buffers if b.kind == "compute"]
+        footprint = footprint_of(compute, plan.machine, computed.footprint, "dry run")
+        return computed, replace(computed, footprint=footprint), refusals
     assert last is not None
     raise last
-
-
-def _guess(computed: Plan, accepted: Plan) -> tuple[DeviceUse, ...]:
-    """The computed figures of the settings that the engine accepted."""
-    settings = accepted.chosen.settings
-    candidates = (computed.chosen, *computed.alternatives, *computed.fallbacks)
-    return next(c.footprint.uses for c in candidates if c.settings == settings)

@@ -1,0 +1,119 @@
+"""The engine's word on a plan, before anything is loaded."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.giants import LLAMA_8B, giant, gpu, machine
+from tuner.errors import EngineError
+from tuner.memory.footprint import Buffer
+from tuner.planning.plan import Plan
+from tuner.planning.planner import make_plan
+from tuner.planning.solver import Solver
+from tuner.planning.verify import MAX_ROUNDS, verified
+from tuner.settings import Settings
+from tuner.units import GIB, MIB
+from tuner.wishes import Wishes
+
+Buffers = tuple[Buffer, ...]
+
+
+def plan_8b(gib: float = 8, wishes: Wishes | None = None) -> Plan:
+    return make_plan(giant(LLAMA_8B), machine(gpu(gib)), wishes or Wishes())
+
+
+def says(gpu_compute: int, host_compute: int = 50 * MIB) -> Buffers:
+    return (Buffer("CUDA0", "compute", gpu_compute), Buffer("CUDA_Host", "compute", host_compute))
+
+
+def test_the_engine_s_figures_replace_the_computed_ones() -> None:
+    """One dry run, and the footprint says where it comes from."""
+    asked: list[Settings] = []
+
+    def dry_run(settings: Settings) -> Buffers:
+        asked.append(settings)
+        return says(130 * MIB)
+
+    plan = verified(plan_8b(), dry_run)
+    assert len(asked) == 1
+    assert plan.chosen.footprint.source == "dry run"
+    assert plan.chosen.footprint.uses[0].compute == 130 * MIB
+    assert plan.chosen.footprint.uses[0].weights == plan_8b().chosen.footprint.uses[0].weights
+
+
+def test_a_broken_budget_is_planned_again() -> None:
+    """Where the engine needs more than there is, the next plan leaves room for it."""
+    first = plan_8b()
+    plan = verified(first, lambda _: says(900 * MIB))
+    assert plan.chosen.fits
+    use = plan.chosen.footprint.uses[0]
+    assert use.compute == 900 * MIB
+    assert use.total <= plan.machine.gpus[0].budget
+    assert plan.chosen.settings != first.chosen.settings
+    assert "planned again" in " ".join(plan.reasons)
+
+
+def test_the_solver_of_the_plan_plans_again_alike() -> None:
+    """What a solver has computed already changes nothing but the time."""
+    where = machine(gpu(8))
+    solver = Solver(giant(LLAMA_8B), where)
+    plan = make_plan(giant(LLAMA_8B), where, Wishes(), solver=solver)
+    again = verified(plan, lambda _: says(900 * MIB), solver)
+    assert again == verified(plan_8b(), lambda _: says(900 * MIB))
+
+
+def test_an_engine_that_always_needs_more_than_there_is_ends() -> None:
+    """After a few dry runs the plan is called what it is: one that does not fit."""
+    asked: list[Settings] = []
+
+    def dry_run(settings: Settings) -> Buffers:
+        asked.append(settings)
+        return says((8 + 2 * len(asked)) * GIB)
+
+    plan = verified(plan_8b(), dry_run)
+    assert not plan.chosen.fits
+    assert 1 <= len(asked) <= MAX_ROUNDS
+    assert "planned again" in " ".join(plan.reasons)
+
+
+def test_a_broken_budget_of_the_host_is_named() -> None:
+    """The reason says on which device the memory was missing."""
+    plan = verified(plan_8b(), lambda _: says(130 * MIB, 60 * GIB))
+    assert "more on host than there is" in " ".join(plan.reasons)
+
+
+def test_a_refusal_moves_to_the_next_alternative() -> None:
+    """The engine's no becomes a reason, and another pair of cache types is taken."""
+    first = plan_8b()
+
+    def dry_run(settings: Settings) -> Buffers:
+        if settings.type_k == first.chosen.settings.type_k:
+            raise EngineError("refused", "the engine does not support this")
+        return says(100 * MIB)
+
+    plan = verified(first, dry_run)
+    assert plan.chosen.settings.type_k != first.chosen.settings.type_k
+    assert "does not support this" in " ".join(plan.reasons)
+
+
+def test_an_engine_that_refuses_everything_is_an_error() -> None:
+    """No alternative left: the engine's own words."""
+
+    def never(_: Settings) -> Buffers:
+        raise EngineError("refused", "not this model")
+
+    with pytest.raises(EngineError, match="not this model"):
+        verified(plan_8b(), never)
+
+
+def test_an_engine_that_fails_is_asked_no_more() -> None:
+    """Only a refusal is a reason to try something else."""
+    asked: list[Settings] = []
+
+    def crash(settings: Settings) -> Buffers:
+        asked.append(settings)
+        raise EngineError("crashed", "gone")
+
+    with pytest.raises(EngineError, match="gone"):
+        verified(plan_8b(), crash)
+    assert len(asked) == 1
