@@ -24,7 +24,7 @@ from tuner.machine.machine import Machine
 from tuner.memory.footprint import Buffer
 from tuner.memory.mapped_weights import mapped_weights
 from tuner.memory.placement import place
-from tuner.memory.reported import device_index, footprint_of
+from tuner.memory.reported import device_index, reported_footprint
 from tuner.planning.plan import Plan
 from tuner.planning.planner import make_plan
 from tuner.profiles.actual import differences
@@ -308,7 +308,7 @@ def test_buffers_add_up_per_device() -> None:
         Buffer("CUDA0", "weights", 100), Buffer("CUDA0", "weights", 11),
         Buffer("CPU_Mapped", "weights", 7),
     ]  # fmt: skip
-    got = footprint_of(buffers, plan.machine, plan.chosen.footprint, "measured")
+    got = reported_footprint(buffers, plan.machine, plan.chosen.footprint, "measured")
     assert [u.weights for u in got.uses] == [111, 7]
     assert got.uses[0].compute == plan.chosen.footprint.uses[0].compute
 

@@ -28,7 +28,7 @@ from tuner.model.model import Model
 from tuner.planning.differences import difference_text
 from tuner.planning.plan import Plan
 from tuner.profiles.actual import Actual
-from tuner.report import text as report
+from tuner.report import report_text
 from tuner.settings import Settings
 from tuner.tuning import Situation
 from tuner.wishes import LaunchRequest
@@ -171,7 +171,7 @@ class Running:
 
     def report_text(self, width: int) -> str:
         """The fit report of this load, predicted against actual."""
-        return report.text(self.plan, width=width, actual=self.actual)
+        return report_text(self.plan, width=width, actual=self.actual)
 
     def status(self) -> str:
         """The settings in a few words."""

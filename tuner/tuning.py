@@ -14,7 +14,7 @@ from tuner.gguf.header import read_header
 from tuner.machine import measure
 from tuner.machine.machine import Machine
 from tuner.memory.footprint import Buffer, Footprint
-from tuner.memory.reported import footprint_of
+from tuner.memory.reported import reported_footprint
 from tuner.model.model import Model, describe
 from tuner.planning.plan import Plan
 from tuner.planning.planner import make_plan
@@ -149,7 +149,7 @@ class Situation:
             after[g.id] - before[g.id] if g.id in after and g.id in before else None
             for g in machine.gpus
         )
-        real = footprint_of(loaded.buffers, machine, predicted, "measured")
+        real = reported_footprint(loaded.buffers, machine, predicted, "measured")
         settings = replace(plan.chosen.settings, use_extra_bufts=loaded.use_extra_bufts)
         expected = as_mapped(predicted, loaded.buffers, settings, self.model, len(machine.gpus))
         actual = Actual(real, expected, vram_growth=growth)

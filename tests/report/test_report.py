@@ -1,8 +1,7 @@
-"""The report: what a person and what a program gets to read."""
+"""The report that a person gets to read."""
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 
@@ -11,11 +10,12 @@ import pytest
 from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
 from tuner.errors import FileError, KvchatError
 from tuner.machine.machine import Process
-from tuner.memory.footprint import Footprint
+from tuner.memory.footprint import ENGINE_KINDS, KINDS, DeviceUse, Footprint
 from tuner.planning.plan import Plan
 from tuner.planning.planner import make_plan
 from tuner.profiles.actual import Actual
-from tuner.report import text as report
+from tuner.report import overview_text, report_text
+from tuner.report.text import _PARTS
 from tuner.units import GIB, MIB
 from tuner.wishes import Wishes
 
@@ -37,13 +37,13 @@ def test_no_line_is_wider_than_asked(name: str, gibs: tuple[float, ...], width: 
     plan = plan_of(name, *gibs)
     card = replace(plan.machine.gpus[0], name="A card with a name that goes on and on " * 3)
     plan = replace(plan, machine=replace(plan.machine, gpus=(card, *plan.machine.gpus[1:])))
-    for line in report.text(plan, width=width).splitlines():
+    for line in report_text(plan, width=width).splitlines():
         assert len(line) <= width
 
 
 def test_the_bar_shows_every_part_and_is_full_width() -> None:
     """Weights, cache, compute, overhead, reserve and free have a cell each, in this order."""
-    lines = report.text(plan_of()).splitlines()
+    lines = report_text(plan_of()).splitlines()
     bar = lines[next(i for i, line in enumerate(lines) if line.startswith("GPU0")) + 1].strip()
     assert len(bar) == 76
     assert re.fullmatch("█+▓+▒+░+-+·+", bar)
@@ -52,7 +52,7 @@ def test_the_bar_shows_every_part_and_is_full_width() -> None:
 def test_other_programs_memory_is_in_the_bar() -> None:
     """What others hold is shown as theirs, not as free and not as ours."""
     where = machine(replace(gpu(24), free=20 * GIB))
-    text = report.text(make_plan(giant(LLAMA_8B), where, Wishes()))
+    text = report_text(make_plan(giant(LLAMA_8B), where, Wishes()))
     assert "× in use 4.0 GiB" in text
     assert "20.0 GiB free of 24.0 GiB" in text
 
@@ -61,22 +61,22 @@ def test_who_holds_the_memory_is_named() -> None:
     """The largest other processes on a GPU, by name, and how many more there are."""
     holders = tuple(Process(i, f"program{i}", "GPU0", i * GIB) for i in range(1, 6))
     where = replace(machine(replace(gpu(24), free=9 * GIB)), processes=holders)
-    text = " ".join(report.text(make_plan(giant(LLAMA_8B), where, Wishes())).split())
+    text = " ".join(report_text(make_plan(giant(LLAMA_8B), where, Wishes())).split())
     assert "in use by program5 (5) 5.0 GiB, program4 (4) 4.0 GiB" in text
     assert "and 2 more" in text
 
 
 def test_no_colour_unless_asked() -> None:
     """Plain text has no escape codes; colour has, and the same words."""
-    plain = report.text(plan_of())
-    coloured = report.text(plan_of(), color=True)
+    plain = report_text(plan_of())
+    coloured = report_text(plan_of(), color=True)
     assert "\x1b" not in plain
     assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
 
 
 def test_the_report_says_what_matters() -> None:
     """Settings, reasons, alternatives, speed and the warning about quality are all there."""
-    text = report.text(plan_of())
+    text = report_text(plan_of())
     for words in (
         "35.0B parameters", "Q4_K_M", "GPU layers  41 of 41", "K q8_0, V q8_0", "tokens/s",
         "Why", "f16 would keep", "Also possible", "--kv f16",
@@ -88,8 +88,8 @@ def test_a_low_cache_type_comes_with_a_warning() -> None:
     """Where q4_0 was chosen for the user, the report says what it may cost and how to avoid it."""
     plan = plan_of(AYA_35B, 23.0)
     assert plan.chosen.settings.type_k == "q4_0"
-    assert "costs some quality" in report.text(plan)
-    assert "costs some quality" not in report.text(plan_of(LLAMA_8B, 24.0))
+    assert "costs some quality" in report_text(plan)
+    assert "costs some quality" not in report_text(plan_of(LLAMA_8B, 24.0))
 
 
 def test_predicted_against_actual() -> None:
@@ -103,7 +103,7 @@ def test_predicted_against_actual() -> None:
         decode_tps=plan.chosen.speed.decode_tps / 2,
         vram_growth=(24 * GIB,),
     )
-    text = report.text(plan, actual=actual)
+    text = report_text(plan, actual=actual)
     assert re.search(r"GPU0 +compute +\d+ MiB +\d+ MiB +-50\.0%", text)
     assert re.search(r"GPU0 +weights .* \+0\.0%", text)
     assert re.search(r"tokens/s +\d+ +\d+ +\+100%", text)
@@ -113,41 +113,10 @@ def test_predicted_against_actual() -> None:
 def test_nothing_fits_is_said_in_the_report() -> None:
     """The title, the bytes missing and what would fit."""
     wishes = Wishes(n_ctx=131_072, type_k="f16", type_v="f16", n_gpu_layers=99)
-    text = report.text(plan_of(LLAMA_8B, 8.0, wishes=wishes))
+    text = report_text(plan_of(LLAMA_8B, 8.0, wishes=wishes))
     assert "does not fit" in text
     assert "bytes)" in text
     assert "What would fit" in text
-
-
-def test_json_is_the_contract() -> None:
-    """Every key of schema 1, of the right type, in bytes, and it survives being printed."""
-    plan = plan_of(GEMMA_27B, 12.0, 12.0)
-    got = json.loads(json.dumps(report.as_json(plan)))
-    assert got["schema"] == 1
-    assert {
-        "path", "architecture", "name", "quantization", "n_params", "n_layer", "n_ctx_train",
-        "size_bytes", "fingerprint",
-    } <= got["model"].keys()  # fmt: skip
-    assert [d["id"] for d in got["machine"]["devices"]] == ["GPU0", "GPU1", "host"]
-    for device in got["machine"]["devices"]:
-        assert {"id", "kind", "name", "total", "free", "reserve", "bandwidth", "source"} <= (
-            device.keys()
-        )
-    for one in (got["plan"], *got["alternatives"], *got["fallbacks"]):
-        assert one["settings"].keys() == {
-            "n_ctx", "type_k", "type_v", "n_gpu_layers", "n_cpu_moe", "n_ubatch", "tensor_split",
-            "flash_attn", "swa_full", "use_extra_bufts",
-        }  # fmt: skip
-        for use, device in zip(one["footprint"], got["machine"]["devices"], strict=True):
-            parts = ("weights", "kv_cache", "recurrent_state", "compute", "overhead")
-            assert use["total"] == sum(use[p] for p in parts)
-            assert use["device"] == device["id"]
-            assert use["budget"] == device["free"] - device["reserve"]
-        assert one["speed"]["decode_tps"] > 0
-        assert one["quality"]["loss"] >= 0
-    assert got["plan"]["fits"] is True
-    assert isinstance(got["reasons"], list)
-    assert isinstance(got["warnings"], list)
 
 
 def test_the_overview_has_a_line_per_file() -> None:
@@ -158,7 +127,7 @@ def test_the_overview_has_a_line_per_file() -> None:
         ("x/gone.gguf", error),
         ("b", plan_of(LLAMA_8B, 24.0)),
     ]
-    lines = report.overview(rows).splitlines()
+    lines = overview_text(rows).splitlines()
     assert len(lines) == 4
     assert "41/41" in lines[1]
     assert "does not exist" in lines[2]
@@ -170,4 +139,17 @@ def test_a_thin_slice_still_has_a_cell() -> None:
     """A compute buffer of a few MiB on a large card does not vanish from the bar."""
     plan = plan_of(LLAMA_8B, 80.0)
     assert plan.chosen.footprint.uses[0].compute < 600 * MIB
-    assert "▒" in report.text(plan).split("\n")[4]
+    assert "▒" in report_text(plan).split("\n")[4]
+
+
+def test_every_kind_of_memory_is_shown_once() -> None:
+    """What a plan takes is in the bar, and what the engine reports is in the comparison."""
+    shown = [kind for part in _PARTS for kind in part.kinds]
+    assert sorted(shown) == sorted(KINDS)
+    plan = plan_of()
+    use = DeviceUse("GPU0", **dict.fromkeys(KINDS, 2 * GIB))
+    real = replace(use, **dict.fromkeys(KINDS, GIB))  # type: ignore[arg-type]
+    host = plan.chosen.footprint.host
+    actual = Actual(Footprint((real, host), "measured"), Footprint((use, host)))
+    rows = re.findall(r"GPU0 +\S+ .*\+100\.0%", report_text(plan, actual=actual))
+    assert len(rows) == len({p.label for p in _PARTS if set(p.kinds) <= set(ENGINE_KINDS)}) > 1

@@ -17,7 +17,7 @@ from tuner.errors import ExitCode, KvchatError, UsageError
 from tuner.gguf.header import read_header
 from tuner.model.model import describe
 from tuner.planning.plan import Plan
-from tuner.report import text as report
+from tuner.report import error_json, overview_text, report_json, report_text
 from tuner.tuning import Situation
 from tuner.units import parse_size, printable
 from tuner.wishes import LaunchRequest
@@ -153,22 +153,22 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
             worst = error.exit_code
             rows.append((str(request.path), error))
             if as_json:
-                print(json.dumps(report.error_json(str(request.path), error)), flush=True)
+                print(json.dumps(error_json(str(request.path), error)), flush=True)
             continue
         if not plan.chosen.fits and worst == ExitCode.OK:
             worst = ExitCode.NO_FIT
         rows.append((str(request.path), plan))
         if as_json:
-            print(json.dumps(report.as_json(plan), ensure_ascii=False), flush=True)
+            print(json.dumps(report_json(plan), ensure_ascii=False), flush=True)
     if as_json:
         return worst
     dull = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     color = sys.stdout.isatty() and not dull
     only = rows[0][1] if len(rows) == 1 else None
     if isinstance(only, Plan):
-        sys.stdout.write(report.text(only, color=color))
+        sys.stdout.write(report_text(only, color=color))
     else:
-        sys.stdout.write(report.overview(rows, color=color))
+        sys.stdout.write(overview_text(rows, color=color))
         for _, result in rows:
             if isinstance(result, KvchatError):
                 complain(str(result))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,13 @@ class DeviceUse:
 
     @property
     def total(self) -> int:
-        return self.weights + self.kv_cache + self.recurrent_state + self.compute + self.overhead
+        return sum(_sizes(self))
+
+
+KINDS = tuple(f.name for f in fields(DeviceUse) if f.name != "device")  # of memory
+ENGINE_KINDS = tuple(kind for kind in KINDS if kind != "overhead")  # what the engine reports
+
+_sizes = attrgetter(*KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,5 +50,5 @@ class Buffer:
     """One buffer that the engine reported: a line of its log or of its memory breakdown."""
 
     device: str  # the engine's name: "CUDA0", "CPU_Mapped", "CUDA_Host", "RPC0[...]"
-    kind: str  # "weights" | "kv_cache" | "recurrent_state" | "compute" | "output"
+    kind: str  # one of ENGINE_KINDS, or "output": the logits that a decode returns
     size: int  # bytes

@@ -6,18 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from tuner.machine.machine import Device, Machine
-from tuner.memory.footprint import Buffer, DeviceUse, Footprint
+from tuner.memory.footprint import ENGINE_KINDS, Buffer, DeviceUse, Footprint
 
-_FIELDS = {
-    "weights": "weights",
-    "kv_cache": "kv_cache",
-    "recurrent_state": "recurrent_state",
-    "compute": "compute",
-    "output": "compute",  # the logits that a decode returns
-}
+# The logits that a decode returns are part of what llama.cpp calls compute.
+_KINDS = {**{kind: kind for kind in ENGINE_KINDS}, "output": "compute"}
 
 
-def footprint_of(
+def reported_footprint(
     buffers: Iterable[Buffer], machine: Machine, base: Footprint, source: str
 ) -> Footprint:
     """The engine's buffers summed per device of the machine.
@@ -28,7 +23,7 @@ def footprint_of(
     totals: dict[tuple[int, str], int] = {}
     kinds = set()
     for buffer in buffers:
-        kind = _FIELDS.get(buffer.kind)
+        kind = _KINDS.get(buffer.kind)
         if kind is None:
             continue
         kinds.add(kind)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from tuner.errors import EngineError
 from tuner.memory.footprint import Buffer
-from tuner.memory.reported import footprint_of
+from tuner.memory.reported import reported_footprint
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.planner import make_plan
 from tuner.planning.solver import Solver
@@ -92,7 +92,7 @@ def _first_taken(plan: Plan, dry_run: DryRunner) -> tuple[Candidate, Candidate, 
             continue
         # Nothing is allocated, so weights and cache read 0; the compute buffers are true.
         compute = [b for b in buffers if b.kind == "compute"]
-        footprint = footprint_of(compute, plan.machine, computed.footprint, "dry run")
+        footprint = reported_footprint(compute, plan.machine, computed.footprint, "dry run")
         return computed, replace(computed, footprint=footprint), refusals
     assert last is not None
     raise last

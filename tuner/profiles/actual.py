@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from tuner.memory.footprint import Buffer, Footprint
+from tuner.memory.footprint import ENGINE_KINDS, Buffer, Footprint
 from tuner.memory.mapped_weights import mapped_weights
 from tuner.memory.placement import place
 from tuner.model.model import Model
@@ -44,7 +44,7 @@ def differences(predicted: Footprint, actual: Footprint) -> dict[str, float]:
     """What was off by more than `NOTABLE`: "GPU0 compute" -> predicted / actual - 1."""
     found = {}
     for guess, real in zip(predicted.uses, actual.uses, strict=True):
-        for kind in ("weights", "kv_cache", "recurrent_state", "compute"):
+        for kind in ENGINE_KINDS:
             a, b = getattr(guess, kind), getattr(real, kind)
             if b and abs(a / b - 1) > NOTABLE:
                 found[f"{guess.device} {kind}"] = round(a / b - 1, 4)

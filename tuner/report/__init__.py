@@ -1,1 +1,6 @@
-"""A plan as text and as JSON."""
+"""A plan as text for people and as JSON for programs."""
+
+from tuner.report.json import error_json, report_json
+from tuner.report.text import overview_text, report_text
+
+__all__ = ["error_json", "overview_text", "report_json", "report_text"]

@@ -1,34 +1,41 @@
-"""The fit report: a plan as text for people and as JSON for programs."""
+"""The fit report: a plan as text for people."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuner.errors import KvchatError
-from tuner.machine.machine import Device, Machine, Process
-from tuner.memory.footprint import DeviceUse
+from tuner.machine.machine import Device, Process
+from tuner.memory.footprint import ENGINE_KINDS, DeviceUse
 from tuner.model.model import Model
 from tuner.planning.differences import difference_text
-from tuner.planning.plan import Candidate, Plan
+from tuner.planning.plan import Plan
 from tuner.profiles.actual import Actual
 from tuner.units import printable, size_text, tps_text
 
 WIDTH = 80
-SCHEMA = 1
 MAX_HOLDERS = 3  # other processes named per GPU
 
-# What fills a device, in the order of its bar: label, mark, ANSI colour.
+
+class _Part(NamedTuple):
+    """What fills a stretch of a device's bar."""
+
+    label: str
+    mark: str
+    color: str  # ANSI
+    kinds: tuple[str, ...] = ()  # of memory; none: what a plan does not take
+
+
+# In the order of the bar. People are shown one cache, whatever it is made of.
 _PARTS = (
-    ("weights", "█", "34"),
-    ("cache", "▓", "36"),
-    ("compute", "▒", "35"),
-    ("overhead", "░", "33"),
-    ("in use", "×", "31"),
-    ("reserve", "-", "2"),
-    ("free", "·", "2"),
+    _Part("weights", "█", "34", ("weights",)),
+    _Part("cache", "▓", "36", ("kv_cache", "recurrent_state")),
+    _Part("compute", "▒", "35", ("compute",)),
+    _Part("overhead", "░", "33", ("overhead",)),
 )
+_REST = (_Part("in use", "×", "31"), _Part("reserve", "-", "2"), _Part("free", "·", "2"))
 
 
 class Style:
@@ -44,10 +51,7 @@ class Style:
         return self(text, "1")
 
 
-# ------------------------------------------------------------------ text
-
-
-def text(
+def report_text(
     plan: Plan, *, width: int = WIDTH, color: bool = False, actual: Actual | None = None
 ) -> str:
     """The report of one model, at most `width` columns wide."""
@@ -103,24 +107,16 @@ def _device(
     in_use = max(0, device.total - device.free)
     left = max(0, device.total - in_use - use.total)
     reserve = min(device.reserve, left)
-    sizes = (
-        use.weights,
-        use.kv_cache + use.recurrent_state,
-        use.compute,
-        use.overhead,
-        in_use,
-        reserve,
-        left - reserve,
-    )
+    sizes = (*(_size(use, part) for part in _PARTS), in_use, reserve, left - reserve)
     right = f"{size_text(device.free)} free of {size_text(device.total)}"
     name = f"{device.id}  {device.name}"
     room = width - len(right) - 2
     lines = [style.head(name[:room].ljust(room)) + "  " + right]
     lines.append("  " + _bar(sizes, device.total, width - 4, style))
     shown = [
-        f"{mark} {label} {size_text(size)}"
-        for (label, mark, _), size in zip(_PARTS, sizes, strict=True)
-        if size > 0 or label == "free"
+        f"{part.mark} {part.label} {size_text(size)}"
+        for part, size in zip((*_PARTS, *_REST), sizes, strict=True)
+        if size > 0 or part.label == "free"
     ]
     lines += _wrap("  ".join(shown), width, "  ", break_on="  ")
     if holders:
@@ -141,7 +137,12 @@ def _bar(sizes: Sequence[int], total: int, width: int, style: Style) -> str:
         cells[cells.index(max(cells))] -= 1
     fill = free if cells[free] else cells.index(max(cells))
     cells[fill] += width - sum(cells)
-    return "".join(style(mark * n, code) for (_, mark, code), n in zip(_PARTS, cells, strict=True))
+    parts = zip((*_PARTS, *_REST), cells, strict=True)
+    return "".join(style(part.mark * n, part.color) for part, n in parts)
+
+
+def _size(use: DeviceUse, part: _Part) -> int:
+    return sum(getattr(use, kind) for kind in part.kinds)
 
 
 def _settings(plan: Plan, width: int) -> list[str]:
@@ -195,18 +196,10 @@ def _comparison(plan: Plan, actual: Actual) -> list[str]:
     rows = [f"  {'':<10} {'':<10} {'predicted':>12} {'actual':>12} {'off by':>8}"]
     pairs = zip(actual.expected.uses, actual.footprint.uses, strict=True)
     for i, (guess, real) in enumerate(pairs):
-        kinds = (
-            ("weights", guess.weights, real.weights),
-            (
-                "cache",
-                guess.kv_cache + guess.recurrent_state,
-                real.kv_cache + real.recurrent_state,
-            ),
-            ("compute", guess.compute, real.compute),
-        )
-        for label, a, b in kinds:
-            if a or b:
-                rows.append(_compare_row(guess.device, label, a, b))
+        for part in _PARTS:
+            a, b = _size(guess, part), _size(real, part)
+            if (a or b) and set(part.kinds) <= set(ENGINE_KINDS):
+                rows.append(_compare_row(guess.device, part.label, a, b))
         if i < len(actual.vram_growth) and actual.vram_growth[i] is not None:
             rows.append(
                 _compare_row(guess.device, "in all", guess.total, actual.vram_growth[i] or 0)
@@ -226,7 +219,7 @@ def _compare_row(device: str, label: str, guess: int, real: int) -> str:
     return f"  {device:<10} {label:<10} {size_text(guess):>12} {size_text(real):>12} {off:>8}"
 
 
-def overview(rows: Sequence[tuple[str, Plan | KvchatError]], *, color: bool = False) -> str:
+def overview_text(rows: Sequence[tuple[str, Plan | KvchatError]], *, color: bool = False) -> str:
     """The table over several files: which of them fit, and how."""
     style = Style(color)
     lines = [
@@ -268,116 +261,3 @@ def _wrap(
     ) or [""]
     out = [(lead if i == 0 else " " * len(lead)) + paint(line) for i, line in enumerate(lines)]
     return [line.replace("\u00a0", " ") for line in out]
-
-
-# ------------------------------------------------------------------ JSON
-
-
-def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan as schema 1 of the report contract. Sizes in bytes, speeds in tokens/s."""
-    return {
-        "schema": SCHEMA,
-        "model": _model_json(plan.model),
-        "machine": _machine_json(plan.machine),
-        "plan": candidate_json(plan.chosen, plan.machine),
-        "alternatives": [candidate_json(c, plan.machine) for c in plan.alternatives],
-        "fallbacks": [candidate_json(c, plan.machine) for c in plan.fallbacks],
-        "one_more_gib": plan.one_more_gib and candidate_json(plan.one_more_gib, plan.machine),
-        "reasons": list(plan.reasons),
-        "warnings": list(plan.warnings),
-    }
-
-
-def error_json(path: str, error: KvchatError) -> dict[str, Any]:
-    """What stands in the place of a file that cannot be used."""
-    return {
-        "schema": SCHEMA,
-        "path": path,
-        "error": {"kind": error.kind, "message": str(error)},
-    }
-
-
-def _model_json(model: Model) -> dict[str, Any]:
-    return {
-        "path": str(model.path),
-        "architecture": model.architecture,
-        "name": model.name,
-        "quantization": model.quantization,
-        "n_params": model.n_params,
-        "n_layer": model.n_layer,
-        "n_ctx_train": model.n_ctx_train,
-        "size_bytes": model.size_bytes,
-        "fingerprint": model.fingerprint,
-        "n_embd": model.n_embd,
-        "n_vocab": model.n_vocab,
-        "n_expert": model.n_expert,
-        "n_expert_used": model.n_expert_used,
-        "chat_template": model.chat_template is not None,
-    }
-
-
-def _machine_json(machine: Machine) -> dict[str, Any]:
-    devices = [
-        {
-            "id": d.id,
-            "kind": d.kind,
-            "backend": d.backend,
-            "name": d.name,
-            "total": d.total,
-            "free": d.free,
-            "reserve": d.reserve,
-            "overhead": d.overhead,
-            "overhead_source": d.overhead_source,
-            "bandwidth": d.bandwidth,
-            "bandwidth_source": d.bandwidth_source,
-            "source": d.source,
-        }
-        for d in machine.devices
-    ]
-    processes = [
-        {"pid": p.pid, "name": p.name, "device": p.device, "used": p.used}
-        for p in machine.processes
-    ]
-    return {"devices": devices, "processes": processes, "physical_cores": machine.physical_cores}
-
-
-def candidate_json(c: Candidate, machine: Machine) -> dict[str, Any]:
-    """One plan of the contract."""
-    s = c.settings
-    return {
-        "fits": c.fits,
-        "settings": {
-            "n_ctx": s.n_ctx,
-            "type_k": s.type_k,
-            "type_v": s.type_v,
-            "n_gpu_layers": s.n_gpu_layers,
-            "n_cpu_moe": s.n_cpu_moe,
-            "n_ubatch": s.n_ubatch,
-            "tensor_split": list(s.tensor_split),
-            "flash_attn": s.flash_attn,
-            "swa_full": s.swa_full,
-            "use_extra_bufts": s.use_extra_bufts,
-        },
-        "footprint": [
-            {
-                "device": u.device,
-                "weights": u.weights,
-                "kv_cache": u.kv_cache,
-                "recurrent_state": u.recurrent_state,
-                "compute": u.compute,
-                "overhead": u.overhead,
-                "total": u.total,
-                "budget": d.budget,
-                "source": c.footprint.source,
-            }
-            for u, d in zip(c.footprint.uses, machine.devices, strict=True)
-        ],
-        "speed": {
-            "decode_tps": c.speed.decode_tps,
-            "prompt_tps": c.speed.prompt_tps,
-            "source": c.speed.source,
-            "prompt_source": c.speed.prompt_source,
-        },
-        "quality": {"loss": c.quality.loss, "source": c.quality.source},
-        "note": c.note,
-    }

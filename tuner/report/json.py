@@ -1,0 +1,184 @@
+"""A plan as JSON for programs: schema 1 of docs/report.md. Sizes in bytes, speeds in tokens/s.
+
+Each object is a table of its keys, from which both the JSON and its description are made. Keys may
+be added; none is renamed within a schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+from tuner.errors import KvchatError
+from tuner.machine.machine import Device, Machine
+from tuner.memory.footprint import KINDS, DeviceUse
+from tuner.planning.plan import Candidate, Plan
+from tuner.settings import Settings
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of an object."""
+
+    name: str
+    note: str = ""  # what its name does not say
+    of: Callable[[Any], Any] | None = None  # None: the attribute of that name
+
+    def value(self, thing: Any) -> Any:
+        return self.of(thing) if self.of else getattr(thing, self.name)
+
+
+class _Share(NamedTuple):
+    """A plan's share of one device."""
+
+    use: DeviceUse
+    device: Device
+    source: str
+
+
+_NOTES = {
+    "n_gpu_layers": "the output layer counts",
+    "flash_attn": "on, off, auto",
+    "overhead": "driver context",
+}
+
+
+def _kind(name: str) -> Key:
+    return Key(name, _NOTES.get(name, ""), lambda share: getattr(share.use, name))
+
+
+_MODEL = (
+    Key("path", of=lambda model: str(model.path)),
+    Key("architecture"),
+    Key("name"),
+    Key("quantization"),
+    Key("n_params"),
+    Key("n_layer"),
+    Key("n_ctx_train"),
+    Key("size_bytes"),
+    Key("fingerprint"),
+    Key("n_embd"),
+    Key("n_vocab"),
+    Key("n_expert"),
+    Key("n_expert_used"),
+    Key("chat_template", "whether the file has one", lambda m: m.chat_template is not None),
+)
+_DEVICE = (
+    Key("id", "GPU0, ..., host"),
+    Key("kind", "gpu, host, rpc"),
+    Key("backend"),
+    Key("name"),
+    Key("total"),
+    Key("free"),
+    Key("reserve"),
+    Key("overhead"),
+    Key("overhead_source"),
+    Key("bandwidth", "bytes/s"),
+    Key("bandwidth_source"),
+    Key("source"),
+)
+_PROCESS = (Key("pid"), Key("name"), Key("device"), Key("used"))
+_SETTINGS = tuple(Key(f.name, _NOTES.get(f.name, "")) for f in fields(Settings))
+_FOOTPRINT = (
+    Key("device", of=lambda share: share.use.device),
+    *map(_kind, KINDS),
+    Key("total", of=lambda share: share.use.total),
+    Key("budget", "free less reserve", lambda share: share.device.budget),
+    Key("source"),
+)
+_SPEED = (Key("decode_tps"), Key("prompt_tps"), Key("source"), Key("prompt_source"))
+_QUALITY = (
+    Key("loss", "KL divergence against an f16 cache in nats per token"),
+    Key("source"),
+)
+
+
+def report_json(plan: Plan) -> dict[str, Any]:
+    """The whole report of one model."""
+    machine = plan.machine
+    return {
+        "schema": SCHEMA,
+        "model": _object(_MODEL, plan.model),
+        "machine": {
+            "devices": [_object(_DEVICE, device) for device in machine.devices],
+            "processes": [_object(_PROCESS, process) for process in machine.processes],
+            "physical_cores": machine.physical_cores,
+        },
+        "plan": candidate_json(plan.chosen, machine),
+        "alternatives": [candidate_json(c, machine) for c in plan.alternatives],
+        "fallbacks": [candidate_json(c, machine) for c in plan.fallbacks],
+        "one_more_gib": plan.one_more_gib and candidate_json(plan.one_more_gib, machine),
+        "reasons": list(plan.reasons),
+        "warnings": list(plan.warnings),
+    }
+
+
+def candidate_json(candidate: Candidate, machine: Machine) -> dict[str, Any]:
+    """One plan: the choice or another."""
+    footprint = candidate.footprint
+    return {
+        "fits": candidate.fits,
+        "settings": asdict(candidate.settings),
+        "footprint": [
+            _object(_FOOTPRINT, _Share(use, device, footprint.source))
+            for use, device in zip(footprint.uses, machine.devices, strict=True)
+        ],
+        "speed": _object(_SPEED, candidate.speed),
+        "quality": _object(_QUALITY, candidate.quality),
+        "note": candidate.note,
+    }
+
+
+def error_json(path: str, error: KvchatError) -> dict[str, Any]:
+    """What stands in the place of a file that cannot be used."""
+    return {
+        "schema": SCHEMA,
+        "path": path,
+        "error": {"kind": error.kind, "message": str(error)},
+    }
+
+
+def _object(keys: tuple[Key, ...], thing: Any) -> dict[str, Any]:
+    return {key.name: key.value(thing) for key in keys}
+
+
+# ------------------------------------------------------------------ the schema, described
+
+
+def report_keys() -> Iterator[tuple[str, str]]:
+    """(key, meaning) of the whole report, in order, as Markdown."""
+    yield "schema", str(SCHEMA)
+    yield "model", _listed(_MODEL)
+    yield "machine.devices[]", _listed(_DEVICE)
+    yield "machine.processes[]", f"other processes on the GPUs: {_listed(_PROCESS)}"
+    yield "machine.physical_cores", "those that this process may use"
+    yield "plan", "the choice: see below"
+    yield (
+        "alternatives[]",
+        "other plans that fit and are better in something; where nothing fits, the nearest that do",
+    )
+    yield "fallbacks[]", "what a launch tries, in order, if memory runs out all the same"
+    yield (
+        "one_more_gib",
+        "the choice if every GPU had 1 GiB more, or null where it is the same",
+    )
+    yield "reasons[]", "sentences"
+    yield "warnings[]", "sentences"
+
+
+def plan_keys() -> Iterator[tuple[str, str]]:
+    """(key, meaning) of one plan of the report, in order, as Markdown."""
+    yield "fits", "false: `footprint` shows what is missing, and the exit status is 4"
+    yield "settings", _listed(_SETTINGS)
+    yield "footprint[]", f"per device: {_listed(_FOOTPRINT)}"
+    yield "speed", _listed(_SPEED)
+    yield "quality", _listed(_QUALITY)
+    yield "note", "why an alternative is listed"
+
+
+def _listed(keys: tuple[Key, ...]) -> str:
+    """`name`, `name` (note), ..."""
+    return ", ".join(f"`{key.name}`" + (f" ({key.note})" if key.note else "") for key in keys)
