@@ -8,6 +8,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, Self
 
+CONTEXT_PADDING = 256  # tokens: n_ctx and every cache are rounded up to it (llama-context.cpp)
 ALL_LAYERS = 99  # as people write "all of them" for n_gpu_layers
 
 

@@ -9,9 +9,10 @@ import pytest
 from tests.support.gguf_files import F32, Q4_0, Tensor
 from tests.support.headers import machine, made_up, real_model
 from tuner.memory.estimator import Estimator
-from tuner.memory.placement import padded, place
+from tuner.memory.placement import place
 from tuner.model.model import Model
 from tuner.settings import Settings
+from tuner.units import padded
 
 _EMBEDDING = 256 * 1024 // 32 * 18  # bytes of a 256 x 1024 tensor in q4_0
 

@@ -12,9 +12,9 @@ from tests.support.headers import machine, made_up, real_model
 from tuner.errors import FileError
 from tuner.gguf.file_types import FILE_TYPES
 from tuner.gguf.header import read_header
+from tuner.machine.backends import BufferLayout, row_padding
 from tuner.memory import placement
 from tuner.memory.estimator import Estimator
-from tuner.memory.placement import row_padding
 from tuner.model.model import describe
 from tuner.settings import Settings
 
@@ -172,10 +172,10 @@ def test_ten_thousand_tensors_are_looked_at_once(
     assert len(header.tensors) > 10_000
     looked_at = 0
 
-    def counted(ggml_type: int, ne0: int, unit: int) -> int:
+    def counted(ggml_type: int, ne0: int, layout: BufferLayout) -> int:
         nonlocal looked_at
         looked_at += 1
-        return row_padding(ggml_type, ne0, unit)
+        return row_padding(ggml_type, ne0, layout)
 
     monkeypatch.setattr(placement, "row_padding", counted)
     estimator = Estimator(describe(header), machine(1, "CUDA"))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.headers import machine, made_up, real_model
+from tuner.machine.backends import BACKENDS
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.planning.constraints import notes, refusal
+from tuner.planning.solver import Solver
 from tuner.settings import Settings
+from tuner.wishes import Wishes
 
 
 def _refusal(model: Any, backend: str = "RPC", **kw: Any) -> str | None:
@@ -81,6 +86,42 @@ def test_slow_pairs_on_cuda_are_noted(tmp_path: Path) -> None:
     }
     fast = {(t, t) for t in ("f16", "bf16", "q8_0", "q4_0")}
     assert slow == {(k, v) for k in CACHE_TYPES for v in CACHE_TYPES} - fast
+
+
+GPU_BACKENDS = [name for name in BACKENDS if name != "CPU"]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "grok"])
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+def test_what_is_warned_of_as_slow_is_priced_and_nothing_else(
+    tmp_path: Path, backend: str, architecture: str
+) -> None:
+    """Against the same card under a backend of which nothing is known, for every pair of types."""
+    model = made_up(tmp_path / "m.gguf", architecture)
+    speeds = {"bandwidth": 1e12, "flops": 1e13, "pcie_bandwidth": 1e10}
+    here, plain = (
+        replace(where, host=replace(where.host, bandwidth=4e10))
+        for where in (machine(1, backend, **speeds), machine(1, "unknown", **speeds))
+    )
+    solver, unpriced = Solver(model, here), Solver(model, plain)
+    for k, v, layers, flash in product(CACHE_TYPES, CACHE_TYPES, (0, 1, 99), ("on", "off")):
+        settings = Settings(4096, k, v, layers, flash_attn=flash)
+        ours, theirs = (s.weigh(settings, s.objective(Wishes())) for s in (solver, unpriced))
+        warned = any("no fast attention kernel" in note for note in notes(model, settings, here))
+        assert warned == (ours.score < theirs.score), settings
+        assert warned == (ours.speed.prompt_tps < theirs.speed.prompt_tps), settings
+
+
+@pytest.mark.parametrize("backend", ["CUDA", "ROCm", "MUSA"])
+def test_all_that_is_built_from_cuda_is_slow_with_the_same_pairs(
+    tmp_path: Path, backend: str
+) -> None:
+    model = made_up(tmp_path / "m.gguf")
+    settings = Settings(4096, "q8_0", "q4_0", 99)
+    assert any(
+        f"Default {backend} builds" in n for n in notes(model, settings, machine(1, backend))
+    )
+    assert f"{backend} has no" in (_refusal(model, backend, type_k="iq4_nl", type_v="iq4_nl") or "")
 
 
 def test_odd_heads_and_long_contexts_are_noted(tmp_path: Path) -> None:

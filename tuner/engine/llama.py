@@ -20,9 +20,9 @@ from tuner.engine.log_lines import failure_reason, parse_buffers
 from tuner.engine.protocol import Sampling
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer
-from tuner.settings import Settings
+from tuner.settings import CONTEXT_PADDING, Settings
+from tuner.units import padded
 
-_CONTEXT_PADDING = 256  # tokens (llama-context.cpp)
 _FLASH_ATTN = {
     "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
@@ -214,7 +214,7 @@ class Context:
         """Raises LlamaError."""
         params = llama_cpp.llama_context_default_params()
         # The engine pads the context by itself, but bounds the batch by what was asked for.
-        params.n_ctx = -(-settings.n_ctx // _CONTEXT_PADDING) * _CONTEXT_PADDING
+        params.n_ctx = padded(settings.n_ctx, CONTEXT_PADDING)
         params.n_batch = settings.n_batch
         params.n_ubatch = settings.n_ubatch
         params.n_outputs_max = 1  # a chat samples from one row of logits

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from tuner.errors import FileError
 from tuner.gguf.types import GGML_TYPES
+from tuner.units import padded
 
 Scalar = bool | int | float | str
 Value = Scalar | tuple[Scalar, ...]
@@ -147,7 +148,7 @@ class _Cursor:
         if not tensors:
             return Part(self.path, self.size, version, self.metadata, (), self.pos)
         alignment = self.alignment()
-        data_offset = _pad(self.pos, alignment)
+        data_offset = padded(self.pos, alignment)
         self._check_places(tensors, data_offset, alignment)
         return Part(self.path, self.size, version, self.metadata, tuple(tensors), data_offset)
 
@@ -309,7 +310,7 @@ class _Cursor:
                     self.pos,
                 )
             end = max(end, start + position + tensor.n_bytes)
-            position += _pad(tensor.n_bytes, alignment)
+            position += padded(tensor.n_bytes, alignment)
         if end > self.size:
             self.truncated(end - self.size)
 
@@ -357,7 +358,3 @@ class _Cursor:
             f"{self.path} is damaged: at byte {offset} {what}; download it again.",
             offset=offset,
         )
-
-
-def _pad(n: int, alignment: int) -> int:
-    return -(-n // alignment) * alignment

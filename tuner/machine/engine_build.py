@@ -13,20 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuner.machine.backends import BACKENDS, of_engine
 from tuner.machine.machine import Device
 
-# The library of each GPU backend (ggml/src/ggml-*): the word in its file name -> what the engine
-# calls that backend.
-GPU_LIBRARIES = {
-    "cuda": "CUDA", "hip": "ROCm", "metal": "Metal", "vulkan": "Vulkan", "sycl": "SYCL",
-    "musa": "MUSA", "opencl": "OpenCL", "cann": "CANN",
-}  # fmt: skip
-_BACKEND_NAMES = {"MTL": "Metal", "HIP": "ROCm"}
 _GPU, _IGPU = 1, 2  # enum ggml_backend_dev_type
 
 REQUIREMENT = "llama-cpp-python>=0.3.36,<0.3.37"
-_CMAKE = {"CUDA": "-DGGML_CUDA=on", "ROCm": "-DGGML_HIP=on", "Vulkan": "-DGGML_VULKAN=on",
-          "Metal": "-DGGML_METAL=on", "SYCL": "-DGGML_SYCL=on"}  # fmt: skip
 
 
 def library_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -54,16 +46,17 @@ def built_backends(folder: Path | None) -> frozenset[str] | None:
     stems = {name.removeprefix("lib").split(".", 1)[0] for name in names}
     if not any(stem.startswith("ggml-") for stem in stems):
         return None
-    known = {**GPU_LIBRARIES, "rpc": "RPC"}
-    return frozenset(backend for word, backend in known.items() if f"ggml-{word}" in stems)
+    rows = [row for row in BACKENDS.values() if row.library]
+    return frozenset(row.name for row in rows if f"ggml-{row.library}" in stems)
 
 
-def rebuild_command(backend: str, platform: str = sys.platform) -> str:
+def rebuild_command(name: str, platform: str = sys.platform) -> str:
     """The command that gives the installed engine this GPU backend."""
     install = f'pip install --force-reinstall --no-cache-dir "{REQUIREMENT}"'
+    flag = BACKENDS[name].cmake
     if platform == "win32":  # PowerShell
-        return f'$env:CMAKE_ARGS="{_CMAKE[backend]}"; {install}'
-    return f'CMAKE_ARGS="{_CMAKE[backend]}" {install}'
+        return f'$env:CMAKE_ARGS="{flag}"; {install}'
+    return f'CMAKE_ARGS="{flag}" {install}'
 
 
 # ---------------------------------------------------------------- the engine's own list
@@ -105,11 +98,6 @@ def ask_engine(rpc_servers: Sequence[str] = (), timeout: float = 30.0) -> Engine
         return EngineAnswer(problem="the engine's device list could not be understood")
 
 
-def engine_devices(rpc_servers: Sequence[str] = ()) -> list[Device]:
-    """The engine's GPU and RPC devices, in its order; empty where it does not answer."""
-    return list(ask_engine(rpc_servers).devices)
-
-
 def devices_of(listed: list[dict[str, Any]]) -> tuple[Device, ...]:
     """Devices of a probe's answer, in the order in which llama.cpp uses them (src/llama.cpp):
     RPC first, then GPUs, and integrated ones only where there is no other. Reserve, overhead
@@ -127,16 +115,15 @@ def devices_of(listed: list[dict[str, Any]]) -> tuple[Device, ...]:
 
 
 def _device(index: int, one: dict[str, Any]) -> Device:
-    named = str(one["backend"])
-    backend = "RPC" if named.startswith("RPC") else _BACKEND_NAMES.get(named, named)
+    row = of_engine(str(one["backend"]))
     return Device(
         id=f"GPU{index}",
-        kind="rpc" if backend == "RPC" else "gpu",
-        backend=backend,
+        kind="rpc" if row.name == "RPC" else "gpu",
+        backend=row.name,
         name=one["description"] or one["name"],
         total=int(one["total"]),
         free=int(one["free"]),
         reserve=0,
         engine_name=one["name"],
-        unified=backend == "Metal" or one["type"] == _IGPU,
+        unified=row.unified or one["type"] == _IGPU,
     )

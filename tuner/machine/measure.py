@@ -10,25 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from tuner.machine import engine_build, host, nvidia
-from tuner.machine.engine_build import EngineAnswer, ask_engine, engine_devices
-from tuner.machine.host import HostState, measure_host_bandwidth
+from tuner.machine.backends import backend
+from tuner.machine.engine_build import EngineAnswer, ask_engine
+from tuner.machine.host import HostState
 from tuner.machine.machine import Device, Machine, Process
 from tuner.units import GIB, MIB, size_text
 
-__all__ = [
-    "GPU_RESERVE", "device_key", "engine_devices", "gpu_used_bytes", "measure",
-    "measure_host_bandwidth", "stated",
-]  # fmt: skip
-
 GPU_RESERVE = 512 * MIB
 LEAST_ROOM = 128 * MIB  # a GPU that has less for weights, cache and compute is of no use
-
-# What a load costs on a CUDA card beside its buffers: the driver's context, its kernels and
-# cuBLAS. Users of llama.cpp see 107 to 680 MiB per card; newer cards carry more kernels. The
-# first load on a machine measures it, and `overheads` then replaces these.
-_CUDA_OVERHEAD = (((9, 0), 600 * MIB), ((7, 0), 400 * MIB), ((0, 0), 200 * MIB))
-# The others keep no such context; what they add is small next to the reserve.
-_OTHER_OVERHEAD = 128 * MIB
 
 # A card about which nothing is known but its size: a mid-range one of the last years.
 _GENERIC_BANDWIDTH = 400e9
@@ -248,13 +237,8 @@ def _charged(gpu: Device, reserve: int | None, overheads: Mapping[str, int]) -> 
     measured = overheads.get(device_key(gpu))
     if measured is not None:
         return replace(gpu, reserve=left, overhead=measured, overhead_source="measured")
-    if gpu.kind == "rpc":  # the server's free memory already has its context deducted
-        return replace(gpu, reserve=left, overhead=0)
-    if gpu.backend != "CUDA":
-        return replace(gpu, reserve=left, overhead=_OTHER_OVERHEAD)
-    capability = gpu.compute_capability or (7, 0)
-    size = next(size for least, size in _CUDA_OVERHEAD if capability >= least)
-    return replace(gpu, reserve=left, overhead=size)
+    assumed = backend(gpu.backend).overhead(gpu.compute_capability)
+    return replace(gpu, reserve=left, overhead=assumed)
 
 
 def _roomy(gpus: Sequence[Device]) -> tuple[tuple[Device, ...], tuple[Device, ...]]:

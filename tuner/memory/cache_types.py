@@ -52,11 +52,3 @@ CACHE_TYPES: dict[str, CacheType] = {
         CacheType("q4_0", 2, 32, 18, 0.0400, 0.0090),
     )
 }
-
-# with K = V: the vector kernels of a default CUDA build (GGML_CUDA_FA_QUANTS)
-_CUDA_FAST = frozenset({"f16", "bf16", "q8_0", "q4_0"})
-
-
-def slow_on_cuda(type_k: str, type_v: str) -> bool:
-    """A default CUDA build converts such a cache to f16 at every step (fattn.cu)."""
-    return type_k != type_v or type_k not in _CUDA_FAST

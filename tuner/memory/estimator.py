@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tuner.machine.backends import backend
 from tuner.machine.machine import Machine
 from tuner.memory.compute.buffers import ComputeSizes
 from tuner.memory.footprint import DeviceUse, Footprint
 from tuner.memory.kv_cache import CacheSizes
-from tuner.memory.placement import Placement, Weights, alignment, place
+from tuner.memory.placement import Placement, Weights, place
 from tuner.model.model import Model
 from tuner.settings import Settings
 
@@ -25,7 +26,7 @@ class Estimator:
         self._gpus = machine.gpus
         self._n_gpus = len(machine.gpus)
         self._ids = [d.id for d in machine.devices]
-        self._units = [alignment(g.backend) for g in machine.gpus] + [32]
+        self._layouts = [backend(d.backend).layout for d in machine.devices]
         # a GPU that the engine sees gets its driver context even where no layer goes there
         self._overhead = [g.overhead for g in machine.gpus] + [machine.host.overhead]
         self._weights = Weights(model, machine.gpus, machine.host)
@@ -76,7 +77,7 @@ class Estimator:
             DeviceUse(
                 device=self._ids[i],
                 weights=weights[i],
-                kv_cache=self._cache.bytes(settings, flash, self._units[i], first, end),
+                kv_cache=self._cache.bytes(settings, flash, self._layouts[i], first, end),
                 recurrent_state=states[end] - states[first],
                 compute=compute[i],
                 overhead=self._overhead[i],
@@ -108,9 +109,9 @@ class Estimator:
         states, cache = self._cache.states, self._cache.bytes
         return [
             of_weights + scratch + overhead + states[end] - states[first]
-            + (cache(settings, flash, unit, first, end) if end else 0)
-            for of_weights, scratch, overhead, unit, (first, end) in zip(
-                weights, sizes, self._overhead, self._units, where.spans, strict=True
+            + (cache(settings, flash, layout, first, end) if end else 0)
+            for of_weights, scratch, overhead, layout, (first, end) in zip(
+                weights, sizes, self._overhead, self._layouts, where.spans, strict=True
             )
         ]  # fmt: skip
 

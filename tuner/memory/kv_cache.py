@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
+from tuner.machine.backends import HOST_LAYOUT, BufferLayout, row_padding
 from tuner.memory.cache_types import CACHE_TYPES
-from tuner.memory.placement import padded, row_padding
 from tuner.model.hparams import HParams
 from tuner.model.layer_pattern import HYBRID, KNOWN, RECURRENT
-from tuner.settings import Settings
-
-CELL_PADDING = 256  # n_ctx and every window are rounded up to this many cells
+from tuner.settings import CONTEXT_PADDING, Settings
+from tuner.units import padded
 
 ALL = 0  # a cache with a cell for every token of the context
 WINDOW = -1  # a cache as large as the sliding window; ratios are their own kind, above 1
@@ -53,8 +52,8 @@ def cells(kind: int, n_ctx: int, n_swa: int, n_ubatch: int, swa_full: bool) -> i
     if kind == ALL or (kind == WINDOW and swa_full):
         return n_ctx
     if kind == WINDOW:
-        return padded(min(n_ctx, n_swa + n_ubatch), CELL_PADDING)
-    return padded(-(-n_ctx // kind), CELL_PADDING)
+        return padded(min(n_ctx, n_swa + n_ubatch), CONTEXT_PADDING)
+    return padded(-(-n_ctx // kind), CONTEXT_PADDING)
 
 
 @lru_cache(maxsize=16)
@@ -181,25 +180,27 @@ class CacheSizes:
         self._hp = hp
         self.plan = plan_cache(hp)
         self.kinds = tuple(dict.fromkeys(row.kind for row in self.plan.rows))
-        self._sums: dict[tuple[str, str, bool, int], dict[int, tuple[int, ...]]] = {}
-        self._pads: dict[tuple[str, str, bool, int], tuple[int, ...]] = {}
+        self._sums: dict[tuple[str, str, bool, BufferLayout], dict[int, tuple[int, ...]]] = {}
+        self._pads: dict[tuple[str, str, bool, BufferLayout], tuple[int, ...]] = {}
         self._reads: dict[tuple[str, str], dict[int, tuple[int, ...]]] = {}
         per_layer = [0] * hp.n_layer_all
         for il, size in self.plan.states:
-            per_layer[il] += padded(size, 32)
+            per_layer[il] += padded(size, HOST_LAYOUT.alignment)
         self.states = (0, *accumulate(per_layer))
 
     def cells(self, kind: int, settings: Settings) -> int:
         """Cells of each cache of this kind."""
-        return self.cells_at(kind, padded(settings.n_ctx, CELL_PADDING), settings)
+        return self.cells_at(kind, padded(settings.n_ctx, CONTEXT_PADDING), settings)
 
     def cells_at(self, kind: int, n_ctx: int, settings: Settings) -> int:
         """The same for another (padded) context."""
         return cells(kind, n_ctx, self._hp.n_swa, settings.n_ubatch, settings.swa_full)
 
-    def bytes(self, settings: Settings, flash: bool, unit: int, first: int, end: int) -> int:
-        """Bytes that the caches of layers first..end take in buffers aligned to `unit`."""
-        key = (settings.type_k, settings.type_v, flash, unit)
+    def bytes(
+        self, settings: Settings, flash: bool, layout: BufferLayout, first: int, end: int
+    ) -> int:
+        """Bytes that the caches of layers first..end take in buffers of this layout."""
+        key = (settings.type_k, settings.type_v, flash, layout)
         if key not in self._sums:
             self._prepare(key)
         total = self._pads[key][end] - self._pads[key][first]
@@ -209,8 +210,8 @@ class CacheSizes:
                 total += row * self.cells(kind, settings)
         return total
 
-    def _prepare(self, key: tuple[str, str, bool, int]) -> None:
-        type_k, type_v, flash, unit = key
+    def _prepare(self, key: tuple[str, str, bool, BufferLayout]) -> None:
+        type_k, type_v, flash, layout = key
         k_type, v_type = CACHE_TYPES[type_k], CACHE_TYPES[type_v]
         n = self._hp.n_layer_all
         per_layer = {kind: [0] * n for kind in self.kinds}
@@ -220,8 +221,8 @@ class CacheSizes:
             wide = 0 if flash or not row.v or row.apart else self.plan.v_row_max
             v = max(row.v, wide)
             per_layer[row.kind][row.layer] += k_type.row_bytes(row.k) + v_type.row_bytes(v)
-            pads[row.layer] += row_padding(k_type.ggml, row.k, unit)
-            pads[row.layer] += row_padding(v_type.ggml, v, unit) if v else 0
+            pads[row.layer] += row_padding(k_type.ggml, row.k, layout)
+            pads[row.layer] += row_padding(v_type.ggml, v, layout) if v else 0
         self._sums[key] = {kind: (0, *accumulate(x)) for kind, x in per_layer.items()}
         self._pads[key] = (0, *accumulate(pads))
 
@@ -230,8 +231,8 @@ class CacheSizes:
         context; a window is never read beyond its size. States are read and written whole."""
         key = (settings.type_k, settings.type_v)
         if key not in self._reads:
-            self._prepare((*key, True, 32))
-            self._reads[key] = self._sums[(*key, True, 32)]
+            self._prepare((*key, True, HOST_LAYOUT))
+            self._reads[key] = self._sums[(*key, True, HOST_LAYOUT)]
         total = 2 * (self.states[end] - self.states[first])
         for kind, sums in self._reads[key].items():
             if kind == ALL:

@@ -12,8 +12,10 @@ import platform
 from collections.abc import Iterator
 
 from tuner.gguf.header import TensorInfo
-from tuner.memory.placement import Placement, padded, repacks
+from tuner.machine.backends import HOST_LAYOUT
+from tuner.memory.placement import Placement, repacks
 from tuner.model.model import Model
+from tuner.units import padded
 
 
 def mapped_weights(model: Model, where: Placement, copies: bool) -> int | None:
@@ -27,14 +29,14 @@ def mapped_weights(model: Model, where: Placement, copies: bool) -> int | None:
     repacked = 0
     for tensor, is_looked_up in _on_host(model, where):
         if copies and not is_looked_up and repacks(tensor):
-            repacked += padded(tensor.n_bytes, 32)
+            repacked += padded(tensor.n_bytes, HOST_LAYOUT.alignment)
             continue
         part, end = tensor.part, tensor.offset + tensor.n_bytes
         first[part] = min(first.get(part, tensor.offset), tensor.offset)
         last[part] = max(last.get(part, end), end)
     tied = model.tensors.tied
     if copies and tied is not None and where.output < 0 and repacks(tied):
-        repacked += padded(tied.n_bytes, 32)
+        repacked += padded(tied.n_bytes, HOST_LAYOUT.alignment)
     return sum(last[part] - first[part] for part in first) + repacked
 
 

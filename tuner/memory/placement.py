@@ -19,38 +19,17 @@ from functools import lru_cache
 from itertools import accumulate
 
 from tuner.gguf.header import TensorInfo
-from tuner.gguf.types import GGML_TYPES
+from tuner.machine.backends import HOST_LAYOUT, BufferLayout, backend, row_padding
 from tuner.machine.machine import Device
 from tuner.model.model import Model
 from tuner.settings import Settings
-
-_HOST_ALIGNMENT = 32  # GGML_MEM_ALIGN of CPU, CUDA_Host and REPACK buffers
-_ALIGNMENT = {"CUDA": 128, "ROCm": 128, "MUSA": 128}  # others 32
-_ROW_PADDING = 512  # MATRIX_ROW_PADDING (ggml-cuda.cu)
+from tuner.units import padded
 
 
-def alignment(backend: str) -> int:
-    """Bytes to which a backend aligns each tensor of a buffer."""
-    return _ALIGNMENT.get(backend, _HOST_ALIGNMENT)
-
-
-def padded(size: int, unit: int) -> int:
-    """`size` rounded up to a multiple of `unit`."""
-    return -(-size // unit) * unit
-
-
-def row_padding(ggml_type: int, ne0: int, unit: int) -> int:
-    """Bytes that a CUDA buffer adds to a quantized tensor whose rows do not fill 512 elements
-    (`ggml_backend_cuda_buffer_type_get_alloc_size`)."""
-    kind = GGML_TYPES.get(ggml_type)
-    if unit != 128 or kind is None or kind.block == 1 or ne0 % _ROW_PADDING == 0:
-        return 0
-    return (_ROW_PADDING - ne0 % _ROW_PADDING) // kind.block * kind.block_bytes
-
-
-def _bytes(tensors: Iterable[TensorInfo], unit: int) -> int:
+def _bytes(tensors: Iterable[TensorInfo], layout: BufferLayout) -> int:
     return sum(
-        padded(t.n_bytes + row_padding(t.ggml_type, t.shape[0], unit), unit) for t in tensors
+        padded(t.n_bytes + row_padding(t.ggml_type, t.shape[0], layout), layout.alignment)
+        for t in tensors
     )
 
 
@@ -116,19 +95,19 @@ class Weights:
 
     def __init__(self, model: Model, gpus: Sequence[Device], host: Device):
         self._model = model
-        self._units = [alignment(g.backend) for g in gpus] + [_HOST_ALIGNMENT]
+        self._layouts = [backend(d.backend).layout for d in (*gpus, host)]
         self._repack = host.backend == "CPU" and not gpus
-        self._sums = {unit: _Sums(model, unit) for unit in set(self._units) | {_HOST_ALIGNMENT}}
+        self._sums = {layout: _Sums(model, layout) for layout in {*self._layouts, HOST_LAYOUT}}
         self._rope = set(model.tensors.rope_layers)
 
     def sizes(self, placement: Placement, extra_bufts: bool) -> tuple[int, ...]:
         """Bytes of weights per GPU, then on the host."""
-        host = len(self._units) - 1
+        host = len(self._layouts) - 1
         used = [0] * (host + 1)
         moe = placement.n_cpu_moe
-        host_sums = self._sums[_HOST_ALIGNMENT]
+        host_sums = self._sums[HOST_LAYOUT]
         for device, (first, end) in enumerate(placement.spans):
-            sums = self._sums[self._units[device]]
+            sums = self._sums[self._layouts[device]]
             used[device] += sums.others[end] - sums.others[first]
             kept = min(max(moe, first), end)  # experts of first..kept stay on the host
             used[device] += sums.experts[end] - sums.experts[kept]
@@ -137,7 +116,7 @@ class Weights:
                 used[device] += sums.rope
         used[host] += host_sums.input
         output = placement.output if placement.output >= 0 else host
-        sums = self._sums[self._units[output]]
+        sums = self._sums[self._layouts[output]]
         used[output] += sums.output
         if sums.tied and self._copied(output, host, extra_bufts):
             used[output] += sums.tied
@@ -165,16 +144,16 @@ def repacks(tensor: TensorInfo) -> bool:
 
 
 class _Sums:
-    """Prefix sums over a model's layers, for buffers aligned to `unit` bytes."""
+    """Prefix sums over a model's layers, for buffers of one layout."""
 
-    def __init__(self, model: Model, unit: int):
+    def __init__(self, model: Model, layout: BufferLayout):
         groups = model.tensors
-        self.others = _ints(_bytes(layer.others, unit) for layer in groups.layers)
-        self.experts = _ints(_bytes(layer.experts, unit) for layer in groups.layers)
-        self.input = _bytes(groups.input, unit)
-        self.output = _bytes(groups.output, unit)
-        self.rope = _bytes(groups.rope, unit)
-        self.tied = _bytes((groups.tied,), unit) if groups.tied else 0
+        self.others = _ints(_bytes(layer.others, layout) for layer in groups.layers)
+        self.experts = _ints(_bytes(layer.experts, layout) for layer in groups.layers)
+        self.input = _bytes(groups.input, layout)
+        self.output = _bytes(groups.output, layout)
+        self.rope = _bytes(groups.rope, layout)
+        self.tied = _bytes((groups.tied,), layout) if groups.tied else 0
 
 
 def _ints(values: Iterable[int]) -> tuple[int, ...]:

@@ -1,23 +1,19 @@
 """What the engine would refuse, or silently do badly, said beforehand.
 
 Sources: `llama_init_from_model` and the flash-attention probe (src/llama-context.cpp), the list
-of cache types (common/arg.cpp), CUDA's kernels (ggml/src/ggml-cuda/fattn.cu), Metal's
-(ggml/src/ggml-metal/ggml-metal-device.m).
+of cache types (common/arg.cpp); which kernels a backend has is in `machine/backends.py`.
 """
 
 from __future__ import annotations
 
+from tuner.machine.backends import backends
 from tuner.machine.machine import Machine
-from tuner.memory.cache_types import CACHE_TYPES, CacheType, slow_on_cuda
+from tuner.memory.cache_types import CACHE_TYPES, CacheType
 from tuner.memory.kv_cache import plan_cache
 from tuner.model.model import Model
 from tuner.settings import Settings
 
 _UNFUSED = frozenset({"grok"})
-_CUDA = frozenset({"CUDA", "ROCm", "MUSA"})
-_CUDA_HEADS = frozenset({40, 64, 72, 80, 96, 112, 128, 256})
-_CUDA_UNEQUAL = frozenset({(192, 128), (320, 256), (576, 512)})
-_METAL_HEADS = frozenset({32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576})
 
 
 def refusal(model: Model, settings: Settings, machine: Machine) -> str | None:
@@ -68,41 +64,44 @@ def _on_gpus(
 ) -> str | None:
     if settings.n_gpu_layers == 0 or settings.flash_attn == "off":
         return None
-    backends = {gpu.backend for gpu in machine.gpus}
-    if backends & _CUDA and "iq4_nl" in (k.name, v.name):
-        return (
-            "CUDA has no attention kernel for iq4_nl, so attention would silently run on the "
-            "CPU; choose q4_0."
-        )
-    if "Metal" in backends and k.name != v.name and not model.hparams.mla:
-        return (
-            f"Metal has attention kernels for equal types only, so {k.name} and {v.name} would "
-            "silently run on the CPU; choose one type for both."
-        )
-    if "Metal" in backends and "iq4_nl" in (k.name, v.name):
-        return (
-            "Metal has no attention kernel for iq4_nl, so attention would silently run on the "
-            "CPU; choose q4_0."
-        )
+    for row in backends(gpu.backend for gpu in machine.gpus):
+        if row.equal_types_only and k.name != v.name and not model.hparams.mla:
+            return (
+                f"{row.name} has attention kernels for equal types only, so {k.name} and "
+                f"{v.name} would silently run on the CPU; choose one type for both."
+            )
+        for kind in (k, v):
+            if kind.name in row.types_without_kernel:
+                return (
+                    f"{row.name} has no attention kernel for {kind.name}, so attention would "
+                    "silently run on the CPU; choose q4_0."
+                )
     return None
+
+
+def slow_attention(model: Model, settings: Settings, machine: Machine) -> str | None:
+    """The backend whose default build has no fast attention kernel for these cache types and
+    converts the cache to f16 at every step; None where attention is as fast as can be."""
+    fused = settings.flash_attn != "off" and model.architecture not in _UNFUSED
+    if not (settings.n_gpu_layers > 0 and fused and plan_cache(model.hparams).rows):
+        return None
+    rows = backends(gpu.backend for gpu in machine.gpus)
+    pair = (settings.type_k, settings.type_v)
+    return next((row.name for row in rows if row.slow_with(*pair)), None)
 
 
 def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]:
     """Warnings about settings that will load: slow paths, things the engine decides alone."""
     found: list[str] = []
-    backends = {gpu.backend for gpu in machine.gpus}
-    hp = model.hparams
-    rows = plan_cache(hp).rows
-    on_gpu = settings.n_gpu_layers > 0 and bool(machine.gpus)
-    pair = (settings.type_k, settings.type_v)
-    if rows and on_gpu and settings.flash_attn != "off":
-        if backends & _CUDA and slow_on_cuda(*pair):
-            found.append(
-                f"Default CUDA builds have no fast attention kernel for K {pair[0]} with V "
-                f"{pair[1]}: prompts and long contexts run several times slower than with equal "
-                "f16, q8_0 or q4_0."
-            )
-        odd = _odd_heads(model, backends)
+    slow = slow_attention(model, settings, machine)
+    if slow:
+        found.append(
+            f"Default {slow} builds have no fast attention kernel for K {settings.type_k} with V "
+            f"{settings.type_v}: prompts and long contexts run several times slower than with "
+            "equal f16, q8_0 or q4_0."
+        )
+    if settings.n_gpu_layers > 0 and settings.flash_attn != "off":
+        odd = _odd_heads(model, machine)
         if odd:
             found.append(odd)
     if model.architecture in _UNFUSED and settings.flash_attn != "off":
@@ -112,7 +111,7 @@ def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]
             f"The context of {settings.n_ctx:,} tokens is longer than the {model.n_ctx_train:,} "
             "that the model was trained for: answers may fall apart beyond that."
         )
-    if settings.swa_full and hp.n_swa:
+    if settings.swa_full and model.hparams.n_swa:
         found.append("swa_full keeps the whole context in layers that only ever see a window.")
     if not model.known:
         found.append(
@@ -122,20 +121,15 @@ def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]
     return tuple(found)
 
 
-def _odd_heads(model: Model, backends: set[str]) -> str:
+def _odd_heads(model: Model, machine: Machine) -> str:
     """Head sizes for which a backend has no fused kernel, so that attention runs on the CPU."""
     hp = model.hparams
-    for row in plan_cache(hp).rows:
-        k, v = hp.head_k[row.layer], hp.head_v[row.layer]
-        cuda = (k == v and k in _CUDA_HEADS | {512}) or (k, v) in _CUDA_UNEQUAL
-        if backends & _CUDA and not cuda:
-            return (
-                f"CUDA has no flash-attention kernel for heads of {k} and {v}: attention runs on "
-                "the CPU unless flash attention is off."
-            )
-        if "Metal" in backends and k not in _METAL_HEADS:
-            return (
-                f"Metal has no flash-attention kernel for heads of {k}: attention runs on the CPU "
-                "unless flash attention is off."
-            )
+    heads = dict.fromkeys((hp.head_k[r.layer], hp.head_v[r.layer]) for r in plan_cache(hp).rows)
+    for row in backends(gpu.backend for gpu in machine.gpus):
+        for k, v in heads:
+            if not row.has_kernel_for_heads(k, v):
+                return (
+                    f"{row.name} has no flash-attention kernel for heads of {k} and {v}: "
+                    "attention runs on the CPU unless flash attention is off."
+                )
     return ""

@@ -16,20 +16,20 @@ from heapq import heapify, heappop, heappush
 from math import ceil, log
 
 from tuner.machine.machine import Machine
-from tuner.memory.cache_types import CACHE_TYPES, slow_on_cuda
+from tuner.memory.cache_types import CACHE_TYPES
 from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.fitting import Fitting
 from tuner.planning.objective import HIGH_PRECISION, LEAST_CONTEXT, Objective, prior_loss
 from tuner.planning.plan import Candidate, Quality, Speed
 from tuner.planning.speed import Calibration, Offload, SpeedModel
-from tuner.settings import Settings
+from tuner.settings import CONTEXT_PADDING, Settings
+from tuner.units import padded
 from tuner.wishes import Wishes
 
 CHOSEN_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 UBATCHES = (512, 256, 128)
 MOST_CONTEXT = 1 << 22  # tokens; nobody is given more unasked
-CONTEXT_STEP = 256  # llama.cpp pads n_ctx to this (llama-context.cpp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,6 @@ class Solver:
         self.fitting = Fitting(model, machine)
         self.speed = SpeedModel(model, machine)
         self.n_items = model.n_layer_all + 1
-        self.cuda = any(g.backend == "CUDA" for g in machine.gpus)
         self._answers: dict[tuple[Wishes, tuple[int, ...]], Candidate | None] = {}
         self._ranked: dict[tuple[int, int, tuple[int, ...]], float] = {}
 
@@ -103,7 +102,7 @@ class Solver:
         objective = self.objective(wishes)
         contexts = self.contexts(wishes)
         at_wish = bisect_left(contexts, objective.wished_context)
-        recipes = {whole: self._recipes(wishes, objective, whole) for whole in (True, False)}
+        recipes: dict[tuple[bool, bool], list[Recipe]] = {}
         gpus = self.machine.gpus
         room = sum(b - g.overhead for b, g in zip(self.budgets, gpus, strict=False))
         queue = [
@@ -119,7 +118,10 @@ class Solver:
                 break
             k, m, recipe = option.n_gpu_layers, option.n_cpu_moe, option.recipe
             if recipe is None:
-                for first in recipes[self._whole(k, m)]:
+                where = self._whole(k, m), k > 0
+                if where not in recipes:
+                    recipes[where] = self._recipes(wishes, objective, *where)
+                for first in recipes[where]:
                     base = self._settings(wishes, contexts[0], first)
                     most = self.fitting.most_context(
                         replace(base, n_gpu_layers=k, n_cpu_moe=m), contexts
@@ -194,7 +196,7 @@ class Solver:
             growth = (then.kv_cache - now.kv_cache) / (contexts[-1] - n_ctx)
             if growth > 0:
                 more = max(more, (now.compute + then.compute) / growth)
-        reach = min(n_ctx + ceil(more) + CONTEXT_STEP, contexts[-1])
+        reach = min(n_ctx + ceil(more) + CONTEXT_PADDING, contexts[-1])
         return objective.context(reach) - objective.context(n_ctx)
 
     def weigh(self, settings: Settings, objective: Objective, *, closely: bool = True) -> Candidate:
@@ -259,7 +261,7 @@ class Solver:
             return [wishes.n_ctx]
         top = min(self.model.n_ctx_train or LEAST_CONTEXT, MOST_CONTEXT)  # some files do not say
         floor = min(LEAST_CONTEXT, top)
-        steps = list(range(-(-floor // CONTEXT_STEP) * CONTEXT_STEP, top + 1, CONTEXT_STEP))
+        steps = range(padded(floor, CONTEXT_PADDING), top + 1, CONTEXT_PADDING)
         return sorted({floor, top, *steps})
 
     def pairs(self, wishes: Wishes) -> Iterator[tuple[str, str]]:
@@ -269,25 +271,28 @@ class Solver:
                 free = not (wishes.type_k or wishes.type_v)
                 if free and CACHE_TYPES[type_v].bits > CACHE_TYPES[type_k].bits:
                     continue
-                # Each pair costs a search over splits too; unequal ones are slow on CUDA anyway.
+                # Each pair costs a search over splits too; unequal ones are slow on most anyway.
                 if free and len(self.machine.gpus) > 1 and type_k != type_v:
                     continue
-                trial = Settings(
-                    LEAST_CONTEXT,
-                    type_k,
-                    type_v,
-                    self.n_items,
-                    flash_attn=wishes.flash_attn or "on",
-                )
+                trial = self._trial(wishes, type_k, type_v, self.n_items)
                 if constraints.refusal(self.model, trial, self.machine) is None:
                     yield type_k, type_v
 
-    def _recipes(self, wishes: Wishes, objective: Objective, whole: bool) -> list[Recipe]:
+    @staticmethod
+    def _trial(wishes: Wishes, type_k: str, type_v: str, n_gpu_layers: int) -> Settings:
+        """Settings that stand for all with these cache types."""
+        flash_attn = wishes.flash_attn or "on"
+        return Settings(LEAST_CONTEXT, type_k, type_v, n_gpu_layers, flash_attn=flash_attn)
+
+    def _recipes(
+        self, wishes: Wishes, objective: Objective, whole: bool, on_gpu: bool
+    ) -> list[Recipe]:
         """One per pair of cache types, with the largest n_ubatch, linked to the smaller ones."""
         ubatches = (wishes.n_ubatch,) if wishes.n_ubatch else UBATCHES
         found = []
         for type_k, type_v in self.pairs(wishes):
-            slow = self.cuda and slow_on_cuda(type_k, type_v)
+            trial = self._trial(wishes, type_k, type_v, self.n_items if on_gpu else 0)
+            slow = self._slow(trial)
             price = objective.cache(type_k, type_v, whole=whole, slow=slow)
             recipe: Recipe | None = None
             for n_ubatch in sorted(ubatches):
@@ -348,8 +353,7 @@ class Solver:
         return not self.machine.gpus or (n_gpu_layers >= self.n_items and n_cpu_moe == 0)
 
     def _slow(self, settings: Settings) -> bool:
-        on_cuda = self.cuda and settings.n_gpu_layers > 0
-        return on_cuda and slow_on_cuda(settings.type_k, settings.type_v)
+        return constraints.slow_attention(self.model, settings, self.machine) is not None
 
 
 def _order(c: Candidate) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from tuner.machine.backends import HOST_LAYOUT, backend
 from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.compute.graph import HOST
@@ -20,14 +21,12 @@ from tuner.memory.compute.replica.model_graph import ModelGraph
 from tuner.memory.compute.replica.qwen4exp import QSA
 from tuner.memory.compute.replica.sparse_counts import counts, gathers
 from tuner.memory.compute.tapes import Layers, OpenGraph, Replays
-from tuner.memory.kv_cache import CELL_PADDING, CacheSizes
-from tuner.memory.placement import Placement, alignment, padded
+from tuner.memory.kv_cache import CacheSizes
+from tuner.memory.placement import Placement
 from tuner.model.model import Model
-from tuner.settings import Settings
+from tuner.settings import CONTEXT_PADDING, Settings
+from tuner.units import padded
 
-_OFFLOADING = frozenset({"CUDA", "ROCm", "MUSA", "Metal", "Vulkan", "SYCL"})
-_PIPELINE = frozenset({"CUDA", "ROCm", "MUSA", "RPC"})  # devices with async copies and events
-_SCRATCH = {"CUDA": "CUDA", "ROCm": "CUDA", "MUSA": "CUDA", "Metal": "Metal"}
 _COPIES = 4  # GGML_SCHED_MAX_COPIES
 
 
@@ -68,12 +67,11 @@ class ComputeSizes:
         self._hp = model.hparams
         self._graph = ModelGraph(model)
         self._cache = cache
-        self._alignments = [32, *(alignment(g.backend) for g in machine.gpus)]
-        self._backends = [g.backend for g in machine.gpus]
-        self._offload = next(
-            (i + 1 for i, g in enumerate(machine.gpus) if g.backend in _OFFLOADING), -1
-        )
-        self._scratch = next((_SCRATCH[b] for b in self._backends if b in _SCRATCH), "")
+        rows = [backend(g.backend) for g in machine.gpus]
+        self._alignments = [HOST_LAYOUT.alignment, *(row.layout.alignment for row in rows)]
+        self._offload = next((i for i, row in enumerate(rows, 1) if row.borrows_weights), -1)
+        self._scratch = next((row.attention_scratch for row in rows if row.attention_scratch), "")
+        self._pipelines = len(rows) > 1 and all(row.pipeline for row in rows)
         self._n_gpus = len(machine.gpus)
         self._recurrent = any(self._hp.recurrent)
         self._shared = self._hp.n_layer_kv < self._hp.n_layer or self._hp.cycles[0] > 0
@@ -115,7 +113,7 @@ class ComputeSizes:
                 )
             straight = flash and not self._bent(settings, where)
             curve = self._curves[key] = _Curve(where, layers, straight)
-        n_ctx = padded(s.n_ctx, CELL_PADDING)
+        n_ctx = padded(s.n_ctx, CONTEXT_PADDING)
         found = curve.known.get(n_ctx)
         if found is None:
             found = curve.known[n_ctx] = self._between(n_ctx, settings, curve, flash)
@@ -134,7 +132,7 @@ class ComputeSizes:
         """The same by a graph of every layer for this very context: to the byte as far as the
         graph is the engine's, at a hundred times the cost."""
         s = settings
-        n_ctx = padded(s.n_ctx, CELL_PADDING)
+        n_ctx = padded(s.n_ctx, CONTEXT_PADDING)
         key = (where, s.type_k, s.type_v, s.n_ubatch, flash, s.swa_full, n_ctx)
         found = self._exact.get(key)
         if found is None:
@@ -201,11 +199,7 @@ class ComputeSizes:
         """Bytes per GPU, then on the host. `plainly`: by the whole graph at once."""
         output = curve.where.output + 1
         full = output != HOST and all(device != HOST for _, device, _ in curve.layers)
-        pipeline = (
-            self._n_gpus > 1 and full and not shape.overridden
-            and all(b in _PIPELINE for b in self._backends)
-        )  # fmt: skip
-        copies = _COPIES if pipeline else 1
+        copies = _COPIES if self._pipelines and full and not shape.overridden else 1
         try:
             if curve.graph is None and not plainly:
                 curve.graph = self._replays.graph(shape, curve.layers, output, copies)
