@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from textual.app import App, SystemCommand
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.screen import Screen
 
 from tui.answering.conversation import Chat
-from tui.ports import Launcher, Running
+from tui.keymap import Keymap, Place, Show
+from tui.ports import ModelLauncher, RunningModel
+from tui.screens.bindings import bindings
 from tui.screens.chat import ChatScreen
 from tui.screens.conversations import ConversationsScreen
+from tui.screens.keys import KeysScreen
 from tui.screens.loading import LoadingScreen
 from tui.storage.conversations import Conversations
 from tui.storage.recorder import Recorder
@@ -34,18 +37,19 @@ class KvchatApp(App[None]):
         "styles/messages.tcss",
         "styles/lists.tcss",
     ]
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings(Place.APP)
 
     def __init__(
         self,
-        launcher: Launcher,
+        launcher: ModelLauncher,
         store: Conversations,
         sampling: Sampling,
         system_prompt: str | None = None,
         resume: str | None = None,
+        keymap: Keymap | None = None,
+        warnings: Sequence[str] = (),
     ):
+        """`warnings`: what the user should hear once the chat is open."""
         super().__init__()
         self.error: KvchatError | None = None
         self._launcher = launcher
@@ -53,8 +57,10 @@ class KvchatApp(App[None]):
         self._sampling = sampling
         self._system_prompt = system_prompt
         self._resume = resume
+        self._keys = keymap or Keymap()
+        self._warnings = tuple(warnings)
         self._chat_screen: ChatScreen | None = None
-        self._model: Running | None = None
+        self._model: RunningModel | None = None
         self._leaving = False
         self._recorder = Recorder(store, self._not_saved)
 
@@ -62,14 +68,23 @@ class KvchatApp(App[None]):
         self.post_message(ChatScreen.NotSaved(problem))
 
     def on_mount(self) -> None:
-        self.push_screen(LoadingScreen(self._launcher))
+        self.set_keymap(self._keys.for_textual())
+        self.push_screen(LoadingScreen(self._launcher, self._keys))
 
     async def on_loading_screen_loaded(self, message: LoadingScreen.Loaded) -> None:
         self._model = message.running
         chat, problem = await asyncio.to_thread(self._open_chat)
         self._chat_screen = ChatScreen(
-            message.running, chat, self._store, self._recorder, self._sampling, problem=problem
+            message.running,
+            chat,
+            self._store,
+            self._recorder,
+            self._sampling,
+            self._keys,
+            warnings=(problem, *self._warnings),
         )
+        while not isinstance(self.screen, LoadingScreen):  # the palette or the keys lie over it
+            await self.pop_screen()
         await self.switch_screen(self._chat_screen)
 
     def _open_chat(self) -> tuple[Chat, str]:
@@ -118,9 +133,19 @@ class KvchatApp(App[None]):
         await asyncio.to_thread(self._recorder.close)
         self.exit(return_code=int(exit_code))
 
+    def action_keys(self) -> None:
+        """Shows all keys, or goes back from there."""
+        if isinstance(self.screen, KeysScreen):
+            self.screen.dismiss()
+        else:
+            self.push_screen(KeysScreen(self._keys))
+
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        if isinstance(screen, ChatScreen):
-            yield from screen.commands()
+        for row in self._keys.shown(Show.PALETTE, Place.CHAT, Place.APP):
+            target = self if row.place is Place.APP else screen
+            if target is self or isinstance(screen, ChatScreen):
+                run = getattr(target, f"action_{row.action}")
+                yield SystemCommand(row.title, f"{row.does[:-1]} ({self._keys.label(row.id)})", run)
         for command in super().get_system_commands(screen):
-            if command.title in ("Theme", "Quit", "Keys"):
+            if command.title == "Theme":
                 yield command

@@ -10,7 +10,7 @@ from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
 from tuner.launch import LaunchEvent, Ready, Retry, Stage
 from tuner.settings import Settings
 
-__all__ = ["Launcher", "LoadedModel", "Ready", "Retry", "Running", "Stage"]
+__all__ = ["LoadedModel", "ModelLauncher", "Ready", "Retry", "RunningModel", "Stage"]
 
 
 class LoadedModel(Protocol):
@@ -30,7 +30,7 @@ class LoadedModel(Protocol):
     def fingerprint(self) -> str: ...
 
 
-class Running(Protocol):
+class RunningModel(Protocol):
     """A loaded model. Every method but `stop` blocks and belongs in a thread."""
 
     @property
@@ -54,7 +54,7 @@ class Running(Protocol):
     def reload(self) -> Iterator[LaunchEvent]: ...
 
 
-class Launcher(Protocol):
+class ModelLauncher(Protocol):
     """Plans and loads one model file."""
 
     @property

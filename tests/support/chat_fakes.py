@@ -131,8 +131,8 @@ class FakeLauncher:
 def make_app(
     running: FakeRunning, store: Conversations, resume: str | None = None, **options: Any
 ) -> KvchatApp:
-    return KvchatApp(FakeLauncher(running), store, options.pop("sampling", Sampling()),
-                     options.pop("system_prompt", None), resume)  # fmt: skip
+    options.setdefault("sampling", Sampling())
+    return KvchatApp(FakeLauncher(running), store, resume=resume, **options)
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], Any], seconds: float = 20.0) -> None:

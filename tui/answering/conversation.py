@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
-from tui.ports import Running
+from tui.ports import RunningModel
 from tui.storage.conversations import Conversation, StoredMessage
 from tuner.engine.protocol import Done, Message, Sampling
 
@@ -53,7 +53,7 @@ class Chat:
             self.conversation = replace(self.conversation, title=title_of(text))
         return self._add("user", text)
 
-    def begin_answer(self, running: Running, sampling: Sampling) -> StoredMessage:
+    def begin_answer(self, running: RunningModel, sampling: Sampling) -> StoredMessage:
         """An empty answer of this model; saved as interrupted until it is finished."""
         settings = {"settings": asdict(running.settings), "sampling": asdict(sampling)}
         answer = self._add("assistant", "")

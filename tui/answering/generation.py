@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from tui.ports import Running
+from tui.ports import RunningModel
 from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
 from tuner.errors import EngineError, KvchatError
 
@@ -16,7 +16,7 @@ class Generation:
 
     def __init__(
         self,
-        running: Running,
+        running: RunningModel,
         messages: Sequence[Message],
         sampling: Sampling,
         continue_last: bool = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from tui.app import KvchatApp
+from tui.key_file import read_keymap
 from tui.storage.conversations import Conversations
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode
@@ -17,6 +18,7 @@ def open_chat(
 ) -> int:
     """Runs the app until the user leaves. A launch that failed is said again on stderr."""
     launcher = Launcher(request)
+    keymap, problems = read_keymap()
     try:
         app = KvchatApp(
             launcher=launcher,
@@ -24,6 +26,8 @@ def open_chat(
             sampling=sampling,
             system_prompt=system,
             resume=resume,
+            keymap=keymap,
+            warnings=problems,
         )
         app.run()
     finally:

@@ -7,6 +7,7 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
+from tui.keymap import Keymap
 from tuner.engine.protocol import Sampling
 from tuner.errors import UsageError
 from tuner.memory.cache_types import CACHE_TYPES
@@ -29,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
         prog="kvchat",
         description="Chat with a local GGUF model, loaded the best way that this machine's "
         "memory allows right now.",
-        epilog="Exit status: 0 done, 2 wrong usage, 3 the file cannot be used, 4 nothing fits, "
+        epilog=f"In the chat, {Keymap().welcome()} "
+        "Exit status: 0 done, 2 wrong usage, 3 the file cannot be used, 4 nothing fits, "
         "5 the engine failed, 130 interrupted.",
         allow_abbrev=False,
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 from textual import work
-from textual.app import ComposeResult, SystemCommand
-from textual.binding import Binding, BindingType
+from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.screen import Screen
@@ -19,9 +18,15 @@ from textual.widgets import Tooltip
 from tui.answering.conversation import Chat
 from tui.answering.generation import Generation
 from tui.answering.painter import Painter
-from tui.ports import Ready, Retry, Running, Stage
+from tui.keymap import Keymap, Place, Show
+from tui.ports import RunningModel
 from tui.safe_text import one_line
+from tui.screens import advice
+from tui.screens.bindings import bindings
 from tui.screens.conversations import ConversationsScreen
+from tui.screens.garbage import RareCollections
+from tui.screens.measuring import Measuring
+from tui.screens.reloading import Reloading
 from tui.screens.report import ReportScreen
 from tui.status import Status
 from tui.storage.conversations import Conversations
@@ -31,32 +36,18 @@ from tui.widgets.prompt import Prompt
 from tui.widgets.status_lines import ActivityLine, Hints, StatusLine
 from tui.widgets.transcript import Transcript
 from tuner.engine.protocol import Sampling
-from tuner.errors import EngineError, KvchatError
+from tuner.errors import KvchatError
 
 VRAM_SECONDS = 2.0
 QUIT_SECONDS = 3.0  # within which the second Ctrl+C must come
 STOP_SECONDS = 2.0  # after which a stop is no longer waited for
-DEATHS = ("crashed", "not_loaded")  # kinds of EngineError after which there is no model
 
 
 class ChatScreen(Screen[None]):
     """Everything here runs on the screen's thread; what blocks goes to thread workers, whose
     results come back as messages."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop"),
-        Binding("ctrl+c", "interrupt", "Stop, quit", priority=True),
-        Binding("ctrl+n", "new_chat", "New chat", priority=True),
-        Binding("ctrl+r", "regenerate", "Regenerate", priority=True),
-        Binding("ctrl+o", "conversations", "Conversations", priority=True),
-        Binding("ctrl+y", "copy_answer", "Copy answer", priority=True),
-        Binding("f2", "report", "Fit report", priority=True),
-        Binding("f5", "reload", "Reload the model", priority=True),
-        Binding("pageup", "page(-1)", "Scroll up", priority=True, show=False),
-        Binding("pagedown", "page(1)", "Scroll down", priority=True, show=False),
-        Binding("ctrl+home", "to_start", "First message", priority=True, show=False),
-        Binding("ctrl+end", "to_end", "Newest message", priority=True, show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings(Place.CHAT)
 
     VERTICAL_BREAKPOINTS = [(0, "-short"), (14, "-tall")]  # noqa: RUF012
 
@@ -67,30 +58,16 @@ class ChatScreen(Screen[None]):
             super().__init__()
             self.problem = problem
 
-    class Reloading(Message):
-        """The model is being loaded again: how far it is, or why it failed."""
-
-        def __init__(self, event: Stage | Retry | Ready | KvchatError) -> None:
-            super().__init__()
-            self.event = event
-
-    class Measured(Message):
-        """What was measured in a thread; None where it is not known."""
-
-        def __init__(self, vram: tuple[int, int] | None, n_ctx_used: int | None = None) -> None:
-            super().__init__()
-            self.vram = vram
-            self.n_ctx_used = n_ctx_used
-
     def __init__(
         self,
-        running: Running,
+        running: RunningModel,
         chat: Chat,
         store: Conversations,
         recorder: Recorder,
         sampling: Sampling,
+        keymap: Keymap,
         *,
-        problem: str = "",
+        warnings: Sequence[str] = (),
     ):
         super().__init__()
         self.running_model = running
@@ -98,15 +75,17 @@ class ChatScreen(Screen[None]):
         self._store = store
         self._recorder = recorder
         self._sampling = sampling
-        self._problem = problem
+        self._keymap = keymap
+        self._warnings = (*warnings, store.warning or "", *running.warnings)
         self._generation: Generation | None = None
-        self._settled = asyncio.Event()  # no answer is being written
-        self._settled.set()
+        self._answer_done = asyncio.Event()  # no answer is being written
+        self._answer_done.set()
         self._dead = False
-        self._reloading = False
+        self._measuring = Measuring(self)
+        self._reloading = Reloading(self)
         self._quit_asked = False
         self._saved = store.saved
-        self._gc_threshold = gc.get_threshold()
+        self._garbage = RareCollections()
 
     @property
     def generating(self) -> bool:
@@ -119,7 +98,7 @@ class ChatScreen(Screen[None]):
         yield Transcript()
         with Vertical(id="bottom"):
             yield ActivityLine()
-            yield Prompt(placeholder="Write a message")
+            yield Prompt(self._keymap, placeholder="Write a message")
             yield StatusLine()
             yield Hints()
 
@@ -133,25 +112,20 @@ class ChatScreen(Screen[None]):
         self._hints = self.query_one(Hints)
         self._set_status()
         await self._show_chat()
-        for warning in (self._problem, self._store.warning or "", *self.running_model.warnings):
+        for warning in self._warnings:
             if warning:
                 await self._transcript.notice(warning, "warning")
         self._idle()
         self._prompt.focus()
         self.set_interval(VRAM_SECONDS, self._measure)
-        # A full collection walks every widget: up to 200 ms in a long chat, amid typing.
-        self._gc_threshold = gc.get_threshold()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 1000)
+        self._garbage.begin()
         self._measure(count=bool(self.chat.path))
 
     def on_unmount(self) -> None:
         # However the program ends, no thread may wait for the engine.
         if self._generation is not None:
             self._generation.stop()
-        gc.set_threshold(*self._gc_threshold)
-        gc.unfreeze()
+        self._garbage.end()
 
     async def _show_chat(self) -> None:
         await self._transcript.show(self.chat.path)
@@ -160,17 +134,18 @@ class ChatScreen(Screen[None]):
             model = self.running_model.model
             name = " · ".join(part for part in (one_line(model.name), model.quantization) if part)
             await self._transcript.notice(
-                f"{name}\n{self.running_model.status()}\n\n"
-                "Enter sends, Ctrl+J begins a new line, Ctrl+P shows everything else.",
-                "welcome",
+                f"{name}\n{self.running_model.status()}\n\n{self._keymap.welcome()}", "welcome"
             )
         last = self.chat.last_answer
-        self._change_status(
+        self._status.change(
             n_ctx_used=last.n_ctx_used if last else None,
             tokens_per_second=last.tokens_per_second if last else None,
         )
 
     # ------------------------------------------------------------ the lines below
+
+    def _key(self, action_id: str) -> str:
+        return self._keymap.label(action_id)
 
     def _set_status(self) -> None:
         model, settings = self.running_model.model, self.running_model.settings
@@ -178,38 +153,21 @@ class ChatScreen(Screen[None]):
             model=one_line(model.name), settings=self.running_model.status(), n_ctx=settings.n_ctx
         )
 
-    def _change_status(self, **changes: object) -> None:
-        if self._status.status is not None:
-            self._status.status = replace(self._status.status, **changes)  # type: ignore[arg-type]
-
-    @work(thread=True, exclusive=True, group="measure")
     def _measure(self, count: bool = False) -> None:
-        used = None
-        try:
-            if count:
-                used = self.running_model.count_tokens(self.chat.prompt())
-            vram = self.running_model.vram_used()
-        except Exception:  # a gauge that cannot be read shows nothing
-            vram = None
-        self.post_message(self.Measured(vram, used))
+        self._measuring.start(self.running_model, self.chat.prompt() if count else None)
 
-    def on_chat_screen_measured(self, message: Measured) -> None:
-        self._change_status(vram=message.vram)
+    def on_measuring_measured(self, message: Measuring.Measured) -> None:
+        self._status.change(vram=message.vram)
         if message.n_ctx_used is not None and self._generation is None:
-            self._change_status(n_ctx_used=message.n_ctx_used)
+            self._status.change(n_ctx_used=message.n_ctx_used)
 
     def _idle(self) -> None:
         """Shows what can be done now."""
         self._activity.activity = "" if self._saved else "not saved"
-        self._hints.keys = (
-            ("F5", "reload the model") if self._dead else ("Enter", "send"),
-            ("Ctrl+J", "newline"),
-            ("F2", "fit"),
-            ("Ctrl+O", "chats"),
-            ("Ctrl+N", "new"),
-            ("Ctrl+R", "again"),
-            ("Ctrl+P", "all"),
-        )
+        self._hint(Show.DEAD if self._dead else Show.IDLE)
+
+    def _hint(self, where: Show) -> None:
+        self._hints.keys = self._keymap.hints(where, Place.CHAT, Place.PROMPT, Place.APP)
 
     def on_transcript_moved(self) -> None:
         self.update_below()
@@ -218,7 +176,7 @@ class ChatScreen(Screen[None]):
         """The marker that there is more text below the view."""
         at_end = self._transcript.at_end
         new = "new text" if self._generation is not None else "more"
-        self._activity.below = "" if at_end else f"↓ {new} below · Ctrl+End"
+        self._activity.below = "" if at_end else f"↓ {new} below · {self._key('view.end')}"
 
     async def on_activity_line_below_clicked(self) -> None:
         await self.action_to_end()
@@ -233,9 +191,10 @@ class ChatScreen(Screen[None]):
 
     async def on_prompt_submitted(self) -> None:
         if self._generation is not None:
-            self._activity.activity = "still answering · Esc stops it"
+            self._activity.activity = f"still answering · {self._key('answer.stop')} stops it"
         elif self._dead:
-            self._activity.activity = "the model is not running · F5 loads it again"
+            key = self._key("model.reload")
+            self._activity.activity = f"the model is not running · {key} loads it again"
         else:
             message = self.chat.add_user(self._prompt.take())
             self._recorder.save(self.chat.record(), message)
@@ -252,7 +211,7 @@ class ChatScreen(Screen[None]):
         answer = self.chat.begin_answer(self.running_model, sampling)
         generation = Generation(self.running_model, prompt, sampling)
         self._generation = generation
-        self._settled.clear()
+        self._answer_done.clear()
         self._transcript.streaming = True
         widget = await self._transcript.add(answer, streaming=True)
         assert isinstance(widget, AnswerMessage)
@@ -264,7 +223,7 @@ class ChatScreen(Screen[None]):
             widget,
             self._prompt.keystrokes,
         )
-        self._hints.keys = (("Esc", "stop"), ("Ctrl+J", "newline"), ("F2", "fit"))
+        self._hint(Show.ANSWERING)
         self.run_worker(generation.run, thread=True, group="engine")
         self.run_worker(self._write(painter), group="painter")
 
@@ -275,7 +234,7 @@ class ChatScreen(Screen[None]):
         finally:
             self._generation = None
             self._transcript.streaming = False
-            self._settled.set()
+            self._answer_done.set()
             self._idle()
             self.update_below()
 
@@ -288,9 +247,10 @@ class ChatScreen(Screen[None]):
             self.chat.drop_answer()
             await self._transcript.drop_last()
             if error is None:
-                await self._transcript.notice("The model said nothing. Ctrl+R asks it again.")
+                again = f"{self._key('answer.regenerate')} asks it again"
+                await self._transcript.notice(f"The model said nothing. {again}.")
         if done is not None:
-            self._change_status(
+            self._status.change(
                 n_ctx_used=answer.n_ctx_used, tokens_per_second=answer.tokens_per_second
             )
             if done.reason == "context_full":
@@ -299,30 +259,16 @@ class ChatScreen(Screen[None]):
             await self._explain(error)
 
     async def _explain(self, error: KvchatError) -> None:
-        kind = error.kind
-        if kind == "context_full":
+        if error.kind == "context_full":
             await self._context_full("The conversation no longer fits the context")
-            return
-        self._dead = isinstance(error, EngineError) and kind in DEATHS
-        text = str(error)
-        log = self.running_model.log_path
-        if log is not None and str(log) not in text:
-            text += f" Its log: {log}"
-        advice = "The conversation is whole. " + (
-            "F5 loads the model again." if self._dead else "Ctrl+R tries again."
-        )
-        await self._transcript.notice(f"{text}\n{advice}", "error")
+        else:
+            self._dead = advice.is_death(error)
+            text = advice.failure(error, self.running_model, self._keymap)
+            await self._transcript.notice(text, "error")
 
     async def _context_full(self, what: str) -> None:
-        n_ctx = self.running_model.settings.n_ctx
-        trained = self.running_model.model.n_ctx_train
-        larger = ""
-        if n_ctx < trained:
-            larger = f", or start kvchat with --ctx {min(2 * n_ctx, trained)} and --resume"
-        await self._transcript.notice(
-            f"{what} ({n_ctx:,} tokens). Everything is kept. Begin a new chat with Ctrl+N{larger}.",
-            "warning",
-        )
+        text = advice.context_full(what, self.running_model, self._keymap)
+        await self._transcript.notice(text, "warning")
 
     async def _settle(self) -> None:
         """Stops what is being written and waits until it is saved."""
@@ -330,11 +276,11 @@ class ChatScreen(Screen[None]):
             self._generation.stop()
             try:
                 async with asyncio.timeout(STOP_SECONDS):
-                    await self._settled.wait()
+                    await self._answer_done.wait()
             except TimeoutError:
                 self._activity.activity = "the engine does not stop"
 
-    async def finish(self) -> Running:
+    async def finish(self) -> RunningModel:
         """Stops and saves; the model that is to be closed."""
         await self._settle()
         return self.running_model
@@ -358,7 +304,7 @@ class ChatScreen(Screen[None]):
             await self.app.action_quit()
         else:
             self._quit_asked = True
-            self._activity.activity = "Ctrl+C again quits"
+            self._activity.activity = f"{self._key('chat.interrupt')} again quits"
             self.set_timer(QUIT_SECONDS, self._forget_quit)
 
     def _forget_quit(self) -> None:
@@ -388,7 +334,7 @@ class ChatScreen(Screen[None]):
             if conversation_id is not None and conversation_id != self.chat.conversation.id:
                 self._open(conversation_id)
 
-        self.app.push_screen(ConversationsScreen(self._store), chosen)
+        self.app.push_screen(ConversationsScreen(self._store, self._keymap), chosen)
 
     @work(group="open", exclusive=True)
     async def _open(self, conversation_id: str) -> None:
@@ -419,7 +365,7 @@ class ChatScreen(Screen[None]):
             self._activity.activity = "answer copied"
 
     def action_report(self) -> None:
-        self.app.push_screen(ReportScreen(self.running_model))
+        self.app.push_screen(ReportScreen(self.running_model, self._keymap))
 
     def action_page(self, direction: int) -> None:
         rows = max(1, self._transcript.size.height - 2)
@@ -434,61 +380,29 @@ class ChatScreen(Screen[None]):
     # ------------------------------------------------------------ after a crash
 
     def action_reload(self) -> None:
-        if self._dead and not self._reloading:
-            self._reloading = True
-            self._activity.activity = "loading the model again"
-            self._reload()
+        if self._dead:
+            self._reloading.start(self.running_model)
 
-    @work(thread=True, group="reload")
-    def _reload(self) -> None:
-        try:
-            for event in self.running_model.reload():
-                self.post_message(self.Reloading(event))
-        except KvchatError as error:
-            self.post_message(self.Reloading(error))
-        except Exception as error:
-            failure = EngineError("load_failed", f"Loading failed: {error!r}.")
-            self.post_message(self.Reloading(failure))
+    def on_reloading_progressed(self, message: Reloading.Progressed) -> None:
+        self._activity.activity = message.text
 
-    async def on_chat_screen_reloading(self, message: Reloading) -> None:
-        match message.event:
-            case Stage(text=text, fraction=fraction):
-                percent = "" if fraction is None else f" {100 * fraction:.0f}%"
-                self._activity.activity = f"{text}{percent}"
-            case Retry(reason=reason):
-                self._activity.activity = reason
-            case KvchatError() as error:
-                self._reloading = False
-                self._idle()
-                await self._transcript.notice(f"{error}\nF5 tries again.", "error")
-            case Ready(running=running):
-                self._reloading = self._dead = False
-                self.running_model = running
-                self._set_status()
-                self._idle()
-                await self._transcript.clear_notices()
-                if self.chat.waits_for_answer:
-                    await self._answer()
-                else:
-                    await self._transcript.notice(
-                        "The model is loaded again. Go on, or Ctrl+R for another answer."
-                    )
+    async def on_reloading_failed(self, message: Reloading.Failed) -> None:
+        self._reloading.ended()
+        self._idle()
+        key = self._key("model.reload")
+        await self._transcript.notice(f"{message.error}\n{key} tries again.", "error")
 
-    # ------------------------------------------------------------ the palette
-
-    def commands(self) -> Iterator[SystemCommand]:
-        """What the command palette offers here."""
-        yield SystemCommand("New chat", "Begin a new conversation (Ctrl+N)", self.action_new_chat)
-        yield SystemCommand(
-            "Conversations", "Open, search, rename, delete (Ctrl+O)", self.action_conversations
-        )
-        yield SystemCommand(
-            "Fit report", "How the model is loaded, predicted and actual (F2)", self.action_report
-        )
-        yield SystemCommand("Stop", "Stop the answer, keep what is written (Esc)", self.action_stop)
-        yield SystemCommand(
-            "Regenerate", "Another answer; the old one is kept (Ctrl+R)", self.action_regenerate
-        )
-        yield SystemCommand(
-            "Copy last answer", "To the clipboard (Ctrl+Y)", self.action_copy_answer
-        )
+    async def on_reloading_loaded(self, message: Reloading.Loaded) -> None:
+        self._reloading.ended()
+        self._dead = False
+        self.running_model = message.running
+        self._set_status()
+        self._idle()
+        await self._transcript.clear_notices()
+        if self.chat.waits_for_answer:
+            await self._answer()
+        else:
+            key = self._key("answer.regenerate")
+            await self._transcript.notice(
+                f"The model is loaded again. Go on, or {key} for another answer."
+            )

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from textual import work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
@@ -16,7 +16,9 @@ from textual.timer import Timer
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from tui.keymap import Keymap, Place, Show
 from tui.safe_text import one_line
+from tui.screens.bindings import bindings
 from tui.storage.conversations import Conversations, Hit
 from tui.widgets.status_lines import Hints
 from tuner.errors import KvchatError
@@ -27,7 +29,7 @@ SEARCH_DELAY = 0.12  # seconds after the last key
 class RenameScreen(ModalScreen[str | None]):
     """Asks for a title."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "Cancel")]
+    BINDINGS: ClassVar[list[BindingType]] = bindings(Place.RENAME)
 
     def __init__(self, title: str):
         super().__init__()
@@ -45,15 +47,7 @@ class RenameScreen(ModalScreen[str | None]):
 class ConversationsScreen(Screen[str | None]):
     """Gives back the id of the conversation to open, or None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,ctrl+o", "leave", "Back", priority=True),
-        Binding("ctrl+d", "delete", "Delete", priority=True),
-        Binding("ctrl+e", "rename", "Rename", priority=True),
-        Binding("down", "move(1)", show=False, priority=True),
-        Binding("up", "move(-1)", show=False, priority=True),
-        Binding("pagedown", "move(10)", show=False, priority=True),
-        Binding("pageup", "move(-10)", show=False, priority=True),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings(Place.LIST)
 
     class Found(Message):
         """The result of a search."""
@@ -71,8 +65,9 @@ class ConversationsScreen(Screen[str | None]):
             super().__init__()
             self.conversation_id = conversation_id
 
-    def __init__(self, store: Conversations):
+    def __init__(self, store: Conversations, keymap: Keymap):
         super().__init__()
+        self._keymap = keymap
         self._store = store
         self._hits: list[Hit] = []
         self._to_delete: str | None = None
@@ -85,12 +80,7 @@ class ConversationsScreen(Screen[str | None]):
         yield Hints()
 
     def on_mount(self) -> None:
-        self.query_one(Hints).keys = (
-            ("Enter", "open"),
-            ("Esc", "back"),
-            ("Ctrl+E", "rename"),
-            ("Ctrl+D", "delete"),
-        )
+        self.query_one(Hints).keys = self._keymap.hints(Show.IDLE, Place.LIST)
         self.query_one(OptionList).can_focus = False  # typing always searches
         self._search("")
 
@@ -130,7 +120,7 @@ class ConversationsScreen(Screen[str | None]):
     def _note(self, text: str) -> None:
         self.query_one("#conversations-note", Static).update(text)
 
-    def on_input_submitted(self) -> None:
+    def action_open(self) -> None:
         if self._chosen is not None:
             self.dismiss(self._chosen)
 
@@ -154,7 +144,8 @@ class ConversationsScreen(Screen[str | None]):
             return
         if self._to_delete != chosen:
             self._to_delete = chosen
-            self._note("Ctrl+D again deletes this conversation with all its answers.")
+            key = self._keymap.label("list.delete")
+            self._note(f"{key} again deletes this conversation with all its answers.")
             return
         self._to_delete = None
         self._change(chosen, None)

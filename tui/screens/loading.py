@@ -6,26 +6,25 @@ from typing import ClassVar
 
 from textual import work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import ProgressBar, Static
 
-from tui.ports import Launcher, Ready, Retry, Running, Stage
+from tui.keymap import BY_ID, Keymap, Place
+from tui.ports import ModelLauncher, Ready, Retry, RunningModel, Stage
 from tui.safe_text import one_line, printable
+from tui.screens.bindings import bindings
 from tuner.errors import EngineCancelled, EngineError, ExitCode, KvchatError
 
 
 class LoadingScreen(Screen[None]):
     """Runs the launcher in a thread and shows how far it is."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,ctrl+c", "cancel", "Cancel", priority=True),
-        Binding("enter,q", "leave", "Quit", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings(Place.LOADING)
 
-    class Came(Message):
+    class Progressed(Message):
         """The launcher said something."""
 
         def __init__(self, event: Stage | Retry | Ready) -> None:
@@ -42,7 +41,7 @@ class LoadingScreen(Screen[None]):
     class Loaded(Message):
         """The model answers now. Sent to the app."""
 
-        def __init__(self, running: Running) -> None:
+        def __init__(self, running: RunningModel) -> None:
             super().__init__()
             self.running = running
 
@@ -54,8 +53,9 @@ class LoadingScreen(Screen[None]):
             self.error = error
             self.exit_code = exit_code
 
-    def __init__(self, launcher: Launcher):
+    def __init__(self, launcher: ModelLauncher, keymap: Keymap):
         super().__init__()
+        self._keymap = keymap
         self._launcher = launcher
         self._cancelled = False
         self._error: KvchatError | None = None
@@ -67,7 +67,10 @@ class LoadingScreen(Screen[None]):
             yield Static("starting", id="loading-stage", markup=False)
             yield ProgressBar(total=1.0, show_eta=False, id="loading-bar")
             yield Static("", id="loading-notes", markup=False)
-            yield Static("Esc cancels", id="loading-hint", markup=False)
+            yield Static(self._hint("loading.cancel"), id="loading-hint", markup=False)
+
+    def _hint(self, action_id: str) -> str:
+        return f"{self._keymap.label(action_id)} {BY_ID[action_id].hint}"
 
     def on_mount(self) -> None:
         self._launch()
@@ -84,7 +87,7 @@ class LoadingScreen(Screen[None]):
         try:
             for event in self._launcher.start():
                 ready = ready or isinstance(event, Ready)
-                self.post_message(self.Came(event))
+                self.post_message(self.Progressed(event))
         except EngineCancelled:
             pass
         except KvchatError as problem:
@@ -94,7 +97,7 @@ class LoadingScreen(Screen[None]):
         if not ready:
             self.post_message(self.Ended(error))
 
-    def on_loading_screen_came(self, message: Came) -> None:
+    def on_loading_screen_progressed(self, message: Progressed) -> None:
         match message.event:
             case Stage(text=text, fraction=fraction):
                 self.query_one("#loading-stage", Static).update(
@@ -112,7 +115,7 @@ class LoadingScreen(Screen[None]):
                     self.app.post_message(self.Loaded(running))
 
     @work(thread=True)
-    def _close(self, running: Running) -> None:
+    def _close(self, running: RunningModel) -> None:
         running.close()
         self.post_message(self.Ended(None))
 
@@ -124,7 +127,7 @@ class LoadingScreen(Screen[None]):
             return
         self.query_one("#loading").add_class("-failed")
         self.query_one("#loading-stage", Static).update(printable(str(message.error)))
-        self.query_one("#loading-hint", Static).update("Enter quits")
+        self.query_one("#loading-hint", Static).update(self._hint("loading.leave"))
         self.query_one(ProgressBar).display = False
 
     def action_cancel(self) -> None:

@@ -6,14 +6,16 @@ from typing import ClassVar
 
 from textual import work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Static
 
-from tui.ports import Running
+from tui.keymap import Keymap, Place, Show
+from tui.ports import RunningModel
 from tui.safe_text import printable
+from tui.screens.bindings import bindings
 from tui.widgets.status_lines import Hints
 
 COLUMNS_MIN = 20  # a narrower report says nothing; one may scroll to the right
@@ -36,9 +38,7 @@ class ReportView(VerticalScroll):
 class ReportScreen(Screen[None]):
     """Predicted against actual, as text; laid out anew for each width."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f2,q", "dismiss", "Back", priority=True),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings(Place.REPORT)
 
     class Written(Message):
         """The report's text is there."""
@@ -47,8 +47,9 @@ class ReportScreen(Screen[None]):
             super().__init__()
             self.text = text
 
-    def __init__(self, running: Running):
+    def __init__(self, running: RunningModel, keymap: Keymap):
         super().__init__()
+        self._keymap = keymap
         self._running_model = running
         self._width = 0
 
@@ -58,7 +59,7 @@ class ReportScreen(Screen[None]):
         yield Hints()
 
     def on_mount(self) -> None:
-        self.query_one(Hints).keys = (("Esc", "back"), ("↑↓ PgUp PgDn", "scroll"))
+        self.query_one(Hints).keys = self._keymap.hints(Show.IDLE, Place.REPORT)
         self.query_one("#report-scroll").focus()
 
     def on_report_view_resized(self, message: ReportView.Resized) -> None:

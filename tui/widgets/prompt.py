@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from textual import events
-from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
 from tui.answering.keystrokes import Keystrokes
-
-NEWLINE_KEYS = ("ctrl+j", "shift+enter", "alt+enter", "ctrl+enter")
+from tui.keymap import Keymap, Place
 
 
 class Prompt(TextArea):
-    """Several lines; Enter sends, Ctrl+J (and Shift+Enter where the terminal tells it apart) makes
-    a new line. Up in an empty prompt brings back earlier messages."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        # Ctrl+Y copies the last answer in this program.
-        Binding("ctrl+shift+z,alt+z", "redo", "Redo", show=False),
-    ]
+    """Several lines. Its keys are heard here and not as bindings of Textual's: one with priority
+    would overtake letters that are still on their way, one without would come after the text."""
 
     class Submitted(Message):
-        """The user pressed Enter. The text stays until `take` is called."""
+        """The user sends the text. It stays until `take` is called."""
 
-    def __init__(self, placeholder: str = "") -> None:
+    def __init__(self, keymap: Keymap, placeholder: str = "") -> None:
         super().__init__(
             soft_wrap=True,
             show_line_numbers=False,
@@ -35,6 +26,7 @@ class Prompt(TextArea):
             highlight_cursor_line=False,
         )
         self.keystrokes = Keystrokes()
+        self._actions = keymap.actions(Place.PROMPT)
         self._history: list[str] = []
         self._at = 0  # in the history; its length: the text being written
         self._recalled = ""
@@ -58,26 +50,24 @@ class Prompt(TextArea):
     def on_key(self, event: events.Key) -> None:
         self.keystrokes.key()
         self.call_after_refresh(self.keystrokes.key_shown)
-        if event.key == "enter":
-            event.stop()
-            event.prevent_default()
-            if self.text.strip():
-                self.post_message(self.Submitted())
-        elif event.key in NEWLINE_KEYS:
-            event.stop()
-            event.prevent_default()
-            self.insert("\n")
-        elif self._recalls(event.key):
+        action = self._actions.get(event.key)
+        # An action that says False leaves the key to the text: Up and Down also move the cursor.
+        if action is not None and getattr(self, f"action_{action}")() is not False:
             event.stop()
             event.prevent_default()
 
-    def _recalls(self, key: str) -> bool:
-        """Up or Down where they do not move the cursor: another message of the history."""
-        if key == "up" and self._may_recall and self.cursor_at_first_line:
-            return self._recall(-1)
-        return bool(
-            key == "down" and self._recalled and self.cursor_at_last_line and self._recall(1)
-        )
+    def action_send(self) -> None:
+        if self.text.strip():
+            self.post_message(self.Submitted())
+
+    def action_newline(self) -> None:
+        self.insert("\n")
+
+    def action_earlier(self) -> bool:
+        return self._may_recall and self.cursor_at_first_line and self._recall(-1)
+
+    def action_later(self) -> bool:
+        return bool(self._recalled) and self.cursor_at_last_line and self._recall(1)
 
     @property
     def _may_recall(self) -> bool:

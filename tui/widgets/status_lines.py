@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from textual import events
 from textual.content import Content
 from textual.message import Message
@@ -15,6 +17,11 @@ class StatusLine(Widget):
     """Model, settings, context, memory and speed, fitted to the width."""
 
     status: reactive[Status | None] = reactive(None)
+
+    def change(self, **changes: object) -> None:
+        """Shows new values of some of the fields of `Status`."""
+        if self.status is not None:
+            self.status = replace(self.status, **changes)  # type: ignore[arg-type]
 
     def render(self) -> Content:
         if self.status is None:

@@ -1,0 +1,304 @@
+"""The table of keys: all that is shown or bound comes from it, and keys can be changed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from textual.dom import DOMNode
+
+import tui
+from tests.support.chat_fakes import (
+    FakeLauncher,
+    FakeRunning,
+    ask,
+    chat_screen,
+    make_app,
+    shown,
+    until,
+)
+from tui.app import KvchatApp
+from tui.key_file import FILE, read_keymap
+from tui.keymap import ACTIONS, BY_ID, Action, Keymap, Place, Show, markdown
+from tui.screens.chat import ChatScreen
+from tui.screens.conversations import ConversationsScreen, RenameScreen
+from tui.screens.keys import KeysScreen
+from tui.screens.loading import LoadingScreen
+from tui.screens.report import ReportScreen
+from tui.storage.conversations import Conversations
+from tui.widgets.prompt import Prompt
+from tuner.engine.protocol import Sampling
+
+OWNERS: dict[Place, type[DOMNode]] = {
+    Place.APP: KvchatApp,
+    Place.CHAT: ChatScreen,
+    Place.PROMPT: Prompt,
+    Place.LIST: ConversationsScreen,
+    Place.RENAME: RenameScreen,
+    Place.REPORT: ReportScreen,
+    Place.HELP: KeysScreen,
+    Place.LOADING: LoadingScreen,
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Conversations]:
+    opened = Conversations.open(tmp_path / "conversations.db")
+    yield opened
+    opened.close()
+
+
+def keymap_of(folder: Path, text: str) -> tuple[Keymap, tuple[str, ...]]:
+    (folder / FILE).write_text(text)
+    return read_keymap(folder)
+
+
+# ---------------------------------------------------------------- the table
+
+
+def test_each_id_is_one_row_and_each_row_is_described() -> None:
+    assert len(BY_ID) == len(ACTIONS)
+    for row in ACTIONS:
+        assert row.keys
+        assert row.does.endswith(".")
+        assert row.hint or not row.show & (Show.IDLE | Show.ANSWERING | Show.DEAD)
+
+
+@pytest.mark.parametrize("row", [row for row in ACTIONS if not row.fixed], ids=lambda row: row.id)
+def test_every_row_has_its_method(row: Action) -> None:
+    name = row.action.partition("(")[0]
+    assert callable(getattr(OWNERS[row.place], f"action_{name}", None))
+
+
+@pytest.mark.parametrize("place", Place)
+def test_every_binding_is_a_row(place: Place) -> None:
+    """Each place binds what the table says of it, and nothing else."""
+    owner = OWNERS[place]
+    bound = {
+        (binding.key, binding.action, binding.id, binding.priority)
+        for binding in owner.__dict__.get("BINDINGS", ())
+    }
+    rows = {
+        (",".join(Keymap().keys(row.id)), row.action, row.id, row.priority)
+        for row in ACTIONS
+        if row.place is place and not row.fixed and place is not Place.PROMPT
+    }
+    assert bound == rows
+
+
+def test_no_text_names_a_key_by_itself() -> None:
+    """A key that is written out in a text would not follow when it is changed."""
+    key = re.compile(r"\bCtrl\+|\bF\d\b|\bEsc\b|\bPg(Up|Dn)\b")
+    table = {"keymap.py", "key_file.py"}
+    for path in sorted(Path(next(iter(tui.__path__))).rglob("*.py")):
+        if path.name in table:
+            continue
+        tree = ast.parse(path.read_text())
+        docs = {
+            ast.get_docstring(node, clean=False)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value in docs or not key.search(node.value), (path.name, node.value)
+
+
+def test_the_table_is_read_without_textual() -> None:
+    """README's table is printed by the module, which imports no screen."""
+    code = (
+        "import sys, tui.keymap, tui.key_file\n"
+        "sys.exit(bool({'textual', 'rich'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    lines = markdown().splitlines()
+    assert len(lines) == len(ACTIONS) + 2
+    assert "| In the chat | Ctrl+N | Begins a new conversation. | `conversation.new` |" in lines
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_without_a_file_the_keys_are_the_usual_ones(tmp_path: Path) -> None:
+    assert read_keymap(tmp_path / "nowhere") == (Keymap(), ())
+
+
+def test_keys_are_changed_by_id(tmp_path: Path) -> None:
+    """Quoted or not, several, in any spelling; two rows may exchange their keys."""
+    keymap, problems = keymap_of(
+        tmp_path,
+        '"model.report" = "Alt+Shift+F3, f6"\nview.up = "Shift+PgUp"\n'
+        '"conversation.new" = "ctrl+r"\n"answer.regenerate" = "ctrl+n"\n',
+    )
+    assert problems == ()
+    assert keymap.keys("model.report") == ("alt+shift+f3", "f6")
+    assert keymap.label("model.report") == "Alt+Shift+F3"
+    assert keymap.keys("view.up") == ("shift+pageup",)
+    assert keymap.label("conversation.new") == "Ctrl+R"
+    assert keymap.label("answer.regenerate") == "Ctrl+N"
+
+
+def test_the_key_that_opens_a_screen_closes_it(tmp_path: Path) -> None:
+    keymap, problems = keymap_of(tmp_path, '"model.report" = "f3"')
+    assert problems == ()
+    assert keymap.keys("report.close") == ("escape", "q", "f3")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('"chat.fly" = "f3"', ["chat.fly"]),
+        ('"model.report" = 3', ["model.report", "in quotes"]),
+        ('"model.report" = ["f3"]', ["model.report", "in quotes"]),
+        ('"model.report" = ""', ["model.report", "no key"]),
+        ('"model.report" = "f3,"', ["model.report", "no key"]),
+        ('"model.report" = "ctrl+"', ["model.report", "no key"]),
+        ('"model.report" = "f99"', ["f99", "no key"]),
+        ('"model.report" = "hyper+x"', ["hyper+x", "no key"]),
+        ('"model.report" = "ctrl+ctrl+x"', ["no key"]),
+        ('"model.report" = "ctrl+é"', ["no key"]),
+        ('"model.report" = "x"', ["needed for writing"]),
+        ('"list.delete" = "backspace"', ["needed for writing"]),
+        ('"app.quit" = "shift+left"', ["needed for writing"]),
+        ('"rename.save" = "f3"', ["rename.save", "cannot be changed"]),
+        ('"model.report" = "ctrl+n"', ["Ctrl+N", "model.report", "conversation.new"]),
+        ('"prompt.newline" = "enter"', ["Enter", "prompt.newline", "prompt.send"]),
+        ('"app.quit" = "ctrl+m"', ["Enter", "app.quit", "prompt.send"]),
+        ('"model.report" = "up"', ["↑", "model.report", "prompt.earlier"]),
+        ('"list.open" = "ctrl+q"', ["Ctrl+Q", "list.open", "app.quit"]),
+        ("nonsense", [FILE, "cannot be read"]),
+        ('"model.report" = "f3"\n"model.report" = "f4"', [FILE, "cannot be read"]),
+    ],
+)
+def test_what_cannot_be_used_is_told(line: str, words: list[str], tmp_path: Path) -> None:
+    """One sentence that names the file and the culprit; the usual key stays."""
+    keymap, problems = keymap_of(tmp_path, line)
+    assert len(problems) == 1
+    assert "\n" not in problems[0]
+    assert problems[0].endswith((".", ").")) or "a line is like" in problems[0]
+    for word in (str(tmp_path / FILE), *words):
+        assert word in problems[0]
+    assert keymap == Keymap()
+
+
+def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"\xff\xfe\x00")
+    assert read_keymap(tmp_path)[0] == Keymap()
+    assert "cannot be read" in read_keymap(tmp_path)[1][0]
+    (tmp_path / FILE).unlink()
+    (tmp_path / FILE).mkdir()
+    assert "cannot be read" in read_keymap(tmp_path)[1][0]
+
+
+def test_of_two_clashing_changes_the_later_gives_way(tmp_path: Path) -> None:
+    """Also along a chain: what gives way may not take the key of what took its own."""
+    keymap, problems = keymap_of(tmp_path, '"model.report" = "f3"\n"conversation.new" = "f3"')
+    assert keymap.changed == {"model.report": ("f3",)}
+    assert len(problems) == 1
+    keymap, problems = keymap_of(
+        tmp_path, '"model.report" = "ctrl+n"\n"conversation.new" = "ctrl+r"'
+    )
+    assert keymap == Keymap()
+    assert len(problems) == 2
+
+
+def test_what_is_good_in_a_file_is_used(tmp_path: Path) -> None:
+    keymap, problems = keymap_of(tmp_path, '"chat.fly" = "f3"\n"model.report" = "f4"')
+    assert len(problems) == 1
+    assert keymap.label("model.report") == "F4"
+
+
+# ---------------------------------------------------------------- on the screen
+
+
+async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: Path) -> None:
+    """Hints, welcome, palette, the list of keys and notices follow; the old keys do nothing."""
+    keymap, problems = keymap_of(
+        tmp_path,
+        '"conversation.new" = "ctrl+t"\n"prompt.newline" = "f6"\n"app.keys" = "f7"\n'
+        '"model.report" = "f3"\n"answer.regenerate" = "ctrl+g"\n"list.delete" = "f8"\n'
+        '"app.palette" = "f9"',
+    )
+    assert problems == ()
+    running = FakeRunning([["One."], ["Two."], []])
+    app = make_app(running, store, keymap=keymap)
+    async with app.run_test(size=(120, 60)) as pilot:
+        screen = await chat_screen(pilot)
+        assert "Enter sends the message, F6 begins a new line, F7 lists all keys" in shown(pilot)
+        for hint in ("F6 newline", "F7 keys", "F3 fit", "Ctrl+T new", "Ctrl+G again", "F9 all"):
+            assert hint in shown(pilot)
+        helps = {c.title: c.help for c in app.get_system_commands(app.screen)}
+        assert helps["New chat"] == "Begins a new conversation (Ctrl+T)"
+        await pilot.press("a", "f6", "b", "ctrl+j")
+        await until(pilot, lambda: screen.query_one(Prompt).text == "a\nb")
+        await ask(pilot, "Go")
+        await pilot.press("ctrl+r")
+        await pilot.pause()
+        assert len(running.prompts) == 1
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: "Two." in shown(pilot) and not screen.generating)
+        await pilot.press("f3")
+        await until(pilot, lambda: isinstance(app.screen, ReportScreen))
+        await pilot.press("f3")
+        await until(pilot, lambda: app.screen is screen)
+        await pilot.press("f7")
+        await until(pilot, lambda: isinstance(app.screen, KeysScreen))
+        for row in ACTIONS:
+            assert row.does in shown(pilot)
+            assert keymap.labels(row) in shown(pilot)
+        assert "Ctrl+T" in shown(pilot)
+        assert "Ctrl+N" not in shown(pilot)
+        await pilot.press("f7")
+        await until(pilot, lambda: app.screen is screen)
+        await pilot.press("ctrl+o")
+        await until(pilot, lambda: "2 messages" in shown(pilot) or "3 messages" in shown(pilot))
+        assert "F8 delete" in shown(pilot)
+        await pilot.press("f8")
+        await until(pilot, lambda: "F8 again deletes" in shown(pilot))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is screen)
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: not screen.chat.path)
+        await ask(pilot, "Say nothing")
+        await until(pilot, lambda: "Ctrl+G asks it again" in shown(pilot))
+
+
+async def test_exchanged_keys_work(store: Conversations, tmp_path: Path) -> None:
+    keymap, _ = keymap_of(tmp_path, '"conversation.new" = "ctrl+r"\n"answer.regenerate" = "ctrl+n"')
+    app = make_app(FakeRunning([["One."], ["Two."]]), store, keymap=keymap)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go")
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "Two." in shown(pilot) and not screen.generating)
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: not screen.chat.path)
+
+
+async def test_a_problem_with_the_keys_is_told_in_the_chat(store: Conversations) -> None:
+    app = make_app(FakeRunning(), store, warnings=("keys.toml: F3 cannot be.",))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await chat_screen(pilot)
+        await until(pilot, lambda: "keys.toml: F3 cannot be." in shown(pilot))
+
+
+@pytest.mark.parametrize("key", ["f1", "ctrl+p"])
+async def test_the_chat_opens_over_whatever_lies_on_the_loading_screen(
+    key: str, store: Conversations
+) -> None:
+    """The keys or the palette, opened while the model loads, give way to the chat."""
+    ready = threading.Event()
+    app = KvchatApp(FakeLauncher(FakeRunning(), hold=ready), store, Sampling())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, LoadingScreen))
+        await pilot.press(key)
+        await until(pilot, lambda: len(app.screen_stack) == 3)
+        ready.set()
+        screen = await chat_screen(pilot)
+        assert app.screen_stack[1:] == [screen]

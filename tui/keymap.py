@@ -1,0 +1,228 @@
+"""What a key does: one row per action. The screens' bindings, the hints, the command palette, the
+help screen, the welcome and README's table are made from it, and keys are remapped by a row's id.
+
+Nothing here imports Textual: `python -m tui.keymap` prints README's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, Flag, auto
+
+
+class Place(Enum):
+    """Where an action's key is heard; the value says it in words."""
+
+    APP = "Anywhere"
+    CHAT = "In the chat"
+    PROMPT = "While you write"
+    LIST = "In the list of conversations"
+    RENAME = "While you rename"
+    REPORT = "In the fit report"
+    HELP = "In this list of keys"
+    LOADING = "While the model is loaded"
+
+    @property
+    def takes_text(self) -> bool:
+        """Keys that write or edit belong to a text there."""
+        return self not in {Place.REPORT, Place.HELP, Place.LOADING}
+
+    def meets(self, other: Place) -> bool:
+        """Whether a key is heard in both at once."""
+        return self is other or Place.APP in (self, other) or {self, other} == _CHAT
+
+
+_CHAT = {Place.CHAT, Place.PROMPT}
+
+
+class Show(Flag):
+    """Where an action is shown, beside the help screen and README, which show them all."""
+
+    NOWHERE = 0
+    IDLE = auto()  # hints of a place where nothing is going on
+    ANSWERING = auto()  # hints of the chat while an answer is written
+    DEAD = auto()  # hints of the chat after the model process died
+    PALETTE = auto()
+    WELCOME = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One row. `opened_by`: the row whose keys opened this place; they close it as well. `fixed`:
+    the key belongs to a widget of Textual's and cannot be remapped."""
+
+    id: str
+    keys: tuple[str, ...]  # as Textual names them; the first is the one that is told
+    action: str  # the method of the place's screen or widget, without `action_`
+    place: Place
+    title: str  # for the palette
+    does: str  # a sentence, the key its subject
+    hint: str = ""  # a word or two beside the key
+    show: Show = Show.NOWHERE
+    priority: bool = True  # heard before the focused widget
+    opened_by: str = ""
+    fixed: bool = False
+
+
+_IDLE = Show.IDLE | Show.DEAD
+_ALWAYS = _IDLE | Show.ANSWERING
+
+# In the order in which hints are shown: those at the end give way where the line is short.
+ACTIONS = (
+    Action("model.reload", ("f5",), "reload", Place.CHAT, "Reload",
+           "Loads the model again after its process died.", "reload the model", Show.DEAD),
+    Action("answer.stop", ("escape",), "stop", Place.CHAT, "Stop",
+           "Stops the answer and keeps what is written.", "stop",
+           Show.ANSWERING | Show.PALETTE, priority=False),
+    Action("prompt.send", ("enter",), "send", Place.PROMPT, "Send",
+           "Sends the message.", "send", Show.IDLE | Show.WELCOME),
+    Action("prompt.newline", ("ctrl+j", "shift+enter", "alt+enter", "ctrl+enter"), "newline",
+           Place.PROMPT, "New line", "Begins a new line.", "newline", _ALWAYS | Show.WELCOME),
+    Action("app.keys", ("f1",), "keys", Place.APP, "Keys",
+           "Lists all keys.", "keys", _IDLE | Show.PALETTE | Show.WELCOME),
+    Action("model.report", ("f2",), "report", Place.CHAT, "Fit report",
+           "Shows how the model is loaded, predicted and actual.", "fit", _ALWAYS | Show.PALETTE),
+    Action("conversation.list", ("ctrl+o",), "conversations", Place.CHAT, "Conversations",
+           "Lists conversations, to open, search, rename or delete.", "chats",
+           _IDLE | Show.PALETTE),
+    Action("conversation.new", ("ctrl+n",), "new_chat", Place.CHAT, "New chat",
+           "Begins a new conversation.", "new", _IDLE | Show.PALETTE),
+    Action("answer.regenerate", ("ctrl+r",), "regenerate", Place.CHAT, "Regenerate",
+           "Asks for another answer; the old one is kept.", "again", _IDLE | Show.PALETTE),
+    Action("app.palette", ("ctrl+p",), "command_palette", Place.APP, "Commands",
+           "Shows all commands.", "all", _IDLE | Show.WELCOME),
+    Action("answer.copy", ("ctrl+y",), "copy_answer", Place.CHAT, "Copy last answer",
+           "Copies the last answer to the clipboard.", "copy", Show.PALETTE),
+    Action("chat.interrupt", ("ctrl+c",), "interrupt", Place.CHAT, "Interrupt",
+           "Copies the selection, else stops the answer, else quits when pressed twice."),
+    Action("view.up", ("pageup",), "page(-1)", Place.CHAT, "Scroll up", "Scrolls up."),
+    Action("view.down", ("pagedown",), "page(1)", Place.CHAT, "Scroll down", "Scrolls down."),
+    Action("view.start", ("ctrl+home",), "to_start", Place.CHAT, "First message",
+           "Goes to the first message."),
+    Action("view.end", ("ctrl+end",), "to_end", Place.CHAT, "Newest message",
+           "Goes to the newest message."),
+    Action("prompt.earlier", ("up",), "earlier", Place.PROMPT, "Earlier message",
+           "Brings back an earlier message where nothing is written."),
+    Action("prompt.later", ("down",), "later", Place.PROMPT, "Later message",
+           "Goes back to the later ones."),
+    # Ctrl+Y, the text area's own, copies the last answer in this program.
+    Action("prompt.redo", ("ctrl+shift+z", "alt+z"), "redo", Place.PROMPT, "Redo",
+           "Does again what Ctrl+Z took back."),
+    Action("list.open", ("enter",), "open", Place.LIST, "Open",
+           "Opens the chosen conversation.", "open", Show.IDLE),
+    Action("list.leave", ("escape",), "leave", Place.LIST, "Back",
+           "Goes back to the chat.", "back", Show.IDLE, opened_by="conversation.list"),
+    Action("list.rename", ("ctrl+e",), "rename", Place.LIST, "Rename",
+           "Gives the conversation another title.", "rename", Show.IDLE),
+    Action("list.delete", ("ctrl+d",), "delete", Place.LIST, "Delete",
+           "Deletes the conversation when pressed twice.", "delete", Show.IDLE),
+    Action("list.down", ("down",), "move(1)", Place.LIST, "Next", "Chooses the next one."),
+    Action("list.up", ("up",), "move(-1)", Place.LIST, "Previous", "Chooses the one before."),
+    Action("list.page_down", ("pagedown",), "move(10)", Place.LIST, "Ten on", "Goes ten on."),
+    Action("list.page_up", ("pageup",), "move(-10)", Place.LIST, "Ten back", "Goes ten back."),
+    Action("rename.save", ("enter",), "submit", Place.RENAME, "Save",
+           "Keeps the new title.", fixed=True),
+    Action("rename.cancel", ("escape",), "dismiss", Place.RENAME, "Cancel",
+           "Keeps the old title.", priority=False),
+    Action("report.close", ("escape", "q"), "dismiss", Place.REPORT, "Back",
+           "Goes back to the chat.", "back", Show.IDLE, opened_by="model.report"),
+    Action("report.scroll", ("up", "down", "pageup", "pagedown"), "scroll", Place.REPORT,
+           "Scroll", "Scrolls.", "scroll", Show.IDLE, fixed=True),
+    Action("keys.close", ("escape", "q"), "dismiss", Place.HELP, "Back",
+           "Goes back.", "back", Show.IDLE),
+    Action("keys.scroll", ("up", "down", "pageup", "pagedown"), "scroll", Place.HELP,
+           "Scroll", "Scrolls.", "scroll", Show.IDLE, fixed=True),
+    Action("loading.cancel", ("escape", "ctrl+c"), "cancel", Place.LOADING, "Cancel",
+           "Cancels the launch.", "cancels"),
+    Action("loading.leave", ("enter", "q"), "leave", Place.LOADING, "Quit",
+           "Ends kvchat after a launch that failed.", "quits", priority=False),
+    Action("app.quit", ("ctrl+q",), "quit", Place.APP, "Quit",
+           "Stops, saves and ends kvchat.", "quit", Show.PALETTE),
+)  # fmt: skip
+
+BY_ID: Mapping[str, Action] = {row.id: row for row in ACTIONS}
+
+_LABELS = {
+    "escape": "Esc", "pageup": "PgUp", "pagedown": "PgDn", "insert": "Ins", "delete": "Del",
+    "up": "↑", "down": "↓", "left": "←", "right": "→",
+}  # fmt: skip
+
+
+def label(key: str) -> str:
+    """A key as people write it: Ctrl+N, F2, Esc, ↑, q."""
+    if len(key) == 1:
+        return key
+    return "+".join(_LABELS.get(part, part.capitalize()) for part in key.split("+"))
+
+
+@dataclass(frozen=True, slots=True)
+class Keymap:
+    """The rows with the user's own keys. `changed`: the keys of a row, by its id."""
+
+    changed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def keys(self, action_id: str) -> tuple[str, ...]:
+        """The keys of a row, the one to tell first."""
+        row = BY_ID[action_id]
+        keys = self.changed.get(action_id, row.keys)
+        return (*keys, *self.keys(row.opened_by)) if row.opened_by else keys
+
+    def label(self, action_id: str) -> str:
+        """The key of a row as people write it."""
+        return label(self.keys(action_id)[0])
+
+    def labels(self, row: Action, between: str = ", ") -> str:
+        """All keys of a row as people write them."""
+        return between.join(label(key) for key in self.keys(row.id))
+
+    def shown(self, where: Show, *places: Place) -> Iterator[Action]:
+        """The rows that are shown there, of these places."""
+        return (row for row in ACTIONS if row.show & where and row.place in places)
+
+    def hints(self, where: Show, *places: Place) -> tuple[tuple[str, str], ...]:
+        """Keys and what they do in a word or two, the most important first."""
+        return tuple(
+            (self.labels(row, " ") if row.fixed else self.label(row.id), row.hint)
+            for row in self.shown(where, *places)
+        )
+
+    def welcome(self) -> str:
+        """The keys that one begins with, as a sentence."""
+        parts = (
+            f"{self.label(row.id)} {row.does[0].lower()}{row.does[1:-1]}"
+            for row in self.shown(Show.WELCOME, *Place)
+        )
+        return ", ".join(parts) + "."
+
+    def actions(self, place: Place) -> dict[str, str]:
+        """The action of each key that is heard in a place."""
+        return {
+            key: row.action for row in ACTIONS if row.place is place for key in self.keys(row.id)
+        }
+
+    def for_textual(self) -> dict[str, str]:
+        """The rows whose keys are not the usual ones, for `App.set_keymap`."""
+        usual = Keymap()
+        return {
+            row.id: ",".join(self.keys(row.id))
+            for row in ACTIONS
+            if self.keys(row.id) != usual.keys(row.id)
+        }
+
+
+def markdown(keymap: Keymap | None = None) -> str:
+    """The table as Markdown, by place, for README."""
+    keymap = keymap or Keymap()
+    lines = ["| where | key | what it does | id |", "|---|---|---|---|"]
+    for place in Place:
+        lines += [
+            f"| {place.value} | {keymap.labels(row)} | {row.does} | `{row.id}` |"
+            for row in ACTIONS
+            if row.place is place
+        ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,0 +1,37 @@
+"""What the chat says when an answer failed, and what can be done then."""
+
+from __future__ import annotations
+
+from tui.keymap import Keymap
+from tui.ports import RunningModel
+from tuner.errors import EngineError, KvchatError
+
+_DEATHS = ("crashed", "not_loaded")  # kinds of EngineError after which there is no model
+
+
+def is_death(error: KvchatError) -> bool:
+    """Whether there is no model any more: it must be loaded again."""
+    return isinstance(error, EngineError) and error.kind in _DEATHS
+
+
+def failure(error: KvchatError, running: RunningModel, keymap: Keymap) -> str:
+    """What went wrong, where its log is, and the key that goes on from there."""
+    text = str(error)
+    log = running.log_path
+    if log is not None and str(log) not in text:
+        text += f" Its log: {log}"
+    if is_death(error):
+        way_on = f"{keymap.label('model.reload')} loads the model again."
+    else:
+        way_on = f"{keymap.label('answer.regenerate')} tries again."
+    return f"{text}\nThe conversation is whole. {way_on}"
+
+
+def context_full(what: str, running: RunningModel, keymap: Keymap) -> str:
+    """`what` has met the end of the context; a new chat or a larger context goes on."""
+    n_ctx, trained = running.settings.n_ctx, running.model.n_ctx_train
+    larger = ""
+    if n_ctx < trained:
+        larger = f", or start kvchat with --ctx {min(2 * n_ctx, trained)} and --resume"
+    new = keymap.label("conversation.new")
+    return f"{what} ({n_ctx:,} tokens). Everything is kept. Begin a new chat with {new}{larger}."

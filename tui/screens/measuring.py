@@ -1,0 +1,44 @@
+"""Reading the gauges of the status line, which may take a while, in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from textual.message import Message as ScreenMessage
+from textual.screen import Screen
+
+from tui.ports import RunningModel
+from tuner.engine.protocol import Message
+
+
+class Measuring:
+    """Measures one thing after the other and tells the screen by messages."""
+
+    class Measured(ScreenMessage):
+        """What was measured; None where it is not known."""
+
+        def __init__(self, vram: tuple[int, int] | None, n_ctx_used: int | None = None) -> None:
+            super().__init__()
+            self.vram = vram  # bytes used, total
+            self.n_ctx_used = n_ctx_used  # tokens
+
+    def __init__(self, screen: Screen[None]):
+        self._screen = screen
+
+    def start(self, model: RunningModel, count: Sequence[Message] | None = None) -> None:
+        """Measures GPU memory and, where there is something to `count`, its tokens. What was begun
+        before is no longer waited for."""
+        self._screen.run_worker(
+            partial(self._measure, model, count), thread=True, exclusive=True, group="measure"
+        )
+
+    def _measure(self, model: RunningModel, count: Sequence[Message] | None) -> None:
+        used = None
+        try:
+            if count is not None:
+                used = model.count_tokens(count)
+            vram = model.vram_used()
+        except Exception:  # a gauge that cannot be read shows nothing
+            vram = None
+        self._screen.post_message(self.Measured(vram, used))
