@@ -11,8 +11,10 @@ import pytest
 from bench.memory_accuracy import compare, grid, stand_in, table
 from bench.oracle import Oracle, available
 from tests.support.gguf_files import Q4_0, Tensor
-from tests.support.headers import made_up
+from tests.support.headers import made_up, unpacked
+from tuner.gguf.header import read_header
 from tuner.memory.estimator import Estimator
+from tuner.model.model import describe
 from tuner.settings import Settings
 
 pytestmark = pytest.mark.skipif(not available(), reason="the engine here cannot be the oracle")
@@ -90,6 +92,32 @@ def test_experts_on_the_host(oracles: dict[int, Oracle], tmp_path: Path) -> None
         case = compare("moe", "qwen3moe", settings, estimator.footprint(settings), true)
         assert (case.weights, case.cache) == (0, 0), settings
         assert abs(case.compute) <= case.compute_true // 100, case
+
+
+def test_attention_and_feed_forward_side_by_side(
+    oracles: dict[int, Oracle], tmp_path: Path
+) -> None:
+    """gptneox with `use_parallel_residual`, which the archive's header has switched off: with one
+    layer on the GPU the sums take other memory over, and that to the byte."""
+    written = unpacked()[0]["gptneox-dense.gguf"].read_bytes()
+    key = b"gptneox.use_parallel_residual"
+    switch = written.index(key) + len(key) + 4  # behind the number that says: a boolean
+    path = tmp_path / "m.gguf"
+    path.write_bytes(written[:switch] + b"\x01" + written[switch + 1 :])
+    header = unpacked()[0]["gptneox-dense.gguf"]
+    one_after_the_other, beside = (
+        Estimator(describe(read_header(file)), stand_in(1)) for file in (header, path)
+    )
+    for settings in (
+        Settings(4096, n_gpu_layers=99),
+        Settings(4096, n_gpu_layers=99, flash_attn="off"),
+        Settings(4096, n_gpu_layers=1, n_ubatch=128),
+    ):
+        true = oracles[1].ask(path, settings)
+        assert not true.error, true.error
+        found = [use.compute for use in beside.exact(settings).uses]
+        assert found == [size.compute for size in true.sizes], settings
+    assert one_after_the_other.exact(settings).uses != beside.exact(settings).uses
 
 
 def test_the_table_counts(tmp_path: Path) -> None:

@@ -13,8 +13,6 @@ from tuner.memory.placement import Placement, Weights, place
 from tuner.model.model import Model
 from tuner.settings import Settings
 
-_UNFUSED = frozenset({"grok"})  # llama.cpp switches flash attention off (src/llama-context.cpp)
-
 
 class Estimator:
     """Answers what any settings would take. Built once per model and machine; a call costs
@@ -49,7 +47,7 @@ class Estimator:
 
     def flash(self, settings: Settings) -> bool:
         """Whether attention runs fused, so that V is stored as it comes."""
-        return settings.flash_attn != "off" and self.model.architecture not in _UNFUSED
+        return settings.flash_attn != "off" and not self.model.hparams.row.unfused
 
     def footprint(self, settings: Settings, *, closely: bool = True) -> Footprint:
         """The bytes of every device, in the machine's order, the host last. Not `closely`: for

@@ -8,7 +8,6 @@ windows, `llama_kv_cache_iswa`; states follow `llama_memory_recurrent` and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -16,7 +15,6 @@ from itertools import accumulate
 from tuner.machine.backends import HOST_LAYOUT, BufferLayout, row_padding
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.model.hparams import HParams
-from tuner.model.layer_pattern import HYBRID, KNOWN, RECURRENT
 from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.units import padded
 
@@ -59,96 +57,62 @@ def cells(kind: int, n_ctx: int, n_swa: int, n_ubatch: int, swa_full: bool) -> i
 @lru_cache(maxsize=16)
 def plan_cache(hp: HParams) -> CachePlan:
     """The caches that llama.cpp creates for these layers."""
-    k, v = hp.k_row, hp.v_row
-    v_max = max(v)
-    architecture = hp.architecture
-    if architecture == "deepseek4":
+    row = hp.row
+    if row.memory == "compressed":
         return _compressed(hp)
-    if architecture in RECURRENT:
-        return CachePlan((), _states(hp, range(hp.n_layer)), 0)
+    if row.memory == "state":
+        return CachePlan((), _states(hp), 0)
 
-    hybrid = _is_hybrid(hp)
-    rows: list[CachedRow] = []
-    for il in range(hp.n_layer_all):
-        if il >= hp.n_layer_kv or not _attends(hp, il, hybrid):
-            continue
-        kind = WINDOW if hp.swa[il] else ALL
-        rows.append(CachedRow(il, kind, k[il], 0 if hp.mla else v[il]))
+    k, v = hp.k_row, hp.v_row
+    hybrid = row.memory == "hybrid" or (row.memory == "stated" and any(hp.recurrent))
+    rows = [
+        CachedRow(il, WINDOW if hp.swa[il] else ALL, k[il], 0 if hp.mla else v[il])
+        for il in range(min(hp.n_layer_kv, hp.n_layer_all))
+        if _attends(hp, il, hybrid)
+    ]
     rows += _indexer_rows(hp)
-    states = _states(hp, _stateful(hp)) if hybrid else ()
-    return CachePlan(tuple(rows), states, v_max)
-
-
-def _is_hybrid(hp: HParams) -> bool:
-    return (
-        hp.architecture in HYBRID
-        or hp.architecture == "falcon-h1"
-        or (hp.architecture not in KNOWN and any(hp.recurrent))
-    )
+    return CachePlan(tuple(rows), _states(hp) if hybrid else (), max(v))
 
 
 def _attends(hp: HParams, il: int, hybrid: bool) -> bool:
     """Whether a layer has an attention cache."""
-    architecture = hp.architecture
-    if architecture == "falcon-h1":
+    row = hp.row
+    if row.one_part and hp.n_ff[il]:
+        return False
+    if hybrid and hp.recurrent[il] and not row.side_by_side:
+        return False
+    if row.mtp_cached:  # the default filter of llama_memory_hybrid does not look at MTP blocks
         return True
-    if architecture in ("nemotron_h", "nemotron_h_moe"):
-        return not hp.recurrent[il] and hp.n_ff[il] == 0
-    if hybrid:
-        # the default filter of llama_memory_hybrid does not look at MTP blocks
-        trunk_only = architecture not in _DEFAULT_FILTER
-        return not hp.recurrent[il] and (il < hp.n_layer or not trunk_only)
-    if architecture in ("graniteswitch", "hy_v4"):
-        return True
-    return il < hp.n_layer or hp.n_layer == 0
+    return il < hp.n_layer or (not hybrid and hp.n_layer == 0)
 
 
-_DEFAULT_FILTER = frozenset(
-    {"jamba", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "kimi-linear", "kimi-k3",
-     "bailingmoe3"}
-)  # fmt: skip
-
-
-def _stateful(hp: HParams) -> list[int]:
-    if hp.architecture in ("nemotron_h", "nemotron_h_moe"):
-        return [il for il in range(hp.n_layer) if hp.recurrent[il] and hp.n_ff[il] == 0]
-    return [il for il in range(hp.n_layer) if hp.recurrent[il]]
-
-
-def _states(hp: HParams, layers: Sequence[int]) -> tuple[tuple[int, int], ...]:
+def _states(hp: HParams) -> tuple[tuple[int, int], ...]:
     return tuple(
         (il, 4 * size)
-        for il in layers
+        for il in range(hp.n_layer)
+        if hp.recurrent[il]
         for size in (hp.state_r, hp.state_s, hp.ngram_state if il in hp.ngram_layers else 0)
         if size
     )
 
 
+_POOL_PARTS = 3  # a key, a gate and a pooled key (src/models/glm5-next.cpp)
+
+
 def _indexer_rows(hp: HParams) -> list[CachedRow]:
     """Caches of the keys by which sparse attention finds its tokens."""
-    size = hp.indexer_head
-    if not size:
+    size, indexer = hp.indexer_head, hp.row.indexer
+    if not size or indexer is None or (indexer.needs_top_k and not hp.indexer_top_k):
         return []
-    trunk = range(hp.n_layer)
-    full = [il for il in trunk if hp.indexer_full[il]]
-    match hp.architecture:
-        case "deepseek32":
-            return [CachedRow(il, ALL, size, 0) for il in trunk]
-        case "glm-dsa":
-            return [CachedRow(il, ALL, size, 0) for il in full]
-        case "hy_v4":
-            return [CachedRow(il, ALL, size, 0) for il in full] if hp.indexer_top_k else []
-        case "dots3note":
-            return [CachedRow(il, ALL, size, 0) for il in full if not hp.swa[il]]
-        case "minimax-m3":  # this cache keeps values too, of one head
-            first = hp.n_layer_dense_lead
-            return [CachedRow(il, ALL, size, hp.head_v[il], True) for il in trunk if il >= first]
-        case "qwen4exp":
-            return [CachedRow(il, ALL, size, 0) for il in trunk if not hp.recurrent[il]]
-        case "glm5-next":
-            size *= 3 if hp.indexer_kpool > 0 else 1
-            return [CachedRow(il, ALL, size, 0) for il in full if not hp.recurrent[il]]
-    return []
+    if indexer.picks == "pools" and hp.indexer_kpool > 0:
+        size *= _POOL_PARTS
+    first = hp.n_layer_dense_lead if indexer.layers == "behind_lead" else 0
+    return [
+        CachedRow(il, ALL, size, hp.head_v[il] if indexer.values else 0, indexer.values)
+        for il in range(first, hp.n_layer)
+        if not (hp.swa[il] or hp.recurrent[il])
+        and (indexer.layers != "listed" or hp.indexer_full[il])
+    ]
 
 
 _CSA, _HCA = 4, 128  # DSV4_CSA_RATIO, DSV4_HCA_RATIO

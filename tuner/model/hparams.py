@@ -1,22 +1,29 @@
 """What llama.cpp's loader reads from the metadata before it builds a model.
 
 The rules are those of `llama_model_base::load_hparams` (src/llama-model.cpp) and of each
-architecture's `load_arch_hparams` (src/models/*.cpp); window patterns are in `layer_pattern.py`.
+architecture's `load_arch_hparams` (src/models/*.cpp); which architecture follows which of them
+stands in `architectures.py`, window patterns are in `layer_pattern.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tuner.errors import FileError
 from tuner.gguf.header import Header, SkippedArray
 from tuner.gguf.keys import Keys
-from tuner.model.layer_pattern import KNOWN, recurrent_layers, window
+from tuner.model.architecture import Architecture, KeyGroup
+from tuner.model.architectures import architecture as architecture_row
+from tuner.model.layer_pattern import recurrent_layers, window
 from tuner.units import printable
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS (src/llama-hparams.h)
 MAX_EMBEDDING = 1 << 20  # far beyond any model; larger numbers are damage
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
+_MROPE_POSITIONS = 4  # numbers that say where a token is where images have places too
+_GLM_5_2_CONTEXT = 1 << 20  # from here on a model is taken for GLM 5.2 (src/models/glm-dsa.cpp)
+_NO_LIMIT = 1e-6  # a limit of gated units up to this is none (src/llama-graph.cpp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +67,10 @@ class HParams:
     residual_block: int = 0  # kimi-k3: layers from one banked residual to the next
     rope_finetuned: bool = True  # granite's switch for rotation by position
     scaled_input: bool = False  # embeddings are multiplied by a number as they are looked up
-    positions: int = 1  # numbers that say where a token is: 4 where images have places too
+    positions: int = 1  # numbers that say where a token is
     cycles: tuple[int, int, int] = (0, 0, 0)  # hrm_text: layers of a stack, slow runs, fast runs
     rms_norm: bool = False  # an epsilon for norms by the root mean square is stated
-    parallel_residual: bool = False
+    parallel_residual: bool = False  # gptneox: attention and feed-forward side by side
     expert_weights_norm: bool = False
     n_expert_groups: int = 0
     n_groups_used: int = 0
@@ -71,7 +78,19 @@ class HParams:
     clamped_shared: tuple[bool, ...] = ()  # the same of dense parts and shared experts
 
     def __hash__(self) -> int:
-        return hash((self.architecture, self.n_layer_all, self.n_embd))  # quick, for caches
+        """Of three fields, since hashing all of them takes longer than what `cache_layout`
+        keeps by it; models that agree in these three are told apart by equality."""
+        return hash((self.architecture, self.n_layer_all, self.n_embd))
+
+    @property
+    def row(self) -> Architecture:
+        """What is known of the architecture."""
+        return architecture_row(self.architecture)
+
+    @property
+    def keys_are_values(self) -> bool:
+        """Whether one cached row serves as a key and as a value."""
+        return self.mla or self.row.memory == "compressed"
 
     @property
     def k_row(self) -> tuple[int, ...]:
@@ -99,104 +118,60 @@ class Ssm:
 def read_hparams(header: Header, architecture: str) -> HParams:
     """Reads what the engine would. Raises FileError("malformed") where the engine would abort."""
     keys = Keys(header, architecture)
-    if keys.value("block_count") is None:
-        raise FileError(
-            "not_a_chat_model",
-            header.path,
-            f"{header.path} ({printable(architecture)}) describes no layers of a language model: "
-            "it is another kind of model, or a part of one.",
-        )
-    n_all = keys.integer("block_count")
-    if not 0 < n_all <= MAX_LAYERS:
-        raise keys.wrong("block_count", f"is {n_all}: llama.cpp takes 1 to {MAX_LAYERS} layers")
-    n_nextn = keys.integer("nextn_predict_layers")
-    if not 0 <= n_nextn <= n_all:
-        raise keys.wrong("nextn_predict_layers", f"is {n_nextn}, the model has {n_all} layers")
-    if architecture == "deepseek4" and n_nextn:
-        probe = f"blk.{n_all - n_nextn}.nextn.eh_proj.weight"
-        if not any(t.name == probe for t in header.tensors):
-            n_nextn = 0
+    row = architecture_row(architecture)
+    layers = _layers(header, keys, row)
+    n, n_all = layers.n_layer, layers.n_layer_all
     n_embd = keys.integer("embedding_length")
     if not 0 < n_embd <= MAX_EMBEDDING:
         raise keys.wrong("embedding_length", f"is {n_embd}, which no model has")
-    n_expert, n_used = _experts(keys, n_all)
-
-    zeros = (0,) * n_all
-    n_head = keys.per_layer("attention.head_count", n_all, zeros)
-    n_head_kv = keys.per_layer("attention.head_count_kv", n_all, n_head)
-    n_ff = keys.per_layer("feed_forward_length", n_all, zeros)
-
-    loops = max(1, keys.integer("num_loops", 1)) if architecture == "nanbeige" else 1
-    if loops > 1:  # the same weights run several times, each time with a cache of its own
-        n_all *= loops
-        if n_all > MAX_LAYERS:
-            raise keys.wrong("num_loops", f"makes {n_all} layers, over {MAX_LAYERS}")
-        n_head, n_head_kv, n_ff = n_head * loops, n_head_kv * loops, n_ff * loops
-    n_layer = n_all - n_nextn
-    if architecture == "graniteswitch":  # one more attention layer, the adapter router
-        n_layer, n_all, n_nextn = n_all, n_all + 1, 1
-        n_head, n_head_kv, n_ff = (*n_head, 1), (*n_head_kv, 1), (*n_ff, 0)
-
-    heads = max(1, n_head[0])
-    full_k = keys.integer("attention.key_length", n_embd // heads) if n_head[0] else 0
-    full_v = keys.integer("attention.value_length", n_embd // heads) if n_head[0] else 0
-    if architecture == "plamo2":  # reads them even where the first layer has no heads
-        full_k = keys.integer("attention.key_length", full_k)
-        full_v = keys.integer("attention.value_length", full_v)
-    swa_k = keys.integer("attention.key_length_swa", full_k)
-    swa_v = keys.integer("attention.value_length_swa", full_v)
-
-    n_swa, swa = window(keys, architecture, n_layer, n_all)
-    recurrent = recurrent_layers(keys, architecture, n_layer, n_all, n_head_kv=n_head_kv, n_ff=n_ff)
-    if not any(n_head) and not any(recurrent):
+    n_expert, n_used = _experts(keys, row, layers.n_stated)
+    n_swa, swa = window(keys, row, n, n_all)
+    recurrent = recurrent_layers(keys, row, n, n_all, n_head_kv=layers.n_head_kv, n_ff=layers.n_ff)
+    if not any(layers.n_head) and not any(recurrent):
         raise keys.wrong("attention.head_count", "is 0, and no layer is recurrent")
-    ssm = _ssm(keys)
-    state_r, state_s = _state_sizes(keys, ssm, n_embd, n_head[0], full_k)
-    n_layer_kv = n_all
-    if architecture == "gemma3n":
-        n_layer_kv = 20
-    elif architecture == "gemma4":
-        n_layer_kv = n_all - keys.integer("attention.shared_kv_layers")
+    heads = _head_sizes(keys, row, layers.n_head[0], n_embd)
+    ssm = _ssm(keys, row)
+    state_r, state_s = _state_sizes(keys, row, ssm, n_embd, layers.n_head[0], heads.k)
 
     return HParams(
         architecture=architecture,
-        n_layer=n_layer,
+        n_layer=n,
         n_layer_all=n_all,
         n_embd=n_embd,
         n_vocab=_vocabulary(header, keys),
         n_ctx_train=keys.integer("context_length"),
         n_expert=n_expert,
         n_expert_used=n_used,
-        n_head=n_head,
-        n_head_kv=n_head_kv,
-        n_ff=n_ff,
+        n_head=layers.n_head,
+        n_head_kv=layers.n_head_kv,
+        n_ff=layers.n_ff,
         n_ff_exp=keys.integer("expert_feed_forward_length"),
-        head_k=tuple(swa_k if s else full_k for s in swa),
-        head_v=tuple(swa_v if s else full_v for s in swa),
+        head_k=tuple(heads.k_swa if s else heads.k for s in swa),
+        head_v=tuple(heads.v_swa if s else heads.v for s in swa),
         swa=swa,
         n_swa=n_swa,
         recurrent=recurrent,
-        n_layer_kv=n_layer_kv,
-        mla=_is_mla(keys),
+        n_layer_kv=_first_shared(keys, row, n_all),
+        mla=_is_mla(keys, row),
         state_r=state_r,
         state_s=state_s,
-        indexer_head=_read_by(keys, "attention.indexer.key_length", _INDEXER),
+        indexer_head=_read_by(keys, row, "attention.indexer.key_length", "indexer"),
         indexer_top_k=keys.integer("attention.indexer.top_k"),
-        indexer_full=_indexer_layers(keys, architecture, n_layer, n_all),
+        indexer_full=_indexer_layers(keys, row, n, n_all),
         indexer_kpool=keys.integer("attention.indexer.kpool"),
-        compress_ratios=_compress_ratios(keys, n_all),
-        ngram_layers=keys.array("ple.layers") or () if architecture == "qwen4exp" else (),
+        compress_ratios=_compress_ratios(keys, row, n_all),
+        ngram_layers=keys.array("ple.layers") or () if "ngrams" in row.reads else (),
         ngram_row=keys.integer("embedding_length_per_layer_input"),
-        ngram_state=_ngram_state(keys, n_embd),
+        ngram_state=_ngram_state(keys, row, n_embd),
         n_layer_dense_lead=keys.integer("leading_dense_block_count"),
         n_embd_inp=n_embd * (1 + keys.integer("n_deepstack_layers")),
         ssm=ssm,
-        indexer_block=_read_by(keys, "attention.indexer.block_size", frozenset({"minimax-m3"})),
+        indexer_block=_read_by(keys, row, "attention.indexer.block_size", "indexer_blocks"),
         indexer_tail=bool(keys.integer("attention.indexer.kpool_select_tail")),
         residual_block=keys.integer("attn_res.block_size"),
         rope_finetuned=keys.value("rope.scaling.finetuned") is not False,
-        scaled_input=keys.number("embedding_scale", _EMBEDDING_SCALE.get(architecture, 0)) != 0,
-        positions=_positions(keys),
+        scaled_input=keys.number("embedding_scale", row.embedding_scale) != 0,
+        positions=_positions(keys, row),
         cycles=(
             keys.integer("hrm.layers_per_stack"),
             keys.integer("hrm.h_cycles"),
@@ -207,15 +182,92 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         expert_weights_norm=bool(keys.integer("expert_weights_norm")),
         n_expert_groups=keys.integer("expert_group_count"),
         n_groups_used=keys.integer("expert_group_used_count"),
-        clamped=_clamped(keys, "swiglu_clamp_exp", n_all),
-        clamped_shared=_clamped(keys, "swiglu_clamp_shexp", n_all),
+        clamped=_clamped(keys, row, "swiglu_clamp_exp", n_all),
+        clamped_shared=_clamped(keys, row, "swiglu_clamp_shexp", n_all),
     )
 
 
-def _experts(keys: Keys, n_layer: int) -> tuple[int, int]:
+class _Layers(NamedTuple):
+    n_stated: int  # as many as the file has blocks
+    n_layer: int
+    n_layer_all: int
+    n_head: tuple[int, ...]
+    n_head_kv: tuple[int, ...]
+    n_ff: tuple[int, ...]
+
+
+def _layers(header: Header, keys: Keys, row: Architecture) -> _Layers:
+    """The layers that the engine makes of the file's blocks, and what each of them is wide."""
+    if keys.value("block_count") is None:
+        raise FileError(
+            "not_a_chat_model",
+            header.path,
+            f"{header.path} ({printable(row.name)}) describes no layers of a language model: "
+            "it is another kind of model, or a part of one.",
+        )
+    n_stated = n_all = keys.integer("block_count")
+    if not 0 < n_all <= MAX_LAYERS:
+        raise keys.wrong("block_count", f"is {n_all}: llama.cpp takes 1 to {MAX_LAYERS} layers")
+    n_nextn = keys.integer("nextn_predict_layers")
+    if not 0 <= n_nextn <= n_all:
+        raise keys.wrong("nextn_predict_layers", f"is {n_nextn}, the model has {n_all} layers")
+    if row.mtp_by_tensor and n_nextn:
+        probe = f"blk.{n_all - n_nextn}.nextn.eh_proj.weight"
+        if not any(t.name == probe for t in header.tensors):
+            n_nextn = 0
+
+    zeros = (0,) * n_all
+    n_head = keys.per_layer("attention.head_count", n_all, zeros)
+    n_head_kv = keys.per_layer("attention.head_count_kv", n_all, n_head)
+    n_ff = keys.per_layer("feed_forward_length", n_all, zeros)
+
+    loops = max(1, keys.integer("num_loops", 1)) if "loops" in row.reads else 1
+    if loops > 1:
+        n_all *= loops
+        if n_all > MAX_LAYERS:
+            raise keys.wrong("num_loops", f"makes {n_all} layers, over {MAX_LAYERS}")
+        n_head, n_head_kv, n_ff = n_head * loops, n_head_kv * loops, n_ff * loops
+    if row.switched:
+        return _Layers(n_stated, n_all, n_all + 1, (*n_head, 1), (*n_head_kv, 1), (*n_ff, 0))
+    return _Layers(n_stated, n_all - n_nextn, n_all, n_head, n_head_kv, n_ff)
+
+
+class _HeadSizes(NamedTuple):
+    """Elements of a head's keys and values, and of those in layers with a window."""
+
+    k: int
+    v: int
+    k_swa: int
+    v_swa: int
+
+
+def _head_sizes(keys: Keys, row: Architecture, n_head: int, n_embd: int) -> _HeadSizes:
+    """`n_head`: the first layer's."""
+    k = v = 0
+    if n_head or row.head_sizes_stated:
+        default = n_embd // n_head if n_head else 0
+        k = keys.integer("attention.key_length", default)
+        v = keys.integer("attention.value_length", default)
+    return _HeadSizes(
+        k,
+        v,
+        keys.integer("attention.key_length_swa", k),
+        keys.integer("attention.value_length_swa", v),
+    )
+
+
+def _first_shared(keys: Keys, row: Architecture, n_all: int) -> int:
+    """`n_layer_kv_from_start`: the first layer without a cache of its own."""
+    if row.first_shared_kv is not None:
+        return row.first_shared_kv
+    return n_all - keys.integer("attention.shared_kv_layers") if "shared_kv" in row.reads else n_all
+
+
+def _experts(keys: Keys, row: Architecture, n_layer: int) -> tuple[int, int]:
+    """How many experts a layer has, and how many of them a token uses."""
     n_expert = keys.integer("expert_count")
     used = max(keys.per_layer("expert_used_count", n_layer, (0,)))
-    if keys.architecture in ("hunyuan_vl", "hunyuan-dense") and n_expert <= 1:
+    if row.one_expert_is_dense and n_expert <= 1:
         return 0, 0
     if not 0 <= n_expert <= MAX_EXPERTS:
         raise keys.wrong("expert_count", f"is {n_expert}: llama.cpp takes up to {MAX_EXPERTS}")
@@ -238,115 +290,82 @@ def _vocabulary(header: Header, keys: Keys) -> int:
     return next((t.shape[1] for t in header.tensors if t.name == "token_embd.weight"), 0)
 
 
-_MROPE = frozenset(
-    {"paddleocr", "qwen2vl", "qwen35", "qwen35moe", "qwen3vl", "qwen3vlmoe", "qwen4exp"}
-)
-_MROPE_BY_SECTIONS = frozenset({"bailingmoe3", "glm4", "glm4moe", "hunyuan_vl"})
-
-
-def _compress_ratios(keys: Keys, n_all: int) -> tuple[int, ...]:
-    """Tokens per compressed row of each layer: deepseek4 lists them, qwen4exp may state one."""
-    if keys.architecture == "qwen4exp":
+def _compress_ratios(keys: Keys, row: Architecture, n_all: int) -> tuple[int, ...]:
+    """Tokens per compressed row of each layer."""
+    if row.one_ratio_for_all:
         return keys.per_layer("attention.compress_ratios", n_all, (0,) * n_all)
     return keys.array("attention.compress_ratios") or (0,) * n_all
 
 
-def _ngram_state(keys: Keys, n_embd: int) -> int:
+def _ngram_state(keys: Keys, row: Architecture, n_embd: int) -> int:
     """`ple_conv_state` (src/llama-hparams.cpp): what a dilated convolution over streams keeps."""
-    if keys.architecture != "qwen4exp":
+    if "ngrams" not in row.reads:
         return 0
     columns = (keys.integer("ple.conv_kernel", 1) - 1) * keys.integer("ple.ngram_size")
     return max(0, columns) * keys.integer("hyper_connection.count") * n_embd
 
 
-def _clamped(keys: Keys, key: str, n_all: int) -> tuple[bool, ...]:
+def _clamped(keys: Keys, row: Architecture, key: str, n_all: int) -> tuple[bool, ...]:
     """The layers for which the file states a limit, where that takes operations of its own."""
-    found = keys.value(key) if keys.architecture in ("bailingmoe3", "step35") else None
+    found = keys.value(key) if "clamps" in row.reads else None
     values = found if isinstance(found, tuple) else (found,) * n_all
-    limited = tuple(isinstance(v, (int, float)) and v > 1e-6 for v in values[:n_all])
+    limited = tuple(isinstance(v, (int, float)) and v > _NO_LIMIT for v in values[:n_all])
     return limited + (False,) * (n_all - len(limited))
 
 
-def _positions(keys: Keys) -> int:
+def _positions(keys: Keys, row: Architecture) -> int:
     """`n_pos_per_embd` (src/llama-hparams.cpp) by `llama_model_rope_type`."""
     sections = keys.array("rope.dimension_sections") or (0, 0)
-    by_sections = keys.architecture in _MROPE_BY_SECTIONS and min(sections[:2]) > 0
-    return 4 if keys.architecture in _MROPE or by_sections else 1
+    by_sections = row.positions == "mrope_by_sections" and min(sections[:2]) > 0
+    return _MROPE_POSITIONS if row.positions == "mrope" or by_sections else 1
 
 
-# Which architectures read which keys of recurrent layers: a file may state others' keys too, and
-# they must not count. A new architecture is taken to read whatever its file states.
-_KDA = frozenset({"bailingmoe3", "glm5-next", "kimi-k3", "kimi-linear"})
-_WKV = frozenset({"arwkv7", "rwkv6", "rwkv6qwen2", "rwkv7"})
-_SHORTCONV = frozenset({"lfm2", "lfm2moe"})
-_SSM_BUT_GROUPS = frozenset({"jamba", "mamba"})
-_SSM = _SSM_BUT_GROUPS | {
-    "falcon-h1", "granitehybrid", "mamba2", "nemotron_h", "nemotron_h_moe", "plamo2", "qwen35",
-    "qwen35moe", "qwen3next", "qwen4exp",
-}  # fmt: skip
+def _read_by(keys: Keys, row: Architecture, key: str, *groups: KeyGroup) -> int:
+    """The key's number, where the engine reads it: where the architecture reads such a group."""
+    return keys.integer(key) if row.reads.intersection(groups) else 0
 
 
-_EMBEDDING_SCALE = {"grok": 78.4, "minicpm": 12.0}  # where the file states none
-
-
-def _read_by(keys: Keys, key: str, *readers: frozenset[str]) -> int:
-    """The key's number, where the engine reads it."""
-    known = keys.architecture in KNOWN
-    if known and not any(keys.architecture in group for group in readers):
-        return 0
-    return keys.integer(key)
-
-
-_MLA = _KDA | {"deepseek2", "deepseek32", "dots3note", "glm-dsa", "hy_v4", "mistral4"}
-_INDEXER = frozenset(
-    {"deepseek32", "deepseek4", "dots3note", "glm-dsa", "glm5-next", "hy_v4", "minimax-m3",
-     "qwen4exp"}
-)  # fmt: skip
-
-
-def _is_mla(keys: Keys) -> bool:
+def _is_mla(keys: Keys, row: Architecture) -> bool:
     return bool(
-        _read_by(keys, "attention.key_length_mla", _MLA)
-        and _read_by(keys, "attention.value_length_mla", _MLA)
+        _read_by(keys, row, "attention.key_length_mla", "mla")
+        and _read_by(keys, row, "attention.value_length_mla", "mla")
     )
 
 
-def _indexer_layers(keys: Keys, architecture: str, n_layer: int, n_all: int) -> tuple[bool, ...]:
+def _indexer_layers(keys: Keys, row: Architecture, n_layer: int, n_all: int) -> tuple[bool, ...]:
     """`is_indexer_full`: which layers own an indexer cache."""
-    default = architecture != "hy_v4"
-    found = keys.value("attention.indexer.types")
-    if found is None:
-        if architecture == "glm-dsa" and keys.integer("context_length") >= 1 << 20:
-            # GLM_5_2_DEFAULT_INDEXER_TYPES (src/models/glm-dsa.cpp)
+    unlisted = row.indexer.unlisted if row.indexer else "all"
+    if keys.value("attention.indexer.types") is None:
+        if unlisted == "glm_5_2" and keys.integer("context_length") >= _GLM_5_2_CONTEXT:
             return tuple(il < 3 or (il - 2) % 4 == 0 for il in range(n_all))
-        return (default,) * n_all
+        return (unlisted != "none",) * n_all
     types = keys.per_layer("attention.indexer.types", min(n_layer, n_all), ())
     return tuple(bool(t) for t in types) + (False,) * (n_all - len(types))
 
 
-def _ssm(keys: Keys) -> Ssm:
+def _ssm(keys: Keys, row: Architecture) -> Ssm:
     return Ssm(
-        conv=_read_by(keys, "ssm.conv_kernel", _SSM, _KDA),
-        inner=_read_by(keys, "ssm.inner_size", _SSM),
-        state=_read_by(keys, "ssm.state_size", _SSM),
-        rank=_read_by(keys, "ssm.time_step_rank", _SSM),
-        groups=_read_by(keys, "ssm.group_count", _SSM - _SSM_BUT_GROUPS),
-        kda_head=_read_by(keys, "kda.head_dim", _KDA),
-        wkv_head=_read_by(keys, "wkv.head_size", _WKV),
+        conv=_read_by(keys, row, "ssm.conv_kernel", "ssm", "kda"),
+        inner=_read_by(keys, row, "ssm.inner_size", "ssm"),
+        state=_read_by(keys, row, "ssm.state_size", "ssm"),
+        rank=_read_by(keys, row, "ssm.time_step_rank", "ssm"),
+        groups=_read_by(keys, row, "ssm.group_count", "ssm_groups"),
+        kda_head=_read_by(keys, row, "kda.head_dim", "kda"),
+        wkv_head=_read_by(keys, row, "wkv.head_size", "wkv"),
     )
 
 
-def _state_sizes(keys: Keys, ssm: Ssm, n_embd: int, n_head: int, head_k: int) -> tuple[int, int]:
+def _state_sizes(
+    keys: Keys, row: Architecture, ssm: Ssm, n_embd: int, n_head: int, head_k: int
+) -> tuple[int, int]:
     """`n_embd_r` and `n_embd_s` (src/llama-hparams.cpp), in elements."""
     if ssm.wkv_head:
         return keys.integer("token_shift_count", 2) * n_embd, n_embd * ssm.wkv_head
-    l_cache = _read_by(keys, "shortconv.l_cache", _SHORTCONV)
+    l_cache = _read_by(keys, row, "shortconv.l_cache", "shortconv")
     if l_cache:
         return n_embd * (l_cache - 1), ssm.state * ssm.inner
     kda = ssm.kda_head
     if kda:
         return 3 * (ssm.conv - 1 if ssm.conv > 0 else 3) * n_head * kda, kda * kda * n_head
-    row = max(ssm.conv - 1, 0) * (ssm.inner + 2 * ssm.groups * ssm.state)
-    if keys.architecture == "minimax-01":
-        return row, head_k * head_k * n_head
-    return row, ssm.state * ssm.inner
+    columns = max(ssm.conv - 1, 0) * (ssm.inner + 2 * ssm.groups * ssm.state)
+    return columns, head_k * head_k * n_head if row.matrix_state else ssm.state * ssm.inner

@@ -13,7 +13,6 @@ from tuner.gguf.header import Header, SkippedArray, TensorInfo
 from tuner.gguf.types import GGML_TYPES
 from tuner.model.chat_models import require_chat_model
 from tuner.model.hparams import HParams, read_hparams
-from tuner.model.layer_pattern import KNOWN
 from tuner.model.tensors import TensorGroups, group_tensors
 
 
@@ -71,7 +70,7 @@ def describe(header: Header) -> Model:
         size_bytes=sum(header.file_sizes),
         fingerprint=_fingerprint(header),
         chat_template=template if isinstance(template, str) else None,
-        known=architecture in KNOWN,
+        known=hparams.row.known,
         hparams=hparams,
         tensors=groups,
     )

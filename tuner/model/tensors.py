@@ -52,8 +52,9 @@ class _Layer:
 
 def group_tensors(header: Header, hparams: HParams) -> TensorGroups:
     """Groups in one pass; blocks that only predict ahead (MTP) are not loaded, hence left out."""
+    row = hparams.row
     n_slots = hparams.n_layer_all
-    n_used = n_slots if hparams.architecture == "graniteswitch" else hparams.n_layer
+    n_used = n_slots if row.switched else hparams.n_layer
     layers = [_Layer() for _ in range(n_slots)]
     inputs: list[TensorInfo] = []
     outputs: list[TensorInfo] = []
@@ -78,20 +79,19 @@ def group_tensors(header: Header, hparams: HParams) -> TensorGroups:
             inputs.append(tensor)
         elif stem in _ROPE:
             rope.append(tensor)
-        elif stem == "token_embd_norm" and hparams.architecture in ("lfm2", "lfm2moe"):
-            outputs.append(tensor)  # there it is the norm before the output
+        elif stem == "token_embd_norm" and row.embedding_norm_last:
+            outputs.append(tensor)
         elif stem in _FIRST_LAYER:
             layers[0].others.append(tensor)
         elif not stem.startswith("masked_embd"):
             outputs.append(tensor)
-    full_rope_only = hparams.architecture == "gemma4"
+    windowed = hparams.swa if row.rope_factors_outside_windows else (False,) * n_used
     return TensorGroups(
         input=tuple(inputs),
         output=tuple(outputs),
         layers=tuple(LayerTensors(tuple(x.others), tuple(x.experts)) for x in layers),
         rope=tuple(rope),
-        rope_layers=tuple(il for il in range(n_used) if not (full_rope_only and hparams.swa[il])),
-        # bitnet multiplies by the embedding where it lies
-        tied=None if has_output or hparams.architecture == "bitnet" else embedding,
-        output_first=hparams.architecture in ("gemma3n", "gemma4"),
+        rope_layers=tuple(il for il in range(n_used) if not windowed[il]),
+        tied=None if has_output or row.tied_in_place else embedding,
+        output_first=row.output_first,
     )

@@ -13,8 +13,6 @@ from tuner.memory.kv_cache import plan_cache
 from tuner.model.model import Model
 from tuner.settings import Settings
 
-_UNFUSED = frozenset({"grok"})
-
 
 def refusal(model: Model, settings: Settings, machine: Machine) -> str | None:
     """Why these settings must not be loaded, in one sentence; None where nothing stands against
@@ -27,7 +25,7 @@ def refusal(model: Model, settings: Settings, machine: Machine) -> str | None:
     if not plan_cache(model.hparams).rows:
         return None  # nothing but recurrent states, which have a type of their own
     flash = settings.flash_attn != "off"
-    if model.architecture in _UNFUSED:
+    if model.hparams.row.unfused:
         if v.quantized:
             return (
                 f"{model.architecture} runs without flash attention, which a quantized V cache "
@@ -36,7 +34,7 @@ def refusal(model: Model, settings: Settings, machine: Machine) -> str | None:
         flash = False
     if v.quantized and not flash:
         return f"A quantized V cache ({v.name}) needs flash attention; switch it on or use f16."
-    if k.name != v.name and (model.hparams.mla or model.architecture == "deepseek4"):
+    if k.name != v.name and model.hparams.keys_are_values:
         return (
             f"{model.architecture} keeps K and V in one cache, so they must have the same type, "
             f"not {k.name} and {v.name}."
@@ -82,7 +80,7 @@ def _on_gpus(
 def slow_attention(model: Model, settings: Settings, machine: Machine) -> str | None:
     """The backend whose default build has no fast attention kernel for these cache types and
     converts the cache to f16 at every step; None where attention is as fast as can be."""
-    fused = settings.flash_attn != "off" and model.architecture not in _UNFUSED
+    fused = settings.flash_attn != "off" and not model.hparams.row.unfused
     if not (settings.n_gpu_layers > 0 and fused and plan_cache(model.hparams).rows):
         return None
     rows = backends(gpu.backend for gpu in machine.gpus)
@@ -104,7 +102,7 @@ def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]
         odd = _odd_heads(model, machine)
         if odd:
             found.append(odd)
-    if model.architecture in _UNFUSED and settings.flash_attn != "off":
+    if model.hparams.row.unfused and settings.flash_attn != "off":
         found.append(f"llama.cpp runs {model.architecture} without flash attention.")
     if 0 < model.n_ctx_train < settings.n_ctx:
         found.append(

@@ -9,9 +9,9 @@ import pytest
 
 from tuner.memory.compute.allocator import peaks
 from tuner.memory.compute.graph import Graph
-from tuner.memory.compute.replica.attention import LayerBuilder
+from tuner.memory.compute.replica.attention import LayerBuilder, rotates
 from tuner.memory.compute.replica.hrm_text import block_of
-from tuner.memory.compute.replica.traits import rotates, traits
+from tuner.model.architectures import architecture
 from tuner.model.hparams import HParams
 
 
@@ -34,7 +34,7 @@ def test_leading_dense_layers_of_cohere2moe_rotate_without_a_window() -> None:
 
 
 def test_an_unknown_architecture_is_taken_to_be_like_llama() -> None:
-    assert traits("of tomorrow") == traits("llama")
+    assert architecture("of tomorrow").graph == architecture("llama").graph
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

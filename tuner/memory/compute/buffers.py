@@ -16,9 +16,7 @@ from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.compute.graph import HOST
 from tuner.memory.compute.replica.attention import Shape
 from tuner.memory.compute.replica.dsa import LEFT_OUT, is_sparse
-from tuner.memory.compute.replica.hyper_connections import HYPER
 from tuner.memory.compute.replica.model_graph import ModelGraph
-from tuner.memory.compute.replica.qwen4exp import QSA
 from tuner.memory.compute.replica.sparse_counts import counts, gathers
 from tuner.memory.compute.tapes import Layers, OpenGraph, Replays
 from tuner.memory.kv_cache import CacheSizes
@@ -77,8 +75,7 @@ class ComputeSizes:
         self._shared = self._hp.n_layer_kv < self._hp.n_layer or self._hp.cycles[0] > 0
         self._windowed = self._hp.n_swa > 0
         self._sparse = bool(self._hp.indexer_head)  # scores of every token, for each token
-        # zeros that wait for their layer leave holes of their own behind, layer by layer
-        self.thinnable = self._hp.architecture in HYPER | QSA
+        self.thinnable = self._hp.row.graph.needs_every_layer
         self._layers: dict[tuple[Placement, bool], Layers] = {}
         self._exact: dict[tuple[Placement, str, str, int, bool, bool, int], tuple[int, ...]] = {}
         self._curves: dict[tuple[Placement, str, str, int, bool, bool, bool], _Curve] = {}
@@ -192,7 +189,7 @@ class ComputeSizes:
             scratch=self._scratch,
             f16_k=k.name == "f16" or self._scratch != "CUDA",
             f16_v=v.name == "f16" or self._scratch != "CUDA",
-            k_cached=k.bits / 8 if hp.architecture == "deepseek4" else 0.0,
+            k_cached=k.bits / 8 if hp.row.memory == "compressed" else 0.0,
         )
 
     def _peak(self, shape: Shape, curve: _Curve, *, plainly: bool = False) -> tuple[int, ...]:

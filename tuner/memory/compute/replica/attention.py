@@ -13,10 +13,31 @@ from math import prod
 from tuner.memory.compute.graph import F16, HOST, Node
 from tuner.memory.compute.replica.builder import Shape, Tensors
 from tuner.memory.compute.replica.feed_forward import FeedForward
-from tuner.memory.compute.replica.traits import rotates
 from tuner.memory.kv_cache import ALL, WINDOW
+from tuner.model.architectures import architecture
+from tuner.model.hparams import HParams
 
 __all__ = ["LayerBuilder", "Shape", "Tensors"]
+
+
+_FULL_PERIOD = 4  # every so many layers one is not like the others (src/models/*.cpp)
+
+
+def rotates(hp: HParams, il: int) -> bool:
+    """Whether a layer rotates queries and keys by position."""
+    its = architecture(hp.architecture).graph
+    if its.rope_n_layer is not None:
+        return hp.n_layer == its.rope_n_layer
+    match its.rope:
+        case "window" if hp.n_swa > 0:
+            return hp.swa[il] or (its.rope_in_lead and il < hp.n_layer_dense_lead)
+        case "most_or_but_last" if not hp.n_swa:
+            return il + 1 != hp.n_layer
+        case "most" | "most_or_but_last":
+            return (il + 1) % _FULL_PERIOD != 0
+        case "stated":
+            return hp.rope_finetuned
+    return its.rope != "none"
 
 
 class LayerBuilder(FeedForward):

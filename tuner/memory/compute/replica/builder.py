@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from tuner.gguf.header import TensorInfo
 from tuner.memory.compute.graph import F16, F32, I32, I64, Graph, Node
 from tuner.memory.compute.replica.sparse_counts import Counts
-from tuner.memory.compute.replica.traits import traits
 from tuner.memory.kv_cache import ALL, WINDOW
 from tuner.model.hparams import HParams
 
@@ -47,7 +46,7 @@ class Parts:
 
     def __init__(self, hp: HParams, shape: Shape, graph: Graph):
         self.hp, self.shape, self.g = hp, shape, graph
-        self.traits = traits(hp.architecture)
+        self.traits = hp.row.graph
         self.layer_norm = self.traits.layer_norm
         if self.traits.rms_if_stated and hp.rms_norm:
             self.layer_norm = False

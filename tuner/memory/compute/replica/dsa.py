@@ -9,14 +9,18 @@ from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
 from tuner.memory.kv_cache import ALL
 from tuner.model.hparams import HParams
 
-_SPARSE = frozenset({"deepseek32", "glm-dsa", "dots3note", "hy_v4"})
-_UNROTATED = frozenset({"hy_v4"})  # index keys are stored as they are, without a Hadamard rotation
 LEFT_OUT = -1  # stands for a layer of which only the zeros are built
 
 
 def is_sparse(hp: HParams, il: int) -> bool:
     """Whether a layer attends only to the tokens that an indexer has picked."""
-    return hp.architecture in _SPARSE and hp.indexer_top_k > 0 and not hp.swa[il]
+    indexer = hp.row.indexer
+    return (
+        indexer is not None
+        and indexer.picks == "tokens"
+        and hp.indexer_top_k > 0
+        and not hp.swa[il]
+    )
 
 
 def top_tokens(b: LayerBuilder, t: Tensors, x: Node, queries: Node) -> Node:
@@ -27,7 +31,7 @@ def top_tokens(b: LayerBuilder, t: Tensors, x: Node, queries: Node) -> Node:
     g, u, hp = b.g, b.u, b.hp
     head = hp.indexer_head
     cells = b.cells[ALL]
-    rotated = hp.architecture not in _UNROTATED
+    rotated = hp.row.indexer is not None and hp.row.indexer.rotated
     if b.index_mask is None:
         b.index_mask = g.input(cells, u, element=F16)
         b.index_rotation = g.input(head, head) if rotated else None

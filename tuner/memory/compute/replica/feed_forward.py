@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from tuner.memory.compute.graph import F32, HOST, I32, Node
 from tuner.memory.compute.replica.builder import Parts, Tensors
-from tuner.memory.compute.replica.traits import SCALED_EXPERTS
 
 
 class FeedForward(Parts):
@@ -33,7 +32,7 @@ class FeedForward(Parts):
         g = self.g
         if any(clamped[self.layer : self.layer + 1]):
             return g.over(g.over(g.over(g.over(gate))), g.over(up))
-        if self.traits.situ:
+        if self.traits.situ_gate:
             bent = g.over(g.over(g.over(gate)))
             return g.over(g.over(bent, g.over(gate)), g.over(up))
         return g.new(*up.shape, of=(gate, up))
@@ -48,10 +47,10 @@ class FeedForward(Parts):
         if logits is None:
             logits = self.mm(t, "ffn_gate_inp", x)
         probs = logits if self.traits.expert_weights == "softmax" else g.over(logits)
-        chosen = logits if hp.architecture == "llama4" else probs
+        chosen = logits if self.traits.expert_choice == "logits" else probs
         if "exp_probs_b.bias" in t or "exp_probs_b" in t:
             chosen = g.over(probs, weighted=True)
-        if hp.architecture == "grovemoe":
+        if self.traits.expert_choice == "sigmoid":
             chosen = g.over(logits)
         if hp.n_expert_groups > 1:
             chosen = self._of_best_groups(chosen)
@@ -71,7 +70,7 @@ class FeedForward(Parts):
         g.expand(weights)
         x = g.view(x, x.shape[0], 1, u)
         n_embd = x.shape[0]
-        if hp.architecture == "llama4":
+        if self.traits.weighted_input:
             x = g.over(g.new(n_embd, used, u, of=(x,)), weights)
         if self.has(t, "ffn_gate_up_exps"):
             both = self._experts(t, "ffn_gate_up_exps", x, top)
@@ -87,7 +86,7 @@ class FeedForward(Parts):
             else:
                 y = g.over(up)
         experts = self._experts(t, f"ffn_down_{kind}", y, top)
-        if hp.architecture != "llama4":
+        if not self.traits.weighted_input:
             experts = g.over(experts, weights)
         g.expand(experts)
         parts = [
@@ -126,7 +125,7 @@ class FeedForward(Parts):
         shape = (w.shape[1], top.shape[0], x.shape[-1])
         g = self.g
         y = g.weighted(shape, (x, top), w.n_bytes, device)
-        if f"{name}.scale" in t and self.hp.architecture in SCALED_EXPERTS:
+        if f"{name}.scale" in t and self.hp.row.scaled_experts:
             factors = self.g.outside(t[f"{name}.scale"].n_bytes, y.device)
             scales = self.g.new(1, self.hp.n_expert, x.shape[-1], of=(factors,))
             y = g.over(y, g.new(1, *shape[1:], of=(scales, top)))

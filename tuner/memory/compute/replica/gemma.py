@@ -13,8 +13,6 @@ from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
 _VERSIONS = 4  # n_altup
 _SPARSE_LAYERS = 10  # n_layer_sparsity: the first layers keep their strongest activations only
 
-ALTUP = frozenset({"gemma3n"})
-
 
 def per_layer_rows(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     """The second embeddings. t: the first layer's tensors, x: the first embeddings."""

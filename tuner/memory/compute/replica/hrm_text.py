@@ -14,8 +14,6 @@ from tuner.memory.compute.graph import Node
 from tuner.memory.compute.replica.attention import LayerBuilder
 from tuner.model.hparams import HParams
 
-CYCLING = frozenset({"hrm_text"})
-
 
 def block_of(hp: HParams, slot: int) -> int:
     """The block of weights that a slot runs."""

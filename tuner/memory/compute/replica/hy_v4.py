@@ -11,8 +11,6 @@ from tuner.memory.compute.graph import Node
 from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
 from tuner.memory.compute.replica.mla import latent_attention
 
-STREAMS = frozenset({"hy_v4"})
-
 
 def widened(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     """The embeddings, once per stream. t: any layer."""

@@ -18,8 +18,6 @@ from tuner.memory.compute.replica.glm5_next import pool_inputs, pooled_attention
 from tuner.memory.compute.replica.state_space import mixer
 from tuner.memory.kv_cache import WINDOW
 
-HYPER = frozenset({"deepseek4", "glm5-next"})
-
 
 def hyper_model(
     b: LayerBuilder,
@@ -33,7 +31,7 @@ def hyper_model(
     """From the embeddings x to the normed row before the logits. `device`: the output's."""
     g, hp = b.g, b.hp
     n, u = x.shape
-    deepseek4 = hp.architecture == "deepseek4"  # it says where the last operations of layers run
+    deepseek4 = hp.row.memory == "compressed"  # it says where the last operations of layers run
     b.fused = deepseek4 or device == HOST or all(at != HOST for _, at, _ in layers)
     streams = tensors[0]["hc_attn_fn.weight"].shape[0] // n
     if deepseek4:
@@ -55,7 +53,7 @@ def hyper_model(
 
 def _layer(b: LayerBuilder, t: Tensors, il: int, tokens: Node, x: Node) -> Node:
     g, hp = b.g, b.hp
-    deepseek4 = hp.architecture == "deepseek4"
+    deepseek4 = hp.row.memory == "compressed"
     y, post, comb = mixed(b, t, "attn", x)
     y = b.norm(t, "attn_norm", y)
     if deepseek4:

@@ -12,8 +12,6 @@ from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
 from tuner.memory.compute.replica.mla import latent_attention
 from tuner.memory.compute.replica.state_space import mixer
 
-BANKING = frozenset({"kimi-k3"})
-
 
 def banking_layer(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     """One layer; what it banks is kept in the builder."""

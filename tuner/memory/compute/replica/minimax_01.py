@@ -9,8 +9,6 @@ from __future__ import annotations
 from tuner.memory.compute.graph import Node
 from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
 
-LIGHTNING = frozenset({"minimax-01"})
-
 
 def lightning_layer(b: LayerBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
     """One layer, with a state or with a cache."""

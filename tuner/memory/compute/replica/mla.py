@@ -9,8 +9,6 @@ from tuner.memory.compute.graph import Node
 from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
 from tuner.memory.compute.replica.dsa import is_sparse, sparse_mask, top_tokens
 
-_WHOLE_QUERY = frozenset({"minicpm3", "plm"})  # rotate the end of a query where it is
-
 
 def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     """Queries and keys through low-rank projections; with `attn_k_b` the cache holds the latent
@@ -53,7 +51,7 @@ def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
         dv = hp.head_v[il]
         k_nope = g.view(kv, dq - rope, n, u, contiguous=False)
         v = g.new(dv, n, u, of=(g.view(kv, dv, n, u, contiguous=False),))
-        if hp.architecture in _WHOLE_QUERY:
+        if b.traits.whole_query:
             q = g.over(g.view(q, dq, n, u), b.pos)
         else:
             q = g.new(dq, n, u, of=(q_nope, q_rope))
@@ -72,7 +70,7 @@ def _gated(b: LayerBuilder, t: Tensors, x: Node, y: Node, n_head: int) -> Node:
     if gate.shape[0] != n_head:
         return g.over(y, g.over(gate))
     rows = y.shape[0]
-    if b.hp.architecture == "bailingmoe3":
+    if b.traits.copied_gate:
         gate = g.over(g.view(gate, 1, n_head, u))
         y = g.over(g.view(y, rows // n_head, n_head, u), gate)
         return g.new(rows, u, of=(y,))

@@ -6,11 +6,10 @@ import re
 from functools import partial
 
 from tuner.memory.compute.graph import F32, HOST, Graph, Node
-from tuner.memory.compute.replica.attention import LayerBuilder, Shape, Tensors
+from tuner.memory.compute.replica.attention import LayerBuilder, Shape, Tensors, rotates
 from tuner.memory.compute.replica.builder import Layers
 from tuner.memory.compute.replica.dsa import LEFT_OUT, unread_zeros
 from tuner.memory.compute.replica.gemma import (
-    ALTUP,
     altup_layer,
     altup_narrowed,
     altup_widened,
@@ -19,17 +18,16 @@ from tuner.memory.compute.replica.gemma import (
     per_layer_part,
     per_layer_rows,
 )
-from tuner.memory.compute.replica.hrm_text import CYCLING, block_of, cycled
-from tuner.memory.compute.replica.hy_v4 import STREAMS, narrowed, streams_layer, widened
-from tuner.memory.compute.replica.hyper_connections import HYPER, hyper_model
-from tuner.memory.compute.replica.kimi_k3 import BANKING, banking_layer, blended
-from tuner.memory.compute.replica.minimax_01 import LIGHTNING, lightning_layer
+from tuner.memory.compute.replica.hrm_text import block_of, cycled
+from tuner.memory.compute.replica.hy_v4 import narrowed, streams_layer, widened
+from tuner.memory.compute.replica.hyper_connections import hyper_model
+from tuner.memory.compute.replica.kimi_k3 import banking_layer, blended
+from tuner.memory.compute.replica.minimax_01 import lightning_layer
 from tuner.memory.compute.replica.minimax_m3 import block_attention, in_blocks, unread_blocks
 from tuner.memory.compute.replica.mla import latent_attention
-from tuner.memory.compute.replica.qwen4exp import QSA, qsa_model
+from tuner.memory.compute.replica.qwen4exp import qsa_model
 from tuner.memory.compute.replica.rwkv import rwkv_in_common_layer, rwkv_layer
 from tuner.memory.compute.replica.state_space import mixer
-from tuner.memory.compute.replica.traits import rotates, traits
 from tuner.model.model import Model
 
 _LAYER = re.compile(r"^blk\.\d+\.")
@@ -47,16 +45,16 @@ class ModelGraph:
     def __init__(self, model: Model):
         self.model = model
         self.hp = model.hparams
-        self.traits = traits(self.hp.architecture)
+        self.traits = self.hp.row.graph
         self.tensors: list[Tensors] = [
             {_plain(t.name): t for t in (*group.others, *group.experts)}
             for group in model.tensors.layers
         ]
         loops = len(self.tensors)
         physical = [t for t in self.tensors if t]
-        if physical and self.hp.architecture == "nanbeige":
+        if physical and "loops" in self.hp.row.reads:
             self.tensors = [physical[il % len(physical)] for il in range(loops)]
-        if self.hp.architecture in CYCLING:
+        if self.traits.builder == "cycles":
             self.tensors = [self.tensors[block_of(self.hp, il)] for il in range(loops)]
         self._output = {t.name: t for t in model.tensors.output}
         self.signatures = [self._signature(il) for il in range(self.hp.n_layer)]
@@ -69,8 +67,8 @@ class ModelGraph:
         hp = self.hp
         shapes = tuple(sorted((name, t.shape) for name, t in self.tensors[il].items()))
         special = (
-            hp.architecture in ALTUP and is_sparse_layer(il),
-            hp.architecture in CYCLING and il,
+            self.traits.builder == "altup" and is_sparse_layer(il),
+            self.traits.builder == "cycles" and il,
             hp.clamped[il],
             hp.clamped_shared[il],
         )
@@ -101,8 +99,8 @@ class ModelGraph:
         if hp.scaled_input:
             x = g.over(x)
             g.expand(x)
-        if hp.architecture in HYPER | QSA:
-            whole = hyper_model if hp.architecture in HYPER else qsa_model
+        if self.traits.builder in ("hyper_connections", "qsa"):
+            whole = hyper_model if self.traits.builder == "hyper_connections" else qsa_model
             x = whole(b, self.tensors, self._output, tokens, x, layers, output_device)
             g.expand(g.mm(hp.n_vocab, x, self._output_bytes()))
             return g
@@ -110,16 +108,16 @@ class ModelGraph:
             x = g.over(x)
         if any(t.name == "position_embd.weight" for t in self.model.tensors.input):
             x = g.over(x, Node((hp.n_embd, u), F32, (b.pos,), device=HOST))
-        if self.traits.skip:
+        if self.traits.embedding_skip:
             x = b.skip = g.over(x)
         if "per_layer_model_proj.weight" in self.tensors[0]:
             g.device = layers[0][1]
             b.per_layer = per_layer_rows(b, self.tensors[0], x)
-        if hp.architecture in ALTUP:
+        if self.traits.builder == "altup":
             x = altup_widened(b, self._output, x, output_device)
-        if hp.architecture in STREAMS:
+        if self.traits.builder == "residual_streams":
             x = widened(b, self.tensors[0], x)
-        if hp.architecture in CYCLING:
+        if self.traits.builder == "cycles":
             x = cycled(b, x, [device for _, device, _ in layers], partial(self._layer, b))
             layers = ()
         for il, device, experts_on_host in layers:
@@ -133,24 +131,24 @@ class ModelGraph:
             b.experts_on_host = experts_on_host and device != HOST
             x = self._layer(b, il, x)
         g.device = output_device
-        if hp.architecture in STREAMS:
+        if self.traits.builder == "residual_streams":
             x = narrowed(b, self._output, x)
-        elif hp.architecture in ALTUP:
+        elif self.traits.builder == "altup":
             x = g.new(hp.n_embd, 1, of=(altup_narrowed(b, self._output, x), b.out_ids))
-        elif hp.architecture in BANKING:
+        elif self.traits.builder == "residual_bank":
             x = g.new(hp.n_embd, 1, of=(blended(b, x), b.out_ids))
-        picked = self.traits.rows
-        if picked == "sum":
+        picked = self.traits.logit_rows
+        if picked == "before_norm":
             x = g.new(hp.n_embd, 1, of=(x, b.out_ids))
         x = b.norm(self._output, "output_norm", x)
         normed = x
-        if picked == "norm":
+        if picked == "after_norm":
             x = g.new(hp.n_embd, 1, of=(x, b.out_ids))
         if self.traits.host_output:
             g.device = HOST
         logits = g.mm(hp.n_vocab, x, self._output_bytes())
         g.expand(logits)
-        if picked == "norm":  # all rows are kept, for a draft model
+        if picked == "after_norm":  # all rows are kept, for a draft model
             g.expand(g.store(normed))
         return g
 
@@ -163,17 +161,17 @@ class ModelGraph:
     def _layer(self, b: LayerBuilder, il: int, x: Node) -> Node:
         g, hp, t = b.g, self.hp, self.tensors[il]
         b.layer = il
-        last = il == hp.n_layer - 1 and self.traits.rows == "layer"
+        last = il == hp.n_layer - 1 and self.traits.logit_rows == "last_layer"
         bare = self.traits.bare_norms
         if not t:
             return x
-        if hp.architecture in STREAMS:
+        if self.traits.builder == "residual_streams":
             return streams_layer(b, t, il, x)
-        if hp.architecture in BANKING:
+        if self.traits.builder == "residual_bank":
             return banking_layer(b, t, il, x)
-        if hp.architecture in ALTUP:
+        if self.traits.builder == "altup":
             return altup_layer(b, t, il, x)
-        if hp.architecture in LIGHTNING:
+        if self.traits.builder == "lightning":
             return lightning_layer(b, t, il, x, last)
         if b.has(t, "channel_mix_key"):
             return rwkv_layer(b, t, x, last)
@@ -181,7 +179,7 @@ class ModelGraph:
             return rwkv_in_common_layer(b, t, x, last)
         residual = x
         router: Node | None = None
-        if hp.architecture == "smallthinker":  # picks experts before it attends
+        if self.traits.early_router:
             router = b.mm(t, "ffn_gate_inp", x)
         # olmo2, exaone4 and grok's kin have no norm before attention
         pre_norm = b.has(t, "attn_norm") or bare
@@ -189,18 +187,22 @@ class ModelGraph:
         if self.traits.norm_first:
             g.expand(normed)
         parallel = self.traits.parallel
+        if self.traits.parallel_if_stated and not hp.parallel_residual:
+            parallel = None
         mixed = b.norm(t, "attn_norm_2", x) if b.has(t, "attn_norm_2") and parallel else normed
         y = self._mix(b, il, t, mixed, x)
         if y is not None:
             for name in ("post_attention_norm", "attn_output_norm"):
                 if b.has(t, name) and not self._is_ffn_norm(t, name):
                     y = b.norm(t, name, y)
-        beside = hp.architecture == "stablelm" and not b.has(t, "ffn_norm")
+        beside = self.traits.parallel_without_norm and not b.has(t, "ffn_norm")
         if (parallel or beside) and y is not None:
             if last:
                 y, residual, normed = (
                     g.new(v.shape[0], 1, of=(v, b.out_ids)) for v in (y, residual, normed)
                 )
+            if self.traits.parallel_if_stated:  # beside each other, but with a norm for each
+                normed = b.norm(t, "ffn_norm", residual)
             ffn = b.feed_forward(t, normed)
             if ffn is None:
                 return g.over(y, residual)
@@ -261,7 +263,7 @@ class ModelGraph:
         `raw` with its norm."""
         hp = self.hp
         if hp.recurrent[il]:
-            if hp.architecture != "falcon-h1":
+            if not hp.row.side_by_side:
                 return mixer(b, t, x)
             attended = b.attention(t, il, x)  # both, side by side
             state = mixer(b, t, b.norm(t, "attn_norm", raw))  # the same norm, computed again

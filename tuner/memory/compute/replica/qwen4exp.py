@@ -19,8 +19,6 @@ from tuner.memory.compute.replica.dsa import sparse_mask
 from tuner.memory.compute.replica.state_space import mixer
 from tuner.memory.kv_cache import ALL
 
-QSA = frozenset({"qwen4exp"})
-
 
 def qsa_model(
     b: LayerBuilder,

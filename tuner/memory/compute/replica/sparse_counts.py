@@ -19,12 +19,13 @@ GATHERING = 16  # the largest batch of which each token attends to a copy of wha
 def counts(hp: HParams, u: int, cells: Mapping[int, int]) -> Counts:
     """By name, what the builders of a model's layers read of a batch of `u` tokens and of caches
     with these cells."""
-    match hp.architecture:
-        case "deepseek4":
+    indexer = hp.row.indexer
+    match indexer.picks if indexer else None:
+        case "rows":
             return _of_compressed(hp, u, cells)
-        case "glm5-next":
+        case "pools":
             return _of_pools(hp, cells[ALL])
-        case "qwen4exp":
+        case "ratio_blocks":
             return _of_blocks(hp, cells[ALL])
         case _ if hp.indexer_top_k > 0 and ALL in cells:
             return (("top", min(cells[ALL], hp.indexer_top_k)),)
@@ -68,7 +69,7 @@ def _of_blocks(hp: HParams, n: int) -> Counts:
 
 def gathers(hp: HParams, u: int, cells: Mapping[int, int]) -> bool:
     """Whether the few tokens of a small batch attend to copies of what they picked (glm5-next)."""
-    if hp.architecture != "glm5-next" or hp.indexer_kpool < 1:
+    if hp.row.indexer is None or hp.row.indexer.picks != "pools" or hp.indexer_kpool < 1:
         return False
     top = dict(counts(hp, u, cells))["top"]
     tail = hp.indexer_kpool - 1 if hp.indexer_tail else 0

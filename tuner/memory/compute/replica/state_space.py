@@ -34,7 +34,7 @@ def _conv(b: LayerBuilder, x: Node, channels: int, width: int, old: Node) -> Nod
     turned = g.view(x, b.u, channels, contiguous=False)
     joined = g.new(width - 1 + b.u, channels, of=(columns, turned))
     kept = g.view(joined, width - 1, channels, contiguous=False)
-    if b.hp.architecture == "qwen4exp":
+    if b.traits.copied_columns:
         kept = g.new(width - 1, channels, of=(kept,))
     g.expand(g.store(kept))
     return joined
@@ -51,12 +51,12 @@ def _mamba1(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     g, u, s = b.g, b.u, b.hp.ssm
     conv = b.gather(b.hp.state_r)
     xz = b.mm(t, "ssm_in", x)
-    plamo2 = b.hp.architecture == "plamo2"  # turns the product round and takes x out of it
-    if plamo2:
+    turned = b.traits.turned_input
+    if turned:
         xz = g.new(*xz.shape, of=(g.view(xz, *xz.shape, contiguous=False),))
     z = _part(b, xz, s.inner, u)
     x = g.view(xz, s.inner, u, contiguous=False)
-    joined = _conv(b, g.new(s.inner, u, of=(x,)) if plamo2 else x, s.inner, s.conv, conv)
+    joined = _conv(b, g.new(s.inner, u, of=(x,)) if turned else x, s.inner, s.conv, conv)
     x = g.over(g.over(Node((s.inner, u), 4, (joined,), device=g.device), weighted=True))
     x_db = b.mm(t, "ssm_x", x)
     rank = t["ssm_dt.weight"].shape[0]
@@ -69,7 +69,7 @@ def _mamba1(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     scan = g.new(s.inner * (u + s.state), of=(g.view(x, 1, s.inner, u), dt, *low, b.ids))
     g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
     y = g.view(scan, s.inner, u, contiguous=False)
-    skipped = g.over(g.view(x, s.inner, u)) if plamo2 else g.over(x, weighted=True)
+    skipped = g.over(g.view(x, s.inner, u)) if turned else g.over(x, weighted=True)
     y = g.over(y, skipped)
     y = g.new(s.inner, u, of=(g.new(s.inner, u, of=(z,)), y))
     return g.view(b.mm(t, "ssm_out", y), b.hp.n_embd, u)
@@ -128,7 +128,7 @@ def _gated_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     conv = g.over(Node((channels, u), 4, (joined,), device=g.device))
     q, k = (g.new(dk, keys, u, of=(g.view(conv, dk, keys, u, contiguous=False),)) for _ in range(2))
     v = g.view(conv, dv, values, u, contiguous=False)
-    if keys != values and b.hp.architecture == "qwen3next":
+    if keys != values and b.traits.repeated_keys:
         q, k = (g.new(dk, values, u, of=(g.view(n, dk, 1, keys, u),)) for n in (q, k))
     done = g.new(s.inner * u + b.hp.state_s, of=(q, k, v, gate, beta, state))
     y = g.view(done, dv, values, u, contiguous=False)
