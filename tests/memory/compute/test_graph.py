@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from tuner.memory.compute.allocator import peaks, replay
 from tuner.memory.compute.graph import Graph, Node
+from tuner.memory.compute.scheduler import assign
 
 
 def _chain(device: int = 0) -> tuple[Graph, Node]:
@@ -74,7 +78,7 @@ def test_neighbours_without_weights_join_the_gpu() -> None:
     z = g.over(y, x)
     g.device = 1
     g.expand(g.mm(64, z))
-    g.assign()
+    assign(g)
     assert z.device == 1
 
 
@@ -97,3 +101,57 @@ def test_an_empty_tensor_keeps_free_memory_apart() -> None:
     assert replay(steps, sizes, 1) == 164
     without = [0, 1, 2, ~1, ~2, 3, ~0, ~3, 4]
     assert replay(without, [32, 8, 24, 32, 100], 1) == 100
+
+
+def _as_ggml_writes_it(steps: list[int], sizes: list[int]) -> int:
+    """`ggml_dyn_tallocr_alloc` and `ggml_dyn_tallocr_free_bytes`, loop by loop."""
+    blocks = [[0, 1 << 60]]  # address, size
+    taken: list[tuple[int, int]] = []
+    peak = 0
+    for step in steps:
+        if step >= 0:
+            size = sizes[step]
+            best, best_size = -1, 1 << 62
+            for i in range(len(blocks) - 1):
+                if size <= blocks[i][1] <= best_size:
+                    best, best_size = i, blocks[i][1]
+            block = blocks[best]  # the last resort is the last
+            taken.append((block[0], size))
+            peak = max(peak, block[0] + size)
+            block[0] += size
+            block[1] -= size
+            if not block[1]:
+                del blocks[best]
+            continue
+        at, size = taken[~step]
+        for i, block in enumerate(blocks):
+            if block[0] + block[1] == at:
+                block[1] += size
+                if i + 1 < len(blocks) and block[0] + block[1] == blocks[i + 1][0]:
+                    block[1] += blocks.pop(i + 1)[1]
+                break
+            if at + size == block[0]:
+                block[:] = at, block[1] + size
+                if i and sum(blocks[i - 1]) == block[0]:
+                    blocks[i - 1][1] += blocks.pop(i)[1]
+                break
+        else:
+            i = next((i for i, block in enumerate(blocks) if block[0] >= at), len(blocks))
+            blocks.insert(i, [at, size])
+    return peak
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_the_replay_is_that_of_ggml(data: st.DataObject) -> None:
+    """For any order of takes and gives, empty tensors among them."""
+    sizes = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=5))
+    steps: list[int] = []
+    held: list[int] = []
+    for n in range(data.draw(st.integers(1, 12))):
+        steps.append(data.draw(st.integers(0, len(sizes) - 1)))
+        held.append(n)
+        for block in data.draw(st.lists(st.sampled_from(held), unique=True)):
+            held.remove(block)
+            steps.append(~block)
+    assert replay(steps, sizes, 1) == _as_ggml_writes_it(steps, sizes)

@@ -115,15 +115,3 @@ class Graph:
                         self.nodes.append(node)
                     elif not node.external:
                         self.leaves.append(node)
-
-    def assign(self) -> None:
-        """Gives every node a device: neighbours of a GPU's nodes join it, then the rest
-        (`ggml_backend_sched_split_graph`, pass 2)."""
-        real = [n for n in self.nodes if n.root is None]
-        for order, host_too in ((1, False), (-1, False), (1, True), (-1, True)):
-            current = -1
-            for node in real[::order]:
-                if node.device >= 0:
-                    current = node.device if host_too or node.device != HOST else -1
-                elif current >= 0:
-                    node.device = current

@@ -1,0 +1,61 @@
+"""Which node runs on which device, and what is copied from one to another beforehand.
+
+Follows `ggml_backend_sched_split_graph` (ggml/src/ggml-backend.cpp).
+"""
+
+from __future__ import annotations
+
+from tuner.memory.compute.graph import HOST, Graph, Node
+
+
+def scheduled(graph: Graph, copies: int) -> tuple[list[Node], list[Node]]:
+    """The nodes in the order in which they run, each on its device, with copies of what another
+    device made put before the run of nodes (the "split") that needs them; and the tensors that
+    `copies` under pipeline parallelism keep for ever. Uses the graph up."""
+    assign(graph)
+    out: list[Node] = []
+    made: dict[tuple[Node, int], Node] = {}
+    device = -1
+    start = 0
+    for node in graph.nodes:
+        if node.root is not None:  # a view stays where it looks
+            node.device = node.root.device
+            out.append(node)
+            continue
+        for src in node.srcs:
+            if src.device < 0:  # a leaf that is no input lies with its reader
+                src.device = node.device
+        if node.device != device:
+            device = node.device
+            start = len(out)
+        if any(src.device != device for src in node.srcs):
+            if any(src.external and not src.srcs and src.device != device for src in node.srcs):
+                start = len(out)  # a borrowed weight begins a split, so the last one is free again
+            srcs = list(node.srcs)
+            for i, src in enumerate(srcs):
+                if src.device == device:
+                    continue
+                copy = made.get((src, device))
+                if copy is None:
+                    copy = made[src, device] = Node((0,), 0)
+                    copy.size, copy.layout, copy.device = src.size, src.layout, device
+                    reader = Node((0,), 0, (src,), external=True)
+                    out[start:start] = [reader, copy]
+                    start += 2
+                srcs[i] = copy
+            node.srcs = tuple(srcs)
+        out.append(node)
+    inputs = [leaf for leaf in graph.leaves if leaf.device == HOST]
+    return out, [*made.values(), *inputs] if copies > 1 else []
+
+
+def assign(graph: Graph) -> None:
+    """Gives every node a device: neighbours of a GPU's nodes join it, then the rest (pass 2)."""
+    real = [n for n in graph.nodes if n.root is None]
+    for order, host_too in ((1, False), (-1, False), (1, True), (-1, True)):
+        current = -1
+        for node in real[::order]:
+            if node.device >= 0:
+                current = node.device if host_too or node.device != HOST else -1
+            elif current >= 0:
+                node.device = current
