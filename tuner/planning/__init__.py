@@ -1,1 +1,28 @@
-"""What is best: plans, their worth, the search, the reasons."""
+"""What is best: plans, their worth, the search, the reasons.
+
+    plan = make_plan(model, machine, Wishes())      # computed, and confirmed by exact footprints
+    plan = verified(plan, dry_run)                  # the same by the engine's own figures
+
+The way through the room: `objective` says what a plan is worth, `constraints` what the engine would
+refuse, `speed` and `fitting` what settings would give and take, `solver` finds the best of them,
+`planner` makes that the whole answer (`alternatives`, `shortage`, `reasons`), `verify` holds it
+against the engine, `differences` says how two plans differ.
+"""
+
+from tuner.planning.differences import difference_text
+from tuner.planning.plan import Candidate, Plan
+from tuner.planning.planner import make_plan
+from tuner.planning.solver import Solver
+from tuner.planning.speed import Calibration
+from tuner.planning.verify import DryRunner, verified
+
+__all__ = [
+    "Calibration",
+    "Candidate",
+    "DryRunner",
+    "Plan",
+    "Solver",
+    "difference_text",
+    "make_plan",
+    "verified",
+]

@@ -1,0 +1,133 @@
+"""What the user is told of a plan: each thing once, and none that is not so."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import replace
+
+import pytest
+
+from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
+from tuner.machine.machine import Machine
+from tuner.planning.planner import make_plan
+from tuner.planning.reasons import warnings_for
+from tuner.planning.solver import Solver
+from tuner.wishes import Wishes
+
+GIANTS = (LLAMA_8B, AYA_35B, QWEN_30B_A3B, GEMMA_27B)
+MACHINES = {
+    "CUDA": machine(gpu(24)),
+    "ROCm": machine(gpu(24, backend="ROCm")),
+    "Metal": machine(gpu(24, backend="Metal")),
+    "no GPU": machine(),
+}
+
+
+def say_the_same(a: str, b: str) -> bool:
+    """Two sentences that state the same number, or for the most part the same words."""
+    numbers = [set(re.findall(r"\d{3,}", text.replace(",", ""))) for text in (a, b)]
+    words = [set(re.findall(r"[a-z_]{4,}", text.lower())) for text in (a, b)]
+    common = len(words[0] & words[1]) / max(1, min(map(len, words)))
+    return bool(numbers[0] & numbers[1]) or common > 0.5
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (
+            "The context of 200000 tokens is larger than the 131072 that the model was trained "
+            "for: answers degrade beyond them.",
+            "The context of 200,000 tokens is longer than the 131,072 that the model was trained "
+            "for: answers may fall apart beyond that.",
+        ),
+        ("llama.cpp runs grok without flash attention.", "grok runs without flash attention."),
+    ],
+)
+def test_the_measure_of_sameness_finds_what_is_the_same(a: str, b: str) -> None:
+    assert say_the_same(a, b)
+
+
+@pytest.mark.parametrize("name", GIANTS)
+@pytest.mark.parametrize("where", MACHINES.values(), ids=MACHINES)
+def test_no_two_warnings_say_the_same(name: str, where: Machine) -> None:
+    """Over contexts, cache types, layers and experts, whoever chose them: each fact once."""
+    model, solver = giant(name), Solver(giant(name), where)
+    for n_ctx, (k, v), layers, moe, flash in itertools.product(
+        (512, 40_000, 131_072, 1_000_000),
+        (("f16", "f16"), ("q8_0", "q5_1"), ("q4_0", "q4_0")),
+        (0, 10, 99),
+        (0, 5),
+        ("on", "off"),
+    ):
+        wishes = Wishes(n_ctx, False, k, v, layers, moe, flash_attn=flash).for_model(model)
+        found = solver.calculate(wishes)
+        for asked in (wishes, Wishes()):
+            told = warnings_for(model, found, where, asked)
+            for a, b in itertools.combinations(told, 2):
+                assert not say_the_same(a, b), (a, b)
+            beyond = [text for text in told if "trained for" in text]
+            assert len(beyond) == (n_ctx > model.n_ctx_train)
+
+
+@pytest.mark.parametrize("name", GIANTS)
+def test_a_plan_warns_once_of_a_context_beyond_training(name: str) -> None:
+    """Where it fits and where it does not, with both numbers as people read them."""
+    model = giant(name)
+    n_ctx = model.n_ctx_train + 1024
+    for gib in (4, 80):
+        told = make_plan(model, machine(gpu(gib)), Wishes(n_ctx=n_ctx)).warnings
+        (beyond,) = [text for text in told if "trained for" in text]
+        assert f"{n_ctx:,}" in beyond
+        assert f"{model.n_ctx_train:,}" in beyond
+
+
+def test_a_model_that_does_not_say_its_training_is_not_warned_of() -> None:
+    """There is no number to be beyond of."""
+    model = replace(giant(LLAMA_8B), n_ctx_train=0)
+    told = make_plan(model, machine(gpu(24)), Wishes(n_ctx=40_000)).warnings
+    assert not any("trained" in text for text in told)
+
+
+def test_flags_without_an_effect_are_told_of() -> None:
+    """Layers and a split without a GPU, experts of a model that has none."""
+    told = " ".join(
+        make_plan(
+            giant(LLAMA_8B), machine(), Wishes(n_gpu_layers=20, n_cpu_moe=4, n_ctx=4096)
+        ).warnings
+    )
+    assert "--gpu-layers and --tensor-split have no effect" in told
+    assert "--n-cpu-moe has no effect" in told
+
+
+def test_a_smaller_batch_has_its_reason() -> None:
+    """Where the solver took it, not where the user did."""
+    seen = set()
+    for gib in (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0):
+        plan = make_plan(giant(LLAMA_8B), machine(gpu(gib)), Wishes(n_ctx=16_384))
+        n_ubatch = plan.chosen.settings.n_ubatch
+        said = f"n_ubatch {n_ubatch} instead of 512" in " ".join(plan.reasons)
+        assert said == (n_ubatch < 512)
+        seen.add(n_ubatch)
+    wished = make_plan(giant(LLAMA_8B), machine(gpu(24)), Wishes(n_ubatch=128))
+    assert "instead of 512" not in " ".join(wished.reasons)
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize("gib", [6, 8, 12, 16, 20, 23, 24, 48])
+@pytest.mark.parametrize("name", [LLAMA_8B, AYA_35B])
+def test_what_f16_would_do_is_what_it_does(name: str, gib: float) -> None:
+    """The reason for the cache types is held against the best plan with an f16 cache."""
+    where = machine(gpu(gib))
+    plan = make_plan(giant(name), where, Wishes())
+    why = " ".join(plan.reasons)
+    s = plan.chosen.settings
+    if s.type_k == s.type_v == "f16":
+        assert "The cache stays in f16" in why
+        return
+    other = Solver(giant(name), where).best(Wishes(type_k="f16", type_v="f16"))
+    assert other is not None
+    layers = f"keep {other.settings.n_gpu_layers} of"
+    context = f"give {other.settings.n_ctx:,} tokens of context"
+    assert (layers in why) == (other.settings.n_gpu_layers != s.n_gpu_layers)
+    assert (context in why) == (other.settings.n_ctx != s.n_ctx)
