@@ -279,15 +279,15 @@ def test_mapped_weights_are_a_range_of_the_file(tmp_path: Path) -> None:
     tensors = {t.name: t for t in read_header(model.path).tensors}
     last = tensors["blk.0.ffn_down.weight"]
     upper = place(layers, 1, Settings(512, n_gpu_layers=layers))  # the first layer stays
-    assert mapped_weights(model, upper, copies=False) == last.offset + last.n_bytes
+    assert mapped_weights(model, upper, repacked=False) == last.offset + last.n_bytes
     whole = place(layers, 0, Settings(512))
     end = max(t.offset + t.n_bytes for t in tensors.values())
-    assert mapped_weights(model, whole, copies=False) == end
+    assert mapped_weights(model, whole, repacked=False) == end
     matrices = sum(
         t.n_bytes for t in tensors.values() if len(t.shape) == 2 and "token_embd" not in t.name
     )
     norms = max(t.offset + t.n_bytes for t in tensors.values() if len(t.shape) == 1)
-    with_copies = mapped_weights(model, whole, copies=True)
+    with_copies = mapped_weights(model, whole, repacked=True)
     assert with_copies in (norms + matrices, None)  # None: not this kind of CPU
 
 

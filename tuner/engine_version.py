@@ -20,16 +20,22 @@ def installed_engine_version() -> str | None:
         return None
 
 
-def same_engine(installed: str | None) -> bool:
-    """Whether an engine is the one that the arithmetic follows. A label of the build, as in
-    "0.3.36+cu124", says nothing about its llama.cpp."""
-    return installed is not None and installed.partition("+")[0] == ENGINE_VERSION
+def same_engine(one: str | None, other: str | None = None) -> bool:
+    """Whether an engine is the same as another, by default the one that the arithmetic follows.
+    A label of the build, as in "0.3.36+cu124", says nothing about its llama.cpp."""
+    expected = other or ENGINE_VERSION
+    return one is not None and one.partition("+")[0] == expected.partition("+")[0]
+
+
+def is_other_engine(installed: str | None) -> bool:
+    """Whether there is an engine, and not the one that the arithmetic follows."""
+    return installed is not None and not same_engine(installed)
 
 
 def other_engine_text(installed: str | None) -> str | None:
     """The warning that plans are made by the arithmetic of another engine, in one sentence; None
     where the versions agree or no engine is installed, which only plans and loads nothing."""
-    if installed is None or same_engine(installed):
+    if not is_other_engine(installed):
         return None
     return (
         f"The installed engine, llama-cpp-python {installed}, is not the one that the memory "

@@ -14,7 +14,6 @@ from tuner.engine.client import EngineClient
 from tuner.engine.protocol import (
     Done,
     Generate,
-    Load,
     Loaded,
     Message,
     Progress,
@@ -30,7 +29,7 @@ from tuner.planning.plan import Plan
 from tuner.profiles.actual import Actual
 from tuner.report import report_text
 from tuner.settings import Settings
-from tuner.tuning import Situation
+from tuner.tuning import Tuning
 from tuner.wishes import LaunchRequest
 
 # Shorter answers and prompts say nothing about speed.
@@ -79,18 +78,19 @@ class Launcher:
         """Events up to `Ready`. Raises KvchatError; EngineCancelled after `cancel`."""
         self._cancelled.clear()
         yield Stage("reading the header and measuring memory")
-        situation = Situation.of(self.request)
+        tuning = Tuning.of(self.request)
+        self.request = replace(self.request, model=None)  # a later start reads the file again
         self._check()
         yield Stage("planning")
-        plan = situation.plan()
+        plan = tuning.plan()
         if not plan.chosen.fits:
             raise NoFitError(no_fit_text(plan))
         self._check()
         yield Stage("checking the plan with the engine")
-        plan = situation.verify(plan, self.client)
+        plan = tuning.verify(plan, self.client)
         if not plan.chosen.fits:
             raise NoFitError(no_fit_text(plan))
-        yield from self._descend(situation, plan)
+        yield from self._load_or_retry(tuning, plan)
 
     def cancel(self) -> None:
         """Ends a launch as soon as possible, from any thread."""
@@ -101,36 +101,27 @@ class Launcher:
         if self._cancelled.is_set():
             raise EngineCancelled("the launch was cancelled")
 
-    def _descend(self, situation: Situation, plan: Plan) -> Iterator[LaunchEvent]:
-        """Loads the choice; where memory runs out all the same, the next rung of the ladder."""
-        rungs = (plan.chosen, *plan.fallbacks)
-        for i, rung in enumerate(rungs):
-            before = gpu_used_bytes(situation.machine)
+    def _load_or_retry(self, tuning: Tuning, plan: Plan) -> Iterator[LaunchEvent]:
+        """Loads the choice; where memory runs out all the same, what takes less of it."""
+        attempts = (plan.chosen, *plan.fallbacks)
+        for i, attempt in enumerate(attempts):
+            before = gpu_used_bytes(tuning.machine)
             try:
-                loaded = yield from self._load(rung.settings, situation)
+                loaded = yield from self._load(attempt.settings, tuning)
             except EngineError as error:
-                if error.kind != "out_of_memory" or i + 1 == len(rungs):
+                if error.kind != "out_of_memory" or i + 1 == len(attempts):
                     raise
-                less = difference_text(plan.model, rung, rungs[i + 1])
+                less = difference_text(plan.model, attempt, attempts[i + 1])
                 yield Retry(f"Out of memory; trying {less or 'another split'}.")
                 continue
-            reached = replace(plan, chosen=rung, fallbacks=rungs[i + 1 :])
-            actual = situation.learn(reached, loaded, before)
-            yield Ready(Running(self, situation, reached, loaded, actual))
+            reached = replace(plan, chosen=attempt, fallbacks=attempts[i + 1 :])
+            actual = tuning.learn(reached, loaded, before)
+            yield Ready(Running(self, tuning, reached, loaded, actual))
             return
 
-    def _load(
-        self, settings: Settings, situation: Situation
-    ) -> Generator[LaunchEvent, None, Loaded]:
+    def _load(self, settings: Settings, tuning: Tuning) -> Generator[LaunchEvent, None, Loaded]:
         self._check()
-        request = Load(
-            str(self.path),
-            settings,
-            situation.threads,
-            self.request.rpc_servers,
-            situation.left_out,
-        )
-        for event in self.client.load(request):
+        for event in self.client.load(tuning.load_request(settings)):
             match event:
                 case Progress(fraction):
                     yield Stage("loading the model", fraction)
@@ -145,14 +136,14 @@ class Running:
     def __init__(
         self,
         launcher: Launcher,
-        situation: Situation,
+        tuning: Tuning,
         plan: Plan,
         loaded: Loaded,
         actual: Actual,
     ) -> None:
         self.plan, self.actual = plan, actual
         self.warnings = (*plan.warnings, *loaded.warnings)
-        self._launcher, self._situation = launcher, situation
+        self._launcher, self._tuning = launcher, tuning
         self._client = launcher.client
         self._settings = replace(plan.chosen.settings, n_ctx=loaded.n_ctx)
 
@@ -225,7 +216,7 @@ class Running:
         if fresh >= MEASURED_PROMPT and done.prompt_seconds > 0:
             prompt = fresh / done.prompt_seconds
         self.actual = replace(self.actual, decode_tps=decode, prompt_tps=prompt)
-        self._situation.remember_speed(self.plan, self.actual)
+        self._tuning.lessons.remember_speed(self.plan, self.actual)
 
 
 def no_fit_text(plan: Plan) -> str:

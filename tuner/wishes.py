@@ -81,6 +81,7 @@ class LaunchRequest:
     rpc_servers: tuple[str, ...] = ()
     threads: int | None = None  # None: one per physical core
     use_profile: bool = True
+    model: Model | None = None  # what the file says, where it has been read already
 
     @property
     def stated(self) -> bool:

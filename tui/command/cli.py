@@ -9,6 +9,7 @@ import json
 import os
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from tui.command import options
@@ -18,7 +19,7 @@ from tuner.gguf.header import read_header
 from tuner.model.model import describe
 from tuner.planning.plan import Plan
 from tuner.report import error_json, overview_text, report_json, report_text
-from tuner.tuning import Situation
+from tuner.tuning import Tuning
 from tuner.units import parse_size, printable
 from tuner.wishes import LaunchRequest
 
@@ -85,12 +86,13 @@ def _run(args: argparse.Namespace) -> int:
         return _explain(requests, as_json=args.json, verify=args.verify)
     if len(requests) > 1:
         raise UsageError("a chat takes one model; several go with --explain.")
-    describe(read_header(requests[0].path))  # a bad file is told before anything else
+    model = describe(read_header(paths[0]))  # a bad file is told before anything else
+    request = replace(requests[0], model=model)
     prompt = _prompt(args)
     if prompt is not None:
         from tui.command.one_shot import answer  # noqa: PLC0415
 
-        return answer(requests[0], prompt, args.system, sampling)
+        return answer(request, prompt, args.system, sampling)
     if not all(s is not None and s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError(
             "the chat needs the terminal for input, output and errors; use -p TEXT or pipe a "
@@ -98,7 +100,7 @@ def _run(args: argparse.Namespace) -> int:
         )
     from tui.command.open_chat import open_chat  # noqa: PLC0415
 
-    return open_chat(requests[0], sampling, args.system, args.resume)
+    return open_chat(request, sampling, args.system, args.resume)
 
 
 def _models(args: argparse.Namespace) -> list[Path]:
@@ -143,10 +145,10 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
     rows: list[tuple[str, Plan | KvchatError]] = []
     for request in requests:
         try:
-            situation = Situation.of(request)
-            plan = situation.plan()
+            tuning = Tuning.of(request)
+            plan = tuning.plan()
             if verify:
-                plan = _verified(situation, plan)
+                plan = _verified(tuning, plan)
         except KvchatError as error:
             if len(requests) == 1 and not as_json:
                 raise
@@ -175,9 +177,9 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
     return worst
 
 
-def _verified(situation: Situation, plan: Plan) -> Plan:
+def _verified(tuning: Tuning, plan: Plan) -> Plan:
     """The plan after the engine's dry run, in a model process of its own."""
     from tuner.engine.client import EngineClient  # noqa: PLC0415
 
     with EngineClient() as client:
-        return situation.verify(plan, client)
+        return tuning.verify(plan, client)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tuner.engine_version import is_other_engine
 from tuner.machine.backends import backend
 from tuner.machine.machine import Machine
 from tuner.memory.compute.buffers import ComputeSizes
@@ -21,6 +22,9 @@ class Estimator:
     def __init__(self, model: Model, machine: Machine):
         self.model = model
         self.machine = machine
+        # The arithmetic is that of one engine and of the architectures which it knows.
+        sure = model.known and not is_other_engine(machine.engine_version)
+        self._source = "computed" if sure else "assumed"
         self._gpus = machine.gpus
         self._n_gpus = len(machine.gpus)
         self._ids = [d.id for d in machine.devices]
@@ -82,7 +86,7 @@ class Estimator:
             )
             for i, (first, end) in enumerate(where.spans)
         )
-        return Footprint(uses, "computed" if self.model.known else "assumed")
+        return Footprint(uses, self._source)
 
     def plainly(self) -> None:
         """From now on a replay for every shape: slow, and what the quick way must agree with."""

@@ -18,26 +18,26 @@ from tuner.model.model import Model
 from tuner.units import padded
 
 
-def mapped_weights(model: Model, where: Placement, copies: bool) -> int | None:
-    """Bytes of the host's weight buffers as the engine's log has them. `copies`: the CPU's own
+def mapped_weights(model: Model, where: Placement, repacked: bool) -> int | None:
+    """Bytes of the host's weight buffers as the engine's log has them. `repacked`: the CPU's own
     order is in use, which takes a machine without GPUs (`make_cpu_buft_list`,
     src/llama-model.cpp). None where that order is not known: other CPUs than x86."""
-    if copies and platform.machine().lower() not in ("x86_64", "amd64"):
+    if repacked and platform.machine().lower() not in ("x86_64", "amd64"):
         return None
     first: dict[int, int] = {}
     last: dict[int, int] = {}
-    repacked = 0
+    copied = 0
     for tensor, is_looked_up in _on_host(model, where):
-        if copies and not is_looked_up and repacks(tensor):
-            repacked += padded(tensor.n_bytes, HOST_LAYOUT.alignment)
+        if repacked and not is_looked_up and repacks(tensor):
+            copied += padded(tensor.n_bytes, HOST_LAYOUT.alignment)
             continue
         part, end = tensor.part, tensor.offset + tensor.n_bytes
         first[part] = min(first.get(part, tensor.offset), tensor.offset)
         last[part] = max(last.get(part, end), end)
     tied = model.tensors.tied
-    if copies and tied is not None and where.output < 0 and repacks(tied):
-        repacked += padded(tied.n_bytes, HOST_LAYOUT.alignment)
-    return sum(last[part] - first[part] for part in first) + repacked
+    if repacked and tied is not None and where.output < 0 and repacks(tied):
+        copied += padded(tied.n_bytes, HOST_LAYOUT.alignment)
+    return sum(last[part] - first[part] for part in first) + copied
 
 
 def _on_host(model: Model, where: Placement) -> Iterator[tuple[TensorInfo, bool]]:

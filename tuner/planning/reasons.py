@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tuner.engine_version import other_engine_text
 from tuner.machine.machine import Machine
 from tuner.model.model import Model
 from tuner.planning import constraints
@@ -35,7 +36,9 @@ def warnings_for(
     """What to beware of with the chosen settings, each said once: what holds for the settings
     whoever chose them (`constraints.notes`), then what depends on who did."""
     s = chosen.settings
-    found = list(constraints.notes(model, s, machine))
+    other_engine = other_engine_text(machine.engine_version)
+    found = [other_engine] if other_engine else []
+    found += constraints.notes(model, s, machine)
     free = wishes.type_k is None and wishes.type_v is None
     if free and not {s.type_k, s.type_v} <= HIGH_PRECISION:
         found.append(

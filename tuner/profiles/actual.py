@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tuner.memory.footprint import ENGINE_KINDS, Buffer, Footprint
 from tuner.memory.mapped_weights import mapped_weights
 from tuner.memory.placement import place
+from tuner.memory.reported import reported_footprint
 from tuner.model.model import Model
+from tuner.planning.plan import Plan
 from tuner.settings import Settings
 
-NOTABLE = 0.02  # a larger share of difference is worth recording
+NOTABLE = 0.02  # what is off by more is worth recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,23 @@ class Actual:
     vram_growth: tuple[int | None, ...] = ()  # NVML after minus before, per GPU, bytes
 
 
-def as_mapped(
+def actual_of(
+    plan: Plan,
+    buffers: Sequence[Buffer],
+    use_extra_bufts: bool,
+    vram_growth: tuple[int | None, ...],
+) -> Actual:
+    """The load of `plan.chosen`, of which the engine reported `buffers`. `use_extra_bufts`:
+    whether it could run with them."""
+    predicted = plan.chosen.footprint
+    settings = replace(plan.chosen.settings, use_extra_bufts=use_extra_bufts)
+    real = reported_footprint(buffers, plan.machine, predicted, "measured")
+    n_gpus = len(plan.machine.gpus)
+    expected = as_the_engine_counts(predicted, buffers, settings, plan.model, n_gpus)
+    return Actual(real, expected, vram_growth=vram_growth)
+
+
+def as_the_engine_counts(
     predicted: Footprint, buffers: Iterable[Buffer], settings: Settings, model: Model, n_gpus: int
 ) -> Footprint:
     """The prediction with the host's weights counted as the engine counts mapped ones, where the
@@ -41,11 +59,16 @@ def as_mapped(
 
 
 def differences(predicted: Footprint, actual: Footprint) -> dict[str, float]:
-    """What was off by more than `NOTABLE`: "GPU0 compute" -> predicted / actual - 1."""
+    """What was off by more than `NOTABLE`: "GPU0 compute" -> `off_by`, to four digits."""
     found = {}
     for guess, real in zip(predicted.uses, actual.uses, strict=True):
         for kind in ENGINE_KINDS:
             a, b = getattr(guess, kind), getattr(real, kind)
-            if b and abs(a / b - 1) > NOTABLE:
-                found[f"{guess.device} {kind}"] = round(a / b - 1, 4)
+            if b and abs(off_by(a, b)) > NOTABLE:
+                found[f"{guess.device} {kind}"] = round(off_by(a, b), 4)
     return found
+
+
+def off_by(predicted: float, actual: float) -> float:
+    """How wrong a prediction was, as a share of what came: 0.02 is 2 % too much. `actual` > 0."""
+    return predicted / actual - 1

@@ -64,6 +64,7 @@ class MachineFacts:
     """What loads have taught about this machine."""
 
     gpu_overhead: Mapping[str, int] = field(default_factory=dict)  # bytes, by measure.device_key
+    engine_version: str = ""  # of the llama-cpp-python whose loads took these
     use_extra_bufts: bool = True  # False once the engine died of repacked CPU weights (AMX)
     host_bandwidth: float | None = None  # bytes/s
     saved_at: str = ""

@@ -12,7 +12,7 @@ from tuner.memory.footprint import ENGINE_KINDS, DeviceUse
 from tuner.model.model import Model
 from tuner.planning.differences import difference_text
 from tuner.planning.plan import Plan
-from tuner.profiles.actual import Actual
+from tuner.profiles.actual import Actual, off_by
 from tuner.units import printable, size_text, tps_text
 
 WIDTH = 80
@@ -193,6 +193,7 @@ def _table(plan: Plan, width: int) -> list[str]:
 
 
 def _comparison(plan: Plan, actual: Actual) -> list[str]:
+    """Bytes and tokens/s; what a prediction is off by is a share of what came."""
     rows = [f"  {'':<10} {'':<10} {'predicted':>12} {'actual':>12} {'off by':>8}"]
     pairs = zip(actual.expected.uses, actual.footprint.uses, strict=True)
     for i, (guess, real) in enumerate(pairs):
@@ -206,7 +207,7 @@ def _comparison(plan: Plan, actual: Actual) -> list[str]:
             )
     if actual.decode_tps:
         guess_tps = plan.chosen.speed.decode_tps
-        off = f"{(guess_tps / actual.decode_tps - 1):+.0%}"
+        off = f"{off_by(guess_tps, actual.decode_tps):+.0%}"
         rows.append(
             f"  {'':<10} {'tokens/s':<10} {tps_text(guess_tps):>12} "
             f"{tps_text(actual.decode_tps):>12} {off:>8}"
@@ -215,7 +216,7 @@ def _comparison(plan: Plan, actual: Actual) -> list[str]:
 
 
 def _compare_row(device: str, label: str, guess: int, real: int) -> str:
-    off = f"{(guess - real) / real:+.1%}" if real else "-"
+    off = f"{off_by(guess, real):+.1%}" if real else "-"
     return f"  {device:<10} {label:<10} {size_text(guess):>12} {size_text(real):>12} {off:>8}"
 
 

@@ -1,0 +1,132 @@
+"""What loads teach about one model on one machine, kept for the next plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tuner.engine_version import same_engine
+from tuner.machine.machine import Machine
+from tuner.machine.measure import device_key
+from tuner.memory.footprint import Buffer
+from tuner.model.model import Model
+from tuner.planning.plan import Plan
+from tuner.profiles.actual import Actual, actual_of, differences
+from tuner.profiles.profiles import MachineFacts, Profile, Profiles
+from tuner.wishes import Wishes
+
+
+class Lessons:
+    """The profile of one model on one machine, and what is written to it. Without `profiles`
+    nothing is known and nothing kept."""
+
+    def __init__(
+        self, profiles: Profiles | None, model: Model, machine: Machine, wishes: Wishes
+    ) -> None:
+        self._profiles, self._model, self._machine = profiles, model, machine
+        self._wishes = wishes_json(wishes)
+        self.profile = profiles.load(model.fingerprint) if profiles else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should hear of the files."""
+        return tuple(self._profiles.warnings) if self._profiles else ()
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the profile was made by the engine that this machine has: another's speeds,
+        sizes and settings say nothing sure of this one's."""
+        profile, engine = self.profile, self._machine.engine_version
+        return profile is not None and same_engine(profile.engine_version, engine)
+
+    @property
+    def for_these_wishes(self) -> bool:
+        """Whether the profile's settings were made for what is wished now."""
+        return self.profile is not None and dict(self.profile.wishes) == self._wishes
+
+    def learn(
+        self,
+        plan: Plan,
+        buffers: Sequence[Buffer],
+        use_extra_bufts: bool,
+        vram_growth: tuple[int | None, ...],
+    ) -> Actual:
+        """What the load of `plan.chosen` took: the engine's buffers, and NVML's bytes after minus
+        before for each GPU. `use_extra_bufts`: whether the engine could run with them."""
+        actual = actual_of(plan, buffers, use_extra_bufts, vram_growth)
+        if self._profiles:
+            overheads = _overheads(self._machine, actual)
+            died = plan.chosen.settings.use_extra_bufts and not use_extra_bufts
+            if overheads or died:
+                engine = self._machine.engine_version
+                self._profiles.learn(lambda facts: _learned(facts, engine, overheads, died))
+            self._save(self._profiles, plan, actual, tuple(buffers))
+        return actual
+
+    def remember_speed(self, plan: Plan, actual: Actual) -> None:
+        """Keeps measured tokens/s in the profile of this load."""
+        profile = self.profile
+        if self._profiles and profile and profile.settings == plan.chosen.settings:
+            self.profile = replace(
+                profile, decode_tps=actual.decode_tps, prompt_tps=actual.prompt_tps, saved_at=""
+            )
+            self._profiles.save(self.profile)
+
+    def _save(
+        self, profiles: Profiles, plan: Plan, actual: Actual, buffers: tuple[Buffer, ...]
+    ) -> None:
+        chosen, old = plan.chosen, self.profile if self.comparable else None
+        same = old if old and old.settings == chosen.settings else None
+        grown = zip(self._machine.gpus, actual.vram_growth, strict=True)
+        self.profile = Profile(
+            fingerprint=self._model.fingerprint,
+            model_name=self._model.name,
+            model_path=str(self._model.path.resolve()),
+            settings=chosen.settings,
+            wishes=self._wishes,
+            predicted=chosen.footprint.uses,
+            predicted_decode_tps=chosen.speed.decode_tps,
+            predicted_prompt_tps=chosen.speed.prompt_tps,
+            buffers=buffers,
+            gpu_taken={gpu.id: taken for gpu, taken in grown if taken is not None},
+            off_by=differences(actual.expected, actual.footprint),
+            decode_tps=same.decode_tps if same else None,
+            prompt_tps=same.prompt_tps if same else None,
+            engine_version=self._machine.engine_version or "",
+        )
+        profiles.save(self.profile)
+
+
+def wishes_json(wishes: Wishes) -> dict[str, Any]:
+    """The wishes as a profile keeps them: what the user fixed, and what matters most."""
+    kept = {name: getattr(wishes, name) for name in (*wishes.fixed, "prefer")}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in kept.items()}
+
+
+def known_overheads(facts: MachineFacts, engine_version: str | None) -> Mapping[str, int]:
+    """Bytes per GPU, by `device_key`, that loads of this very engine took beside its buffers:
+    another's kernels take other memory of the driver."""
+    return facts.gpu_overhead if same_engine(facts.engine_version, engine_version) else {}
+
+
+def _overheads(machine: Machine, actual: Actual) -> dict[str, int]:
+    """What each GPU gave beyond the engine's buffers: the driver's own, by `device_key`."""
+    found = {}
+    uses = actual.footprint.uses
+    for gpu, use, grown in zip(machine.gpus, uses, actual.vram_growth, strict=False):
+        beyond = None if grown is None else grown - (use.total - use.overhead)
+        if beyond is not None and 0 <= beyond < gpu.total // 4:
+            found[device_key(gpu)] = beyond
+    return found
+
+
+def _learned(
+    facts: MachineFacts, engine_version: str | None, overheads: Mapping[str, int], died: bool
+) -> MachineFacts:
+    return replace(
+        facts,
+        gpu_overhead={**known_overheads(facts, engine_version), **overheads},
+        engine_version=engine_version or "",
+        use_extra_bufts=facts.use_extra_bufts and not died,
+    )
