@@ -425,8 +425,8 @@ _HYBRID = (
     ),
 )
 
-_ROWS = (*_CACHE, *_LATENT, *_STATE, *_HYBRID)
-_BY_NAME = {row.name: row for row in _ROWS}
+ROWS = (*_CACHE, *_LATENT, *_STATE, *_HYBRID)
+_BY_NAME = {row.name: row for row in ROWS}
 KNOWN = frozenset(_BY_NAME)
 
 # An architecture that is newer than this table reads whatever its file states of keys that shape

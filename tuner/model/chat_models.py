@@ -7,13 +7,13 @@ from pathlib import Path
 from tuner.errors import FileError
 from tuner.gguf.header import Header
 
-_EMBEDDING = frozenset(
+EMBEDDING = frozenset(
     {
         "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2",
         "jina-bert-v3", "eurobert", "gemma-embedding", "llama-embed", "t5encoder",
     }
 )  # fmt: skip
-_OTHERS = {
+OTHERS = {
     "clip": "a vision projector (mmproj): it goes beside a chat model, not in its place",
     "controlvector": "a control vector, not a model",
     "wavtokenizer-dec": "an audio decoder",
@@ -54,8 +54,8 @@ def require_chat_model(header: Header) -> str:
         raise _refuse(header.path, "a GGUF file that names no model architecture")
     if "adapter.type" in metadata:
         raise _refuse(header.path, _TYPES["adapter"])
-    if architecture in _OTHERS:
-        raise _refuse(header.path, _OTHERS[architecture])
+    if architecture in OTHERS:
+        raise _refuse(header.path, OTHERS[architecture])
     if architecture == "imatrix":
         raise _refuse(header.path, _TYPES["imatrix"])
 
@@ -64,7 +64,7 @@ def require_chat_model(header: Header) -> str:
         raise _refuse(header.path, "a reranker: it scores texts, it does not write them")
     causal = metadata.get(f"{architecture}.attention.causal", True)
     pooled = pooling in (1, 2, 3)  # mean, cls, last; the unspecified value is -1 as unsigned
-    if architecture in _EMBEDDING or pooled or causal is False:
+    if architecture in EMBEDDING or pooled or causal is False:
         raise _refuse(header.path, "an embedding model: it turns text into vectors")
     if not header.tensors:
         raise _refuse(header.path, "a vocabulary without a model (no tensors)")

@@ -84,7 +84,7 @@ class ComputeSizes:
             self._alignments,
             self._offload,
             opens=True,
-            trims=not (self._hp.residual_block or self._sparse),
+            trims=not (self._hp.residual_block or self._sparse or self._hp.cycles[0]),
         )
 
     def plainly(self) -> None:
