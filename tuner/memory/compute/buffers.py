@@ -17,7 +17,7 @@ from tuner.memory.compute.graph import HOST
 from tuner.memory.compute.replica.attention import Shape
 from tuner.memory.compute.replica.dsa import LEFT_OUT, is_sparse
 from tuner.memory.compute.replica.model_graph import ModelGraph
-from tuner.memory.compute.replica.sparse_counts import counts, gathers
+from tuner.memory.compute.replica.sparse_counts import counts, gathers, metal_counts
 from tuner.memory.compute.tapes import Layers, OpenGraph, Replays
 from tuner.memory.kv_cache import CacheSizes
 from tuner.memory.placement import Placement
@@ -174,11 +174,12 @@ class ComputeSizes:
         borrowed = borrowed and any(device == HOST for _, device, _ in layers)
         borrowed = borrowed or (self._shared and len({device for _, device, _ in layers}) > 1)
         u = min(n_ctx, settings.n_ubatch)
+        metal = self._scratch == "Metal" and flash
         cells = {kind: self._cache.cells_at(kind, n_ctx, settings) for kind in self._cache.kinds}
         return Shape(
             u=u,
             cells=tuple(cells.items()),
-            counts=counts(hp, u, cells),
+            counts=(*counts(hp, u, cells), *(metal_counts(u, cells) if metal else ())),
             gathers=gathers(hp, u, cells),
             flash=flash,
             overridden=settings.n_cpu_moe > 0,

@@ -153,7 +153,7 @@ class LayerBuilder(FeedForward):
         heads = g.view(g.view(q, dk, n, u), dk, u, n, contiguous=False)
         if self.shape.flash:
             y = g.new(dv, n, u, of=(heads, *cached, mask))
-            y.size += self.scratch(cells, dk * n_kv, 0 if hp.mla else dv * n_kv, n, dv)
+            y.size += self.scratch((kind,), dk * n_kv, 0 if hp.mla else dv * n_kv, n, dv)
             if v_rows:
                 y = g.mm(v_rows, g.view(y, dv, u, n, contiguous=False), scale)
                 y = g.new(v_rows, n, u, of=(g.view(y, v_rows, n, u, contiguous=False),))
@@ -177,8 +177,9 @@ class LayerBuilder(FeedForward):
             y = self.hadamard(y, kind, "v", dv)
         return y
 
-    def scratch(self, cells: int, k_row: int, v_row: int, n_head: int, dv: int) -> int:
-        """What a GPU's fused attention needs beside its result: one layer's cache as f16.
+    def scratch(self, kinds: tuple[int, ...], k_row: int, v_row: int, n_head: int, dv: int) -> int:
+        """What a GPU's fused attention over caches of these kinds needs beside its result: one
+        layer's cache as f16.
 
         `ggml_cuda_flash_attn_ext_get_alloc_size` (ggml-cuda/fattn.cu) where it is not f16
         already, `ggml_metal_op_flash_attn_ext_extra_*` (ggml-metal-ops.cpp) always.
@@ -186,10 +187,11 @@ class LayerBuilder(FeedForward):
         shape = self.shape
         if self.g.device == HOST and self.g.offload <= HOST:
             return 0
+        cells = sum(self.cells[kind] for kind in kinds)
         if shape.scratch == "Metal":
-            partial = 4 * min(self.u, 32) * n_head * 32 * (dv + 2)
-            blocks = -(-self.u // 8) * -(-cells // 64)
-            return 2 * cells * (k_row + v_row) + partial + blocks + 64
+            partial = 4 * self.counts["vectors"] * n_head * 32 * (dv + 2)
+            tiles = sum(self.counts[f"tiles of {kind}"] for kind in kinds)
+            return 2 * cells * (k_row + v_row) + partial + tiles + 64
         if shape.scratch == "CUDA":
             k = 0 if shape.f16_k else 2 * cells * k_row + 128
             return k + (0 if shape.f16_v or not v_row else 2 * cells * v_row + 128)

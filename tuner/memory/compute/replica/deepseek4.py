@@ -55,7 +55,7 @@ def compressed_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
         if top is not None:
             beside = _shown(b, beside, top)
         mask = Node((cells, u), element, (mask, beside))
-    y = _attend(b, q, keys, mask, cells)
+    y = _attend(b, q, keys, mask, (WINDOW, ratio) if ratio else (WINDOW,))
     if turned:
         y = _rotate(b, y, WINDOW, d)
     y = g.over(g.view(y, d, n, u), b.pos)
@@ -192,14 +192,15 @@ def _shown(b: LayerBuilder, mask: Node, top: Node) -> Node:
     return Node((cells, u), element, (g.view(rows, cells, u), mask), inplace=True)
 
 
-def _attend(b: LayerBuilder, q: Node, keys: Node, mask: Node, cells: int) -> Node:
+def _attend(b: LayerBuilder, q: Node, keys: Node, mask: Node, kinds: tuple[int, ...]) -> Node:
     """`build_attn_mha` where the keys are the values too."""
     g, u = b.g, b.u
     d, n, _ = q.shape
+    cells = mask.shape[0]
     heads = g.view(g.view(q, d, n, u), d, u, n, contiguous=False)
     if b.shape.flash:
         y = Node((d, n, u), F32, (heads, keys, mask), device=g.device)  # its sinks are a weight
-        y.size += b.scratch(cells, d, 0, n, d)
+        y.size += b.scratch(kinds, d, 0, n, d)
         y = g.view(y, d * n, u)
     else:
         kq = g.over(g.new(cells, u, n, of=(keys, heads)), mask, weighted=True)

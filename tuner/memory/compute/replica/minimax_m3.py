@@ -79,7 +79,7 @@ def block_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     ]
     heads = g.view(g.view(q, d, n, u), d, u, n, contiguous=False)
     y = g.new(d, n, u, of=(heads, *cached, mask))
-    y.size += b.scratch(cells, d * n_kv, d * n_kv, n, d)
+    y.size += b.scratch((ALL,), d * n_kv, d * n_kv, n, d)
     y = g.new(d * n, u, of=(g.view(y, d * n, u, contiguous=False),))
     return b.mm(t, "attn_output", b.hadamard(y, ALL, "v", d) if b.shape.rotate_v else y)
 

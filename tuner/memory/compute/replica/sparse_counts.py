@@ -1,8 +1,9 @@
 """Numbers that a graph has beside its batch and its cells, and that are no multiples of these.
 
 Sparse attention rounds the context to blocks, picks no more of them than there are, and rounds
-the batch likewise. Such numbers come with a graph's shape, so that a graph that is traced with
-its sizes left open (`terms.py`) can leave them open too.
+the batch likewise; Metal's attention works on tiles of both. Such numbers come with a graph's
+shape, so that a graph that is traced with its sizes left open (`terms.py`) can leave them open
+too.
 """
 
 from __future__ import annotations
@@ -74,3 +75,15 @@ def gathers(hp: HParams, u: int, cells: Mapping[int, int]) -> bool:
     top = dict(counts(hp, u, cells))["top"]
     tail = hp.indexer_kpool - 1 if hp.indexer_tail else 0
     return u <= GATHERING and cells[ALL] > hp.indexer_kpool * top + tail
+
+
+_TILE = (8, 64)  # tokens and cells (OP_FLASH_ATTN_EXT_NQPSG, _NCPSG in ggml-metal-impl.h)
+_VECTORS = 32  # the largest batch for which Metal has its attention kernel for vectors
+
+
+def metal_counts(u: int, cells: Mapping[int, int]) -> Counts:
+    """What `LayerBuilder.scratch` reads for Metal: the tiles of the mask, by kind of cache, and
+    the tokens for which partial results are kept."""
+    tokens, width = _TILE
+    tiles = [(f"tiles of {kind}", -(-u // tokens) * -(-n // width)) for kind, n in cells.items()]
+    return (*tiles, ("vectors", min(u, _VECTORS)))
