@@ -13,8 +13,7 @@ class CacheType:
     `block_bytes` bytes (ggml-common.h). `k_loss` and `v_loss` are the prior quality loss when
     this type holds K or V: mean KL divergence (nats per token) against f16, read from the
     measurements in ggml-org/llama.cpp#7412 and rounded; types not measured there are placed
-    between their neighbours by bits. They rank types; `quality.py` replaces them by what was
-    measured on the model at hand.
+    between their neighbours by bits. They rank types, whatever the model.
     """
 
     name: str
@@ -52,3 +51,7 @@ CACHE_TYPES: dict[str, CacheType] = {
         CacheType("q4_0", 2, 32, 18, 0.0400, 0.0090),
     )
 }
+
+_PRECISE_BITS = 8  # per element
+# Types whose loss hardly anybody notices; a plan goes below them only where it gains by it.
+HIGH_PRECISION = frozenset(t.name for t in CACHE_TYPES.values() if t.bits >= _PRECISE_BITS)

@@ -11,13 +11,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from tuner.memory.cache_types import CACHE_TYPES
+from tuner.memory.cache_types import CACHE_TYPES, HIGH_PRECISION
 
 WISHED_CONTEXT = 16_384  # tokens that a chat wants when nobody says otherwise
 LEAST_CONTEXT = 4_096  # tokens; never cut below this unless the model's own context is smaller
 FULL_UBATCH = 512  # tokens; llama.cpp's default n_ubatch, beyond which prompts gain little
-
-HIGH_PRECISION = frozenset({"f32", "f16", "bf16", "q8_0"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from tuner.engine_version import other_engine_text
 from tuner.machine.machine import Machine
+from tuner.memory.cache_types import HIGH_PRECISION
 from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.differences import differences
-from tuner.planning.objective import FULL_UBATCH, HIGH_PRECISION
+from tuner.planning.objective import FULL_UBATCH
 from tuner.planning.plan import Candidate
 from tuner.planning.solver import Solver
 from tuner.units import size_text, tps_text

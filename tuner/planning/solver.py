@@ -16,11 +16,11 @@ from heapq import heapify, heappop, heappush
 from math import ceil, log
 
 from tuner.machine.machine import Machine
-from tuner.memory.cache_types import CACHE_TYPES
+from tuner.memory.cache_types import CACHE_TYPES, HIGH_PRECISION
 from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.fitting import Fitting
-from tuner.planning.objective import HIGH_PRECISION, LEAST_CONTEXT, Objective, prior_loss
+from tuner.planning.objective import LEAST_CONTEXT, Objective, prior_loss
 from tuner.planning.plan import Candidate, Quality, Speed
 from tuner.planning.speed import Calibration, Offload, SpeedModel
 from tuner.settings import CONTEXT_PADDING, Settings
