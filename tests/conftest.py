@@ -1,5 +1,5 @@
 """Nothing that a test does reaches the user's own folders, and no known architecture is guessed
-at."""
+at; a model and a machine for many tests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.gguf_files import tiny_llama
+from tests.support.giants import gpu, machine
+from tuner.machine import measure as devices
+from tuner.machine.machine import Machine
 from tuner.memory.compute.graph import Graph
 from tuner.memory.compute.replica.model_graph import ModelGraph
 
@@ -33,3 +37,17 @@ def _builders_that_know(monkeypatch: pytest.MonkeyPatch) -> None:
             raise
 
     monkeypatch.setattr(ModelGraph, "build", known)
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """The path of a model of a few kilobytes."""
+    return tiny_llama(tmp_path / "tiny.gguf")
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """This machine, as measured, has one GPU of 8 GiB."""
+    where = machine(gpu(8))
+    monkeypatch.setattr(devices, "measure", lambda **_: where)
+    return where

@@ -1,0 +1,68 @@
+"""What a load teaches, and that it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.launches import ASK, launcher, run
+from tuner.engine.protocol import Sampling
+from tuner.machine import measure as devices
+from tuner.machine.machine import Machine
+from tuner.profiles.profiles import Profiles
+from tuner.units import GIB, MIB
+
+
+def test_what_worked_is_saved_and_used_again(
+    tiny_model: Path, tmp_path: Path, pretend: Machine
+) -> None:
+    """The second launch keeps the settings of the first; the profile holds what was measured."""
+    _, running = run(launcher(tiny_model, tmp_path, text="word " * 40).start())
+    list(running.generate(ASK, Sampling()))
+    running.close()
+    saved = Profiles().list()
+    assert [p.settings for p in saved] == [running.plan.chosen.settings]
+    assert saved[0].decode_tps
+    assert saved[0].predicted
+    _, again = run(launcher(tiny_model, tmp_path).start())
+    again.close()
+    assert again.plan.chosen.settings == running.plan.chosen.settings
+
+
+def test_no_profile_writes_nothing(tiny_model: Path, tmp_path: Path, pretend: Machine) -> None:
+    """--no-profile leaves no trace."""
+    start = launcher(tiny_model, tmp_path)
+    start.request = replace(start.request, use_profile=False)
+    _, running = run(start.start())
+    running.close()
+    assert not Profiles().list()
+
+
+def test_a_death_by_instruction_is_remembered(
+    tiny_model: Path, tmp_path: Path, pretend: Machine
+) -> None:
+    """After the engine died of repacked weights once, the next plan does without them."""
+    start = launcher(tiny_model, tmp_path, die_in="extra_bufts", die_by="SIGILL")
+    _, running = run(start.start())
+    running.close()
+    assert Profiles().machine_facts().use_extra_bufts is False
+    assert "repacked" in " ".join(running.warnings)
+    _, again = run(launcher(tiny_model, tmp_path).start())
+    again.close()
+    assert again.settings.use_extra_bufts is False
+
+
+def test_the_driver_s_share_is_learned(
+    tiny_model: Path, tmp_path: Path, pretend: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What NVML saw a load take beyond its buffers is the overhead of the next plan."""
+    readings = iter([{"GPU0": 1 * GIB}, {"GPU0": 1 * GIB + 300 * MIB}])
+    monkeypatch.setattr("tuner.launch.gpu_used_bytes", lambda _: next(readings))
+    monkeypatch.setattr(devices, "gpu_used_bytes", lambda _: next(readings))
+    _, running = run(launcher(tiny_model, tmp_path).start())
+    running.close()
+    (overhead,) = Profiles().machine_facts().gpu_overhead.values()
+    use = running.actual.footprint.uses[0]
+    assert overhead == 300 * MIB - (use.total - use.overhead)

@@ -1,0 +1,257 @@
+"""One model on one machine: what is remembered is put to use, or planned again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.gguf_files import tiny_llama
+from tests.support.giants import LLAMA_8B, giant_path, gpu, machine
+from tests.support.launches import launcher, run
+from tests.support.scripted_worker import scripted_worker
+from tui.command.cli import main
+from tuner import launch, tuning
+from tuner.engine.client import EngineClient
+from tuner.engine.protocol import Load, Loaded, Progress
+from tuner.engine_version import ENGINE_VERSION
+from tuner.gguf import part
+from tuner.machine import measure as devices
+from tuner.machine.machine import Machine
+from tuner.model.model import Model
+from tuner.planning.plan import Plan
+from tuner.planning.solver import Solver
+from tuner.profiles.profiles import MachineFacts, Profile, Profiles
+from tuner.tuning import Tuning
+from tuner.units import MIB
+from tuner.wishes import LaunchRequest
+
+
+def test_a_profile_that_still_fits_is_kept(
+    tiny_model: Path, tmp_path: Path, pretend: Machine
+) -> None:
+    """Other settings that were saved, fit and are about as good stay, and the report says so."""
+    _, running = run(launcher(tiny_model, tmp_path).start())
+    running.close()
+    profiles = Profiles()
+    profile = profiles.list()[0]
+    other = replace(profile.settings, n_ubatch=256)
+    profiles.save(replace(profile, settings=other, saved_at=""))
+    _, again = run(launcher(tiny_model, tmp_path).start())
+    again.close()
+    assert again.plan.chosen.settings == other
+    assert "kept as saved" in " ".join(again.plan.reasons)
+
+
+def test_a_profile_that_no_longer_fits_is_planned_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less memory than when it was saved: a new plan, and the reason shown."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(8)))
+    path = giant_path(LLAMA_8B)
+    _, running = run(launcher(path, tmp_path).start())
+    running.close()
+    monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(4)))
+    _, again = run(launcher(path, tmp_path).start())
+    again.close()
+    assert again.plan.chosen.fits
+    assert again.plan.chosen.settings != running.plan.chosen.settings
+    assert "no longer fits" in " ".join(again.plan.reasons)
+
+
+def test_a_profile_of_other_gpus_is_planned_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers saved for a GPU are not asked of a machine that has none now."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(8)))
+    path = giant_path(LLAMA_8B)
+    _, running = run(launcher(path, tmp_path).start())
+    running.close()
+    monkeypatch.setattr(devices, "measure", lambda **_: machine())
+    _, again = run(launcher(path, tmp_path).start())
+    again.close()
+    assert again.settings.n_gpu_layers == 0
+    assert "other GPUs" in " ".join(again.plan.reasons)
+
+
+def test_a_gpu_that_others_have_filled_is_left_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card without room is named as left out, also to the engine, and the model runs on the
+    CPU instead of not at all."""
+    full = replace(gpu(24), free=700 * MIB)
+    roomy, left_out = devices._roomy((full, gpu(24, 1)))
+    assert [g.id for g in roomy] == ["GPU1"]
+    assert [g.id for g in left_out] == ["GPU0"]
+    where = replace(machine(), left_out=left_out)
+    monkeypatch.setattr(devices, "measure", lambda **_: where)
+    start = launcher(tiny_llama(tmp_path / "tiny.gguf"), tmp_path)
+    asked: list[Load] = []
+    load = start.client.load
+
+    def loading(request: Load) -> Iterator[Progress | Loaded]:
+        asked.append(request)
+        return load(request)
+
+    monkeypatch.setattr(start.client, "load", loading)
+    _, running = run(start.start())
+    running.close()
+    assert asked[0].left_out == ("CUDA0",)
+
+
+# ------------------------------------------------------------------ nothing is done twice
+
+
+def test_one_header_and_one_solver_per_launch(
+    tiny_model: Path, tmp_path: Path, pretend: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the command line to the answer, with and without a profile to hold the plan against.
+    A later start of the same launcher reads the file again: it may be another by then."""
+    monkeypatch.setattr(
+        launch, "EngineClient",
+        lambda: EngineClient(tmp_path / "engine.log", command=scripted_worker(text="word " * 50)),
+    )  # fmt: skip
+    made: list[str] = []
+    read_part, build = part.read_part, Solver.__init__
+
+    def reading(path: Path) -> part.Part:
+        made.append("header")
+        return read_part(path)
+
+    def building(self: Solver, *args: Model | Machine, **more: Model | Machine) -> None:
+        made.append("solver")
+        build(self, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("tuner.gguf.header.read_part", reading)
+    monkeypatch.setattr("sys.stdin", None)
+    monkeypatch.setattr(Solver, "__init__", building)
+    for _ in range(2):
+        assert main([str(tiny_model), "-p", "Hello?"]) == 0
+        assert sorted(made) == ["header", "solver"]
+        made.clear()
+    assert Profiles().list()[0].decode_tps
+    start = launcher(tiny_model, tmp_path)
+    for _ in range(2):
+        run(start.start())
+        assert sorted(made) == ["header", "solver"]
+        made.clear()
+    start.client.close()
+
+
+# ------------------------------------------------------------------ other engines
+
+
+@pytest.fixture
+def saved(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
+    """A profile, on a machine without GPUs, of settings that nobody would choose afresh and a
+    speed that nobody would predict."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine())
+    _, running = run(launcher(tiny_model, tmp_path).start())
+    running.close()
+    (profile,) = Profiles().list()
+    odd = replace(profile.settings, n_ubatch=256)
+    return replace(profile, settings=odd, decode_tps=1.0, prompt_tps=1.0)
+
+
+def planned(path: Path) -> Plan:
+    return Tuning.of(LaunchRequest(path, threads=1)).plan()
+
+
+@pytest.mark.parametrize("made_by", [ENGINE_VERSION, f"{ENGINE_VERSION}+cu124"])
+@pytest.mark.parametrize("installed", [ENGINE_VERSION, f"{ENGINE_VERSION}+metal", None])
+def test_a_profile_of_the_same_engine_is_kept(
+    tiny_model: Path, saved: Profile, made_by: str, installed: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Whatever it was built for. Without an engine, plans are for the one that is known."""
+    monkeypatch.setattr(tuning, "installed_engine_version", lambda: installed)
+    Profiles().save(replace(saved, engine_version=made_by))
+    plan = planned(tiny_model)
+    assert plan.chosen.settings == saved.settings
+    assert plan.chosen.speed.source == "measured"
+    assert plan.chosen.footprint.source == "computed"
+    assert not plan.warnings
+
+
+@pytest.mark.parametrize("made_by", ["0.3.35", "0.3.37", "0.3.360", "", "?\x1b[31m\n" * 99, "+cu1"])
+@pytest.mark.parametrize("installed", [ENGINE_VERSION, None])
+def test_a_profile_of_another_engine_is_planned_again(
+    tiny_model: Path, saved: Profile, made_by: str, installed: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Neither its settings nor its speeds are believed, and one plain sentence says so."""
+    monkeypatch.setattr(tuning, "installed_engine_version", lambda: installed)
+    Profiles().save(replace(saved, engine_version=made_by))
+    plan = planned(tiny_model)
+    assert plan.chosen.settings != saved.settings
+    assert plan.chosen.speed.source == "computed"
+    (why,) = (r for r in plan.reasons if "another engine" in r)
+    assert saved.saved_at[:10] in why
+    assert why.isprintable()
+    assert len(why) < 200
+
+
+def test_a_load_by_another_engine_replaces_what_the_first_taught(
+    tiny_model: Path, tmp_path: Path, saved: Profile
+) -> None:
+    """Speeds of the old engine are not handed on to the profile of the new one."""
+    fresh = planned(tiny_model).chosen.settings
+    Profiles().save(replace(saved, settings=fresh, engine_version="0.3.1"))
+    _, running = run(launcher(tiny_model, tmp_path).start())
+    running.close()
+    (profile,) = Profiles().list()
+    assert (profile.engine_version, profile.decode_tps) == (ENGINE_VERSION, None)
+
+
+def test_what_the_driver_takes_is_believed_of_the_same_engine(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other kernels take other memory; that a CPU cannot run an instruction holds for all."""
+    asked: list[dict[str, int]] = []
+
+    def measure(**known: dict[str, int]) -> Machine:
+        asked.append(dict(known["overheads"]))
+        return machine(gpu(8))
+
+    monkeypatch.setattr(devices, "measure", measure)
+    overhead = {"a card": 300 * MIB}
+    for made_by in (ENGINE_VERSION, "0.3.1", ""):
+        Profiles().learn(
+            lambda _, by=made_by: MachineFacts(overhead, by, use_extra_bufts=False)  # type: ignore[misc]
+        )
+        assert planned(tiny_model).chosen.settings.use_extra_bufts is False
+    assert asked == [overhead, {}, {}]
+
+
+@pytest.mark.parametrize("installed", ["0.3.35", "0.4.0", "garbage"])
+def test_an_engine_that_the_arithmetic_was_not_made_for(
+    tiny_model: Path, tmp_path: Path, pretend: Machine, installed: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It is said once, sizes are called assumed until the dry run confirms them, and what this
+    engine taught is kept for the next time."""
+    monkeypatch.setattr(tuning, "installed_engine_version", lambda: installed)
+    plan = planned(tiny_model)
+    assert [installed in w for w in plan.warnings] == [True]
+    sources = {c.footprint.source for c in (plan.chosen, *plan.alternatives, *plan.fallbacks)}
+    assert sources == {"assumed"}
+    _, running = run(launcher(tiny_model, tmp_path).start())
+    running.close()
+    assert running.plan.chosen.footprint.source == "dry run"
+    assert [installed in w for w in running.warnings] == [True]
+    (profile,) = Profiles().list()
+    assert profile.engine_version == installed
+    Profiles().save(replace(profile, settings=replace(profile.settings, n_ubatch=256)))
+    assert planned(tiny_model).chosen.settings.n_ubatch == 256
+
+
+def test_no_engine_is_no_reason_not_to_plan(
+    tiny_model: Path, pretend: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is warned of: nothing can be loaded either."""
+    monkeypatch.setattr(tuning, "installed_engine_version", lambda: None)
+    plan = planned(tiny_model)
+    assert plan.chosen.footprint.source == "computed"
+    assert not plan.warnings
