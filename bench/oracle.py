@@ -155,7 +155,7 @@ def _answer_dry_runs(ports: list[int]) -> None:
 def _dry_run(llama: Any, log: Any, ports: list[int], path: str, settings: Settings) -> Any:
     with log.recording():
         try:
-            model = llama.Model(path, settings, log, dry=True)
+            model = llama.NativeModel(path, settings, log, dry=True)
             try:
                 context = llama.Context(model, settings, 1, log)
                 try:

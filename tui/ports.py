@@ -10,10 +10,10 @@ from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
 from tuner.launch import LaunchEvent, Ready, Retry, Stage
 from tuner.settings import Settings
 
-__all__ = ["LoadedModel", "ModelLauncher", "Ready", "Retry", "RunningModel", "Stage"]
+__all__ = ["ModelFacts", "ModelLauncher", "Ready", "Retry", "RunningModel", "Stage"]
 
 
-class LoadedModel(Protocol):
+class ModelFacts(Protocol):
     """The facts about a model that the chat shows and saves."""
 
     @property
@@ -34,7 +34,7 @@ class RunningModel(Protocol):
     """A loaded model. Every method but `stop` blocks and belongs in a thread."""
 
     @property
-    def model(self) -> LoadedModel: ...
+    def model(self) -> ModelFacts: ...
     @property
     def settings(self) -> Settings: ...
     @property

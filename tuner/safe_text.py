@@ -1,19 +1,25 @@
-"""Text that others wrote, made safe for a terminal."""
+"""Text that others wrote (a model, a file, another program), made safe for a terminal."""
 
 from __future__ import annotations
 
-# A terminal obeys control characters, so that a model (or a file's name for itself) could move the
-# cursor, change the title or fill the clipboard. Tab and line feed stay.
-_CONTROLS = {
-    code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"
-} | {0x1B: "␛"}
+# A terminal obeys control characters: text could move the cursor, change the title or fill the
+# clipboard. Tab and line feed stay. Overrides of the writing direction would show a text in another
+# order than it has; half a surrogate pair cannot be written at all.
+_REMOVED = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_SURROGATES = range(0xD800, 0xE000)
+_SAFE: dict[int, str | None] = {
+    **{code: None for code in _REMOVED if chr(code) not in "\t\n"},
+    **dict.fromkeys(_SURROGATES, "\ufffd"),
+    0x1B: "␛",
+}
+_LINE_ENDS = dict.fromkeys(map(ord, "\t\n\u2028\u2029"), " ")
 
 
 def printable(text: str) -> str:
-    """The text without control characters; an escape shows as ␛."""
-    return text.translate(_CONTROLS)
+    """The text without what steers a terminal; an escape shows as ␛."""
+    return text.translate(_SAFE)
 
 
 def one_line(text: str) -> str:
-    """The same on one line, for names and titles."""
-    return " ".join(printable(text).split())
+    """The same on one line, for names, titles and messages."""
+    return printable(text).translate(_LINE_ENDS).strip()

@@ -22,8 +22,9 @@ from tuner.planning.verify import verified
 from tuner.profiles.actual import Actual
 from tuner.profiles.lessons import Lessons, known_overheads
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
+from tuner.safe_text import one_line
 from tuner.settings import Settings
-from tuner.units import printable, tps_text
+from tuner.units import tps_text
 from tuner.wishes import LaunchRequest
 
 # A saved choice is kept unless a fresh one is better by more than this factor of effective speed.
@@ -169,7 +170,7 @@ def _because(plan: Plan, why: str) -> Plan:
 
 def _other_engine(profile: Profile, machine: Machine) -> str:
     """The profile comes from a file: its words may be anything."""
-    theirs = printable(profile.engine_version)[:40] or "of a version not written down"
+    theirs = one_line(profile.engine_version)[:40] or "of a version not written down"
     return (
         f"is of another engine (llama-cpp-python {theirs}, now "
         f"{machine.engine_version or ENGINE_VERSION}): planned again, its speed is not counted on."

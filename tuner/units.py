@@ -35,11 +35,6 @@ def tps_text(tps: float) -> str:
     return f"{tps:.1f}" if tps < 10 else f"{tps:,.0f}"
 
 
-def printable(text: str) -> str:
-    """One line without control characters: what a file says must not steer the terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split("\n")))
-
-
 def parse_size(text: str) -> int:
     """Bytes of "24GiB", "512 MiB", "8G", "1000000"; units are powers of 1024.
 

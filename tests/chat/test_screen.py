@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from textual.await_complete import AwaitComplete
 from textual.pilot import Pilot
 from textual.widget import Widget
 
@@ -27,7 +28,8 @@ from tui.screens.conversations import ConversationsScreen
 from tui.screens.loading import LoadingScreen
 from tui.screens.report import ReportScreen
 from tui.storage.conversations import Conversation, Conversations, StoredMessage
-from tui.widgets.messages import AnswerMessage, Reasoning
+from tui.widgets.markdown import Segment
+from tui.widgets.messages import Reasoning
 from tui.widgets.prompt import Prompt
 from tui.widgets.status_lines import ActivityLine, StatusLine
 from tui.widgets.transcript import LIVE, PAGE, Transcript
@@ -253,15 +255,25 @@ async def test_the_title_of_reasoning_is_never_cut(store: Conversations) -> None
         await until(pilot, lambda: "thinking · 4 words" in shown(pilot))
 
 
-async def test_drawing_is_bounded_by_the_timer(store: Conversations) -> None:
+async def test_drawing_is_bounded_by_the_timer(
+    store: Conversations, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """2,500 events of the engine make a few drawings, not 2,500."""
+    drawings: list[str] = []
+    append = Segment.append
+
+    def counted(segment: Segment, text: str) -> AwaitComplete:
+        drawings.append(text)
+        return append(segment, text)
+
+    monkeypatch.setattr(Segment, "append", counted)
     app = make_app(FakeRunning([["word "] * 2500]), store)
     async with app.run_test(size=SIZE) as pilot:
         screen = await chat_screen(pilot)
         await ask(pilot, "Go")
-        answer = screen.query_one(AnswerMessage)
         assert screen.chat.path[-1].content == "word " * 2500
-        assert answer.n_updates < 50
+        assert "".join(drawings) == "word " * 2500
+        assert len(drawings) < 50
 
 
 async def test_regenerate_keeps_the_old_answer(store: Conversations) -> None:
@@ -400,12 +412,12 @@ async def test_a_long_history_is_a_window(store: Conversations) -> None:
         screen = await chat_screen(pilot)
         transcript = screen.query_one(Transcript)
         await until(pilot, lambda: "message number 299." in shown(pilot))
-        assert transcript.n_live <= LIVE
+        assert len(transcript.query(".message")) <= LIVE
         for _ in range(300):
             if transcript._first <= 220:
                 break
             await pilot.press("pageup")
-            assert transcript.n_live <= LIVE + PAGE
+            assert len(transcript.query(".message")) <= LIVE + PAGE
         assert transcript._first <= 220
         assert transcript._last < 300
         assert "below" in shown(pilot)
@@ -413,11 +425,11 @@ async def test_a_long_history_is_a_window(store: Conversations) -> None:
             if "message number 299." in shown(pilot):
                 break
             await pilot.press("pagedown")
-            assert transcript.n_live <= LIVE + PAGE
+            assert len(transcript.query(".message")) <= LIVE + PAGE
         assert "message number 299." in shown(pilot)
         await pilot.press("ctrl+home")
         await until(pilot, lambda: "message number 0." in shown(pilot))
-        assert transcript.n_live <= LIVE
+        assert len(transcript.query(".message")) <= LIVE
         await pilot.press("ctrl+end")
         await until(pilot, lambda: "message number 299." in shown(pilot))
         await until(pilot, lambda: "below" not in shown(pilot))

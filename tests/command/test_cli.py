@@ -321,5 +321,5 @@ def test_the_engine_is_not_asked_for_a_report(monkeypatch: pytest.MonkeyPatch) -
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a model process was started")
 
-    monkeypatch.setattr(engine_client, "Child", never)
+    monkeypatch.setattr(engine_client, "WorkerProcess", never)
     assert main(explain()) == 0

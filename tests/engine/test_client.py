@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.scripted_worker import scripted_worker
 from tuner.engine.client import EXTRA_BUFTS_WARNING, EngineClient
-from tuner.engine.log import default_log_path, last_words, rotate
+from tuner.engine.log import default_log_path, last_fatal_line, rotate
 from tuner.engine.protocol import (
     Done,
     Generate,
@@ -305,15 +305,15 @@ def test_log_rotation(tmp_path: Path) -> None:
     assert log.read_bytes() == b"small"
 
 
-def test_last_words_are_of_this_run(tmp_path: Path) -> None:
+def test_the_last_fatal_line_is_of_this_run(tmp_path: Path) -> None:
     """A reason from an earlier run of the same log is not quoted for this one."""
     log = tmp_path / "engine.log"
     log.write_text("GGML_ASSERT(old) failed\n")
     start = log.stat().st_size
-    assert last_words(log, start) == ""
+    assert last_fatal_line(log, start) == ""
     with log.open("a") as file:
         file.write("fine\nggml.c:1: GGML_ASSERT(new) failed\nlater\n")
-    assert last_words(log, start) == "ggml.c:1: GGML_ASSERT(new) failed"
+    assert last_fatal_line(log, start) == "ggml.c:1: GGML_ASSERT(new) failed"
 
 
 def test_log_folder_by_environment(tmp_path: Path) -> None:

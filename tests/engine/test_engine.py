@@ -15,7 +15,6 @@ import pytest
 
 from tests.support.standin_gpu import rpc_available, standin_gpu
 from tuner.demo import demo_model_path
-from tuner.engine.child import WORKER_COMMAND
 from tuner.engine.client import EXTRA_BUFTS_WARNING, EngineClient
 from tuner.engine.protocol import (
     Done,
@@ -28,6 +27,7 @@ from tuner.engine.protocol import (
     Sampling,
     Text,
 )
+from tuner.engine.worker_process import WORKER_COMMAND
 from tuner.errors import EngineCancelled, EngineError
 from tuner.settings import Settings
 from tuner.units import MIB

@@ -19,8 +19,9 @@ from tuner.gguf.header import read_header
 from tuner.model.model import describe
 from tuner.planning.plan import Plan
 from tuner.report import error_json, overview_text, report_json, report_text
+from tuner.safe_text import one_line
 from tuner.tuning import Tuning
-from tuner.units import parse_size, printable
+from tuner.units import parse_size
 from tuner.wishes import LaunchRequest
 
 
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def complain(message: str) -> None:
     """One line on stderr, or on the terminal where that is stdout only."""
-    line = f"kvchat: {printable(message)}"
+    line = f"kvchat: {one_line(message)}"
     stderr_shows = sys.stderr is not None and sys.stderr.isatty()
     if not stderr_shows and sys.stdout is not None and sys.stdout.isatty():
         print(line)

@@ -8,6 +8,7 @@ import sys
 from tuner.engine.protocol import Message, Sampling, Text
 from tuner.errors import EngineCancelled, ExitCode
 from tuner.launch import Launcher, Ready, Retry, Stage
+from tuner.safe_text import one_line, printable
 from tuner.wishes import LaunchRequest
 
 
@@ -19,6 +20,7 @@ def answer(request: LaunchRequest, prompt: str, system: str | None, sampling: Sa
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     launcher = Launcher(request)
     status = _Status()
+    shown = sys.stdout.isatty()  # a pipe gets the bytes as they are
     try:
         running = None
         for event in launcher.start():
@@ -37,7 +39,7 @@ def answer(request: LaunchRequest, prompt: str, system: str | None, sampling: Sa
         messages.append(Message("user", prompt))
         for piece in running.generate(messages, sampling):
             if isinstance(piece, Text):
-                sys.stdout.write(piece.text)
+                sys.stdout.write(printable(piece.text) if shown else piece.text)
                 sys.stdout.flush()
         sys.stdout.write("\n")
     except EngineCancelled:
@@ -57,10 +59,10 @@ class _Status:
 
     def show(self, text: str) -> None:
         if self._live and (text or self._shown):
-            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.write(f"\r\x1b[K{one_line(text)}")
             sys.stderr.flush()
             self._shown = bool(text)
 
     def say(self, text: str) -> None:
         self.show("")
-        print(f"kvchat: {text}", file=sys.stderr)
+        print(f"kvchat: {one_line(text)}", file=sys.stderr)

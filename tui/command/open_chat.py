@@ -10,6 +10,7 @@ from tui.storage.conversations import Conversations
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode
 from tuner.launch import Launcher
+from tuner.safe_text import one_line
 from tuner.wishes import LaunchRequest
 
 
@@ -33,6 +34,6 @@ def open_chat(
     finally:
         launcher.client.close()
     if app.error is not None:
-        print(f"kvchat: {app.error}", file=sys.stderr)
+        print(f"kvchat: {one_line(str(app.error))}", file=sys.stderr)
         return app.error.exit_code
     return app.return_code or ExitCode.OK

@@ -6,6 +6,7 @@ import sys
 
 from tuner.errors import ExitCode, UsageError
 from tuner.profiles.profiles import Profile, Profiles
+from tuner.safe_text import one_line
 from tuner.units import tps_text
 
 
@@ -36,13 +37,13 @@ def _line(p: Profile) -> str:
     s = p.settings
     speed = f"{tps_text(p.decode_tps)} tokens/s" if p.decode_tps else "speed not measured"
     return (
-        f"{p.model_name}\n"
+        f"{one_line(p.model_name)}\n"
         f"    {s.n_ctx:,} tokens, K {s.type_k}, V {s.type_v}, {s.n_gpu_layers} GPU layers, "
         f"{speed}, {p.saved_at[:10]}\n"
-        f"    {p.model_path}"
+        f"    {one_line(p.model_path)}"
     )
 
 
 def _warn(profiles: Profiles) -> None:
     for warning in profiles.warnings:
-        print(f"kvchat: {warning}", file=sys.stderr)
+        print(f"kvchat: {one_line(warning)}", file=sys.stderr)

@@ -20,7 +20,6 @@ from tui.answering.generation import Generation
 from tui.answering.painter import Painter
 from tui.keymap import Keymap, Place, Show
 from tui.ports import RunningModel
-from tui.safe_text import one_line
 from tui.screens import advice
 from tui.screens.bindings import bindings
 from tui.screens.conversations import ConversationsScreen
@@ -37,6 +36,7 @@ from tui.widgets.status_lines import ActivityLine, Hints, StatusLine
 from tui.widgets.transcript import Transcript
 from tuner.engine.protocol import Sampling
 from tuner.errors import KvchatError
+from tuner.safe_text import one_line
 
 VRAM_SECONDS = 2.0
 QUIT_SECONDS = 3.0  # within which the second Ctrl+C must come

@@ -17,11 +17,11 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from tui.keymap import Keymap, Place, Show
-from tui.safe_text import one_line
 from tui.screens.bindings import bindings
 from tui.storage.conversations import Conversations, Hit
 from tui.widgets.status_lines import Hints
 from tuner.errors import KvchatError
+from tuner.safe_text import one_line
 
 SEARCH_DELAY = 0.12  # seconds after the last key
 

@@ -14,9 +14,9 @@ from textual.widgets import ProgressBar, Static
 
 from tui.keymap import BY_ID, Keymap, Place
 from tui.ports import ModelLauncher, Ready, Retry, RunningModel, Stage
-from tui.safe_text import one_line, printable
 from tui.screens.bindings import bindings
 from tuner.errors import EngineCancelled, EngineError, ExitCode, KvchatError
+from tuner.safe_text import one_line, printable
 
 
 class LoadingScreen(Screen[None]):

@@ -14,9 +14,9 @@ from textual.widgets import Static
 
 from tui.keymap import Keymap, Place, Show
 from tui.ports import RunningModel
-from tui.safe_text import printable
 from tui.screens.bindings import bindings
 from tui.widgets.status_lines import Hints
+from tuner.safe_text import printable
 
 COLUMNS_MIN = 20  # a narrower report says nothing; one may scroll to the right
 

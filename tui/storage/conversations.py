@@ -167,19 +167,6 @@ class Conversations:
         )
         return [_message(row) for row in rows]
 
-    def siblings(self, message_id: str) -> Messages:
-        """The message and its branches: all that answer the same parent, oldest first."""
-        rows = self._attempt(
-            lambda: self._db.execute(
-                """SELECT b.* FROM messages m
-                   JOIN messages b ON b.conversation_id = m.conversation_id
-                       AND b.parent_id IS m.parent_id AND b.role = m.role
-                   WHERE m.id = ? ORDER BY b.n""",
-                (message_id,),
-            ).fetchall()
-        )
-        return [_message(row) for row in rows]
-
     def search(self, text: str, limit: int = 200) -> Found:
         """Conversations whose messages or title hold every word of `text`, the newest first."""
         words = text.split()

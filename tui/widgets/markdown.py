@@ -8,7 +8,7 @@ from textual.containers import Vertical
 from textual.widgets.markdown import Markdown, MarkdownBlock
 
 from tui.answering.segments import Piece, Segmenter
-from tui.safe_text import printable
+from tuner.safe_text import printable
 
 
 def _parser() -> MarkdownIt:
@@ -58,16 +58,14 @@ class MarkdownText(Vertical):
         self._segments.append(segment)
         return segment
 
-    async def feed(self, text: str, final: bool = False) -> int:
-        """Appends text; `final` draws what was held back. Returns the number of updates made."""
-        pieces = self._segmenter.feed(printable(text), final)
-        for piece in pieces:
+    async def feed(self, text: str, final: bool = False) -> None:
+        """Appends text; `final` draws what was held back."""
+        for piece in self._segmenter.feed(printable(text), final):
             if piece.fresh:
                 # Empty at first: Markdown goes on where its last *line* began after an initial
                 # text, and would forget that it is in a fence; after `append` it knows the block.
                 await self.mount(self._add("", piece.joined))
             await self._segments[-1].append(piece.text)
-        return len(pieces)
 
     async def clear(self) -> None:
         self._segmenter = Segmenter()

@@ -6,9 +6,9 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Collapsible, Static
 
-from tui.safe_text import printable
 from tui.storage.conversations import StoredMessage
 from tui.widgets.markdown import MarkdownText
+from tuner.safe_text import printable
 
 
 class UserMessage(Vertical):
@@ -49,7 +49,6 @@ class AnswerMessage(Vertical):
     def __init__(self, message: StoredMessage, streaming: bool = False):
         super().__init__(classes="message")
         self.message = message
-        self.n_updates = 0  # markdown updates made, for tests of the drawing rate
         self._body = MarkdownText("" if streaming else message.content + "\n")
         # Most answers have neither of these, and a widget less is a widget less to lay out.
         self._reasoning: Reasoning | None = None
@@ -82,7 +81,7 @@ class AnswerMessage(Vertical):
 
     async def feed(self, text: str, final: bool = False) -> None:
         """Draws more of the answer."""
-        self.n_updates += await self._body.feed(text, final)
+        await self._body.feed(text, final)
 
     async def clear(self) -> None:
         """Takes the answer back: it turned out to be reasoning."""

@@ -46,10 +46,6 @@ class Transcript(VerticalScroll, can_focus=False):
         """The end of the conversation is in view."""
         return self._last == len(self._messages) and self.max_scroll_y - self.scroll_y <= 1
 
-    @property
-    def n_live(self) -> int:
-        return len(self._widgets)
-
     async def show(self, messages: list[StoredMessage]) -> None:
         """Another conversation, seen from its end."""
         await self._page.remove_children()

@@ -8,7 +8,6 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tuner.engine.child import WORKER_COMMAND, Child, ChildDiedError
 from tuner.engine.log import default_log_path
 from tuner.engine.protocol import (
     Cancelled,
@@ -28,6 +27,7 @@ from tuner.engine.protocol import (
     Text,
     TokenCount,
 )
+from tuner.engine.worker_process import WORKER_COMMAND, WorkerDiedError, WorkerProcess
 from tuner.errors import EngineCancelled, EngineError
 
 EXTRA_BUFTS_WARNING = (
@@ -58,7 +58,7 @@ class EngineClient:
         self._command = tuple(command or WORKER_COMMAND)
         self._turn = threading.Lock()  # held by the request that runs
         self._state = threading.Lock()  # guards the fields below
-        self._child: Child | None = None
+        self._worker: WorkerProcess | None = None
         self._rpc_servers: tuple[str, ...] = ()
         self._busy = False
         self._sent = False
@@ -76,22 +76,22 @@ class EngineClient:
     @property
     def alive(self) -> bool:
         """Whether the model process runs now."""
-        child = self._child
-        return child is not None and child.alive
+        worker = self._worker
+        return worker is not None and worker.alive
 
     @property
     def died(self) -> str | None:
         """Why the process ended without being asked, or None."""
-        child = self._child
-        if child is not None and not child.alive and not self._died:
+        worker = self._worker
+        if worker is not None and not worker.alive and not self._died:
             return "the engine's process ended while it was idle"
         return self._died
 
     @property
     def pid(self) -> int | None:
         """The process that holds the model, to tell its GPU memory from that of others."""
-        child = self._child
-        return child.pid if child is not None and child.alive else None
+        worker = self._worker
+        return worker.pid if worker is not None and worker.alive else None
 
     def load(self, request: Load) -> Generator[Progress | Loaded, None, None]:
         """Loads a model, replacing the one before. The last item is `Loaded`.
@@ -138,18 +138,18 @@ class EngineClient:
         with self._state:
             if self._busy and not self._stop_wanted:
                 self._stop_wanted = True
-                if self._sent and self._child is not None:
-                    self._child.send(Stop())
+                if self._sent and self._worker is not None:
+                    self._worker.send(Stop())
 
     def close(self) -> None:
         """Ends the process, killing it when it does not leave within a second. A request that
         runs elsewhere raises EngineCancelled there. A later `load` starts anew."""
         with self._state:
-            child, self._child = self._child, None
+            worker, self._worker = self._worker, None
             self._closed = True
             self._rpc_servers = ()
-        if child is not None:
-            child.quit()
+        if worker is not None:
+            worker.quit()
 
     def __enter__(self) -> EngineClient:
         return self
@@ -183,11 +183,11 @@ class EngineClient:
     def _run(self, request: Request) -> Generator[Event, None, None]:
         """Sends one request and yields its events up to the final one."""
         with self._turn:
-            child = self._begin(request)
+            worker = self._begin(request)
             finished = False
             try:
                 while True:
-                    event = child.read()
+                    event = worker.read()
                     if self._closed:
                         finished = True
                         raise EngineCancelled("the engine was closed")
@@ -199,23 +199,23 @@ class EngineClient:
                     yield event
                     if finished:
                         return
-            except ChildDiedError as death:
+            except WorkerDiedError as death:
                 finished = True
-                raise self._mourn(child, death, request) from death
+                raise self._death_error(worker, death, request) from death
             finally:
                 if not finished:  # the caller lost interest
-                    self._drain(child)
+                    self._drain(worker)
                 with self._state:
                     self._busy = False
 
-    def _begin(self, request: Request) -> Child:
+    def _begin(self, request: Request) -> WorkerProcess:
         with self._state:
             self._busy = True
             self._sent = False
             self._stop_wanted = False
         try:
-            child = self._ready_child(request)
-            child.send(request)
+            worker = self._ready_worker(request)
+            worker.send(request)
         except BaseException:
             with self._state:
                 self._busy = False
@@ -223,61 +223,61 @@ class EngineClient:
         with self._state:
             self._sent = True
             if self._stop_wanted:  # asked for while the process was being started
-                child.send(Stop())
-        return child
+                worker.send(Stop())
+        return worker
 
-    def _ready_child(self, request: Request) -> Child:
+    def _ready_worker(self, request: Request) -> WorkerProcess:
         """The running process, or for a load a new one where that is needed."""
         loading = isinstance(request, Load)
         with self._state:
-            child = self._child if self.alive else None
+            worker = self._worker if self.alive else None
             if loading:
                 self._closed = False
         if not loading:
-            if child is None and self._child is not None:
-                return self._child  # it died while idle: the next read says how
-            if child is None:
+            if worker is None and self._worker is not None:
+                return self._worker  # it died while idle: the next read says how
+            if worker is None:
                 raise EngineError("not_loaded", self._died or "no model is loaded")
-            return child
+            return worker
         assert isinstance(request, Load)
         # RPC devices stay registered for the life of a process.
-        if child is not None and request.rpc_servers != self._rpc_servers:
-            child.quit()
-            child = None
-        if child is None:
-            child = Child(self._command, self._env, self._log_path)
+        if worker is not None and request.rpc_servers != self._rpc_servers:
+            worker.quit()
+            worker = None
+        if worker is None:
+            worker = WorkerProcess(self._command, self._env, self._log_path)
         with self._state:
             if self._closed:  # while it was being started
-                child.kill()
+                worker.kill()
                 raise EngineCancelled("the engine was closed")
-            self._child = child
+            self._worker = worker
             self._died = None
             self._rpc_servers = request.rpc_servers
             if not request.dry:
                 self._extra_bufts = request.settings.use_extra_bufts
-        return child
+        return worker
 
-    def _drain(self, child: Child) -> None:
+    def _drain(self, worker: WorkerProcess) -> None:
         """Stops a request whose iterator was closed, so that the next one starts clean."""
-        child.send(Stop())
+        worker.send(Stop())
         try:
-            while not isinstance(child.read(), _Final):
+            while not isinstance(worker.read(), _Final):
                 pass
-        except ChildDiedError as death:
+        except WorkerDiedError as death:
             with self._state:
                 self._died = None if self._closed else death.how
 
-    def _mourn(
-        self, child: Child, death: ChildDiedError, request: Request
+    def _death_error(
+        self, worker: WorkerProcess, death: WorkerDiedError, request: Request
     ) -> EngineError | EngineCancelled:
         with self._state:
             if self._closed:
                 return EngineCancelled("the engine was closed")
-            self._child = None
-        child.kill()  # reaps it
+            self._worker = None
+        worker.kill()  # reaps it
         message = f"the engine's process ended unexpectedly {death.how}"
-        if death.words:
-            message += f" ({death.words})"
+        if death.fatal_line:
+            message += f" ({death.fatal_line})"
         message += f"; its log is {self._log_path}"
         self._died = message
         loading = isinstance(request, Load)
@@ -287,7 +287,7 @@ class EngineClient:
             self._extra_bufts_fail = True
         return EngineError("crashed", message)
 
-    def _extra_buffers_suspect(self, death: ChildDiedError, request: Request) -> bool:
+    def _extra_buffers_suspect(self, death: WorkerDiedError, request: Request) -> bool:
         """Whether the next load shall do without. A load that dies is tried again at once and so
         tells whether the guess was right; later, only what admits of no other guess counts."""
         if isinstance(request, Load):

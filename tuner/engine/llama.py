@@ -96,8 +96,8 @@ class LogTap:
                 self._complaints.append(line)
 
 
-class Model:
-    """A loaded model, or under `dry` its shape without any memory."""
+class NativeModel:
+    """The engine's own handle of a model, or under `dry` its shape without any memory."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class Context:
 
     def __init__(
         self,
-        model: Model,
+        model: NativeModel,
         settings: Settings,
         n_threads: int,
         log: LogTap,
@@ -277,11 +277,6 @@ class Context:
         """The oldest position that every part of the cache still holds; -1 when empty. Above
         0 once a sliding window has moved on."""
         position: int = llama_cpp.llama_memory_seq_pos_min(self._memory, 0)
-        return position
-
-    @property
-    def last_position(self) -> int:
-        position: int = llama_cpp.llama_memory_seq_pos_max(self._memory, 0)
         return position
 
 

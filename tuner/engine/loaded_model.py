@@ -14,7 +14,7 @@ from tuner.engine.llama import (
     Context,
     LlamaError,
     LogTap,
-    Model,
+    NativeModel,
     Sampler,
 )
 from tuner.engine.prefix_cache import PrefixCache
@@ -43,7 +43,7 @@ class CancelledError(Exception):
     """The abort flag was set during a load."""
 
 
-class Session:
+class LoadedModel:
     """One loaded model with one conversation in its cache."""
 
     def __init__(self, request: Load, log: LogTap, abort: AbortFlag, emit: Emit):
@@ -81,7 +81,7 @@ class Session:
 
     # ------------------------------------------------------------ loading
 
-    def _load_model(self, request: Load) -> Model:
+    def _load_model(self, request: Load) -> NativeModel:
         last = 0.0
 
         def progress(fraction: float) -> bool:
@@ -92,7 +92,7 @@ class Session:
             return not self._abort
 
         try:
-            model = Model(
+            model = NativeModel(
                 request.path,
                 request.settings,
                 self._log,

@@ -45,7 +45,7 @@ def rotate(path: Path) -> None:
         return
 
 
-def last_words(path: Path, start: int) -> str:
+def last_fatal_line(path: Path, start: int) -> str:
     """The last line after byte `start` that names a fatal error, or "" where there is none."""
     lines = _tail(path, start).splitlines()
     for line in reversed(lines):
@@ -54,7 +54,7 @@ def last_words(path: Path, start: int) -> str:
     return ""
 
 
-def speaks_of_memory(text: str) -> bool:
+def names_memory(text: str) -> bool:
     """Whether an engine message is about running out of memory."""
     return any(mark in text for mark in _MEMORY_MARKS)
 

@@ -31,7 +31,7 @@ _REFUSED = re.compile(
     re.IGNORECASE,
 )
 # Said after the reason, and saying nothing of it.
-_HOLLOW = re.compile(
+_UNINFORMATIVE = re.compile(
     r"failed to load model( from|$)|failed to decode, ret|removing memory module entries"
 )
 _PREFIX = re.compile(r"^[\w:~]+: ")  # the C++ function that speaks
@@ -66,7 +66,8 @@ def parse_buffers(lines: Iterable[str]) -> tuple[Buffer, ...]:
 def failure_reason(lines: Iterable[str]) -> Reason:
     """The line that says why, out of the warnings and errors of a failed call. The first one
     about memory wins, then a refusal, then the last line that says anything."""
-    said = [line.strip() for line in lines if line.strip() and not _HOLLOW.search(line.strip())]
+    stripped = (line.strip() for line in lines)
+    said = [line for line in stripped if line and not _UNINFORMATIVE.search(line)]
     for pattern, kind in ((_MEMORY, "out_of_memory"), (_REFUSED, "refused")):
         for line in said:
             if pattern.search(line):

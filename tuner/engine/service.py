@@ -7,8 +7,8 @@ import traceback
 
 from tuner.engine import llama
 from tuner.engine.abort import AbortFlag
-from tuner.engine.llama import Context, LlamaError, LogTap, Model
-from tuner.engine.loaded_model import CancelledError, Emit, Session
+from tuner.engine.llama import Context, LlamaError, LogTap, NativeModel
+from tuner.engine.loaded_model import CancelledError, Emit, LoadedModel
 from tuner.engine.protocol import (
     Cancelled,
     CountTokens,
@@ -30,7 +30,7 @@ class Service:
         self._abort = abort
         self._emit = emit
         self._log = LogTap(log_fd)
-        self._session: Session | None = None
+        self._model: LoadedModel | None = None
         self._rpc_servers: set[str] = set()
         llama.init()
 
@@ -46,9 +46,9 @@ class Service:
                 case Load():
                     return self._load(request)
                 case Generate():
-                    return self._loaded_session().generate(request)
+                    return self._loaded_model().generate(request)
                 case CountTokens():
-                    return TokenCount(self._loaded_session().count_tokens(request.messages))
+                    return TokenCount(self._loaded_model().count_tokens(request.messages))
                 case _:
                     return Failed("refused", f"not a request: {type(request).__name__}")
         except CancelledError:
@@ -63,20 +63,20 @@ class Service:
             return Failed(kind, f"the engine failed: {type(error).__name__}: {error}")
 
     def _load(self, request: Load) -> Event:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        if self._model is not None:
+            self._model.close()
+            self._model = None
         self._register(request.rpc_servers)
         if self._abort:
             raise CancelledError
-        self._session = Session(request, self._log, self._abort, self._emit)
-        return self._session.loaded
+        self._model = LoadedModel(request, self._log, self._abort, self._emit)
+        return self._model.loaded
 
     def _dry_run(self, request: Load) -> DryRunDone:
         started = time.monotonic()
         self._register(request.rpc_servers)
         with self._log.recording():
-            model = Model(
+            model = NativeModel(
                 request.path,
                 request.settings,
                 self._log,
@@ -106,10 +106,10 @@ class Service:
                 raise LlamaError("load_failed", str(error)) from error
             self._rpc_servers.add(server)
 
-    def _loaded_session(self) -> Session:
-        if self._session is None:
+    def _loaded_model(self) -> LoadedModel:
+        if self._model is None:
             raise LlamaError("not_loaded", "no model is loaded")
-        return self._session
+        return self._model
 
 
 def _exact(breakdown: tuple[Buffer, ...] | None, logged: tuple[Buffer, ...]) -> tuple[Buffer, ...]:

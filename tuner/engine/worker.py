@@ -1,6 +1,6 @@
 """The model process: requests on stdin, events on stdout, everything else to the log.
 
-Started by `child.py` with its stderr on the log file. It may die; nothing else does then.
+Started by `worker_process.py` with its stderr on the log file. It may die; nothing else does then.
 """
 
 from __future__ import annotations

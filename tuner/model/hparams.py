@@ -16,7 +16,7 @@ from tuner.gguf.keys import Keys
 from tuner.model.architecture import Architecture, KeyGroup
 from tuner.model.architectures import architecture as architecture_row
 from tuner.model.layer_pattern import recurrent_layers, window
-from tuner.units import printable
+from tuner.safe_text import one_line
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS (src/llama-hparams.h)
 MAX_EMBEDDING = 1 << 20  # far beyond any model; larger numbers are damage
@@ -202,7 +202,7 @@ def _layers(header: Header, keys: Keys, row: Architecture) -> _Layers:
         raise FileError(
             "not_a_chat_model",
             header.path,
-            f"{header.path} ({printable(row.name)}) describes no layers of a language model: "
+            f"{header.path} ({one_line(row.name)}) describes no layers of a language model: "
             "it is another kind of model, or a part of one.",
         )
     n_stated = n_all = keys.integer("block_count")

@@ -13,7 +13,8 @@ from tuner.model.model import Model
 from tuner.planning.differences import difference_text
 from tuner.planning.plan import Plan
 from tuner.profiles.actual import Actual, off_by
-from tuner.units import printable, size_text, tps_text
+from tuner.safe_text import one_line
+from tuner.units import size_text, tps_text
 
 WIDTH = 80
 MAX_HOLDERS = 3  # other processes named per GPU
@@ -93,7 +94,7 @@ def model_line(model: Model) -> str:
         f"{model.n_layer} layers",
         f"trained for {model.n_ctx_train:,} tokens",
     ]
-    return printable(" · ".join(parts))
+    return one_line(" · ".join(parts))
 
 
 def params_text(n: int) -> str:
@@ -121,7 +122,7 @@ def _device(
     lines += _wrap("  ".join(shown), width, "  ", break_on="  ")
     if holders:
         largest = sorted(holders, key=lambda p: (-p.used, p.pid))[:MAX_HOLDERS]
-        named = ", ".join(f"{p.name} ({p.pid}) {size_text(p.used)}" for p in largest)
+        named = ", ".join(f"{one_line(p.name)} ({p.pid}) {size_text(p.used)}" for p in largest)
         rest = len(holders) - len(largest)
         lines += _wrap(f"in use by {named}" + (f" and {rest} more" if rest else ""), width, "  ")
     return lines
@@ -231,11 +232,12 @@ def overview_text(rows: Sequence[tuple[str, Plan | KvchatError]], *, color: bool
     for path, result in rows:
         if isinstance(result, KvchatError):
             name = path.replace("\\", "/").rsplit("/", 1)[-1]
-            lines.append(f"{_clip(name, 30):<30} {style(_clip(str(result), WIDTH - 31), '31')}")
+            why = _clip(one_line(str(result)), WIDTH - 31)
+            lines.append(f"{_clip(one_line(name), 30):<30} {style(why, '31')}")
             continue
         model, c = result.model, result.chosen
         s, n_items = c.settings, result.model.n_layer_all + 1
-        start = f"{_clip(model.path.name, 30):<30} {size_text(model.size_bytes):>9}"
+        start = f"{_clip(one_line(model.path.name), 30):<30} {size_text(model.size_bytes):>9}"
         if not c.fits:
             lines.append(f"{start} {style('does not fit', '31')}")
             continue

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tuner.engine.log import last_words, rotate, speaks_of_memory
+from tuner.engine.log import last_fatal_line, names_memory, rotate
 from tuner.engine.protocol import Event, Quit, Request, decode, encode
 from tuner.errors import EngineError
 
@@ -38,14 +38,14 @@ _WINDOWS_DEATHS = {
 }
 
 
-class ChildDiedError(Exception):
+class WorkerDiedError(Exception):
     """The process ended without being asked. `signal_name` is "" for a plain exit."""
 
-    def __init__(self, how: str, signal_name: str, words: str):
+    def __init__(self, how: str, signal_name: str, fatal_line: str):
         super().__init__(how)
         self.how = how
         self.signal_name = signal_name
-        self.words = words  # the log's last fatal line, may be empty
+        self.fatal_line = fatal_line  # the log's last fatal line, may be empty
 
     @property
     def by_instruction(self) -> bool:
@@ -54,22 +54,21 @@ class ChildDiedError(Exception):
         buffers also fail in ggml-backend.cpp's allocation; a GPU's abort does not."""
         if self.signal_name in {"SIGILL", "SIGSEGV", "SIGBUS"}:
             return True
-        return self.signal_name == "SIGABRT" and "GGML_ASSERT" in self.words
+        return self.signal_name == "SIGABRT" and "GGML_ASSERT" in self.fatal_line
 
     @property
     def by_memory(self) -> bool:
         """Whether memory ran out: the engine said so, or Linux killed it for that."""
-        return speaks_of_memory(self.words) or self.signal_name == "SIGKILL"
+        return names_memory(self.fatal_line) or self.signal_name == "SIGKILL"
 
 
-class Child:
+class WorkerProcess:
     """A running worker. `send` and `kill` may be called from any thread, `read` from one."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log_path: Path):
         """Starts the process; its stderr is the log. Raises EngineError("crashed") where it
         cannot be started at all."""
         self._write_lock = threading.Lock()
-        self._killed = False
         self._log_path = log_path
         log_path.parent.mkdir(parents=True, exist_ok=True)
         rotate(log_path)
@@ -97,7 +96,7 @@ class Child:
         return self._process.poll() is None
 
     def send(self, request: Request) -> None:
-        """Writes one request. A dead child is noticed by the next `read`, not here."""
+        """Writes one request. A dead worker is noticed by the next `read`, not here."""
         pipe = self._process.stdin
         assert pipe is not None
         with self._write_lock, contextlib.suppress(OSError, ValueError):
@@ -105,7 +104,7 @@ class Child:
             pipe.flush()
 
     def read(self) -> Event:
-        """The next event; blocks. Raises ChildDiedError at the end of the stream."""
+        """The next event; blocks. Raises WorkerDiedError at the end of the stream."""
         pipe = self._process.stdout
         assert pipe is not None
         while True:
@@ -139,12 +138,11 @@ class Child:
     def kill(self) -> None:
         """Ends it at once and reaps it."""
         if self.alive:
-            self._killed = True
             self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_QUIT_SECONDS)
 
-    def _death(self) -> ChildDiedError:
+    def _death(self) -> WorkerDiedError:
         try:
             code = self._process.wait(_QUIT_SECONDS)
         except subprocess.TimeoutExpired:  # closed its stdout, yet lives: of no use any more
@@ -154,7 +152,7 @@ class Child:
         how = f"by signal {name}" if name else f"with exit status {code}"
         if name == "SIGKILL":
             how += ", as the system does when memory runs out"
-        return ChildDiedError(how, name, last_words(self._log_path, self._log_start))
+        return WorkerDiedError(how, name, last_fatal_line(self._log_path, self._log_start))
 
 
 def _signal_name(code: int) -> str:
