@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.headers import machine, made_up, real_model
 from tuner.memory.estimator import Estimator
-from tuner.memory.kv_cache import ALL, WINDOW, plan_cache
+from tuner.memory.kv_cache import ALL, WINDOW, cache_layout
 from tuner.model.model import Model
 from tuner.settings import Settings
 
@@ -92,7 +92,7 @@ def test_which_layers_see_everything(
     """The window pattern of an architecture; a window that llama.cpp ignores is ignored."""
     model = made_up(tmp_path / "m.gguf", architecture, keys, n_layer=n_layer)
     assert [il for il in range(n_layer) if not model.hparams.swa[il]] == everywhere
-    kinds = {row.layer: row.kind for row in plan_cache(model.hparams).rows}
+    kinds = {row.layer: row.cells for row in cache_layout(model.hparams).rows}
     assert [il for il in range(n_layer) if kinds[il] == ALL] == everywhere
     assert set(kinds.values()) <= {ALL, WINDOW}
 

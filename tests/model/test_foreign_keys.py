@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.headers import made_up
-from tuner.memory.kv_cache import plan_cache
+from tuner.memory.kv_cache import cache_layout
 
 
 @pytest.mark.parametrize("key", ["kda.head_dim", "wkv.head_size", "shortconv.l_cache"])
@@ -24,7 +24,7 @@ def test_keys_of_other_recurrent_layers_do_not_count(tmp_path: Path, key: str) -
         key: 64,
     }
     model = made_up(tmp_path / "m.gguf", "granitehybrid", keys)
-    assert plan_cache(model.hparams).states == ((0, 4 * 3 * 768), (0, 4 * 128 * 512))
+    assert cache_layout(model.hparams).states == ((0, 4 * 3 * 768), (0, 4 * 128 * 512))
 
 
 def test_latent_keys_count_where_they_are_read(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_values_beside_index_keys_are_no_wider_without_fusion(tmp_path: Path) ->
         "attention.indexer.top_k": 16,
         "attention.indexer.block_size": 128,
     }
-    plan = plan_cache(made_up(tmp_path / "m.gguf", "minimax-m3", keys).hparams)
-    apart = [row for row in plan.rows if row.apart]
-    assert [(row.layer, row.k, row.v) for row in apart] == [(il, 128, 64) for il in (1, 2, 3)]
-    assert plan.v_row_max == 2 * 64
+    layout = cache_layout(made_up(tmp_path / "m.gguf", "minimax-m3", keys).hparams)
+    own = [row for row in layout.rows if row.own_buffer]
+    assert [(row.layer, row.k, row.v) for row in own] == [(il, 128, 64) for il in (1, 2, 3)]
+    assert layout.v_row_max == 2 * 64

@@ -9,6 +9,7 @@ windows, `llama_kv_cache_iswa`; states follow `llama_memory_recurrent` and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import lru_cache
 from itertools import accumulate
 
@@ -18,26 +19,34 @@ from tuner.model.hparams import HParams
 from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.units import padded
 
-ALL = 0  # a cache with a cell for every token of the context
-WINDOW = -1  # a cache as large as the sliding window; ratios are their own kind, above 1
+
+class Cells(IntEnum):
+    """What decides how many cells a cache has. A number, as it is a key in everything that a
+    search asks for: as cheap as an integer, which names out of a string would not be."""
+
+    ALL = 0  # one for every token of the context
+    WINDOW = -1  # as many as the sliding window is large
+    CSA = 4  # one for every four tokens: DSV4_CSA_RATIO (src/llama-kv-cache-dsv4.cpp)
+    HCA = 128  # one for every 128: DSV4_HCA_RATIO
+
+
+# looking a member up in its class takes longer than all else that is done with it
+ALL, WINDOW, CSA, HCA = Cells
 
 
 @dataclass(frozen=True, slots=True)
 class CachedRow:
-    """What one layer keeps per cell in one cache. Elements, not bytes; `v` 0 where it has none.
-
-    `kind` is ALL, WINDOW, or a ratio r: one cell for every r tokens.
-    """
+    """What one layer keeps per cell in one cache. Elements, not bytes; `v` 0 where it has none."""
 
     layer: int
-    kind: int
+    cells: Cells
     k: int
     v: int
-    apart: bool = False  # in a cache of its own, whose V rows are not the model's
+    own_buffer: bool = False  # in a cache of its own, whose V rows are not the model's
 
 
 @dataclass(frozen=True, slots=True)
-class CachePlan:
+class CacheLayout:
     """All caches and states of a model, for one sequence."""
 
     rows: tuple[CachedRow, ...]
@@ -45,7 +54,7 @@ class CachePlan:
     v_row_max: int  # without flash attention every V row is padded to the largest layer's
 
 
-def cells(kind: int, n_ctx: int, n_swa: int, n_ubatch: int, swa_full: bool) -> int:
+def cells(kind: Cells, n_ctx: int, n_swa: int, n_ubatch: int, swa_full: bool) -> int:
     """Cells of one cache for a context already padded."""
     if kind == ALL or (kind == WINDOW and swa_full):
         return n_ctx
@@ -55,13 +64,13 @@ def cells(kind: int, n_ctx: int, n_swa: int, n_ubatch: int, swa_full: bool) -> i
 
 
 @lru_cache(maxsize=16)
-def plan_cache(hp: HParams) -> CachePlan:
+def cache_layout(hp: HParams) -> CacheLayout:
     """The caches that llama.cpp creates for these layers."""
     row = hp.row
     if row.memory == "compressed":
         return _compressed(hp)
     if row.memory == "state":
-        return CachePlan((), _states(hp), 0)
+        return CacheLayout((), _states(hp), 0)
 
     k, v = hp.k_row, hp.v_row
     hybrid = row.memory == "hybrid" or (row.memory == "stated" and any(hp.recurrent))
@@ -71,7 +80,7 @@ def plan_cache(hp: HParams) -> CachePlan:
         if _attends(hp, il, hybrid)
     ]
     rows += _indexer_rows(hp)
-    return CachePlan(tuple(rows), _states(hp) if hybrid else (), max(v))
+    return CacheLayout(tuple(rows), _states(hp) if hybrid else (), max(v))
 
 
 def _attends(hp: HParams, il: int, hybrid: bool) -> bool:
@@ -115,10 +124,7 @@ def _indexer_rows(hp: HParams) -> list[CachedRow]:
     ]
 
 
-_CSA, _HCA = 4, 128  # DSV4_CSA_RATIO, DSV4_HCA_RATIO
-
-
-def _compressed(hp: HParams) -> CachePlan:
+def _compressed(hp: HParams) -> CacheLayout:
     """deepseek4: a windowed cache of keys for every layer, compressed ones for most."""
     rows: list[CachedRow] = []
     states: list[tuple[int, int]] = []
@@ -126,15 +132,15 @@ def _compressed(hp: HParams) -> CachePlan:
         ratio = hp.compress_ratios[il] if il < len(hp.compress_ratios) else 0
         d, index = hp.head_k[il], hp.indexer_head
         rows.append(CachedRow(il, WINDOW if hp.swa[il] else ALL, d * hp.n_head_kv[il], 0))
-        if ratio == _CSA:
-            rows.append(CachedRow(il, _CSA, d * hp.n_head_kv[il], 0))
-            rows.append(CachedRow(il, _CSA, index, 0))
-            states += [(il, 2 * 2 * _CSA * 2 * d * 4), (il, 2 * 2 * _CSA * 2 * index * 4)]
-        elif ratio == _HCA:
-            rows.append(CachedRow(il, _HCA, d * hp.n_head_kv[il], 0))
-            states.append((il, 2 * _HCA * d * 4))
+        if ratio == CSA:
+            rows.append(CachedRow(il, CSA, d * hp.n_head_kv[il], 0))
+            rows.append(CachedRow(il, CSA, index, 0))
+            states += [(il, 2 * 2 * CSA * 2 * d * 4), (il, 2 * 2 * CSA * 2 * index * 4)]
+        elif ratio == HCA:
+            rows.append(CachedRow(il, HCA, d * hp.n_head_kv[il], 0))
+            states.append((il, 2 * HCA * d * 4))
     trunk = tuple(state for state in states if state[0] < hp.n_layer)
-    return CachePlan(tuple(rows), trunk, 0)
+    return CacheLayout(tuple(rows), trunk, 0)
 
 
 class CacheSizes:
@@ -142,21 +148,21 @@ class CacheSizes:
 
     def __init__(self, hp: HParams):
         self._hp = hp
-        self.plan = plan_cache(hp)
-        self.kinds = tuple(dict.fromkeys(row.kind for row in self.plan.rows))
-        self._sums: dict[tuple[str, str, bool, BufferLayout], dict[int, tuple[int, ...]]] = {}
+        self.layout = cache_layout(hp)
+        self.kinds = tuple(dict.fromkeys(row.cells for row in self.layout.rows))
+        self._sums: dict[tuple[str, str, bool, BufferLayout], dict[Cells, tuple[int, ...]]] = {}
         self._pads: dict[tuple[str, str, bool, BufferLayout], tuple[int, ...]] = {}
-        self._reads: dict[tuple[str, str], dict[int, tuple[int, ...]]] = {}
+        self._reads: dict[tuple[str, str], dict[Cells, tuple[int, ...]]] = {}
         per_layer = [0] * hp.n_layer_all
-        for il, size in self.plan.states:
+        for il, size in self.layout.states:
             per_layer[il] += padded(size, HOST_LAYOUT.alignment)
         self.states = (0, *accumulate(per_layer))
 
-    def cells(self, kind: int, settings: Settings) -> int:
+    def cells(self, kind: Cells, settings: Settings) -> int:
         """Cells of each cache of this kind."""
         return self.cells_at(kind, padded(settings.n_ctx, CONTEXT_PADDING), settings)
 
-    def cells_at(self, kind: int, n_ctx: int, settings: Settings) -> int:
+    def cells_at(self, kind: Cells, n_ctx: int, settings: Settings) -> int:
         """The same for another (padded) context."""
         return cells(kind, n_ctx, self._hp.n_swa, settings.n_ubatch, settings.swa_full)
 
@@ -180,11 +186,11 @@ class CacheSizes:
         n = self._hp.n_layer_all
         per_layer = {kind: [0] * n for kind in self.kinds}
         pads = [0] * n
-        for row in self.plan.rows:
+        for row in self.layout.rows:
             # without flash attention V is stored transposed, all layers as wide as the widest
-            wide = 0 if flash or not row.v or row.apart else self.plan.v_row_max
+            wide = 0 if flash or not row.v or row.own_buffer else self.layout.v_row_max
             v = max(row.v, wide)
-            per_layer[row.kind][row.layer] += k_type.row_bytes(row.k) + v_type.row_bytes(v)
+            per_layer[row.cells][row.layer] += k_type.row_bytes(row.k) + v_type.row_bytes(v)
             pads[row.layer] += row_padding(k_type.ggml, row.k, layout)
             pads[row.layer] += row_padding(v_type.ggml, v, layout) if v else 0
         self._sums[key] = {kind: (0, *accumulate(x)) for kind, x in per_layer.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tuner.machine.backends import backends
 from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES, CacheType
-from tuner.memory.kv_cache import plan_cache
+from tuner.memory.kv_cache import cache_layout
 from tuner.model.model import Model
 from tuner.settings import Settings
 
@@ -22,7 +22,7 @@ def refusal(model: Model, settings: Settings, machine: Machine) -> str | None:
             known = ", ".join(CACHE_TYPES)
             return f"{name} is no type for the {which} cache; llama.cpp takes {known}."
     k, v = CACHE_TYPES[settings.type_k], CACHE_TYPES[settings.type_v]
-    if not plan_cache(model.hparams).rows:
+    if not cache_layout(model.hparams).rows:
         return None  # nothing but recurrent states, which have a type of their own
     flash = settings.flash_attn != "off"
     if model.hparams.row.unfused:
@@ -48,7 +48,7 @@ def _indivisible(model: Model, k: CacheType, v: CacheType) -> str | None:
     for which, kind, heads in (("K", k, hp.head_k), ("V", v, hp.head_v)):
         if not kind.quantized or (which == "V" and hp.mla):
             continue
-        for il in (row.layer for row in plan_cache(hp).rows):
+        for il in (row.layer for row in cache_layout(hp).rows):
             if heads[il] % kind.block:
                 return (
                     f"{kind.name} stores blocks of {kind.block} elements, which do not divide "
@@ -81,7 +81,7 @@ def slow_attention(model: Model, settings: Settings, machine: Machine) -> str | 
     """The backend whose default build has no fast attention kernel for these cache types and
     converts the cache to f16 at every step; None where attention is as fast as can be."""
     fused = settings.flash_attn != "off" and not model.hparams.row.unfused
-    if not (settings.n_gpu_layers > 0 and fused and plan_cache(model.hparams).rows):
+    if not (settings.n_gpu_layers > 0 and fused and cache_layout(model.hparams).rows):
         return None
     rows = backends(gpu.backend for gpu in machine.gpus)
     pair = (settings.type_k, settings.type_v)
@@ -122,7 +122,7 @@ def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]
 def _odd_heads(model: Model, machine: Machine) -> str:
     """Head sizes for which a backend has no fused kernel, so that attention runs on the CPU."""
     hp = model.hparams
-    heads = dict.fromkeys((hp.head_k[r.layer], hp.head_v[r.layer]) for r in plan_cache(hp).rows)
+    heads = dict.fromkeys((hp.head_k[r.layer], hp.head_v[r.layer]) for r in cache_layout(hp).rows)
     for row in backends(gpu.backend for gpu in machine.gpus):
         for k, v in heads:
             if not row.has_kernel_for_heads(k, v):

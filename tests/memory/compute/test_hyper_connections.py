@@ -16,7 +16,7 @@ from tuner.memory.compute.replica.deepseek4 import ratio_of
 from tuner.memory.compute.replica.glm5_next import pool_inputs
 from tuner.memory.compute.replica.hyper_connections import spread
 from tuner.memory.compute.replica.sparse_counts import counts
-from tuner.memory.kv_cache import ALL, WINDOW, plan_cache
+from tuner.memory.kv_cache import ALL, WINDOW, Cells, cache_layout
 from tuner.model.hparams import HParams
 
 
@@ -25,7 +25,7 @@ def _hparams(folder: Path, architecture: str, **keys: Any) -> HParams:
     return made_up(folder / "m.gguf", architecture, stated, n_layer=5).hparams
 
 
-def _builder(hp: HParams, u: int, *cells: tuple[int, int]) -> LayerBuilder:
+def _builder(hp: HParams, u: int, *cells: tuple[Cells, int]) -> LayerBuilder:
     of_context = counts(hp, u, dict(cells))
     shape = Shape(u, cells, True, False, False, False, 0.0, 0.0, counts=of_context)
     return LayerBuilder(hp, shape, Graph())
@@ -52,8 +52,8 @@ def test_every_layer_of_deepseek4_has_a_window(tmp_path: Path) -> None:
 
 def test_a_ratio_says_what_a_layer_of_deepseek4_caches(tmp_path: Path) -> None:
     """All have a window; ratio 4 adds compressed keys and the indexer's, ratio 128 keys alone."""
-    rows = plan_cache(_hparams(tmp_path, "deepseek4", **_DEEPSEEK4)).rows
-    kinds = [[row.kind for row in rows if row.layer == il] for il in range(5)]
+    rows = cache_layout(_hparams(tmp_path, "deepseek4", **_DEEPSEEK4)).rows
+    kinds = [[row.cells for row in rows if row.layer == il] for il in range(5)]
     assert kinds == [[WINDOW], [WINDOW, 4, 4], [WINDOW, 128], [WINDOW], [WINDOW, 4, 4]]
 
 
@@ -65,9 +65,9 @@ def test_qwen4exp_keeps_the_ngrams_of_one_layer(tmp_path: Path) -> None:
         "hyper_connection__count": 4, "attention__indexer__key_length": 128,
         "attention__indexer__kpool": 4, "full_attention_interval": 4,
     }  # fmt: skip
-    plan = plan_cache(_hparams(tmp_path, "qwen4exp", **keys))
-    assert (1, 4 * 3 * 3 * 4 * 256) in plan.states
-    assert [row.k for row in plan.rows if row.v == 0] == [128]
+    layout = cache_layout(_hparams(tmp_path, "qwen4exp", **keys))
+    assert (1, 4 * 3 * 3 * 4 * 256) in layout.states
+    assert [row.k for row in layout.rows if row.v == 0] == [128]
 
 
 # ---------------------------------------------------------------------- streams

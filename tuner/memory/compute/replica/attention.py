@@ -13,7 +13,7 @@ from math import prod
 from tuner.memory.compute.graph import F16, HOST, Node
 from tuner.memory.compute.replica.builder import Shape, Tensors
 from tuner.memory.compute.replica.feed_forward import FeedForward
-from tuner.memory.kv_cache import ALL, WINDOW
+from tuner.memory.kv_cache import ALL, WINDOW, Cells
 from tuner.model.architectures import architecture
 from tuner.model.hparams import HParams
 
@@ -177,7 +177,9 @@ class LayerBuilder(FeedForward):
             y = self.hadamard(y, kind, "v", dv)
         return y
 
-    def scratch(self, kinds: tuple[int, ...], k_row: int, v_row: int, n_head: int, dv: int) -> int:
+    def scratch(
+        self, kinds: tuple[Cells, ...], k_row: int, v_row: int, n_head: int, dv: int
+    ) -> int:
         """What a GPU's fused attention over caches of these kinds needs beside its result: one
         layer's cache as f16.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tuner.gguf.header import TensorInfo
 from tuner.memory.compute.graph import F16, F32, I32, I64, Graph, Node
 from tuner.memory.compute.replica.sparse_counts import Counts
-from tuner.memory.kv_cache import ALL, WINDOW
+from tuner.memory.kv_cache import ALL, WINDOW, Cells
 from tuner.model.hparams import HParams
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Shape:
     """What a graph is built for: `u` tokens at once, caches of `cells` (by kind)."""
 
     u: int
-    cells: tuple[tuple[int, int], ...]
+    cells: tuple[tuple[Cells, int], ...]
     flash: bool
     overridden: bool  # tensor overrides are in force: no pipeline over several GPUs
     rotate_k: bool  # quantized keys are rotated (Hadamard) before they are stored
@@ -73,7 +73,7 @@ class Parts:
         self.first_value: Node | None = None  # rwkv7: the first layer's, which all others blend in
         self.layer = 0  # the number of the current one
         self.cache_device = -1  # where a layer's cache is, if not with its weights
-        self.owners: dict[int, int] = {}  # the device of the last cache of each kind
+        self.owners: dict[Cells, int] = {}  # the device of the last cache of each kind
         self.inputs: dict[tuple[int, str], Node] = {}  # by kind of cache and purpose
         self.routed: Node | None = None  # experts that are chosen without a router
         self.fused = True  # hyper_connections.py
@@ -116,7 +116,7 @@ class Parts:
         g.expand(g.store(Node((0,), 4, (self.no_ids,), device=g.device)))
         return node
 
-    def hadamard(self, x: Node, kind: int, which: str, head: int) -> Node:
+    def hadamard(self, x: Node, kind: Cells, which: str, head: int) -> Node:
         """`llama_mul_mat_hadamard`: a small matrix times x."""
         rot = 64
         if which == "k":

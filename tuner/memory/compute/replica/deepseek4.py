@@ -12,10 +12,9 @@ from math import prod
 
 from tuner.memory.compute.graph import F16, F32, I32, I64, Node
 from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
-from tuner.memory.kv_cache import WINDOW
+from tuner.memory.kv_cache import CSA, HCA, WINDOW, Cells
 
-_CSA, _HCA = 4, 128
-_INDEX = -_CSA  # stands for the indexer's cache beside the one of ratio 4
+_INDEX = -CSA  # stands for the indexer's cache beside the one of ratio 4
 
 
 def compressed_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
@@ -27,12 +26,12 @@ def compressed_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     kv = g.view(b.norm(t, "attn_kv_a_norm", b.mm(t, "attn_kv", x)), d, 1, u)
     kv = g.over(kv, b.pos)
     ratio = ratio_of(t)
-    if ratio == _CSA:
-        _compress(b, t, x, "attn", _CSA, d)
+    if ratio == CSA:
+        _compress(b, t, x, "attn", CSA, d)
         _compress(b, t, x, "indexer", _INDEX, hp.indexer_head)
-    elif ratio == _HCA:
-        _compress(b, t, x, "attn", _HCA, d)
-    top = _top_rows(b, t, x, low) if ratio == _CSA else None
+    elif ratio == HCA:
+        _compress(b, t, x, "attn", HCA, d)
+    top = _top_rows(b, t, x, low) if ratio == CSA else None
     turned = _turned(b, d)
     if turned:
         q, kv = (_rotate(b, v, WINDOW, d) for v in (q, kv))
@@ -46,7 +45,7 @@ def compressed_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     mask = b.masks[WINDOW]
     element = F16 if b.shape.flash else F32
     if ratio:
-        rows = b.cells[ratio]
+        rows = b.cells[Cells(ratio)]
         compressed = g.outside(int(rows * d * bytes_k), g.device)
         cells += rows
         keys = Node((d, 1, cells), 1, (keys, compressed))
@@ -55,7 +54,7 @@ def compressed_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
         if top is not None:
             beside = _shown(b, beside, top)
         mask = Node((cells, u), element, (mask, beside))
-    y = _attend(b, q, keys, mask, (WINDOW, ratio) if ratio else (WINDOW,))
+    y = _attend(b, q, keys, mask, (WINDOW, Cells(ratio)) if ratio else (WINDOW,))
     if turned:
         y = _rotate(b, y, WINDOW, d)
     y = g.over(g.view(y, d, n, u), b.pos)
@@ -97,7 +96,7 @@ def _input(b: LayerBuilder, kind: int, name: str, n: int, element: int = I32) ->
 def _mask(b: LayerBuilder, ratio: int, element: int = 0) -> Node:
     element = element or (F16 if b.shape.flash else F32)
     key = (ratio, "mask")
-    return b.inputs.setdefault(key, b.g.input(b.cells[abs(ratio)], b.u, element=element))
+    return b.inputs.setdefault(key, b.g.input(b.cells[Cells(abs(ratio))], b.u, element=element))
 
 
 def _compress(b: LayerBuilder, t: Tensors, x: Node, name: str, kind: int, d: int) -> None:
@@ -105,7 +104,7 @@ def _compress(b: LayerBuilder, t: Tensors, x: Node, name: str, kind: int, d: int
     With ratio 4 each row looks back at the four tokens before its own."""
     g, u = b.g, b.u
     ratio = abs(kind)
-    overlap = ratio == _CSA
+    overlap = ratio == CSA
     wide = 2 * d if overlap else d
     kept = 2 * ratio if overlap else ratio  # rows of state
     blocks = b.counts[f"blocks of {ratio}"]
@@ -171,7 +170,7 @@ def _top_rows(b: LayerBuilder, t: Tensors, x: Node, low: Node) -> Node:
     heads = q.shape[0] // d
     q = _rotate(b, g.over(g.view(q, d, heads, u), b.pos), _INDEX, d)
     weights = g.over(b.mm(t, "indexer.proj", x))
-    rows = b.cells[_CSA]
+    rows = b.cells[CSA]
     cached = g.outside(int(rows * d * b.shape.k_bytes), g.device)
     q = g.view(q, d, heads, u)
     score = g.new(rows, u, of=(q, cached, g.view(weights, heads, u), _mask(b, _INDEX, F16)))
@@ -192,7 +191,7 @@ def _shown(b: LayerBuilder, mask: Node, top: Node) -> Node:
     return Node((cells, u), element, (g.view(rows, cells, u), mask), inplace=True)
 
 
-def _attend(b: LayerBuilder, q: Node, keys: Node, mask: Node, kinds: tuple[int, ...]) -> Node:
+def _attend(b: LayerBuilder, q: Node, keys: Node, mask: Node, kinds: tuple[Cells, ...]) -> Node:
     """`build_attn_mha` where the keys are the values too."""
     g, u = b.g, b.u
     d, n, _ = q.shape

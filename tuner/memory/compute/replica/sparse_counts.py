@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tuner.memory.kv_cache import ALL
+from tuner.memory.kv_cache import ALL, CSA, Cells
 from tuner.model.hparams import HParams
 
 Counts = tuple[tuple[str, int], ...]
 GATHERING = 16  # the largest batch of which each token attends to a copy of what it picked
 
 
-def counts(hp: HParams, u: int, cells: Mapping[int, int]) -> Counts:
+def counts(hp: HParams, u: int, cells: Mapping[Cells, int]) -> Counts:
     """By name, what the builders of a model's layers read of a batch of `u` tokens and of caches
     with these cells."""
     indexer = hp.row.indexer
@@ -33,14 +33,14 @@ def counts(hp: HParams, u: int, cells: Mapping[int, int]) -> Counts:
     return ()
 
 
-def _of_compressed(hp: HParams, u: int, cells: Mapping[int, int]) -> Counts:
+def _of_compressed(hp: HParams, u: int, cells: Mapping[Cells, int]) -> Counts:
     """deepseek4.py: the rows that a batch completes, those that it leaves behind, and
     how many an indexer picks."""
     found = [(f"blocks of {ratio}", u // ratio + 1) for ratio in cells if ratio > 1]
     # twice the ratio where a row looks back at the tokens of the one before
     found += [(f"{rows} kept", min(u, rows)) for rows in (8, 128)]
-    if 4 in cells:
-        found.append(("top", min(cells[4], hp.indexer_top_k)))
+    if CSA in cells:
+        found.append(("top", min(cells[CSA], hp.indexer_top_k)))
     return tuple(found)
 
 
@@ -68,7 +68,7 @@ def _of_blocks(hp: HParams, n: int) -> Counts:
     return tuple(found)
 
 
-def gathers(hp: HParams, u: int, cells: Mapping[int, int]) -> bool:
+def gathers(hp: HParams, u: int, cells: Mapping[Cells, int]) -> bool:
     """Whether the few tokens of a small batch attend to copies of what they picked (glm5-next)."""
     if hp.row.indexer is None or hp.row.indexer.picks != "pools" or hp.indexer_kpool < 1:
         return False
@@ -81,7 +81,7 @@ _TILE = (8, 64)  # tokens and cells (OP_FLASH_ATTN_EXT_NQPSG, _NCPSG in ggml-met
 _VECTORS = 32  # the largest batch for which Metal has its attention kernel for vectors
 
 
-def metal_counts(u: int, cells: Mapping[int, int]) -> Counts:
+def metal_counts(u: int, cells: Mapping[Cells, int]) -> Counts:
     """What `LayerBuilder.scratch` reads for Metal: the tiles of the mask, by kind of cache, and
     the tokens for which partial results are kept."""
     tokens, width = _TILE
