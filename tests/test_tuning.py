@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.gguf_files import tiny_llama
 from tests.support.giants import LLAMA_8B, giant_path, gpu, machine
-from tests.support.launches import launcher, run
+from tests.support.launches import launcher, loaded, run
 from tests.support.scripted_worker import scripted_worker
 from tui.command.cli import main
 from tuner import launch, tuning
@@ -33,14 +33,12 @@ def test_a_profile_that_still_fits_is_kept(
     tiny_model: Path, tmp_path: Path, pretend: Machine
 ) -> None:
     """Other settings that were saved, fit and are about as good stay, and the report says so."""
-    _, running = run(launcher(tiny_model, tmp_path).start())
-    running.close()
+    loaded(tiny_model, tmp_path)
     profiles = Profiles()
     profile = profiles.list()[0]
     other = replace(profile.settings, n_ubatch=256)
     profiles.save(replace(profile, settings=other, saved_at=""))
-    _, again = run(launcher(tiny_model, tmp_path).start())
-    again.close()
+    again = loaded(tiny_model, tmp_path)
     assert again.plan.chosen.settings == other
     assert "kept as saved" in " ".join(again.plan.reasons)
 
@@ -51,11 +49,9 @@ def test_a_profile_that_no_longer_fits_is_planned_again(
     """Less memory than when it was saved: a new plan, and the reason shown."""
     monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(8)))
     path = giant_path(LLAMA_8B)
-    _, running = run(launcher(path, tmp_path).start())
-    running.close()
+    running = loaded(path, tmp_path)
     monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(4)))
-    _, again = run(launcher(path, tmp_path).start())
-    again.close()
+    again = loaded(path, tmp_path)
     assert again.plan.chosen.fits
     assert again.plan.chosen.settings != running.plan.chosen.settings
     assert "no longer fits" in " ".join(again.plan.reasons)
@@ -67,11 +63,9 @@ def test_a_profile_of_other_gpus_is_planned_again(
     """Layers saved for a GPU are not asked of a machine that has none now."""
     monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(8)))
     path = giant_path(LLAMA_8B)
-    _, running = run(launcher(path, tmp_path).start())
-    running.close()
+    loaded(path, tmp_path)
     monkeypatch.setattr(devices, "measure", lambda **_: machine())
-    _, again = run(launcher(path, tmp_path).start())
-    again.close()
+    again = loaded(path, tmp_path)
     assert again.settings.n_gpu_layers == 0
     assert "other GPUs" in " ".join(again.plan.reasons)
 
@@ -148,8 +142,7 @@ def saved(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A profile, on a machine without GPUs, of settings that nobody would choose afresh and a
     speed that nobody would predict."""
     monkeypatch.setattr(devices, "measure", lambda **_: machine())
-    _, running = run(launcher(tiny_model, tmp_path).start())
-    running.close()
+    loaded(tiny_model, tmp_path)
     (profile,) = Profiles().list()
     odd = replace(profile.settings, n_ubatch=256)
     return replace(profile, settings=odd, decode_tps=1.0, prompt_tps=1.0)
@@ -199,8 +192,7 @@ def test_a_load_by_another_engine_replaces_what_the_first_taught(
     """Speeds of the old engine are not handed on to the profile of the new one."""
     fresh = planned(tiny_model).chosen.settings
     Profiles().save(replace(saved, settings=fresh, engine_version="0.3.1"))
-    _, running = run(launcher(tiny_model, tmp_path).start())
-    running.close()
+    loaded(tiny_model, tmp_path)
     (profile,) = Profiles().list()
     assert (profile.engine_version, profile.decode_tps) == (ENGINE_VERSION, None)
 
@@ -237,8 +229,7 @@ def test_an_engine_that_the_arithmetic_was_not_made_for(
     assert [installed in w for w in plan.warnings] == [True]
     sources = {c.footprint.source for c in (plan.chosen, *plan.alternatives, *plan.fallbacks)}
     assert sources == {"assumed"}
-    _, running = run(launcher(tiny_model, tmp_path).start())
-    running.close()
+    running = loaded(tiny_model, tmp_path)
     assert running.plan.chosen.footprint.source == "dry run"
     assert [installed in w for w in running.warnings] == [True]
     (profile,) = Profiles().list()

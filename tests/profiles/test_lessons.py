@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launches import ASK, launcher, run
+from tests.support.launches import ASK, launcher, loaded, run
 from tuner.engine.protocol import Sampling
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
@@ -26,8 +26,7 @@ def test_what_worked_is_saved_and_used_again(
     assert [p.settings for p in saved] == [running.plan.chosen.settings]
     assert saved[0].decode_tps
     assert saved[0].predicted
-    _, again = run(launcher(tiny_model, tmp_path).start())
-    again.close()
+    again = loaded(tiny_model, tmp_path)
     assert again.plan.chosen.settings == running.plan.chosen.settings
 
 
@@ -49,8 +48,7 @@ def test_a_death_by_instruction_is_remembered(
     running.close()
     assert Profiles().machine_facts().use_extra_bufts is False
     assert "repacked" in " ".join(running.warnings)
-    _, again = run(launcher(tiny_model, tmp_path).start())
-    again.close()
+    again = loaded(tiny_model, tmp_path)
     assert again.settings.use_extra_bufts is False
 
 
@@ -61,8 +59,7 @@ def test_the_driver_s_share_is_learned(
     readings = iter([{"GPU0": 1 * GIB}, {"GPU0": 1 * GIB + 300 * MIB}])
     monkeypatch.setattr("tuner.launch.gpu_used_bytes", lambda _: next(readings))
     monkeypatch.setattr(devices, "gpu_used_bytes", lambda _: next(readings))
-    _, running = run(launcher(tiny_model, tmp_path).start())
-    running.close()
+    running = loaded(tiny_model, tmp_path)
     (overhead,) = Profiles().machine_facts().gpu_overhead.values()
     use = running.actual.footprint.uses[0]
     assert overhead == 300 * MIB - (use.total - use.overhead)

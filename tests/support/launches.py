@@ -21,6 +21,13 @@ def launcher(
     return Launcher(LaunchRequest(path, wishes or Wishes(), threads=1), client)
 
 
+def loaded(path: Path, tmp_path: Path) -> Running:
+    """What one launch of a model ended as; the model process is gone again."""
+    _, running = run(launcher(path, tmp_path).start())
+    running.close()
+    return running
+
+
 def run(it: Iterator[object]) -> tuple[list[object], Running]:
     events = list(it)
     assert isinstance(events[-1], Ready)
