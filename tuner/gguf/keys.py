@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from tuner.gguf.header import Header, SkippedArray, Value
 
 
 class Keys:
-    """Typed access to the metadata of one architecture: `%s.key` becomes `key`."""
+    """Typed access to the metadata of one architecture: `%s.key` becomes `key`.
+
+    Raises FileError where a value is not what its key needs.
+    """
 
     def __init__(self, header: Header, architecture: str):
         self._metadata: Mapping[str, Value | SkippedArray] = header.metadata
@@ -18,6 +22,7 @@ class Keys:
         self.architecture = architecture
 
     def value(self, key: str) -> Value | SkippedArray | None:
+        """As the file has it; None where it has no such key."""
         return self._metadata.get(f"{self.architecture}.{key}")
 
     def integer(self, key: str, default: int = 0) -> int:
@@ -29,20 +34,26 @@ class Keys:
             return default
         if isinstance(found, str):
             raise self.wrong(key, "is a text where a number is expected")
-        if isinstance(found, float) and found != int(found):
+        if isinstance(found, float) and not found.is_integer():  # nor is NaN or infinity one
             raise self.wrong(key, "is not a whole number")
         return int(found)
 
     def number(self, key: str, default: float = 0.0) -> float:
+        """A number of any kind; the default where there is none."""
         found = self.value(key)
         return float(found) if isinstance(found, (int, float)) else default
 
     def array(self, key: str) -> tuple[int, ...] | None:
-        """The elements, where the key holds an array."""
+        """The elements as whole numbers, where the key holds an array of numbers."""
         found = self.value(key)
-        if not isinstance(found, tuple) or any(isinstance(v, str) for v in found):
+        if not isinstance(found, tuple):
             return None
-        return tuple(int(v) for v in found)
+        numbers = [v for v in found if not isinstance(v, str)]
+        if len(numbers) < len(found):
+            return None
+        if not all(map(math.isfinite, numbers)):
+            raise self.wrong(key, "lists what is no number")
+        return tuple(map(int, numbers))
 
     def per_layer(self, key: str, n: int, default: tuple[int, ...]) -> tuple[int, ...]:
         """One number per layer, stated once or as an array (`get_key_or_arr`)."""
@@ -59,5 +70,6 @@ class Keys:
         return (self.integer(key),) * n
 
     def wrong(self, key: str, what: str) -> FileError:
+        """The error to raise where a key's value cannot be used."""
         name = f"{self.architecture}.{key}"
         return FileError("malformed", self.path, f"{self.path}: the metadata key {name} {what}.")

@@ -1,0 +1,96 @@
+"""The metadata of an architecture: what a file may say of a key, and what it may not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner.errors import FileError
+from tuner.gguf.header import Header, SkippedArray
+from tuner.gguf.keys import Keys
+
+BOOL = 7  # enum gguf_type
+LONG = SkippedArray(BOOL, 70_000)
+
+
+def keys(**values: Any) -> Keys:
+    metadata = {f"llama.{name}": value for name, value in values.items()}
+    header = Header(Path("m.gguf"), 3, {**metadata, "other.a": 9}, (), (0,), (0,))
+    return Keys(header, "llama")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(5, 5), (5.0, 5), (True, 1), ((7, 8), 7), ((7.0,), 7), ((), 3), (LONG, 3), (-1, -1)],
+)
+def test_a_whole_number(value: object, expected: int) -> None:
+    """As it stands, or the first of an array; the default where there is nothing to take."""
+    assert keys(a=value).integer("a", 3) == expected
+
+
+def test_keys_of_other_architectures_are_not_read() -> None:
+    assert keys().integer("a", 3) == 3
+    assert keys().value("a") is None
+
+
+@pytest.mark.parametrize("bad", ["eight", 1.5, math.nan, math.inf, -math.inf, ("a",), (math.nan,)])
+def test_what_is_no_whole_number_is_named(bad: object) -> None:
+    """The file is called malformed, with the key, whatever kind of nonsense it is."""
+    with pytest.raises(FileError, match=r"m\.gguf: the metadata key llama\.a is"):
+        keys(a=bad).integer("a")
+    if not isinstance(bad, tuple):
+        with pytest.raises(FileError, match=r"llama\.a"):
+            keys(a=bad).per_layer("a", 2, ())
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.5, 0.5), (2, 2.0), ("no", 1.0), (None, 1.0), ((2.0,), 1.0), (LONG, 1.0)],
+)
+def test_a_number_of_any_kind(value: object, expected: float) -> None:
+    assert keys(a=value).number("a", 1.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ((1, 2), (1, 2)),
+        ((True, False), (1, 0)),
+        ((1.0,), (1,)),
+        ((), ()),
+        (3, None),
+        (("a",), None),
+    ],
+)
+def test_an_array(value: object, expected: tuple[int, ...] | None) -> None:
+    """Of numbers; anything else is no array."""
+    assert keys(a=value).array("a") == expected
+    assert keys(a=LONG).array("a") is None
+
+
+@pytest.mark.parametrize("bad", [(1.0, math.nan), (math.inf,)])
+def test_an_array_of_no_numbers_is_malformed(bad: tuple[float, ...]) -> None:
+    with pytest.raises(FileError, match=r"llama\.a lists what is no number"):
+        keys(a=bad).array("a")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(4, (4, 4, 4)), ((1, 2, 3), (1, 2, 3)), ((1, 2, 3, 4), (1, 2, 3)), (None, (9, 9, 9))],
+)
+def test_one_number_per_layer(value: object, expected: tuple[int, ...]) -> None:
+    """Stated once for all, or for each of them and perhaps for more."""
+    given = {} if value is None else {"a": value}
+    assert keys(**given).per_layer("a", 3, (9, 9, 9)) == expected
+
+
+@pytest.mark.parametrize(
+    ("bad", "listed"), [((1, 2), 2), ((), 0), (("a", "b", "c"), 3), (LONG, 70_000)]
+)
+def test_too_few_layers_are_malformed(bad: object, listed: int) -> None:
+    """The message says how many there are and how many it takes."""
+    with pytest.raises(FileError, match=f"lists {listed} layers, the model has 3"):
+        keys(a=bad).per_layer("a", 3, ())
