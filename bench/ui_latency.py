@@ -26,9 +26,9 @@ from textual import events
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from tests.support.chat_fakes import FakeRunning, chat_screen, make_app
-from tui.screens.chat import ChatScreen
-from tui.storage.conversations import Conversations
-from tui.widgets.prompt import Prompt
+from tui.screens import ChatScreen
+from tui.storage import Conversations
+from tui.widgets import Prompt
 from tuner.engine.protocol import Done, Message, Sampling, Text
 
 BEAT_SECONDS = 0.002

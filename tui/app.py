@@ -10,16 +10,12 @@ from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
 
-from tui.answering.conversation import Chat
+from tui.answering import Chat
 from tui.keymap import Keymap, Place, Show
 from tui.ports import ModelLauncher, RunningModel
+from tui.screens import ChatScreen, ConversationsScreen, KeysScreen, LoadingScreen
 from tui.screens.bindings import bindings
-from tui.screens.chat import ChatScreen
-from tui.screens.conversations import ConversationsScreen
-from tui.screens.keys import KeysScreen
-from tui.screens.loading import LoadingScreen
-from tui.storage.conversations import Conversations
-from tui.storage.recorder import Recorder
+from tui.storage import Conversations, Recorder
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode, KvchatError, UsageError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tui.storage import schema
+from tui.storage import Recorder, schema
 from tui.storage.conversations import (
     Conversation,
     Conversations,
@@ -20,7 +20,6 @@ from tui.storage.conversations import (
     StoreError,
     default_path,
 )
-from tui.storage.recorder import Recorder
 
 
 def message(key: str, parent: str | None, content: str, **fields: object) -> StoredMessage:

@@ -21,7 +21,7 @@ from tests.support.chat_fakes import (
 from tests.support.scripted_worker import scripted_worker
 from tui.app import KvchatApp
 from tui.ports import Ready, Stage
-from tui.storage.conversations import Conversations
+from tui.storage import Conversations
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Generate, Load, Message, Progress, Sampling
 

@@ -26,13 +26,10 @@ from tests.support.chat_fakes import (
 from tui.app import KvchatApp
 from tui.key_file import FILE, read_keymap
 from tui.keymap import ACTIONS, BY_ID, Action, Keymap, Place, Show, markdown
-from tui.screens.chat import ChatScreen
+from tui.screens import ChatScreen, KeysScreen, LoadingScreen, ReportScreen
 from tui.screens.conversations import ConversationsScreen, RenameScreen
-from tui.screens.keys import KeysScreen
-from tui.screens.loading import LoadingScreen
-from tui.screens.report import ReportScreen
-from tui.storage.conversations import Conversations
-from tui.widgets.prompt import Prompt
+from tui.storage import Conversations
+from tui.widgets import Prompt
 from tuner.engine.protocol import Sampling
 
 OWNERS: dict[Place, type[DOMNode]] = {

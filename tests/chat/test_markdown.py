@@ -92,8 +92,8 @@ async def drawn_whole() -> list[str]:
 @pytest.mark.parametrize("size", [3, 17, 80, 500])
 async def test_streamed_is_drawn_as_the_whole(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the pieces, the same rows are on the screen in the end. The fence is cut twice."""
-    monkeypatch.setattr("tui.answering.segments.FENCE_LINES", 10)
-    monkeypatch.setattr("tui.answering.segments.FENCE_LINES_MAX", 15)
+    monkeypatch.setattr("tui.widgets.segments.FENCE_LINES", 10)
+    monkeypatch.setattr("tui.widgets.segments.FENCE_LINES_MAX", 15)
     whole = await drawn_whole()
     app = Sheet("")
     async with app.run_test(size=SIZE) as pilot:

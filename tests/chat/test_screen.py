@@ -24,14 +24,11 @@ from tests.support.chat_fakes import (
     until,
 )
 from tui.app import KvchatApp
-from tui.screens.conversations import ConversationsScreen
-from tui.screens.loading import LoadingScreen
-from tui.screens.report import ReportScreen
-from tui.storage.conversations import Conversation, Conversations, StoredMessage
+from tui.screens import ConversationsScreen, LoadingScreen, ReportScreen
+from tui.storage import Conversation, Conversations, StoredMessage
+from tui.widgets import ActivityLine, Prompt, StatusLine
 from tui.widgets.markdown import Segment
 from tui.widgets.messages import Reasoning
-from tui.widgets.prompt import Prompt
-from tui.widgets.status_lines import ActivityLine, StatusLine
 from tui.widgets.transcript import LIVE, PAGE, Transcript
 from tuner.engine.protocol import PromptProgress, Sampling
 from tuner.errors import EngineError, FileError

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tui.answering.conversation import Chat, title_of
 from tui.answering.reasoning import ReasoningSplitter
-from tui.answering.segments import FENCE_LINES_MAX, Segmenter
 from tui.status import Status, compose, gauge
+from tui.widgets.segments import FENCE_LINES_MAX, Segmenter
 from tuner.units import GIB
 
 # ---------------------------------------------------------------- segments

@@ -14,9 +14,9 @@ from textual.pilot import Pilot
 
 from tui.app import KvchatApp
 from tui.ports import Ready, Retry, Stage
-from tui.screens.chat import ChatScreen
-from tui.storage.conversations import Conversations
-from tui.widgets.prompt import Prompt
+from tui.screens import ChatScreen
+from tui.storage import Conversations
+from tui.widgets import Prompt
 from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
 from tuner.errors import EngineCancelled, KvchatError
 from tuner.settings import Settings

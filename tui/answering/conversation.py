@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 from tui.ports import RunningModel
-from tui.storage.conversations import Conversation, StoredMessage
+from tui.storage import Conversation, StoredMessage
 from tuner.engine.protocol import Done, Message, Sampling
 
 TITLE_CHARS = 60

@@ -8,14 +8,11 @@ from dataclasses import replace
 
 from tui.answering.conversation import Chat, measured
 from tui.answering.generation import Generation
-from tui.answering.keystrokes import Keystrokes
 from tui.answering.reasoning import ReasoningSplitter
 from tui.status import gauge
-from tui.storage.conversations import StoredMessage
-from tui.storage.recorder import Recorder
-from tui.widgets.messages import AnswerMessage
-from tui.widgets.status_lines import ActivityLine
-from tui.widgets.transcript import Transcript
+from tui.storage import Recorder, StoredMessage
+from tui.widgets import ActivityLine, AnswerMessage, Transcript
+from tui.widgets.keystrokes import Keystrokes
 from tuner.engine.protocol import PromptProgress
 
 PERIOD = 0.05  # seconds between two drawings,

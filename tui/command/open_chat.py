@@ -6,7 +6,7 @@ import sys
 
 from tui.app import KvchatApp
 from tui.key_file import read_keymap
-from tui.storage.conversations import Conversations
+from tui.storage import Conversations
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode
 from tuner.launch import Launcher

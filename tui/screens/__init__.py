@@ -1,0 +1,12 @@
+"""The screens, each with its keys from the table in keymap.py.
+
+What a screen does in threads is beside it: `reloading` and `measuring` for the chat.
+"""
+
+from tui.screens.chat import ChatScreen
+from tui.screens.conversations import ConversationsScreen
+from tui.screens.keys import KeysScreen
+from tui.screens.loading import LoadingScreen
+from tui.screens.report import ReportScreen
+
+__all__ = ["ChatScreen", "ConversationsScreen", "KeysScreen", "LoadingScreen", "ReportScreen"]

@@ -15,9 +15,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Tooltip
 
-from tui.answering.conversation import Chat
-from tui.answering.generation import Generation
-from tui.answering.painter import Painter
+from tui.answering import Chat, Generation, Painter
 from tui.keymap import Keymap, Place, Show
 from tui.ports import RunningModel
 from tui.screens import advice
@@ -28,12 +26,8 @@ from tui.screens.measuring import Measuring
 from tui.screens.reloading import Reloading
 from tui.screens.report import ReportScreen
 from tui.status import Status
-from tui.storage.conversations import Conversations
-from tui.storage.recorder import Recorder
-from tui.widgets.messages import AnswerMessage
-from tui.widgets.prompt import Prompt
-from tui.widgets.status_lines import ActivityLine, Hints, StatusLine
-from tui.widgets.transcript import Transcript
+from tui.storage import Conversations, Recorder
+from tui.widgets import ActivityLine, AnswerMessage, Hints, Prompt, StatusLine, Transcript
 from tuner.engine.protocol import Sampling
 from tuner.errors import KvchatError
 from tuner.safe_text import one_line

@@ -18,8 +18,8 @@ from textual.widgets.option_list import Option
 
 from tui.keymap import Keymap, Place, Show
 from tui.screens.bindings import bindings
-from tui.storage.conversations import Conversations, Hit
-from tui.widgets.status_lines import Hints
+from tui.storage import Conversations, Hit
+from tui.widgets import Hints
 from tuner.errors import KvchatError
 from tuner.safe_text import one_line
 

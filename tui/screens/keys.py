@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from tui.keymap import ACTIONS, Keymap, Place, Show
 from tui.screens.bindings import bindings
-from tui.widgets.status_lines import Hints
+from tui.widgets import Hints
 
 REMAP = 'Other keys: a line like "model.report" = "f3" in keys.toml, in the folder of settings.'
 COLUMN_MAX = 24  # cells for the keys; what is longer moves its sentence on

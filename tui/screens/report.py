@@ -15,7 +15,7 @@ from textual.widgets import Static
 from tui.keymap import Keymap, Place, Show
 from tui.ports import RunningModel
 from tui.screens.bindings import bindings
-from tui.widgets.status_lines import Hints
+from tui.widgets import Hints
 from tuner.safe_text import printable
 
 COLUMNS_MIN = 20  # a narrower report says nothing; one may scroll to the right

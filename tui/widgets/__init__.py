@@ -1,0 +1,12 @@
+"""The parts of the chat's screen, from the transcript down to the hints.
+
+`Transcript` holds the messages, `AnswerMessage` one that may grow, `Prompt` what is being written;
+`ActivityLine`, `StatusLine` and `Hints` are the lines below.
+"""
+
+from tui.widgets.messages import AnswerMessage
+from tui.widgets.prompt import Prompt
+from tui.widgets.status_lines import ActivityLine, Hints, StatusLine
+from tui.widgets.transcript import Transcript
+
+__all__ = ["ActivityLine", "AnswerMessage", "Hints", "Prompt", "StatusLine", "Transcript"]

@@ -7,7 +7,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets.markdown import Markdown, MarkdownBlock
 
-from tui.answering.segments import Piece, Segmenter
+from tui.widgets.segments import Piece, Segmenter
 from tuner.safe_text import printable
 
 

@@ -6,7 +6,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Collapsible, Static
 
-from tui.storage.conversations import StoredMessage
+from tui.storage import StoredMessage
 from tui.widgets.markdown import MarkdownText
 from tuner.safe_text import printable
 

@@ -6,8 +6,8 @@ from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
-from tui.answering.keystrokes import Keystrokes
 from tui.keymap import Keymap, Place
+from tui.widgets.keystrokes import Keystrokes
 
 
 class Prompt(TextArea):

@@ -7,7 +7,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.message import Message
 from textual.widget import Widget
 
-from tui.storage.conversations import StoredMessage
+from tui.storage import StoredMessage
 from tui.widgets.messages import AnswerMessage, Notice, UserMessage, widget_for
 
 PAGE = 12  # messages mounted at a time
