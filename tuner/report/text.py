@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from tuner.engine_version import other_engine_text
 from tuner.errors import KvchatError
 from tuner.machine.machine import Device, Process
 from tuner.memory.footprint import ENGINE_KINDS, DeviceUse
@@ -77,7 +78,7 @@ def report_text(
     if gain:
         lines += ["", *_wrap(f"With 1 GiB more: {gain}.", width, "")]
     for warning in plan.warnings:
-        lines += ["", *_wrap(warning, width, "! ", lambda s: style(s, "33"))]
+        lines += ["", *_warning(warning, width, style)]
     return "\n".join(lines) + "\n"
 
 
@@ -222,7 +223,7 @@ def _compare_row(device: str, label: str, guess: int, real: int) -> str:
 
 
 def overview_text(rows: Sequence[tuple[str, Plan | KvchatError]], *, color: bool = False) -> str:
-    """The table over several files: which of them fit, and how."""
+    """The table over several files: which of them fit, and how; then what holds for all."""
     style = Style(color)
     lines = [
         style.head(
@@ -246,7 +247,14 @@ def overview_text(rows: Sequence[tuple[str, Plan | KvchatError]], *, color: bool
         lines.append(
             f"{start} {layers:>7} {s.n_ctx:>9,} {pair:<11} {tps_text(c.speed.decode_tps):>6}"
         )
+    engines = (p.machine.engine_version for _, p in rows if isinstance(p, Plan))
+    for warning in dict.fromkeys(map(other_engine_text, engines)):
+        lines += ["", *_warning(warning, WIDTH, style)] if warning else []
     return "\n".join(lines) + "\n"
+
+
+def _warning(warning: str, width: int, style: Style) -> list[str]:
+    return _wrap(warning, width, "! ", lambda line: style(line, "33"))
 
 
 def _clip(text_: str, width: int) -> str:
