@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.giants import GEMMA_27B, LLAMA_8B, giant
 from tests.support.headers import machine, made_up, real_model
 from tuner.machine.backends import BACKENDS
 from tuner.memory.cache_types import CACHE_TYPES
@@ -134,3 +135,17 @@ def test_odd_heads_and_long_contexts_are_noted(tmp_path: Path) -> None:
 def test_ordinary_settings_have_no_notes(tmp_path: Path) -> None:
     model = made_up(tmp_path / "m.gguf")
     assert notes(model, Settings(4096, n_gpu_layers=99), machine(1, "CUDA")) == ()
+
+
+def test_an_architecture_that_is_not_known_is_noted(tmp_path: Path) -> None:
+    """Its memory goes by the general rule."""
+    model = made_up(tmp_path / "m.gguf", "brand-new")
+    (note,) = notes(model, Settings(512), machine())
+    assert "brand-new is newer than this program" in note
+
+
+def test_a_full_window_cache_is_noted() -> None:
+    """Only of a model that has windows."""
+    windowed = giant(GEMMA_27B)
+    assert any("swa_full" in n for n in notes(windowed, Settings(512, swa_full=True), machine()))
+    assert notes(giant(LLAMA_8B), Settings(512, swa_full=True), machine()) == ()

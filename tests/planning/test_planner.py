@@ -12,6 +12,7 @@ from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, gia
 from tuner.errors import UsageError
 from tuner.machine.machine import Machine
 from tuner.memory.estimator import Estimator
+from tuner.memory.footprint import Footprint
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.planner import make_plan
 from tuner.planning.shortage import GIVEN_UP
@@ -221,3 +222,20 @@ def test_settings_are_what_plans_are_made_of() -> None:
     for c in kept(make_plan(giant(QWEN_30B_A3B), machine(gpu(12)), odd)):
         s: Settings = c.settings
         assert (s.flash_attn, s.use_extra_bufts, s.n_ubatch) == ("auto", False, 64)
+
+
+def test_what_never_fits_exactly_is_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little memory is planned with, the exact footprint is a byte over: no plan fits,
+    and the search ends."""
+    where = machine(gpu(24))
+    exact = Estimator.exact
+
+    def over(estimator: Estimator, s: Settings) -> Footprint:
+        first, *others = exact(estimator, s).uses
+        missing = where.gpus[0].budget + 1 - first.total
+        return Footprint((replace(first, overhead=first.overhead + missing), *others))
+
+    monkeypatch.setattr(Estimator, "exact", over)
+    plan = make_plan(giant(LLAMA_8B), where, Wishes())
+    assert not plan.chosen.fits
+    assert "1 bytes" in plan.reasons[0]

@@ -131,3 +131,35 @@ def test_what_f16_would_do_is_what_it_does(name: str, gib: float) -> None:
     context = f"give {other.settings.n_ctx:,} tokens of context"
     assert (layers in why) == (other.settings.n_gpu_layers != s.n_gpu_layers)
     assert (context in why) == (other.settings.n_ctx != s.n_ctx)
+
+
+def reasons(name: str, where: Machine, wishes: Wishes | None = None) -> str:
+    plan = make_plan(giant(name), where, wishes or Wishes())
+    assert plan.chosen.fits
+    return " ".join(plan.reasons)
+
+
+def test_where_the_layers_are_is_said() -> None:
+    """On one GPU, on several by name, without their experts, in part, or on none."""
+    assert "All 33 layers are on the GPU:" in reasons(LLAMA_8B, machine(gpu(24)))
+    two = machine(gpu(16), gpu(16, 1))
+    assert "All 41 layers are on GPU0 and GPU1:" in reasons(AYA_35B, two)
+    assert "but for the experts of" in reasons(QWEN_30B_A3B, machine(gpu(12)))
+    assert "one more would need" in reasons(LLAMA_8B, machine(gpu(4)))
+    assert "every layer runs on the CPU" in reasons(LLAMA_8B, machine())
+
+
+def test_why_the_context_is_what_it_is() -> None:
+    """All of it, what is left over, what a chat gets, or what memory allows."""
+    assert "all that the model was trained for" in reasons(LLAMA_8B, machine(gpu(80)))
+    assert "Memory left over goes to the context" in reasons(LLAMA_8B, machine(gpu(10)))
+    found = {ram: reasons(LLAMA_8B, machine(ram=ram)) for ram in (6.0, 12.0)}
+    assert "16,384 do not fit" in found[6.0]
+    assert "that a chat gets where nobody asks for more" in found[12.0]
+    assert "The context is" not in reasons(LLAMA_8B, machine(gpu(24)), Wishes(n_ctx=9000))
+
+
+def test_where_f16_does_not_fit_at_all_it_is_said() -> None:
+    """There is no plan to compare with."""
+    why = reasons(LLAMA_8B, machine(ram=12), Wishes(n_ctx=65_536))
+    assert "with f16 nothing fits" in why

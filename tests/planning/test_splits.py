@@ -1,0 +1,50 @@
+"""How layers are shared among GPUs: nothing lost, nobody overfilled that need not be."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.giants import gpu
+from tuner.planning.splits import Counts, candidates, proportional
+
+weights = st.lists(st.integers(0, 1 << 36), min_size=1, max_size=6)
+
+
+@given(total=st.integers(0, 200), weights=weights)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_shares_are_whole_and_lose_nothing(total: int, weights: list[int]) -> None:
+    """Each is within one of its exact share."""
+    counts = proportional(total, weights)
+    assert sum(counts) == total
+    scale = sum(weights)
+    for count, weight in zip(counts, weights, strict=True):
+        exact = total * weight / scale if scale else total / len(weights)
+        assert exact - 1 < count < exact + 1
+
+
+@pytest.mark.parametrize("total", [0, 1, 33])
+def test_one_gpu_takes_all(total: int) -> None:
+    assert candidates(total, [gpu(8)], lambda *_: 0) == [(total,)]
+
+
+@given(
+    total=st.integers(1, 60),
+    rooms=st.lists(st.integers(0, 40), min_size=2, max_size=4),
+    compute=st.integers(0, 3),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_candidates_fill_what_has_room(total: int, rooms: list[int], compute: int) -> None:
+    """Each shares out all layers, each is another, and where all layers have room in the GPUs one
+    after the other, one of the candidates fits."""
+    gpus = [gpu(8, i) for i in range(len(rooms))]
+
+    def room(counts: Counts, g: int, exact: bool) -> int:
+        return rooms[g] - counts[g] - (compute if exact and counts[g] else 0)
+
+    found = candidates(total, gpus, room)
+    assert len(set(found)) == len(found)
+    assert all(sum(counts) == total and min(counts) >= 0 for counts in found)
+    if sum(max(0, r - compute) for r in rooms) >= total:
+        assert any(all(room(c, g, True) >= 0 for g in range(len(rooms))) for c in found)
