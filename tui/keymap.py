@@ -14,9 +14,9 @@ from enum import Enum, Flag, auto
 class Place(Enum):
     """Where an action's key is heard; the value says it in words."""
 
-    APP = "Anywhere"
-    CHAT = "In the chat"
     PROMPT = "While you write"
+    CHAT = "In the chat"
+    APP = "Anywhere"
     LIST = "In the list of conversations"
     RENAME = "While you rename"
     REPORT = "In the fit report"
@@ -70,13 +70,13 @@ _ALWAYS = _IDLE | Show.ANSWERING
 
 # In the order in which hints are shown: those at the end give way where the line is short.
 ACTIONS = (
-    Action("model.reload", ("f5",), "reload", Place.CHAT, "Reload",
-           "Loads the model again after its process died.", "reload the model", Show.DEAD),
     Action("answer.stop", ("escape",), "stop", Place.CHAT, "Stop",
            "Stops the answer and keeps what is written.", "stop",
            Show.ANSWERING | Show.PALETTE, priority=False),
     Action("prompt.send", ("enter",), "send", Place.PROMPT, "Send",
            "Sends the message.", "send", Show.IDLE | Show.WELCOME),
+    Action("model.reload", ("f5",), "reload", Place.CHAT, "Reload",
+           "Loads the model again after its process died.", "reload the model", Show.DEAD),
     Action("prompt.newline", ("ctrl+j", "shift+enter", "alt+enter", "ctrl+enter"), "newline",
            Place.PROMPT, "New line", "Begins a new line.", "newline", _ALWAYS | Show.WELCOME),
     Action("app.keys", ("f1",), "keys", Place.APP, "Keys",
@@ -95,7 +95,7 @@ ACTIONS = (
     Action("answer.copy", ("ctrl+y",), "copy_answer", Place.CHAT, "Copy last answer",
            "Copies the last answer to the clipboard.", "copy", Show.PALETTE),
     Action("chat.interrupt", ("ctrl+c",), "interrupt", Place.CHAT, "Interrupt",
-           "Copies the selection, else stops the answer, else quits when pressed twice."),
+           "Copies a selection, stops an answer, or quits when pressed twice."),
     Action("view.up", ("pageup",), "page(-1)", Place.CHAT, "Scroll up", "Scrolls up."),
     Action("view.down", ("pagedown",), "page(1)", Place.CHAT, "Scroll down", "Scrolls down."),
     Action("view.start", ("ctrl+home",), "to_start", Place.CHAT, "First message",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rich.table import Table
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
-from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
@@ -16,7 +17,7 @@ from tui.screens.bindings import bindings
 from tui.widgets import Hints
 
 REMAP = 'Other keys: a line like "model.report" = "f3" in keys.toml, in the folder of settings.'
-COLUMN_MAX = 24  # cells for the keys; what is longer moves its sentence on
+KEY_CELLS = 13  # for the keys of a row, a key more below where they are longer
 
 
 class KeysScreen(Screen[None]):
@@ -30,22 +31,23 @@ class KeysScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="keys-scroll"):
-            yield Static(self._listing(), id="keys")
+            for place in Place:
+                yield Static(place.value, markup=False, classes="place")
+                yield Static(self._table(place), classes="keys")
+            yield Static(REMAP, markup=False, classes="keys")
         yield Hints()
 
     def on_mount(self) -> None:
         self.query_one(Hints).keys = self._keymap.hints(Show.IDLE, Place.HELP)
         self.query_one("#keys-scroll").focus()
 
-    def _listing(self) -> Content:
-        lines: list[Content] = []
-        for place in Place:
-            lines += [Content(""), Content.styled(place.value, "bold")]
-            for row in ACTIONS:
-                if row.place is place:
-                    keys = f"{self._keymap.labels(row):<{COLUMN_MAX}} "
-                    name = "" if row.fixed else f"  {row.id}"
-                    lines.append(
-                        Content.assemble((keys, "$text-accent"), row.does, (name, "$text-muted"))
-                    )
-        return Content("\n").join([*lines[1:], Content(""), Content.styled(REMAP, "$text-muted")])
+    def _table(self, place: Place) -> Table:
+        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        table.add_column(width=KEY_CELLS, style="bold")
+        table.add_column(ratio=1)
+        table.add_column(justify="right", style="dim")
+        for row in ACTIONS:
+            if row.place is place:
+                keys = Text(self._keymap.labels(row))
+                table.add_row(keys, Text(row.does), Text("" if row.fixed else row.id))
+        return table
