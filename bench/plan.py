@@ -28,8 +28,7 @@ from tuner.gguf.header import read_header
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
 from tuner.model.model import Model, describe
-from tuner.planning.planner import make_plan
-from tuner.planning.solver import Solver
+from tuner.planning import Solver, make_plan
 from tuner.settings import Settings
 from tuner.units import parse_size
 from tuner.wishes import Wishes

@@ -24,8 +24,7 @@ from tuner.engine.protocol import (
 from tuner.errors import EngineCancelled, EngineError, NoFitError
 from tuner.machine.measure import gpu_used_bytes
 from tuner.model.model import Model
-from tuner.planning.differences import difference_text
-from tuner.planning.plan import Plan
+from tuner.planning import Plan, difference_text
 from tuner.profiles.actual import Actual
 from tuner.report import report_text
 from tuner.settings import Settings

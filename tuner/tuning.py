@@ -14,11 +14,7 @@ from tuner.machine import measure
 from tuner.machine.machine import Machine
 from tuner.memory.footprint import Buffer
 from tuner.model.model import Model, describe
-from tuner.planning.plan import Plan
-from tuner.planning.planner import make_plan
-from tuner.planning.solver import Solver
-from tuner.planning.speed import Calibration
-from tuner.planning.verify import verified
+from tuner.planning import Calibration, Plan, Solver, make_plan, verified
 from tuner.profiles.actual import Actual
 from tuner.profiles.lessons import Lessons, known_overheads
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles

@@ -17,7 +17,7 @@ from tuner.demo import demo_model_path
 from tuner.errors import ExitCode, KvchatError, UsageError
 from tuner.gguf.header import read_header
 from tuner.model.model import describe
-from tuner.planning.plan import Plan
+from tuner.planning import Plan
 from tuner.report import error_json, overview_text, report_json, report_text
 from tuner.safe_text import one_line
 from tuner.tuning import Tuning

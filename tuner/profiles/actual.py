@@ -10,7 +10,7 @@ from tuner.memory.mapped_weights import mapped_weights
 from tuner.memory.placement import place
 from tuner.memory.reported import reported_footprint
 from tuner.model.model import Model
-from tuner.planning.plan import Plan
+from tuner.planning import Plan
 from tuner.settings import Settings
 
 NOTABLE = 0.02  # what is off by more is worth recording

@@ -11,7 +11,7 @@ from tuner.machine.machine import Machine
 from tuner.machine.measure import device_key
 from tuner.memory.footprint import Buffer
 from tuner.model.model import Model
-from tuner.planning.plan import Plan
+from tuner.planning import Plan
 from tuner.profiles.actual import Actual, actual_of, differences
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
 from tuner.wishes import Wishes

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tuner.errors import KvchatError
 from tuner.machine.machine import Device, Machine
 from tuner.memory.footprint import KINDS, DeviceUse
-from tuner.planning.plan import Candidate, Plan
+from tuner.planning import Candidate, Plan
 from tuner.settings import Settings
 
 SCHEMA = 1

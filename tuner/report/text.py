@@ -11,8 +11,7 @@ from tuner.errors import KvchatError
 from tuner.machine.machine import Device, Process
 from tuner.memory.footprint import ENGINE_KINDS, DeviceUse
 from tuner.model.model import Model
-from tuner.planning.differences import difference_text
-from tuner.planning.plan import Plan
+from tuner.planning import Plan, difference_text
 from tuner.profiles.actual import Actual, off_by
 from tuner.safe_text import one_line
 from tuner.units import size_text, tps_text
