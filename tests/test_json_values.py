@@ -19,7 +19,7 @@ from tuner.json_values import from_json
 from tuner.planning.planner import make_plan
 from tuner.profiles import profiles as profiles_module
 from tuner.profiles.profiles import Profile, Profiles
-from tuner.report import report_json
+from tuner.report import report_json, report_text
 from tuner.settings import Settings
 from tuner.wishes import Wishes
 
@@ -113,7 +113,10 @@ def test_every_setting_survives_the_profile(more: Settings, tmp_path: Path) -> N
 
 
 def test_every_setting_is_in_the_report(more: Settings) -> None:
-    """What is reported is all that was decided."""
+    """What is reported is all that was decided; people are spared what is as usual."""
     plan = make_plan(giant(LLAMA_8B), machine(gpu(8)), Wishes())
+    assert "use_extra_bufts" not in report_text(plan)
     plan = replace(plan, chosen=replace(plan.chosen, settings=more))
     assert through_json(report_json(plan))["plan"]["settings"] == through_json(asdict(more))
+    for name in ("use_extra_bufts", "swa_full", ADDED):
+        assert f"{name} {getattr(more, name)}" in " ".join(report_text(plan).split())

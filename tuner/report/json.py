@@ -7,14 +7,14 @@ be added; none is renamed within a schema.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from tuner.errors import KvchatError
 from tuner.machine.machine import Device, Machine
 from tuner.memory.footprint import KINDS, DeviceUse
 from tuner.planning import Candidate, Plan
-from tuner.settings import Settings
+from tuner.settings import FIELDS
 
 SCHEMA = 1
 
@@ -81,7 +81,7 @@ _DEVICE = (
     Key("source"),
 )
 _PROCESS = (Key("pid"), Key("name"), Key("device"), Key("used"))
-_SETTINGS = tuple(Key(f.name, _NOTES.get(f.name, "")) for f in fields(Settings))
+_SETTINGS = tuple(Key(name, _NOTES.get(name, "")) for name in FIELDS)
 _FOOTPRINT = (
     Key("device", of=lambda share: share.use.device),
     *map(_kind, KINDS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from tuner.engine_version import other_engine_text
@@ -14,6 +15,7 @@ from tuner.model.model import Model
 from tuner.planning import Plan, difference_text
 from tuner.profiles.actual import Actual, off_by
 from tuner.safe_text import one_line
+from tuner.settings import Settings
 from tuner.units import size_text, tps_text
 
 WIDTH = 80
@@ -37,6 +39,13 @@ _PARTS = (
     _Part("overhead", "░", "33", ("overhead",)),
 )
 _REST = (_Part("in use", "×", "31"), _Part("reserve", "-", "2"), _Part("free", "·", "2"))
+
+
+# Settings that the report has words for; a new one goes by its name.
+_PHRASED = frozenset({
+    "n_ctx", "type_k", "type_v", "n_gpu_layers", "n_cpu_moe", "n_ubatch", "tensor_split",
+    "flash_attn",
+})  # fmt: skip
 
 
 class Style:
@@ -162,6 +171,7 @@ def _settings(plan: Plan, width: int) -> list[str]:
         rows.append(("split", " : ".join(f"{x:g}" for x in s.tensor_split) + " (tensor_split)"))
     rows += [
         ("batch", f"n_ubatch {s.n_ubatch}, flash attention {s.flash_attn}"),
+        *_others(s),
         (
             "speed",
             f"about {tps_text(c.speed.decode_tps)} tokens/s ({c.speed.source}), prompts "
@@ -171,6 +181,15 @@ def _settings(plan: Plan, width: int) -> list[str]:
         ("memory", f"{c.footprint.source}"),
     ]
     return [f"  {name:<11} {value}"[:width] for name, value in rows]
+
+
+def _others(settings: Settings) -> list[tuple[str, str]]:
+    """The settings without a phrase of their own, by name, where they are not as usual."""
+    return [
+        (f.name, f"{getattr(settings, f.name)}")
+        for f in fields(settings)
+        if f.name not in _PHRASED and getattr(settings, f.name) != f.default
+    ]
 
 
 def _table(plan: Plan, width: int) -> list[str]:
