@@ -17,6 +17,7 @@ from tuner import launch, tuning
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Load, Loaded, Progress
 from tuner.engine_version import ENGINE_VERSION
+from tuner.errors import NoFitError
 from tuner.gguf import part
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
@@ -184,6 +185,20 @@ def test_a_profile_of_another_engine_is_planned_again(
     assert saved.saved_at[:10] in why
     assert why.isprintable()
     assert len(why) < 200
+
+
+def test_what_is_missing_is_not_talked_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing fits, the last word is by how much, whatever was saved."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(8)))
+    path = giant_path(LLAMA_8B)
+    loaded(path, tmp_path)
+    (profile,) = Profiles().list()
+    Profiles().save(replace(profile, engine_version="0.3.1"))
+    monkeypatch.setattr(devices, "measure", lambda **_: machine(ram=2))
+    with pytest.raises(NoFitError, match=r"bytes\)"):
+        run(launcher(path, tmp_path).start())
 
 
 def test_a_load_by_another_engine_replaces_what_the_first_taught(

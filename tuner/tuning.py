@@ -98,14 +98,14 @@ class Tuning:
     def _remembered(self, fresh: Plan) -> Plan:
         """The profile's choice in place of a fresh one that is hardly better, or why not."""
         profile = self.lessons.profile
-        if profile is None:
+        if profile is None or not fresh.chosen.fits:
             return fresh
-        saved_on = f"What was saved on {profile.saved_at[:10]}"
+        day = one_line(profile.saved_at[:10])
+        saved_on = f"What was saved on {day}"
         if not self.lessons.comparable:
             return _because(fresh, f"{saved_on} {_other_engine(profile, self.machine)}")
         settings = replace(profile.settings, use_extra_bufts=self.wishes.use_extra_bufts)
-        same = not fresh.chosen.fits or settings == fresh.chosen.settings
-        if same or not self.lessons.for_these_wishes:
+        if settings == fresh.chosen.settings or not self.lessons.for_these_wishes:
             return fresh
         if not self._suits(settings):
             return _because(fresh, f"{saved_on} was for other GPUs: planned again.")
@@ -120,7 +120,6 @@ class Tuning:
                 f"{settings.n_ctx:,} tokens of context) is no longer the best: planned again."
             )
             return _because(fresh, why)
-        day = profile.saved_at[:10]
         why = f"These settings worked on {day} and still fit: they are kept as saved."
         return _because(replace(fresh, chosen=saved), why)
 
