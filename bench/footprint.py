@@ -51,7 +51,7 @@ def spread(model: Model, n_gpus: int, count: int) -> list[Settings]:
                 n_cpu_moe=rng.choice((0, rng.choice((0, *model.moe_layers)))),
                 n_ubatch=rng.choice(UBATCHES),
                 tensor_split=()
-                if n_gpus < 2
+                if n_gpus <= 1
                 else (float(on_first), float(n_gpu_layers - on_first)),
             )
         )

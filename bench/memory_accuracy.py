@@ -65,7 +65,7 @@ def grid(n_layers: int, n_gpus: int, quick: bool) -> Iterator[Settings]:
     """Settings that touch every rule: layers, types, contexts, batches, fusion, experts."""
 
     def on(n_ctx: int, layers: int, **more: object) -> Settings:
-        split = {} if n_gpus < 2 else {"tensor_split": (2.0, *[1.0] * (n_gpus - 1))}
+        split = {} if n_gpus <= 1 else {"tensor_split": (2.0, *[1.0] * (n_gpus - 1))}
         return Settings(n_ctx, n_gpu_layers=layers, use_extra_bufts=False, **split, **more)  # type: ignore[arg-type]
 
     yield on(8192, 99)

@@ -33,6 +33,7 @@ from tuner.engine.protocol import Done, Message, Sampling, Text
 
 BEAT_SECONDS = 0.002
 BLOCKED_MS = 20.0
+LINE_CHARS = 60  # typed before the prompt is cleared: it stays one line
 PART = (
     "## A section with a heading\n\n"
     + "Some *words* of a paragraph with `code` in it and **more** of them. " * 6
@@ -80,7 +81,7 @@ async def type_keys(screen: ChatScreen, seconds: float, pace: float) -> list[flo
     taken: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        if len(prompt.text) > 60:
+        if len(prompt.text) > LINE_CHARS:
             prompt.clear()
         drawn = asyncio.Event()
         length = len(prompt.text)

@@ -9,6 +9,7 @@ from tuner.errors import UsageError
 MIB = 1 << 20
 GIB = 1 << 30
 
+_WHOLE_TPS = 10  # tokens/s from which on a decimal says nothing
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)\s*$", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -32,7 +33,7 @@ def size_text(n_bytes: float) -> str:
 
 def tps_text(tps: float) -> str:
     """Tokens/s with two or three digits: 3.4, 27, 1,520."""
-    return f"{tps:.1f}" if tps < 10 else f"{tps:,.0f}"
+    return f"{tps:.1f}" if tps < _WHOLE_TPS else f"{tps:,.0f}"
 
 
 def parse_size(text: str) -> int:

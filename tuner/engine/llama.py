@@ -33,7 +33,9 @@ _RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: the engine draws one
 
 _NO_VOCABULARY = 0  # LLAMA_VOCAB_TYPE_NONE
 
+# llama_decode (llama.h), and what llama_context::decode makes of GGML_STATUS_ALLOC_FAILED.
 DECODE_OK, DECODE_NO_SLOT, DECODE_ABORTED = 0, 1, 2
+DECODE_ALLOC_FAILED = -2
 
 # Where llama_cpp itself looks (llama_cpp/llama_cpp.py).
 libraries = GgmlLibraries(

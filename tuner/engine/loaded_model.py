@@ -9,6 +9,7 @@ from tuner.engine.abort import AbortFlag
 from tuner.engine.answer import AnswerText
 from tuner.engine.llama import (
     DECODE_ABORTED,
+    DECODE_ALLOC_FAILED,
     DECODE_NO_SLOT,
     DECODE_OK,
     Context,
@@ -34,6 +35,7 @@ from tuner.engine.templates import ChatTemplate
 Emit = Callable[[Event], None]
 
 _FLUSH_SECONDS = 0.03
+_PROGRESS_STEP = 0.01  # of the whole, before progress is told again
 _LOADING_SHARE = 0.95  # of the progress; the rest is context and warm-up
 _WARM_UP_TOKENS = 4  # one alone would not use the matrix kernels (AMX) that may be missing
 _NODE_FLOP = 4e9  # what even a slow CPU computes in well under 100 ms
@@ -86,7 +88,7 @@ class LoadedModel:
 
         def progress(fraction: float) -> bool:
             nonlocal last
-            if fraction - last >= 0.01 or fraction >= 1.0:
+            if fraction - last >= _PROGRESS_STEP or fraction >= 1.0:
                 last = fraction
                 self._emit(Progress(fraction * _LOADING_SHARE))
             return not self._abort
@@ -131,7 +133,7 @@ class LoadedModel:
                 raise CancelledError
             if code != DECODE_OK:
                 raise self._log.failure(
-                    "out_of_memory" if code == -2 else "load_failed",
+                    "out_of_memory" if code == DECODE_ALLOC_FAILED else "load_failed",
                     "the model was loaded but cannot compute",
                 )
         context.synchronize()
@@ -271,5 +273,5 @@ class LoadedModel:
         if code == DECODE_NO_SLOT:
             return LlamaError("context_full", "the context is full")
         self._cache.repair()
-        kind = "out_of_memory" if code == -2 else "decode_failed"
+        kind = "out_of_memory" if code == DECODE_ALLOC_FAILED else "decode_failed"
         return self._log.failure(kind, f"the engine failed to compute (code {code})")

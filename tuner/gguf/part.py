@@ -56,6 +56,7 @@ class Part:
 # can hold terabytes of zeros that look like empty strings.
 MAX_KEY = 65_535  # bytes; the limit that the format names
 MAX_TENSOR_NAME = 63  # bytes; GGML_MAX_NAME in ggml.h, less the terminator
+MAX_DIMS = 4  # of a tensor; GGML_MAX_DIMS in ggml.h
 MAX_LENGTH = 1 << 30  # bytes of a string, elements of an array; gguf.cpp
 KEPT_STRING = 1 << 20  # bytes; a longer one (an embedded tokenizer.json) is stepped over
 KEPT_STRINGS = 16 << 20  # bytes of all strings kept from one file
@@ -71,7 +72,7 @@ _SCALARS = {
     11: struct.Struct("<q"), 12: struct.Struct("<d"),
 }  # fmt: skip
 _U32, _U64 = _SCALARS[4], _SCALARS[10]
-_DIMS = tuple(struct.Struct(f"<{n}Q") for n in range(5))
+_DIMS = tuple(struct.Struct(f"<{n}Q") for n in range(MAX_DIMS + 1))
 _PLACE = struct.Struct("<IQ")  # type and offset of a tensor
 
 # What people pass instead of a GGUF file, by how it begins.
@@ -271,7 +272,7 @@ class _Cursor:
         name = self.name("the name of a tensor", MAX_TENSOR_NAME)
         at = self.pos
         n_dims = self.scalar(_U32)
-        if n_dims > 4:
+        if n_dims > MAX_DIMS:
             self.malformed(f"the tensor {name!r} has {n_dims} dimensions", at)
         self.skip(8 * n_dims)
         shape: tuple[int, ...] = _DIMS[n_dims].unpack_from(self.data, at + 4)

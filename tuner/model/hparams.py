@@ -23,6 +23,7 @@ MAX_EMBEDDING = 1 << 20  # far beyond any model; larger numbers are damage
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 _MROPE_POSITIONS = 4  # numbers that say where a token is where images have places too
 _GLM_5_2_CONTEXT = 1 << 20  # from here on a model is taken for GLM 5.2 (src/models/glm-dsa.cpp)
+_GLM_5_2_INDEXERS = 3, 4  # in its first layers, and in one of so many after them
 _NO_LIMIT = 1e-6  # a limit of gated units up to this is none (src/llama-graph.cpp)
 
 
@@ -337,7 +338,8 @@ def _indexer_layers(keys: Keys, row: Architecture, n_layer: int, n_all: int) -> 
     unlisted = row.indexer.unlisted if row.indexer else "all"
     if keys.value("attention.indexer.types") is None:
         if unlisted == "glm_5_2" and keys.integer("context_length") >= _GLM_5_2_CONTEXT:
-            return tuple(il < 3 or (il - 2) % 4 == 0 for il in range(n_all))
+            first, period = _GLM_5_2_INDEXERS
+            return tuple(il < first or (il - first + 1) % period == 0 for il in range(n_all))
         return (unlisted != "none",) * n_all
     types = keys.per_layer("attention.indexer.types", min(n_layer, n_all), ())
     return tuple(bool(t) for t in types) + (False,) * (n_all - len(types))

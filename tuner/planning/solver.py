@@ -321,7 +321,7 @@ class Solver:
             return [wishes.n_cpu_moe]
         moe_layers = self.model.moe_layers
         first = self.n_items - n_gpu_layers
-        if not moe_layers or n_gpu_layers < 2 or not self.machine.gpus:
+        if not moe_layers or n_gpu_layers <= 1 or not self.machine.gpus:
             return [0]
         start = max(first, moe_layers[0])
         return [0, *range(start + 1, moe_layers[-1] + 2)]

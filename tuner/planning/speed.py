@@ -138,7 +138,7 @@ class SpeedModel:
         if order:
             counts[order[0]] = on_gpu
         seconds = self.decode_seconds(Offload(n_gpu_layers, n_cpu_moe, tuple(counts)))
-        if len(order) < 2 or not on_gpu:
+        if len(order) <= 1 or not on_gpu:
             return seconds
         first, output = self.n_items - on_gpu, self.n_items - 1
         moe = max(first, min(n_cpu_moe, output))

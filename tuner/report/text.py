@@ -19,6 +19,7 @@ from tuner.settings import Settings
 from tuner.units import size_text, tps_text
 
 WIDTH = 80
+BILLION = 1e9
 MAX_HOLDERS = 3  # other processes named per GPU
 
 
@@ -108,7 +109,7 @@ def model_line(model: Model) -> str:
 
 def params_text(n: int) -> str:
     """35.0B, 135M."""
-    return f"{n / 1e9:.1f}B" if n >= 1e9 else f"{n / 1e6:.0f}M"
+    return f"{n / BILLION:.1f}B" if n >= BILLION else f"{n / 1e6:.0f}M"
 
 
 def _device(
