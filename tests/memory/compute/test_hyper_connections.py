@@ -11,7 +11,7 @@ from tests.support.headers import made_up
 from tuner.gguf.header import TensorInfo
 from tuner.memory.compute.allocator import peaks
 from tuner.memory.compute.graph import F32, Graph
-from tuner.memory.compute.replica.attention import LayerBuilder, Shape, Tensors
+from tuner.memory.compute.replica.builder import GraphBuilder, Shape, Tensors
 from tuner.memory.compute.replica.deepseek4 import ratio_of
 from tuner.memory.compute.replica.glm5_next import pool_inputs
 from tuner.memory.compute.replica.hyper_connections import spread
@@ -25,10 +25,10 @@ def _hparams(folder: Path, architecture: str, **keys: Any) -> HParams:
     return made_up(folder / "m.gguf", architecture, stated, n_layer=5).hparams
 
 
-def _builder(hp: HParams, u: int, *cells: tuple[Cells, int]) -> LayerBuilder:
-    of_context = counts(hp, u, dict(cells))
-    shape = Shape(u, cells, True, False, False, False, 0.0, 0.0, counts=of_context)
-    return LayerBuilder(hp, shape, Graph())
+def _builder(hp: HParams, n_tokens: int, *cells: tuple[Cells, int]) -> GraphBuilder:
+    of_context = counts(hp, n_tokens, dict(cells))
+    shape = Shape(n_tokens, cells, True, False, False, False, 0.0, 0.0, counts=of_context)
+    return GraphBuilder(hp, shape, Graph())
 
 
 def _tensors(**shapes: tuple[int, ...]) -> Tensors:
@@ -76,19 +76,22 @@ def test_qwen4exp_keeps_the_ngrams_of_one_layer(tmp_path: Path) -> None:
 def test_streams_without_a_fused_operation_copy_strided_views_whole(tmp_path: Path) -> None:
     """Each of the 16 shares of a token is read through a view of its own, so that another device
     gets 16 copies, each with all that lies between the rows; the fused operation takes one."""
-    n, hc, u = 8, 4, 64
+    n, hc, n_tokens = 8, 4, 64
     sizes = []
     for fused in (True, False):
-        b = _builder(_hparams(tmp_path, "glm5-next"), u, (ALL, 256))
+        b = _builder(_hparams(tmp_path, "glm5-next"), n_tokens, (ALL, 256))
         g = b.g
-        b.fused = fused
-        x, y, post = g.mm(n, g.input(n, hc, u)), g.mm(n, g.input(n, u)), g.mm(hc, g.input(hc, u))
-        comb = g.mm(hc, g.input(hc, hc, u))
-        out = spread(b, y, x, post, comb)
+        x, y, post = (
+            g.mm(n, g.input(n, hc, n_tokens)),
+            g.mm(n, g.input(n, n_tokens)),
+            g.mm(hc, g.input(hc, n_tokens)),
+        )
+        comb = g.mm(hc, g.input(hc, hc, n_tokens))
+        out = spread(b, y, x, post, comb, fused=fused)
         g.device = 1
-        g.expand(g.mm(n, g.view(out, n * hc, u)))
+        g.expand(g.mm(n, g.view(out, n * hc, n_tokens)))
         sizes.append(peaks(g, [32, 32])[1])
-    copied = F32 * 16 * (u - 1) * hc * hc
+    copied = F32 * 16 * (n_tokens - 1) * hc * hc
     assert sizes[0] < copied < sizes[1]
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from tuner.memory.compute.allocator import peaks
 from tuner.memory.compute.graph import Graph
-from tuner.memory.compute.replica.attention import LayerBuilder, rotates
+from tuner.memory.compute.replica.attention import cached_rows, rotates
+from tuner.memory.compute.replica.builder import GraphBuilder
 from tuner.memory.compute.replica.hrm_text import block_of
 from tuner.model.architectures import architecture
 from tuner.model.hparams import HParams
@@ -45,9 +46,7 @@ def test_a_cache_on_another_device_begins_no_split(elsewhere: bool) -> None:
     g.device = 1
     x = g.input(64)
     size = 4096
-    cache = LayerBuilder._cached(
-        cast(LayerBuilder, SimpleNamespace(g=g)), size, 0 if elsewhere else 1
-    )
+    cache = cached_rows(cast(GraphBuilder, SimpleNamespace(g=g)), size, 0 if elsewhere else 1)
     wide = g.mm(1024, x)  # 4096 bytes, free before the cache is read
     narrow = g.mm(64, wide)
     g.expand(narrow)

@@ -14,7 +14,7 @@ from tuner.machine.backends import HOST_LAYOUT, backend
 from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.compute.graph import HOST
-from tuner.memory.compute.replica.attention import Shape
+from tuner.memory.compute.replica.builder import Shape
 from tuner.memory.compute.replica.dsa import LEFT_OUT, is_sparse
 from tuner.memory.compute.replica.model_graph import ModelGraph
 from tuner.memory.compute.replica.sparse_counts import counts, gathers, metal_counts
@@ -177,7 +177,7 @@ class ComputeSizes:
         metal = self._scratch == "Metal" and flash
         cells = {kind: self._cache.cells_at(kind, n_ctx, settings) for kind in self._cache.kinds}
         return Shape(
-            u=u,
+            n_tokens=u,
             cells=tuple(cells.items()),
             counts=(*counts(hp, u, cells), *(metal_counts(u, cells) if metal else ())),
             gathers=gathers(hp, u, cells),
@@ -212,7 +212,7 @@ class ComputeSizes:
 
     def _rough(self, shape: Shape) -> list[int]:
         """A generous guess: the masks and the widest rows a layer could need, on every device."""
-        hp, u = self._hp, shape.u
+        hp, u = self._hp, shape.n_tokens
         rows = 6 * hp.n_embd + 3 * max(*hp.n_ff, hp.n_ff_exp * hp.n_expert_used, hp.ssm.inner)
         size = 4 * u * rows + 4 * hp.n_vocab
         for _, n_kv in shape.cells:

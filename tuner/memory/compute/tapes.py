@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tuner.memory.compute.allocator import peaks, replay, trace
 from tuner.memory.compute.graph import HOST, Layout
-from tuner.memory.compute.replica.attention import Shape
+from tuner.memory.compute.replica.builder import Shape
 from tuner.memory.compute.replica.model_graph import ModelGraph
 from tuner.memory.compute.terms import Terms, opened, products, terms, value
 

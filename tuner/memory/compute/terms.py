@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tuner.memory.compute.replica.attention import Shape
+from tuner.memory.compute.replica.builder import Shape
 
 _BITS = 64
 _DIGIT = (1 << _BITS) - 1
@@ -28,7 +28,7 @@ def opened(shape: Shape) -> Shape:
     k, v = (1 << _BITS * place for place in places[-2:])
     return replace(
         shape,
-        u=u,
+        n_tokens=u,
         cells=tuple((kind, n) for (kind, _), n in zip(shape.cells, numbers, strict=False)),
         counts=tuple(
             (name, n)
@@ -43,7 +43,7 @@ def opened(shape: Shape) -> Shape:
 def _unknowns(shape: Shape) -> list[tuple[int, float]]:
     """What `opened` leaves open: the place of its digit, its value. The batch, the cells of each
     kind, other counts, bytes per element of K and of V."""
-    values = [shape.u, *(n for _, n in shape.cells), *(n for _, n in shape.counts)]
+    values = [shape.n_tokens, *(n for _, n in shape.cells), *(n for _, n in shape.counts)]
     n = len(values)
     places = [1, *(_BATCH * i for i in range(1, n))]
     return [
@@ -56,7 +56,7 @@ def _unknowns(shape: Shape) -> list[tuple[int, float]]:
 def products(shape: Shape) -> list[float]:
     """The value of each place: a power of the batch, times the cells of one kind, another count
     or neither, times the bytes of K's or V's elements or neither."""
-    u = shape.u
+    u = shape.n_tokens
     batch = (1, u, u * u)
     numbers = (1, *(n for _, n in shape.cells), *(n for _, n in shape.counts))
     return [

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import Literal, TypeVar, cast
 
 from tuner.gguf.header import TensorInfo
-from tuner.memory.compute.graph import F16, F32, I32, I64, Graph, Node
+from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, Graph, Node
 from tuner.memory.compute.replica.sparse_counts import Counts
 from tuner.memory.kv_cache import ALL, WINDOW, Cells
 from tuner.model.hparams import HParams
 
-if TYPE_CHECKING:
-    from tuner.memory.compute.replica.minimax_m3 import Blocks
-
 _ATTENDING = frozenset({"attn_qkv", "attn_q", "attn_k", "attn_v", "attn_output"})
-Tensors = dict[str, TensorInfo]
+HADAMARD = 64  # the smallest rotation (src/llama-kv-cache.cpp)
+T = TypeVar("T")
+Tensors = dict[str, TensorInfo]  # of one layer or of the output, without "blk.N."
 Layers = Sequence[tuple[int, int, bool]]  # (layer, device, experts on the host)
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a graph is built for: `u` tokens at once, caches of `cells` (by kind)."""
+    """What a graph is built for: `n_tokens` at once, caches of `cells` (by kind)."""
 
-    u: int
+    n_tokens: int
     cells: tuple[tuple[Cells, int], ...]
     flash: bool
     overridden: bool  # tensor overrides are in force: no pipeline over several GPUs
@@ -41,56 +40,84 @@ class Shape:
     gathers: bool = False  # glm5_next.py
 
 
-class Parts:
-    """One graph in the making; `self.g.device` says where the current layer lives."""
+class GraphBuilder:
+    """One graph in the making; `self.g.device` says where the current layer lives.
 
-    def __init__(self, hp: HParams, shape: Shape, graph: Graph):
+    Mirrors what `llm_graph_context` (src/llama-graph.h) has at hand: the inputs of a graph,
+    products with weights, norms. What layers hand on to later ones, or share, is kept here without
+    a word on what it is: `input`, `carried`, `once`.
+    """
+
+    def __init__(
+        self,
+        hp: HParams,
+        shape: Shape,
+        graph: Graph,
+        layers: Layers = (),
+        output_device: int = HOST,
+    ):
         self.hp, self.shape, self.g = hp, shape, graph
+        self.layers, self.output_device = layers, output_device
         self.traits = hp.row.graph
         self.layer_norm = self.traits.layer_norm
         if self.traits.rms_if_stated and hp.rms_norm:
             self.layer_norm = False
-        self.u = shape.u
+        self.n_tokens = n_tokens = shape.n_tokens
         self.cells = dict(shape.cells)
         self.counts = dict(shape.counts)
-        self.pos = graph.input(self.u * hp.positions, element=I32)
+        self.tokens = graph.input(n_tokens)
+        self.pos = graph.input(n_tokens * hp.positions, element=I32)
         self.out_ids = graph.input(1, element=I32)
-        self.temperature = graph.input(1, 1, self.u)
         states = graph.input(1, element=I32)
         self.ids = graph.view(states, 1)  # which state belongs to the sequence,
         self.no_ids = graph.view(states, 0)  # and which to others
         mask = F16 if shape.flash else F32
         self.masks = {
-            k: graph.input(n, self.u, element=mask) for k, n in shape.cells if k in (ALL, WINDOW)
+            k: graph.input(n, n_tokens, element=mask) for k, n in shape.cells if k in (ALL, WINDOW)
         }
-        self.k_idxs = {k: graph.input(self.u, element=I64) for k in self.masks}
+        self.k_idxs = {k: graph.input(n_tokens, element=I64) for k in self.masks}
         wide = 1 if shape.flash else max(1, *hp.v_row)
-        self.v_idxs = {k: graph.input(self.u * wide, element=I64) for k in self.masks}
-        self.rotations: dict[tuple[int, str], Node] = {}
-        self.experts_on_host = False
-        self.per_layer: Node | None = None  # embeddings of their own for each layer
-        self.skip: Node | None = None  # the embeddings, added again behind every layer
-        self.first_value: Node | None = None  # rwkv7: the first layer's, which all others blend in
+        self.v_idxs = {k: graph.input(n_tokens * wide, element=I64) for k in self.masks}
         self.layer = 0  # the number of the current one
+        self.experts_on_host = False
         self.cache_device = -1  # where a layer's cache is, if not with its weights
         self.owners: dict[Cells, int] = {}  # the device of the last cache of each kind
+        self.carried: dict[str, Node] = {}  # what earlier layers have made for later ones
         self.inputs: dict[tuple[int, str], Node] = {}  # by kind of cache and purpose
-        self.routed: Node | None = None  # experts that are chosen without a router
-        self.fused = True  # hyper_connections.py
-        # sparse attention (dsa.py)
-        self.chosen: Node | None = None
-        self.index_mask: Node | None = None
-        self.index_rotation: Node | None = None
-        self.index_rows: Node | None = None
-        self.bank: Node | None = None  # what earlier layers keep for later ones (kimi_k3.py)
-        self.blocks: Blocks | None = None  # what layers that pick blocks share (minimax_m3.py)
-        self.decays: tuple[Node, ...] = ()  # of lightning attention (minimax_01.py)
+        self._shared: dict[Callable[[GraphBuilder], object], object] = {}
+
+    def at(self, device: int, experts_on_host: bool = False) -> None:
+        """What follows is on this device, up to its experts."""
+        self.g.device = device
+        self.experts_on_host = experts_on_host and device != HOST
+
+    def input(self, kind: int, purpose: str, *shape: int, element: int = I32) -> Node:
+        """An input that all layers of a kind of cache share, as the first of them asks for it."""
+        key = (kind, purpose)
+        if key not in self.inputs:
+            self.inputs[key] = self.g.input(*shape, element=element)
+        return self.inputs[key]
+
+    def once(self, make: Callable[[GraphBuilder], T]) -> T:
+        """What layers of one kind share: made when the first of them asks for it."""
+        if make not in self._shared:
+            self._shared[make] = make(self)
+        return cast(T, self._shared[make])
+
+    def made(self, make: Callable[[GraphBuilder], T]) -> T | None:
+        """The same, unless no layer has asked for it yet."""
+        return cast("T | None", self._shared.get(make))
+
+    def output_rows(self, x: Node) -> Node:
+        """The rows of x that become logits: [n, n_tokens] -> [n, 1] (`build_inp_out_ids`)."""
+        return self.g.new(x.shape[0], 1, of=(x, self.out_ids))
 
     def has(self, t: Tensors, name: str) -> bool:
         return f"{name}.weight" in t
 
     def mm(self, t: Tensors, name: str, x: Node) -> Node:
-        """x times the weight `name`, and its bias where it has one."""
+        """The weight `name` times x, and its bias where it has one (`build_lora_mm`).
+        x: [n_in, ...] -> [n_out, ...]."""
         w = t[f"{name}.weight"]
         y = self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, w.n_bytes)
         if self.cache_device >= 0 and name in _ATTENDING and f"{name}.scale" in t:
@@ -99,6 +126,8 @@ class Parts:
         return self.g.over(y, weighted=True) if f"{name}.bias" in t else y
 
     def norm(self, t: Tensors, name: str, x: Node) -> Node:
+        """x by its mean or its mean square, times a weight, plus a bias where there are such
+        (`build_norm`); the shape stays."""
         g = self.g
         bias = f"{name}.bias" in t
         layer_norm = bias if self.layer_norm is None else self.layer_norm
@@ -108,23 +137,28 @@ class Parts:
         return g.over(y, weighted=True) if bias else y
 
     def gather(self, size: int) -> Node:
-        """A sequence's state, copied out of the cache; those of further sequences, none, are
-        copied in place (`build_rs`)."""
+        """A sequence's state of `size` elements, copied out of the cache; those of further
+        sequences, none, are copied in place (`build_rs`)."""
         g = self.g
         node = Node((max(1, size),), 4, (self.ids,), device=g.device)
         g.expand(node)
         g.expand(g.store(Node((0,), 4, (self.no_ids,), device=g.device)))
         return node
 
-    def hadamard(self, x: Node, kind: Cells, which: str, head: int) -> Node:
-        """`llama_mul_mat_hadamard`: a small matrix times x."""
-        rot = 64
-        if which == "k":
-            while head % (2 * rot) == 0:
-                rot *= 2
-        key = (kind, which)
-        if key not in self.rotations:
-            self.rotations[key] = self.g.input(rot, rot)
+    def hadamard(self, x: Node, kind: int, which: Literal["k", "v"], head: int) -> Node:
+        """A small matrix times x, whose shape stays (`llama_mul_mat_hadamard`): for keys as wide
+        as divides the head, for values the smallest."""
+        rot = HADAMARD
+        while which == "k" and head % (2 * rot) == 0:
+            rot *= 2
+        matrix = self.input(kind, f"rotation of {which}", rot, rot, element=F32)
         flat = self.g.view(x, rot, prod(x.shape) // rot)
-        y = self.g.new(*flat.shape, of=(self.rotations[key], flat))
-        return self.g.view(y, *x.shape)
+        return self.g.view(self.g.new(*flat.shape, of=(matrix, flat)), *x.shape)
+
+
+def output_streams(b: GraphBuilder, x: Node) -> Node:
+    """The rows that become logits where each token has several: [n_embd, streams, n_tokens]
+    -> [n_embd, streams, 1]."""
+    n, streams, n_tokens = x.shape
+    flat = b.g.view(x, n * streams, n_tokens)
+    return b.g.view(b.output_rows(flat), n, streams, 1)

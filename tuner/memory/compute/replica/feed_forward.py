@@ -6,159 +6,211 @@ Mirrors `build_ffn` and `build_moe_ffn` (src/llama-graph.cpp).
 from __future__ import annotations
 
 from tuner.memory.compute.graph import F32, HOST, I32, Node
-from tuner.memory.compute.replica.builder import Parts, Tensors
+from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 
 
-class FeedForward(Parts):
-    """Builds whatever feed-forward part a layer has."""
+def ffn(b: GraphBuilder, t: Tensors, x: Node, suffix: str = "") -> Node:
+    """The dense feed-forward part (`build_ffn`). x: [n_embd, n_tokens] -> the same. `suffix`:
+    "_shexp" for shared experts."""
+    g = b.g
+    up_name, gate_name, down_name = (f"ffn_{p}{suffix}" for p in ("up", "gate", "down"))
+    up = b.mm(t, up_name, x)
+    if b.has(t, gate_name):
+        y = _gated(b, b.mm(t, gate_name, x), up, b.hp.clamped_shared)
+    elif b.has(t, down_name) and up.shape[0] == 2 * t[f"{down_name}.weight"].shape[0]:
+        y = g.new(up.shape[0] // 2, *up.shape[1:], of=(up,))
+    else:
+        y = g.over(up)
+    if b.has(t, "ffn_sub_norm"):
+        y = b.norm(t, "ffn_sub_norm", y)
+    return b.mm(t, down_name, y)
 
-    def ffn(self, t: Tensors, x: Node, suffix: str = "") -> Node:
-        """The dense feed-forward part (`build_ffn`)."""
-        g = self.g
-        up_name, gate_name, down_name = (f"ffn_{p}{suffix}" for p in ("up", "gate", "down"))
-        up = self.mm(t, up_name, x)
-        if self.has(t, gate_name):
-            y = self._gated(self.mm(t, gate_name, x), up, self.hp.clamped_shared)
-        elif self.has(t, down_name) and up.shape[0] == 2 * t[f"{down_name}.weight"].shape[0]:
-            y = g.new(up.shape[0] // 2, *up.shape[1:], of=(up,))
+
+def _gated(b: GraphBuilder, gate: Node, up: Node, clamped: tuple[bool, ...]) -> Node:
+    """A gated unit of two nodes of one shape: one operation, but for "situ" and limited ones,
+    made of several."""
+    g = b.g
+    if any(clamped[b.layer : b.layer + 1]):
+        return g.over(g.over(g.over(g.over(gate))), g.over(up))
+    if b.traits.situ_gate:
+        bent = g.over(g.over(g.over(gate)))
+        return g.over(g.over(bent, g.over(gate)), g.over(up))
+    return g.new(*up.shape, of=(gate, up))
+
+
+def moe(
+    b: GraphBuilder,
+    t: Tensors,
+    x: Node,
+    logits: Node | None = None,
+    *,
+    picked: Node | None = None,
+    kind: str = "exps",
+) -> Node:
+    """The routed experts (`build_moe_ffn`). x: [n_embd, n_tokens] -> the same. `logits`: the
+    router's word, [n_expert, n_tokens], where it does not judge by x; `picked`: the experts,
+    [n_expert_used, n_tokens], where no router picks them. `kind`: "chexps" for grovemoe's second,
+    smaller experts, one for a group."""
+    g, hp = b.g, b.hp
+    n_expert, n_tokens = hp.n_expert, x.shape[-1]
+    chunks = t[f"ffn_up_{kind}.weight"].shape[-1] if kind == "chexps" else n_expert
+    used = min(hp.n_expert_used, chunks)
+    if logits is None:
+        logits = b.mm(t, "ffn_gate_inp", x)
+    probs = logits if b.traits.expert_weights == "softmax" else g.over(logits)
+    order = g.new(n_expert, n_tokens, of=(_choice(b, t, logits, probs),), element=I32)
+    top = picked or g.view(order, used, n_tokens, contiguous=False, stride=n_expert)
+    if chunks != n_expert:  # from experts to groups, by way of a division in F32
+        divided = g.over(g.new(used, n_tokens, of=(top,)))
+        top = g.new(used, n_tokens, of=(divided,), element=I32)
+    weights = _weights(b, probs, top)
+    g.expand(weights)
+    n_embd = x.shape[0]
+    x = g.view(x, n_embd, 1, n_tokens)
+    if b.traits.weighted_input:
+        x = g.over(g.new(n_embd, used, n_tokens, of=(x,)), weights)
+    results = _results(b, t, x, top, kind)
+    if not b.traits.weighted_input:
+        results = g.over(results, weights)
+    g.expand(results)
+    return _sum(b, results)
+
+
+def _choice(b: GraphBuilder, t: Tensors, logits: Node, probs: Node) -> Node:
+    """What experts are chosen by, [n_expert, n_tokens]."""
+    g = b.g
+    chosen = logits if b.traits.expert_choice == "logits" else probs
+    if "exp_probs_b.bias" in t or "exp_probs_b" in t:
+        chosen = g.over(probs, weighted=True)
+    if b.traits.expert_choice == "sigmoid":
+        chosen = g.over(logits)
+    return _of_best_groups(b, chosen) if b.hp.n_expert_groups > 1 else chosen
+
+
+def _weights(b: GraphBuilder, probs: Node, top: Node) -> Node:
+    """The shares of the chosen experts, [1, n_expert_used, n_tokens]."""
+    g = b.g
+    used, n_tokens = top.shape
+    weights = g.new(1, used, n_tokens, of=(g.view(probs, 1, b.hp.n_expert, n_tokens), top))
+    flat = g.view(weights, used, n_tokens)
+    sums_up = b.traits.expert_weights
+    if sums_up == "softmax":
+        return g.view(g.over(flat), 1, used, n_tokens)
+    if sums_up == "sum" or (sums_up == "stated" and b.hp.expert_weights_norm):
+        total = g.over(g.new(1, n_tokens, of=(flat,)))
+        return g.view(g.over(flat, total), 1, used, n_tokens)
+    return weights
+
+
+def _results(b: GraphBuilder, t: Tensors, x: Node, top: Node, kind: str) -> Node:
+    """What each chosen expert makes of x: [n_embd, 1 or n_expert_used, n_tokens]
+    -> [n_embd, n_expert_used, n_tokens]."""
+    g = b.g
+    used, n_tokens = top.shape
+    if b.has(t, "ffn_gate_up_exps"):
+        both = _experts(b, t, "ffn_gate_up_exps", x, top)
+        f = both.shape[0] // 2
+        gate = g.view(both, f, used, n_tokens, contiguous=False)
+        up = g.view(both, f, used, n_tokens, contiguous=False)
+        y = g.new(f, used, n_tokens, of=(gate, up))
+    else:
+        up = _experts(b, t, f"ffn_up_{kind}", x, top)
+        if b.has(t, f"ffn_gate_{kind}"):
+            gate = _experts(b, t, f"ffn_gate_{kind}", x, top)
+            y = _gated(b, gate, up, b.hp.clamped)
         else:
             y = g.over(up)
-        if self.has(t, "ffn_sub_norm"):
-            y = self.norm(t, "ffn_sub_norm", y)
-        return self.mm(t, down_name, y)
+    return _experts(b, t, f"ffn_down_{kind}", y, top)
 
-    def _gated(self, gate: Node, up: Node, clamped: tuple[bool, ...]) -> Node:
-        """A gated unit: one operation, but for "situ" and limited ones, made of several."""
-        g = self.g
-        if any(clamped[self.layer : self.layer + 1]):
-            return g.over(g.over(g.over(g.over(gate))), g.over(up))
-        if self.traits.situ_gate:
-            bent = g.over(g.over(g.over(gate)))
-            return g.over(g.over(bent, g.over(gate)), g.over(up))
-        return g.new(*up.shape, of=(gate, up))
 
-    def moe(self, t: Tensors, x: Node, logits: Node | None = None, kind: str = "exps") -> Node:
-        """The routed experts (`build_moe_ffn`). `logits`: the router's word where it does not
-        judge by x. `kind`: "chexps" for grovemoe's second, smaller experts, one for a group."""
-        g, hp = self.g, self.hp
-        n_expert, u = hp.n_expert, x.shape[-1]
-        chunks = t[f"ffn_up_{kind}.weight"].shape[-1] if kind == "chexps" else n_expert
-        used = min(hp.n_expert_used, chunks)
-        if logits is None:
-            logits = self.mm(t, "ffn_gate_inp", x)
-        probs = logits if self.traits.expert_weights == "softmax" else g.over(logits)
-        chosen = logits if self.traits.expert_choice == "logits" else probs
-        if "exp_probs_b.bias" in t or "exp_probs_b" in t:
-            chosen = g.over(probs, weighted=True)
-        if self.traits.expert_choice == "sigmoid":
-            chosen = g.over(logits)
-        if hp.n_expert_groups > 1:
-            chosen = self._of_best_groups(chosen)
-        order = g.new(n_expert, u, of=(chosen,), element=I32)
-        top = self.routed or g.view(order, used, u, contiguous=False, stride=n_expert)
-        if chunks != n_expert:  # from experts to groups, by way of a division in F32
-            divided = g.over(g.new(used, u, of=(top,)))
-            top = g.new(used, u, of=(divided,), element=I32)
-        weights = g.new(1, used, u, of=(g.view(probs, 1, n_expert, u), top))
-        sums_up = self.traits.expert_weights
-        if sums_up == "softmax":
-            weights = g.view(g.over(g.view(weights, used, u)), 1, used, u)
-        elif sums_up == "sum" or (sums_up == "stated" and hp.expert_weights_norm):
-            flat = g.view(weights, used, u)
-            total = g.over(g.new(1, u, of=(flat,)))
-            weights = g.view(g.over(flat, total), 1, used, u)
-        g.expand(weights)
-        x = g.view(x, x.shape[0], 1, u)
-        n_embd = x.shape[0]
-        if self.traits.weighted_input:
-            x = g.over(g.new(n_embd, used, u, of=(x,)), weights)
-        if self.has(t, "ffn_gate_up_exps"):
-            both = self._experts(t, "ffn_gate_up_exps", x, top)
-            f = both.shape[0] // 2
-            gate = g.view(both, f, used, u, contiguous=False)
-            up = g.view(both, f, used, u, contiguous=False)
-            y = g.new(f, used, u, of=(gate, up))
-        else:
-            up = self._experts(t, f"ffn_up_{kind}", x, top)
-            if self.has(t, f"ffn_gate_{kind}"):
-                gate = self._experts(t, f"ffn_gate_{kind}", x, top)
-                y = self._gated(gate, up, hp.clamped)
-            else:
-                y = g.over(up)
-        experts = self._experts(t, f"ffn_down_{kind}", y, top)
-        if not self.traits.weighted_input:
-            experts = g.over(experts, weights)
-        g.expand(experts)
-        parts = [
-            g.view(experts, n_embd, u, contiguous=used == 1, stride=used * n_embd)
-            for _ in range(hp.n_expert_used)
-        ]
-        g.expand(*parts)
-        total = parts[0]
-        for part in parts[1:]:
-            total = Node((n_embd, u), F32, (total, part), inplace=True)
-            g.expand(total)
-        if hp.n_expert_used == 1:
-            total = g.new(n_embd, u, of=(total,))
-        return total
+def _sum(b: GraphBuilder, results: Node) -> Node:
+    """The chosen experts' results, added one by one: [n_embd, n_expert_used, n_tokens]
+    -> [n_embd, n_tokens]."""
+    g, count = b.g, b.hp.n_expert_used
+    n_embd, used, n_tokens = results.shape
+    parts = [
+        g.view(results, n_embd, n_tokens, contiguous=used == 1, stride=used * n_embd)
+        for _ in range(count)
+    ]
+    g.expand(*parts)
+    total = parts[0]
+    for part in parts[1:]:
+        total = Node((n_embd, n_tokens), F32, (total, part), inplace=True)
+        g.expand(total)
+    return g.new(n_embd, n_tokens, of=(total,)) if count == 1 else total
 
-    def _of_best_groups(self, scores: Node) -> Node:
-        """The scores of experts, all hidden but those of the groups with the best two."""
-        g, n_groups, used = self.g, self.hp.n_expert_groups, self.hp.n_groups_used
-        n_expert, u = scores.shape
-        n = n_expert // n_groups
-        grouped = g.view(scores, n, n_groups, u)
-        order = g.new(n, n_groups, u, of=(grouped,), element=I32)
-        best = g.new(1, 2, n_groups, u, of=(g.view(scores, 1, n, n_groups, u),
-                                            g.view(order, 2, n_groups, u)))  # fmt: skip
-        total = g.view(g.new(1, n_groups, u, of=(g.view(best, 2, n_groups, u),)), n_groups, u)
-        order = g.new(n_groups, u, of=(total,), element=I32)
-        chosen = g.view(order, used, u, contiguous=False, stride=n_groups)
-        shown = g.new(n, used, u, of=(grouped, chosen))
-        hidden = g.over(grouped)
-        rows = Node((0,), 0, (shown, chosen, hidden), root=hidden)
-        return g.view(rows, n_expert, u)
 
-    def _experts(self, t: Tensors, name: str, x: Node, top: Node) -> Node:
-        w = t[f"{name}.weight"]
-        device = 0 if self.experts_on_host else None
-        shape = (w.shape[1], top.shape[0], x.shape[-1])
-        g = self.g
-        y = g.weighted(shape, (x, top), w.n_bytes, device)
-        if f"{name}.scale" in t and self.hp.row.scaled_experts:
-            factors = self.g.outside(t[f"{name}.scale"].n_bytes, y.device)
-            scales = self.g.new(1, self.hp.n_expert, x.shape[-1], of=(factors,))
-            y = g.over(y, g.new(1, *shape[1:], of=(scales, top)))
-        bias = t.get(f"{name}.bias")
-        if bias is not None:  # added where the experts run, borrowed like them
-            borrowed = self.experts_on_host and y.device != HOST
-            more = (g.outside(bias.n_bytes, HOST),) if borrowed else ()
-            y = Node(y.shape, F32, (y, top, *more), inplace=True, device=y.device)
-        return y
+def _of_best_groups(b: GraphBuilder, scores: Node) -> Node:
+    """The scores of experts, [n_expert, n_tokens], all hidden but those of the groups with the
+    best two."""
+    g, n_groups, used = b.g, b.hp.n_expert_groups, b.hp.n_groups_used
+    n_expert, n_tokens = scores.shape
+    n = n_expert // n_groups
+    grouped = g.view(scores, n, n_groups, n_tokens)
+    order = g.new(n, n_groups, n_tokens, of=(grouped,), element=I32)
+    best = g.new(1, 2, n_groups, n_tokens, of=(g.view(scores, 1, n, n_groups, n_tokens),
+                                        g.view(order, 2, n_groups, n_tokens)))  # fmt: skip
+    total = g.view(
+        g.new(1, n_groups, n_tokens, of=(g.view(best, 2, n_groups, n_tokens),)), n_groups, n_tokens
+    )
+    order = g.new(n_groups, n_tokens, of=(total,), element=I32)
+    chosen = g.view(order, used, n_tokens, contiguous=False, stride=n_groups)
+    shown = g.new(n, used, n_tokens, of=(grouped, chosen))
+    hidden = g.over(grouped)
+    rows = Node((0,), 0, (shown, chosen, hidden), root=hidden)
+    return g.view(rows, n_expert, n_tokens)
 
-    def feed_forward(self, t: Tensors, x: Node, logits: Node | None = None) -> Node | None:
-        """Whatever feed-forward part a layer has: dense, experts, shared experts, both."""
-        g = self.g
-        routed = self.has(t, "ffn_gate_inp") and any(
-            self.has(t, n) for n in ("ffn_up_exps", "ffn_gate_up_exps")
-        )
-        if routed and not self.traits.experts:
-            return g.over(x)  # nothing but the activation
-        y: Node | None
-        if routed and self.has(t, "ffn_up_chexps"):
-            logits = self.mm(t, "ffn_gate_inp", x)
-            y = self.moe(t, x, logits)
-            return g.over(y, g.over(self.moe(t, y, logits, "chexps")))
-        y = None
-        if routed:
-            y = self.moe(t, x, logits)
-            if self.has(t, "ffn_up_shexp"):
-                shared = self.ffn(t, x, "_shexp")
-                if self.has(t, "ffn_gate_inp_shexp"):
-                    gate = g.over(g.mm(1, x))
-                    shared = g.over(shared, gate)
-                y = g.over(y, shared)
-        if self.has(t, "ffn_up") and (y is None or self.traits.dense_beside_experts):
-            dense = self.ffn(t, x)
-            y = dense if y is None else g.over(dense, y)
-        return y
+
+def _experts(b: GraphBuilder, t: Tensors, name: str, x: Node, top: Node) -> Node:
+    """The weights of the chosen experts times x (`build_lora_mm_id`): [n_in, 1 or n_expert_used,
+    n_tokens] -> [n_out, n_expert_used, n_tokens]."""
+    w = t[f"{name}.weight"]
+    device = 0 if b.experts_on_host else None
+    shape = (w.shape[1], top.shape[0], x.shape[-1])
+    g = b.g
+    y = g.weighted(shape, (x, top), w.n_bytes, device)
+    if f"{name}.scale" in t and b.hp.row.scaled_experts:
+        factors = b.g.outside(t[f"{name}.scale"].n_bytes, y.device)
+        scales = b.g.new(1, b.hp.n_expert, x.shape[-1], of=(factors,))
+        y = g.over(y, g.new(1, *shape[1:], of=(scales, top)))
+    bias = t.get(f"{name}.bias")
+    if bias is not None:  # added where the experts run, borrowed like them
+        borrowed = b.experts_on_host and y.device != HOST
+        more = (g.outside(bias.n_bytes, HOST),) if borrowed else ()
+        y = Node(y.shape, F32, (y, top, *more), inplace=True, device=y.device)
+    return y
+
+
+def feed_forward(
+    b: GraphBuilder,
+    t: Tensors,
+    x: Node,
+    logits: Node | None = None,
+    *,
+    picked: Node | None = None,
+) -> Node | None:
+    """Whatever feed-forward part a layer has: dense, experts, shared experts, both; None where it
+    has none. x: normed, [n_embd, n_tokens] -> the same. `logits`, `picked`: see `moe`."""
+    g = b.g
+    routed = b.has(t, "ffn_gate_inp") and any(
+        b.has(t, n) for n in ("ffn_up_exps", "ffn_gate_up_exps")
+    )
+    if routed and not b.traits.experts:
+        return g.over(x)  # nothing but the activation
+    y: Node | None
+    if routed and b.has(t, "ffn_up_chexps"):
+        logits = b.mm(t, "ffn_gate_inp", x)
+        y = moe(b, t, x, logits)
+        return g.over(y, g.over(moe(b, t, y, logits, kind="chexps")))
+    y = None
+    if routed:
+        y = moe(b, t, x, logits, picked=picked)
+        if b.has(t, "ffn_up_shexp"):
+            shared = ffn(b, t, x, "_shexp")
+            if b.has(t, "ffn_gate_inp_shexp"):
+                shared = g.over(shared, g.over(g.mm(1, x)))
+            y = g.over(y, shared)
+    if b.has(t, "ffn_up") and (y is None or b.traits.dense_beside_experts):
+        dense = ffn(b, t, x)
+        y = dense if y is None else g.over(dense, y)
+    return y

@@ -7,91 +7,108 @@ and corrects the others by what came of it; a low-rank path (LAuReL) runs beside
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tuner.memory.compute.graph import HOST, Graph, Node
-from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
+from tuner.memory.compute.replica.attention import attention
+from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
+from tuner.memory.compute.replica.feed_forward import ffn, moe
 
 _VERSIONS = 4  # n_altup
 _SPARSE_LAYERS = 10  # n_layer_sparsity: the first layers keep their strongest activations only
 
 
-def per_layer_rows(b: LayerBuilder, t: Tensors, x: Node) -> Node:
-    """The second embeddings. t: the first layer's tensors, x: the first embeddings."""
-    g, u = b.g, b.u
+PER_LAYER = "embeddings of each layer"  # carried to all layers
+
+
+def embed_per_layer(b: GraphBuilder, t: Tensors, x: Node) -> None:
+    """Makes the second embeddings (`build_inp_per_layer`, `project_per_layer_inputs`). t: the
+    first layer's tensors, x: the first embeddings, [n_embd, n_tokens]."""
+    g, n_tokens = b.g, b.n_tokens
     projection = t["per_layer_model_proj.weight"]
     rows = projection.shape[1]
-    looked_up = Node((rows, u), 4, (g.input(u),), device=HOST)
-    looked_up = g.over(g.view(looked_up, rows, u))
+    looked_up = Node((rows, n_tokens), 4, (g.input(n_tokens),), device=HOST)
+    looked_up = g.over(g.view(looked_up, rows, n_tokens))
     g.expand(looked_up)
-    flat = g.view(g.over(g.mm(rows, x, projection.n_bytes)), rows, u)
+    flat = g.view(g.over(g.mm(rows, x, projection.n_bytes)), rows, n_tokens)
     made = g.over(g.over(flat), weighted=True)
     made = g.over(g.over(made, looked_up))
-    return g.new(rows, u, of=(g.view(made, rows, u, contiguous=False),))
+    turned = g.view(made, rows, n_tokens, contiguous=False)
+    b.carried[PER_LAYER] = g.new(rows, n_tokens, of=(turned,))
 
 
-def per_layer_part(b: LayerBuilder, t: Tensors, x: Node) -> Node:
-    """What a layer's second embeddings add, where x lets them."""
+def per_layer_part(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    """What a layer's second embeddings add, where x lets them. [n_embd, n_tokens] -> the same."""
     g = b.g
-    assert b.per_layer is not None
     gate = g.over(b.mm(t, "inp_gate", x))
-    part = g.view(b.per_layer, *gate.shape)
+    part = g.view(b.carried[PER_LAYER], *gate.shape)
     return b.norm(t, "post_norm", b.mm(t, "proj", g.over(gate, part)))
 
 
-def expert_logits(b: LayerBuilder, t: Tensors, x: Node) -> Node:
-    """The router of gemma4 norms and scales the residual for itself."""
+def expert_logits(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    """The router of gemma4 norms and scales the residual x, [n_embd, n_tokens], for itself
+    -> [n_expert, n_tokens]."""
     return b.mm(t, "ffn_gate_inp", b.g.over(b.g.over(b.g.over(x)), weighted=True))
 
 
-def gemma4_experts(b: LayerBuilder, t: Tensors, x: Node) -> Node:
-    """A dense part and experts side by side, each between norms of its own."""
-    dense = b.norm(t, "post_ffw_norm_1", b.ffn(t, b.norm(t, "ffn_norm", x)))
+def gemma4_experts(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    """A dense part and experts side by side, each between norms of its own.
+    [n_embd, n_tokens] -> the same."""
+    dense = b.norm(t, "post_ffw_norm_1", ffn(b, t, b.norm(t, "ffn_norm", x)))
     normed = b.norm(t, "pre_ffw_norm_2", x)
-    experts = b.norm(t, "post_ffw_norm_2", b.moe(t, normed, expert_logits(b, t, x)))
+    experts = b.norm(t, "post_ffw_norm_2", moe(b, t, normed, expert_logits(b, t, x)))
     return b.g.over(dense, experts)
 
 
-def altup_widened(b: LayerBuilder, t: Tensors, x: Node, device: int) -> Node:
-    """All versions of the embeddings. t: the output's tensors, which lie on `device`."""
+def altup_widened(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, x: Node) -> Node:
+    """All versions of the embeddings: [n_embd, n_tokens] -> [n_embd, n_tokens, versions]."""
     g = b.g
-    n, u = x.shape
+    n, n_tokens = x.shape
     target = _magnitude(g, x)
-    repeated = g.new(n, u, _VERSIONS - 1, of=(x,))
-    w = t["altup_proj.weight"]
-    added = g.weighted(repeated.shape, (repeated,), w.n_bytes, device)
+    repeated = g.new(n, n_tokens, _VERSIONS - 1, of=(x,))
+    w = output["altup_proj.weight"]
+    added = g.weighted(repeated.shape, (repeated,), w.n_bytes, b.output_device)
     added = _to_magnitude(g, added, target)
-    return g.new(n, u, _VERSIONS, of=(x, added))
+    return g.new(n, n_tokens, _VERSIONS, of=(x, added))
 
 
-def altup_layer(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
-    """One layer. x: all versions, [n_embd, tokens, versions]."""
+def altup_layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
+    """One layer (`llama_model_gemma3n::graph`). x: all versions, [n_embd, n_tokens, versions]
+    -> the same; rows are picked behind the `last` one."""
     g = b.g
-    n, u, versions = x.shape
+    n, n_tokens, versions = x.shape
     predictions = _predicted(b, t, x)
-    active = g.view(predictions, n, u)
+    active = g.view(predictions, n, n_tokens)
     normed = b.norm(t, "attn_norm", active)
     low = b.norm(t, "laurel_post_norm", b.mm(t, "laurel_r", b.mm(t, "laurel_l", normed)))
     low = g.over(low, normed)
-    y = b.norm(t, "post_attention_norm", b.attention(t, il, normed))
+    y = b.norm(t, "post_attention_norm", attention(b, t, il, normed))
     y = g.over(g.over(g.over(y, active), low))
     out = b.norm(t, "post_ffw_norm", _feed_forward(b, t, b.norm(t, "ffn_norm", y), il))
     corrected = _corrected(b, t, predictions, g.over(out, y))
-    first = g.over(g.view(corrected, n, u), weighted=True)
+    first = g.over(g.view(corrected, n, n_tokens), weighted=True)
     first = per_layer_part(b, t, first)
-    rest = g.over(g.view(corrected, n, u, versions - 1), first)
-    return g.new(n, u, versions, of=(g.view(corrected, n, u), rest))
+    rest = g.over(g.view(corrected, n, n_tokens, versions - 1), first)
+    return g.new(n, n_tokens, versions, of=(g.view(corrected, n, n_tokens), rest))
 
 
-def altup_narrowed(b: LayerBuilder, t: Tensors, x: Node) -> Node:
+def altup_head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
+    """All versions as one, its rows to output, normed: [n_embd, n_tokens, versions]
+    -> [n_embd, 1]."""
+    return b.norm(output, "output_norm", b.output_rows(_narrowed(b, output, x)))
+
+
+def _narrowed(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     """All versions averaged into one. t: the output's tensors."""
     g = b.g
-    n, u, versions = x.shape
-    target = _magnitude(g, g.view(x, n, u))
+    n, n_tokens, versions = x.shape
+    target = _magnitude(g, g.view(x, n, n_tokens))
     w = t["altup_unembd_proj.weight"]
-    rest = g.view(x, n, u, versions - 1)
+    rest = g.view(x, n, n_tokens, versions - 1)
     unembedded = _to_magnitude(g, g.weighted(rest.shape, (rest,), w.n_bytes), target)
-    y = g.view(x, n, u)
+    y = g.view(x, n, n_tokens)
     for _ in range(versions - 1):
-        y = Node((n, u), 4, (y, g.view(unembedded, n, u)), inplace=True)
+        y = Node((n, n_tokens), 4, (y, g.view(unembedded, n, n_tokens)), inplace=True)
     return g.over(y)
 
 
@@ -108,34 +125,38 @@ def _to_magnitude(g: Graph, x: Node, target: Node) -> Node:
     return g.over(scaled, _magnitude(g, x))
 
 
-def _modalities(b: LayerBuilder, t: Tensors, x: Node) -> Node:
+def _modalities(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     g = b.g
     return g.over(b.mm(t, "altup_router", g.over(b.norm(t, "altup_router_norm", x))))
 
 
-def _predicted(b: LayerBuilder, t: Tensors, x: Node) -> Node:
+def _predicted(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     g = b.g
-    n, u, versions = x.shape
-    modalities = _modalities(b, t, g.view(x, n, u))
-    weights = g.view(b.mm(t, "altup_predict_coef", modalities), versions, versions, u)
-    turned = g.new(versions, n, u, of=(g.view(x, versions, n, u, contiguous=False),))
-    mixed = g.new(n, versions, u, of=(turned, weights))
-    back = g.new(n, u, versions, of=(g.view(mixed, n, u, versions, contiguous=False),))
+    n, n_tokens, versions = x.shape
+    modalities = _modalities(b, t, g.view(x, n, n_tokens))
+    weights = g.view(b.mm(t, "altup_predict_coef", modalities), versions, versions, n_tokens)
+    turned = g.new(versions, n, n_tokens, of=(g.view(x, versions, n, n_tokens, contiguous=False),))
+    mixed = g.new(n, versions, n_tokens, of=(turned, weights))
+    back = g.new(
+        n, n_tokens, versions, of=(g.view(mixed, n, n_tokens, versions, contiguous=False),)
+    )
     return g.over(back, x)
 
 
-def _corrected(b: LayerBuilder, t: Tensors, predictions: Node, activated: Node) -> Node:
+def _corrected(b: GraphBuilder, t: Tensors, predictions: Node, activated: Node) -> Node:
     g = b.g
-    n, u, versions = predictions.shape
+    n, n_tokens, versions = predictions.shape
     modalities = _modalities(b, t, activated)
-    innovation = g.over(activated, g.view(predictions, n, u))
+    innovation = g.over(activated, g.view(predictions, n, n_tokens))
     weights = g.over(b.mm(t, "altup_correct_coef", modalities))
-    weights = g.new(1, u, versions, of=(g.view(weights, u, versions, contiguous=False),))
-    repeated = g.new(n, u, versions, of=(innovation,))
+    weights = g.new(
+        1, n_tokens, versions, of=(g.view(weights, n_tokens, versions, contiguous=False),)
+    )
+    repeated = g.new(n, n_tokens, versions, of=(innovation,))
     return g.over(g.over(repeated, weights), predictions)
 
 
-def _feed_forward(b: LayerBuilder, t: Tensors, x: Node, il: int) -> Node:
+def _feed_forward(b: GraphBuilder, t: Tensors, x: Node, il: int) -> Node:
     g = b.g
     up, gate = b.mm(t, "ffn_up", x), b.mm(t, "ffn_gate", x)
     if is_sparse_layer(il):

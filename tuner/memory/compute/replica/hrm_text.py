@@ -8,10 +8,10 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from tuner.memory.compute.graph import Node
-from tuner.memory.compute.replica.attention import LayerBuilder
+from tuner.memory.compute.replica.builder import GraphBuilder
 from tuner.model.hparams import HParams
 
 
@@ -22,11 +22,11 @@ def block_of(hp: HParams, slot: int) -> int:
     return il + depth if run % (fast + 1) == fast else il
 
 
-def cycled(
-    b: LayerBuilder, x: Node, devices: Sequence[int], layer: Callable[[int, Node], Node]
-) -> Node:
-    """All runs of both stacks. `layer` builds the layer of a slot, `devices` has each slot's."""
+def cycled(b: GraphBuilder, x: Node, layer: Callable[[int, Node], Node]) -> Node:
+    """All runs of both stacks (`llama_model_hrm_text::graph`). `layer` builds the layer of a
+    slot. [n_embd, n_tokens] -> the same."""
     g, hp = b.g, b.hp
+    devices = [device for _, device, _ in b.layers]
     depth, slow, fast = hp.cycles
     slots = iter(range(hp.n_layer))
 

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from functools import partial
 
 from tuner.memory.compute.graph import Node
-from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
+from tuner.memory.compute.replica.attention import attend
+from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.dsa import is_sparse, sparse_mask, top_tokens
 
 
-def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
+def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     """Queries and keys through low-rank projections; with `attn_k_b` the cache holds the latent
     row itself, else keys and values are expanded before they are cached."""
-    g, hp, u = b.g, b.hp, b.u
+    g, hp, n_tokens = b.g, b.hp, b.n_tokens
     n = hp.n_head[il]
     mask_of: Callable[[], Node] | None = None
     if b.has(t, "attn_q_a"):
@@ -28,51 +29,54 @@ def latent_attention(b: LayerBuilder, t: Tensors, il: int, x: Node) -> Node:
     both = b.mm(t, "attn_kv_a_mqa", x)
     lora = t["attn_kv_a_norm.weight"].shape[0] if b.has(t, "attn_kv_a_norm") else both.shape[0]
     rope = both.shape[0] - lora
-    q_nope = g.view(q, dq - rope, n, u, contiguous=False)
-    q_rope = g.view(q, rope, n, u, contiguous=False)
-    k_rope = g.view(both, rope, 1, u, contiguous=False)
+    q_nope = g.view(q, dq - rope, n, n_tokens, contiguous=False)
+    q_rope = g.view(q, rope, n, n_tokens, contiguous=False)
+    k_rope = g.view(both, rope, 1, n_tokens, contiguous=False)
     if b.has(t, "attn_k_norm"):
         k_rope = b.norm(t, "attn_k_norm", k_rope)
     if b.traits.rope != "none":
         q_rope, k_rope = g.over(q_rope, b.pos), g.over(k_rope, b.pos)
-    latent = b.norm(t, "attn_kv_a_norm", g.view(both, lora, u, contiguous=False))
+    latent = b.norm(t, "attn_kv_a_norm", g.view(both, lora, n_tokens, contiguous=False))
     if hp.mla and b.has(t, "attn_k_b"):
         w = t["attn_k_b.weight"]
-        absorbed = g.weighted((lora, u, n), (g.view(q_nope, dq - rope, u, n, contiguous=False),),
-                              w.n_bytes)  # fmt: skip
-        head = g.view(absorbed, lora, n, u, contiguous=False)
-        q = g.new(lora + rope, n, u, of=(head, q_rope))
-        latent = g.view(latent, lora, 1, u)
-        k = g.new(lora + rope, 1, u, of=(latent, k_rope))
+        absorbed = g.weighted(
+            (lora, n_tokens, n),
+            (g.view(q_nope, dq - rope, n_tokens, n, contiguous=False),),
+            w.n_bytes,
+        )
+        head = g.view(absorbed, lora, n, n_tokens, contiguous=False)
+        q = g.new(lora + rope, n, n_tokens, of=(head, q_rope))
+        latent = g.view(latent, lora, 1, n_tokens)
+        k = g.new(lora + rope, 1, n_tokens, of=(latent, k_rope))
         v_b = t["attn_v_b.weight"]
-        y = b.attend(il, q, k, latent, v_rows=v_b.shape[1], scale=v_b.n_bytes, mask_of=mask_of)
+        y = attend(b, il, q, k, latent, v_rows=v_b.shape[1], scale=v_b.n_bytes, mask_of=mask_of)
     else:
         kv = b.mm(t, "attn_kv_b", latent)
         dv = hp.head_v[il]
-        k_nope = g.view(kv, dq - rope, n, u, contiguous=False)
-        v = g.new(dv, n, u, of=(g.view(kv, dv, n, u, contiguous=False),))
+        k_nope = g.view(kv, dq - rope, n, n_tokens, contiguous=False)
+        v = g.new(dv, n, n_tokens, of=(g.view(kv, dv, n, n_tokens, contiguous=False),))
         if b.traits.whole_query:
-            q = g.over(g.view(q, dq, n, u), b.pos)
+            q = g.over(g.view(q, dq, n, n_tokens), b.pos)
         else:
-            q = g.new(dq, n, u, of=(q_nope, q_rope))
-        repeated = g.new(rope, n, u, of=(k_rope,))
-        k = g.new(dq, n, u, of=(k_nope, repeated))
-        y = b.attend(il, q, k, v)
+            q = g.new(dq, n, n_tokens, of=(q_nope, q_rope))
+        repeated = g.new(rope, n, n_tokens, of=(k_rope,))
+        k = g.new(dq, n, n_tokens, of=(k_nope, repeated))
+        y = attend(b, il, q, k, v)
     if b.has(t, "attn_gate"):
         y = _gated(b, t, x, y, n)
     return b.mm(t, "attn_output", y)
 
 
-def _gated(b: LayerBuilder, t: Tensors, x: Node, y: Node, n_head: int) -> Node:
+def _gated(b: GraphBuilder, t: Tensors, x: Node, y: Node, n_head: int) -> Node:
     """y times what a gate says, for each element or for each head as a whole."""
-    g, u = b.g, b.u
+    g, n_tokens = b.g, b.n_tokens
     gate = b.mm(t, "attn_gate", x)
     if gate.shape[0] != n_head:
         return g.over(y, g.over(gate))
     rows = y.shape[0]
     if b.traits.copied_gate:
-        gate = g.over(g.view(gate, 1, n_head, u))
-        y = g.over(g.view(y, rows // n_head, n_head, u), gate)
-        return g.new(rows, u, of=(y,))
-    gate = g.view(g.over(gate), 1, n_head, u)
-    return g.view(g.over(g.view(y, rows // n_head, n_head, u), gate), rows, u)
+        gate = g.over(g.view(gate, 1, n_head, n_tokens))
+        y = g.over(g.view(y, rows // n_head, n_head, n_tokens), gate)
+        return g.new(rows, n_tokens, of=(y,))
+    gate = g.view(g.over(gate), 1, n_head, n_tokens)
+    return g.view(g.over(g.view(y, rows // n_head, n_head, n_tokens), gate), rows, n_tokens)

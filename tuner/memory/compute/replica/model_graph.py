@@ -1,33 +1,31 @@
-"""A whole model's graph: input, a choice of its layers, output."""
+"""A whole model's graph: input, a choice of its layers, output.
+
+Mirrors the constructors of the graphs in src/models/*.cpp, `build_inp_embd` (src/llama-graph.cpp)
+and what stands behind the loop over layers: the last norm and the logits.
+"""
 
 from __future__ import annotations
 
 import re
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tuner.memory.compute.graph import F32, HOST, Graph, Node
-from tuner.memory.compute.replica.attention import LayerBuilder, Shape, Tensors, rotates
-from tuner.memory.compute.replica.builder import Layers
-from tuner.memory.compute.replica.dsa import LEFT_OUT, unread_zeros
-from tuner.memory.compute.replica.gemma import (
-    altup_layer,
-    altup_narrowed,
-    altup_widened,
-    gemma4_experts,
-    is_sparse_layer,
-    per_layer_part,
-    per_layer_rows,
+from tuner.memory.compute.replica import (
+    gemma,
+    hrm_text,
+    hy_v4,
+    hyper_connections,
+    kimi_k3,
+    minimax_01,
+    qwen4exp,
 )
-from tuner.memory.compute.replica.hrm_text import block_of, cycled
-from tuner.memory.compute.replica.hy_v4 import narrowed, streams_layer, widened
-from tuner.memory.compute.replica.hyper_connections import hyper_model
-from tuner.memory.compute.replica.kimi_k3 import banking_layer, blended
-from tuner.memory.compute.replica.minimax_01 import lightning_layer
-from tuner.memory.compute.replica.minimax_m3 import block_attention, in_blocks, unread_blocks
-from tuner.memory.compute.replica.mla import latent_attention
-from tuner.memory.compute.replica.qwen4exp import qsa_model
-from tuner.memory.compute.replica.rwkv import rwkv_in_common_layer, rwkv_layer
-from tuner.memory.compute.replica.state_space import mixer
+from tuner.memory.compute.replica.attention import rotates
+from tuner.memory.compute.replica.builder import GraphBuilder, Layers, Shape, Tensors
+from tuner.memory.compute.replica.common_layer import EMBEDDINGS, common_layer
+from tuner.memory.compute.replica.dsa import LEFT_OUT, unread_zeros
+from tuner.memory.compute.replica.minimax_m3 import unread_blocks
+from tuner.model.hparams import HParams
 from tuner.model.model import Model
 
 _LAYER = re.compile(r"^blk\.\d+\.")
@@ -39,25 +37,92 @@ def _plain(name: str) -> str:
     return f"{plain}.weight" if plain.endswith("_norm") else plain
 
 
+# ------------------------------------------------------------------- the common way
+
+
+def _as_embedded(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, x: Node) -> Node:
+    return x
+
+
+def _in_turn(b: GraphBuilder, x: Node, layer: Callable[[int, Node], Node]) -> Node:
+    for il, device, experts_on_host in b.layers:
+        if il == LEFT_OUT:
+            (unread_blocks if b.hp.indexer_block else unread_zeros)(b, device)
+            continue
+        b.at(device, experts_on_host)
+        x = layer(il, x)
+    return x
+
+
+def _normed_rows(b: GraphBuilder, output: Tensors, x: Node) -> Node:
+    if b.traits.logit_rows == "before_norm":
+        x = b.output_rows(x)
+    return b.norm(output, "output_norm", x)
+
+
+def _own_block(hp: HParams, il: int) -> int:
+    return il
+
+
+def _like_the_others(il: int) -> int:
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    """How a graph is built, part by part; in common graphs a row of n_embd elements for each
+    token passes through the layers one after the other."""
+
+    # from the embeddings, [n_embd, n_tokens], to what passes through the layers
+    widened: Callable[[GraphBuilder, Sequence[Tensors], Tensors, Node], Node] = _as_embedded
+    layer: Callable[[GraphBuilder, Tensors, int, Node, bool], Node] = common_layer
+    run: Callable[[GraphBuilder, Node, Callable[[int, Node], Node]], Node] = _in_turn
+    # from there to the rows that the output's weight is multiplied by, [n_embd, n_tokens or 1]
+    head: Callable[[GraphBuilder, Tensors, Node], Node] = _normed_rows
+    block_of: Callable[[HParams, int], int] = _own_block  # whose weights a layer runs
+    differs: Callable[[int], int] = _like_the_others  # by number alone, not by tensors
+
+
+_BUILDERS: dict[str, _Builder] = {
+    "common": _Builder(),
+    "altup": _Builder(
+        gemma.altup_widened,
+        gemma.altup_layer,
+        head=gemma.altup_head,
+        differs=gemma.is_sparse_layer,
+    ),
+    "cycles": _Builder(run=hrm_text.cycled, block_of=hrm_text.block_of, differs=int),
+    "hyper_connections": _Builder(
+        hyper_connections.widened, hyper_connections.layer, head=hyper_connections.head
+    ),
+    "lightning": _Builder(layer=minimax_01.lightning_layer),
+    "qsa": _Builder(qwen4exp.widened, qwen4exp.layer, head=qwen4exp.head),
+    "residual_bank": _Builder(layer=kimi_k3.banking_layer, head=kimi_k3.head),
+    "residual_streams": _Builder(hy_v4.widened, hy_v4.streams_layer, head=hy_v4.head),
+}
+
+
+# -------------------------------------------------------------------- a whole model
+
+
 class ModelGraph:
     """Builds graphs of one model."""
 
     def __init__(self, model: Model):
         self.model = model
-        self.hp = model.hparams
-        self.traits = self.hp.row.graph
-        self.tensors: list[Tensors] = [
+        self.hp = hp = model.hparams
+        self.traits = hp.row.graph
+        self._builder = _BUILDERS[self.traits.builder]
+        blocks: list[Tensors] = [
             {_plain(t.name): t for t in (*group.others, *group.experts)}
             for group in model.tensors.layers
         ]
-        loops = len(self.tensors)
-        physical = [t for t in self.tensors if t]
-        if physical and "loops" in self.hp.row.reads:
-            self.tensors = [physical[il % len(physical)] for il in range(loops)]
-        if self.traits.builder == "cycles":
-            self.tensors = [self.tensors[block_of(self.hp, il)] for il in range(loops)]
+        if "loops" in hp.row.reads:
+            stored = [t for t in blocks if t] or blocks
+            blocks = [stored[il % len(stored)] for il in range(len(blocks))]
+        self.tensors = [blocks[self._builder.block_of(hp, il)] for il in range(len(blocks))]
         self._output = {t.name: t for t in model.tensors.output}
-        self.signatures = [self._signature(il) for il in range(self.hp.n_layer)]
+        self.signatures = [self._signature(il) for il in range(hp.n_layer)]
         self.firsts: dict[int, int] = {}
         for il, signature in enumerate(self.signatures):
             self.firsts.setdefault(signature, il)
@@ -66,212 +131,65 @@ class ModelGraph:
         """Equal for layers that build equal graphs."""
         hp = self.hp
         shapes = tuple(sorted((name, t.shape) for name, t in self.tensors[il].items()))
-        special = (
-            self.traits.builder == "altup" and is_sparse_layer(il),
-            self.traits.builder == "cycles" and il,
-            hp.clamped[il],
-            hp.clamped_shared[il],
-        )
         return hash(
-            (shapes, special, hp.swa[il], rotates(hp, il), hp.recurrent[il],
-             hp.n_head[il], hp.n_head_kv[il], hp.indexer_full[il], hp.compress_ratios[il : il + 1],
-             il >= hp.n_layer_kv, il == hp.n_layer - 1,
-             hp.residual_block and il % hp.residual_block == 0)
+            (shapes, self._builder.differs(il), hp.clamped[il], hp.clamped_shared[il],
+             hp.swa[il], rotates(hp, il), hp.recurrent[il], hp.n_head[il], hp.n_head_kv[il],
+             hp.indexer_full[il], hp.compress_ratios[il : il + 1], il >= hp.n_layer_kv,
+             il == hp.n_layer - 1, hp.residual_block and il % hp.residual_block == 0)
         )  # fmt: skip
 
-    def build(
-        self,
-        shape: Shape,
-        layers: Layers,
-        output_device: int,
-        offload: int,
-    ) -> Graph:
-        """The graph of these layers, each on its device, between input and output."""
-        hp, u = self.hp, shape.u
+    def build(self, shape: Shape, layers: Layers, output_device: int, offload: int) -> Graph:
+        """The graph of these layers, each on its device, between input and output. `offload`: the
+        device that borrows the host's weights for large batches, -1 for none. Raises LookupError
+        and the like where the model's layers are like none that the builders know."""
         g = Graph()
         g.offload = offload
-        tokens = g.input(u)
-        unused = g.input(hp.n_embd_inp, u)  # embeddings instead of tokens, were there any
-        b = LayerBuilder(hp, shape, g)
-        x = Node((hp.n_embd, u), F32, (tokens,), device=HOST)
+        b = GraphBuilder(self.hp, shape, g, layers, output_device)
+        x = self._builder.widened(b, self.tensors, self._output, self._embedded(b))
+
+        def layer(il: int, x: Node) -> Node:
+            t = self.tensors[il]
+            if not t:
+                return x
+            b.layer = il
+            last = il == self.hp.n_layer - 1 and self.traits.logit_rows == "last_layer"
+            return self._builder.layer(b, t, il, x, last)
+
+        x = self._builder.run(b, x, layer)
+        b.at(output_device)
+        x = normed = self._builder.head(b, self._output, x)
+        if self.traits.logit_rows == "after_norm":
+            x = b.output_rows(x)
+        if self.traits.host_output:
+            b.at(HOST)
+        g.expand(g.mm(self.hp.n_vocab, x, self._output_bytes()))
+        if self.traits.logit_rows == "after_norm":  # all rows are kept, for a draft model
+            g.expand(g.store(normed))
+        return g
+
+    def _embedded(self, b: GraphBuilder) -> Node:
+        """The embeddings of the tokens, [n_embd, n_tokens], which the host looks up."""
+        g, hp = b.g, self.hp
+        unused = g.input(hp.n_embd_inp, b.n_tokens)  # embeddings instead of tokens, were there any
+        x = Node((hp.n_embd, b.n_tokens), F32, (b.tokens,), device=HOST)
         g.expand(x)
         g.leaves.insert(1, unused)
         if hp.scaled_input:
             x = g.over(x)
             g.expand(x)
-        if self.traits.builder in ("hyper_connections", "qsa"):
-            whole = hyper_model if self.traits.builder == "hyper_connections" else qsa_model
-            x = whole(b, self.tensors, self._output, tokens, x, layers, output_device)
-            g.expand(g.mm(hp.n_vocab, x, self._output_bytes()))
-            return g
         if self.traits.scaled_input:
             x = g.over(x)
         if any(t.name == "position_embd.weight" for t in self.model.tensors.input):
-            x = g.over(x, Node((hp.n_embd, u), F32, (b.pos,), device=HOST))
+            x = g.over(x, Node((hp.n_embd, b.n_tokens), F32, (b.pos,), device=HOST))
         if self.traits.embedding_skip:
-            x = b.skip = g.over(x)
+            x = b.carried[EMBEDDINGS] = g.over(x)
         if "per_layer_model_proj.weight" in self.tensors[0]:
-            g.device = layers[0][1]
-            b.per_layer = per_layer_rows(b, self.tensors[0], x)
-        if self.traits.builder == "altup":
-            x = altup_widened(b, self._output, x, output_device)
-        if self.traits.builder == "residual_streams":
-            x = widened(b, self.tensors[0], x)
-        if self.traits.builder == "cycles":
-            x = cycled(b, x, [device for _, device, _ in layers], partial(self._layer, b))
-            layers = ()
-        for il, device, experts_on_host in layers:
-            if il == LEFT_OUT and hp.indexer_block:
-                unread_blocks(b, device)
-                continue
-            if il == LEFT_OUT:
-                g.leaves.append(unread_zeros(b, device))
-                continue
-            g.device = device
-            b.experts_on_host = experts_on_host and device != HOST
-            x = self._layer(b, il, x)
-        g.device = output_device
-        if self.traits.builder == "residual_streams":
-            x = narrowed(b, self._output, x)
-        elif self.traits.builder == "altup":
-            x = g.new(hp.n_embd, 1, of=(altup_narrowed(b, self._output, x), b.out_ids))
-        elif self.traits.builder == "residual_bank":
-            x = g.new(hp.n_embd, 1, of=(blended(b, x), b.out_ids))
-        picked = self.traits.logit_rows
-        if picked == "before_norm":
-            x = g.new(hp.n_embd, 1, of=(x, b.out_ids))
-        x = b.norm(self._output, "output_norm", x)
-        normed = x
-        if picked == "after_norm":
-            x = g.new(hp.n_embd, 1, of=(x, b.out_ids))
-        if self.traits.host_output:
-            g.device = HOST
-        logits = g.mm(hp.n_vocab, x, self._output_bytes())
-        g.expand(logits)
-        if picked == "after_norm":  # all rows are kept, for a draft model
-            g.expand(g.store(normed))
-        return g
+            b.at(b.layers[0][1])
+            gemma.embed_per_layer(b, self.tensors[0], x)
+        return x
 
     def _output_bytes(self) -> int:
         groups = self.model.tensors
         if groups.tied is not None:
             return groups.tied.n_bytes
         return next((t.n_bytes for t in groups.output if t.name == "output.weight"), 0)
-
-    def _layer(self, b: LayerBuilder, il: int, x: Node) -> Node:
-        g, hp, t = b.g, self.hp, self.tensors[il]
-        b.layer = il
-        last = il == hp.n_layer - 1 and self.traits.logit_rows == "last_layer"
-        bare = self.traits.bare_norms
-        if not t:
-            return x
-        if self.traits.builder == "residual_streams":
-            return streams_layer(b, t, il, x)
-        if self.traits.builder == "residual_bank":
-            return banking_layer(b, t, il, x)
-        if self.traits.builder == "altup":
-            return altup_layer(b, t, il, x)
-        if self.traits.builder == "lightning":
-            return lightning_layer(b, t, il, x, last)
-        if b.has(t, "channel_mix_key"):
-            return rwkv_layer(b, t, x, last)
-        if b.has(t, "time_mix_key"):
-            return rwkv_in_common_layer(b, t, x, last)
-        residual = x
-        router: Node | None = None
-        if self.traits.early_router:
-            router = b.mm(t, "ffn_gate_inp", x)
-        # olmo2, exaone4 and grok's kin have no norm before attention
-        pre_norm = b.has(t, "attn_norm") or bare
-        normed = b.norm(t, "attn_norm", x) if pre_norm else x
-        if self.traits.norm_first:
-            g.expand(normed)
-        parallel = self.traits.parallel
-        if self.traits.parallel_if_stated and not hp.parallel_residual:
-            parallel = None
-        mixed = b.norm(t, "attn_norm_2", x) if b.has(t, "attn_norm_2") and parallel else normed
-        y = self._mix(b, il, t, mixed, x)
-        if y is not None:
-            for name in ("post_attention_norm", "attn_output_norm"):
-                if b.has(t, name) and not self._is_ffn_norm(t, name):
-                    y = b.norm(t, name, y)
-        beside = self.traits.parallel_without_norm and not b.has(t, "ffn_norm")
-        if (parallel or beside) and y is not None:
-            if last:
-                y, residual, normed = (
-                    g.new(v.shape[0], 1, of=(v, b.out_ids)) for v in (y, residual, normed)
-                )
-            if self.traits.parallel_if_stated:  # beside each other, but with a norm for each
-                normed = b.norm(t, "ffn_norm", residual)
-            ffn = b.feed_forward(t, normed)
-            if ffn is None:
-                return g.over(y, residual)
-            if parallel is None:
-                return g.over(ffn, g.over(y, residual))
-            parts = {"ffn": ffn, "attention": y, "input": residual}
-            first, second, third = (parts[p] for p in parallel)
-            return g.over(g.over(first, second), third)
-        if y is not None:
-            if last:
-                y = g.new(y.shape[0], 1, of=(y, b.out_ids))
-                residual = g.new(residual.shape[0], 1, of=(residual, b.out_ids))
-                if router is not None:
-                    router = g.new(router.shape[0], 1, of=(router, b.out_ids))
-            kept = "attention" in self.traits.residual_first
-            x = g.over(residual, y) if kept else g.over(y, residual)
-        normed = x
-        for name in ("ffn_norm", "post_attention_norm", "attn_output_norm"):
-            if b.has(t, name) and (name == "ffn_norm" or self._is_ffn_norm(t, name)):
-                normed = b.norm(t, name, x)
-                break
-        else:
-            if bare:
-                normed = b.norm(t, "ffn_norm", x)
-        if b.has(t, "ffn_norm_exps"):  # arctic: the experts read the layer's input
-            dense = g.over(b.ffn(t, normed), x)
-            return g.over(b.moe(t, b.norm(t, "ffn_norm_exps", residual)), dense)
-        if b.has(t, "post_ffw_norm_1"):
-            out: Node | None = gemma4_experts(b, t, x)
-        else:
-            read = normed if y is not None or not pre_norm else b.norm(t, "attn_norm", x)
-            out = b.feed_forward(t, read, router)
-        if out is None:
-            return x
-        if b.has(t, "post_ffw_norm"):
-            out = b.norm(t, "post_ffw_norm", out)
-        x = g.over(x, out) if "ffn" in self.traits.residual_first else g.over(out, x)
-        if b.per_layer is not None and b.has(t, "inp_gate"):
-            x = g.over(x, per_layer_part(b, t, x))
-        if b.skip is not None:
-            skip = g.new(hp.n_embd, 1, of=(b.skip, b.out_ids)) if last else b.skip
-            x = g.over(x, g.over(skip, weighted=True))
-        elif b.has(t, "layer_output_scale"):
-            x = g.over(x, weighted=True)
-        return x
-
-    @staticmethod
-    def _is_ffn_norm(t: Tensors, name: str) -> bool:
-        """Some architectures name the norm before the feed-forward part after attention."""
-        return (
-            name in ("post_attention_norm", "attn_output_norm")
-            and "ffn_norm.weight" not in t
-            and "post_ffw_norm.weight" not in t
-        )
-
-    def _mix(self, b: LayerBuilder, il: int, t: Tensors, x: Node, raw: Node) -> Node | None:
-        """What mixes tokens in this layer: attention, a recurrent state, both or neither. x is
-        `raw` with its norm."""
-        hp = self.hp
-        if hp.recurrent[il]:
-            if not hp.row.side_by_side:
-                return mixer(b, t, x)
-            attended = b.attention(t, il, x)  # both, side by side
-            state = mixer(b, t, b.norm(t, "attn_norm", raw))  # the same norm, computed again
-            return b.g.over(attended, state) if state else attended
-        if hp.mla or "attn_kv_a_mqa.weight" in t:
-            return latent_attention(b, t, il, x)
-        if in_blocks(b, t):
-            return block_attention(b, t, il, x)
-        if "attn_q.weight" in t or "attn_qkv.weight" in t:
-            return b.attention(t, il, x)
-        return None

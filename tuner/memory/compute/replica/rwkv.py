@@ -4,26 +4,29 @@ and rwkv7.cpp around them; rwkv6qwen2.cpp and arwkv7.cpp put the same mixers int
 from __future__ import annotations
 
 from tuner.memory.compute.graph import Node
-from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
+from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
+from tuner.memory.compute.replica.feed_forward import feed_forward
+
+_FIRST_VALUE = "first value"  # carried from the first layer to all others, which blend it in
 
 
-def rwkv_layer(b: LayerBuilder, t: Tensors, x: Node, last: bool) -> Node:
-    """A whole layer: the mixer over time, then the one over channels."""
-    g, u, n = b.g, b.u, b.hp.n_embd
+def rwkv_layer(b: GraphBuilder, t: Tensors, x: Node, last: bool) -> Node:
+    """A whole layer: the mixer over time, then the one over channels (src/models/rwkv6.cpp,
+    rwkv7.cpp). [n_embd, n_tokens] -> the same, or [n_embd, 1] where the `last` layer picks the
+    rows that become logits."""
+    g, n_tokens, n = b.g, b.n_tokens, b.hp.n_embd
     old = b.gather(b.hp.state_r)
     normed = b.norm(t, "attn_norm", x)
     y = _time_mix(b, t, normed, _shifted(b, old, normed))
-    joined = g.new(n, u, of=(y, x))
+    joined = g.new(n, n_tokens, of=(y, x))
     normed_2 = b.norm(t, "attn_norm_2", joined)
     before = _shifted(b, old, normed_2)
     rows = (g.view(normed, n, 1, contiguous=False), g.view(normed_2, n, 1, contiguous=False))
     g.expand(g.store(g.view(g.new(n, 2, of=rows), 2 * n)))
     if last:
-        joined, normed_2, before = (
-            g.new(n, 1, of=(v, b.out_ids)) for v in (joined, normed_2, before)
-        )
+        joined, normed_2, before = (b.output_rows(v) for v in (joined, normed_2, before))
     else:
-        normed_2, before = g.view(normed_2, n, u), g.view(before, n, u)
+        normed_2, before = g.view(normed_2, n, n_tokens), g.view(before, n, n_tokens)
     step = g.over(before, normed_2)
     k = b.mm(t, "channel_mix_key", g.over(g.over(step, weighted=True), normed_2))
     if b.has(t, "channel_mix_receptance"):
@@ -35,88 +38,89 @@ def rwkv_layer(b: LayerBuilder, t: Tensors, x: Node, last: bool) -> Node:
     return g.over(y, joined)
 
 
-def rwkv_in_common_layer(b: LayerBuilder, t: Tensors, x: Node, last: bool) -> Node:
-    """The mixer over time with a common feed-forward part; sums are read through other shapes."""
-    g, u, n = b.g, b.u, b.hp.n_embd
-    x = g.view(x, n, u)
+def rwkv_in_common_layer(b: GraphBuilder, t: Tensors, x: Node, last: bool) -> Node:
+    """The mixer over time with a common feed-forward part (src/models/rwkv6qwen2.cpp,
+    arwkv7.cpp); sums are read through other shapes, which are those of `rwkv_layer`."""
+    g, n_tokens, n = b.g, b.n_tokens, b.hp.n_embd
+    x = g.view(x, n, n_tokens)
     old = b.gather(b.hp.state_r)
     normed = b.norm(t, "attn_norm", x)
-    y = g.view(_time_mix(b, t, normed, _shifted(b, old, normed)), n, u)
+    y = g.view(_time_mix(b, t, normed, _shifted(b, old, normed)), n, n_tokens)
     g.expand(g.store(g.view(normed, n, 1, contiguous=False)))
-    x = g.view(g.over(y, x), n, u)
+    x = g.view(g.over(y, x), n, n_tokens)
     if last:
-        x = g.new(n, 1, of=(x, b.out_ids))
-    out = b.feed_forward(t, b.norm(t, "ffn_norm", x))
+        x = b.output_rows(x)
+    out = feed_forward(b, t, b.norm(t, "ffn_norm", x))
     return x if out is None else g.over(out, x)
 
 
-def _shifted(b: LayerBuilder, old: Node, x: Node) -> Node:
+def _shifted(b: GraphBuilder, old: Node, x: Node) -> Node:
     """Each token's predecessor, the first one's out of the state."""
-    g, u, n = b.g, b.u, b.hp.n_embd
-    parts = (g.view(old, n, 1, contiguous=False), g.view(x, n, u - 1, contiguous=False))
-    return g.new(n, u, of=parts)
+    g, n_tokens, n = b.g, b.n_tokens, b.hp.n_embd
+    parts = (g.view(old, n, 1, contiguous=False), g.view(x, n, n_tokens - 1, contiguous=False))
+    return g.new(n, n_tokens, of=parts)
 
 
-def _time_mix(b: LayerBuilder, t: Tensors, x: Node, before: Node) -> Node:
+def _time_mix(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
     return (_time_mix_7 if b.has(t, "time_mix_a1") else _time_mix_6)(b, t, x, before)
 
 
-def _low_rank(b: LayerBuilder, t: Tensors, names: tuple[str, str], x: Node, *, bent: bool) -> Node:
+def _low_rank(b: GraphBuilder, t: Tensors, names: tuple[str, str], x: Node, *, bent: bool) -> Node:
     """x through two narrow matrices, with a function between them where it is `bent`."""
     low = b.mm(t, names[0], x)
     return b.mm(t, names[1], b.g.over(low) if bent else low)
 
 
-def _time_mix_7(b: LayerBuilder, t: Tensors, x: Node, before: Node) -> Node:
-    g, u, n = b.g, b.u, b.hp.n_embd
+def _time_mix_7(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
+    g, n_tokens, n = b.g, b.n_tokens, b.hp.n_embd
     head = max(1, b.hp.ssm.wkv_head)
     heads = n // head
     gated = b.has(t, "time_mix_g1")
-    wide = g.new(n, u, 6 if gated else 5, of=(g.over(before, x),))
+    wide = g.new(n, n_tokens, 6 if gated else 5, of=(g.over(before, x),))
     wide = g.over(g.over(wide, weighted=True), x)
-    xr, xw, xk, xv, xa, xg = (g.view(wide, n, u, contiguous=False) for _ in range(6))
+    xr, xw, xk, xv, xa, xg = (g.view(wide, n, n_tokens, contiguous=False) for _ in range(6))
     r = b.mm(t, "time_mix_receptance", xr)
     w = g.over(_low_rank(b, t, ("time_mix_w1", "time_mix_w2"), xw, bent=True), weighted=True)
     w = g.over(g.over(g.over(w)))
     k = b.mm(t, "time_mix_key", xk)
     v = b.mm(t, "time_mix_value", xv)
-    if b.first_value is None:
-        b.first_value = v
-    else:
-        away = g.over(b.first_value, v)
+    first = b.carried.setdefault(_FIRST_VALUE, v)
+    if first is not v:
+        away = g.over(first, v)
         part = _low_rank(b, t, ("time_mix_v1", "time_mix_v2"), xv, bent=False)
         v = g.over(v, g.over(away, g.over(g.over(part, weighted=True))))
     a = _low_rank(b, t, ("time_mix_a1", "time_mix_a2"), xa, bent=False)
     a = g.over(g.over(a, weighted=True))
-    kk = g.new(head, heads, u, of=(g.view(g.over(k, weighted=True), head, heads, u),))
+    kk = g.new(head, heads, n_tokens, of=(g.view(g.over(k, weighted=True), head, heads, n_tokens),))
     ka = g.over(k, weighted=True)
     k = g.over(k, g.over(g.over(a, ka), ka))
-    r, w, k, v, a = (g.view(y, head, heads, u) for y in (r, w, k, v, a))
+    r, w, k, v, a = (g.view(y, head, heads, n_tokens) for y in (r, w, k, v, a))
     done = _run(b, (r, w, k, v, g.over(kk), g.over(kk, a)))
     y = _normed_heads(b, t, done)
-    rk = g.new(1, heads, u, of=(g.over(g.over(k, r), weighted=True),))
-    y = g.over(y, g.view(g.over(v, rk), n, u))
+    rk = g.new(1, heads, n_tokens, of=(g.over(g.over(k, r), weighted=True),))
+    y = g.over(y, g.view(g.over(v, rk), n, n_tokens))
     if gated:
         y = g.over(y, _low_rank(b, t, ("time_mix_g1", "time_mix_g2"), xg, bent=True))
     return b.mm(t, "time_mix_output", y)
 
 
-def _time_mix_6(b: LayerBuilder, t: Tensors, x: Node, before: Node) -> Node:
-    g, u, n = b.g, b.u, b.hp.n_embd
+def _time_mix_6(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
+    g, n_tokens, n = b.g, b.n_tokens, b.hp.n_embd
     head = max(1, b.hp.ssm.wkv_head)
     heads = n // head
-    step = g.view(g.over(before, x), n, u)
-    x = g.view(x, n, u)
+    step = g.view(g.over(before, x), n, n_tokens)
+    x = g.view(x, n, n_tokens)
     low = g.over(b.mm(t, "time_mix_w1", g.over(g.over(step, weighted=True), x)))
     rank = low.shape[0] // 5
-    turned = g.new(rank, u, 5, of=(g.view(low, rank, u, 5, contiguous=False),))
-    wide = g.weighted((n, u, 5), (turned,), t["time_mix_w2.weight"].n_bytes)
+    turned = g.new(rank, n_tokens, 5, of=(g.view(low, rank, n_tokens, 5, contiguous=False),))
+    wide = g.weighted((n, n_tokens, 5), (turned,), t["time_mix_w2.weight"].n_bytes)
     if b.has(t, "time_mix_lerp_fused"):
         wide = g.over(g.over(g.over(wide, weighted=True), step), x)
-        parts = [g.view(wide, n, u, contiguous=False) for _ in range(5)]
+        parts = [g.view(wide, n, n_tokens, contiguous=False) for _ in range(5)]
     else:
         parts = [
-            g.over(g.over(g.over(g.view(wide, n, u), weighted=True), step), x) for _ in range(5)
+            g.over(g.over(g.over(g.view(wide, n, n_tokens), weighted=True), step), x)
+            for _ in range(5)
         ]
     xw, xk, xv, xr, xg = parts
     r, k, v = (
@@ -125,30 +129,30 @@ def _time_mix_6(b: LayerBuilder, t: Tensors, x: Node, before: Node) -> Node:
     )
     gate = g.over(b.mm(t, "time_mix_gate", xg))
     if k.shape[0] != n:
-        k, v = (g.new(n, u, of=(y,)) for y in (k, v))
-    k, v, r = (g.view(y, head, heads, u) for y in (k, v, r))
+        k, v = (g.new(n, n_tokens, of=(y,)) for y in (k, v))
+    k, v, r = (g.view(y, head, heads, n_tokens) for y in (k, v, r))
     w = _low_rank(b, t, ("time_mix_decay_w1", "time_mix_decay_w2"), xw, bent=True)
-    w = g.view(g.over(g.over(g.over(g.over(w, weighted=True)))), head, heads, u)
+    w = g.view(g.over(g.over(g.over(g.over(w, weighted=True)))), head, heads, n_tokens)
     own_norm = b.has(t, "time_mix_first")
     if not own_norm:
         k = g.over(k, g.over(k, w))
     y = _run(b, (k, v, r, w))
-    y = _normed_heads(b, t, y) if own_norm else g.view(y, n, u)
+    y = _normed_heads(b, t, y) if own_norm else g.view(y, n, n_tokens)
     return b.mm(t, "time_mix_output", g.over(y, gate))
 
 
-def _run(b: LayerBuilder, srcs: tuple[Node, ...]) -> Node:
+def _run(b: GraphBuilder, srcs: tuple[Node, ...]) -> Node:
     """The recurrence itself: what it makes of the tokens, then the new state, which is stored."""
     g, size = b.g, b.hp.state_s
     state = b.gather(size)
-    done = g.new(b.hp.n_embd * b.u + size, of=(*srcs, state))
+    done = g.new(b.hp.n_embd * b.n_tokens + size, of=(*srcs, state))
     g.expand(g.store(g.view(done, size)))
     return done
 
 
-def _normed_heads(b: LayerBuilder, t: Tensors, done: Node) -> Node:
-    g, u, n = b.g, b.u, b.hp.n_embd
+def _normed_heads(b: GraphBuilder, t: Tensors, done: Node) -> Node:
+    g, n_tokens, n = b.g, b.n_tokens, b.hp.n_embd
     if not b.has(t, "time_mix_ln"):
-        return g.view(done, n, u)
-    y = g.view(g.new(n, u, of=(g.view(done, n, u),)), n, u)
+        return g.view(done, n, n_tokens)
+    y = g.view(g.new(n, n_tokens, of=(g.view(done, n, n_tokens),)), n, n_tokens)
     return g.over(g.over(y, weighted=True), weighted=True)

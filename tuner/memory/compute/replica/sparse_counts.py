@@ -17,13 +17,13 @@ Counts = tuple[tuple[str, int], ...]
 GATHERING = 16  # the largest batch of which each token attends to a copy of what it picked
 
 
-def counts(hp: HParams, u: int, cells: Mapping[Cells, int]) -> Counts:
-    """By name, what the builders of a model's layers read of a batch of `u` tokens and of caches
+def counts(hp: HParams, n_tokens: int, cells: Mapping[Cells, int]) -> Counts:
+    """By name, what the builders of a model's layers read of a batch of `n_tokens` and of caches
     with these cells."""
     indexer = hp.row.indexer
     match indexer.picks if indexer else None:
         case "rows":
-            return _of_compressed(hp, u, cells)
+            return _of_compressed(hp, n_tokens, cells)
         case "pools":
             return _of_pools(hp, cells[ALL])
         case "ratio_blocks":
@@ -33,12 +33,12 @@ def counts(hp: HParams, u: int, cells: Mapping[Cells, int]) -> Counts:
     return ()
 
 
-def _of_compressed(hp: HParams, u: int, cells: Mapping[Cells, int]) -> Counts:
+def _of_compressed(hp: HParams, n_tokens: int, cells: Mapping[Cells, int]) -> Counts:
     """deepseek4.py: the rows that a batch completes, those that it leaves behind, and
     how many an indexer picks."""
-    found = [(f"blocks of {ratio}", u // ratio + 1) for ratio in cells if ratio > 1]
+    found = [(f"blocks of {ratio}", n_tokens // ratio + 1) for ratio in cells if ratio > 1]
     # twice the ratio where a row looks back at the tokens of the one before
-    found += [(f"{rows} kept", min(u, rows)) for rows in (8, 128)]
+    found += [(f"{rows} kept", min(n_tokens, rows)) for rows in (8, 128)]
     if CSA in cells:
         found.append(("top", min(cells[CSA], hp.indexer_top_k)))
     return tuple(found)
@@ -68,22 +68,24 @@ def _of_blocks(hp: HParams, n: int) -> Counts:
     return tuple(found)
 
 
-def gathers(hp: HParams, u: int, cells: Mapping[Cells, int]) -> bool:
+def gathers(hp: HParams, n_tokens: int, cells: Mapping[Cells, int]) -> bool:
     """Whether the few tokens of a small batch attend to copies of what they picked (glm5-next)."""
     if hp.row.indexer is None or hp.row.indexer.picks != "pools" or hp.indexer_kpool < 1:
         return False
-    top = dict(counts(hp, u, cells))["top"]
+    top = dict(counts(hp, n_tokens, cells))["top"]
     tail = hp.indexer_kpool - 1 if hp.indexer_tail else 0
-    return u <= GATHERING and cells[ALL] > hp.indexer_kpool * top + tail
+    return n_tokens <= GATHERING and cells[ALL] > hp.indexer_kpool * top + tail
 
 
 _TILE = (8, 64)  # tokens and cells (OP_FLASH_ATTN_EXT_NQPSG, _NCPSG in ggml-metal-impl.h)
 _VECTORS = 32  # the largest batch for which Metal has its attention kernel for vectors
 
 
-def metal_counts(u: int, cells: Mapping[Cells, int]) -> Counts:
-    """What `LayerBuilder.scratch` reads for Metal: the tiles of the mask, by kind of cache, and
+def metal_counts(n_tokens: int, cells: Mapping[Cells, int]) -> Counts:
+    """What `GraphBuilder.scratch` reads for Metal: the tiles of the mask, by kind of cache, and
     the tokens for which partial results are kept."""
     tokens, width = _TILE
-    tiles = [(f"tiles of {kind}", -(-u // tokens) * -(-n // width)) for kind, n in cells.items()]
-    return (*tiles, ("vectors", min(u, _VECTORS)))
+    tiles = [
+        (f"tiles of {kind}", -(-n_tokens // tokens) * -(-n // width)) for kind, n in cells.items()
+    ]
+    return (*tiles, ("vectors", min(n_tokens, _VECTORS)))

@@ -9,10 +9,10 @@ from __future__ import annotations
 from math import prod
 
 from tuner.memory.compute.graph import Node
-from tuner.memory.compute.replica.attention import LayerBuilder, Tensors
+from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 
 
-def mixer(b: LayerBuilder, t: Tensors, x: Node) -> Node | None:
+def mixer(b: GraphBuilder, t: Tensors, x: Node) -> Node | None:
     """The layer's mixer, or None where the layer has none that is known."""
     if b.has(t, "shortconv.in_proj"):
         return _short_conv(b, t, x)
@@ -27,12 +27,12 @@ def mixer(b: LayerBuilder, t: Tensors, x: Node) -> Node | None:
     return None
 
 
-def _conv(b: LayerBuilder, x: Node, channels: int, width: int, old: Node) -> Node:
+def _conv(b: GraphBuilder, x: Node, channels: int, width: int, old: Node) -> Node:
     """x behind the last columns of before; the new last columns are stored."""
     g = b.g
     columns = g.view(old, width - 1, channels, contiguous=False)
-    turned = g.view(x, b.u, channels, contiguous=False)
-    joined = g.new(width - 1 + b.u, channels, of=(columns, turned))
+    turned = g.view(x, b.n_tokens, channels, contiguous=False)
+    joined = g.new(width - 1 + b.n_tokens, channels, of=(columns, turned))
     kept = g.view(joined, width - 1, channels, contiguous=False)
     if b.traits.copied_columns:
         kept = g.new(width - 1, channels, of=(kept,))
@@ -40,67 +40,71 @@ def _conv(b: LayerBuilder, x: Node, channels: int, width: int, old: Node) -> Nod
     return joined
 
 
-def _part(b: LayerBuilder, x: Node, *shape: int) -> Node:
+def _part(b: GraphBuilder, x: Node, *shape: int) -> Node:
     """Some columns of x as they lie; a copy for another device takes along what is between."""
     node = b.g.view(x, *shape, contiguous=False)
-    node.size = 4 * ((b.u - 1) * x.shape[0] + prod(shape[:-1]))
+    node.size = 4 * ((b.n_tokens - 1) * x.shape[0] + prod(shape[:-1]))
     return node
 
 
-def _mamba1(b: LayerBuilder, t: Tensors, x: Node) -> Node:
-    g, u, s = b.g, b.u, b.hp.ssm
+def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    g, n_tokens, s = b.g, b.n_tokens, b.hp.ssm
     conv = b.gather(b.hp.state_r)
     xz = b.mm(t, "ssm_in", x)
     turned = b.traits.turned_input
     if turned:
         xz = g.new(*xz.shape, of=(g.view(xz, *xz.shape, contiguous=False),))
-    z = _part(b, xz, s.inner, u)
-    x = g.view(xz, s.inner, u, contiguous=False)
-    joined = _conv(b, g.new(s.inner, u, of=(x,)) if turned else x, s.inner, s.conv, conv)
-    x = g.over(g.over(Node((s.inner, u), 4, (joined,), device=g.device), weighted=True))
+    z = _part(b, xz, s.inner, n_tokens)
+    x = g.view(xz, s.inner, n_tokens, contiguous=False)
+    joined = _conv(b, g.new(s.inner, n_tokens, of=(x,)) if turned else x, s.inner, s.conv, conv)
+    x = g.over(g.over(Node((s.inner, n_tokens), 4, (joined,), device=g.device), weighted=True))
     x_db = b.mm(t, "ssm_x", x)
     rank = t["ssm_dt.weight"].shape[0]
-    dt = g.new(rank, u, of=(g.view(x_db, rank, u, contiguous=False),))
-    low = [g.view(x_db, s.state, u, contiguous=False) for _ in range(2)]
+    dt = g.new(rank, n_tokens, of=(g.view(x_db, rank, n_tokens, contiguous=False),))
+    low = [g.view(x_db, s.state, n_tokens, contiguous=False) for _ in range(2)]
     if b.has(t, "ssm_dt_norm"):
         dt = g.over(dt, weighted=True)
-        low = [g.over(g.new(s.state, u, of=(v,)), weighted=True) for v in low]
+        low = [g.over(g.new(s.state, n_tokens, of=(v,)), weighted=True) for v in low]
     dt = b.mm(t, "ssm_dt", dt)
-    scan = g.new(s.inner * (u + s.state), of=(g.view(x, 1, s.inner, u), dt, *low, b.ids))
+    scan = g.new(
+        s.inner * (n_tokens + s.state), of=(g.view(x, 1, s.inner, n_tokens), dt, *low, b.ids)
+    )
     g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
-    y = g.view(scan, s.inner, u, contiguous=False)
-    skipped = g.over(g.view(x, s.inner, u)) if turned else g.over(x, weighted=True)
+    y = g.view(scan, s.inner, n_tokens, contiguous=False)
+    skipped = g.over(g.view(x, s.inner, n_tokens)) if turned else g.over(x, weighted=True)
     y = g.over(y, skipped)
-    y = g.new(s.inner, u, of=(g.new(s.inner, u, of=(z,)), y))
-    return g.view(b.mm(t, "ssm_out", y), b.hp.n_embd, u)
+    y = g.new(s.inner, n_tokens, of=(g.new(s.inner, n_tokens, of=(z,)), y))
+    return g.view(b.mm(t, "ssm_out", y), b.hp.n_embd, n_tokens)
 
 
-def _mamba2(b: LayerBuilder, t: Tensors, x: Node) -> Node:
-    g, u, s = b.g, b.u, b.hp.ssm
+def _mamba2(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    g, n_tokens, s = b.g, b.n_tokens, b.hp.ssm
     heads = max(1, s.rank)
     channels = s.inner + 2 * s.groups * s.state
     conv = b.gather(b.hp.state_r)
     both = b.mm(t, "ssm_in", x)
-    z = _part(b, both, s.inner, u)
-    dt = g.view(both, heads, u, contiguous=False)
-    joined = _conv(b, g.view(both, channels, u, contiguous=False), channels, s.conv, conv)
-    mixed = g.over(g.over(Node((channels, u), 4, (joined,), device=g.device), weighted=True))
-    parts = [g.view(mixed, s.inner // heads, heads, u, contiguous=False) for _ in range(3)]
-    dt = g.over(g.new(heads, u, of=(dt,)), weighted=True)
-    scan = g.new(s.inner * (u + s.state), of=(parts[0], dt, *parts[1:], b.ids))
+    z = _part(b, both, s.inner, n_tokens)
+    dt = g.view(both, heads, n_tokens, contiguous=False)
+    joined = _conv(b, g.view(both, channels, n_tokens, contiguous=False), channels, s.conv, conv)
+    mixed = g.over(g.over(Node((channels, n_tokens), 4, (joined,), device=g.device), weighted=True))
+    parts = [g.view(mixed, s.inner // heads, heads, n_tokens, contiguous=False) for _ in range(3)]
+    dt = g.over(g.new(heads, n_tokens, of=(dt,)), weighted=True)
+    scan = g.new(s.inner * (n_tokens + s.state), of=(parts[0], dt, *parts[1:], b.ids))
     g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
-    y = g.view(scan, s.inner // heads, heads, u, contiguous=False)
+    y = g.view(scan, s.inner // heads, heads, n_tokens, contiguous=False)
     scaled = Node(parts[0].shape, 4, (parts[0],), device=g.device)
     y = g.over(y, scaled)
-    y = g.new(s.inner // heads, heads, u, of=(g.new(s.inner // heads, heads, u, of=(z,)), y))
+    y = g.new(
+        s.inner // heads, heads, n_tokens, of=(g.new(s.inner // heads, heads, n_tokens, of=(z,)), y)
+    )
     if b.has(t, "ssm_norm"):
-        y = g.view(y, s.inner // max(1, s.groups), max(1, s.groups), u)
+        y = g.view(y, s.inner // max(1, s.groups), max(1, s.groups), n_tokens)
         y = g.over(g.over(y), weighted=True)
-    return b.mm(t, "ssm_out", g.view(y, s.inner, u))
+    return b.mm(t, "ssm_out", g.view(y, s.inner, n_tokens))
 
 
-def _gated_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:
-    g, u, s = b.g, b.u, b.hp.ssm
+def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    g, n_tokens, s = b.g, b.n_tokens, b.hp.ssm
     keys, values = max(1, s.groups), max(1, s.rank)
     dk, dv = s.state, s.inner // max(1, s.rank)
     channels = s.inner + 2 * keys * dk
@@ -109,38 +113,43 @@ def _gated_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:
         z = b.mm(t, "attn_gate", x)
     else:
         raw = b.mm(t, "ssm_in", x)
-        z = g.new(dv * values, u, of=(g.view(raw, dv * values, u, contiguous=False),))
+        z = g.new(dv * values, n_tokens, of=(g.view(raw, dv * values, n_tokens, contiguous=False),))
         flat = [
-            g.new(n, u, of=(g.view(raw, n, u, contiguous=False),))
+            g.new(n, n_tokens, of=(g.view(raw, n, n_tokens, contiguous=False),))
             for n in (dk * keys, dk * keys, dv * values)
         ]
-        mixed = g.new(channels, u, of=(g.new(2 * dk * keys, u, of=tuple(flat[:2])), flat[2]))
+        mixed = g.new(
+            channels, n_tokens, of=(g.new(2 * dk * keys, n_tokens, of=tuple(flat[:2])), flat[2])
+        )
     if b.has(t, "ssm_ba"):
         ba = b.mm(t, "ssm_ba", x)
-        beta = g.over(g.new(values, u, of=(g.view(ba, values, u, contiguous=False),)))
-        alpha = g.new(values, u, of=(g.view(ba, values, u, contiguous=False),))
+        beta = g.over(g.new(values, n_tokens, of=(g.view(ba, values, n_tokens, contiguous=False),)))
+        alpha = g.new(values, n_tokens, of=(g.view(ba, values, n_tokens, contiguous=False),))
     else:
-        beta = g.new(values, u, of=(g.view(b.mm(t, "ssm_beta", x), values, u),))
-        alpha = g.view(b.mm(t, "ssm_alpha", x), values, u)
+        beta = g.new(values, n_tokens, of=(g.view(b.mm(t, "ssm_beta", x), values, n_tokens),))
+        alpha = g.view(b.mm(t, "ssm_alpha", x), values, n_tokens)
     gate = g.over(g.over(g.over(alpha, weighted=True)), weighted=True)
     joined = _conv(b, mixed, channels, s.conv, b.gather(b.hp.state_r))
     state = b.gather(b.hp.state_s)
-    conv = g.over(Node((channels, u), 4, (joined,), device=g.device))
-    q, k = (g.new(dk, keys, u, of=(g.view(conv, dk, keys, u, contiguous=False),)) for _ in range(2))
-    v = g.view(conv, dv, values, u, contiguous=False)
+    conv = g.over(Node((channels, n_tokens), 4, (joined,), device=g.device))
+    q, k = (
+        g.new(dk, keys, n_tokens, of=(g.view(conv, dk, keys, n_tokens, contiguous=False),))
+        for _ in range(2)
+    )
+    v = g.view(conv, dv, values, n_tokens, contiguous=False)
     if keys != values and b.traits.repeated_keys:
-        q, k = (g.new(dk, values, u, of=(g.view(n, dk, 1, keys, u),)) for n in (q, k))
-    done = g.new(s.inner * u + b.hp.state_s, of=(q, k, v, gate, beta, state))
-    y = g.view(done, dv, values, u, contiguous=False)
+        q, k = (g.new(dk, values, n_tokens, of=(g.view(n, dk, 1, keys, n_tokens),)) for n in (q, k))
+    done = g.new(s.inner * n_tokens + b.hp.state_s, of=(q, k, v, gate, beta, state))
+    y = g.view(done, dv, values, n_tokens, contiguous=False)
     g.expand(g.store(g.view(done, b.hp.state_s)))
-    normed = g.over(g.new(dv, values, u, of=(y,)), weighted=True)
-    gated = g.new(dv, values, u, of=(g.view(z, dv, values, u),))
+    normed = g.over(g.new(dv, values, n_tokens, of=(y,)), weighted=True)
+    gated = g.new(dv, values, n_tokens, of=(g.view(z, dv, values, n_tokens),))
     y = g.over(normed, gated)
-    return g.view(b.mm(t, "ssm_out", g.view(y, s.inner, u)), b.hp.n_embd, u)
+    return g.view(b.mm(t, "ssm_out", g.view(y, s.inner, n_tokens)), b.hp.n_embd, n_tokens)
 
 
-def _kimi_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:
-    g, u, s = b.g, b.u, b.hp.ssm
+def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    g, n_tokens, s = b.g, b.n_tokens, b.hp.ssm
     head = s.kda_head
     heads = b.hp.n_head[0]
     inner = head * heads
@@ -148,32 +157,32 @@ def _kimi_delta(b: LayerBuilder, t: Tensors, x: Node) -> Node:
     parts = []
     for name in ("attn_q", "attn_k", "attn_v"):
         joined = _conv(b, b.mm(t, name, x), inner, s.conv, old)
-        conv = Node((inner, u), 4, (joined,), device=g.device)
-        parts.append(g.view(g.over(g.view(conv, inner, u)), head, heads, u))
+        conv = Node((inner, n_tokens), 4, (joined,), device=g.device)
+        parts.append(g.view(g.over(g.view(conv, inner, n_tokens)), head, heads, n_tokens))
     gate = b.mm(t, "ssm_f_a", x)
     gate = g.over(b.mm(t, "ssm_f_b", gate) if b.has(t, "ssm_f_b") else gate, weighted=True)
-    gate = Node((head, heads, u), 4, (g.view(gate, head, heads, u),), device=g.device)
-    beta = g.new(heads, u, of=(g.view(b.mm(t, "ssm_beta", x), heads, u),))
+    gate = Node((head, heads, n_tokens), 4, (g.view(gate, head, heads, n_tokens),), device=g.device)
+    beta = g.new(heads, n_tokens, of=(g.view(b.mm(t, "ssm_beta", x), heads, n_tokens),))
     state = b.gather(b.hp.state_s)
-    q, k = (g.new(head, heads, u, of=(n,)) for n in parts[:2])
-    done = g.new(inner * u + b.hp.state_s, of=(q, k, parts[2], gate, beta, state))
-    y = g.new(head, heads, u, of=(g.view(done, head, heads, u, contiguous=False),))
+    q, k = (g.new(head, heads, n_tokens, of=(n,)) for n in parts[:2])
+    done = g.new(inner * n_tokens + b.hp.state_s, of=(q, k, parts[2], gate, beta, state))
+    y = g.new(head, heads, n_tokens, of=(g.view(done, head, heads, n_tokens, contiguous=False),))
     g.expand(g.store(g.view(done, b.hp.state_s)))
     second = b.mm(t, "ssm_g_a" if b.has(t, "ssm_g_a") else "ssm_g", x)
     if b.has(t, "ssm_g_b"):
         second = b.mm(t, "ssm_g_b", second)
-    normed = g.over(g.over(g.view(y, head, heads, u)), weighted=True)
-    y = g.over(normed, g.new(head, heads, u, of=(g.view(second, head, heads, u),)))
-    return b.mm(t, "attn_output", g.new(inner, u, of=(y,)))
+    normed = g.over(g.over(g.view(y, head, heads, n_tokens)), weighted=True)
+    y = g.over(normed, g.new(head, heads, n_tokens, of=(g.view(second, head, heads, n_tokens),)))
+    return b.mm(t, "attn_output", g.new(inner, n_tokens, of=(y,)))
 
 
-def _short_conv(b: LayerBuilder, t: Tensors, x: Node) -> Node:
-    g, u, hp = b.g, b.u, b.hp
+def _short_conv(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    g, n_tokens, hp = b.g, b.n_tokens, b.hp
     n = hp.n_embd
     width = hp.state_r // n + 1
     bcx = b.mm(t, "shortconv.in_proj", x)
-    part, gate, value = (g.view(bcx, n, u, contiguous=False) for _ in range(3))
-    product = g.new(n, u, of=(part, value))
+    part, gate, value = (g.view(bcx, n, n_tokens, contiguous=False) for _ in range(3))
+    product = g.new(n, n_tokens, of=(part, value))
     joined = _conv(b, product, n, width, b.gather(hp.state_r))
-    y = Node((n, u), 4, (joined,), device=g.device)
+    y = Node((n, n_tokens), 4, (joined,), device=g.device)
     return b.mm(t, "shortconv.out_proj", g.over(y, gate))
