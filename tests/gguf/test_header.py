@@ -284,6 +284,14 @@ def test_a_part_with_too_few_tensors_is_refused(parts: list[Path]) -> None:
     assert "3 tensors instead of 4" in str(error)
 
 
+@pytest.mark.parametrize("count", ["three", 2.5, [1, 2]])
+def test_a_count_of_parts_that_is_no_number_is_refused(tmp_path: Path, count: object) -> None:
+    """Nobody can say which other parts there are."""
+    error = refusal(write_gguf(tmp_path / "m.gguf", {"split.count": count}, []))
+    assert error.kind == "malformed"
+    assert "damaged split.count" in str(error)
+
+
 def test_a_whole_model_may_be_named_like_a_part(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m-00001-of-00002.gguf", {}, [Tensor("a", (8,))])
     assert len(read_header(path).tensors) == 1

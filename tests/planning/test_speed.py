@@ -7,8 +7,10 @@ import itertools
 import pytest
 
 from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
+from tuner.planning.solver import Solver
 from tuner.planning.speed import GPU_BANDWIDTH_SHARE, Calibration, Offload, SpeedModel
 from tuner.settings import Settings
+from tuner.wishes import Wishes
 
 
 def seconds(name: str, n_gpu_layers: int, n_cpu_moe: int = 0, gib: float = 48) -> float:
@@ -72,3 +74,17 @@ def test_calibration_scales_and_says_so() -> None:
     assert scaled.decode_tps == pytest.approx(plain.decode_tps / 2)
     assert scaled.prompt_tps == pytest.approx(plain.prompt_tps * 2)
     assert (plain.source, scaled.source) == ("computed", "measured")
+
+
+def test_a_calibrated_solver_plans_as_before_and_tells_other_speeds() -> None:
+    """What was measured scales every speed and changes no choice; the solver that it was made
+    from goes on as it was."""
+    solver = Solver(giant(LLAMA_8B), machine(gpu(8)))
+    plain = solver.best(Wishes())
+    scaled = solver.calibrated(Calibration(0.5, 2.0)).best(Wishes())
+    assert plain is not None
+    assert scaled is not None
+    assert scaled.settings == plain.settings
+    assert scaled.speed.decode_tps == pytest.approx(plain.speed.decode_tps / 2)
+    assert (plain.speed.source, scaled.speed.source) == ("computed", "measured")
+    assert solver.best(Wishes()) == plain
