@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 from textual import work
@@ -15,7 +14,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Tooltip
 
-from tui.answering import Chat, Generation, Painter
+from tui.answering import Answering, Chat, Painter
 from tui.keymap import Keymap, Place, Show
 from tui.ports import RunningModel
 from tui.screens import advice
@@ -27,14 +26,13 @@ from tui.screens.reloading import Reloading
 from tui.screens.report import ReportScreen
 from tui.status import Status
 from tui.storage import Conversations, Recorder
-from tui.widgets import ActivityLine, AnswerMessage, Hints, Prompt, StatusLine, Transcript
+from tui.widgets import ActivityLine, Hints, Prompt, StatusLine, Transcript
 from tuner.engine.protocol import Sampling
 from tuner.errors import KvchatError
 from tuner.safe_text import one_line
 
 VRAM_SECONDS = 2.0
 QUIT_SECONDS = 3.0  # within which the second Ctrl+C must come
-STOP_SECONDS = 2.0  # after which a stop is no longer waited for
 
 
 class ChatScreen(Screen[None]):
@@ -71,9 +69,12 @@ class ChatScreen(Screen[None]):
         self._sampling = sampling
         self._keymap = keymap
         self._warnings = (*warnings, store.warning or "", *running.warnings)
-        self._generation: Generation | None = None
-        self._answer_done = asyncio.Event()  # no answer is being written
-        self._answer_done.set()
+        self._transcript = Transcript()
+        self._activity = ActivityLine()
+        self._prompt = Prompt(keymap, placeholder="Write a message")
+        self._status = StatusLine()
+        self._hints = Hints()
+        self._answering = Answering(self._transcript, recorder, self._prompt.keystrokes)
         self._dead = False
         self._measuring = Measuring(self)
         self._reloading = Reloading(self)
@@ -84,26 +85,17 @@ class ChatScreen(Screen[None]):
     @property
     def generating(self) -> bool:
         """An answer is being written."""
-        return self._generation is not None
+        return self._answering.active
 
     # ------------------------------------------------------------ layout
 
     def compose(self) -> ComposeResult:
-        yield Transcript()
-        with Vertical(id="bottom"):
-            yield ActivityLine()
-            yield Prompt(self._keymap, placeholder="Write a message")
-            yield StatusLine()
-            yield Hints()
+        yield self._transcript
+        yield Vertical(self._activity, self._prompt, self._status, self._hints, id="bottom")
 
     async def on_mount(self) -> None:
         # Tooltips are drawn as markup, and a table's are the model's own text.
         await self.query(Tooltip).remove()
-        self._transcript = self.query_one(Transcript)
-        self._prompt = self.query_one(Prompt)
-        self._activity = self.query_one(ActivityLine)
-        self._status = self.query_one(StatusLine)
-        self._hints = self.query_one(Hints)
         self._set_status()
         await self._show_chat()
         for warning in self._warnings:
@@ -117,8 +109,7 @@ class ChatScreen(Screen[None]):
 
     def on_unmount(self) -> None:
         # However the program ends, no thread may wait for the engine.
-        if self._generation is not None:
-            self._generation.stop()
+        self._answering.stop()
         self._garbage.end()
 
     async def _show_chat(self) -> None:
@@ -152,7 +143,7 @@ class ChatScreen(Screen[None]):
 
     def on_measuring_measured(self, message: Measuring.Measured) -> None:
         self._status.change(vram=message.vram)
-        if message.n_ctx_used is not None and self._generation is None:
+        if message.n_ctx_used is not None and not self.generating:
             self._status.change(n_ctx_used=message.n_ctx_used)
 
     def _idle(self) -> None:
@@ -169,7 +160,7 @@ class ChatScreen(Screen[None]):
     def update_below(self) -> None:
         """The marker that there is more text below the view."""
         at_end = self._transcript.at_end
-        new = "new text" if self._generation is not None else "more"
+        new = "new text" if self.generating else "more"
         self._activity.below = "" if at_end else f"↓ {new} below · {self._key('view.end')}"
 
     async def on_activity_line_below_clicked(self) -> None:
@@ -184,7 +175,7 @@ class ChatScreen(Screen[None]):
     # ------------------------------------------------------------ asking and answering
 
     async def on_prompt_submitted(self) -> None:
-        if self._generation is not None:
+        if self.generating:
             self._activity.activity = f"still answering · {self._key('answer.stop')} stops it"
         elif self._dead:
             key = self._key("model.reload")
@@ -198,27 +189,9 @@ class ChatScreen(Screen[None]):
 
     async def _answer(self) -> None:
         """Lets the model answer the conversation as it stands."""
-        sampling = self._sampling
-        if sampling.seed is not None:  # another answer wants another seed
-            sampling = replace(sampling, seed=sampling.seed + self.chat.branches)
-        prompt = self.chat.prompt()
-        answer = self.chat.begin_answer(self.running_model, sampling)
-        generation = Generation(self.running_model, prompt, sampling)
-        self._generation = generation
-        self._answer_done.clear()
-        self._transcript.streaming = True
-        widget = await self._transcript.add(answer, streaming=True)
-        assert isinstance(widget, AnswerMessage)
-        painter = Painter(
-            generation,
-            self.chat,
-            self._recorder,
-            self._transcript,
-            widget,
-            self._prompt.keystrokes,
-        )
+        painter = await self._answering.begin(self.chat, self.running_model, self._sampling)
         self._hint(Show.ANSWERING)
-        self.run_worker(generation.run, thread=True, group="engine")
+        self.run_worker(painter.generation.run, thread=True, group="engine")
         self.run_worker(self._write(painter), group="painter")
 
     async def _write(self, painter: Painter) -> None:
@@ -226,9 +199,7 @@ class ChatScreen(Screen[None]):
             await painter.run(self._activity)
             await self._finish_answer(painter)
         finally:
-            self._generation = None
-            self._transcript.streaming = False
-            self._answer_done.set()
+            self._answering.end()
             self._idle()
             self.update_below()
 
@@ -266,13 +237,8 @@ class ChatScreen(Screen[None]):
 
     async def _settle(self) -> None:
         """Stops what is being written and waits until it is saved."""
-        if self._generation is not None:
-            self._generation.stop()
-            try:
-                async with asyncio.timeout(STOP_SECONDS):
-                    await self._answer_done.wait()
-            except TimeoutError:
-                self._activity.activity = "the engine does not stop"
+        if not await self._answering.settle():
+            self._activity.activity = "the engine does not stop"
 
     async def finish(self) -> RunningModel:
         """Stops and saves; the model that is to be closed."""
@@ -282,9 +248,8 @@ class ChatScreen(Screen[None]):
     # ------------------------------------------------------------ actions
 
     def action_stop(self) -> None:
-        if self._generation is not None and not self._generation.stopped:
+        if self._answering.stop():
             self._activity.activity = "stopping"
-            self._generation.stop()
 
     async def action_interrupt(self) -> None:
         selected = self.get_selected_text() or self._prompt.selected_text
@@ -292,7 +257,7 @@ class ChatScreen(Screen[None]):
             self.app.copy_to_clipboard(selected)
             self.clear_selection()
             self._activity.activity = "copied"
-        elif self._generation is not None:
+        elif self.generating:
             self.action_stop()
         elif self._quit_asked:
             await self.app.action_quit()
@@ -303,7 +268,7 @@ class ChatScreen(Screen[None]):
 
     def _forget_quit(self) -> None:
         self._quit_asked = False
-        if self._generation is None:
+        if not self.generating:
             self._idle()
 
     async def action_new_chat(self) -> None:
@@ -315,7 +280,7 @@ class ChatScreen(Screen[None]):
     @work(group="regenerate", exclusive=True)
     async def action_regenerate(self) -> None:
         await self._settle()
-        if self._dead or self._generation is not None:
+        if self._dead or self.generating:
             return
         if self.chat.drop_answer() is not None:
             await self._transcript.drop_last()

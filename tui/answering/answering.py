@@ -1,0 +1,74 @@
+"""One answer at a time: begun, stopped, waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from tui.answering.conversation import Chat
+from tui.answering.generation import Generation
+from tui.answering.painter import Painter
+from tui.ports import RunningModel
+from tui.storage import Recorder
+from tui.widgets import AnswerMessage, Transcript
+from tui.widgets.keystrokes import Keystrokes
+from tuner.engine.protocol import Sampling
+
+STOP_SECONDS = 2.0  # after which a stop is no longer waited for
+
+
+class Answering:
+    """Knows whether an answer is being written. Lives on the screen's thread."""
+
+    def __init__(self, transcript: Transcript, recorder: Recorder, keystrokes: Keystrokes):
+        self._transcript = transcript
+        self._recorder = recorder
+        self._keystrokes = keystrokes
+        self._generation: Generation | None = None
+        self._done = asyncio.Event()
+        self._done.set()
+
+    @property
+    def active(self) -> bool:
+        """An answer is being written."""
+        return self._generation is not None
+
+    async def begin(self, chat: Chat, running: RunningModel, sampling: Sampling) -> Painter:
+        """Puts an empty answer on the screen. Returns what fills it: its `generation.run` belongs
+        in a thread, its `run` on the screen's, and `end` is to be called after both."""
+        if sampling.seed is not None:  # another answer wants another seed
+            sampling = replace(sampling, seed=sampling.seed + chat.branches)
+        prompt = chat.prompt()
+        answer = chat.begin_answer(running, sampling)
+        generation = Generation(running, prompt, sampling)
+        self._generation = generation
+        self._done.clear()
+        self._transcript.streaming = True
+        widget = await self._transcript.add(answer, streaming=True)
+        assert isinstance(widget, AnswerMessage)
+        return Painter(generation, chat, self._recorder, self._transcript, widget, self._keystrokes)
+
+    def end(self) -> None:
+        """The answer is written, drawn and saved."""
+        self._generation = None
+        self._transcript.streaming = False
+        self._done.set()
+
+    def stop(self) -> bool:
+        """Asks the engine to stop; returns at once. True where that is news."""
+        if self._generation is None:
+            return False
+        news = not self._generation.stopped
+        self._generation.stop()
+        return news
+
+    async def settle(self) -> bool:
+        """Stops what is being written and waits until it is saved; False: it does not end."""
+        if self._generation is not None:
+            self._generation.stop()
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._done.wait()
+            except TimeoutError:
+                return False
+        return True
