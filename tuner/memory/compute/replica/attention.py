@@ -1,8 +1,7 @@
-"""The layers of a model as graph nodes: attention, on top of feed-forward parts and experts.
+"""Attention as graph nodes, and which layers rotate by position.
 
-Mirrors `llm_graph_context` (src/llama-graph.cpp: build_norm, build_qkv, build_attn, build_ffn,
-build_moe_ffn) and what the architectures in src/models/*.cpp have in common; which parts a layer
-has is read from its tensors, so an architecture needs no entry of its own unless it differs.
+Mirrors `build_qkv`, `build_attn` and `build_attn_mha` (src/llama-graph.cpp) and what the
+architectures in src/models/*.cpp put around them; which parts a layer has is read from its tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from tuner.memory.kv_cache import ALL, WINDOW, Cells
 from tuner.model.architectures import architecture
 from tuner.model.hparams import HParams
 
-_FULL_PERIOD = 4  # every so many layers one is not like the others (src/models/*.cpp)
+_NO_ROPE_STEP = 4  # n_no_rope_layer_step (src/models/llama4.cpp, smollm3.cpp)
 
 
 def rotates(hp: HParams, il: int) -> bool:
@@ -30,48 +29,23 @@ def rotates(hp: HParams, il: int) -> bool:
         case "most_or_but_last" if not hp.n_swa:
             return il + 1 != hp.n_layer
         case "most" | "most_or_but_last":
-            return (il + 1) % _FULL_PERIOD != 0
+            return (il + 1) % _NO_ROPE_STEP != 0
         case "stated":
             return hp.rope_finetuned
     return its.rope != "none"
 
 
 def attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
-    """Self-attention over a cache of K and V: x is the normed input."""
-    g, hp, n_tokens = b.g, b.hp, b.n_tokens
-    n, n_kv = hp.n_head[il], hp.n_head_kv[il]
-    dk, dv = hp.head_k[il], hp.head_v[il]
-    gate: Node | None = None
-    k: Node | None
-    v: Node | None
-    if b.has(t, "attn_qkv"):
-        qkv = b.mm(t, "attn_qkv", x)
-        q = g.view(qkv, dk, n, n_tokens, contiguous=False)
-        k = g.view(qkv, dk, n_kv, n_tokens, contiguous=False)
-        v = g.view(qkv, dv, n_kv, n_tokens, contiguous=False)
-    else:
-        q_raw = b.mm(t, "attn_q", x)
-        if q_raw.shape[0] == 2 * n * dk:  # each head's query and gate side by side
-            gate = g.view(q_raw, dk, n, n_tokens, contiguous=False)
-            q = g.view(q_raw, dk, n, n_tokens, contiguous=False)
-        else:
-            if _wide(b, t, "attn_q_norm", q_raw):
-                q_raw = b.norm(t, "attn_q_norm", q_raw)
-            q = g.view(q_raw, dk, n, n_tokens)
-        shared = il >= hp.n_layer_kv  # this layer reads an earlier layer's cache
-        k = None if shared else b.mm(t, "attn_k", x)
-        v = None
-        if k is not None:
-            v = g.view(b.mm(t, "attn_v", x) if b.has(t, "attn_v") else k, dv, n_kv, n_tokens)
-            if _wide(b, t, "attn_k_norm", k):
-                k = b.norm(t, "attn_k_norm", k)
-            k = g.view(k, dk, n_kv, n_tokens)
+    """Self-attention over a cache of K and V. x: normed, [n_embd, n_tokens] -> the same."""
+    g, n_tokens = b.g, b.n_tokens
+    n, dk = b.hp.n_head[il], b.hp.head_k[il]
+    q, k, v, gate = _projected(b, t, il, x)
     if b.has(t, "attn_q_norm") and t["attn_q_norm.weight"].shape[0] == dk:
         q = b.norm(t, "attn_q_norm", q)
     if k is not None and b.has(t, "attn_k_norm") and t["attn_k_norm.weight"].shape[0] == dk:
         k = b.norm(t, "attn_k_norm", k)
     if v is not None and b.traits.norm_v:
-        v = g.over(v)  # normed, without weights
+        v = g.over(v)
     if rotates(b.hp, il):
         q = _rope(b, q)
         k = _rope(b, k) if k is not None else None
@@ -83,15 +57,51 @@ def attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     if gate is not None:
         y = g.over(y, g.over(gate))
     elif b.has(t, "attn_gate"):
-        gate = g.over(b.mm(t, "attn_gate", x))
-        if gate.shape[0] == n != y.shape[0]:  # one for each head
-            y = g.over(g.view(y, dv, n, n_tokens), g.view(gate, 1, n, n_tokens))
-            y = g.view(y, dv * n, n_tokens)
-        else:
-            y = g.over(y, gate)
+        y = _gated(b, y, g.over(b.mm(t, "attn_gate", x)), n)
     if b.has(t, "attn_sub_norm"):
         y = b.norm(t, "attn_sub_norm", y)
     return b.mm(t, "attn_output", y) if b.has(t, "attn_output") else y
+
+
+def _projected(
+    b: GraphBuilder, t: Tensors, il: int, x: Node
+) -> tuple[Node, Node | None, Node | None, Node | None]:
+    """Queries, keys, values and a gate, [head, heads, n_tokens] each (`build_qkv`). No keys and
+    values where a layer reads an earlier layer's cache, and seldom a gate."""
+    g, hp, n_tokens = b.g, b.hp, b.n_tokens
+    n, n_kv = hp.n_head[il], hp.n_head_kv[il]
+    dk, dv = hp.head_k[il], hp.head_v[il]
+    if b.has(t, "attn_qkv"):
+        qkv = b.mm(t, "attn_qkv", x)
+        q = g.view(qkv, dk, n, n_tokens, contiguous=False)
+        k = g.view(qkv, dk, n_kv, n_tokens, contiguous=False)
+        return q, k, g.view(qkv, dv, n_kv, n_tokens, contiguous=False), None
+    gate: Node | None = None
+    raw = b.mm(t, "attn_q", x)
+    if raw.shape[0] == 2 * n * dk:  # each head's query and gate side by side
+        gate = g.view(raw, dk, n, n_tokens, contiguous=False)
+        q = g.view(raw, dk, n, n_tokens, contiguous=False)
+    else:
+        if _wide(b, t, "attn_q_norm", raw):
+            raw = b.norm(t, "attn_q_norm", raw)
+        q = g.view(raw, dk, n, n_tokens)
+    if il >= hp.n_layer_kv:
+        return q, None, None, gate
+    k = b.mm(t, "attn_k", x)
+    v = g.view(b.mm(t, "attn_v", x) if b.has(t, "attn_v") else k, dv, n_kv, n_tokens)
+    if _wide(b, t, "attn_k_norm", k):
+        k = b.norm(t, "attn_k_norm", k)
+    return q, g.view(k, dk, n_kv, n_tokens), v, gate
+
+
+def _gated(b: GraphBuilder, y: Node, gate: Node, n_head: int) -> Node:
+    """y, [n_head x head_v, n_tokens], times what a gate says, for each element or each head."""
+    g, n_tokens = b.g, b.n_tokens
+    rows = y.shape[0]
+    if gate.shape[0] != n_head or rows == n_head:
+        return g.over(y, gate)
+    y = g.over(g.view(y, rows // n_head, n_head, n_tokens), g.view(gate, 1, n_head, n_tokens))
+    return g.view(y, rows, n_tokens)
 
 
 def _wide(b: GraphBuilder, t: Tensors, name: str, x: Node) -> bool:
@@ -100,6 +110,7 @@ def _wide(b: GraphBuilder, t: Tensors, name: str, x: Node) -> bool:
 
 
 def _rope(b: GraphBuilder, x: Node) -> Node:
+    """q or k by position (`ggml_rope_ext`), in place."""
     return b.g.over(x, b.pos)
 
 
@@ -114,9 +125,11 @@ def attend(
     scale: int = 0,
     mask_of: Callable[[], Node] | None = None,
 ) -> Node:
-    """Stores k and v, then q against the cache (`build_attn`, `build_attn_mha`). `v_rows`:
-    the head size after the latent values are expanded, `scale` the expanding weight;
-    `mask_of` makes the mask where it is not the common one."""
+    """Stores k and v, then q against the cache (`build_attn`, `build_attn_mha`). q: [head_k,
+    n_head, n_tokens], k and v: [head, n_head_kv, n_tokens], None where another layer has stored
+    them -> [n_head x head_v, n_tokens]. `v_rows`: the head size after the latent values are
+    expanded, `scale` the bytes of the weight that expands them; `mask_of` makes the mask where it
+    is not the common one."""
     g, hp, n_tokens = b.g, b.hp, b.n_tokens
     kind = WINDOW if hp.swa[il] else ALL
     n, n_kv = hp.n_head[il], max(1, hp.n_head_kv[il])
@@ -198,7 +211,8 @@ def scratch(
 
 
 def cached_rows(b: GraphBuilder, size: int, device: int) -> Node:
-    """A layer's view of a cache. Unlike a weight, a cache elsewhere begins no new split."""
+    """A layer's view of `size` bytes of a cache. Unlike a weight, a cache elsewhere begins no new
+    split."""
     node = b.g.view(b.g.outside(size, device), size)
     node.size = size
     return node

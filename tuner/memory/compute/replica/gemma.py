@@ -99,7 +99,7 @@ def altup_head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
 
 
 def _narrowed(b: GraphBuilder, t: Tensors, x: Node) -> Node:
-    """All versions averaged into one. t: the output's tensors."""
+    """All versions averaged into one: [n_embd, n_tokens, versions] -> [n_embd, n_tokens]."""
     g = b.g
     n, n_tokens, versions = x.shape
     target = _magnitude(g, g.view(x, n, n_tokens))
@@ -113,24 +113,31 @@ def _narrowed(b: GraphBuilder, t: Tensors, x: Node) -> Node:
 
 
 def is_sparse_layer(il: int) -> bool:
+    """Whether a layer of gemma3n keeps its strongest activations only."""
     return il < _SPARSE_LAYERS
 
 
 def _magnitude(g: Graph, x: Node) -> Node:
+    """The length of each row: [n, ...] -> [1, ...] (`calc_magnitude`)."""
     return g.over(g.new(1, *x.shape[1:], of=(g.over(x),)))
 
 
 def _to_magnitude(g: Graph, x: Node, target: Node) -> Node:
+    """x with rows as long as `target` says, [1, n_tokens]; the shape stays."""
     scaled = g.over(x, target)
     return g.over(scaled, _magnitude(g, x))
 
 
 def _modalities(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    """The router of the versions: [n_embd, n_tokens] -> [versions, n_tokens]
+    (`altup_compute_router_modalities`)."""
     g = b.g
     return g.over(b.mm(t, "altup_router", g.over(b.norm(t, "altup_router_norm", x))))
 
 
 def _predicted(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    """All versions out of all versions: [n_embd, n_tokens, versions] -> the same
+    (`altup_predict`)."""
     g = b.g
     n, n_tokens, versions = x.shape
     modalities = _modalities(b, t, g.view(x, n, n_tokens))
@@ -144,6 +151,8 @@ def _predicted(b: GraphBuilder, t: Tensors, x: Node) -> Node:
 
 
 def _corrected(b: GraphBuilder, t: Tensors, predictions: Node, activated: Node) -> Node:
+    """All versions of `predictions` by what came of the first, [n_embd, n_tokens]
+    (`altup_correct`)."""
     g = b.g
     n, n_tokens, versions = predictions.shape
     modalities = _modalities(b, t, activated)
@@ -157,6 +166,8 @@ def _corrected(b: GraphBuilder, t: Tensors, predictions: Node, activated: Node) 
 
 
 def _feed_forward(b: GraphBuilder, t: Tensors, x: Node, il: int) -> Node:
+    """A gated feed-forward part, of the first layers a sparse one: [n_embd, n_tokens] -> the
+    same."""
     g = b.g
     up, gate = b.mm(t, "ffn_up", x), b.mm(t, "ffn_gate", x)
     if is_sparse_layer(il):

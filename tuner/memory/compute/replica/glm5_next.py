@@ -54,7 +54,8 @@ def pooled_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
 
 
 def _gathered(b: GraphBuilder, q: Node, latent: Node, chosen: Node) -> Node:
-    """Attention of each token to its own copy of the chosen latent rows."""
+    """Attention of each token to its own copy of the chosen latent rows. q: [lora, n_head,
+    n_tokens], latent: [lora, 1, n_tokens], chosen: [n, n_tokens] -> [lora, 1, n_head, n_tokens]."""
     g, n_tokens = b.g, b.n_tokens
     lora, n_head, _ = q.shape
     n = chosen.shape[0]
@@ -100,7 +101,8 @@ def _pools(b: GraphBuilder) -> tuple[int, int, int]:
 
 
 def _pooled(b: GraphBuilder, t: Tensors, x: Node) -> Node:
-    """Stores what these tokens add, pools what is complete; the pooled keys of the context."""
+    """Stores what these tokens add, pools what is complete. x: [n_embd, n_tokens] -> the pooled
+    keys of the context, [indexer_head, pools]."""
     g, n_tokens, d, kpool = b.g, b.n_tokens, b.hp.indexer_head, b.hp.indexer_kpool
     keys = b.norm(t, "indexer.k_norm", b.mm(t, "indexer.attn_k", x))
     gates = b.mm(t, "indexer_compressor_gate", x)

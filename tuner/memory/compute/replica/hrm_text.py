@@ -31,6 +31,7 @@ def cycled(b: GraphBuilder, x: Node, layer: Callable[[int, Node], Node]) -> Node
     slots = iter(range(hp.n_layer))
 
     def stack(y: Node) -> Node:
+        """All layers of one stack over y, then a norm."""
         for _ in range(depth):
             slot = next(slots)
             g.device = devices[block_of(hp, slot)]

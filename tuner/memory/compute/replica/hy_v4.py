@@ -45,6 +45,8 @@ def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
 
 
 def _mixes(b: GraphBuilder, t: Tensors, name: str, x: Node) -> Node:
+    """What all streams of a token say of the gates: [n_embd, streams, n_tokens] -> [mixes,
+    n_tokens]."""
     n, streams, n_tokens = x.shape
     return b.mm(t, f"{name}_fn", b.g.over(b.g.view(x, n * streams, n_tokens)))
 
@@ -63,13 +65,16 @@ def _gate(b: GraphBuilder, mixes: Node, streams: int, more: int) -> Node:
 
 
 def _gathered(b: GraphBuilder, t: Tensors, name: str, x: Node) -> tuple[Node, Node]:
-    """The streams blended into one, and the gate by which they take the result in."""
+    """The streams blended into one, [n_embd, n_tokens], and the gate by which they take the result
+    in, [streams, n_tokens] (`build_hc_pre`)."""
     streams = x.shape[1]
     mixes = _mixes(b, t, name, x)
     return _blended(b, x, _gate(b, mixes, streams, 1)), _gate(b, mixes, streams, 2)
 
 
 def _blended(b: GraphBuilder, x: Node, gate: Node) -> Node:
+    """The streams, each times its gate, summed up: [n_embd, streams, n_tokens] -> [n_embd,
+    n_tokens]."""
     g = b.g
     n, streams, n_tokens = x.shape
     copy = g.new(n, streams, n_tokens, of=(x,))
@@ -85,6 +90,8 @@ def _blended(b: GraphBuilder, x: Node, gate: Node) -> Node:
 
 
 def _scattered(b: GraphBuilder, y: Node, x: Node, gate: Node) -> Node:
+    """y, [n_embd, n_tokens], added to every stream of x, as much as its gate says (`build_hc_post`)
+    -> [n_embd, streams, n_tokens]."""
     g = b.g
     n, streams, n_tokens = x.shape
     y = g.new(n, n_tokens, of=(y,))

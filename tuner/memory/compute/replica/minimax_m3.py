@@ -49,7 +49,8 @@ def unread_blocks(b: GraphBuilder, device: int) -> None:
 
 
 def block_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
-    """Self-attention of a layer that picks blocks. x: normed, [n_embd, n_tokens] -> the same."""
+    """Self-attention of a layer that picks blocks (`build_attn_msa_fa`). x: normed, [n_embd,
+    n_tokens] -> the same."""
     g, hp, n_tokens = b.g, b.hp, b.n_tokens
     shared = b.once(Blocks)
     n, n_kv, d = hp.n_head[il], hp.n_head_kv[il], hp.head_k[il]
@@ -85,7 +86,8 @@ def block_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
 
 
 def _mask(b: GraphBuilder, shared: Blocks, iq: Node, head: int, groups: int) -> Node:
-    """One mask for each group of heads: the blocks it has picked."""
+    """One mask for each group of heads, the blocks it has picked: index queries of [head, groups,
+    n_tokens] -> [cells, n_tokens, groups]."""
     g, n_tokens = b.g, b.n_tokens
     positions, count, cells = shared.positions, shared.count, shared.cells
     cell_of, visible, bias, block_of, causal = shared.views(b)

@@ -12,8 +12,10 @@ from tuner.memory.compute.replica.dsa import is_sparse, sparse_mask, top_tokens
 
 
 def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
-    """Queries and keys through low-rank projections; with `attn_k_b` the cache holds the latent
-    row itself, else keys and values are expanded before they are cached."""
+    """Queries and keys through low-rank projections; with `attn_k_b` the cache holds the latent row
+    itself, else keys and values are expanded before they are cached (src/models/deepseek2.cpp;
+    `build_mla_layer` in kimi-k3.cpp, `build_attention_dsa` in hy-v4.cpp). x: normed, [n_embd,
+    n_tokens] -> the same."""
     g, hp, n_tokens = b.g, b.hp, b.n_tokens
     n = hp.n_head[il]
     mask_of: Callable[[], Node] | None = None
@@ -68,7 +70,8 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
 
 
 def _gated(b: GraphBuilder, t: Tensors, x: Node, y: Node, n_head: int) -> Node:
-    """y times what a gate says, for each element or for each head as a whole."""
+    """y, [n_head x head_v, n_tokens], times what a gate says, for each element or for each head as
+    a whole."""
     g, n_tokens = b.g, b.n_tokens
     gate = b.mm(t, "attn_gate", x)
     if gate.shape[0] != n_head:

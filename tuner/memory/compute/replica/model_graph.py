@@ -41,10 +41,12 @@ def _plain(name: str) -> str:
 
 
 def _as_embedded(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, x: Node) -> Node:
+    """The embeddings as they are."""
     return x
 
 
 def _in_turn(b: GraphBuilder, x: Node, layer: Callable[[int, Node], Node]) -> Node:
+    """Every layer on its device, one after the other."""
     for il, device, experts_on_host in b.layers:
         if il == LEFT_OUT:
             (unread_blocks if b.hp.indexer_block else unread_zeros)(b, device)
@@ -55,16 +57,20 @@ def _in_turn(b: GraphBuilder, x: Node, layer: Callable[[int, Node], Node]) -> No
 
 
 def _normed_rows(b: GraphBuilder, output: Tensors, x: Node) -> Node:
+    """The last norm, before or after which the rows to output are picked, if not in the last
+    layer."""
     if b.traits.logit_rows == "before_norm":
         x = b.output_rows(x)
     return b.norm(output, "output_norm", x)
 
 
 def _own_block(hp: HParams, il: int) -> int:
+    """Every layer has weights of its own."""
     return il
 
 
 def _like_the_others(il: int) -> int:
+    """Nothing but tensors and metadata tells layers apart."""
     return 0
 
 
@@ -189,6 +195,7 @@ class ModelGraph:
         return x
 
     def _output_bytes(self) -> int:
+        """Bytes of the weight that makes the logits."""
         groups = self.model.tensors
         if groups.tied is not None:
             return groups.tied.n_bytes

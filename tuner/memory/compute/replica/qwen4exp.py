@@ -54,7 +54,8 @@ def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
 
 
 def _gate(b: GraphBuilder, t: Tensors, name: str, x: Node) -> tuple[Node, Node]:
-    """The normed streams and a gate for each of their elements."""
+    """The normed streams and a gate for each of their elements: [n_embd, streams, n_tokens] -> two
+    of [n_embd x streams, n_tokens]."""
     g = b.g
     n, hc, n_tokens = x.shape
     normed = g.view(g.over(g.over(x), weighted=True), n * hc, n_tokens)
@@ -63,7 +64,8 @@ def _gate(b: GraphBuilder, t: Tensors, name: str, x: Node) -> tuple[Node, Node]:
 
 
 def _mixed(b: GraphBuilder, t: Tensors, part: str, x: Node) -> tuple[Node, Node]:
-    """The streams as one row, and how much of what becomes of it each is given."""
+    """The streams as one row, [n_embd, n_tokens], and how much of what becomes of it each is given,
+    [streams, n_tokens] (`build_hc_mix`)."""
     g = b.g
     n, hc, n_tokens = x.shape
     normed, gate = _gate(b, t, f"hc_{part}", x)
@@ -72,6 +74,8 @@ def _mixed(b: GraphBuilder, t: Tensors, part: str, x: Node) -> tuple[Node, Node]
 
 
 def _combined(b: GraphBuilder, x: Node, y: Node, inject: Node) -> Node:
+    """y, [n_embd, n_tokens], added to every stream of x (`build_hc_combine`) -> [n_embd, streams,
+    n_tokens]."""
     g = b.g
     return g.new(*x.shape, of=(y, x, g.over(g.over(g.over(inject)))))
 
@@ -99,6 +103,8 @@ def _ratio(b: GraphBuilder, il: int) -> int:
 
 
 def _attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
+    """Gated attention, to blocks where the layer has a ratio (`build_layer_attn`,
+    `build_attn_qsa`). x: [n_embd, n_tokens] -> the same."""
     g, hp, n_tokens = b.g, b.hp, b.n_tokens
     n, n_kv, d = hp.n_head[il], hp.n_head_kv[il], hp.head_k[il]
     ratio = _ratio(b, il)
@@ -116,7 +122,8 @@ def _attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
 
 
 def _top_tokens(b: GraphBuilder, t: Tensors, x: Node, ratio: int) -> Node:
-    """The tokens of the blocks that the indexer picks (`build_qsa_top_k`)."""
+    """The tokens of the blocks that the indexer picks (`build_qsa_top_k`). x: [n_embd, n_tokens] ->
+    [width, n_tokens]."""
     g, hp, n_tokens = b.g, b.hp, b.n_tokens
     d, cells = hp.indexer_head, b.cells[ALL]
     blocks = b.counts[f"blocks of {ratio}"]
@@ -179,12 +186,14 @@ def _look_up_ngrams(b: GraphBuilder, tensors: Sequence[Tensors]) -> None:
 
 
 def _with_ngrams(b: GraphBuilder, t: Tensors, ngrams: Node, x: Node) -> Node:
-    """The streams with n-grams added, gated, beside a dilated convolution over them."""
+    """The streams with n-grams added, gated, beside a dilated convolution over them (`build_ple`).
+    x: [n_embd, streams, n_tokens] -> the same; `ngrams`: [elements, n_tokens]."""
     g = b.g
     n, hc, n_tokens = x.shape
     wide = n * hc
 
     def normed(y: Node) -> Node:
+        """The streams, normed: [n_embd, streams, n_tokens], whatever the shape of y."""
         return g.over(g.over(g.view(y, n, hc, n_tokens)), weighted=True)
 
     key, value = b.mm(t, "ple_key", ngrams), b.mm(t, "ple_value", ngrams)

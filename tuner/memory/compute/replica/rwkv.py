@@ -55,13 +55,16 @@ def rwkv_in_common_layer(b: GraphBuilder, t: Tensors, x: Node, last: bool) -> No
 
 
 def _shifted(b: GraphBuilder, old: Node, x: Node) -> Node:
-    """Each token's predecessor, the first one's out of the state."""
+    """Each token's predecessor, the first one's out of the state (`build_rwkv_token_shift_load`):
+    [n_embd, n_tokens] -> the same."""
     g, n_tokens, n = b.g, b.n_tokens, b.hp.n_embd
     parts = (g.view(old, n, 1, contiguous=False), g.view(x, n, n_tokens - 1, contiguous=False))
     return g.new(n, n_tokens, of=parts)
 
 
 def _time_mix(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
+    """The mixer over time, of either kind: x and the tokens `before`, [n_embd, n_tokens] -> the
+    same."""
     return (_time_mix_7 if b.has(t, "time_mix_a1") else _time_mix_6)(b, t, x, before)
 
 
@@ -72,6 +75,7 @@ def _low_rank(b: GraphBuilder, t: Tensors, names: tuple[str, str], x: Node, *, b
 
 
 def _time_mix_7(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
+    """`build_rwkv7_time_mix` (src/models/rwkv7-base.cpp)."""
     g, n_tokens, n = b.g, b.n_tokens, b.hp.n_embd
     head = max(1, b.hp.ssm.wkv_head)
     heads = n // head
@@ -105,6 +109,7 @@ def _time_mix_7(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
 
 
 def _time_mix_6(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
+    """`build_rwkv6_time_mix` (src/models/rwkv6-base.cpp)."""
     g, n_tokens, n = b.g, b.n_tokens, b.hp.n_embd
     head = max(1, b.hp.ssm.wkv_head)
     heads = n // head
@@ -151,6 +156,7 @@ def _run(b: GraphBuilder, srcs: tuple[Node, ...]) -> Node:
 
 
 def _normed_heads(b: GraphBuilder, t: Tensors, done: Node) -> Node:
+    """What the recurrence made of the tokens, normed head by head: -> [n_embd, n_tokens]."""
     g, n_tokens, n = b.g, b.n_tokens, b.hp.n_embd
     if not b.has(t, "time_mix_ln"):
         return g.view(done, n, n_tokens)

@@ -13,7 +13,8 @@ from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 
 
 def mixer(b: GraphBuilder, t: Tensors, x: Node) -> Node | None:
-    """The layer's mixer, or None where the layer has none that is known."""
+    """The layer's mixer, or None where the layer has none that is known. x: normed, [n_embd,
+    n_tokens] -> the same."""
     if b.has(t, "shortconv.in_proj"):
         return _short_conv(b, t, x)
     if b.has(t, "ssm_conv1d_q"):
@@ -28,7 +29,8 @@ def mixer(b: GraphBuilder, t: Tensors, x: Node) -> Node | None:
 
 
 def _conv(b: GraphBuilder, x: Node, channels: int, width: int, old: Node) -> Node:
-    """x behind the last columns of before; the new last columns are stored."""
+    """x, [channels, n_tokens], behind the last columns of before; the new last columns are stored
+    (`build_conv_state`) -> [width - 1 + n_tokens, channels]."""
     g = b.g
     columns = g.view(old, width - 1, channels, contiguous=False)
     turned = g.view(x, b.n_tokens, channels, contiguous=False)
@@ -48,6 +50,7 @@ def _part(b: GraphBuilder, x: Node, *shape: int) -> Node:
 
 
 def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    """`build_mamba_layer` (src/models/mamba-base.cpp), `build_plamo2_mamba_layer` (plamo2.cpp)."""
     g, n_tokens, s = b.g, b.n_tokens, b.hp.ssm
     conv = b.gather(b.hp.state_r)
     xz = b.mm(t, "ssm_in", x)
@@ -78,6 +81,7 @@ def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
 
 
 def _mamba2(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    """`build_mamba2_layer` (src/models/mamba-base.cpp)."""
     g, n_tokens, s = b.g, b.n_tokens, b.hp.ssm
     heads = max(1, s.rank)
     channels = s.inner + 2 * s.groups * s.state
@@ -104,6 +108,8 @@ def _mamba2(b: GraphBuilder, t: Tensors, x: Node) -> Node:
 
 
 def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    """`build_layer_attn_linear` (src/models/qwen3next.cpp, qwen35.cpp, qwen4exp.cpp) around
+    `build_delta_net` (delta-net-base.cpp)."""
     g, n_tokens, s = b.g, b.n_tokens, b.hp.ssm
     keys, values = max(1, s.groups), max(1, s.rank)
     dk, dv = s.state, s.inner // max(1, s.rank)
@@ -149,6 +155,7 @@ def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
 
 
 def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    """`build_kda_layer` (src/models/kimi-k3.cpp, glm5-next.cpp), the same as in kimi-linear.cpp."""
     g, n_tokens, s = b.g, b.n_tokens, b.hp.ssm
     head = s.kda_head
     heads = b.hp.n_head[0]
@@ -177,6 +184,7 @@ def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
 
 
 def _short_conv(b: GraphBuilder, t: Tensors, x: Node) -> Node:
+    """The gated convolution of src/models/lfm2.cpp."""
     g, n_tokens, hp = b.g, b.n_tokens, b.hp
     n = hp.n_embd
     width = hp.state_r // n + 1
