@@ -33,10 +33,15 @@ _MODIFIERS = {"alt", "ctrl", "shift"}
 _EDITING = {"space", "backspace", "delete", "left", "right", "tab"}
 
 
+def key_file(folder: Path | None = None) -> Path:
+    """Where the keys are stated: in `folder`, or in kvchat's own."""
+    return (config_folder() if folder is None else folder) / FILE
+
+
 def read_keymap(folder: Path | None = None) -> tuple[Keymap, tuple[str, ...]]:
     """The keys of the file in `folder` (kvchat's own by default), and a sentence for each thing
     in it that cannot be used. Never raises; without a file, the keys are the usual ones."""
-    path = (config_folder() if folder is None else folder) / FILE
+    path = key_file(folder)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

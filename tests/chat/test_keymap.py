@@ -251,6 +251,7 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
             for key in keymap.keys(row.id):
                 assert label(key) in shown(pilot)
         assert "Ctrl+T" in shown(pilot)
+        assert FILE in shown(pilot)
         assert "Ctrl+N" not in shown(pilot)
         await pilot.press("f7")
         await until(pilot, lambda: app.screen is screen)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tests.support.chat_fakes import FakeLauncher, FakeRunning
 from tests.support.gguf_files import tiny_llama
 from tests.support.giants import AYA_35B, LLAMA_8B, giant_path
+from tui.command import one_shot
 from tui.command.cli import main
+from tui.keymap import Keymap
 from tuner.engine import client as engine_client
+from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode
+from tuner.wishes import LaunchRequest
 
 ROOT = Path(__file__).parents[2]
 MACHINE = ("--vram", "24GiB", "--ram", "64GiB")
@@ -287,6 +294,54 @@ def test_explain_never_loads_the_engine_or_a_screen() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "41 of 41" in done.stdout
+
+
+def test_help_names_the_keys_and_opens_no_screen() -> None:
+    """The keys of the table, and neither the engine nor Textual is imported for them."""
+    code = (
+        "import sys\n"
+        "from tui.command.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: bad = {'llama_cpp', 'textual', 'rich'} & sys.modules.keys()\n"
+        "sys.exit(f'imported {bad}' if bad else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Keymap().welcome() in " ".join(done.stdout.split())
+
+
+class Terminal(io.StringIO):
+    """An output that someone reads on a screen, or a pipe."""
+
+    def __init__(self, shown: bool) -> None:
+        super().__init__()
+        self.shown = shown
+
+    def isatty(self) -> bool:
+        return self.shown
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_an_answer_does_not_steer_the_terminal(
+    shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a screen an escape code of the model is text; a pipe gets what the model wrote."""
+
+    class Launch(FakeLauncher):
+        client = SimpleNamespace(close=lambda: None)
+
+        def __init__(self, _: object) -> None:
+            super().__init__(FakeRunning([["a\x1b[31mb\n", "\x9bc"]]))
+
+    output = Terminal(shown)
+    monkeypatch.setattr(one_shot, "Launcher", Launch)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # the handler would outlive the test
+    monkeypatch.setattr("sys.stdout", output)
+    assert one_shot.answer(LaunchRequest(Path("x.gguf")), "Go", None, Sampling()) == 0
+    assert output.getvalue() == ("a␛[31mb\nc\n" if shown else "a\x1b[31mb\n\x9bc\n")
 
 
 def test_an_interrupt_while_the_program_is_read_is_silent() -> None:

@@ -12,11 +12,11 @@ from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Static
 
+from tui.key_file import key_file
 from tui.keymap import ACTIONS, Keymap, Place, Show
 from tui.screens.bindings import bindings
 from tui.widgets import Hints
 
-REMAP = 'Other keys: a line like "model.report" = "f3" in keys.toml, in the folder of settings.'
 KEY_CELLS = 13  # for the keys of a row, a key more below where they are longer
 
 
@@ -34,7 +34,8 @@ class KeysScreen(Screen[None]):
             for place in Place:
                 yield Static(place.value, markup=False, classes="place")
                 yield Static(self._table(place), classes="keys")
-            yield Static(REMAP, markup=False, classes="keys")
+            own = f'Other keys: a line like "model.report" = "f3" in {key_file()}.'
+            yield Static(own, markup=False, classes="keys")
         yield Hints()
 
     def on_mount(self) -> None:
