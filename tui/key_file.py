@@ -51,14 +51,14 @@ def read_keymap(folder: Path | None = None) -> tuple[Keymap, tuple[str, ...]]:
             f"Your keys in {path} cannot be read ({error}); the usual ones are used.",
         )
     try:
-        stated = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        stated = dict(_flat(tomllib.loads(text)))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         return Keymap(), (
             f'Your keys in {path} cannot be read ({error}); a line is like "model.report" = "f3".',
         )
     problems: list[str] = []
     wanted: dict[str, tuple[str, ...]] = {}
-    for action_id, value in _flat(stated):
+    for action_id, value in stated.items():
         try:
             wanted[action_id] = _keys_of(action_id, value)
         except ValueError as problem:

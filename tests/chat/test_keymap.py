@@ -170,6 +170,7 @@ def test_the_key_that_opens_a_screen_closes_it(tmp_path: Path) -> None:
         ('"model.report" = "up"', ["↑", "model.report", "prompt.earlier"]),
         ('"list.open" = "ctrl+q"', ["Ctrl+Q", "list.open", "app.quit"]),
         ("nonsense", [FILE, "cannot be read"]),
+        ("a = " + "[" * 5000 + "]" * 5000, [FILE, "cannot be read"]),
         ('"model.report" = "f3"\n"model.report" = "f4"', [FILE, "cannot be read"]),
     ],
 )
