@@ -588,7 +588,7 @@ async def test_small_terminals(store: Conversations) -> None:
         await until(pilot, lambda: is_idle(screen))
         await pilot.press(*"still here")
         await until(pilot, lambda: "still here" in shown(pilot))
-        for key in ("f2", "ctrl+o"):
+        for key in ("f1", "f2", "ctrl+o"):
             await pilot.press(key)
             await pilot.pause(0.05)
             await pilot.resize_terminal(10, 3)

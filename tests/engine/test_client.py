@@ -170,11 +170,10 @@ def test_death_while_answering(start: Start) -> None:
     assert caught.value.kind == "crashed"
     assert text_of(events) == "z" * 20
     assert not client.alive
-    assert "SIGKILL" in (client.died or "")
     with pytest.raises(EngineError, match="SIGKILL"):
         client.count_tokens(ASK.messages)
     loaded(client)
-    assert client.died is None
+    assert client.count_tokens(ASK.messages) > 0
     assert client.pid not in (None, first_pid)
 
 
@@ -252,7 +251,8 @@ def test_close_while_answering(start: Start) -> None:
     with pytest.raises(EngineCancelled):
         list(stream)
     assert time.monotonic() - began < 2
-    assert client.died is None
+    with pytest.raises(EngineError, match="no model is loaded"):  # it was closed, it did not die
+        client.count_tokens(ASK.messages)
 
 
 def test_death_while_idle(start: Start) -> None:
@@ -263,7 +263,6 @@ def test_death_while_idle(start: Start) -> None:
     os.kill(client.pid, signal.SIGKILL)
     while client.alive:
         time.sleep(0.01)
-    assert client.died is not None
     with pytest.raises(EngineError, match="SIGKILL") as caught:
         list(client.generate(ASK))
     assert caught.value.kind == "crashed"

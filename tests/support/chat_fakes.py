@@ -25,10 +25,8 @@ from tuner.settings import Settings
 @dataclass(frozen=True)
 class FakeModel:
     name: str = "Tiny Llama"
-    architecture: str = "llama"
     quantization: str = "Q4_K_M"
     n_ctx_train: int = 8192
-    path: Path = Path("/models/tiny.gguf")
     fingerprint: str = "f00d"
 
 

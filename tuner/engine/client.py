@@ -80,14 +80,6 @@ class EngineClient:
         return worker is not None and worker.alive
 
     @property
-    def died(self) -> str | None:
-        """Why the process ended without being asked, or None."""
-        worker = self._worker
-        if worker is not None and not worker.alive and not self._died:
-            return "the engine's process ended while it was idle"
-        return self._died
-
-    @property
     def pid(self) -> int | None:
         """The process that holds the model, to tell its GPU memory from that of others."""
         worker = self._worker
