@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bench.memory_accuracy import stretched
 from tests.support.giants import gpu, machine
+from tests.support.headers import replay_every_shape
 from tuner.gguf.header import read_header
 from tuner.machine.machine import Machine
 from tuner.memory.estimator import Estimator
@@ -63,12 +64,10 @@ def asked(model: Model, machines: list[Machine], count: int) -> list[Settings]:
     found: list[Settings] = []
     answer = Estimator.totals
 
-    def listen(
-        self: Estimator, settings: Settings, *, compute: bool = True, closely: bool = True
-    ) -> list[int]:
+    def listen(self: Estimator, settings: Settings, *, compute: bool = True) -> list[int]:
         if compute:
             found.append(settings)
-        return answer(self, settings, compute=compute, closely=closely)
+        return answer(self, settings, compute=compute)
 
     Estimator.totals = listen  # type: ignore[method-assign]
     try:
@@ -110,8 +109,9 @@ def main() -> None:
                     evenly = spread(model, n_gpus, options.count)
                     estimator = Estimator(model, machines[0])
                     first, again = cost(estimator, evenly), cost(estimator, evenly)
-                    estimator.plainly()
-                    plain = cost(estimator, evenly[::_SAMPLE])
+                    plainly = Estimator(model, machines[0])
+                    replay_every_shape(plainly)
+                    plain = cost(plainly, evenly[::_SAMPLE])
                     real = asked(model, machines, options.count)
                     each = cost(Estimator(model, machines[0]), real)
                     costs.append((first, each))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as quickly
 from hypothesis import strategies as st
 
-from tests.support.headers import machine, real_model
+from tests.support.headers import machine, real_model, replay_every_shape
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.compute.graph import Graph
 from tuner.memory.compute.replica.model_graph import ModelGraph
@@ -162,7 +162,7 @@ def test_sizes_left_open_and_layers_left_out_change_nothing(
     """What is replayed from graphs that many settings share is what the whole graph of each,
     built with its own numbers, would give."""
     plain = Estimator(real_model(name), machine(2, backend))
-    plain.plainly()
+    replay_every_shape(plain)
     for s in more:
         assert _ESTIMATORS[name, backend].footprint(s) == plain.footprint(s)
 
@@ -174,6 +174,6 @@ def test_numbers_that_a_context_is_rounded_to_may_be_left_open_too(
 ) -> None:
     """The same under sparse attention, whose blocks and picks follow the context in steps."""
     quick, plain = (Estimator(real_model(name), machine(2, "CUDA")) for _ in range(2))
-    plain.plainly()
+    replay_every_shape(plain)
     for s in (*more, *(replace(s, n_ctx=64, n_ubatch=16) for s in more)):
         assert quick.footprint(s) == plain.footprint(s)

@@ -20,6 +20,8 @@ from typing import Any
 from tests.support.gguf_files import F32, Q4_0, Tensor, write_gguf
 from tuner.gguf.header import read_header
 from tuner.machine.machine import Device, Machine
+from tuner.memory.compute.tapes import Replays
+from tuner.memory.estimator import Estimator
 from tuner.model.model import Model, describe
 
 _SCRATCH = TemporaryDirectory(prefix="kvchat-headers-")  # gone when the tests end
@@ -114,3 +116,10 @@ def made_up(
             if dense or n not in ("ffn_gate", "ffn_up", "ffn_down")
         ]
     return describe(read_header(write_gguf(path, metadata, [*tensors, *extra])))
+
+
+def replay_every_shape(estimator: Estimator) -> None:
+    """From now on a graph of plain numbers for every shape: slow, and what graphs that many
+    settings share must agree with."""
+    compute = estimator.compute
+    compute.replays = Replays(compute.graph, compute.alignments, compute.offload, opens=False)

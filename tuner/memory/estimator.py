@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from tuner.engine_version import is_other_engine
 from tuner.machine.backends import backend
-from tuner.machine.machine import Machine
+from tuner.machine.machine import Device, Machine
+from tuner.memory.compute.between import Peaks
 from tuner.memory.compute.buffers import ComputeSizes
-from tuner.memory.footprint import DeviceUse, Footprint
+from tuner.memory.footprint import KINDS, DeviceUse, Footprint
 from tuner.memory.kv_cache import CacheSizes
 from tuner.memory.placement import Placement, Weights, place
 from tuner.model.model import Model
@@ -19,7 +20,20 @@ class Estimator:
     """Answers what any settings would take. Built once per model and machine; a call costs
     microseconds, since everything about the layers is summed up beforehand."""
 
-    def __init__(self, model: Model, machine: Machine):
+    def __init__(
+        self,
+        model: Model,
+        machine: Machine,
+        extra: Sequence[Footprint] = (),
+    ):
+        """`extra`: what lives beside the model, each device's bytes by kind (a projector, a draft
+        model, checkpoints); every answer has them included.
+
+        Raises ValueError where an extra has bytes on a device that the machine has not.
+        """
+        for use in (use for footprint in extra for use in footprint.uses):
+            if use.total and use.device not in {d.id for d in machine.devices}:
+                raise ValueError(f"{use.device} is none of this machine's devices.")
         self.model = model
         self.machine = machine
         # The arithmetic is that of one engine and of the architectures which it knows.
@@ -29,15 +43,24 @@ class Estimator:
         self._n_gpus = len(machine.gpus)
         self._ids = [d.id for d in machine.devices]
         self._layouts = [backend(d.backend).layout for d in machine.devices]
-        # a GPU that the engine sees gets its driver context even where no layer goes there
-        self._overhead = [g.overhead for g in machine.gpus] + [machine.host.overhead]
+        self._fixed = [_fixed(device, extra) for device in machine.devices]
         self._weights = Weights(model, machine.gpus, machine.host)
-        self._cache = CacheSizes(model.hparams)
-        self._compute = ComputeSizes(model, machine, self._cache)
+        self.cache = CacheSizes(model.hparams)
+        self.compute = ComputeSizes(model, machine, self.cache)
         self._placements: dict[tuple[int, int, tuple[float, ...]], Placement] = {}
         self._nothing = (0,) * len(self._ids)
         self._distinct: dict[tuple[tuple[int, ...], int], Placement] = {}
         self._sizes: dict[tuple[Placement, bool], tuple[int, ...]] = {}
+
+    @property
+    def fixed(self) -> list[int]:
+        """Bytes per device that no settings change: drivers, and what lives beside the model."""
+        return [sum(kinds) for kinds in self._fixed]
+
+    @property
+    def needs_every_layer(self) -> bool:
+        """Whether `footprint` may be less than `exact`, by more than holes that fall otherwise."""
+        return self.compute.needs_every_layer
 
     def placement(self, settings: Settings) -> Placement:
         """Where these settings put each layer."""
@@ -53,69 +76,52 @@ class Estimator:
         """Whether attention runs fused, so that V is stored as it comes."""
         return settings.flash_attn != "off" and not self.model.hparams.row.unfused
 
-    def footprint(self, settings: Settings, *, closely: bool = True) -> Footprint:
-        """The bytes of every device, in the machine's order, the host last. Not `closely`: for
-        some models quicker, but a few MiB off (see `ComputeSizes.sizes`).
+    def footprint(self, settings: Settings) -> Footprint:
+        """What a search goes by, microseconds a call: the bytes of every device, in the machine's
+        order, the host last (`ComputeSizes.search`).
 
         Weights and compute are what the engine would allocate without mmap; see `placement`.
         """
         where, flash = self.placement(settings), self.flash(settings)
-        return self._footprint(
-            settings, where, flash, self._compute.sizes(settings, where, flash, closely=closely)
-        )
+        return self._footprint(settings, where, flash, self.compute.search(settings, where, flash))
 
     def exact(self, settings: Settings) -> Footprint:
-        """The same by a graph of every layer: what a plan shows. Milliseconds instead of
-        microseconds, and where `footprint` is off by a few MiB, it is not."""
+        """What a plan shows, milliseconds a call (`ComputeSizes.exact`)."""
         where, flash = self.placement(settings), self.flash(settings)
-        return self._footprint(settings, where, flash, self._compute.exact(settings, where, flash))
+        return self._footprint(settings, where, flash, self.compute.exact(settings, where, flash))
+
+    def totals(self, settings: Settings, *, compute: bool = True) -> list[int]:
+        """All bytes of every device as in `footprint`; without the compute buffers a lower bound,
+        quickly."""
+        where, flash = self.placement(settings), self.flash(settings)
+        sizes = self.compute.search(settings, where, flash).sizes if compute else self._nothing
+        return [sum(kinds) for kinds in self._by_kind(settings, where, flash, sizes)]
 
     def _footprint(
-        self, settings: Settings, where: Placement, flash: bool, compute: Sequence[int]
+        self, settings: Settings, where: Placement, flash: bool, peaks: Peaks
     ) -> Footprint:
+        by_kind = self._by_kind(settings, where, flash, peaks.sizes)
+        uses = [DeviceUse(id_, *kinds) for id_, kinds in zip(self._ids, by_kind, strict=True)]
+        return Footprint(tuple(uses), "assumed" if peaks.guessed else self._source)
+
+    def _by_kind(
+        self, settings: Settings, where: Placement, flash: bool, compute: Sequence[int]
+    ) -> list[tuple[int, ...]]:
+        """The bytes of each device, in the order of `KINDS`."""
         weights = self._weights_at(where, settings)
-        states = self._cache.states
-        uses = tuple(
-            DeviceUse(
-                device=self._ids[i],
-                weights=weights[i],
-                kv_cache=self._cache.bytes(settings, flash, self._layouts[i], first, end),
-                recurrent_state=states[end] - states[first],
-                compute=compute[i],
-                overhead=self._overhead[i],
-            )
-            for i, (first, end) in enumerate(where.spans)
-        )
-        return Footprint(uses, self._source)
-
-    def plainly(self) -> None:
-        """From now on a replay for every shape: slow, and what the quick way must agree with."""
-        self._compute.plainly()
-
-    @property
-    def thinnable(self) -> bool:
-        """Whether it makes a difference to ask `closely`."""
-        return self._compute.thinnable
-
-    def totals(
-        self, settings: Settings, *, compute: bool = True, closely: bool = True
-    ) -> list[int]:
-        """All bytes of every device, in the machine's order; without the compute buffers a lower
-        bound, quickly. Not `closely`: see `footprint`."""
-        where = self.placement(settings)
-        flash = self.flash(settings)
-        sizes = self._nothing
-        if compute:
-            sizes = self._compute.sizes(settings, where, flash, closely=closely)
-        weights = self._weights_at(where, settings)
-        states, cache = self._cache.states, self._cache.bytes
+        states, cache = self.cache.states, self.cache.bytes
         return [
-            of_weights + scratch + overhead + states[end] - states[first]
-            + (cache(settings, flash, layout, first, end) if end else 0)
-            for of_weights, scratch, overhead, layout, (first, end) in zip(
-                weights, sizes, self._overhead, self._layouts, where.spans, strict=True
+            (
+                of_weights + fixed[0],
+                (cache(settings, flash, layout, first, end) if end else 0) + fixed[1],
+                states[end] - states[first] + fixed[2],
+                scratch + fixed[3],
+                fixed[4],
             )
-        ]  # fmt: skip
+            for of_weights, scratch, fixed, layout, (first, end) in zip(
+                weights, compute, self._fixed, self._layouts, where.spans, strict=True
+            )
+        ]
 
     def _weights_at(self, where: Placement, settings: Settings) -> tuple[int, ...]:
         key = (where, settings.use_extra_bufts)
@@ -123,3 +129,11 @@ class Estimator:
         if found is None:
             found = self._sizes[key] = self._weights.sizes(where, settings.use_extra_bufts)
         return found
+
+
+def _fixed(device: Device, extra: Sequence[Footprint]) -> tuple[int, ...]:
+    """Bytes by kind that no settings change. A GPU that the engine sees gets its driver context
+    even where no layer goes there."""
+    uses = [use for footprint in extra for use in footprint.uses if use.device == device.id]
+    uses.append(DeviceUse(device.id, overhead=device.overhead))
+    return tuple(sum(getattr(use, kind) for use in uses) for kind in KINDS)

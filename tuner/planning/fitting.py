@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_right
+from collections.abc import Callable
 
-from tuner.machine.machine import Machine
 from tuner.memory.estimator import Estimator
 from tuner.memory.footprint import Footprint
-from tuner.model.model import Model
 from tuner.planning import splits
 from tuner.settings import Settings
 
@@ -16,12 +15,11 @@ from tuner.settings import Settings
 class Fitting:
     """One model's footprints on one machine, under budgets (bytes per device, the host last)."""
 
-    def __init__(self, model: Model, machine: Machine) -> None:
-        self.machine = machine
-        self.estimator = Estimator(model, machine)
-        self.n_items = model.n_layer_all + 1
+    def __init__(self, estimator: Estimator) -> None:
+        machine = self.machine = estimator.machine
+        self.estimator = estimator
+        self.n_items = estimator.model.n_layer_all + 1
         self.budgets = tuple(d.budget for d in machine.devices)
-        self.closely = False
         self._splits: dict[tuple[Settings, tuple[int, ...]], list[tuple[float, ...]]] = {}
 
     def within(self, budgets: tuple[int, ...]) -> Fitting:
@@ -30,21 +28,10 @@ class Fitting:
         other.budgets = budgets
         return other
 
-    def closer(self) -> Fitting:
-        """The same by footprints of all layers. Without this a few models, whose search would
-        take too long, are searched by footprints a few MiB off (`ComputeSizes.sizes`)."""
-        other = copy.copy(self)
-        other.closely = True
-        return other
-
     @property
     def modest(self) -> tuple[int, ...]:
         """The budgets for context beyond the wished one: half of the free RAM is left alone."""
         return (*self.budgets[:-1], min(self.budgets[-1], self.machine.host.free // 2))
-
-    def footprint(self, settings: Settings) -> Footprint:
-        """The bytes of every device."""
-        return self.estimator.footprint(settings, closely=self.closely)
 
     def fits(self, footprint: Footprint, *, modestly: bool = False) -> bool:
         """Whether every device stays within its budget."""
@@ -93,65 +80,29 @@ class Fitting:
 
         def room(counts: splits.Counts, g: int, exact: bool) -> int:
             trial = settings.with_split(tuple(map(float, counts)))
-            totals = self.estimator.totals(trial, compute=exact, closely=self.closely)
+            totals = self.estimator.totals(trial, compute=exact)
             return self.budgets[g] - totals[g]
 
         if total == 0:
             return [(1.0, *[0.0] * (len(gpus) - 1))]
         return [tuple(map(float, c)) for c in splits.candidates(total, gpus, room)]
 
-    def longest(self, settings: Settings, contexts: list[int], wished: int) -> Settings | None:
+    def longest(
+        self, settings: Settings, contexts: list[int], wished: int, *, exact: bool = False
+    ) -> Settings | None:
         """The settings with the longest of `contexts` (ascending) that is allowed, or None; those
-        beyond `wished` are measured against `modest`."""
+        beyond `wished` are measured against `modest`. `exact`: by exact footprints."""
+        totals = self._exact_totals if exact else self.estimator.totals
         found = None
         if contexts[-1] > wished:
-            found = self._reach(settings, contexts, self.modest)
+            found = _reach(settings, contexts, self.modest, totals)
         if found is None or found.n_ctx < wished:
             up_to_wish = contexts[: bisect_right(contexts, wished)]
-            found = self._reach(settings, up_to_wish, self.budgets) or found
+            found = _reach(settings, up_to_wish, self.budgets, totals) or found
         return found
 
-    def _reach(
-        self, settings: Settings, contexts: list[int], budgets: tuple[int, ...]
-    ) -> Settings | None:
-        """The settings with the longest of `contexts` that stays within `budgets`, or None.
-
-        Memory grows with the context along straight pieces, so the next guess is where a line
-        through the ends of the bracket meets the budget; a guess that fits is followed by its
-        neighbour, which closes the bracket when it does not.
-        """
-
-        def uses_at(i: int) -> list[int]:
-            return self.estimator.totals(settings.with_context(contexts[i]), closely=self.closely)
-
-        def within(uses: list[int]) -> bool:
-            return all(u <= b for u, b in zip(uses, budgets, strict=True))
-
-        if not contexts:
-            return None
-        low, high = 0, len(contexts) - 1
-        top = uses_at(high)
-        if within(top):
-            return settings.with_context(contexts[high])
-        bottom = uses_at(low)
-        if not within(bottom):
-            return None
-        nudge = False
-        while high - low > 1:
-            share = min(
-                (budget - a) / (b - a)
-                for a, b, budget in zip(bottom, top, budgets, strict=True)
-                if b > budget
-            )
-            reach = contexts[low] + share * (contexts[high] - contexts[low])
-            guess = low + 1 if nudge else bisect_right(contexts, reach) - 1
-            guess = min(max(guess, low + 1), high - 1)
-            uses = uses_at(guess)
-            if within(uses):
-                low, bottom, nudge = guess, uses, not nudge
-            else:
-                high, top, nudge = guess, uses, False
-        return settings.with_context(contexts[low])
+    def _exact_totals(self, settings: Settings) -> list[int]:
+        return [use.total for use in self.estimator.exact(settings).uses]
 
     def balanced(self, settings: Settings, contexts: list[int], wished: int) -> Settings:
         """Moves layers between neighbouring GPUs as long as that makes room for more context."""
@@ -181,7 +132,53 @@ class Fitting:
         return all(
             all(u <= b for u, b in zip(totals, budgets, strict=True))
             for totals in (
-                self.estimator.totals(settings, compute=with_compute, closely=self.closely)
+                self.estimator.totals(settings, compute=with_compute)
                 for with_compute in (False, True)
             )
         )
+
+
+def _reach(
+    settings: Settings,
+    contexts: list[int],
+    budgets: tuple[int, ...],
+    totals: Callable[[Settings], list[int]],
+) -> Settings | None:
+    """The settings with the longest of `contexts` that stays within `budgets`, or None.
+
+    Memory grows with the context along straight pieces, so the next guess is where a line
+    through the ends of the bracket meets the budget; a guess that fits is followed by its
+    neighbour, which closes the bracket when it does not.
+    """
+
+    def uses_at(i: int) -> list[int]:
+        return totals(settings.with_context(contexts[i]))
+
+    def within(uses: list[int]) -> bool:
+        return all(u <= b for u, b in zip(uses, budgets, strict=True))
+
+    if not contexts:
+        return None
+    low, high = 0, len(contexts) - 1
+    top = uses_at(high)
+    if within(top):
+        return settings.with_context(contexts[high])
+    bottom = uses_at(low)
+    if not within(bottom):
+        return None
+    nudge = False
+    while high - low > 1:
+        share = min(
+            (budget - a) / (b - a)
+            for a, b, budget in zip(bottom, top, budgets, strict=True)
+            if b > budget
+        )
+        reach = contexts[low] + share * (contexts[high] - contexts[low])
+        guess = low + 1 if nudge else bisect_right(contexts, reach) - 1
+        guess = min(max(guess, low + 1), high - 1)
+        uses = uses_at(guess)
+        if within(uses):
+            low, bottom, nudge = guess, uses, not nudge
+        else:
+            high, top, nudge = guess, uses, False
+    return settings.with_context(contexts[low])

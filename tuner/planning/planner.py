@@ -11,17 +11,12 @@ from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.alternatives import alternatives, fallbacks, one_more_gib
 from tuner.planning.objective import LEAST_CONTEXT
-from tuner.planning.plan import Candidate, Plan
+from tuner.planning.plan import Plan
 from tuner.planning.reasons import reasons_for, warnings_for
 from tuner.planning.shortage import least_short, nearest, shortage_text
 from tuner.planning.solver import Solver
 from tuner.settings import Settings
 from tuner.wishes import Wishes
-
-# Each search with less memory takes the exact shortfall of the one before off the budgets. One
-# repetition is the rule, since the search is off by much the same for like settings; the bound is
-# for a machine where every search lands on another kind of plan.
-MAX_SEARCHES = 6
 
 
 def make_plan(
@@ -63,7 +58,7 @@ def make_plan(
     if margins:
         budgets = (b - m for b, m in zip(solver.budgets, margins, strict=True))
         solver = solver.within(tuple(budgets))
-    solver, chosen = _confirmed_exactly(solver, wishes)
+    solver, chosen = solver.confirmed(wishes)
     if chosen is None or not chosen.fits:
         chosen = chosen or solver.exactly(least_short(solver, wishes))
         return Plan(
@@ -86,26 +81,6 @@ def make_plan(
         reasons=reasons_for(solver, wishes, chosen),
         warnings=(*machine.warnings, *warnings_for(model, chosen, machine, wishes)),
     )
-
-
-def _confirmed_exactly(solver: Solver, wishes: Wishes) -> tuple[Solver, Candidate | None]:
-    """The best choice with its exact footprint. The search goes by quicker footprints, which may
-    be a few MiB low; where that breaks a budget, the search is repeated with so much less. The
-    solver is the one that found it."""
-    if wishes.complete:
-        return solver, solver.exactly(solver.calculate(wishes))
-    budgets = solver.budgets
-    for _ in range(MAX_SEARCHES):
-        found = solver.best(wishes)
-        if found is None:
-            return solver, None
-        exact = solver.exactly(found)
-        short = exact.short(budgets)
-        if not any(short):
-            return solver, replace(exact, fits=True)
-        less = (b - s for b, s in zip(solver.budgets, short, strict=True))
-        solver = solver.within(tuple(less))
-    return solver, None
 
 
 def _require_cache_types(solver: Solver, wishes: Wishes) -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from math import ceil, log
 
 from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES, HIGH_PRECISION
+from tuner.memory.estimator import Estimator
+from tuner.memory.footprint import Footprint
 from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.fitting import Fitting
@@ -31,39 +33,49 @@ CHOSEN_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 UBATCHES = (512, 256, 128)
 MOST_CONTEXT = 1 << 22  # tokens; nobody is given more unasked
 
+# Each search with less memory takes the exact shortfall of the one before off the budgets. One
+# repetition is the rule, since the search is off by much the same for like settings; the bound is
+# for a machine where every search lands on another kind of plan.
+MAX_SEARCHES = 6
+
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class CacheChoice:
     """What can be chosen without regard to the placement, and its log price."""
 
     price: float
     type_k: str
     type_v: str
     n_ubatch: int
-    smaller: Recipe | None = None  # the same with the next smaller n_ubatch
+    smaller: CacheChoice | None = None  # the same with the next smaller n_ubatch
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Option:
-    """A part of the grid; no plan in it scores more than `-cost`."""
+class SearchNode:
+    """A part of the grid; no plan in it scores more than `-cost`. Ever finer: a placement, a choice
+    of cache types there, a plan of which the exact footprint is still to be had."""
 
     cost: float
     n_gpu_layers: int = field(compare=False)
     n_cpu_moe: int = field(compare=False)
-    recipe: Recipe | None = field(default=None, compare=False)
+    choice: CacheChoice | None = field(default=None, compare=False)
     below_wish: bool = field(default=False, compare=False)
+    found: Candidate | None = field(default=None, compare=False)
 
 
 class Solver:
     """Answers wishes for one model on one machine; the tables behind it are built once.
 
-    Raises nothing of its own: `best` returns None where nothing fits.
+    Raises nothing of its own but in the making (see `Estimator`): `best` returns None where
+    nothing fits.
     """
 
-    def __init__(self, model: Model, machine: Machine) -> None:
+    def __init__(self, model: Model, machine: Machine, extra: Sequence[Footprint] = ()) -> None:
+        """`extra`: what lives beside the model and takes its part of the budgets."""
         self.model, self.machine = model, machine
-        self.fitting = Fitting(model, machine)
-        self.speed = SpeedModel(model, machine)
+        estimator = Estimator(model, machine, extra)
+        self.fitting = Fitting(estimator)
+        self.speed = SpeedModel(model, machine, cache=estimator.cache)
         self.n_items = model.n_layer_all + 1
         self._answers: dict[tuple[Wishes, tuple[int, ...]], Candidate | None] = {}
         self._ranked: dict[tuple[int, int, tuple[int, ...]], float] = {}
@@ -95,75 +107,97 @@ class Solver:
             self._answers[key] = self._search(wishes)
         return self._answers[key]
 
+    def confirmed(self, wishes: Wishes) -> tuple[Solver, Candidate | None]:
+        """The best plan with its exact footprint, or None. The search goes by quicker ones, which
+        may be lower; where the plan then breaks a budget, the search is repeated with so much
+        less. The solver is the one that found it: what it finds beside that is no better."""
+        if wishes.complete:
+            return self, self.exactly(self.calculate(wishes))
+        solver = self
+        for _ in range(MAX_SEARCHES):
+            found = solver.best(wishes)
+            if found is None:
+                return solver, None
+            exact = solver.exactly(found)
+            short = exact.short(self.budgets)
+            if not any(short):
+                return solver, replace(exact, fits=True)
+            less = (b - s for b, s in zip(solver.budgets, short, strict=True))
+            solver = solver.within(tuple(less))
+        return solver, None
+
     def _search(self, wishes: Wishes) -> Candidate | None:
         """Best first: whatever could still be best is looked at next, in ever finer parts (a
-        placement, a recipe there with the wished context, the same with less), until what was
+        placement, a choice there with the wished context, the same with less), until what was
         found is as good as the best that is left could be."""
         objective = self.objective(wishes)
         contexts = self.contexts(wishes)
         at_wish = bisect_left(contexts, objective.wished_context)
-        recipes: dict[tuple[bool, bool], list[Recipe]] = {}
+        choices: dict[tuple[bool, bool], list[CacheChoice]] = {}
+        low = self.fitting.estimator.needs_every_layer
         gpus = self.machine.gpus
         room = sum(b - g.overhead for b, g in zip(self.budgets, gpus, strict=False))
         queue = [
-            _Option(log(seconds) - objective.context_best, k, m)
+            SearchNode(log(seconds) - objective.context_best, k, m)
             for seconds, k, m in self._placements(wishes)
             if self.speed.weights_offloaded(k, m) <= room
         ]
         heapify(queue)
         best: Candidate | None = None
         while queue:
-            option = heappop(queue)
-            if best and -option.cost <= best.score:
+            node = heappop(queue)
+            if best and -node.cost <= best.score:
                 break
-            k, m, recipe = option.n_gpu_layers, option.n_cpu_moe, option.recipe
-            if recipe is None:
+            k, m, choice = node.n_gpu_layers, node.n_cpu_moe, node.choice
+            if choice is None:
                 where = self._whole(k, m), k > 0
-                if where not in recipes:
-                    recipes[where] = self._recipes(wishes, objective, *where)
-                for first in recipes[where]:
+                if where not in choices:
+                    choices[where] = self._cache_choices(wishes, objective, *where)
+                for first in choices[where]:
                     base = self._settings(wishes, contexts[0], first)
                     most = self.fitting.most_context(
                         replace(base, n_gpu_layers=k, n_cpu_moe=m), contexts
                     )
                     if most:
                         lost = objective.context_best - objective.context(int(most))
-                        cost = option.cost + lost + first.price
+                        cost = node.cost + lost + first.price
                         below = most < objective.wished_context
-                        heappush(queue, _Option(cost, k, m, first, below))
+                        heappush(queue, SearchNode(cost, k, m, first, below))
                 continue
-            base = replace(self._settings(wishes, contexts[0], recipe), n_gpu_layers=k, n_cpu_moe=m)
-            allowed = contexts[:at_wish] if option.below_wish else contexts[at_wish:]
-            found = self._longest_of_splits(base, wishes, allowed, objective)
-            if found and (best is None or _order(found) > _order(best)):
-                found = self._confirmed(found, allowed, objective)
-                if found and (best is None or _order(found) > _order(best)):
-                    best = found
-            if not found and at_wish and not option.below_wish:
+            base = replace(self._settings(wishes, contexts[0], choice), n_gpu_layers=k, n_cpu_moe=m)
+            allowed = contexts[:at_wish] if node.below_wish else contexts[at_wish:]
+            if node.found:
+                found = self._confirm(node.found, allowed, objective)
+            else:
+                found = self._longest_of_splits(base, wishes, allowed, objective)
+            if found and low and not node.found:
+                heappush(queue, replace(node, cost=-found.score, found=found))
+            elif found and (best is None or _rank(found) > _rank(best)):
+                best = found
+            if not found and at_wish and not node.below_wish:
                 below_worth = objective.context(contexts[at_wish - 1])
-                cost = max(option.cost, log(self._best_seconds(k, m)) - below_worth + recipe.price)
-                heappush(queue, replace(option, cost=cost, below_wish=True))
-            if recipe.smaller:
-                cost = option.cost - recipe.price + recipe.smaller.price
+                cost = log(self._best_seconds(k, m)) - below_worth + choice.price
+                cost = cost if node.found else max(node.cost, cost)
+                heappush(queue, replace(node, cost=cost, below_wish=True, found=None))
+            if node.found:
+                continue
+            if choice.smaller:
+                cost = node.cost - choice.price + choice.smaller.price
                 if found:
                     gain = self._gain_of_no_compute(found, contexts, objective)
-                    price = recipe.smaller.price - recipe.price
+                    price = choice.smaller.price - choice.price
                     cost = max(cost, price - found.score - gain)
-                heappush(queue, replace(option, cost=cost, recipe=recipe.smaller))
+                heappush(queue, replace(node, cost=cost, choice=choice.smaller))
         return best
 
-    def _confirmed(
-        self, candidate: Candidate, contexts: list[int], objective: Objective
+    def _confirm(
+        self, found: Candidate, contexts: list[int], objective: Objective
     ) -> Candidate | None:
-        """The candidate by a footprint of all layers, with less context where that does not fit,
-        or None. So what is chosen fits; what may be missed, for models that are searched by
-        footprints a few MiB off, is a plan that fits by less than that."""
-        if not self.fitting.estimator.thinnable:
-            return candidate
-        settings = candidate.settings
-        up_to = contexts[: bisect_right(contexts, settings.n_ctx)]
-        found = self.fitting.closer().longest(settings, up_to, objective.wished_context)
-        return self.weigh(found, objective) if found else None
+        """The plan with its exact footprint, with less context where it does not fit, or None."""
+        up_to = contexts[: bisect_right(contexts, found.settings.n_ctx)]
+        wished = objective.wished_context
+        settings = self.fitting.longest(found.settings, up_to, wished, exact=True)
+        return self.exactly(self.weigh(settings, objective)) if settings else None
 
     def _longest_of_splits(
         self, base: Settings, wishes: Wishes, contexts: list[int], objective: Objective
@@ -175,14 +209,14 @@ class Solver:
             found = self.fitting.longest(base.with_split(split), contexts, objective.wished_context)
             if found is None:
                 continue
-            candidate = self.weigh(found, objective, closely=False)
-            if best is None or _order(candidate) > _order(best):
+            candidate = self.weigh(found, objective)
+            if best is None or _rank(candidate) > _rank(best):
                 best = candidate
         if best is None or wishes.tensor_split is not None:
             return best
         settings = self.fitting.balanced(best.settings, contexts, objective.wished_context)
-        moved = self.weigh(settings, objective, closely=False)
-        return max(best, moved, key=_order)
+        moved = self.weigh(settings, objective)
+        return max(best, moved, key=_rank)
 
     def _gain_of_no_compute(self, c: Candidate, contexts: list[int], objective: Objective) -> float:
         """Log worth of the context that all of a plan's compute buffers could hold instead: no
@@ -190,7 +224,7 @@ class Solver:
         n_ctx = c.settings.n_ctx
         if n_ctx >= contexts[-1]:
             return 0.0
-        longer = self.fitting.footprint(c.settings.with_context(contexts[-1]))
+        longer = self.fitting.estimator.footprint(c.settings.with_context(contexts[-1]))
         more = 0.0
         for now, then in zip(c.footprint.uses, longer.uses, strict=True):
             growth = (then.kv_cache - now.kv_cache) / (contexts[-1] - n_ctx)
@@ -199,9 +233,9 @@ class Solver:
         reach = min(n_ctx + ceil(more) + CONTEXT_PADDING, contexts[-1])
         return objective.context(reach) - objective.context(n_ctx)
 
-    def weigh(self, settings: Settings, objective: Objective, *, closely: bool = True) -> Candidate:
+    def weigh(self, settings: Settings, objective: Objective) -> Candidate:
         """Footprint, speed, quality and score of any settings, whether they fit or not."""
-        footprint = self.fitting.estimator.footprint(settings, closely=closely)
+        footprint = self.fitting.estimator.footprint(settings)
         offload, slow = self.offload(settings), self._slow(settings)
         whole = self._whole(settings.n_gpu_layers, settings.n_cpu_moe)
         score = (
@@ -227,22 +261,16 @@ class Solver:
     def calculate(self, wishes: Wishes) -> Candidate:
         """The footprint of wishes that leave nothing to decide, whether it fits or not."""
         n_ctx = wishes.n_ctx or self.contexts(wishes)[0]
-        recipe = Recipe(
+        choice = CacheChoice(
             0.0, wishes.type_k or "f16", wishes.type_v or "f16", wishes.n_ubatch or UBATCHES[0]
         )
         base = replace(
-            self._settings(wishes, n_ctx, recipe),
+            self._settings(wishes, n_ctx, choice),
             n_gpu_layers=wishes.n_gpu_layers or 0,
             n_cpu_moe=wishes.n_cpu_moe or 0,
         )
         split = self.fitting.splits(base, wishes.tensor_split)[0]
         return self.weigh(base.with_split(split), self.objective(wishes))
-
-    def allows(self, candidate: Candidate, objective: Objective) -> bool:
-        """Whether a plan may be chosen: it fits, and context that nobody asked for takes no more
-        than half of the RAM that is free, which others live in too."""
-        beyond = candidate.settings.n_ctx > objective.wished_context
-        return self.fitting.fits(candidate.footprint, modestly=beyond)
 
     def objective(self, wishes: Wishes) -> Objective:
         return Objective.of(wishes.prefer, wishes.n_ctx, self.model.n_ctx_train or LEAST_CONTEXT)
@@ -284,9 +312,9 @@ class Solver:
         flash_attn = wishes.flash_attn or "on"
         return Settings(LEAST_CONTEXT, type_k, type_v, n_gpu_layers, flash_attn=flash_attn)
 
-    def _recipes(
+    def _cache_choices(
         self, wishes: Wishes, objective: Objective, whole: bool, on_gpu: bool
-    ) -> list[Recipe]:
+    ) -> list[CacheChoice]:
         """One per pair of cache types, with the largest n_ubatch, linked to the smaller ones."""
         ubatches = (wishes.n_ubatch,) if wishes.n_ubatch else UBATCHES
         found = []
@@ -294,13 +322,13 @@ class Solver:
             trial = self._trial(wishes, type_k, type_v, self.n_items if on_gpu else 0)
             slow = self._slow(trial)
             price = objective.cache(type_k, type_v, whole=whole, slow=slow)
-            recipe: Recipe | None = None
+            choice: CacheChoice | None = None
             for n_ubatch in sorted(ubatches):
-                recipe = Recipe(
-                    price + objective.ubatch(n_ubatch), type_k, type_v, n_ubatch, recipe
+                choice = CacheChoice(
+                    price + objective.ubatch(n_ubatch), type_k, type_v, n_ubatch, choice
                 )
-            assert recipe is not None
-            found.append(recipe)
+            assert choice is not None
+            found.append(choice)
         return found
 
     def _placements(self, wishes: Wishes) -> list[tuple[float, int, int]]:
@@ -337,13 +365,13 @@ class Solver:
             self._ranked[key] = seconds
         return seconds
 
-    def _settings(self, wishes: Wishes, n_ctx: int, recipe: Recipe) -> Settings:
-        """A recipe at a context, nothing offloaded yet."""
+    def _settings(self, wishes: Wishes, n_ctx: int, choice: CacheChoice) -> Settings:
+        """A choice at a context, nothing offloaded yet."""
         return Settings(
             n_ctx=n_ctx,
-            type_k=recipe.type_k,
-            type_v=recipe.type_v,
-            n_ubatch=recipe.n_ubatch,
+            type_k=choice.type_k,
+            type_v=choice.type_v,
+            n_ubatch=choice.n_ubatch,
             flash_attn=wishes.flash_attn or "on",
             use_extra_bufts=wishes.use_extra_bufts,
         )
@@ -356,7 +384,7 @@ class Solver:
         return constraints.slow_attention(self.model, settings, self.machine) is not None
 
 
-def _order(c: Candidate) -> tuple[float, ...]:
+def _rank(c: Candidate) -> tuple[float, ...]:
     """Score first; then what a user would rather have, so that a tie has one answer."""
     s = c.settings
     low = not {s.type_k, s.type_v} <= HIGH_PRECISION

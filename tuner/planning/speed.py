@@ -64,8 +64,13 @@ class SpeedModel:
     """
 
     def __init__(
-        self, model: Model, machine: Machine, calibration: Calibration | None = None
+        self,
+        model: Model,
+        machine: Machine,
+        calibration: Calibration | None = None,
+        cache: CacheSizes | None = None,
     ) -> None:
+        """`cache`: that of the model, where it is at hand."""
         self.calibration = calibration or Calibration()
         self.n_items = model.n_layer_all + 1
         self._gpus = [_rate(gpu) for gpu in machine.gpus]
@@ -76,7 +81,7 @@ class SpeedModel:
         others = [*(layer.others for layer in groups.layers), (*groups.output, *tied)]
         experts = [*(layer.experts for layer in groups.layers), ()]
         used = model.n_expert_used / model.n_expert if model.n_expert else 1.0
-        cache = CacheSizes(model.hparams)
+        cache = cache or CacheSizes(model.hparams)
         # A quantized cache is read faster but must be unpacked: in time it counts as f16.
         f16 = Settings(n_ctx=CONTEXT_FILLED)
         cache_read = [

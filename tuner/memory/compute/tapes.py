@@ -12,14 +12,14 @@ from tuner.memory.compute.allocator import peaks, replay, trace
 from tuner.memory.compute.graph import HOST, Layout
 from tuner.memory.compute.replica.builder import Shape
 from tuner.memory.compute.replica.model_graph import ModelGraph
-from tuner.memory.compute.terms import Terms, opened, products, terms, value
+from tuner.memory.compute.terms import Terms, products, symbolic, terms, value
 
 Layers = tuple[tuple[int, int, bool], ...]  # (layer, device, experts on the host)
-_Key = tuple[Shape, Layers, int, int]  # the shape opened, layers, output's device, copies
+_Key = tuple[Shape, Layers, int, int]  # the symbolic shape, layers, output's device, copies
 _Pair = tuple[tuple[Terms, Terms], ...]  # two lengths for each dimension in which layouts differ
 
 
-class _OpenTape:
+class _SymbolicTape:
     """One device's tape with sizes left open, and the peaks found so far."""
 
     def __init__(self, steps: Sequence[int], sizes: Sequence[Terms], alignment: int):
@@ -37,7 +37,7 @@ class _OpenTape:
 
 
 def _differences(a: Layout, b: Layout) -> _Pair | None:
-    """Where two layouts of an opened graph differ; None if they do for every value of the sizes
+    """Where two layouts of a symbolic graph differ; None if they do for every value of the sizes
     left open."""
     if a[1] != b[1] or len(a[0]) != len(b[0]):
         return None
@@ -49,21 +49,26 @@ def _fixed(size: Terms) -> bool:
     return all(place == 0 for place, _ in size)
 
 
-class OpenGraph:
-    """The tapes of one graph, a device each; `unlike` are layouts that must not become alike."""
+class SymbolicGraph:
+    """The tapes of one graph, a device each. Where `layouts_that_differ` become alike, they are
+    others."""
 
-    def __init__(self, tapes: list[_OpenTape], unlike: set[_Pair]):
+    def __init__(self, tapes: list[_SymbolicTape], layouts_that_differ: set[_Pair]):
         self._tapes = tapes
-        self._unlike = unlike
+        self._layouts_that_differ = layouts_that_differ
 
     def peaks(self, shape: Shape) -> tuple[int, ...] | None:
-        """Bytes per device, the host first; None where a coincidence of sizes lets a tensor take
-        over memory that it otherwise cannot, so that the tapes are others."""
+        """Bytes per device, the host first. None where the tapes do not say: a coincidence of
+        sizes lets a tensor take over memory that it otherwise cannot, or a size is of a form that
+        nothing in the shape stands for."""
         by_place = products(shape)
-        for pair in self._unlike:
-            if all(value(x, by_place) == value(y, by_place) for x, y in pair):
-                return None
-        return tuple([tape.peak(by_place) for tape in self._tapes])
+        try:
+            for pair in self._layouts_that_differ:
+                if all(value(x, by_place) == value(y, by_place) for x, y in pair):
+                    return None
+            return tuple([tape.peak(by_place) for tape in self._tapes])
+        except IndexError:
+            return None
 
 
 class Replays:
@@ -83,22 +88,24 @@ class Replays:
         ones read what all earlier ones have banked."""
         self._graph, self._alignments, self._offload = graph, alignments, offload
         self._opens, self._trims = opens, opens and trims
-        self._graphs: dict[_Key, OpenGraph | None] = {}
-        self._traced: dict[_Key, tuple[list[_OpenTape], set[_Pair]]] = {}
-        self._tapes: dict[tuple[tuple[int, ...], tuple[Terms, ...], int], _OpenTape] = {}
+        self._graphs: dict[_Key, SymbolicGraph | None] = {}
+        self._traced: dict[_Key, tuple[list[_SymbolicTape], set[_Pair]]] = {}
+        self._tapes: dict[tuple[tuple[int, ...], tuple[Terms, ...], int], _SymbolicTape] = {}
         self._tried: set[tuple[int, bool, bool, bool, int]] = set()
 
-    def graph(self, shape: Shape, layers: Layers, output: int, copies: int) -> OpenGraph | None:
+    def graph(self, shape: Shape, layers: Layers, output: int, copies: int) -> SymbolicGraph | None:
         """The graph of these layers with the numbers of the shape left open; None where that
         cannot be."""
         if not self._opens:
             return None
-        key = (opened(shape), layers, output, copies)
+        key = (symbolic(shape), layers, output, copies)
         if key not in self._graphs:
             try:
                 self._graphs[key] = self._open(key)
-            except (LookupError, ArithmeticError, TypeError, ValueError):
-                self._graphs[key] = None  # a builder does more with sizes than was assumed
+            except Exception:
+                # A builder does more with sizes than was assumed, or cannot build these layers
+                # at all: then it raises once more for plain numbers, and `replayed` lets it.
+                self._graphs[key] = None
         found = self._graphs[key]
         return found if found and self._holds(found, shape, key) else self._graphs.get(key)
 
@@ -108,16 +115,16 @@ class Replays:
         graph = self._graph.build(shape, layers, output, self._offload)
         return tuple(peaks(graph, self._alignments, copies))
 
-    def _open(self, key: _Key) -> OpenGraph:
+    def _open(self, key: _Key) -> SymbolicGraph:
         shape, layers, output, copies = key
-        tapes: list[_OpenTape] = []
-        unlike: set[_Pair] = set()
+        tapes: list[_SymbolicTape] = []
+        layouts_that_differ: set[_Pair] = set()
         for device in range(len(self._alignments)):
             near = self._near(layers, device, output) if self._trims else layers
             of_device, pairs = self._trace((shape, near, output, copies))
             tapes.append(of_device[device])
-            unlike |= pairs
-        return OpenGraph(tapes, unlike)
+            layouts_that_differ |= pairs
+        return SymbolicGraph(tapes, layouts_that_differ)
 
     def _near(self, layers: Layers, device: int, output: int) -> Layers:
         """The layers that decide what happens on a device: its own, their neighbours, those
@@ -141,23 +148,23 @@ class Replays:
         kept = tuple(layer for layer, n in zip(layers, near, strict=True) if n)
         return kept or layers[-1:]
 
-    def _trace(self, key: _Key) -> tuple[list[_OpenTape], set[_Pair]]:
+    def _trace(self, key: _Key) -> tuple[list[_SymbolicTape], set[_Pair]]:
         found = self._traced.get(key)
         if found is None:
             shape, layers, output, copies = key
             graph = self._graph.build(shape, layers, output, self._offload)
-            traced, unlike = trace(graph, len(self._alignments), copies)
+            traced, layouts_that_differ = trace(graph, len(self._alignments), copies)
             tapes = []
             for tape, alignment in zip(traced, self._alignments, strict=True):
                 kept = (tape.steps, tuple(terms(size) for size in tape.sizes), alignment)
                 if kept not in self._tapes:
-                    self._tapes[kept] = _OpenTape(*kept)
+                    self._tapes[kept] = _SymbolicTape(*kept)
                 tapes.append(self._tapes[kept])
-            pairs = {p for p in (_differences(a, b) for a, b in unlike) if p}
+            pairs = {p for p in (_differences(a, b) for a, b in layouts_that_differ) if p}
             found = self._traced[key] = (tapes, pairs)
         return found
 
-    def _holds(self, graph: OpenGraph, shape: Shape, key: _Key) -> bool:
+    def _holds(self, graph: SymbolicGraph, shape: Shape, key: _Key) -> bool:
         """Whether open sizes and layers left out may be trusted: they are held against a graph of
         plain numbers and all layers when a kind of layer is met first, since a builder may decide
         by a size, and layers may read what others far away have made."""

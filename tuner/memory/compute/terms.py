@@ -21,7 +21,7 @@ _BATCH = 3  # powers of the batch that are told apart: none, itself, its square
 Terms = tuple[tuple[int, int], ...]  # (place of the digit, coefficient)
 
 
-def opened(shape: Shape) -> Shape:
+def symbolic(shape: Shape) -> Shape:
     """The shape with powers of 2**64 in place of what `products` gives values to."""
     places = [place for place, _ in _unknowns(shape)]
     u, *numbers = (1 << _BITS * place for place in places[:-2])
@@ -41,7 +41,7 @@ def opened(shape: Shape) -> Shape:
 
 
 def _unknowns(shape: Shape) -> list[tuple[int, float]]:
-    """What `opened` leaves open: the place of its digit, its value. The batch, the cells of each
+    """What `symbolic` leaves open: the place of its digit, its value. The batch, the cells of each
     kind, other counts, bytes per element of K and of V."""
     values = [shape.n_tokens, *(n for _, n in shape.cells), *(n for _, n in shape.counts)]
     n = len(values)
@@ -68,7 +68,7 @@ def products(shape: Shape) -> list[float]:
 
 
 def terms(size: int) -> Terms:
-    """A size of an opened graph, term by term. Digits are signed: (batch - 1) x 4 has -4."""
+    """A size of a symbolic graph, term by term. Digits are signed: (batch - 1) x 4 has -4."""
     found = []
     place = 0
     while size:
