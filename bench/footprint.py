@@ -23,10 +23,11 @@ from tests.support.giants import gpu, machine
 from tests.support.headers import replay_every_shape
 from tuner.gguf.header import read_header
 from tuner.machine.machine import Machine
+from tuner.memory.cache_types import CHOSEN_TYPES
 from tuner.memory.estimator import Estimator
 from tuner.model.model import Model, describe
 from tuner.planning.planner import make_plan
-from tuner.planning.solver import CHOSEN_TYPES, UBATCHES
+from tuner.planning.solver import UBATCHES
 from tuner.settings import Settings
 from tuner.wishes import Wishes
 

@@ -10,8 +10,8 @@ import pytest
 from tests.support.gguf_files import F16, F32, Q4_0, Q8_0, Tensor, Typed, tiny_llama, write_gguf
 from tests.support.headers import machine, made_up, real_model
 from tuner.errors import FileError
-from tuner.gguf.file_types import FILE_TYPES
 from tuner.gguf.header import read_header
+from tuner.gguf.types import FILE_TYPES
 from tuner.machine.backends import BufferLayout, row_padding
 from tuner.memory import placement
 from tuner.memory.estimator import Estimator

@@ -20,6 +20,7 @@ from tuner.engine.log_lines import failure_reason, parse_buffers
 from tuner.engine.protocol import Sampling
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer
+from tuner.model.tensors import EXPERT_TENSORS
 from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.units import padded
 
@@ -327,7 +328,7 @@ def _experts_on_cpu(n_layers: int) -> ctypes.Array[_TensorOverride] | None:
     if n_layers <= 0:
         return None
     layers = "|".join(str(layer) for layer in range(n_layers))
-    pattern = rf"blk\.({layers})\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+    pattern = rf"blk\.({layers}){EXPERT_TENSORS}"
     array = (_TensorOverride * 2)()  # the second one, all zero, ends the list
     array[0].pattern = pattern.encode()
     array[0].buft = libraries.cpu_buffer_type()

@@ -1,4 +1,4 @@
-"""Parses the header of one GGUF file. `gguf_header` puts split models together."""
+"""Parses the header of one GGUF file. `header` puts split models together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tuner.errors import FileError
+from tuner.gguf import package_names
 from tuner.gguf.types import GGML_TYPES
 from tuner.units import padded
 
@@ -283,7 +284,9 @@ class _Cursor:
         kind, offset = _PLACE.unpack_from(self.data, at)
         form = GGML_TYPES.get(kind)
         if form is None:
-            self.malformed(f"the tensor {name!r} has the unknown type {kind}", at)
+            newer = package_names.tensor_type(kind)
+            called = f" ({newer}, newer than this program)" if newer else ""
+            self.malformed(f"the tensor {name!r} has the unknown type {kind}{called}", at)
         if (shape[0] if shape else 1) % form.block:
             self.malformed(
                 f"the rows of the tensor {name!r} ({shape[0] if shape else 1} elements) do not "

@@ -1,8 +1,9 @@
-"""The tensor types of ggml: how many bytes a row takes.
+"""The numbers by which a file names types: of a tensor's elements, and of a whole file's mix.
 
-The same table as `gguf.GGML_QUANT_SIZES`, written down here because importing the gguf package
-brings numpy and costs 0.3 s, ten times what reading a header takes. The tests hold it against
-that package and against the engine itself.
+The same tables as in the gguf package (`GGML_QUANT_SIZES`, `LlamaFileType`), written down here
+because importing it brings numpy and costs 0.3 s, ten times what reading a header takes. The tests
+hold them against that package and against the engine itself; at run time it is asked, by
+`package_names`, for what is newer than these tables.
 """
 
 from __future__ import annotations
@@ -55,3 +56,16 @@ GGML_TYPES: dict[int, GgmlType] = {
     41: GgmlType("q1_0", 128, 18),
     42: GgmlType("q2_0", 64, 18),
 }
+
+GGML_NUMBERS: dict[str, int] = {kind.name: number for number, kind in GGML_TYPES.items()}
+
+# the quantization mixes that a file can state: `enum llama_ftype` (include/llama.h)
+FILE_TYPES: dict[int, str] = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
+    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
+    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
+    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M",
+    30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE",
+    39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
+}  # fmt: skip
+GUESSED = 1024  # LLAMA_FTYPE_GUESSED, or-ed in where the file did not say

@@ -19,6 +19,7 @@ from functools import lru_cache
 from itertools import accumulate
 
 from tuner.gguf.header import TensorInfo
+from tuner.gguf.types import GGML_NUMBERS
 from tuner.machine.backends import HOST_LAYOUT, BufferLayout, backend, row_padding
 from tuner.machine.machine import Device
 from tuner.model.model import Model
@@ -132,7 +133,7 @@ class Weights:
         return extra_bufts and self._repack and tied is not None and repacks(tied)
 
 
-_REPACKED = frozenset({2, 12, 20, 39})  # q4_0, q4_K, iq4_nl, mxfp4
+_REPACKED = frozenset(GGML_NUMBERS[name] for name in ("q4_0", "q4_K", "iq4_nl", "mxfp4"))
 
 
 def repacks(tensor: TensorInfo) -> bool:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from tuner.gguf.file_types import FILE_TYPES, GUESSED
+from tuner.gguf import package_names
 from tuner.gguf.header import Header, SkippedArray, TensorInfo
-from tuner.gguf.types import GGML_TYPES
+from tuner.gguf.types import FILE_TYPES, GGML_TYPES, GUESSED
 from tuner.model.chat_models import require_chat_model
 from tuner.model.hparams import HParams, read_hparams
 from tuner.model.tensors import TensorGroups, group_tensors
@@ -36,7 +36,7 @@ class Model:
     size_bytes: int  # of all parts
     fingerprint: str  # 32 hex digits: same content, same fingerprint, wherever the file lies
     chat_template: str | None
-    known: bool  # llama.cpp 0.3.36 has this architecture; else planned by the general rule
+    known: bool  # the architecture has a row of its own; else planned by the general one
     hparams: HParams
     tensors: TensorGroups
 
@@ -78,8 +78,11 @@ def describe(header: Header) -> Model:
 
 def _quantization(header: Header) -> str:
     file_type = header.metadata.get("general.file_type")
-    if isinstance(file_type, int) and file_type & ~GUESSED in FILE_TYPES:
-        return FILE_TYPES[file_type & ~GUESSED]
+    if isinstance(file_type, int):
+        number = file_type & ~GUESSED
+        name = FILE_TYPES.get(number) or package_names.file_type(number)
+        if name:
+            return name
     return _commonest_type(header.tensors)
 
 

@@ -19,8 +19,9 @@ _FIRST_LAYER = frozenset(
 )
 _ROPE = frozenset({"rope_freqs", "rope_factors_long", "rope_factors_short"})
 _LAYER = re.compile(r"blk\.(\d+)\.")
-# what `--n-cpu-moe` keeps on the host (common/common.h)
-_EXPERTS = re.compile(r"blk\.\d+\.ffn_(up|down|gate|gate_up)_(ch|)exps")
+# what `--n-cpu-moe` keeps on the host, behind "blk.N" (LLM_FFN_EXPS_REGEX in common/common.h)
+EXPERT_TENSORS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+_EXPERTS = re.compile(rf"blk\.\d+{EXPERT_TENSORS}")
 
 
 @dataclass(frozen=True, slots=True)

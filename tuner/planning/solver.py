@@ -16,7 +16,7 @@ from heapq import heapify, heappop, heappush
 from math import ceil, log
 
 from tuner.machine.machine import Machine
-from tuner.memory.cache_types import CACHE_TYPES, HIGH_PRECISION
+from tuner.memory.cache_types import CACHE_TYPES, CHOSEN_TYPES, HIGH_PRECISION
 from tuner.memory.estimator import Estimator
 from tuner.memory.footprint import Footprint
 from tuner.model.model import Model
@@ -29,7 +29,6 @@ from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.units import padded
 from tuner.wishes import Wishes
 
-CHOSEN_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 UBATCHES = (512, 256, 128)
 MOST_CONTEXT = 1 << 22  # tokens; nobody is given more unasked
 
