@@ -71,7 +71,7 @@ class Tuning:
         return self._warned(self._remembered(fresh))
 
     def verify(self, plan: Plan, client: EngineClient) -> Plan:
-        """The plan as the engine confirms it. Raises EngineError."""
+        """The plan as the engine verifies it. Raises EngineError."""
 
         def dry_run(settings: Settings) -> Sequence[Buffer]:
             return client.dry_run(self.load_request(settings)).buffers
