@@ -163,3 +163,13 @@ def test_where_f16_does_not_fit_at_all_it_is_said() -> None:
     """There is no plan to compare with."""
     why = reasons(LLAMA_8B, machine(ram=12), Wishes(n_ctx=65_536))
     assert "with f16 nothing fits" in why
+
+
+@pytest.mark.parametrize("gib", [2.0, 4.0, 6.0, 8.0, 20.0])
+@pytest.mark.parametrize("name", [LLAMA_8B, AYA_35B])
+def test_the_batch_is_explained_in_one_place(name: str, gib: float) -> None:
+    """Its own sentence names n_ubatch, that of the cache types does not."""
+    why = make_plan(giant(name), machine(gpu(gib)), Wishes()).reasons
+    named = [text for text in why if "n_ubatch" in text]
+    assert all(text.startswith("n_ubatch") for text in named)
+    assert len(named) <= 1
