@@ -17,6 +17,7 @@ from tuner.gguf.header import read_header
 from tuner.memory.estimator import Estimator
 from tuner.memory.footprint import Footprint
 from tuner.model.model import Model, describe
+from tuner.planning.budgets import Budgets
 from tuner.planning.objective import LEAST_CONTEXT
 from tuner.planning.plan import Candidate
 from tuner.planning.planner import make_plan
@@ -79,7 +80,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Solver:
 
 def limited(solver: Solver, free_mib: float, host_mib: float = 4096) -> Solver:
     """The solver on a GPU with so much free memory."""
-    return solver.within((int(free_mib * MIB) - 512 * MIB, int(host_mib * MIB)))
+    return solver.within(Budgets((int(free_mib * MIB) - 512 * MIB, int(host_mib * MIB))))
 
 
 def brute_force(solver: Solver, wishes: Wishes) -> float | None:

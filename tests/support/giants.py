@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tests.support.headers import real_model, unpacked
@@ -43,3 +44,17 @@ def machine(*gpus: Device, ram: float = 64) -> Machine:
         reserve=max(GIB, size // 10), bandwidth=60e9, source="stated",
     )  # fmt: skip
     return Machine(tuple(gpus), host, physical_cores=8)
+
+
+def unified(
+    limit: float, free: float, *, total: float = 0, backend: str = "Metal", carved_out: float = 0
+) -> Machine:
+    """A machine whose GPU draws from the RAM, of which `free` GiB are left: it may have `limit`
+    GiB, `carved_out` of them set apart by the firmware."""
+    apart = int(carved_out * GIB)
+    chip = replace(
+        gpu(limit, backend=backend, bandwidth=100e9),
+        unified=True, overhead=128 * MIB, carved_out=apart, carved_out_free=apart,
+    )  # fmt: skip
+    where = machine(chip, ram=total or free)
+    return replace(where, host=replace(where.host, free=int(free * GIB)))

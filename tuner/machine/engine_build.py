@@ -125,5 +125,6 @@ def _device(index: int, one: dict[str, Any]) -> Device:
         free=int(one["free"]),
         reserve=0,
         engine_name=one["name"],
+        device_id=one["device_id"],
         unified=row.unified or one["type"] == _IGPU,
     )

@@ -136,11 +136,11 @@ def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
     as used: the kernel gives them back, and a mapped model is made of them."""
     for folder in _groups(root, "memory"):
         if (folder / "memory.max").exists():
-            limit, used = _number(folder / "memory.max"), _number(folder / "memory.current")
+            limit, used = number_in(folder / "memory.max"), number_in(folder / "memory.current")
             prefix = ""
         else:
-            limit = _number(folder / "memory.limit_in_bytes")
-            used = _number(folder / "memory.usage_in_bytes")
+            limit = number_in(folder / "memory.limit_in_bytes")
+            used = number_in(folder / "memory.usage_in_bytes")
             prefix = "total_"
         if limit is None:
             continue
@@ -191,6 +191,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _number(path: Path) -> int | None:
+def number_in(path: Path) -> int | None:
+    """The number that a file of /proc or /sys holds, if it is there and holds one."""
     text = _text(path).strip()
     return int(text) if text.isdigit() else None

@@ -1,9 +1,16 @@
-"""The machine as data: devices, free memory, who else uses it. `measure.py` measures one;
-tests and `--vram` write one down instead."""
+"""The machine as data: devices, the memory they draw from, who else uses it. `measure.py` measures
+one; tests and `--vram` write one down instead.
+
+Memory is counted in pools. A card has its own, the host has the RAM; a GPU without memory of its
+own (Apple, integrated, GB10, Jetson) draws from the RAM too. A plan keeps two kinds of limits: what
+each device may have, and what all devices of a pool may have together.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+RAM = "RAM"  # the name of the pool that the host draws from
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +42,44 @@ class Device:
     compute_capability: tuple[int, int] | None = None  # CUDA only
     pcie_bandwidth: float = 0.0  # host to device, bytes/s
     engine_name: str = ""  # the engine's own name for it ("CUDA0"), where known
-    unified: bool = False  # shares the host's memory (Metal, integrated GPUs)
+    device_id: str = ""  # its PCI address, where the engine says it: the same under every backend
+    unified: bool = False  # has no memory chips of its own (Metal, integrated GPUs)
+    # Of `total` and `free` of a unified GPU: what the firmware took from the RAM for it alone
+    # before the system saw any (AMD's carve-out), and which `host` therefore does not count.
+    carved_out: int = 0
+    carved_out_free: int = 0
     source: str = "measured"  # "measured" | "stated" (--vram) | "assumed"
     uuid: str = ""  # names this very card across runs, where it has such a name
 
     @property
     def budget(self) -> int:
         """Bytes that a plan may use here, overhead included."""
+        return max(0, self.free - self.reserve)
+
+    @property
+    def draws_from_ram(self) -> bool:
+        """Whether what is allocated here is missing in RAM."""
+        return self.kind == "host" or (self.unified and self.total > self.carved_out)
+
+    @property
+    def pool(self) -> str:
+        """The name of the pool that it draws from."""
+        return RAM if self.draws_from_ram else self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Memory that some devices may use together. Sizes in bytes."""
+
+    name: str  # the id of its one device, or RAM
+    devices: tuple[int, ...]  # places in `Machine.devices`
+    total: int
+    free: int
+    reserve: int
+
+    @property
+    def budget(self) -> int:
+        """Bytes that a plan may use of it, on all these devices together."""
         return max(0, self.free - self.reserve)
 
 
@@ -61,3 +99,36 @@ class Machine:
     @property
     def devices(self) -> tuple[Device, ...]:
         return (*self.gpus, self.host)
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """One per card with memory of its own, then the RAM, which keeps the largest reserve of
+        those who draw from it."""
+        own = tuple(
+            Pool(d.pool, (i,), d.total, d.free, d.reserve)
+            for i, d in enumerate(self.devices)
+            if not d.draws_from_ram
+        )
+        users = [d for d in self.devices if d.draws_from_ram]
+        ram = Pool(
+            RAM,
+            tuple(i for i, d in enumerate(self.devices) if d.draws_from_ram),
+            self.host.total + sum(d.carved_out for d in users),
+            self.host.free + sum(d.carved_out_free for d in users),
+            max(d.reserve for d in users),
+        )
+        return (*own, ram)
+
+    @property
+    def limits(self) -> tuple[Pool, ...]:
+        """All that a plan must keep: what each device may have, be it a pool of its own or as much
+        of the RAM as its driver gives it, in the devices' order; then the pool of several."""
+        alone = (Pool(d.id, (i,), d.total, d.free, d.reserve) for i, d in enumerate(self.devices))
+        return (*alone, *(pool for pool in self.pools if len(pool.devices) > 1))
+
+    def text(self, pool: Pool) -> str:
+        """The pool as a sentence names it: "GPU0", "the RAM that GPU0 and host share"."""
+        if len(pool.devices) == 1:
+            return pool.name
+        *others, last = (self.devices[i].id for i in pool.devices)
+        return f"the {pool.name} that {', '.join(others)} and {last} share"

@@ -67,11 +67,11 @@ def measure(
         answer = ask(rpc_servers)
         if answer.problem:
             warnings.append(f"{answer.problem}; the plan is for the CPU.")
-        gpus = _known_better(answer.devices, visible, device)
+        gpus = _joined_with_nvml(answer.devices, visible, device)
     if not gpus:
         warnings += _unused_gpu(visible, built, root, platform)
-    gpus = tuple(_charged(gpu, reserve, overheads or {}) for gpu in gpus)
-    gpus, left_out = _roomy(gpus)
+    gpus = tuple(_with_reserve(_carved_out(gpu, root), reserve, overheads or {}) for gpu in gpus)
+    gpus, left_out = _usable(gpus, device)
     warnings += [_left_out_text(gpu) for gpu in left_out]
     return Machine(
         gpus=gpus,
@@ -95,32 +95,27 @@ def stated(
     sizes of 0 are left out, so that [0] is a machine without a GPU), `ram` bytes of RAM, all
     free. Without `vram` the GPUs, without `ram` the host are those of `measured`, or of this
     machine."""
-    left_out: tuple[Device, ...] = ()
-    base = measured
-    if base is None and (not vram or ram is None):
-        # With GPUs stated, those of this machine need not be looked for.
-        base = measure(reserve=reserve) if not vram else _host_only()
-    gpus = base.gpus if base is not None and not vram else ()
-    if vram:
-        sizes = [size for size in vram if size > 0]
-        gpus = tuple(
-            _charged(_stated_gpu(index, size), reserve, {}) for index, size in enumerate(sizes)
-        )
-        gpus, left_out = _roomy(gpus)
-    if base is None:
-        base = _host_only()
+    # With GPUs stated, those of this machine need not be looked for.
+    base = measured or (_host_only() if vram else measure(reserve=reserve))
     memory = base.host
     if ram is not None:
         memory = replace(
             memory, total=ram, free=ram, reserve=host.default_reserve(ram), source="stated"
         )
+    if not vram:
+        return replace(base, host=memory)
+    sizes = [size for size in vram if size > 0]
+    gpus, left_out = _usable(
+        [_with_reserve(_stated_gpu(index, size), reserve, {}) for index, size in enumerate(sizes)],
+        memory,
+    )
     return replace(
         base,
         gpus=gpus,
         host=memory,
-        left_out=left_out if vram else base.left_out,
-        processes=() if vram else base.processes,
-        warnings=tuple(map(_left_out_text, left_out)) if vram else base.warnings,
+        left_out=left_out,
+        processes=(),
+        warnings=tuple(map(_left_out_text, left_out)),
     )
 
 
@@ -186,7 +181,7 @@ def _stated_gpu(index: int, size: int) -> Device:
     )
 
 
-def _known_better(
+def _joined_with_nvml(
     listed: Sequence[Device], cards: Sequence[nvidia.Card], memory: Device
 ) -> tuple[Device, ...]:
     """The engine's devices, each with what NVML knows of the same card."""
@@ -195,7 +190,7 @@ def _known_better(
     for gpu in listed:
         card = next((c for c in left if gpu.kind != "rpc" and c.name in gpu.name), None)
         if card is None:
-            found.append(_assumed(gpu, memory))
+            found.append(_estimated(gpu, memory))
             continue
         left.remove(card)
         known = _cuda_device(0, card, memory)
@@ -211,12 +206,13 @@ def _known_better(
                 compute_capability=known.compute_capability if cuda else None,
                 pcie_bandwidth=known.pcie_bandwidth,
                 uuid=known.uuid,
+                unified=gpu.unified or known.unified,
             )
         )
     return tuple(found)
 
 
-def _assumed(gpu: Device, memory: Device) -> Device:
+def _estimated(gpu: Device, memory: Device) -> Device:
     """A device of which only the engine knows: its speed is a guess."""
     if gpu.kind == "rpc":
         return replace(
@@ -231,7 +227,7 @@ def _assumed(gpu: Device, memory: Device) -> Device:
     )
 
 
-def _charged(gpu: Device, reserve: int | None, overheads: Mapping[str, int]) -> Device:
+def _with_reserve(gpu: Device, reserve: int | None, overheads: Mapping[str, int]) -> Device:
     """With the bytes that a plan may not use, and those that a load costs beside its buffers."""
     left = GPU_RESERVE if reserve is None else reserve
     measured = overheads.get(device_key(gpu))
@@ -241,10 +237,41 @@ def _charged(gpu: Device, reserve: int | None, overheads: Mapping[str, int]) -> 
     return replace(gpu, reserve=left, overhead=assumed)
 
 
-def _roomy(gpus: Sequence[Device]) -> tuple[tuple[Device, ...], tuple[Device, ...]]:
+def _usable(
+    gpus: Sequence[Device], memory: Device
+) -> tuple[tuple[Device, ...], tuple[Device, ...]]:
     """The GPUs that can hold something beside the driver's context, and those that cannot."""
-    roomy = tuple(gpu for gpu in gpus if gpu.budget - gpu.overhead >= LEAST_ROOM)
-    return roomy, tuple(gpu for gpu in gpus if gpu not in roomy)
+
+    def room(gpu: Device) -> int:
+        in_ram = memory.budget + gpu.carved_out_free
+        most = min(gpu.budget, in_ram) if gpu.draws_from_ram else gpu.budget
+        return most - gpu.overhead
+
+    usable = tuple(gpu for gpu in gpus if room(gpu) >= LEAST_ROOM)
+    return usable, tuple(gpu for gpu in gpus if gpu not in usable)
+
+
+def _carved_out(gpu: Device, root: Path) -> Device:
+    """An integrated GPU of AMD's with what the firmware set apart for it, as Linux shows it.
+
+    Vulkan gives it that and as much of the RAM as the kernel lets it have (GTT); HIP either the
+    one or the other. Which it was is told by the size. Where the system does not say what is set
+    apart, all of it counts as RAM, which can only be too careful.
+    """
+    folder = root / "sys/bus/pci/devices" / gpu.device_id.lower()
+    apart, used, in_ram = (
+        host.number_in(folder / f"mem_info_{name}")
+        for name in ("vram_total", "vram_used", "gtt_total")
+    )
+    if not (gpu.unified and gpu.device_id) or apart is None or in_ram is None:
+        return gpu
+    nearest = min((apart, in_ram, apart + in_ram), key=lambda size: abs(gpu.total - size))
+    if nearest == apart:  # it uses nothing else
+        return replace(gpu, carved_out=gpu.total, carved_out_free=gpu.free)
+    if nearest == in_ram:
+        return gpu
+    free = min(max(0, apart - (used or 0)), gpu.free)
+    return replace(gpu, carved_out=apart, carved_out_free=free)
 
 
 def _left_out_text(gpu: Device) -> str:

@@ -41,8 +41,13 @@ class Footprint:
         return self.uses[-1]
 
     @property
+    def totals(self) -> list[int]:
+        """All bytes of each device."""
+        return [use.total for use in self.uses]
+
+    @property
     def total(self) -> int:
-        return sum(use.total for use in self.uses)
+        return sum(self.totals)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tuner.planning.budgets import Budgets
 from tuner.planning.objective import LEAST_CONTEXT
 from tuner.planning.plan import Candidate, distinct
 from tuner.planning.solver import Solver
@@ -50,19 +51,19 @@ def fallbacks(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candid
     and takes less of the GPUs' memory than the one before."""
     found: list[Candidate | None] = []
     gpus = len(solver.machine.gpus)
-    before = chosen.footprint.uses[:gpus]
+    fixed = wishes.n_ctx is not None and len(set(solver.pairs(wishes))) == 1
+
+    def tighter(share: float) -> Budgets:
+        in_pools = 1.0 if fixed else share  # where the cache cannot shrink, nothing does
+        return solver.budgets.tighter(share, in_pools, chosen.footprint, gpus)
+
     for share in RETRY_SHARES if gpus else ():
-        tighter = [int(b * share) for b in solver.budgets[:gpus]]
-        # Never more than what just failed: a plan far under budget must shrink too.
-        # A GPU that was left empty may help out; what its driver takes cannot shrink.
-        limits = [
-            min(t, int(u.total * share)) if u.weights else t
-            for t, u in zip(tighter, before, strict=True)
-        ]
-        less = solver.within((*limits, solver.budgets[-1]))
+        less = solver.within(tighter(share))
         found.append(_noted(less.best(wishes), f"{share:.0%} of the memory"))
     if gpus and wishes.n_gpu_layers is None and chosen.settings.n_gpu_layers:
-        on_cpu = solver.best(replace(wishes, n_gpu_layers=0))
+        # In RAM that they share, what left the GPU is still there.
+        budgets = tighter(RETRY_SHARES[-1]) if solver.budgets.shared else solver.budgets
+        on_cpu = solver.within(budgets).best(replace(wishes, n_gpu_layers=0))
         found.append(_noted(on_cpu, "no layers on a GPU"))
     if not gpus and wishes.n_ctx is None and chosen.settings.n_ctx > LEAST_CONTEXT:
         short = solver.best(replace(wishes, n_ctx=LEAST_CONTEXT))
@@ -73,9 +74,7 @@ def fallbacks(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candid
 def one_more_gib(solver: Solver, wishes: Wishes, chosen: Candidate) -> Candidate | None:
     """The choice if every GPU (without one: the host) had 1 GiB more, where it differs."""
     gpus = len(solver.machine.gpus)
-    grown = [b + GIB for b in solver.budgets[:gpus]]
-    host = solver.budgets[-1] + (0 if gpus else GIB)
-    candidate = solver.within((*grown, host)).best(wishes)
+    candidate = solver.within(solver.budgets.grown(GIB, gpus)).best(wishes)
     return candidate if candidate and candidate.settings != chosen.settings else None
 
 

@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import le
 
 from tuner.memory.estimator import Estimator
 from tuner.memory.footprint import Footprint
 from tuner.planning import splits
+from tuner.planning.budgets import Budgets, modest_caps
 from tuner.settings import Settings
 
 
 class Fitting:
-    """One model's footprints on one machine, under budgets (bytes per device, the host last)."""
+    """One model's footprints on one machine, under budgets."""
 
     def __init__(self, estimator: Estimator) -> None:
         machine = self.machine = estimator.machine
         self.estimator = estimator
         self.n_items = estimator.model.n_layer_all + 1
-        self.budgets = tuple(d.budget for d in machine.devices)
-        self._splits: dict[tuple[Settings, tuple[int, ...]], list[tuple[float, ...]]] = {}
+        self.budgets = Budgets.of(machine)
+        self._modest_caps = modest_caps(machine)
+        self._splits: dict[tuple[Settings, Budgets], list[tuple[float, ...]]] = {}
 
-    def within(self, budgets: tuple[int, ...]) -> Fitting:
+    def within(self, budgets: Budgets) -> Fitting:
         """The same, what it knows so far included, under other budgets."""
         other = copy.copy(self)
         other.budgets = budgets
         return other
 
     @property
-    def modest(self) -> tuple[int, ...]:
+    def modest(self) -> Budgets:
         """The budgets for context beyond the wished one: half of the free RAM is left alone."""
-        return (*self.budgets[:-1], min(self.budgets[-1], self.machine.host.free // 2))
+        return self.budgets.at_most(self._modest_caps)
 
     def fits(self, footprint: Footprint, *, modestly: bool = False) -> bool:
-        """Whether every device stays within its budget."""
-        budgets = self.modest if modestly else self.budgets
-        return all(u.total <= b for u, b in zip(footprint.uses, budgets, strict=True))
+        """Whether every device and every pool stays within its budget."""
+        return (self.modest if modestly else self.budgets).hold(footprint.totals)
 
     def most_context(self, settings: Settings, contexts: list[int]) -> float:
         """No split of these settings can have more context than this many tokens; 0: none fits.
@@ -44,21 +46,24 @@ class Fitting:
         The GPUs count as one and the compute buffers as nothing. Caches grow in straight lines,
         or, those of a window, less and less, so the line through the ends is never too high.
         """
-        low = self._pooled(settings.with_context(contexts[0]))
-        high = self._pooled(settings.with_context(contexts[-1]))
-        pool = (sum(self.budgets[:-1]), self.budgets[-1])
-        if any(u > b for u, b in zip(low, pool, strict=True)):
+        low = self._gpus_as_one(self._without_compute(settings.with_context(contexts[0])))
+        high = self._gpus_as_one(self._without_compute(settings.with_context(contexts[-1])))
+        budgets = self._gpus_as_one(self.budgets.limits)
+        if any(u > b for u, b in zip(low, budgets, strict=True)):
             return 0
         span = contexts[-1] - contexts[0]
         return min(
             contexts[0] + span * (budget - a) / (b - a) if b > budget else contexts[-1]
-            for a, b, budget in zip(low, high, pool, strict=True)
+            for a, b, budget in zip(low, high, budgets, strict=True)
         )
 
-    def _pooled(self, settings: Settings) -> tuple[int, int]:
-        """Bytes on all GPUs together and on the host, compute left out."""
-        *gpus, host = self.estimator.totals(settings, compute=False)
-        return sum(gpus), host
+    def _without_compute(self, settings: Settings) -> list[int]:
+        return self.budgets.charged(self.estimator.totals(settings, compute=False))
+
+    def _gpus_as_one(self, by_limit: Sequence[int]) -> list[int]:
+        """Bytes per limit with those of the single GPUs summed up."""
+        n_gpus = len(self.machine.gpus)
+        return [sum(by_limit[:n_gpus]), *by_limit[n_gpus:]]
 
     def splits(
         self, settings: Settings, wished: tuple[float, ...] | None
@@ -81,7 +86,7 @@ class Fitting:
         def room(counts: splits.Counts, g: int, exact: bool) -> int:
             trial = settings.with_split(tuple(map(float, counts)))
             totals = self.estimator.totals(trial, compute=exact)
-            return self.budgets[g] - totals[g]
+            return self.budgets.room(totals, g)
 
         if total == 0:
             return [(1.0, *[0.0] * (len(gpus) - 1))]
@@ -102,7 +107,7 @@ class Fitting:
         return found
 
     def _exact_totals(self, settings: Settings) -> list[int]:
-        return [use.total for use in self.estimator.exact(settings).uses]
+        return self.estimator.exact(settings).totals
 
     def balanced(self, settings: Settings, contexts: list[int], wished: int) -> Settings:
         """Moves layers between neighbouring GPUs as long as that makes room for more context."""
@@ -130,18 +135,15 @@ class Fitting:
         """Whether these settings are allowed, the bound that is quickly had looked at first."""
         budgets = self.modest if settings.n_ctx > wished else self.budgets
         return all(
-            all(u <= b for u, b in zip(totals, budgets, strict=True))
-            for totals in (
-                self.estimator.totals(settings, compute=with_compute)
-                for with_compute in (False, True)
-            )
+            budgets.hold(self.estimator.totals(settings, compute=with_compute))
+            for with_compute in (False, True)
         )
 
 
 def _reach(
     settings: Settings,
     contexts: list[int],
-    budgets: tuple[int, ...],
+    budgets: Budgets,
     totals: Callable[[Settings], list[int]],
 ) -> Settings | None:
     """The settings with the longest of `contexts` that stays within `budgets`, or None.
@@ -152,10 +154,10 @@ def _reach(
     """
 
     def uses_at(i: int) -> list[int]:
-        return totals(settings.with_context(contexts[i]))
+        return budgets.charged(totals(settings.with_context(contexts[i])))
 
     def within(uses: list[int]) -> bool:
-        return all(u <= b for u, b in zip(uses, budgets, strict=True))
+        return all(map(le, uses, budgets.limits))
 
     if not contexts:
         return None
@@ -170,7 +172,7 @@ def _reach(
     while high - low > 1:
         share = min(
             (budget - a) / (b - a)
-            for a, b, budget in zip(bottom, top, budgets, strict=True)
+            for a, b, budget in zip(bottom, top, budgets.limits, strict=True)
             if b > budget
         )
         reach = contexts[low] + share * (contexts[high] - contexts[low])

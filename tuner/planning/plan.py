@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tuner.machine.machine import Machine
 from tuner.memory.footprint import Footprint
 from tuner.model.model import Model
+from tuner.planning.budgets import Budgets
 from tuner.settings import Settings
 from tuner.wishes import Wishes
 
@@ -42,9 +43,13 @@ class Candidate:
     score: float  # log of the effective tokens/s: see objective.py
     note: str = ""  # why it is in a list: "f16 cache", "CPU only", ...
 
-    def short(self, budgets: Sequence[int]) -> list[int]:
-        """Bytes that each device lacks."""
-        return [max(0, u.total - b) for u, b in zip(self.footprint.uses, budgets, strict=True)]
+    def short(self, budgets: Budgets) -> list[int]:
+        """Bytes that each device, and each pool of several, lacks (see `Budgets.limits`)."""
+        return budgets.short(self.footprint.totals)
+
+    def lacking(self, budgets: Budgets) -> int:
+        """Bytes that are missing in all."""
+        return budgets.lacking(self.footprint.totals)
 
 
 @dataclass(frozen=True, slots=True)

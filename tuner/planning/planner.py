@@ -41,8 +41,8 @@ def make_plan(
 
     Returns:
         The plan. `chosen` has the exact footprint and, where `chosen.fits`, is within the budget
-        of every device; `fallbacks` take ever less memory. Where nothing that keeps the wishes
-        fits, `chosen.fits` is False, `chosen` is what misses by the fewest bytes and
+        of every device and pool; `fallbacks` take ever less memory. Where nothing that keeps the
+        wishes fits, `chosen.fits` is False, `chosen` is what misses by the fewest bytes and
         `alternatives` are the nearest plans that do fit. The same question has the same answer,
         and more memory never gives a plan of a lower score.
 
@@ -56,8 +56,7 @@ def make_plan(
         wishes = replace(wishes, tensor_split=split)
     _require_cache_types(solver, wishes)
     if margins:
-        budgets = (b - m for b, m in zip(solver.budgets, margins, strict=True))
-        solver = solver.within(tuple(budgets))
+        solver = solver.within(solver.budgets.less(solver.budgets.charged(list(margins))))
     solver, chosen = solver.confirmed(wishes)
     if chosen is None or not chosen.fits:
         chosen = chosen or solver.exactly(least_short(solver, wishes))

@@ -70,7 +70,7 @@ def _layers_reason(solver: Solver, chosen: Candidate) -> str:
             "stay in RAM: only a few experts are read per token, so they lose the least there."
         )
     one_more = Wishes.of_settings(replace(s, n_gpu_layers=s.n_gpu_layers + 1, tensor_split=()))
-    missing = sum(solver.calculate(one_more).short(solver.budgets))
+    missing = solver.calculate(one_more).lacking(solver.budgets)
     text = f"{s.n_gpu_layers} of {n} layers are on the GPU"
     if missing:
         text += f"; one more would need {size_text(missing)} more"

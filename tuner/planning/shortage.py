@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES
+from tuner.planning.budgets import Budgets
 from tuner.planning.plan import Candidate, distinct
 from tuner.planning.solver import UBATCHES, Solver
 from tuner.units import size_text
@@ -37,18 +38,27 @@ def least_short(solver: Solver, wishes: Wishes) -> Candidate:
         solver.calculate(replace(thrifty, n_gpu_layers=n))
         for n in ([wishes.n_gpu_layers] if wishes.n_gpu_layers is not None else layers)
     ]
-    return min(trials, key=lambda c: sum(c.short(solver.budgets)))
+    return min(trials, key=lambda c: c.lacking(solver.budgets))
 
 
 def shortage_text(candidate: Candidate, machine: Machine, *, wished: bool) -> str:
     """By how many bytes, and where, a plan does not fit; `wished`: the user fixed something."""
     parts = [
-        f"{d.id} is short by {size_text(u.total - d.budget)} ({u.total - d.budget:,} bytes)"
-        for u, d in zip(candidate.footprint.uses, machine.devices, strict=True)
-        if u.total > d.budget
+        f"{machine.text(limit)} is short by {size_text(lacking)} ({lacking:,} bytes)"
+        for limit, lacking in zip(machine.limits, _told(candidate, machine), strict=True)
+        if lacking
     ]
     start = "Nothing that keeps your settings fits: " if wished else "Nothing fits: "
     return start + ", ".join(parts) + "."
+
+
+def _told(candidate: Candidate, machine: Machine) -> list[int]:
+    """Bytes that each limit lacks; of the host only what the RAM that it shares does not."""
+    short = candidate.short(Budgets.of(machine))
+    host = len(machine.gpus)
+    if any(short[host + 1 :]):
+        short[host] = 0
+    return short
 
 
 def nearest(solver: Solver, wishes: Wishes) -> tuple[Candidate, ...]:

@@ -21,6 +21,7 @@ from tuner.memory.estimator import Estimator
 from tuner.memory.footprint import Footprint
 from tuner.model.model import Model
 from tuner.planning import constraints
+from tuner.planning.budgets import Budgets
 from tuner.planning.fitting import Fitting
 from tuner.planning.objective import LEAST_CONTEXT, Objective, prior_loss
 from tuner.planning.plan import Candidate, Quality, Speed
@@ -76,11 +77,11 @@ class Solver:
         self.fitting = Fitting(estimator)
         self.speed = SpeedModel(model, machine, cache=estimator.cache)
         self.n_items = model.n_layer_all + 1
-        self._answers: dict[tuple[Wishes, tuple[int, ...]], Candidate | None] = {}
-        self._ranked: dict[tuple[int, int, tuple[int, ...]], float] = {}
+        self._answers: dict[tuple[Wishes, Budgets], Candidate | None] = {}
+        self._ranked: dict[tuple[int, int, Budgets], float] = {}
 
-    def within(self, budgets: tuple[int, ...]) -> Solver:
-        """The same solver under other budgets (bytes per device, the host last)."""
+    def within(self, budgets: Budgets) -> Solver:
+        """The same solver under other budgets."""
         other = copy.copy(self)
         other.fitting = self.fitting.within(budgets)
         return other
@@ -93,8 +94,8 @@ class Solver:
         return other
 
     @property
-    def budgets(self) -> tuple[int, ...]:
-        """Bytes per device that a plan may use."""
+    def budgets(self) -> Budgets:
+        """What a plan may use."""
         return self.fitting.budgets
 
     # ------------------------------------------------------------ one plan
@@ -121,8 +122,7 @@ class Solver:
             short = exact.short(self.budgets)
             if not any(short):
                 return solver, replace(exact, fits=True)
-            less = (b - s for b, s in zip(solver.budgets, short, strict=True))
-            solver = solver.within(tuple(less))
+            solver = solver.within(solver.budgets.less(short))
         return solver, None
 
     def _search(self, wishes: Wishes) -> Candidate | None:
@@ -134,8 +134,7 @@ class Solver:
         at_wish = bisect_left(contexts, objective.wished_context)
         choices: dict[tuple[bool, bool], list[CacheChoice]] = {}
         low = self.fitting.estimator.needs_every_layer
-        gpus = self.machine.gpus
-        room = sum(b - g.overhead for b, g in zip(self.budgets, gpus, strict=False))
+        room = sum(self._gpu_room())
         queue = [
             SearchNode(log(seconds) - objective.context_best, k, m)
             for seconds, k, m in self._placements(wishes)
@@ -224,11 +223,12 @@ class Solver:
         if n_ctx >= contexts[-1]:
             return 0.0
         longer = self.fitting.estimator.footprint(c.settings.with_context(contexts[-1]))
-        more = 0.0
-        for now, then in zip(c.footprint.uses, longer.uses, strict=True):
-            growth = (then.kv_cache - now.kv_cache) / (contexts[-1] - n_ctx)
-            if growth > 0:
-                more = max(more, (now.compute + then.compute) / growth)
+        pairs = list(zip(c.footprint.uses, longer.uses, strict=True))
+        charged = self.budgets.charged
+        grown = charged([then.kv_cache - now.kv_cache for now, then in pairs])
+        compute = charged([now.compute + then.compute for now, then in pairs])
+        span = contexts[-1] - n_ctx
+        more = max((a * span / b for a, b in zip(compute, grown, strict=True) if b > 0), default=0)
         reach = min(n_ctx + ceil(more) + CONTEXT_PADDING, contexts[-1])
         return objective.context(reach) - objective.context(n_ctx)
 
@@ -358,11 +358,14 @@ class Solver:
         key = (n_gpu_layers, n_cpu_moe, self.budgets)
         seconds = self._ranked.get(key)
         if seconds is None:
-            gpus = self.machine.gpus
-            room = [b - g.overhead for b, g in zip(self.budgets, gpus, strict=False)]
-            seconds = self.speed.least_seconds(n_gpu_layers, n_cpu_moe, room)
+            seconds = self.speed.least_seconds(n_gpu_layers, n_cpu_moe, self._gpu_room())
             self._ranked[key] = seconds
         return seconds
+
+    def _gpu_room(self) -> list[int]:
+        """Bytes for layers on each GPU, at most."""
+        limits = self.budgets.limits
+        return [b - g.overhead for b, g in zip(limits, self.machine.gpus, strict=False)]
 
     def _settings(self, wishes: Wishes, n_ctx: int, choice: CacheChoice) -> Settings:
         """A choice at a context, nothing offloaded yet."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from tuner.errors import EngineError
 from tuner.memory.footprint import Buffer
 from tuner.memory.reported import reported_footprint
+from tuner.planning.budgets import Budgets
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.planner import make_plan
 from tuner.planning.solver import Solver
@@ -45,8 +46,8 @@ def verified(plan: Plan, dry_run: DryRunner, solver: Solver | None = None) -> Pl
         EngineError: the engine refuses every alternative, or fails.
     """
     findings: list[str] = []
-    budgets = [d.budget for d in plan.machine.devices]
-    margins = [0] * len(budgets)
+    budgets = Budgets.of(plan.machine)
+    margins = [0] * len(plan.machine.devices)
     for _ in range(MAX_ROUNDS):
         computed, chosen, refusals = _first_taken(plan, dry_run)
         plan = replace(plan, chosen=chosen)
@@ -55,9 +56,9 @@ def verified(plan: Plan, dry_run: DryRunner, solver: Solver | None = None) -> Pl
         if not any(short):
             break
         findings += [
-            f"The engine's dry run needs {size_text(lacking)} more on {device.id} than there is, "
-            "so it was planned again."
-            for device, lacking in zip(plan.machine.devices, short, strict=True)
+            f"The engine's dry run needs {size_text(lacking)} more on {plan.machine.text(limit)} "
+            "than there is, so it was planned again."
+            for limit, lacking in zip(plan.machine.limits, short, strict=True)
             if lacking
         ]
         uses = zip(margins, chosen.footprint.uses, computed.footprint.uses, strict=True)

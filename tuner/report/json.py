@@ -79,6 +79,14 @@ _DEVICE = (
     Key("bandwidth", "bytes/s"),
     Key("bandwidth_source"),
     Key("source"),
+    Key("pool", "where its memory is"),
+)
+_POOL = (
+    Key("name", "a GPU's id, or RAM"),
+    Key("total"),
+    Key("free"),
+    Key("reserve"),
+    Key("budget", "of all its devices together"),
 )
 _PROCESS = (Key("pid"), Key("name"), Key("device"), Key("used"))
 _SETTINGS = tuple(Key(name, _NOTES.get(name, "")) for name in FIELDS)
@@ -104,6 +112,7 @@ def report_json(plan: Plan) -> dict[str, Any]:
         "model": _object(_MODEL, plan.model),
         "machine": {
             "devices": [_object(_DEVICE, device) for device in machine.devices],
+            "pools": [_object(_POOL, pool) for pool in machine.pools],
             "processes": [_object(_PROCESS, process) for process in machine.processes],
             "physical_cores": machine.physical_cores,
         },
@@ -153,6 +162,7 @@ def report_keys() -> Iterator[tuple[str, str]]:
     yield "schema", str(SCHEMA)
     yield "model", _listed(_MODEL)
     yield "machine.devices[]", _listed(_DEVICE)
+    yield "machine.pools[]", f"memory, each byte of it once: {_listed(_POOL)}"
     yield "machine.processes[]", f"other processes on the GPUs: {_listed(_PROCESS)}"
     yield "machine.physical_cores", "those that this process may use"
     yield "plan", "the choice: see below"

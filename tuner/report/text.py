@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from tuner.engine_version import other_engine_text
 from tuner.errors import KvchatError
-from tuner.machine.machine import Device, Process
+from tuner.machine.machine import Pool
 from tuner.memory.footprint import ENGINE_KINDS, DeviceUse
 from tuner.model.model import Model
 from tuner.planning import Plan, difference_text
@@ -69,9 +69,8 @@ def report_text(
     style = Style(color)
     width = max(40, width)
     lines = [*_wrap(model_line(plan.model), width, "", style.head), ""]
-    for device, use in zip(plan.machine.devices, plan.chosen.footprint.uses, strict=True):
-        holders = [p for p in plan.machine.processes if p.device == device.id]
-        lines += _device(device, use, holders, width, style)
+    for pool in plan.machine.pools:
+        lines += _pool(pool, plan, width, style)
     title = "Chosen" if plan.chosen.fits else "Closest, but it does not fit"
     lines += ["", style.head(title), *_settings(plan, width)]
     if actual:
@@ -112,24 +111,37 @@ def params_text(n: int) -> str:
     return f"{n / BILLION:.1f}B" if n >= BILLION else f"{n / 1e6:.0f}M"
 
 
-def _device(
-    device: Device, use: DeviceUse, holders: Sequence[Process], width: int, style: Style
-) -> list[str]:
-    in_use = max(0, device.total - device.free)
-    left = max(0, device.total - in_use - use.total)
-    reserve = min(device.reserve, left)
-    sizes = (*(_size(use, part) for part in _PARTS), in_use, reserve, left - reserve)
-    right = f"{size_text(device.free)} free of {size_text(device.total)}"
-    name = f"{device.id}  {device.name}"
+def _pool(pool: Pool, plan: Plan, width: int, style: Style) -> list[str]:
+    """The bar of one pool: what all its devices put there."""
+    devices = [plan.machine.devices[i] for i in pool.devices]
+    uses = [plan.chosen.footprint.uses[i] for i in pool.devices]
+    taken = sum(use.total for use in uses)
+    in_use = max(0, pool.total - pool.free)
+    left = max(0, pool.total - in_use - taken)
+    reserve = min(pool.reserve, left)
+    parts = [sum(_size(use, part) for use in uses) for part in _PARTS]
+    sizes = (*parts, in_use, reserve, left - reserve)
+    right = f"{size_text(pool.free)} free of {size_text(pool.total)}"
+    name = f"{devices[0].id}  {devices[0].name}"
+    if len(devices) > 1:
+        name = f"{pool.name}  {devices[0].name} ({' and '.join(d.id for d in devices)})"
     room = width - len(right) - 2
     lines = [style.head(name[:room].ljust(room)) + "  " + right]
-    lines.append("  " + _bar(sizes, device.total, width - 4, style))
+    lines.append("  " + _bar(sizes, pool.total, width - 4, style))
     shown = [
         f"{part.mark} {part.label} {size_text(size)}"
         for part, size in zip((*_PARTS, *_REST), sizes, strict=True)
         if size > 0 or part.label == "free"
     ]
     lines += _wrap("  ".join(shown), width, "  ", break_on="  ")
+    if len(devices) > 1:
+        shares = (
+            f"{d.id} takes {size_text(use.total)} of at most {size_text(d.budget)}"
+            for d, use in zip(devices, uses, strict=True)
+        )
+        lines += _wrap(", ".join(shares), width, "  ")
+    ids = {device.id for device in devices}
+    holders = [process for process in plan.machine.processes if process.device in ids]
     if holders:
         largest = sorted(holders, key=lambda p: (-p.used, p.pid))[:MAX_HOLDERS]
         named = ", ".join(f"{one_line(p.name)} ({p.pid}) {size_text(p.used)}" for p in largest)
