@@ -23,7 +23,7 @@ from tuner.memory.compute.graph import F16, F32, HOST
 from tuner.memory.compute.replica.builder import Shape
 from tuner.memory.compute.replica.dsa import LEFT_OUT, is_sparse
 from tuner.memory.compute.replica.model_graph import ModelGraph
-from tuner.memory.compute.replica.sparse_counts import counts, gathers, metal_counts
+from tuner.memory.compute.replica.sparse_counts import attends_by_copy, counts, metal_counts
 from tuner.memory.compute.tapes import Layers, Replays, SymbolicGraph
 from tuner.memory.kv_cache import CacheSizes
 from tuner.memory.placement import Placement
@@ -125,7 +125,7 @@ class ComputeSizes:
             n_tokens=u,
             cells=tuple(cells.items()),
             counts=(*counts(hp, u, cells), *(metal_counts(u, cells) if metal else ())),
-            gathers=gathers(hp, u, cells),
+            attends_by_copy=attends_by_copy(hp, u, cells),
             flash=flash,
             overridden=settings.n_cpu_moe > 0,
             rotate_k=k.quantized and hp.head_k[0] % 64 == 0,
@@ -180,7 +180,7 @@ class ComputeSizes:
     def _representative_layers(self, where: Placement, *, every: bool = False) -> Layers:
         """Layers that stand for all: of each run of equal ones on a device a few, and the last.
         Equal layers go by the number of the first of them, so that placements share replays."""
-        signatures, firsts = self.graph.signatures, self.graph.firsts
+        signatures, first_alike = self.graph.signatures, self.graph.first_alike
         n = self._hp.n_layer
         moe = where.n_cpu_moe
         kinds = [(signatures[il], where.slots[il], il < moe) for il in range(n)]
@@ -198,7 +198,7 @@ class ComputeSizes:
             if seen[pair] <= 2 + (pair in odd) or il >= n - 2 or every:
                 chosen.append(il)
         layers = [
-            (firsts[signatures[il]], where.slots[il] + 1, il < moe and self._routed(il))
+            (first_alike[signatures[il]], where.slots[il] + 1, il < moe and self._routed(il))
             for il in chosen
         ]
         if self._hp.indexer_block:  # every layer has its own copies of the inputs, in its place

@@ -201,7 +201,7 @@ def scratch(
         return 0
     cells = sum(b.cells[kind] for kind in kinds)
     if shape.scratch == "Metal":
-        partial = 4 * b.counts["vectors"] * n_head * 32 * (dv + 2)
+        partial = F32 * b.counts["vectors"] * n_head * 32 * (dv + 2)
         tiles = sum(b.counts[f"tiles of {kind}"] for kind in kinds)
         return 2 * cells * (k_row + v_row) + partial + tiles + 64
     if shape.scratch == "CUDA":

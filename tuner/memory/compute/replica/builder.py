@@ -37,7 +37,7 @@ class Shape:
     f16_v: bool = True
     k_cached: float = 0.0  # bytes per cached key element, where the graph joins caches
     counts: Counts = ()  # what else the graph is built for
-    gathers: bool = False  # glm5_next.py
+    attends_by_copy: bool = False  # tokens attend to copies of what they picked (glm5_next.py)
 
 
 class GraphBuilder:
@@ -140,9 +140,9 @@ class GraphBuilder:
         """A sequence's state of `size` elements, copied out of the cache; those of further
         sequences, none, are copied in place (`build_rs`)."""
         g = self.g
-        node = Node((max(1, size),), 4, (self.ids,), device=g.device)
+        node = Node((max(1, size),), F32, (self.ids,), device=g.device)
         g.expand(node)
-        g.expand(g.store(Node((0,), 4, (self.no_ids,), device=g.device)))
+        g.expand(g.store(Node((0,), F32, (self.no_ids,), device=g.device)))
         return node
 
     def hadamard(self, x: Node, kind: int, which: Literal["k", "v"], head: int) -> Node:

@@ -105,7 +105,7 @@ def _compress(b: GraphBuilder, t: Tensors, x: Node, name: str, kind: int, d: int
     scores = g.over(scores, Node((wide, n_tokens), F32, (where,), device=g.device))
     reads = b.input(kind, "reads", (2 if overlap else 1) * ratio * blocks)
     sources = [
-        g.new(wide, kept + n_tokens, of=(g.outside(4 * wide * kept, g.device), rows))
+        g.new(wide, kept + n_tokens, of=(g.outside(F32 * wide * kept, g.device), rows))
         for rows in (values, scores)
     ]
     if overlap:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuner.memory.compute.graph import HOST, Graph, Node
+from tuner.memory.compute.graph import F32, HOST, Graph, Node
 from tuner.memory.compute.replica.attention import attention
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.feed_forward import ffn, moe
@@ -27,7 +27,7 @@ def embed_per_layer(b: GraphBuilder, t: Tensors, x: Node) -> None:
     g, n_tokens = b.g, b.n_tokens
     projection = t["per_layer_model_proj.weight"]
     rows = projection.shape[1]
-    looked_up = Node((rows, n_tokens), 4, (g.input(n_tokens),), device=HOST)
+    looked_up = Node((rows, n_tokens), F32, (g.input(n_tokens),), device=HOST)
     looked_up = g.over(g.view(looked_up, rows, n_tokens))
     g.expand(looked_up)
     flat = g.view(g.over(g.mm(rows, x, projection.n_bytes)), rows, n_tokens)
@@ -108,7 +108,7 @@ def _narrowed(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     unembedded = _to_magnitude(g, g.weighted(rest.shape, (rest,), w.n_bytes), target)
     y = g.view(x, n, n_tokens)
     for _ in range(versions - 1):
-        y = Node((n, n_tokens), 4, (y, g.view(unembedded, n, n_tokens)), inplace=True)
+        y = Node((n, n_tokens), F32, (y, g.view(unembedded, n, n_tokens)), inplace=True)
     return g.over(y)
 
 

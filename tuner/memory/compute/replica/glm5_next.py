@@ -34,7 +34,7 @@ def pooled_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     chosen = b.carried[PICKED]
     latent = g.view(latent, lora, 1, n_tokens)
     v_b = t["attn_v_b.weight"]
-    if b.shape.gathers:
+    if b.shape.attends_by_copy:
         y = _gathered(b, q, latent, chosen)
         y = g.mm(v_b.shape[1], y, v_b.n_bytes)
         y = g.new(v_b.shape[1], n, 1, n_tokens, of=(g.view(y, *y.shape, contiguous=False),))
@@ -161,7 +161,7 @@ def _selection(b: GraphBuilder, t: Tensors, x: Node, low: Node) -> Node:
     chosen = g.view(chosen, kpool * n_top, n_tokens)
     if hp.indexer_tail:
         chosen = g.new(n, n_tokens, of=(chosen, b.inputs[ALL, "tail"]), element=I32)
-    return chosen if b.shape.gathers else _opened(b, chosen, n)
+    return chosen if b.shape.attends_by_copy else _opened(b, chosen, n)
 
 
 def _opened(b: GraphBuilder, chosen: Node, n: int) -> Node:

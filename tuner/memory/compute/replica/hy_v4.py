@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuner.memory.compute.graph import Node
+from tuner.memory.compute.graph import F32, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors, output_streams
 from tuner.memory.compute.replica.feed_forward import feed_forward
 from tuner.memory.compute.replica.mla import latent_attention
@@ -58,7 +58,7 @@ def _gate(b: GraphBuilder, mixes: Node, streams: int, more: int) -> Node:
     n_tokens = mixes.shape[1]
     gate = g.view(mixes, streams, n_tokens, contiguous=False, stride=2 * streams)
     for n in (1, streams):
-        gate = g.over(gate, g.view(g.outside(4 * n, g.device), n))
+        gate = g.over(gate, g.view(g.outside(F32 * n, g.device), n))
     for _ in range(1 + more):
         gate = g.over(gate)
     return gate

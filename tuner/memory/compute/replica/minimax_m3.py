@@ -7,7 +7,7 @@ padding unit; masks as long as the whole cache are made all the same.
 
 from __future__ import annotations
 
-from tuner.memory.compute.graph import F16, I32, I64, Node
+from tuner.memory.compute.graph import F16, F32, I32, I64, Node
 from tuner.memory.compute.replica.attention import scratch
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.kv_cache import ALL
@@ -96,7 +96,10 @@ def _mask(b: GraphBuilder, shared: Blocks, iq: Node, head: int, groups: int) -> 
     score = g.new(positions, groups * n_tokens, of=(keys, g.view(iq, head, groups * n_tokens)))
     scored = Node((0,), 0, (g.view(score, positions, groups, n_tokens), visible), external=True)
     best = g.new(
-        count, groups, n_tokens, of=(Node((positions, groups, n_tokens), 4, (scored,), root=score),)
+        count,
+        groups,
+        n_tokens,
+        of=(Node((positions, groups, n_tokens), F32, (scored,), root=score),),
     )
     n_top = min(b.hp.indexer_top_k, count)
     top = g.new(n_top, groups, n_tokens, of=(g.over(best, bias),), element=I32)
@@ -115,5 +118,5 @@ def _mask(b: GraphBuilder, shared: Blocks, iq: Node, head: int, groups: int) -> 
         cells, n_tokens * groups, of=(g.view(by_cell, cells, n_tokens * groups, contiguous=False),)
     )
     joined = Node((0,), 0, (g.view(mask, cells, n_tokens, groups), causal), external=True)
-    mask = Node((cells, n_tokens, groups), 4, (joined,), root=mask)
+    mask = Node((cells, n_tokens, groups), F32, (joined,), root=mask)
     return g.new(cells, n_tokens, groups, of=(mask,), element=F16)

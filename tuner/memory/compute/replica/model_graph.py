@@ -129,9 +129,9 @@ class ModelGraph:
         self.tensors = [blocks[self._builder.block_of(hp, il)] for il in range(len(blocks))]
         self._output = {t.name: t for t in model.tensors.output}
         self.signatures = [self._signature(il) for il in range(hp.n_layer)]
-        self.firsts: dict[int, int] = {}
+        self.first_alike: dict[int, int] = {}
         for il, signature in enumerate(self.signatures):
-            self.firsts.setdefault(signature, il)
+            self.first_alike.setdefault(signature, il)
 
     def _signature(self, il: int) -> int:
         """Equal for layers that build equal graphs."""

@@ -14,7 +14,7 @@ from tuner.memory.kv_cache import ALL, CSA, Cells
 from tuner.model.hparams import HParams
 
 Counts = tuple[tuple[str, int], ...]
-GATHERING = 16  # the largest batch of which each token attends to a copy of what it picked
+_FEW = 16  # the largest batch of which each token attends to a copy of what it picked
 
 
 def counts(hp: HParams, n_tokens: int, cells: Mapping[Cells, int]) -> Counts:
@@ -68,13 +68,13 @@ def _of_blocks(hp: HParams, n: int) -> Counts:
     return tuple(found)
 
 
-def gathers(hp: HParams, n_tokens: int, cells: Mapping[Cells, int]) -> bool:
+def attends_by_copy(hp: HParams, n_tokens: int, cells: Mapping[Cells, int]) -> bool:
     """Whether the few tokens of a small batch attend to copies of what they picked (glm5-next)."""
     if hp.row.indexer is None or hp.row.indexer.picks != "pools" or hp.indexer_kpool < 1:
         return False
     top = dict(counts(hp, n_tokens, cells))["top"]
     tail = hp.indexer_kpool - 1 if hp.indexer_tail else 0
-    return n_tokens <= GATHERING and cells[ALL] > hp.indexer_kpool * top + tail
+    return n_tokens <= _FEW and cells[ALL] > hp.indexer_kpool * top + tail
 
 
 _TILE = (8, 64)  # tokens and cells (OP_FLASH_ATTN_EXT_NQPSG, _NCPSG in ggml-metal-impl.h)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import prod
 
-from tuner.memory.compute.graph import Node
+from tuner.memory.compute.graph import F32, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 
 
@@ -45,7 +45,7 @@ def _conv(b: GraphBuilder, x: Node, channels: int, width: int, old: Node) -> Nod
 def _part(b: GraphBuilder, x: Node, *shape: int) -> Node:
     """Some columns of x as they lie; a copy for another device takes along what is between."""
     node = b.g.view(x, *shape, contiguous=False)
-    node.size = 4 * ((b.n_tokens - 1) * x.shape[0] + prod(shape[:-1]))
+    node.size = F32 * ((b.n_tokens - 1) * x.shape[0] + prod(shape[:-1]))
     return node
 
 
@@ -60,7 +60,7 @@ def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     z = _part(b, xz, s.inner, n_tokens)
     x = g.view(xz, s.inner, n_tokens, contiguous=False)
     joined = _conv(b, g.new(s.inner, n_tokens, of=(x,)) if turned else x, s.inner, s.conv, conv)
-    x = g.over(g.over(Node((s.inner, n_tokens), 4, (joined,), device=g.device), weighted=True))
+    x = g.over(g.over(Node((s.inner, n_tokens), F32, (joined,), device=g.device), weighted=True))
     x_db = b.mm(t, "ssm_x", x)
     rank = t["ssm_dt.weight"].shape[0]
     dt = g.new(rank, n_tokens, of=(g.view(x_db, rank, n_tokens, contiguous=False),))
@@ -90,13 +90,15 @@ def _mamba2(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     z = _part(b, both, s.inner, n_tokens)
     dt = g.view(both, heads, n_tokens, contiguous=False)
     joined = _conv(b, g.view(both, channels, n_tokens, contiguous=False), channels, s.conv, conv)
-    mixed = g.over(g.over(Node((channels, n_tokens), 4, (joined,), device=g.device), weighted=True))
+    mixed = g.over(
+        g.over(Node((channels, n_tokens), F32, (joined,), device=g.device), weighted=True)
+    )
     parts = [g.view(mixed, s.inner // heads, heads, n_tokens, contiguous=False) for _ in range(3)]
     dt = g.over(g.new(heads, n_tokens, of=(dt,)), weighted=True)
     scan = g.new(s.inner * (n_tokens + s.state), of=(parts[0], dt, *parts[1:], b.ids))
     g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
     y = g.view(scan, s.inner // heads, heads, n_tokens, contiguous=False)
-    scaled = Node(parts[0].shape, 4, (parts[0],), device=g.device)
+    scaled = Node(parts[0].shape, F32, (parts[0],), device=g.device)
     y = g.over(y, scaled)
     y = g.new(
         s.inner // heads, heads, n_tokens, of=(g.new(s.inner // heads, heads, n_tokens, of=(z,)), y)
@@ -137,7 +139,7 @@ def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     gate = g.over(g.over(g.over(alpha, weighted=True)), weighted=True)
     joined = _conv(b, mixed, channels, s.conv, b.gather(b.hp.state_r))
     state = b.gather(b.hp.state_s)
-    conv = g.over(Node((channels, n_tokens), 4, (joined,), device=g.device))
+    conv = g.over(Node((channels, n_tokens), F32, (joined,), device=g.device))
     q, k = (
         g.new(dk, keys, n_tokens, of=(g.view(conv, dk, keys, n_tokens, contiguous=False),))
         for _ in range(2)
@@ -164,11 +166,13 @@ def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     parts = []
     for name in ("attn_q", "attn_k", "attn_v"):
         joined = _conv(b, b.mm(t, name, x), inner, s.conv, old)
-        conv = Node((inner, n_tokens), 4, (joined,), device=g.device)
+        conv = Node((inner, n_tokens), F32, (joined,), device=g.device)
         parts.append(g.view(g.over(g.view(conv, inner, n_tokens)), head, heads, n_tokens))
     gate = b.mm(t, "ssm_f_a", x)
     gate = g.over(b.mm(t, "ssm_f_b", gate) if b.has(t, "ssm_f_b") else gate, weighted=True)
-    gate = Node((head, heads, n_tokens), 4, (g.view(gate, head, heads, n_tokens),), device=g.device)
+    gate = Node(
+        (head, heads, n_tokens), F32, (g.view(gate, head, heads, n_tokens),), device=g.device
+    )
     beta = g.new(heads, n_tokens, of=(g.view(b.mm(t, "ssm_beta", x), heads, n_tokens),))
     state = b.gather(b.hp.state_s)
     q, k = (g.new(head, heads, n_tokens, of=(n,)) for n in parts[:2])
@@ -192,5 +196,5 @@ def _short_conv(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     part, gate, value = (g.view(bcx, n, n_tokens, contiguous=False) for _ in range(3))
     product = g.new(n, n_tokens, of=(part, value))
     joined = _conv(b, product, n, width, b.gather(hp.state_r))
-    y = Node((n, n_tokens), 4, (joined,), device=g.device)
+    y = Node((n, n_tokens), F32, (joined,), device=g.device)
     return b.mm(t, "shortconv.out_proj", g.over(y, gate))
