@@ -64,7 +64,7 @@ class ComputeSizes:
             self.alignments,
             self.offload,
             opens=True,
-            trims=not (self._hp.residual_block or self._sparse),
+            trims=not (self._hp.residual_block or self._sparse or self._hp.cycles[0]),
         )
 
     def search(self, settings: Settings, where: Placement, flash: bool) -> Peaks:
