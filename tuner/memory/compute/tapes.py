@@ -85,7 +85,7 @@ class Replays:
     ):
         """`opens`: whether sizes may be left open; if not, every shape has a graph of its own.
         `trims`: whether layers far from a device may be left out, which they may not where later
-        ones read what all earlier ones have banked."""
+        ones read what all earlier ones have banked, or where they run in cycles."""
         self._graph, self._alignments, self._offload = graph, alignments, offload
         self._opens, self._trims = opens, opens and trims
         self._graphs: dict[_Key, SymbolicGraph | None] = {}
