@@ -1,5 +1,5 @@
-"""The engine's own sizes for 142 headers: weights and cache to the byte, compute within
-600 KiB on every device and nearly always exact, the total never more than 1 % too low."""
+"""The engine's own sizes for 142 headers, to the byte: weights and cache always, compute buffers
+but for a few that are listed by name, the total never more than 1 % too low."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tuner.memory.estimator import Estimator
 from tuner.planning.constraints import refusal
 from tuner.settings import Settings
 
-KIB = 1024
 _FILES, _SIZES = unpacked()
 _ROWS: dict[str, list[dict[str, Any]]] = defaultdict(list)
 for _row in _SIZES:
@@ -26,33 +25,91 @@ def _settings(row: dict[str, Any]) -> Settings:
     return Settings(**{**stated, "tensor_split": tuple(stated.get("tensor_split", ()))})
 
 
+# Compute buffers that are not the engine's: what is predicted less what is true, in bytes, per
+# device. The only ones; a difference that goes or changes is to be seen here.
+_OFF: dict[str, dict[str, tuple[int, ...]]] = {
+    "Kimi-Linear-48B.gguf": {
+        "1: n_ctx=8192 n_gpu_layers=99 n_cpu_moe=13": (-16384, 0),
+    },
+    "chameleon-dense.gguf": {
+        "1: n_ctx=8192 n_gpu_layers=99": (-32768, 0),
+        "1: n_ctx=8192 n_gpu_layers=2": (-32768, 0),
+        "1: n_ctx=12032 type_k=q8_0 type_v=q8_0 n_gpu_layers=99": (-32768, 0),
+        "1: n_ctx=32768 type_k=q8_0 type_v=q4_0 n_gpu_layers=99": (-32768, 0),
+        "1: n_ctx=8192 n_gpu_layers=99 n_ubatch=128": (-32768, 0),
+        "1: n_ctx=8192 n_gpu_layers=99 flash_attn=off": (-32768, 0),
+        "1: n_ctx=8192 n_gpu_layers=99 n_cpu_moe=1": (-32768, 0),
+        "1: n_ctx=8192": (0, -32768),
+        "1: n_ctx=8192 n_gpu_layers=1": (-73728, 0),
+        "1: n_ctx=65536": (0, -32768),
+        "2: n_ctx=8192 n_gpu_layers=99": (0, -73728, 0),
+        "2: n_ctx=8192 n_gpu_layers=2": (-32768, 0, 0),
+    },
+    "exaone-moe-moe.gguf": {
+        "1: n_ctx=8192 n_gpu_layers=2": (2048, 0),
+        "1: n_ctx=8192 n_gpu_layers=99 n_ubatch=128": (196608, 0),
+        "2: n_ctx=8192 n_gpu_layers=2": (2048, 0, 0),
+    },
+    "grok-moe.gguf": {
+        "1: n_ctx=8192 n_gpu_layers=1": (1024, 0),
+    },
+    "jais-dense.gguf": {
+        "1: n_ctx=12032 type_k=q8_0 type_v=q8_0 n_gpu_layers=99": (262144, 0),
+        "1: n_ctx=32768 type_k=q8_0 type_v=q4_0 n_gpu_layers=99": (262144, 0),
+    },
+    "lfm2-dense.gguf": {
+        "1: n_ctx=12032 type_k=q8_0 type_v=q8_0 n_gpu_layers=99": (81920, 81920),
+        "1: n_ctx=32768 type_k=q8_0 type_v=q4_0 n_gpu_layers=99": (81920, 81920),
+        "2: n_ctx=8192 n_gpu_layers=99": (0, -1024, 0),
+    },
+    "lfm2moe-moe.gguf": {
+        "2: n_ctx=8192 n_gpu_layers=99": (0, -1024, 0),
+    },
+    "minicpm3-dense.gguf": {
+        "1: n_ctx=8192 n_gpu_layers=1": (-512, 0),
+        "2: n_ctx=8192 n_gpu_layers=99": (-524288, -1024, 0),
+    },
+    "qwen2moe-moe.gguf": {
+        "1: n_ctx=8192 n_gpu_layers=1": (-32, 0),
+    },
+}
+
+
+def _said(row: dict[str, Any]) -> str:
+    """A row's settings: the number of GPUs, then all that the rows do not have in common."""
+    common = ("use_extra_bufts", "tensor_split")
+    stated = (f"{k}={v}" for k, v in row["settings"].items() if k not in common)
+    return " ".join([f"{row['n_gpus']}:", *stated])
+
+
 @pytest.mark.parametrize("name", sorted(_FILES))
 def test_sizes_are_the_engines(name: str) -> None:
-    """For all settings that the engine accepted: per device, against what it would allocate."""
-    model = real_model(name)
-    estimators = {n: Estimator(model, machine(n)) for n in (1, 2)}
+    """For all settings that the engine accepted, per device: weights and cache are what it would
+    allocate, compute buffers too but for those listed."""
+    estimators = {n: Estimator(real_model(name), machine(n)) for n in (1, 2)}
+    off: dict[str, tuple[int, ...]] = {}
     for row in (r for r in _ROWS[name] if "sizes" in r):
-        settings = _settings(row)
-        footprint = estimators[row["n_gpus"]].exact(settings)
-        total = 0
-        for use, (weights, cache, compute) in zip(footprint.uses, row["sizes"], strict=True):
-            assert use.weights == weights, (settings, use)
-            assert use.kv_cache + use.recurrent_state == cache, (settings, use)
-            assert abs(use.compute - compute) <= 600 * KIB, (settings, use, compute)
-            total += weights + cache + compute
-        assert footprint.total >= 0.99 * total, settings
+        footprint = estimators[row["n_gpus"]].exact(_settings(row))
+        for use, (weights, cache, _) in zip(footprint.uses, row["sizes"], strict=True):
+            assert use.weights == weights, row
+            assert use.kv_cache + use.recurrent_state == cache, row
+        differences = tuple(
+            use.compute - size[2] for use, size in zip(footprint.uses, row["sizes"], strict=True)
+        )
+        if any(differences):
+            off[_said(row)] = differences
+    assert off == _OFF.get(name, {})
 
 
-def test_nearly_all_compute_buffers_are_exact() -> None:
-    """The graphs are the engine's node for node, or this would not come out."""
-    rows = exact = 0
-    for name in _FILES:
-        estimators = {n: Estimator(real_model(name), machine(n)) for n in (1, 2)}
-        for row in (r for r in _ROWS[name][::4] if "sizes" in r):
-            footprint = estimators[row["n_gpus"]].exact(_settings(row))
-            rows += 1
-            exact += [use.compute for use in footprint.uses] == [s[2] for s in row["sizes"]]
-    assert exact >= 0.94 * rows > 400
+def test_the_archive_is_what_it_was() -> None:
+    """Its rows are all there, and the exceptions are of them and too small to matter."""
+    rows = [row for row in _SIZES if "sizes" in row]
+    assert (len(_FILES), len(rows)) == (142, 1827)
+    said = {(row["file"], _said(row)): row for row in rows}
+    for name, settings in _OFF.items():
+        for words, differences in settings.items():
+            total = sum(map(sum, said[name, words]["sizes"]))
+            assert sum(differences) >= -0.01 * total
 
 
 @pytest.mark.parametrize("name", _FULL_SIZE)
