@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.fake_hardware import DESKTOP, FakeCard, FakeNvml, engine_folder, write_files
 from tests.support.giants import gpu, machine, unified
+from tuner.engine.probe import EngineDevice, offloaded_to
 from tuner.machine.engine_build import EngineAnswer, devices_of
 from tuner.machine.machine import Machine, Pool
 from tuner.machine.measure import measure, stated
@@ -34,7 +35,8 @@ def measured(
     """A desktop of 64 GiB RAM with 48 free, whose engine lists these devices."""
 
     def ask(_: Sequence[str]) -> EngineAnswer:
-        return EngineAnswer(devices_of(list(devices)))
+        chosen = offloaded_to([EngineDevice(**one) for one in devices])
+        return EngineAnswer(devices_of([asdict(one) for one in chosen]))
 
     options: dict[str, Any] = {
         "nvml": FakeNvml(), "host_state": DESKTOP, "root": root, "ask": ask, "platform": "linux",

@@ -8,10 +8,9 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from tuner.engine.probe import add_rpc_server, open_library
+from tuner.engine.probe import add_rpc_server, devices, offloaded_to, open_library
 from tuner.memory.footprint import Buffer
 
-_GPU, _INTEGRATED = 1, 2  # enum ggml_backend_dev_type (ggml-backend.h)
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 
 
@@ -31,26 +30,10 @@ class GgmlLibraries:
         return pointer
 
     def offload_devices(self, left_out: Collection[str]) -> list[int]:
-        """The devices that the engine would offload to, in its order (src/llama.cpp): RPC, GPUs,
-        and integrated GPUs where there is no other; without those named in `left_out`."""
-        ggml = open_library("ggml", self._folder)
-        ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
-        ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
-        ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-        self._base.ggml_backend_dev_name.restype = ctypes.c_char_p
-        self._base.ggml_backend_dev_name.argtypes = [ctypes.c_void_p]
-        self._base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
-        found: dict[int, list[int]] = {_GPU: [], _INTEGRATED: []}
-        remote: list[int] = []
-        for i in range(ggml.ggml_backend_dev_count()):
-            device = ggml.ggml_backend_dev_get(i)
-            name = self._base.ggml_backend_dev_name(device).decode("utf-8", "replace")
-            kind = self._base.ggml_backend_dev_type(device)
-            if name in left_out or kind not in found:
-                continue
-            (remote if name.startswith("RPC") else found[kind]).append(device)
-        local = found[_GPU] or found[_INTEGRATED]
-        return [*remote, *local]
+        """The devices that the engine would offload to, in its order, without those named in
+        `left_out`: their `ggml_backend_dev_t`."""
+        chosen = offloaded_to(devices(self._folder))
+        return [device.handle for device in chosen if device.name not in left_out]
 
     def register_rpc(self, server: str) -> None:
         """Makes the devices of an RPC server ("host:port") usable. Raises OSError where the

@@ -10,13 +10,13 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
 
 import llama_cpp
 
 from tuner.engine.abort import AbortFlag
 from tuner.engine.libraries import GgmlLibraries
 from tuner.engine.log_lines import failure_reason, parse_buffers
+from tuner.engine.probe import engine_folder
 from tuner.engine.protocol import Sampling
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer
@@ -38,10 +38,7 @@ _NO_VOCABULARY = 0  # LLAMA_VOCAB_TYPE_NONE
 DECODE_OK, DECODE_NO_SLOT, DECODE_ABORTED = 0, 1, 2
 DECODE_ALLOC_FAILED = -2
 
-# Where llama_cpp itself looks (llama_cpp/llama_cpp.py).
-libraries = GgmlLibraries(
-    Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama_cpp.__file__).parent / "lib")
-)
+libraries = GgmlLibraries(engine_folder())
 
 
 class LlamaError(Exception):

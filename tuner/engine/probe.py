@@ -1,8 +1,8 @@
 """Asks the engine which devices it has: `python -m tuner.engine.probe [RPC_SERVER ...]`.
 
 Runs as a short child process, since loading the engine takes a while, may start a graphics
-driver, and may die of it. Prints one JSON list, one object per device in the engine's order:
-name, description, type (enum ggml_backend_dev_type), backend, device_id, free, total (bytes).
+driver, and may die of it. Prints one JSON list, one object per device that layers are offloaded to,
+in the engine's order, with the fields of `EngineDevice`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+
+from tuner.machine.engine_build import library_folder
+
+GPU, INTEGRATED_GPU = 1, 2  # enum ggml_backend_dev_type (ggml-backend.h)
 
 
 class _Properties(ctypes.Structure):
@@ -29,6 +34,14 @@ class _Properties(ctypes.Structure):
         ("device_id", ctypes.c_char_p),
         ("rest", ctypes.c_uint8 * 256),
     )
+
+
+def engine_folder() -> Path:
+    """Where the libraries of the installed engine lie. Raises OSError where there are none."""
+    folder = library_folder()
+    if folder is None:
+        raise OSError("the engine's libraries were not found")
+    return folder
 
 
 def open_library(name: str, folder: Path) -> ctypes.CDLL:
@@ -50,15 +63,23 @@ def open_library(name: str, folder: Path) -> ctypes.CDLL:
     raise OSError(f"the engine has no library {name}")
 
 
-def devices(rpc_servers: list[str]) -> list[dict[str, Any]]:
-    """The engine's devices. Raises ImportError or OSError where there is no engine."""
-    engine = importlib.import_module("llama_cpp")
-    engine.llama_backend_init()
-    folder = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(str(engine.__file__)).parent / "lib")
-    ggml, base = open_library("ggml", folder), open_library("ggml-base", folder)
-    for server in rpc_servers:
-        add_rpc_server(ggml, open_library("ggml-rpc", folder), server)
+@dataclass(frozen=True, slots=True)
+class EngineDevice:
+    """One device of the engine's registry. Sizes in bytes."""
 
+    name: str
+    description: str
+    type: int  # enum ggml_backend_dev_type
+    backend: str  # as its registry is called; "RPC" for those of every server
+    device_id: str  # its PCI address, where the backend tells
+    free: int
+    total: int
+    handle: int = field(default=0, compare=False)  # ggml_backend_dev_t, of this process alone
+
+
+def devices(folder: Path) -> list[EngineDevice]:
+    """All devices of the engine that this process has loaded, in the order of its registry."""
+    ggml, base = open_library("ggml", folder), open_library("ggml-base", folder)
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
     ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
@@ -76,17 +97,34 @@ def devices(rpc_servers: list[str]) -> list[dict[str, Any]]:
         base.ggml_backend_dev_get_props(device, ctypes.byref(properties))
         registry = base.ggml_backend_dev_backend_reg(device)
         found.append(
-            {
-                "name": _text(properties.name),
-                "description": _text(properties.description),
-                "type": properties.type,
-                "backend": _text(base.ggml_backend_reg_name(registry)),
-                "device_id": _text(properties.device_id),
-                "free": properties.memory_free,
-                "total": properties.memory_total,
-            }
+            EngineDevice(
+                name=_text(properties.name),
+                description=_text(properties.description),
+                type=properties.type,
+                backend=_text(base.ggml_backend_reg_name(registry)),
+                device_id=_text(properties.device_id),
+                free=properties.memory_free,
+                total=properties.memory_total,
+                handle=device,
+            )
         )
     return found
+
+
+def offloaded_to(registry: Sequence[EngineDevice]) -> list[EngineDevice]:
+    """Those of all devices that llama.cpp gives layers to, in its order
+    (`llama_prepare_model_devices`, src/llama.cpp): RPC first, then GPUs, each card once, and
+    integrated GPUs, of one backend, where there is no other."""
+    rpc = [one for one in registry if one.type == GPU and one.backend.startswith("RPC")]
+    own: list[EngineDevice] = []
+    for one in registry:
+        shown = {other.device_id for other in own if other.device_id}
+        if one.type == GPU and one not in rpc and one.device_id not in shown:
+            own.append(one)
+    if not own:
+        integrated = [one for one in registry if one.type == INTEGRATED_GPU]
+        own = [one for one in integrated if one.backend == integrated[0].backend]
+    return [*rpc, *own]
 
 
 def add_rpc_server(ggml: ctypes.CDLL, rpc: ctypes.CDLL, server: str) -> None:
@@ -111,17 +149,26 @@ def _text(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", "replace")
 
 
+def _ask(rpc_servers: Sequence[str]) -> list[EngineDevice]:
+    """Loads the engine. Raises ImportError or OSError where there is none."""
+    importlib.import_module("llama_cpp").llama_backend_init()
+    folder = engine_folder()
+    for server in rpc_servers:
+        add_rpc_server(open_library("ggml", folder), open_library("ggml-rpc", folder), server)
+    return offloaded_to(devices(folder))
+
+
 def main() -> int:
     # What the engine prints while it starts must not mix with the answer.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        found = devices(sys.argv[1:])
+        found = _ask(sys.argv[1:])
     except (ImportError, OSError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
     with answer:
-        json.dump(found, answer)
+        json.dump([asdict(one) for one in found], answer)
     return 0
 
 

@@ -16,13 +16,14 @@ from typing import Any
 from tuner.machine.backends import BACKENDS, of_engine
 from tuner.machine.machine import Device
 
-_GPU, _IGPU = 1, 2  # enum ggml_backend_dev_type
+_INTEGRATED_GPU = 2  # enum ggml_backend_dev_type
 
 REQUIREMENT = "llama-cpp-python>=0.3.36,<0.3.37"
 
 
 def library_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Where the engine's libraries lie, found without importing it; None: not installed."""
+    """Where the engine's libraries lie, found as llama_cpp itself does it (llama_cpp/llama_cpp.py),
+    but without importing it; None: not installed."""
     override = environ.get("LLAMA_CPP_LIB_PATH")
     if override:
         return Path(override)
@@ -99,19 +100,9 @@ def ask_engine(rpc_servers: Sequence[str] = (), timeout: float = 30.0) -> Engine
 
 
 def devices_of(listed: list[dict[str, Any]]) -> tuple[Device, ...]:
-    """Devices of a probe's answer, in the order in which llama.cpp uses them (src/llama.cpp):
-    RPC first, then GPUs, and integrated ones only where there is no other. Reserve, overhead
-    and bandwidth are left for the caller."""
-    rpc = [one for one in listed if one["type"] == _GPU and one["backend"].startswith("RPC")]
-    own: list[dict[str, Any]] = []
-    for one in listed:
-        shown = {other["device_id"] for other in own if other["device_id"]}
-        if one["type"] == _GPU and one not in rpc and one["device_id"] not in shown:
-            own.append(one)
-    if not own:
-        integrated = [one for one in listed if one["type"] == _IGPU]
-        own = [one for one in integrated if one["backend"] == integrated[0]["backend"]]
-    return tuple(_device(index, one) for index, one in enumerate([*rpc, *own]))
+    """The devices of a probe's answer, in its order. Reserve, overhead and bandwidth are left for
+    the caller."""
+    return tuple(_device(index, one) for index, one in enumerate(listed))
 
 
 def _device(index: int, one: dict[str, Any]) -> Device:
@@ -126,5 +117,5 @@ def _device(index: int, one: dict[str, Any]) -> Device:
         reserve=0,
         engine_name=one["name"],
         device_id=one["device_id"],
-        unified=row.unified or one["type"] == _IGPU,
+        unified=row.unified or one["type"] == _INTEGRATED_GPU,
     )
