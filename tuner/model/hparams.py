@@ -32,51 +32,63 @@ class HParams:
     """The numbers that decide a model's layers. Tuples have one entry per layer, MTP included."""
 
     architecture: str
+
+    # ---- layers
     n_layer: int  # layers that the chat graph runs
     n_layer_all: int  # with the multi-token-prediction blocks: slots that n_gpu_layers counts
+    n_layer_dense_lead: int  # the first layers, which have no experts
+    cycles: tuple[int, int, int]  # hrm_text: layers of a stack, slow runs, fast runs
+    residual_block: int  # kimi-k3: layers from one banked residual to the next
+    parallel_residual: bool  # gptneox: attention and feed-forward side by side
+    rms_norm: bool  # an epsilon for norms by the root mean square is stated
+
+    # ---- embeddings
     n_embd: int
+    n_embd_inp: int  # elements of one input embedding row
     n_vocab: int
     n_ctx_train: int
-    n_expert: int
-    n_expert_used: int
+    positions: int  # numbers that say where a token is
+    scaled_input: bool  # embeddings are multiplied by a number as they are looked up
+    ngram_layers: tuple[int, ...]  # qwen4exp: layers that read embeddings of n-grams
+    ngram_row: int  # elements of one such embedding
+    ngram_state: int  # elements of the history that such a layer keeps
+
+    # ---- attention
     n_head: tuple[int, ...]
     n_head_kv: tuple[int, ...]
-    n_ff: tuple[int, ...]
-    n_ff_exp: int
     head_k: tuple[int, ...]  # elements per key head
     head_v: tuple[int, ...]
     swa: tuple[bool, ...]  # layers that see a window only
     n_swa: int  # the window in tokens; 0: none
-    recurrent: tuple[bool, ...]  # layers that keep a state instead of a cache
     n_layer_kv: int  # layers from here on share the cache of an earlier one
     mla: bool  # latent attention: one cached row serves K and V
+    rope_finetuned: bool  # granite's switch for rotation by position
+
+    # ---- sparse attention
+    indexer_head: int  # elements of an index key
+    indexer_top_k: int  # how many tokens, blocks or rows are picked
+    indexer_full: tuple[bool, ...]  # layers with an indexer of their own
+    indexer_block: int  # minimax-m3: tokens that are picked together
+    indexer_kpool: int  # glm5-next: tokens of a pool
+    indexer_tail: bool  # glm5-next: the tokens of an incomplete pool are always seen
+    compress_ratios: tuple[int, ...]  # deepseek4: tokens per compressed row; qwen4exp: per block
+
+    # ---- states
+    recurrent: tuple[bool, ...]  # layers that keep a state instead of a cache
     state_r: int  # elements of the convolution (or token shift) state per recurrent layer
     state_s: int  # elements of the recurrent state itself
-    indexer_head: int
-    indexer_top_k: int
-    indexer_full: tuple[bool, ...]
-    indexer_kpool: int
-    compress_ratios: tuple[int, ...]  # deepseek4: tokens per compressed row
-    n_layer_dense_lead: int
-    n_embd_inp: int  # elements of one input embedding row
     ssm: Ssm
-    indexer_block: int = 0  # minimax-m3: tokens that are picked together
-    indexer_tail: bool = False  # glm5-next: the tokens of an incomplete pool are always seen
-    ngram_layers: tuple[int, ...] = ()  # qwen4exp: layers that read embeddings of n-grams
-    ngram_row: int = 0  # elements of one such embedding
-    ngram_state: int = 0  # elements of the history that such a layer keeps
-    residual_block: int = 0  # kimi-k3: layers from one banked residual to the next
-    rope_finetuned: bool = True  # granite's switch for rotation by position
-    scaled_input: bool = False  # embeddings are multiplied by a number as they are looked up
-    positions: int = 1  # numbers that say where a token is
-    cycles: tuple[int, int, int] = (0, 0, 0)  # hrm_text: layers of a stack, slow runs, fast runs
-    rms_norm: bool = False  # an epsilon for norms by the root mean square is stated
-    parallel_residual: bool = False  # gptneox: attention and feed-forward side by side
-    expert_weights_norm: bool = False
-    n_expert_groups: int = 0
-    n_groups_used: int = 0
-    clamped: tuple[bool, ...] = ()  # layers whose experts' gated units are clamped
-    clamped_shared: tuple[bool, ...] = ()  # the same of dense parts and shared experts
+
+    # ---- feed-forward parts
+    n_ff: tuple[int, ...]
+    n_ff_exp: int
+    n_expert: int
+    n_expert_used: int
+    n_expert_groups: int
+    n_groups_used: int
+    expert_weights_norm: bool  # the weights of the chosen experts are made to sum up to 1
+    clamped: tuple[bool, ...]  # layers whose experts' gated units are clamped
+    clamped_shared: tuple[bool, ...]  # the same of dense parts and shared experts
 
     def __hash__(self) -> int:
         """Of three fields, since hashing all of them takes longer than what `cache_layout`
@@ -138,51 +150,51 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         architecture=architecture,
         n_layer=n,
         n_layer_all=n_all,
-        n_embd=n_embd,
-        n_vocab=_vocabulary(header, keys),
-        n_ctx_train=keys.integer("context_length"),
-        n_expert=n_expert,
-        n_expert_used=n_used,
-        n_head=layers.n_head,
-        n_head_kv=layers.n_head_kv,
-        n_ff=layers.n_ff,
-        n_ff_exp=keys.integer("expert_feed_forward_length"),
-        head_k=tuple(heads.k_swa if s else heads.k for s in swa),
-        head_v=tuple(heads.v_swa if s else heads.v for s in swa),
-        swa=swa,
-        n_swa=n_swa,
-        recurrent=recurrent,
-        n_layer_kv=_first_shared(keys, row, n_all),
-        mla=_is_mla(keys, row),
-        state_r=state_r,
-        state_s=state_s,
-        indexer_head=_read_by(keys, row, "attention.indexer.key_length", "indexer"),
-        indexer_top_k=keys.integer("attention.indexer.top_k"),
-        indexer_full=_indexer_layers(keys, row, n, n_all),
-        indexer_kpool=keys.integer("attention.indexer.kpool"),
-        compress_ratios=_compress_ratios(keys, row, n_all),
-        ngram_layers=keys.array("ple.layers") or () if "ngrams" in row.reads else (),
-        ngram_row=keys.integer("embedding_length_per_layer_input"),
-        ngram_state=_ngram_state(keys, row, n_embd),
         n_layer_dense_lead=keys.integer("leading_dense_block_count"),
-        n_embd_inp=n_embd * (1 + keys.integer("n_deepstack_layers")),
-        ssm=ssm,
-        indexer_block=_read_by(keys, row, "attention.indexer.block_size", "indexer_blocks"),
-        indexer_tail=bool(keys.integer("attention.indexer.kpool_select_tail")),
-        residual_block=keys.integer("attn_res.block_size"),
-        rope_finetuned=keys.value("rope.scaling.finetuned") is not False,
-        scaled_input=keys.number("embedding_scale", row.embedding_scale) != 0,
-        positions=_positions(keys, row),
         cycles=(
             keys.integer("hrm.layers_per_stack"),
             keys.integer("hrm.h_cycles"),
             keys.integer("hrm.l_cycles"),
         ),
-        rms_norm=keys.number("attention.layer_norm_rms_epsilon") > 0,
+        residual_block=keys.integer("attn_res.block_size"),
         parallel_residual=bool(keys.integer("use_parallel_residual")),
-        expert_weights_norm=bool(keys.integer("expert_weights_norm")),
+        rms_norm=keys.number("attention.layer_norm_rms_epsilon") > 0,
+        n_embd=n_embd,
+        n_embd_inp=n_embd * (1 + keys.integer("n_deepstack_layers")),
+        n_vocab=_vocabulary(header, keys),
+        n_ctx_train=keys.integer("context_length"),
+        positions=_positions(keys, row),
+        scaled_input=keys.number("embedding_scale", row.embedding_scale) != 0,
+        ngram_layers=keys.array("ple.layers") or () if "ngrams" in row.reads else (),
+        ngram_row=keys.integer("embedding_length_per_layer_input"),
+        ngram_state=_ngram_state(keys, row, n_embd),
+        n_head=layers.n_head,
+        n_head_kv=layers.n_head_kv,
+        head_k=tuple(heads.k_swa if s else heads.k for s in swa),
+        head_v=tuple(heads.v_swa if s else heads.v for s in swa),
+        swa=swa,
+        n_swa=n_swa,
+        n_layer_kv=_first_shared(keys, row, n_all),
+        mla=_is_mla(keys, row),
+        rope_finetuned=keys.value("rope.scaling.finetuned") is not False,
+        indexer_head=_read_by(keys, row, "attention.indexer.key_length", "indexer"),
+        indexer_top_k=keys.integer("attention.indexer.top_k"),
+        indexer_full=_indexer_layers(keys, row, n, n_all),
+        indexer_block=_read_by(keys, row, "attention.indexer.block_size", "indexer_blocks"),
+        indexer_kpool=keys.integer("attention.indexer.kpool"),
+        indexer_tail=bool(keys.integer("attention.indexer.kpool_select_tail")),
+        compress_ratios=_compress_ratios(keys, row, n_all),
+        recurrent=recurrent,
+        state_r=state_r,
+        state_s=state_s,
+        ssm=ssm,
+        n_ff=layers.n_ff,
+        n_ff_exp=keys.integer("expert_feed_forward_length"),
+        n_expert=n_expert,
+        n_expert_used=n_used,
         n_expert_groups=keys.integer("expert_group_count"),
         n_groups_used=keys.integer("expert_group_used_count"),
+        expert_weights_norm=bool(keys.integer("expert_weights_norm")),
         clamped=_clamped(keys, row, "swiglu_clamp_exp", n_all),
         clamped_shared=_clamped(keys, row, "swiglu_clamp_shexp", n_all),
     )
