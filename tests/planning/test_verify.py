@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.giants import LLAMA_8B, giant, gpu, machine
+from tests.support.giants import LLAMA_8B, giant, gpu, machine, unified
 from tuner.errors import EngineError
 from tuner.memory.footprint import Buffer
 from tuner.planning.plan import Plan
@@ -80,6 +80,14 @@ def test_a_broken_budget_of_the_host_is_named() -> None:
     """The reason says on which device the memory was missing."""
     plan = verified(plan_8b(), lambda _: says(130 * MIB, 60 * GIB))
     assert "more on host than there is" in " ".join(plan.reasons)
+
+
+def test_what_shared_ram_lacks_is_told_once() -> None:
+    """A host and a GPU that draw from the same RAM lack the same bytes."""
+    plan = make_plan(giant(LLAMA_8B), unified(10.7, 12, total=16), Wishes())
+    told = verified(plan, lambda _: says(130 * MIB, 14 * GIB)).reasons
+    (once,) = [text for text in told if "dry run needs" in text]
+    assert "more on host" not in once
 
 
 def test_a_refusal_moves_to_the_next_alternative() -> None:

@@ -4,9 +4,9 @@
     plan = verified(plan, dry_run)                  # the same by the engine's own figures
 
 The way through the room: `objective` says what a plan is worth, `constraints` what the engine would
-refuse, `speed` and `fitting` what settings would give and take, `solver` finds the best of them,
-`planner` makes that the whole answer (`alternatives`, `shortage`, `reasons`), `verify` holds it
-against the engine, `differences` says how two plans differ.
+refuse, `budgets` what a plan may take, `speed` and `fitting` what settings would give and take,
+`solver` finds the best of them, `planner` makes that the whole answer (`alternatives`, `shortage`,
+`reasons`), `verify` holds it against the engine, `differences` says how two plans differ.
 """
 
 from tuner.planning.differences import difference_text

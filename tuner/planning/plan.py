@@ -41,7 +41,7 @@ class Candidate:
     quality: Quality
     fits: bool
     score: float  # log of the effective tokens/s: see objective.py
-    note: str = ""  # why it is in a list: "f16 cache", "CPU only", ...
+    note: str = ""  # how it came into a list: "--kv f16", "94% of the memory", ...
 
     def short(self, budgets: Budgets) -> list[int]:
         """Bytes that each device, and each pool of several, lacks (see `Budgets.limits`)."""

@@ -44,21 +44,22 @@ def least_short(solver: Solver, wishes: Wishes) -> Candidate:
 def shortage_text(candidate: Candidate, machine: Machine, *, wished: bool) -> str:
     """By how many bytes, and where, a plan does not fit; `wished`: the user fixed something."""
     parts = [
-        f"{machine.text(limit)} is short by {size_text(lacking)} ({lacking:,} bytes)"
-        for limit, lacking in zip(machine.limits, _told(candidate, machine), strict=True)
-        if lacking
+        f"{where} is short by {size_text(lacking)} ({lacking:,} bytes)"
+        for where, lacking in shortages(candidate, machine)
     ]
     start = "Nothing that keeps your settings fits: " if wished else "Nothing fits: "
     return start + ", ".join(parts) + "."
 
 
-def _told(candidate: Candidate, machine: Machine) -> list[int]:
-    """Bytes that each limit lacks; of the host only what the RAM that it shares does not."""
+def shortages(candidate: Candidate, machine: Machine) -> list[tuple[str, int]]:
+    """Where memory is missing, in words, and how many bytes; of the host only what the RAM that
+    it shares does not lack with it."""
     short = candidate.short(Budgets.of(machine))
     host = len(machine.gpus)
     if any(short[host + 1 :]):
         short[host] = 0
-    return short
+    limits = zip(machine.limits, short, strict=True)
+    return [(machine.text(limit), lacking) for limit, lacking in limits if lacking]
 
 
 def nearest(solver: Solver, wishes: Wishes) -> tuple[Candidate, ...]:

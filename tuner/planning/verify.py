@@ -12,9 +12,9 @@ from dataclasses import replace
 from tuner.errors import EngineError
 from tuner.memory.footprint import Buffer
 from tuner.memory.reported import reported_footprint
-from tuner.planning.budgets import Budgets
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.planner import make_plan
+from tuner.planning.shortage import shortages
 from tuner.planning.solver import Solver
 from tuner.settings import Settings
 from tuner.units import size_text
@@ -46,27 +46,25 @@ def verified(plan: Plan, dry_run: DryRunner, solver: Solver | None = None) -> Pl
         EngineError: the engine refuses every alternative, or fails.
     """
     findings: list[str] = []
-    budgets = Budgets.of(plan.machine)
     margins = [0] * len(plan.machine.devices)
     for _ in range(MAX_ROUNDS):
         computed, chosen, refusals = _first_taken(plan, dry_run)
         plan = replace(plan, chosen=chosen)
         findings += refusals
-        short = chosen.short(budgets)
-        if not any(short):
+        short = shortages(chosen, plan.machine)
+        if not short:
             break
         findings += [
-            f"The engine's dry run needs {size_text(lacking)} more on {plan.machine.text(limit)} "
-            "than there is, so it was planned again."
-            for limit, lacking in zip(plan.machine.limits, short, strict=True)
-            if lacking
+            f"The engine's dry run needs {size_text(lacking)} more on {where} than there is, so it "
+            "was planned again."
+            for where, lacking in short
         ]
         uses = zip(margins, chosen.footprint.uses, computed.footprint.uses, strict=True)
         margins = [max(m, real.total - guess.total) for m, real, guess in uses]
         plan = make_plan(plan.model, plan.machine, plan.wishes, margins=margins, solver=solver)
         if not plan.chosen.fits:
             break
-    fits = plan.chosen.fits and not any(plan.chosen.short(budgets))
+    fits = plan.chosen.fits and not shortages(plan.chosen, plan.machine)
     chosen = replace(plan.chosen, fits=fits)
     return replace(plan, chosen=chosen, reasons=(*plan.reasons, *findings))
 
