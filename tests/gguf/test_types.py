@@ -42,6 +42,16 @@ def test_the_gguf_package_agrees() -> None:
             assert GGML_TYPES[kind.value][1:] == sizes, kind
 
 
+def test_file_types_are_those_of_gguf() -> None:
+    """The table written down equals the package's."""
+    constants = pytest.importorskip("gguf.constants")
+    theirs = {
+        int(t): t.name.removeprefix("MOSTLY_").removeprefix("ALL_") for t in constants.LlamaFileType
+    }
+    assert {k: v for k, v in FILE_TYPES.items() if k in theirs and theirs[k] != v} == {}
+    assert set(theirs) - set(FILE_TYPES) <= {1024}
+
+
 def test_the_package_names_what_the_tables_lack() -> None:
     """It says the same of what both know, and nothing of what nobody does."""
     pytest.importorskip("gguf")

@@ -11,7 +11,6 @@ from tests.support.gguf_files import F16, F32, Q4_0, Q8_0, Tensor, Typed, tiny_l
 from tests.support.headers import machine, made_up, real_model
 from tuner.errors import FileError
 from tuner.gguf.header import read_header
-from tuner.gguf.types import FILE_TYPES
 from tuner.machine.backends import BufferLayout, row_padding
 from tuner.memory import placement
 from tuner.memory.estimator import Estimator
@@ -121,16 +120,6 @@ def test_quantization_without_a_file_type_is_the_commonest(tmp_path: Path) -> No
     assert describe(read_header(tiny_llama(tmp_path / "m.gguf"))).quantization == "Q4_0"
     eight = tiny_llama(tmp_path / "8.gguf", {"general.file_type": 7 | 1024}, ggml_type=Q8_0)
     assert describe(read_header(eight)).quantization == "Q8_0"
-
-
-def test_file_types_are_those_of_gguf() -> None:
-    """The table written down equals the package's."""
-    constants = pytest.importorskip("gguf.constants")
-    theirs = {
-        int(t): t.name.removeprefix("MOSTLY_").removeprefix("ALL_") for t in constants.LlamaFileType
-    }
-    assert {k: v for k, v in FILE_TYPES.items() if k in theirs and theirs[k] != v} == {}
-    assert set(theirs) - set(FILE_TYPES) <= {1024}
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:

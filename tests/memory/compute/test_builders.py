@@ -10,7 +10,9 @@ import pytest
 from tests.support.gguf_files import F16, Tensor, write_gguf
 from tests.support.headers import machine, real_model, unpacked
 from tuner.gguf.header import read_header
+from tuner.memory.compute.replica.model_graph import BUILDERS
 from tuner.memory.estimator import Estimator
+from tuner.model.architectures import ROWS
 from tuner.model.model import Model, describe
 from tuner.settings import Settings
 
@@ -34,6 +36,10 @@ def test_no_known_architecture_is_guessed_at(name: str) -> None:
     for n_gpus, settings in _places(model):
         assert estimators[n_gpus].exact(settings).source == "computed"
         assert estimators[n_gpus].footprint(settings).source == "computed"
+
+
+def test_rows_and_builders_go_by_the_same_names() -> None:
+    assert {row.graph.builder for row in ROWS} == set(BUILDERS)
 
 
 def test_a_builder_that_raises_for_a_known_architecture_is_an_error(tmp_path: Path) -> None:

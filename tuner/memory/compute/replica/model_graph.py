@@ -75,7 +75,7 @@ def _like_the_others(il: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Builder:
+class PartBuilders:
     """How a graph is built, part by part; in common graphs a row of n_embd elements for each
     token passes through the layers one after the other."""
 
@@ -89,22 +89,22 @@ class _Builder:
     differs: Callable[[int], int] = _like_the_others  # by number alone, not by tensors
 
 
-_BUILDERS: dict[str, _Builder] = {
-    "common": _Builder(),
-    "altup": _Builder(
+BUILDERS: dict[str, PartBuilders] = {
+    "common": PartBuilders(),
+    "altup": PartBuilders(
         gemma.altup_widened,
         gemma.altup_layer,
         head=gemma.altup_head,
         differs=gemma.is_sparse_layer,
     ),
-    "cycles": _Builder(run=hrm_text.cycled, block_of=hrm_text.block_of, differs=int),
-    "hyper_connections": _Builder(
+    "cycles": PartBuilders(run=hrm_text.cycled, block_of=hrm_text.block_of, differs=int),
+    "hyper_connections": PartBuilders(
         hyper_connections.widened, hyper_connections.layer, head=hyper_connections.head
     ),
-    "lightning": _Builder(layer=minimax_01.lightning_layer),
-    "qsa": _Builder(qwen4exp.widened, qwen4exp.layer, head=qwen4exp.head),
-    "residual_bank": _Builder(layer=kimi_k3.banking_layer, head=kimi_k3.head),
-    "residual_streams": _Builder(hy_v4.widened, hy_v4.streams_layer, head=hy_v4.head),
+    "lightning": PartBuilders(layer=minimax_01.lightning_layer),
+    "qsa": PartBuilders(qwen4exp.widened, qwen4exp.layer, head=qwen4exp.head),
+    "residual_bank": PartBuilders(layer=kimi_k3.banking_layer, head=kimi_k3.head),
+    "residual_streams": PartBuilders(hy_v4.widened, hy_v4.streams_layer, head=hy_v4.head),
 }
 
 
@@ -118,7 +118,7 @@ class ModelGraph:
         self.model = model
         self.hp = hp = model.hparams
         self.traits = hp.row.graph
-        self._builder = _BUILDERS[self.traits.builder]
+        self._builder = BUILDERS[self.traits.builder]
         blocks: list[Tensors] = [
             {_plain(t.name): t for t in (*group.others, *group.experts)}
             for group in model.tensors.layers
