@@ -80,7 +80,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Solver:
 
 def limited(solver: Solver, free_mib: float, host_mib: float = 4096) -> Solver:
     """The solver on a GPU with so much free memory."""
-    return solver.within(Budgets((int(free_mib * MIB) - 512 * MIB, int(host_mib * MIB))))
+    return solver.with_budgets(Budgets((int(free_mib * MIB) - 512 * MIB, int(host_mib * MIB))))
 
 
 def brute_force(solver: Solver, wishes: Wishes) -> float | None:
@@ -99,7 +99,7 @@ def brute_force(solver: Solver, wishes: Wishes) -> float | None:
             continue  # names only layers that are on the CPU anyway
         found = solver.weigh(Settings(ctx, k, v, n if solver.machine.gpus else 0, m, u), objective)
         beyond = ctx > objective.wished_context
-        allowed = solver.fitting.fits(found.footprint, modestly=beyond)
+        allowed = solver.fitting.fits(found.footprint, sparingly=beyond)
         if allowed and (best is None or found.score > best):
             best = found.score
     return best

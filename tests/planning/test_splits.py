@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.giants import gpu
 from tuner.planning.splits import Counts, candidates, proportional
+
+
+@dataclass
+class Space:
+    """GPUs with room for so many items, fewer by the compute buffer of those that have any."""
+
+    rooms: list[int]
+    compute: int
+
+    def without_compute(self, counts: Counts, gpu: int) -> int:
+        return self.rooms[gpu] - counts[gpu]
+
+    def left(self, counts: Counts, gpu: int) -> int:
+        return self.without_compute(counts, gpu) - (self.compute if counts[gpu] else 0)
+
 
 weights = st.lists(st.integers(0, 1 << 36), min_size=1, max_size=6)
 
@@ -26,7 +43,7 @@ def test_shares_are_whole_and_lose_nothing(total: int, weights: list[int]) -> No
 
 @pytest.mark.parametrize("total", [0, 1, 33])
 def test_one_gpu_takes_all(total: int) -> None:
-    assert candidates(total, [gpu(8)], lambda *_: 0) == [(total,)]
+    assert candidates(total, [gpu(8)], Space([0], 0)) == [(total,)]
 
 
 @given(
@@ -39,12 +56,9 @@ def test_candidates_fill_what_has_room(total: int, rooms: list[int], compute: in
     """Each shares out all layers, each is another, and where all layers have room in the GPUs one
     after the other, one of the candidates fits."""
     gpus = [gpu(8, i) for i in range(len(rooms))]
-
-    def room(counts: Counts, g: int, exact: bool) -> int:
-        return rooms[g] - counts[g] - (compute if exact and counts[g] else 0)
-
+    room = Space(rooms, compute)
     found = candidates(total, gpus, room)
     assert len(set(found)) == len(found)
     assert all(sum(counts) == total and min(counts) >= 0 for counts in found)
     if sum(max(0, r - compute) for r in rooms) >= total:
-        assert any(all(room(c, g, True) >= 0 for g in range(len(rooms))) for c in found)
+        assert any(all(room.left(c, g) >= 0 for g in range(len(rooms))) for c in found)

@@ -154,10 +154,10 @@ def test_the_answer_is_that_of_brute_force(tmp_path_factory: pytest.TempPathFact
         host = int(rng.uniform(20, 130) * MIB)
         on_gpu = int(rng.uniform(130, 260) * MIB)
         both = int(rng.uniform(180, 330) * MIB)
-        solver = whole.within(Budgets((on_gpu, host, both), shared))
+        solver = whole.with_budgets(Budgets((on_gpu, host, both), shared))
         found, expected = solver.best(Wishes()), brute_force(solver, Wishes())
         assert (found and round(found.score, 9)) == (expected and round(expected, 9))
-        alone = whole.within(Budgets((on_gpu, host, on_gpu + host), shared)).best(Wishes())
+        alone = whole.with_budgets(Budgets((on_gpu, host, on_gpu + host), shared)).best(Wishes())
         binding.add(found and alone and found.settings == alone.settings)
     assert {True, False} <= binding, "the pool binds in some, and in some it does not"
 

@@ -58,12 +58,12 @@ def fallbacks(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candid
         return solver.budgets.tighter(share, in_pools, chosen.footprint, gpus)
 
     for share in RETRY_SHARES if gpus else ():
-        less = solver.within(tighter(share))
+        less = solver.with_budgets(tighter(share))
         found.append(_noted(less.best(wishes), f"{share:.0%} of the memory"))
     if gpus and wishes.n_gpu_layers is None and chosen.settings.n_gpu_layers:
         # In RAM that they share, what left the GPU is still there.
         budgets = tighter(RETRY_SHARES[-1]) if solver.budgets.shared else solver.budgets
-        on_cpu = solver.within(budgets).best(replace(wishes, n_gpu_layers=0))
+        on_cpu = solver.with_budgets(budgets).best(replace(wishes, n_gpu_layers=0))
         found.append(_noted(on_cpu, "no layers on a GPU"))
     if not gpus and wishes.n_ctx is None and chosen.settings.n_ctx > LEAST_CONTEXT:
         short = solver.best(replace(wishes, n_ctx=LEAST_CONTEXT))
@@ -74,7 +74,7 @@ def fallbacks(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candid
 def one_more_gib(solver: Solver, wishes: Wishes, chosen: Candidate) -> Candidate | None:
     """The choice if every GPU (without one: the host) had 1 GiB more, where it differs."""
     gpus = len(solver.machine.gpus)
-    candidate = solver.within(solver.budgets.grown(GIB, gpus)).best(wishes)
+    candidate = solver.with_budgets(solver.budgets.grown(GIB, gpus)).best(wishes)
     return candidate if candidate and candidate.settings != chosen.settings else None
 
 

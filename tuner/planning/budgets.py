@@ -98,7 +98,7 @@ class Budgets:
         return Budgets(tuple(limits), self.shared)
 
 
-def modest_caps(machine: Machine) -> tuple[int | None, ...]:
+def sparing_caps(machine: Machine) -> tuple[int | None, ...]:
     """Bytes for each limit in RAM that leave half of what is free there alone: what nobody asked
     for takes no more, since others live there too. None for the memory of cards."""
     free, host = machine.host.free, len(machine.gpus)

@@ -10,7 +10,7 @@ from operator import le
 from tuner.memory.estimator import Estimator
 from tuner.memory.footprint import Footprint
 from tuner.planning import splits
-from tuner.planning.budgets import Budgets, modest_caps
+from tuner.planning.budgets import Budgets, sparing_caps
 from tuner.settings import Settings
 
 
@@ -22,23 +22,23 @@ class Fitting:
         self.estimator = estimator
         self.n_items = estimator.model.n_layer_all + 1
         self.budgets = Budgets.of(machine)
-        self._modest_caps = modest_caps(machine)
+        self._sparing_caps = sparing_caps(machine)
         self._splits: dict[tuple[Settings, Budgets], list[tuple[float, ...]]] = {}
 
-    def within(self, budgets: Budgets) -> Fitting:
+    def with_budgets(self, budgets: Budgets) -> Fitting:
         """The same, what it knows so far included, under other budgets."""
         other = copy.copy(self)
         other.budgets = budgets
         return other
 
     @property
-    def modest(self) -> Budgets:
+    def sparing_budgets(self) -> Budgets:
         """The budgets for context beyond the wished one: half of the free RAM is left alone."""
-        return self.budgets.at_most(self._modest_caps)
+        return self.budgets.at_most(self._sparing_caps)
 
-    def fits(self, footprint: Footprint, *, modestly: bool = False) -> bool:
+    def fits(self, footprint: Footprint, *, sparingly: bool = False) -> bool:
         """Whether every device and every pool stays within its budget."""
-        return (self.modest if modestly else self.budgets).hold(footprint.totals)
+        return (self.sparing_budgets if sparingly else self.budgets).hold(footprint.totals)
 
     def most_context(self, settings: Settings, contexts: list[int]) -> float:
         """No split of these settings can have more context than this many tokens; 0: none fits.
@@ -83,24 +83,19 @@ class Fitting:
         gpus = self.machine.gpus
         total = min(settings.n_gpu_layers, self.n_items)
 
-        def room(counts: splits.Counts, g: int, exact: bool) -> int:
-            trial = settings.with_split(tuple(map(float, counts)))
-            totals = self.estimator.totals(trial, compute=exact)
-            return self.budgets.room(totals, g)
-
         if total == 0:
             return [(1.0, *[0.0] * (len(gpus) - 1))]
-        return [tuple(map(float, c)) for c in splits.candidates(total, gpus, room)]
+        return [tuple(map(float, c)) for c in splits.candidates(total, gpus, _Room(self, settings))]
 
     def longest(
         self, settings: Settings, contexts: list[int], wished: int, *, exact: bool = False
     ) -> Settings | None:
         """The settings with the longest of `contexts` (ascending) that is allowed, or None; those
-        beyond `wished` are measured against `modest`. `exact`: by exact footprints."""
+        beyond `wished` are measured against `sparing_budgets`. `exact`: by exact footprints."""
         totals = self._exact_totals if exact else self.estimator.totals
         found = None
         if contexts[-1] > wished:
-            found = _reach(settings, contexts, self.modest, totals)
+            found = _reach(settings, contexts, self.sparing_budgets, totals)
         if found is None or found.n_ctx < wished:
             up_to_wish = contexts[: bisect_right(contexts, wished)]
             found = _reach(settings, up_to_wish, self.budgets, totals) or found
@@ -133,11 +128,29 @@ class Fitting:
 
     def _has_room(self, settings: Settings, wished: int) -> bool:
         """Whether these settings are allowed, the bound that is quickly had looked at first."""
-        budgets = self.modest if settings.n_ctx > wished else self.budgets
+        budgets = self.sparing_budgets if settings.n_ctx > wished else self.budgets
         return all(
             budgets.hold(self.estimator.totals(settings, compute=with_compute))
             for with_compute in (False, True)
         )
+
+
+class _Room:
+    """What the GPUs have left for settings that differ by split alone (`splits.Room`)."""
+
+    def __init__(self, fitting: Fitting, settings: Settings) -> None:
+        self._fitting, self._settings = fitting, settings
+
+    def without_compute(self, counts: splits.Counts, gpu: int) -> int:
+        return self._left(counts, gpu, compute=False)
+
+    def left(self, counts: splits.Counts, gpu: int) -> int:
+        return self._left(counts, gpu, compute=True)
+
+    def _left(self, counts: splits.Counts, gpu: int, *, compute: bool) -> int:
+        trial = self._settings.with_split(tuple(map(float, counts)))
+        totals = self._fitting.estimator.totals(trial, compute=compute)
+        return self._fitting.budgets.room(totals, gpu)
 
 
 def _reach(

@@ -56,7 +56,7 @@ def make_plan(
         wishes = replace(wishes, tensor_split=split)
     _require_cache_types(solver, wishes)
     if margins:
-        solver = solver.within(solver.budgets.less(solver.budgets.charged(list(margins))))
+        solver = solver.with_budgets(solver.budgets.less(solver.budgets.charged(list(margins))))
     solver, chosen = solver.confirmed(wishes)
     if chosen is None or not chosen.fits:
         chosen = chosen or solver.exactly(least_short(solver, wishes))

@@ -80,10 +80,10 @@ class Solver:
         self._answers: dict[tuple[Wishes, Budgets], Candidate | None] = {}
         self._ranked: dict[tuple[int, int, Budgets], float] = {}
 
-    def within(self, budgets: Budgets) -> Solver:
+    def with_budgets(self, budgets: Budgets) -> Solver:
         """The same solver under other budgets."""
         other = copy.copy(self)
-        other.fitting = self.fitting.within(budgets)
+        other.fitting = self.fitting.with_budgets(budgets)
         return other
 
     def calibrated(self, calibration: Calibration) -> Solver:
@@ -122,7 +122,7 @@ class Solver:
             short = exact.short(self.budgets)
             if not any(short):
                 return solver, replace(exact, fits=True)
-            solver = solver.within(solver.budgets.less(short))
+            solver = solver.with_budgets(solver.budgets.less(short))
         return solver, None
 
     def _search(self, wishes: Wishes) -> Candidate | None:
@@ -364,8 +364,9 @@ class Solver:
 
     def _gpu_room(self) -> list[int]:
         """Bytes for layers on each GPU, at most."""
-        limits = self.budgets.limits
-        return [b - g.overhead for b, g in zip(limits, self.machine.gpus, strict=False)]
+        n_gpus = len(self.machine.gpus)
+        fixed = self.fitting.estimator.fixed[:n_gpus]
+        return [b - f for b, f in zip(self.budgets.limits[:n_gpus], fixed, strict=True)]
 
     def _settings(self, wishes: Wishes, n_ctx: int, choice: CacheChoice) -> Settings:
         """A choice at a context, nothing offloaded yet."""

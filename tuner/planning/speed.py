@@ -35,6 +35,7 @@ GPU_FLOPS_PER_BANDWIDTH = 50.0  # FLOP/s per byte/s of memory bandwidth, prompt 
 PCIE_DEFAULT = 12e9  # bytes/s
 SECONDS_PER_TOKEN_GPU = 2e-4  # launching one graph
 SECONDS_PER_HOP = 3e-5  # handing the hidden state from one device to another
+SLOW_PAIR_SHARE = 0.25  # of prompt speed, where every step converts the cache to f16 first
 SECONDS_PER_HOST_LAYER = 1.5e-5  # threads meeting at barriers
 
 
@@ -185,7 +186,7 @@ class SpeedModel:
         stored = self._stored[first] + self._expert_stored[moe]
         copied = stored / (self._pcie * n_ubatch) + host_flops / self._gpus[0][1]
         seconds += min(host_flops / self._host[1], copied)
-        return 1.0 / max(seconds, 1e-9) * (0.25 if slow_pair else 1.0)
+        return 1.0 / max(seconds, 1e-9) * (SLOW_PAIR_SHARE if slow_pair else 1.0)
 
     def weights_offloaded(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
         """Bytes of weights on all GPUs together, without any padding."""

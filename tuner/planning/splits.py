@@ -7,7 +7,10 @@ these counts: item `i` goes to the first GPU whose cumulated count exceeds `i`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
 
 from tuner.machine.machine import Device
 
@@ -27,57 +30,78 @@ def proportional(total: int, weights: Sequence[float]) -> Counts:
     return tuple(counts)
 
 
-def candidates(
-    total: int, gpus: Sequence[Device], room: Callable[[Counts, int, bool], int]
-) -> list[Counts]:
+class Room(Protocol):
+    """What GPUs have left of their budgets once they hold so many items each: bytes."""
+
+    def without_compute(self, counts: Counts, gpu: int) -> int:
+        """The compute buffer counted as nothing: quickly."""
+
+    def left(self, counts: Counts, gpu: int) -> int:
+        """All counted; negative where it lacks them."""
+
+
+def candidates(total: int, gpus: Sequence[Device], room: Room) -> list[Counts]:
     """Splits of `total` items worth a look, each at most once and in a fixed order.
 
-    `room(counts, g, exact)` is what GPU g has left of its budget, in bytes, or, more quickly, what
-    it would have without its compute buffer. The fastest GPUs filled
-    first, then shares by budget, then the GPUs filled in order. Whether the whole of a candidate
-    fits is for the caller to check.
+    The fastest GPUs filled first, then shares by budget, then the GPUs filled in order. Whether
+    the whole of a candidate fits is for the caller to check.
     """
     n = len(gpus)
     if n <= 1:
         return [(total,) * n]
     by_speed = sorted(range(n), key=lambda g: (-gpus[g].bandwidth, g))
     orders = dict.fromkeys((tuple(by_speed), tuple(range(n)), tuple(reversed(range(n)))))
-    fastest, *others = (_filled(total, order, room, n) for order in orders)
+    fastest, *others = (_filled(total, order, room) for order in orders)
     shared = proportional(total, [g.budget for g in gpus])
     return list(dict.fromkeys([fastest, shared, *others]))
 
 
-def _filled(
-    total: int, order: Sequence[int], room: Callable[[Counts, int, bool], int], n: int
-) -> Counts:
+def _filled(total: int, order: Sequence[int], room: Room) -> Counts:
     """Each GPU in `order` takes as much as it can hold of what is left; the last takes the rest."""
-    counts = [0] * n
-    left = total
-    for place, g in enumerate(order[:-1]):
-        rest_on = order[place + 1]
+    counts = (0,) * len(order)
+    for gpu, rest_on in pairwise(order):
+        left = total - sum(counts)
+        counts = _Filling(counts, gpu, rest_on, left, room).fullest()
+    left = total - sum(counts)
+    return tuple(left if gpu == order[-1] else count for gpu, count in enumerate(counts))
 
-        def at(count: int, g: int = g, rest_on: int = rest_on, left: int = left) -> Counts:
-            counts[g], counts[rest_on] = count, left - count
-            return tuple(counts)
 
-        # The next guess is what has room if the compute buffer is like that of the last one.
-        low, high, compute = 0, left, 0
+@dataclass(frozen=True, slots=True)
+class _Filling:
+    """One GPU that takes some of the `left` items, the rest being on the next one."""
+
+    counts: Counts  # of the GPUs that are filled already
+    gpu: int
+    rest_on: int
+    left: int
+    room: Room
+
+    def fullest(self) -> Counts:
+        """The counts with as many items on the GPU as it can hold, the rest on none yet."""
+        low, high, compute = 0, self.left, 0
         while low < high:
-            guess, end = low, high
-            while guess < end:
-                middle = (guess + end + 1) // 2
-                if room(at(middle), g, False) >= compute:
-                    guess = middle
-                else:
-                    end = middle - 1
-            guess = max(guess, low + 1)
-            exact = room(at(guess), g, True)
-            compute = room(at(guess), g, False) - exact
-            if exact >= 0:
+            # what there is room for if the compute buffer is like that of the last guess
+            guess = max(self._most(low, high, compute), low + 1)
+            counts = self._with(guess)
+            left = self.room.left(counts, self.gpu)
+            compute = self.room.without_compute(counts, self.gpu) - left
+            if left >= 0:
                 low = guess
             else:
                 high = guess - 1
-        counts[g], counts[rest_on] = low, 0
-        left -= low
-    counts[order[-1]] = left
-    return tuple(counts)
+        return tuple(low if gpu == self.gpu else n for gpu, n in enumerate(self.counts))
+
+    def _most(self, low: int, high: int, compute: int) -> int:
+        """Between `low` and `high`, the most items that leave so many bytes for compute."""
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.room.without_compute(self._with(middle), self.gpu) >= compute:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _with(self, count: int) -> Counts:
+        counts = list(self.counts)
+        counts[self.gpu], counts[self.rest_on] = count, self.left - count
+        return tuple(counts)
