@@ -261,3 +261,26 @@ def test_no_engine_is_no_reason_not_to_plan(
     plan = planned(tiny_model)
     assert plan.chosen.footprint.source == "computed"
     assert not plan.warnings
+
+
+def test_the_bandwidth_of_ram_is_measured_once_and_kept(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the first look at this machine; one that is stated, and --no-profile, ask nothing."""
+    asked: list[float] = []
+
+    def measured() -> float:
+        asked.append(77e9)
+        return 77e9
+
+    monkeypatch.setattr(devices, "host_bandwidth", measured)
+    stated = Tuning.of(LaunchRequest(tiny_model, ram=8 << 30, vram=(8 << 30,)))
+    unkept = Tuning.of(LaunchRequest(tiny_model, use_profile=False))
+    assert stated.machine.host.bandwidth_source == "assumed"
+    assert unkept.machine.host.bandwidth_source == "assumed"
+    assert not asked
+    for _ in range(2):
+        host = Tuning.of(LaunchRequest(tiny_model)).machine.host
+        assert (host.bandwidth, host.bandwidth_source) == (77e9, "measured")
+    assert len(asked) == 1
+    assert Profiles().machine_facts().host_bandwidth == 77e9

@@ -54,7 +54,7 @@ class Tuning:
         FileError."""
         model = request.model or describe(read_header(request.path))
         profiles = Profiles() if request.use_profile and not request.stated else None
-        facts = profiles.machine_facts() if profiles else MachineFacts()
+        facts = _facts(profiles)
         return cls(request, model, _machine(request, facts), profiles, facts)
 
     def load_request(self, settings: Settings) -> Load:
@@ -141,6 +141,19 @@ class Tuning:
         speed = solver.predict(profile.settings)
         prompt = profile.prompt_tps / speed.prompt_tps if profile.prompt_tps else None
         return solver.calibrated(Calibration(profile.decode_tps / speed.decode_tps, prompt))
+
+
+def _facts(profiles: Profiles | None) -> MachineFacts:
+    """What is known of this machine. How fast its RAM is, is measured the first time and kept."""
+    if profiles is None:
+        return MachineFacts()
+    facts = profiles.machine_facts()
+    if facts.host_bandwidth is None:
+        found = measure.host_bandwidth()
+        if found is not None:
+            profiles.learn(lambda known: replace(known, host_bandwidth=found))
+            facts = replace(facts, host_bandwidth=found)
+    return facts
 
 
 def _machine(request: LaunchRequest, facts: MachineFacts) -> Machine:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from tuner.machine.machine import Device
-from tuner.units import GIB
+from tuner.units import GIB, MIB
 
 # A desktop's two channels of DDR4-3200 give 51 GB/s on paper; about 80 % of it arrives. One core
 # alone draws no more than about 12 GB/s, which is what bounds small virtual machines.
@@ -22,6 +26,12 @@ ASSUMED_BANDWIDTH = 40e9
 ASSUMED_BANDWIDTH_PER_CORE = 12e9
 # What a core with 256-bit vectors gives llama.cpp's quantized matrix products, in FLOP/s.
 ASSUMED_FLOPS_PER_CORE = 25e9
+
+# How bandwidth is measured: more threads than these hardly bring more, less memory lies in caches.
+_MOST_THREADS = 16
+_SHARE = 8 * MIB
+_LEAST_BYTES = 64 * MIB
+_ROUNDS = 3
 
 # Memory bandwidth of Apple's chips in bytes/s, by the name that the system gives the chip.
 APPLE_BANDWIDTH = {
@@ -115,17 +125,41 @@ def usable_cores(state: HostState, root: Path = Path("/")) -> int:
     return max(1, cores)
 
 
-def measure_host_bandwidth(size: int = 32 << 20) -> float:
-    """Bytes/s that one thread moves through memory, reads and writes together. Takes about
-    60 ms; several threads get more, so this is the lower end of what the engine will see."""
-    source, target = memoryview(bytearray(size)), memoryview(bytearray(size))
-    target[:] = source  # the first touch pays for the pages
-    best = float("inf")
-    for _ in range(3):
+def measure_bandwidth(n_threads: int, share: int = _SHARE) -> float | None:
+    """Bytes/s that so many threads together move through memory, reads and writes counted; one
+    alone gets the half of it or less. None where there is no memory to try it with.
+
+    Takes about 0.1 s and `2 * share` bytes per thread, which must be more than its core's caches
+    hold. What others do at the same time is missing: the best of a few rounds counts.
+    """
+    n_threads = max(1, min(n_threads, _MOST_THREADS))
+    share = max(share, _LEAST_BYTES // n_threads)
+    meet = threading.Barrier(n_threads)
+
+    def touched() -> tuple[Any, Any]:
+        # Memory that nobody has written to yet is one page of zeros.
+        pair = (ctypes.c_char * share)(), (ctypes.c_char * share)()
+        for buffer in pair:
+            ctypes.memset(buffer, 1, share)
+        return pair
+
+    def copied(pair: tuple[Any, Any]) -> tuple[float, float]:
+        meet.wait()
         start = time.perf_counter()
-        target[:] = source
-        best = min(best, time.perf_counter() - start)
-    return 2 * size / best
+        ctypes.memmove(*pair, share)  # lets go of the interpreter's lock
+        return start, time.perf_counter()
+
+    best = float("inf")
+    try:
+        with ThreadPoolExecutor(n_threads) as pool:
+            pairs = [f.result() for f in [pool.submit(touched) for _ in range(n_threads)]]
+            for _ in range(_ROUNDS):
+                times = list(pool.map(copied, pairs))
+                best = min(best, max(end for _, end in times) - min(start for start, _ in times))
+    except (MemoryError, RuntimeError):  # no memory, no more threads
+        meet.abort()
+        return None
+    return 2 * share * n_threads / best
 
 
 # ---------------------------------------------------------------- control groups
