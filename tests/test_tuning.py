@@ -77,10 +77,10 @@ def test_a_gpu_that_others_have_filled_is_left_to_them(
     """A card without room is named as left out, also to the engine, and the model runs on the
     CPU instead of not at all."""
     full = replace(gpu(24), free=700 * MIB)
-    roomy, left_out = devices._usable((full, gpu(24, 1)), machine().host)
-    assert [g.id for g in roomy] == ["GPU1"]
-    assert [g.id for g in left_out] == ["GPU0"]
-    where = replace(machine(), left_out=left_out)
+    usable, unusable = devices._usable((full, gpu(24, 1)), machine().host)
+    assert [g.id for g in usable] == ["GPU1"]
+    assert [g.id for g in unusable] == ["GPU0"]
+    where = replace(machine(), unusable=unusable)
     monkeypatch.setattr(devices, "measure", lambda **_: where)
     start = launcher(tiny_llama(tmp_path / "tiny.gguf"), tmp_path)
     asked: list[Load] = []

@@ -59,7 +59,7 @@ class Tuning:
 
     def load_request(self, settings: Settings) -> Load:
         """What the engine is asked for these settings."""
-        unused = tuple(gpu.engine_name for gpu in self.machine.left_out if gpu.engine_name)
+        unused = tuple(gpu.engine_name for gpu in self.machine.unusable if gpu.engine_name)
         request = self.request
         return Load(str(request.path), settings, self.threads, request.rpc_servers, unused)
 

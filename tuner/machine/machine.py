@@ -93,7 +93,7 @@ class Machine:
     physical_cores: int = 1
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # how it was measured, where that says something
-    left_out: tuple[Device, ...] = ()  # GPUs with too little room to be of use
+    unusable: tuple[Device, ...] = ()  # GPUs with too little room to be of use
     engine_version: str | None = None  # of the installed llama-cpp-python; None: none, or unknown
 
     @property

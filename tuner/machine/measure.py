@@ -22,6 +22,7 @@ LEAST_ROOM = 128 * MIB  # a GPU that has less for weights, cache and compute is 
 # A card about which nothing is known but its size: a mid-range one of the last years.
 _GENERIC_BANDWIDTH = 400e9
 _GENERIC_FLOPS = 40e12
+_INTEGRATED_FLOPS = 10e12  # an Apple M2 or M3, a large APU
 _GENERIC_PCIE = 20e9
 _RPC_BANDWIDTH = 100e9
 _RPC_LINK = 0.1e9  # a gigabit network
@@ -71,11 +72,11 @@ def measure(
     if not gpus:
         warnings += _unused_gpu(visible, built, root, platform)
     gpus = tuple(_with_reserve(_carved_out(gpu, root), reserve, overheads or {}) for gpu in gpus)
-    gpus, left_out = _usable(gpus, device)
-    warnings += [_left_out_text(gpu) for gpu in left_out]
+    gpus, unusable = _usable(gpus, device)
+    warnings += [_unusable_text(gpu) for gpu in unusable]
     return Machine(
         gpus=gpus,
-        left_out=left_out,
+        unusable=unusable,
         host=device,
         processes=_processes(gpus, visible),
         physical_cores=host.usable_cores(state, root),
@@ -105,7 +106,7 @@ def stated(
     if not vram:
         return replace(base, host=memory)
     sizes = [size for size in vram if size > 0]
-    gpus, left_out = _usable(
+    gpus, unusable = _usable(
         [_with_reserve(_stated_gpu(index, size), reserve, {}) for index, size in enumerate(sizes)],
         memory,
     )
@@ -113,9 +114,9 @@ def stated(
         base,
         gpus=gpus,
         host=memory,
-        left_out=left_out,
+        unusable=unusable,
         processes=(),
-        warnings=tuple(map(_left_out_text, left_out)),
+        warnings=tuple(map(_unusable_text, unusable)),
     )
 
 
@@ -226,7 +227,7 @@ def _estimated(gpu: Device, memory: Device) -> Device:
     if gpu.unified:
         bandwidth = host.APPLE_BANDWIDTH.get(gpu.name, memory.bandwidth)
         # An integrated GPU reads the host's memory directly: nothing crosses a bus.
-        return replace(gpu, bandwidth=bandwidth, flops=_GENERIC_FLOPS / 4, pcie_bandwidth=bandwidth)
+        return replace(gpu, bandwidth=bandwidth, flops=_INTEGRATED_FLOPS, pcie_bandwidth=bandwidth)
     return replace(
         gpu, bandwidth=_GENERIC_BANDWIDTH, flops=_GENERIC_FLOPS, pcie_bandwidth=_GENERIC_PCIE
     )
@@ -279,7 +280,7 @@ def _carved_out(gpu: Device, root: Path) -> Device:
     return replace(gpu, carved_out=apart, carved_out_free=free)
 
 
-def _left_out_text(gpu: Device) -> str:
+def _unusable_text(gpu: Device) -> str:
     needs = gpu.reserve + gpu.overhead + LEAST_ROOM
     return (
         f"{gpu.id} ({gpu.name}) is left out: of its {size_text(gpu.total)} only "
@@ -291,10 +292,10 @@ def _left_out_text(gpu: Device) -> str:
 def _processes(gpus: Sequence[Device], cards: Sequence[nvidia.Card]) -> tuple[Process, ...]:
     ids = {gpu.uuid: gpu.id for gpu in gpus if gpu.uuid}
     return tuple(
-        Process(holder.pid, holder.name, ids[card.uuid], holder.used)
+        Process(process.pid, process.name, ids[card.uuid], process.used)
         for card in cards
         if card.uuid in ids
-        for holder in card.holders
+        for process in card.processes
     )
 
 

@@ -33,7 +33,7 @@ NOT_INSTALLED = "no NVIDIA driver (NVML is not installed)"
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class GpuProcess:
     """A process that holds memory of a card. `used` 0: the driver does not say how much."""
 
     pid: int
@@ -56,7 +56,7 @@ class Card:
     bandwidth: float = 0.0
     pcie_bandwidth: float = 0.0
     flops: float = 0.0
-    holders: tuple[Holder, ...] = ()
+    processes: tuple[GpuProcess, ...] = ()
     instances: tuple[Card, ...] | None = None  # MIG is on: these are what CUDA can use
 
 
@@ -150,7 +150,7 @@ def _card(nvml: Any, handle: Any, index: int) -> Card:
         bandwidth=clock * 1e6 * 2 * width / 8,  # two transfers per clock
         pcie_bandwidth=_pcie(nvml, handle),
         flops=_flops(nvml, handle, capability),
-        holders=_holders(nvml, handle),
+        processes=_processes(nvml, handle),
     )
     mode = _ask(nvml.nvmlDeviceGetMigMode, handle)
     return replace(card, instances=_instances(nvml, handle, card)) if mode and mode[0] else card
@@ -174,7 +174,7 @@ def _instances(nvml: Any, handle: Any, parent: Card) -> tuple[Card, ...]:
                 used=int(memory.used),
                 bandwidth=parent.bandwidth * share,
                 flops=parent.flops * share,
-                holders=_holders(nvml, part),
+                processes=_processes(nvml, part),
             )
         )
     return tuple(found)
@@ -202,15 +202,15 @@ def _flops(nvml: Any, handle: Any, capability: tuple[int, int] | None) -> float:
     return float(peak * _YIELD.get(family, _YIELD_OTHER))
 
 
-def _holders(nvml: Any, handle: Any) -> tuple[Holder, ...]:
+def _processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
     used: dict[int, int] = {}
     for call in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"):
         for process in _ask(getattr(nvml, call, _none), handle) or ():
             # A process may be listed under both with the same memory.
             used[process.pid] = max(used.get(process.pid, 0), int(process.usedGpuMemory or 0))
     used.pop(os.getpid(), None)
-    holders = [Holder(pid, _process_name(nvml, pid), size) for pid, size in used.items()]
-    return tuple(sorted(holders, key=lambda holder: (-holder.used, holder.pid)))
+    found = [GpuProcess(pid, _process_name(nvml, pid), size) for pid, size in used.items()]
+    return tuple(sorted(found, key=lambda process: (-process.used, process.pid)))
 
 
 def _none(*_: Any) -> None:
@@ -244,7 +244,7 @@ def visible_cards(cards: Cards, environ: Mapping[str, str]) -> tuple[Card, ...]:
         ordered.sort(key=lambda card: (-card.flops, -card.bandwidth))
     wanted = environ.get("CUDA_VISIBLE_DEVICES")
     if wanted is None:
-        return _one_instance([_usable(card) for card in ordered])
+        return _one_instance([_visible_part(card) for card in ordered])
     chosen: list[Card | None] = []
     for entry in wanted.split(","):
         found = _named(entry.strip(), ordered)
@@ -257,15 +257,15 @@ def visible_cards(cards: Cards, environ: Mapping[str, str]) -> tuple[Card, ...]:
 
 def _named(entry: str, ordered: list[Card]) -> Card | None:
     if entry.isdigit():
-        return _usable(ordered[int(entry)]) if int(entry) < len(ordered) else None
+        return _visible_part(ordered[int(entry)]) if int(entry) < len(ordered) else None
     if not entry.startswith(("GPU-", "MIG-")):
         return None
     everything = [*ordered, *(part for card in ordered for part in card.instances or ())]
     matches = [card for card in everything if card.uuid.startswith(entry)]
-    return _usable(matches[0]) if len(matches) == 1 else None
+    return _visible_part(matches[0]) if len(matches) == 1 else None
 
 
-def _usable(card: Card) -> Card | None:
+def _visible_part(card: Card) -> Card | None:
     """The card itself, or with MIG on its first instance, if it has one."""
     if card.instances is None:
         return card

@@ -141,11 +141,11 @@ def _pool(pool: Pool, plan: Plan, width: int, style: Style) -> list[str]:
         )
         lines += _wrap(", ".join(shares), width, "  ")
     ids = {device.id for device in devices}
-    holders = [process for process in plan.machine.processes if process.device in ids]
-    if holders:
-        largest = sorted(holders, key=lambda p: (-p.used, p.pid))[:MAX_HOLDERS]
+    processes = [process for process in plan.machine.processes if process.device in ids]
+    if processes:
+        largest = sorted(processes, key=lambda p: (-p.used, p.pid))[:MAX_HOLDERS]
         named = ", ".join(f"{one_line(p.name)} ({p.pid}) {size_text(p.used)}" for p in largest)
-        rest = len(holders) - len(largest)
+        rest = len(processes) - len(largest)
         lines += _wrap(f"in use by {named}" + (f" and {rest} more" if rest else ""), width, "  ")
     return lines
 
