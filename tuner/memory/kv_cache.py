@@ -34,6 +34,9 @@ class Cells(IntEnum):
 ALL, WINDOW, CSA, HCA = Cells
 
 
+_F32 = 4  # bytes per element of a state
+
+
 @dataclass(frozen=True, slots=True)
 class CachedRow:
     """What one layer keeps per cell in one cache. Elements, not bytes; `v` 0 where it has none."""
@@ -97,7 +100,7 @@ def _attends(hp: HParams, il: int, hybrid: bool) -> bool:
 
 def _states(hp: HParams) -> tuple[tuple[int, int], ...]:
     return tuple(
-        (il, 4 * size)
+        (il, _F32 * size)
         for il in range(hp.n_layer)
         if hp.recurrent[il]
         for size in (hp.state_r, hp.state_s, hp.ngram_state if il in hp.ngram_layers else 0)
@@ -124,6 +127,11 @@ def _indexer_rows(hp: HParams) -> list[CachedRow]:
     ]
 
 
+def _kept(rows: int, width: int) -> int:
+    """Bytes of what a compressor keeps of tokens whose row is not complete: values and scores."""
+    return 2 * rows * width * _F32
+
+
 def _compressed(hp: HParams) -> CacheLayout:
     """deepseek4: a windowed cache of keys for every layer, compressed ones for most."""
     rows: list[CachedRow] = []
@@ -135,10 +143,11 @@ def _compressed(hp: HParams) -> CacheLayout:
         if ratio == CSA:
             rows.append(CachedRow(il, CSA, d * hp.n_head_kv[il], 0))
             rows.append(CachedRow(il, CSA, index, 0))
-            states += [(il, 2 * 2 * CSA * 2 * d * 4), (il, 2 * 2 * CSA * 2 * index * 4)]
+            # a compressor's rows look back at those before, and are twice as wide
+            states += [(il, _kept(2 * CSA, 2 * d)), (il, _kept(2 * CSA, 2 * index))]
         elif ratio == HCA:
             rows.append(CachedRow(il, HCA, d * hp.n_head_kv[il], 0))
-            states.append((il, 2 * HCA * d * 4))
+            states.append((il, _kept(HCA, d)))
     trunk = tuple(state for state in states if state[0] < hp.n_layer)
     return CacheLayout(tuple(rows), trunk, 0)
 

@@ -4,6 +4,12 @@ The names are those of LLM_ARCH_NAMES (src/llama-arch.cpp). A row says how an ar
 unlike llama (`architecture.py` has the columns, with llama's ways as their defaults), from
 `llama_model::create_memory` (src/llama-model.cpp) and src/models/*.cpp; of the many that are like
 llama there is only a name. Most of a layer is read from its tensors.
+
+For a new row, read src/models/NAME.cpp: `load_arch_hparams` for keys and windows, `create_memory`
+in src/llama-model.cpp for the kind of memory, the graph for what is unlike llama's. A name without
+its columns can make a plan worse than none: of a known architecture only those keys count that its
+row lists. tests/memory/test_engine_sizes.py says whether the engine agrees, once a header of the
+architecture is in the archive.
 """
 
 from __future__ import annotations

@@ -34,7 +34,9 @@ _TYPES = {
     "imatrix": "an importance matrix, a tool of quantization",
     "mmproj": "a vision projector (mmproj): it goes beside a chat model, not in its place",
 }
-_RERANK = 4  # LLAMA_POOLING_TYPE_RANK
+# enum llama_pooling_type (include/llama.h); the unspecified value is -1 as unsigned
+_EMBEDS = frozenset({1, 2, 3})  # mean, cls, last
+_RERANK = 4
 
 
 def require_chat_model(header: Header) -> str:
@@ -63,8 +65,7 @@ def require_chat_model(header: Header) -> str:
     if pooling == _RERANK:
         raise _refuse(header.path, "a reranker: it scores texts, it does not write them")
     causal = metadata.get(f"{architecture}.attention.causal", True)
-    pooled = pooling in (1, 2, 3)  # mean, cls, last; the unspecified value is -1 as unsigned
-    if architecture in EMBEDDING or pooled or causal is False:
+    if architecture in EMBEDDING or pooling in _EMBEDS or causal is False:
         raise _refuse(header.path, "an embedding model: it turns text into vectors")
     if not header.tensors:
         raise _refuse(header.path, "a vocabulary without a model (no tensors)")

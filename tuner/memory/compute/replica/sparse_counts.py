@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tuner.memory.kv_cache import ALL, CSA, Cells
+from tuner.memory.kv_cache import ALL, CSA, HCA, Cells
 from tuner.model.hparams import HParams
+from tuner.units import padded
 
 Counts = tuple[tuple[str, int], ...]
+_POOL_PADDING = 64  # of their number (`kpool_build_sizes` in src/llama-memory-hybrid-idx.cpp)
 _FEW = 16  # the largest batch of which each token attends to a copy of what it picked
 
 
@@ -38,7 +40,7 @@ def _of_compressed(hp: HParams, n_tokens: int, cells: Mapping[Cells, int]) -> Co
     how many an indexer picks."""
     found = [(f"blocks of {ratio}", n_tokens // ratio + 1) for ratio in cells if ratio > 1]
     # twice the ratio where a row looks back at the tokens of the one before
-    found += [(f"{rows} kept", min(n_tokens, rows)) for rows in (8, 128)]
+    found += [(f"{rows} kept", min(n_tokens, rows)) for rows in (2 * CSA, int(HCA))]
     if CSA in cells:
         found.append(("top", min(cells[CSA], hp.indexer_top_k)))
     return tuple(found)
@@ -50,7 +52,7 @@ def _of_pools(hp: HParams, n: int) -> Counts:
     kpool = hp.indexer_kpool
     if kpool < 1:
         return ()
-    pools = max(64, -(-(n // kpool + 1) // 64) * 64)
+    pools = padded(n // kpool + 1, _POOL_PADDING)
     return (
         ("pools", pools),
         ("complete", max(1, n // kpool)),
