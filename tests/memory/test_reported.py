@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.support.giants import LLAMA_8B, giant, gpu, machine
+from tests.support.giants import LLAMA_8B, giant, gpu, machine, unified
 from tuner.memory.footprint import Buffer
 from tuner.memory.reported import device_index, reported_footprint
 from tuner.planning.planner import make_plan
@@ -17,6 +17,9 @@ def test_engine_names_of_devices() -> None:
     assert [device_index(n, cuda) for n in ("CUDA0", "CUDA1")] == [0, 1]
     for name in ("CPU", "CPU_Mapped", "CUDA_Host", "CPU_REPACK", "AMX"):
         assert device_index(name, cuda) == -1
+    mac = unified(10, 12).gpus
+    assert [device_index(n, mac) for n in ("MTL0", "MTL0_Mapped", "MTL0_Private")] == [0, 0, 0]
+    assert device_index("CPU_Mapped", mac) == -1
     rpc = (replace(gpu(8, backend="RPC"), engine_name="RPC0[127.0.0.1:50052]"),)
     assert device_index("RPC0[127.0.0.1:50052]", rpc) == 0
 

@@ -182,6 +182,16 @@ def test_what_is_short_is_said_of_the_pool() -> None:
     assert plan.chosen.lacking(Budgets.of(M2)) == missing
 
 
+def test_what_two_limits_lack_is_told_once() -> None:
+    """More layers than the GPU's limit inside a RAM that is too small as well."""
+    wishes = Wishes(n_ctx=4096, type_k="f16", type_v="f16", n_gpu_layers=63)
+    plan = make_plan(giant(GEMMA_27B), M2, wishes)
+    (reason,) = plan.reasons
+    assert reason.count("is short by") == 1
+    short = plan.chosen.short(Budgets.of(M2))
+    assert plan.chosen.lacking(Budgets.of(M2)) == max(short)
+
+
 def test_after_a_load_that_failed_the_pool_is_tighter() -> None:
     plan = make_plan(giant(LLAMA_8B), M2, Wishes())
     assert plan.fallbacks

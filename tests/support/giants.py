@@ -54,7 +54,11 @@ def unified(
     apart = int(carved_out * GIB)
     chip = replace(
         gpu(limit, backend=backend, bandwidth=100e9),
-        unified=True, overhead=128 * MIB, carved_out=apart, carved_out_free=apart,
-    )  # fmt: skip
+        engine_name="MTL0" if backend == "Metal" else f"{backend}0",
+        unified=True,
+        overhead=128 * MIB,
+        carved_out=apart,
+        carved_out_free=apart,
+    )
     where = machine(chip, ram=total or free)
     return replace(where, host=replace(where.host, free=int(free * GIB)))

@@ -39,13 +39,17 @@ class Budgets:
         used = self.charged(totals)
         return [max(0, u - b) for u, b in zip(used, self.limits, strict=True)]
 
-    def lacking(self, totals: list[int]) -> int:
-        """Bytes that are missing in all. What a device of a pool lacks, the pool lacks with it."""
+    def missing(self, totals: list[int]) -> list[int]:
+        """The same, no byte of it twice: what a pool and its devices lack is counted where more
+        of it is lacking."""
         short = self.short(totals)
-        missing = sum(short[: len(totals)])
-        for devices, lack in zip(self.shared, short[len(totals) :], strict=True):
-            missing += max(0, lack - sum(short[i] for i in devices))
-        return missing
+        for place, devices in enumerate(self.shared, len(totals)):
+            if short[place] < sum(short[i] for i in devices):
+                short[place] = 0
+            else:
+                for i in devices:
+                    short[i] = 0
+        return short
 
     def room(self, totals: list[int], device: int) -> int:
         """Bytes that one device has left beside so many per device; negative: it lacks them."""

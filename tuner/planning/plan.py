@@ -49,7 +49,7 @@ class Candidate:
 
     def lacking(self, budgets: Budgets) -> int:
         """Bytes that are missing in all."""
-        return budgets.lacking(self.footprint.totals)
+        return sum(budgets.missing(self.footprint.totals))
 
 
 @dataclass(frozen=True, slots=True)

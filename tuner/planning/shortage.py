@@ -52,13 +52,9 @@ def shortage_text(candidate: Candidate, machine: Machine, *, wished: bool) -> st
 
 
 def shortages(candidate: Candidate, machine: Machine) -> list[tuple[str, int]]:
-    """Where memory is missing, in words, and how many bytes; of the host only what the RAM that
-    it shares does not lack with it."""
-    short = candidate.short(Budgets.of(machine))
-    host = len(machine.gpus)
-    if any(short[host + 1 :]):
-        short[host] = 0
-    limits = zip(machine.limits, short, strict=True)
+    """Where memory is missing, in words, and how many bytes, each of them once."""
+    missing = Budgets.of(machine).missing(candidate.footprint.totals)
+    limits = zip(machine.limits, missing, strict=True)
     return [(machine.text(limit), lacking) for limit, lacking in limits if lacking]
 
 
