@@ -15,7 +15,7 @@ from tuner.memory.kv_cache import ALL, WINDOW, Cells
 from tuner.model.architectures import architecture
 from tuner.model.hparams import HParams
 
-_NO_ROPE_STEP = 4  # n_no_rope_layer_step (src/models/llama4.cpp, smollm3.cpp)
+_NO_ROPE_STEP = 4  # n_no_rope_layer_step (src/llama-hparams.h)
 
 
 def rotates(hp: HParams, il: int) -> bool:

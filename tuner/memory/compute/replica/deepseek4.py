@@ -20,7 +20,8 @@ _INDEX = -CSA  # stands for the indexer's cache beside the one of ratio 4
 
 def compressed_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     """Attention of a layer with a window and, as its ratio says, compressed rows
-    (`build_attn_*`). x: normed, [n_embd, n_tokens] -> the same."""
+    (`build_raw_attention`, `build_csa_lid_attention`, `build_hca_attention`). x: normed,
+    [n_embd, n_tokens] -> the same."""
     g, hp, n_tokens = b.g, b.hp, b.n_tokens
     n, d = hp.n_head[il], hp.head_k[il]
     low = b.norm(t, "attn_q_a_norm", b.mm(t, "attn_q_a", x))

@@ -22,7 +22,7 @@ def widened(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, x: Nod
     return b.g.new(n, streams, n_tokens, of=(b.g.view(x, n, 1, n_tokens),))
 
 
-def streams_layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
+def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
     """One layer over all streams, [n_embd, streams, n_tokens] -> the same; rows are picked behind
     the `last` one."""
     y, gate = _gathered(b, t, "hc_attn", x)

@@ -113,7 +113,7 @@ def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
 
 
 def _narrowed(b: GraphBuilder, output: Tensors, x: Node) -> Node:
-    """The streams as one row (`build_hc_head`)."""
+    """The streams as one row (`build_hc_head`, `build_hc_mean`)."""
     g = b.g
     n, hc, n_tokens = x.shape
     streams = [g.view(x, n, n_tokens, contiguous=False, stride=n * hc) for _ in range(hc)]

@@ -16,7 +16,7 @@ from tuner.memory.compute.replica.state_space import mixer
 _BANK = "bank"  # carried from layer to layer: [n_embd, banked, n_tokens]
 
 
-def banking_layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
+def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
     """One layer: [n_embd, n_tokens] -> the same; rows are picked behind the `last` one."""
     g, hp = b.g, b.hp
     y = _blended(b, x)

@@ -13,7 +13,7 @@ from tuner.memory.compute.replica.feed_forward import moe
 from tuner.memory.kv_cache import ALL
 
 
-def lightning_layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
+def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
     """One layer, with a state or with a cache: [n_embd, n_tokens] -> the same, or [n_embd, 1] where
     the `last` layer picks the rows that become logits."""
     g = b.g

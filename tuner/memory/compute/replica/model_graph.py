@@ -101,10 +101,10 @@ BUILDERS: dict[str, PartBuilders] = {
     "hyper_connections": PartBuilders(
         hyper_connections.widened, hyper_connections.layer, head=hyper_connections.head
     ),
-    "lightning": PartBuilders(layer=minimax_01.lightning_layer),
+    "lightning": PartBuilders(layer=minimax_01.layer),
     "qsa": PartBuilders(qwen4exp.widened, qwen4exp.layer, head=qwen4exp.head),
-    "residual_bank": PartBuilders(layer=kimi_k3.banking_layer, head=kimi_k3.head),
-    "residual_streams": PartBuilders(hy_v4.widened, hy_v4.streams_layer, head=hy_v4.head),
+    "residual_bank": PartBuilders(layer=kimi_k3.layer, head=kimi_k3.head),
+    "residual_streams": PartBuilders(hy_v4.widened, hy_v4.layer, head=hy_v4.head),
 }
 
 
