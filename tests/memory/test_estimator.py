@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support.giants import GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu
 from tests.support.giants import machine as desk
-from tests.support.headers import machine, real_model
+from tests.support.headers import machine, real_model, unpacked
 from tuner.memory.compute.graph import Graph
 from tuner.memory.compute.replica.model_graph import ModelGraph
 from tuner.memory.compute.terms import Terms
@@ -63,6 +63,23 @@ def test_sizes_of_no_known_form_are_replayed_as_plain_numbers(
 
     monkeypatch.setattr("tuner.memory.compute.tapes.terms", beyond)
     assert Estimator(real_model(LLAMA_8B), machine()).footprint(at) == true
+
+
+@pytest.mark.parametrize("backend", ["RPC", "CUDA", "Metal"])
+@pytest.mark.parametrize("name", sorted(unpacked()[0]))
+def test_many_settings_share_the_graphs_of_every_known_architecture(
+    name: str, backend: str
+) -> None:
+    """Without this a search would still be right, by a graph for each of its thousand questions:
+    so slow that it is a fault."""
+    estimator = Estimator(real_model(name), machine(1, backend))
+    half = estimator.model.n_layer_all // 2
+    for on_gpu, experts, flash_attn in ((99, 0, "on"), (99, half, "on"), (half, 0, "off")):
+        estimator.footprint(Settings(8192, "f16", "f16", on_gpu, experts, flash_attn=flash_attn))
+    replays = estimator.compute.replays
+    assert replays._opens
+    assert replays._graphs
+    assert None not in replays._graphs.values()
 
 
 # ------------------------------------------------------------------ what lives beside the model

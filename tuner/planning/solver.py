@@ -53,7 +53,7 @@ class CacheChoice:
 @dataclass(frozen=True, slots=True, order=True)
 class SearchNode:
     """A part of the grid; no plan in it scores more than `-cost`. Ever finer: a placement, a choice
-    of cache types there, a plan of which the exact footprint is still to be had."""
+    of cache types there, a plan of which the exact footprint is still to be had (`found`)."""
 
     cost: float
     n_gpu_layers: int = field(compare=False)
@@ -128,7 +128,9 @@ class Solver:
     def _search(self, wishes: Wishes) -> Candidate | None:
         """Best first: whatever could still be best is looked at next, in ever finer parts (a
         placement, a choice there with the wished context, the same with less), until what was
-        found is as good as the best that is left could be."""
+        found is as good as the best that is left could be. Where the search's footprints may be
+        too low, what it finds is no more than a bound, and the exact footprint is had of what then
+        still looks best."""
         objective = self.objective(wishes)
         contexts = self.contexts(wishes)
         at_wish = bisect_left(contexts, objective.wished_context)
@@ -152,15 +154,9 @@ class Solver:
                 if where not in choices:
                     choices[where] = self._cache_choices(wishes, objective, *where)
                 for first in choices[where]:
-                    base = self._settings(wishes, contexts[0], first)
-                    most = self.fitting.most_context(
-                        replace(base, n_gpu_layers=k, n_cpu_moe=m), contexts
-                    )
-                    if most:
-                        lost = objective.context_best - objective.context(int(most))
-                        cost = node.cost + lost + first.price
-                        below = most < objective.wished_context
-                        heappush(queue, SearchNode(cost, k, m, first, below))
+                    child = self._with_choice(node, first, wishes, contexts, objective)
+                    if child:
+                        heappush(queue, child)
                 continue
             base = replace(self._settings(wishes, contexts[0], choice), n_gpu_layers=k, n_cpu_moe=m)
             allowed = contexts[:at_wish] if node.below_wish else contexts[at_wish:]
@@ -187,6 +183,24 @@ class Solver:
                     cost = max(cost, price - found.score - gain)
                 heappush(queue, replace(node, cost=cost, choice=choice.smaller))
         return best
+
+    def _with_choice(
+        self,
+        node: SearchNode,
+        choice: CacheChoice,
+        wishes: Wishes,
+        contexts: list[int],
+        objective: Objective,
+    ) -> SearchNode | None:
+        """A placement with cache types chosen; None where they do not fit with any context."""
+        k, m = node.n_gpu_layers, node.n_cpu_moe
+        base = self._settings(wishes, contexts[0], choice)
+        most = self.fitting.most_context(replace(base, n_gpu_layers=k, n_cpu_moe=m), contexts)
+        if not most:
+            return None
+        lost = objective.context_best - objective.context(int(most))
+        below = most < objective.wished_context
+        return SearchNode(node.cost + lost + choice.price, k, m, choice, below)
 
     def _confirm(
         self, found: Candidate, contexts: list[int], objective: Objective
