@@ -23,3 +23,9 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """The same on one line, for names, titles and messages."""
     return printable(text).translate(_LINE_ENDS).strip()
+
+
+def quoted(name: str, most: int = 60) -> str:
+    """A name out of a file as messages show it: in quotes, what cannot be printed escaped, and no
+    longer than `most` characters."""
+    return repr(name if len(name) <= most else name[: most - 1] + "…")

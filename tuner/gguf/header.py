@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuner.errors import FileError
-from tuner.gguf.part import Part, Scalar, SkippedArray, TensorInfo, Value, read_part
+from tuner.gguf.part import (
+    MAX_TENSORS,
+    Part,
+    Scalar,
+    SkippedArray,
+    TensorInfo,
+    Value,
+    read_part,
+)
+from tuner.safe_text import quoted
 
 __all__ = ["Header", "Scalar", "SkippedArray", "TensorInfo", "Value", "read_header"]
 
@@ -41,7 +50,17 @@ def read_header(path: Path | str) -> Header:
     if count <= 1:
         return _join([part])
     paths = _part_paths(path, count)
-    return _join([part if p == path else read_part(p) for p in paths])
+    parts: list[Part] = []
+    for p in paths:
+        parts.append(part if p == path else read_part(p))
+        if sum(len(each.tensors) for each in parts) > MAX_TENSORS:
+            raise FileError(
+                "malformed",
+                path,
+                f"{path} and its other parts hold more than {MAX_TENSORS:,} tensors, which no "
+                "model does; download all parts again.",
+            )
+    return _join(parts)
 
 
 # ---------------------------------------------------------------- split models
@@ -101,19 +120,20 @@ def _join(parts: list[Part]) -> Header:
                 raise FileError(
                     "malformed",
                     part.path,
-                    f"{part.path} holds the tensor {tensor.name!r}, which an earlier part holds "
-                    "too; download all parts again.",
+                    f"{part.path} holds the tensor {quoted(tensor.name)}, which an earlier part "
+                    "holds too; download all parts again.",
                 )
             seen.add(tensor.name)
         tensors += part.tensors if index == 0 else [replace(t, part=index) for t in part.tensors]
-    expected = _split_value(first, "split.tensors.count", default=len(tensors))
-    if len(parts) > 1 and expected != len(tensors):
-        raise FileError(
-            "malformed",
-            first.path,
-            f"{first.path} and its other parts hold {len(tensors)} tensors instead of {expected}; "
-            "download all parts again.",
-        )
+    if len(parts) > 1:  # of a whole model nobody reads it
+        expected = _split_value(first, "split.tensors.count", default=len(tensors))
+        if expected != len(tensors):
+            raise FileError(
+                "malformed",
+                first.path,
+                f"{first.path} and its other parts hold {len(tensors)} tensors instead of "
+                f"{expected}; download all parts again.",
+            )
     return Header(
         path=first.path,
         version=first.version,

@@ -1,8 +1,13 @@
-"""Parses the header of one GGUF file. `header` puts split models together."""
+"""Parses the header of one GGUF file. `header` puts split models together.
+
+The file is read in blocks, never mapped: one that is cut meanwhile (a download that starts anew, a
+network drive) then ends in an error, where a mapped page that is gone would end the process.
+"""
 
 from __future__ import annotations
 
-import mmap
+import io
+import os
 import stat
 import struct
 from collections.abc import Mapping
@@ -14,6 +19,7 @@ from typing import NoReturn
 from tuner.errors import FileError
 from tuner.gguf import package_names
 from tuner.gguf.types import GGML_TYPES
+from tuner.safe_text import quoted
 from tuner.units import padded
 
 Scalar = bool | int | float | str
@@ -33,7 +39,7 @@ class TensorInfo:
     """One row of the tensor table. `shape` is in ggml's order (ne[0] first: the row length)."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # at least one: a tensor without dimensions has one element
     ggml_type: int  # enum ggml_type
     offset: int  # bytes from the start of the data section of its part
     n_bytes: int  # ggml_nbytes: no padding
@@ -52,18 +58,24 @@ class Part:
     data_offset: int
 
 
-# Limits, each far above any real model's. gguf.cpp allows strings of 1 GiB and 2^30 elements; a
-# reader that keeps strings and walks over string arrays needs lower ones, since a sparse file
-# can hold terabytes of zeros that look like empty strings.
+# Limits, each far above any real model's. gguf.cpp allows strings of 1 GiB, 2^30 elements and as
+# many keys and tensors as a file holds; a reader that keeps names and walks over string arrays
+# needs lower ones, since a sparse file can hold terabytes of zeros that look like empty strings.
+# All together they keep a header of any kind under a second and 64 MiB.
 MAX_KEY = 65_535  # bytes; the limit that the format names
+MAX_KEYS = 1 << 14  # real files have about 60
 MAX_TENSOR_NAME = 63  # bytes; GGML_MAX_NAME in ggml.h, less the terminator
+MAX_TENSORS = 1 << 16  # the largest models have about 2,000, those with a tensor per expert 50,000
 MAX_DIMS = 4  # of a tensor; GGML_MAX_DIMS in ggml.h
 MAX_LENGTH = 1 << 30  # bytes of a string, elements of an array; gguf.cpp
+MAX_READ = 1 << 27  # bytes of a file that are looked at; large vocabularies take 20 MiB
 KEPT_STRING = 1 << 20  # bytes; a longer one (an embedded tokenizer.json) is stepped over
-KEPT_STRINGS = 16 << 20  # bytes of all strings kept from one file
+KEPT_STRINGS = 4 << 20  # bytes of all strings and names of keys kept from one file
 KEPT_ARRAY = 1024  # elements; covers per-layer arrays (llama.cpp allows 512 layers)
-STEPPED_STRINGS = 1 << 24  # strings in all arrays of a file; the largest vocabularies have 2^18
+KEPT_ELEMENTS = 1 << 17  # of all arrays kept from one file
+STEPPED_STRINGS = 1 << 22  # strings in all arrays of a file; the largest vocabularies have 2^18
 MAX_ELEMENTS = (1 << 63) - 1  # of a tensor; gguf.cpp
+_BLOCK = 1 << 16  # bytes read at once
 
 _UINT8, _UINT32, _BOOL, _STRING, _ARRAY = 0, 4, 7, 8, 9
 _SCALARS = {
@@ -97,21 +109,32 @@ def read_part(path: Path) -> Part:
         raise FileError(
             "missing", path, f"{path} does not exist; check the path of the model file."
         ) from None
+    _require_regular(path, mode)
+    try:
+        # by the time it is opened it may be another: a pipe must not block then either
+        descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+        with io.FileIO(descriptor) as file:
+            found = os.fstat(descriptor)
+            _require_regular(path, found.st_mode)
+            if found.st_size == 0:
+                raise FileError("empty", path, f"{path} is empty; download it again.")
+            return _Cursor(path, file, found.st_size).read()
+    except OSError as error:
+        _refuse_access(path, error)
+
+
+# not all systems have these flags; Windows reads text unless it is told otherwise
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def _require_regular(path: Path, mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
     if stat.S_ISDIR(mode):
         inside = next(iter(sorted(path.glob("*.gguf"))), None)
         hint = f", for example {inside}" if inside else ""
         raise FileError("directory", path, f"{path} is a folder; name a .gguf file instead{hint}.")
-    if not stat.S_ISREG(mode):  # opening a pipe would block
-        raise FileError("not_gguf", path, f"{path} is not a file; name a .gguf file instead.")
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            if size == 0:
-                raise FileError("empty", path, f"{path} is empty; download it again.")
-            with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
-                return _Cursor(path, data, size).read()
-    except OSError as error:
-        _refuse_access(path, error)
+    raise FileError("not_gguf", path, f"{path} is not a file; name a .gguf file instead.")
 
 
 def _refuse_access(path: Path, error: OSError) -> NoReturn:
@@ -123,29 +146,38 @@ def _refuse_access(path: Path, error: OSError) -> NoReturn:
 
 @dataclass(slots=True)
 class _Cursor:
-    """A position in the bytes of one file, and what was found up to there."""
+    """A position in one file, the block of bytes around it, and what was found up to there."""
 
     path: Path
-    data: mmap.mmap | bytes
+    file: io.FileIO
     size: int
-    pos: int = 0
+    base: int = 0  # where `data` starts in the file
+    data: bytes = b""
+    at: int = 0  # in `data`, or behind it
+    looked_at: int = 0  # bytes that were read
     kept: int = 0  # bytes of strings
+    elements: int = 0  # of arrays that were kept
     stepped: int = 0  # strings in arrays
     metadata: dict[str, Value | SkippedArray] = field(default_factory=dict)
 
     def read(self) -> Part:
-        magic = bytes(self.data[:24])
+        self.fill(1)
+        magic = self.data[:24]
         if magic[:4] != b"GGUF":
             self._refuse_format(magic)
-        self.pos = 4
+        self.at = 4
         version = self.scalar(_U32)
         self._check_version(version)
         n_tensors, n_keys = self.scalar(_U64), self.scalar(_U64)
-        for what, n, at in (("tensors", n_tensors, 8), ("metadata keys", n_keys, 16)):
+        counts = (("tensors", n_tensors, 8, MAX_TENSORS), ("metadata keys", n_keys, 16, MAX_KEYS))
+        for what, n, at, _ in counts:
             if n > MAX_LENGTH:
                 self.malformed(f"it claims {n} {what}", at)
-        for _ in range(n_keys):
+        for _ in range(min(n_keys, MAX_KEYS)):
             self.key_value()
+        for what, n, at, most in counts:
+            if n > most:
+                self.malformed(f"it has {n:,} {what}, more than {most:,}", at)
         tensors = self.tensor_table(n_tensors)
         if not tensors:
             return Part(self.path, self.size, version, self.metadata, (), self.pos)
@@ -156,11 +188,37 @@ class _Cursor:
 
     # ------------------------------------------------ pieces
 
-    def scalar(self, form: struct.Struct) -> int:
-        at = self.pos
-        self.pos = at + form.size
-        if self.pos > self.size:
+    @property
+    def pos(self) -> int:
+        return self.base + self.at
+
+    def fill(self, n: int) -> None:
+        """Reads on, so that `data` starts here and has the next `n` bytes at least."""
+        self.base, self.at, self.data = self.pos, 0, b""
+        if self.base + n > self.size:
             self.truncated()
+        self.file.seek(self.base)
+        while len(self.data) < n:
+            more = self.file.read(max(n, _BLOCK) - len(self.data))
+            if not more:  # the file was cut since it was opened
+                self.size = self.base + len(self.data)
+                self.truncated()
+            self.data += more
+        self.looked_at += len(self.data)
+        if self.looked_at > MAX_READ:
+            self.malformed(f"its header is longer than {MAX_READ >> 20} MiB", self.base)
+
+    def take(self, n: int) -> int:
+        """Moves over the next `n` bytes; where in `data` they lie."""
+        at = self.at
+        if at + n > len(self.data):
+            self.fill(n)
+            at = 0
+        self.at = at + n
+        return at
+
+    def scalar(self, form: struct.Struct) -> int:
+        at = self.take(form.size)
         return form.unpack_from(self.data, at)[0]  # type: ignore[no-any-return]
 
     def length(self, what: str, limit: int = MAX_LENGTH) -> int:
@@ -170,14 +228,11 @@ class _Cursor:
         return n
 
     def raw(self, n: int) -> bytes:
-        at = self.pos
-        self.pos = at + n
-        if self.pos > self.size:
-            self.truncated()
-        return bytes(self.data[at : self.pos])
+        at = self.take(n)
+        return self.data[at : at + n]
 
     def skip(self, n: int) -> None:
-        self.pos += n
+        self.at += n
         if self.pos > self.size:
             self.truncated()
 
@@ -193,7 +248,10 @@ class _Cursor:
         if not key:
             self.malformed("a metadata key has no name", at)
         if key in self.metadata:
-            self.malformed(f"the metadata key {key!r} occurs twice", at)
+            self.malformed(f"the metadata key {quoted(key)} occurs twice", at)
+        self.kept += len(key)
+        if self.kept > KEPT_STRINGS:
+            self.malformed("its metadata keys have names without end", at)
         kind = self.scalar(_U32)
         if key == "general.alignment" and kind != _UINT32:
             self.malformed(f"general.alignment has type {kind}", self.pos - 4)
@@ -206,11 +264,12 @@ class _Cursor:
             return self.string(key)
         form = _SCALARS.get(kind)
         if form is None:
-            self.malformed(f"the metadata key {key!r} has the unknown type {kind}", self.pos - 4)
+            what = f"the metadata key {quoted(key)} has the unknown type {kind}"
+            self.malformed(what, self.pos - 4)
         return self.scalar(form)
 
     def string(self, key: str) -> Value | SkippedArray:
-        n = self.length(f"the text of {key!r}")
+        n = self.length(f"the text of {quoted(key)}")
         self.kept += n
         if n > KEPT_STRING or self.kept > KEPT_STRINGS:
             self.kept -= n
@@ -221,39 +280,33 @@ class _Cursor:
     def array(self, key: str) -> Value | SkippedArray:
         kind = self.scalar(_U32)
         at = self.pos
-        n = self.length(f"the array {key!r}")
+        n = self.length(f"the array {quoted(key)}")
         if kind == _STRING:
             self.step_over_strings(key, n, at)
             return SkippedArray(kind, n)
         form = _SCALARS.get(kind)
         if form is None:
             what = "an array" if kind == _ARRAY else f"the unknown type {kind}"
-            self.malformed(f"the elements of {key!r} have {what} as their type", at - 4)
-        start = self.pos
-        self.skip(n * form.size)
-        if n > KEPT_ARRAY:
+            self.malformed(f"the elements of {quoted(key)} have {what} as their type", at - 4)
+        if n > KEPT_ARRAY or self.elements + n > KEPT_ELEMENTS:
+            self.skip(n * form.size)
             return SkippedArray(kind, n)
+        self.elements += n
+        start = self.take(n * form.size)
         return struct.unpack_from(f"<{n}{form.format[-1]}", self.data, start)
 
     def step_over_strings(self, key: str, n: int, at: int) -> None:
-        """The hot loop: 262,144 tokens of a large vocabulary."""
         self.stepped += n
         if self.stepped > STEPPED_STRINGS:
-            self.malformed(f"the array {key!r} claims {n} strings", at)
-        data, pos, last = self.data, self.pos, self.pos
-        unpack = _U64.unpack_from
-        try:
-            for _ in range(n):
-                (length,) = unpack(data, pos)
-                last = pos
-                pos += length + 8
-        except (struct.error, OverflowError):  # `pos` has left the file
-            pos = self.size + 1
-        if pos > self.size:
-            self.pos = last
-            self.skip(self.length(f"a string in {key!r}"))
-            self.truncated()
-        self.pos = pos
+            self.malformed(f"the array {quoted(key)} claims {n} strings", at)
+        while n:
+            walked, last, self.at = _walk(self.data, self.at, n)
+            n -= walked
+            if self.pos > self.size:
+                self.at = last
+                self.skip(self.length(f"a string in {quoted(key)}"))
+            if n:
+                self.fill(_U64.size)
 
     # ------------------------------------------------ tensors
 
@@ -264,7 +317,7 @@ class _Cursor:
             at = self.pos
             tensor = self.tensor()
             if tensor.name in names:
-                self.malformed(f"the tensor {tensor.name!r} occurs twice", at)
+                self.malformed(f"the tensor {quoted(tensor.name)} occurs twice", at)
             names.add(tensor.name)
             tensors.append(tensor)
         return tensors
@@ -274,22 +327,22 @@ class _Cursor:
         at = self.pos
         n_dims = self.scalar(_U32)
         if n_dims > MAX_DIMS:
-            self.malformed(f"the tensor {name!r} has {n_dims} dimensions", at)
-        self.skip(8 * n_dims)
-        shape: tuple[int, ...] = _DIMS[n_dims].unpack_from(self.data, at + 4)
+            self.malformed(f"the tensor {quoted(name)} has {n_dims} dimensions", at)
+        sizes = self.take(8 * n_dims)
+        shape: tuple[int, ...] = _DIMS[n_dims].unpack_from(self.data, sizes) or (1,)
         if prod(n for n in shape if n) > MAX_ELEMENTS:
-            self.malformed(f"the tensor {name!r} has the shape {shape}", at + 4)
+            self.malformed(f"the tensor {quoted(name)} has the shape {shape}", at + 4)
         at = self.pos
-        self.skip(_PLACE.size)
-        kind, offset = _PLACE.unpack_from(self.data, at)
+        place = self.take(_PLACE.size)
+        kind, offset = _PLACE.unpack_from(self.data, place)
         form = GGML_TYPES.get(kind)
         if form is None:
             newer = package_names.tensor_type(kind)
             called = f" ({newer}, newer than this program)" if newer else ""
-            self.malformed(f"the tensor {name!r} has the unknown type {kind}{called}", at)
-        if (shape[0] if shape else 1) % form.block:
+            self.malformed(f"the tensor {quoted(name)} has the unknown type {kind}{called}", at)
+        if shape[0] % form.block:
             self.malformed(
-                f"the rows of the tensor {name!r} ({shape[0] if shape else 1} elements) do not "
+                f"the rows of the tensor {quoted(name)} ({shape[0]} elements) do not "
                 f"divide into blocks of {form.name}",
                 at,
             )
@@ -309,8 +362,8 @@ class _Cursor:
         for tensor in tensors:
             if tensor.offset != position:
                 self.malformed(
-                    f"the tensor {tensor.name!r} lies at {tensor.offset} of the data instead of "
-                    f"{position}",
+                    f"the tensor {quoted(tensor.name)} lies at {tensor.offset} of the data "
+                    f"instead of {position}",
                     self.pos,
                 )
             end = max(end, start + position + tensor.n_bytes)
@@ -362,3 +415,18 @@ class _Cursor:
             f"{self.path} is damaged: at byte {offset} {what}; download it again.",
             offset=offset,
         )
+
+
+def _walk(data: bytes, at: int, n: int) -> tuple[int, int, int]:
+    """The hot loop, over the strings of large vocabularies: of the `n` strings from `at` on, those
+    whose lengths lie in `data`. Their number, where the last of them starts, and where it ends."""
+    unpack = _U64.unpack_from
+    last, walked = at, 0
+    try:
+        for walked in range(n):  # noqa: B007
+            (length,) = unpack(data, at)
+            last = at
+            at += length + 8
+    except (struct.error, OverflowError):  # `at` has left the data
+        return walked, last, at
+    return n, last, at
