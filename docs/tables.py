@@ -1,0 +1,67 @@
+"""The tables of README.md and docs/report.md, made from the program itself.
+
+    cog -r -I . README.md docs/report.md              writes them
+    cog --check --diff -I . README.md docs/report.md  says whether they are what the program says
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+
+from tui.command.options import parser
+from tui.keymap import markdown
+from tuner.machine.backends import BACKENDS
+from tuner.machine.engine_build import rebuild_command
+from tuner.report.json import plan_keys, report_keys
+
+# The backends that most people have, as they know them; `rebuild_command` has the others too.
+_GPUS = {
+    "CUDA": "NVIDIA (CUDA toolkit installed)",
+    "Metal": "Apple (Metal)",
+    "ROCm": "AMD (ROCm)",
+    "Vulkan": "any with Vulkan",
+}
+
+
+def flags() -> str:
+    """The flags of `kvchat`, a table for each group of its help."""
+    parts = []
+    for group in parser()._action_groups:
+        rows = [(_flag(action), action.help or "") for action in group._group_actions]
+        parts.append(f"**{group.title}**\n\n{_table(('flag', 'what it does'), rows)}")
+    return "\n\n".join(parts)
+
+
+def keys() -> str:
+    """What each key does."""
+    return markdown().rstrip("\n")
+
+
+def gpu_commands() -> str:
+    """What builds the engine for a GPU."""
+    assert BACKENDS.keys() >= _GPUS.keys()
+    rows = [(who, f"`{rebuild_command(name, 'linux')}`") for name, who in _GPUS.items()]
+    return _table(("GPU", "command"), rows)
+
+
+def report() -> str:
+    """The keys of the whole report."""
+    return _table(("key", "meaning"), ((f"`{key}`", meaning) for key, meaning in report_keys()))
+
+
+def plan() -> str:
+    """The keys of one plan."""
+    return _table(("key", "meaning"), ((f"`{key}`", meaning) for key, meaning in plan_keys()))
+
+
+def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
+    cells = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows)
+    return "\n".join((f"| {' | '.join(head)} |", "|---|---|", *(f"| {row} |" for row in cells)))
+
+
+def _flag(action: argparse.Action) -> str:
+    if not action.option_strings:
+        return f"`{action.metavar}`"
+    value = "" if action.nargs == 0 else f" {action.metavar}"
+    return f"`{', '.join(action.option_strings)}{value}`"
