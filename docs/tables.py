@@ -1,7 +1,7 @@
 """The tables of README.md and docs/report.md, made from the program itself.
 
-    cog -r -I . README.md docs/report.md              writes them
-    cog --check --diff -I . README.md docs/report.md  says whether they are what the program says
+cog -r -I . README.md docs/report.md              writes them
+cog --check --diff -I . README.md docs/report.md  says whether they are what the program says
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ _GPUS = {
 
 def flags() -> str:
     """The flags of `kvchat`, a table for each group of its help."""
+    general, options, *groups = parser()._action_groups
+    lists = [("", [*general._group_actions, *options._group_actions])]
+    lists += [(f"{group.title}:", group._group_actions) for group in groups]
     parts = []
-    for group in parser()._action_groups:
-        rows = [(_flag(action), action.help or "") for action in group._group_actions]
-        parts.append(f"**{group.title}**\n\n{_table(('flag', 'what it does'), rows)}")
+    for title, actions in lists:
+        rows = [(_flag(action), action.help or "") for action in actions]
+        parts.append(f"{title.capitalize()}\n\n{_table(('flag', 'what it does'), rows)}".lstrip())
     return "\n\n".join(parts)
 
 

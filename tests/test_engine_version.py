@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from tuner import engine_version
 from tuner.engine_version import (
     ENGINE_VERSION,
+    REQUIREMENT,
     installed_engine_version,
     other_engine_text,
     same_engine,
@@ -53,3 +56,10 @@ def test_no_engine_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(engine_version, "version", missing)
     assert installed_engine_version() is None
+
+
+def test_the_engine_that_is_installed_is_the_one_that_the_arithmetic_follows() -> None:
+    """pyproject.toml and the commands that people are told name the same release."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    assert REQUIREMENT in project["project"]["dependencies"]
+    assert REQUIREMENT.startswith(f"llama-cpp-python>={ENGINE_VERSION},<")

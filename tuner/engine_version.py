@@ -9,6 +9,9 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 ENGINE_VERSION = "0.3.36"
+_SERIES, _, _LAST = ENGINE_VERSION.rpartition(".")
+# As pip reads it: each release vendors another llama.cpp.
+REQUIREMENT = f"llama-cpp-python>={ENGINE_VERSION},<{_SERIES}.{int(_LAST) + 1}"
 
 
 def installed_engine_version() -> str | None:

@@ -78,12 +78,18 @@ def parser() -> argparse.ArgumentParser:
         "--resume", metavar="ID", nargs="?", const="latest", help="go on with a saved conversation"
     )
     g.add_argument("--system", metavar="TEXT", help="system prompt")
-    g.add_argument("--temperature", metavar="X", help="0 is deterministic (0.7)")
-    g.add_argument("--top-p", metavar="X", help="(0.95)")
-    g.add_argument("--top-k", metavar="N", help="0: off (40)")
-    g.add_argument("--min-p", metavar="X", help="(0.05)")
-    g.add_argument("--seed", metavar="N", help="makes sampling repeatable")
-    g.add_argument("--max-tokens", metavar="N", help="longest answer")
+    g.add_argument(
+        "--temperature", metavar="X", help="how freely tokens are drawn; 0 is deterministic (0.7)"
+    )
+    g.add_argument(
+        "--top-p", metavar="X", help="of the likeliest tokens that together make up X (0.95)"
+    )
+    g.add_argument("--top-k", metavar="N", help="of the N likeliest tokens; 0: of all (40)")
+    g.add_argument(
+        "--min-p", metavar="X", help="none less likely than X times the likeliest (0.05)"
+    )
+    g.add_argument("--seed", metavar="N", help="the same number gives the same answer again")
+    g.add_argument("--max-tokens", metavar="N", help="tokens of the longest answer")
     return p
 
 

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuner.engine_version import REQUIREMENT
 from tuner.machine.backends import BACKENDS, of_engine
 from tuner.machine.machine import Device
 
 _INTEGRATED_GPU = 2  # enum ggml_backend_dev_type
-
-REQUIREMENT = "llama-cpp-python>=0.3.36,<0.3.37"
 
 
 def library_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
