@@ -130,19 +130,20 @@ def test_affinity_bounds_the_cores(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 64])
-def test_bandwidth_is_measured_quickly(n_threads: int) -> None:
+def test_bandwidth_is_measured_quickly_or_not_at_all(n_threads: int) -> None:
     """Under 0.3 s on a machine that is not busy; here others may be."""
     start = time.perf_counter()
     found = measure_bandwidth(n_threads)
-    assert found is not None
-    assert 1e8 < found < 1e13
+    assert found is None or 1e8 < found < 1e13
     assert time.perf_counter() - start < 5
 
 
-def test_several_threads_move_no_less_than_one() -> None:
-    """But for noise: the lock of the interpreter is not held while they copy."""
-    one, two = (max(measure_bandwidth(n) or 0 for _ in range(3)) for n in (1, 2))
-    assert two > 0.5 * one
+def test_who_does_not_have_the_cores_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that worked for half of the time shared their core: such a figure would stay."""
+    monkeypatch.setattr(time, "thread_time", lambda: time.perf_counter() / 2)
+    assert measure_bandwidth(1) is None
+    monkeypatch.setattr(time, "thread_time", time.perf_counter)
+    assert (measure_bandwidth(1) or 0) > 1e8
 
 
 def test_without_memory_nothing_is_measured() -> None:

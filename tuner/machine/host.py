@@ -31,7 +31,12 @@ ASSUMED_FLOPS_PER_CORE = 25e9
 _MOST_THREADS = 16
 _SHARE = 8 * MIB
 _LEAST_BYTES = 64 * MIB
-_ROUNDS = 3
+_SECONDS = 0.05
+# What part of its time a thread must have had its core for, and the clock that can tell: that of
+# Windows counts in 1/64 s.
+_UNDISTURBED = 0.9
+_FINE_CLOCK = 1e-4  # seconds
+_TELLS_WORK = time.get_clock_info("thread_time").resolution < _FINE_CLOCK
 
 # Memory bandwidth of Apple's chips in bytes/s, by the name that the system gives the chip.
 APPLE_BANDWIDTH = {
@@ -127,10 +132,11 @@ def usable_cores(state: HostState, root: Path = Path("/")) -> int:
 
 def measure_bandwidth(n_threads: int, share: int = _SHARE) -> float | None:
     """Bytes/s that so many threads together move through memory, reads and writes counted; one
-    alone gets the half of it or less. None where there is no memory to try it with.
+    alone mostly gets less. None where it cannot be told now: there is no memory to try it with,
+    or others were using the cores.
 
-    Takes about 0.1 s and `2 * share` bytes per thread, which must be more than its core's caches
-    hold. What others do at the same time is missing: the best of a few rounds counts.
+    Takes 0.1 to 0.2 s and `2 * share` bytes per thread, which must be more than its core's caches
+    hold.
     """
     n_threads = max(1, min(n_threads, _MOST_THREADS))
     share = max(share, _LEAST_BYTES // n_threads)
@@ -143,23 +149,28 @@ def measure_bandwidth(n_threads: int, share: int = _SHARE) -> float | None:
             ctypes.memset(buffer, 1, share)
         return pair
 
-    def copied(pair: tuple[Any, Any]) -> tuple[float, float]:
+    def copied(pair: tuple[Any, Any]) -> tuple[float, float, float]:
         meet.wait()
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.thread_time()
         ctypes.memmove(*pair, share)  # lets go of the interpreter's lock
-        return start, time.perf_counter()
+        worked = time.thread_time() - worked
+        return start, time.perf_counter(), worked
 
-    best = float("inf")
+    best: float | None = None
     try:
         with ThreadPoolExecutor(n_threads) as pool:
             pairs = [f.result() for f in [pool.submit(touched) for _ in range(n_threads)]]
-            for _ in range(_ROUNDS):
+            until = time.perf_counter() + _SECONDS
+            while time.perf_counter() < until:
                 times = list(pool.map(copied, pairs))
-                best = min(best, max(end for _, end in times) - min(start for start, _ in times))
+                seconds = max(end for _, end, _ in times) - min(start for start, _, _ in times)
+                busy = any(worked < _UNDISTURBED * (end - start) for start, end, worked in times)
+                if not (busy and _TELLS_WORK) and (best is None or seconds < best):
+                    best = seconds
     except (MemoryError, RuntimeError):  # no memory, no more threads
         meet.abort()
         return None
-    return 2 * share * n_threads / best
+    return best and 2 * share * n_threads / best
 
 
 # ---------------------------------------------------------------- control groups
