@@ -50,7 +50,7 @@ class Estimator:
         self._placements: dict[tuple[int, int, tuple[float, ...]], Placement] = {}
         self._nothing = (0,) * len(self._ids)
         self._distinct: dict[tuple[tuple[int, ...], int], Placement] = {}
-        self._sizes: dict[tuple[Placement, bool], tuple[int, ...]] = {}
+        self._sizes: dict[tuple[Placement, bool], list[tuple[int, ...]]] = {}
 
     @property
     def fixed(self) -> list[int]:
@@ -108,26 +108,31 @@ class Estimator:
         self, settings: Settings, where: Placement, flash: bool, compute: Sequence[int]
     ) -> list[tuple[int, ...]]:
         """The bytes of each device, in the order of `KINDS`."""
-        weights = self._weights_at(where, settings)
-        states, cache = self.cache.states, self.cache.bytes
+        cache = self.cache.bytes
         return [
             (
-                of_weights + fixed[0],
-                (cache(settings, flash, layout, first, end) if end else 0) + fixed[1],
-                states[end] - states[first] + fixed[2],
-                scratch + fixed[3],
-                fixed[4],
+                weights,
+                (cache(settings, flash, layout, first, end) if end else 0) + kv_cache,
+                state,
+                scratch + more,
+                overhead,
             )
-            for of_weights, scratch, fixed, layout, (first, end) in zip(
-                weights, compute, self._fixed, self._layouts, where.spans, strict=True
+            for (weights, kv_cache, state, more, overhead), scratch, layout, (first, end) in zip(
+                self._placed(where, settings), compute, self._layouts, where.spans, strict=True
             )
         ]
 
-    def _weights_at(self, where: Placement, settings: Settings) -> tuple[int, ...]:
+    def _placed(self, where: Placement, settings: Settings) -> list[tuple[int, ...]]:
+        """The bytes of each device by kind that a placement decides alone."""
         key = (where, settings.use_extra_bufts)
         found = self._sizes.get(key)
         if found is None:
-            found = self._sizes[key] = self._weights.sizes(where, settings.use_extra_bufts)
+            weights = self._weights.sizes(where, settings.use_extra_bufts)
+            states = self.cache.states
+            found = self._sizes[key] = [
+                (fixed[0] + size, fixed[1], fixed[2] + states[end] - states[first], *fixed[3:])
+                for fixed, size, (first, end) in zip(self._fixed, weights, where.spans, strict=True)
+            ]
         return found
 
 
