@@ -23,6 +23,12 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _ram_of_any_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No plan depends on how busy the machine is that runs the tests."""
+    monkeypatch.setattr(devices, "host_bandwidth", lambda: None)
+
+
+@pytest.fixture(autouse=True)
 def _builders_that_know(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a user a generous guess stands in for a graph that cannot be built. Of an architecture
     that is known that is a fault of the builder, which must not pass unseen."""
