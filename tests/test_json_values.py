@@ -98,7 +98,7 @@ def more(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
 def test_every_setting_survives_the_wire(more: Settings) -> None:
     """What the solver chose is what the engine is told."""
     for settings in (more, replace(more, n_ctx=1)):
-        got = decode(encode(Load("model.gguf", settings, 1)))
+        got = decode(encode(Load("model.gguf", settings, 1)))[1]
         assert got.settings == settings
         assert asdict(got.settings)[ADDED] == 7
 

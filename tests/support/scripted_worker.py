@@ -23,6 +23,12 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
     template         Loaded.chat_template, default "file"
     oom_over_ctx     a load with more n_ctx than this ends in Failed("out_of_memory")
     hang             ignores Quit and the end of stdin for this many seconds (default 0)
+    stuck_in         "load" | "prompt" | "generate": lives, but nothing moves from there on; in
+                     "generate" half of the text is streamed first. Stop is not heard
+    silent           the same without a heartbeat
+    deaf             Stop is not heard
+    late             every answer to a generation is followed by another Done for it
+    garbage          these bytes (a Python literal) come in place of an answer
 
 It counts a token per four characters of the conversation. Stop acts at once: a load ends in
 Cancelled, a generation in Done("stopped") with what was streamed so far.
@@ -31,6 +37,7 @@ Cancelled, a generation in Done("stopped") with what was streamed so far.
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import queue
 import signal
@@ -42,12 +49,12 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+from tuner.engine.lifeline import end_with_parent
 from tuner.engine.protocol import (
     Cancelled,
     CountTokens,
     Done,
     DryRunDone,
-    Event,
     Failed,
     Generate,
     Load,
@@ -60,8 +67,8 @@ from tuner.engine.protocol import (
     Text,
     TokenCount,
     decode,
-    encode,
 )
+from tuner.engine.voice import Voice
 from tuner.memory.footprint import Buffer
 
 
@@ -79,24 +86,22 @@ class _Script:
     def __init__(self, options: argparse.Namespace):
         self.options = options
         self.stop = threading.Event()
+        self.send = Voice(sys.stdout.buffer)
         self.requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.questions = 0
         self.cached = 0
 
-    def send(self, event: Event) -> None:
-        sys.stdout.buffer.write(encode(event))
-        sys.stdout.buffer.flush()
-
     def listen(self) -> None:
         for line in sys.stdin.buffer:
-            message = decode(line)
+            number, message = decode(line)
             if isinstance(message, Stop):
-                self.stop.set()
+                if not self.options.deaf:
+                    self.stop.set()
                 continue
             if isinstance(message, Quit):
                 break
             self.stop.clear()
-            self.requests.put(message)
+            self.requests.put((number, message))
         if self.options.hang:
             time.sleep(self.options.hang)
         os._exit(0)
@@ -107,6 +112,11 @@ class _Script:
             os._exit(3)
         os.kill(os.getpid(), getattr(signal, self.options.die_by))
         time.sleep(10)
+
+    def stick(self) -> None:
+        if self.options.silent:
+            self.send.rest()
+        time.sleep(600)
 
     def fail(self, spec: str) -> None:
         kind, _, message = spec.partition(":")
@@ -119,6 +129,8 @@ class _Script:
                 self.send(Cancelled())
                 return
             self.send(Progress(step / 10))
+            if step == 5 and options.stuck_in == "load":
+                self.stick()
             if step == 5 and (
                 options.die_in == "load"
                 or (options.die_in == "extra_bufts" and settings.use_extra_bufts)
@@ -146,7 +158,12 @@ class _Script:
         total = _count(request.messages)
         reused = min(self.cached, total - 1)
         self.send(PromptProgress(0, total - reused))
+        if options.stuck_in == "prompt":
+            self.stick()
         self.send(PromptProgress(total - reused, total - reused))
+        if options.garbage:
+            sys.stdout.buffer.write(ast.literal_eval(options.garbage))
+            sys.stdout.buffer.flush()
         if options.fail_generate:
             self.fail(options.fail_generate)
             return
@@ -164,25 +181,35 @@ class _Script:
                 break
             if options.die_in == "generate" and sent >= len(pieces) // 2:
                 self.die()
+            if options.stuck_in == "generate" and sent >= len(pieces) // 2:
+                self.stick()
             self.send(Text(piece, 1))
             sent += 1
         self.cached = total + sent
         took = time.monotonic() - started
-        self.send(Done(reason, total, reused, sent, 0.01, took, self.cached))
+        done = Done(reason, total, reused, sent, 0.01, took, self.cached)
+        self.send(done)
+        if options.late:
+            self.send(done)
 
     def run(self) -> None:
         threading.Thread(target=self.listen, daemon=True).start()
+        self.send.rest()
         while True:
-            request = self.requests.get()
-            match request:
-                case Load(dry=True):
-                    self.send(DryRunDone((Buffer("CPU", "compute", 16 << 20),), 0.0))
-                case Load():
-                    self.load(request)
-                case CountTokens():
-                    self.send(TokenCount(_count(request.messages)))
-                case Generate():
-                    self.generate(request)
+            number, request = self.requests.get()
+            with self.send.serving(number):
+                self.answer(request)
+
+    def answer(self, request: object) -> None:
+        match request:
+            case Load(dry=True):
+                self.send(DryRunDone((Buffer("CPU", "compute", 16 << 20),), 0.0))
+            case Load():
+                self.load(request)
+            case CountTokens():
+                self.send(TokenCount(_count(request.messages)))
+            case Generate():
+                self.generate(request)
 
 
 def main() -> None:
@@ -200,6 +227,12 @@ def main() -> None:
     parser.add_argument("--template", default="file")
     parser.add_argument("--oom-over-ctx", type=int, default=0)
     parser.add_argument("--hang", type=float, default=0.0)
+    parser.add_argument("--stuck-in", default="", choices=["", "load", "prompt", "generate"])
+    parser.add_argument("--silent", default="")
+    parser.add_argument("--deaf", default="")
+    parser.add_argument("--late", default="")
+    parser.add_argument("--garbage", default="")
+    end_with_parent()
     if os.name == "posix":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     _Script(parser.parse_args()).run()

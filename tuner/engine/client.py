@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tuner.engine.log import default_log_path
+from tuner.engine.log import default_log_path, note
+from tuner.engine.patience import WAIT_SECONDS, Patience, Watch
 from tuner.engine.protocol import (
+    Alive,
     Cancelled,
     CountTokens,
     Done,
     DryRunDone,
     Event,
     Failed,
+    Final,
     Generate,
     Load,
     Loaded,
@@ -28,14 +32,14 @@ from tuner.engine.protocol import (
     TokenCount,
 )
 from tuner.engine.worker_process import WORKER_COMMAND, WorkerDiedError, WorkerProcess
-from tuner.errors import EngineCancelled, EngineError
+from tuner.errors import EngineCancelled, EngineError, KvchatError
 
 EXTRA_BUFTS_WARNING = (
     "this CPU announces instructions that it cannot run, so the model was loaded again "
     "without repacked weights"
 )
 
-_Final = Loaded | DryRunDone | Done | TokenCount | Failed | Cancelled
+_NOTED = 20  # answers to nothing that are worth a line in the log
 
 
 class EngineClient:
@@ -51,11 +55,15 @@ class EngineClient:
         log_path: Path | None = None,
         env: Mapping[str, str] | None = None,
         command: Sequence[str] | None = None,
+        patience: Patience | None = None,
     ):
         """`env` is added to this process's environment; `command` replaces the worker."""
         self._env = {**os.environ, **(env or {}), "GGML_NO_BACKTRACE": "1"}
         self._log_path = log_path or default_log_path(self._env)
         self._command = tuple(command or WORKER_COMMAND)
+        self._patience = patience or Patience()
+        self._number = 0  # of the last request
+        self._unasked = 0  # answers to nothing
         self._turn = threading.Lock()  # held by the request that runs
         self._state = threading.Lock()  # guards the fields below
         self._worker: WorkerProcess | None = None
@@ -64,6 +72,7 @@ class EngineClient:
         self._sent = False
         self._stop_wanted = False
         self._closed = False
+        self._doing = ""  # of a process that has said nothing yet
         self._extra_bufts = True  # what the loaded model was asked to use
         self._died: str | None = None
         self._extra_bufts_fail = False
@@ -131,7 +140,7 @@ class EngineClient:
             if self._busy and not self._stop_wanted:
                 self._stop_wanted = True
                 if self._sent and self._worker is not None:
-                    self._worker.send(Stop())
+                    self._worker.send(Stop(), self._number)
 
     def close(self) -> None:
         """Ends the process, killing it when it does not leave within a second. A request that
@@ -176,29 +185,54 @@ class EngineClient:
         """Sends one request and yields its events up to the final one."""
         with self._turn:
             worker = self._begin(request)
-            finished = False
+            watch = Watch(self._patience, self._doing)
             try:
                 while True:
-                    event = worker.read()
-                    if self._closed:
-                        finished = True
-                        raise EngineCancelled("the engine was closed")
-                    finished = isinstance(event, _Final)
+                    event = self._next(worker, watch)
                     if isinstance(event, Failed):
                         raise EngineError(event.kind, self._with_log(event))
                     if isinstance(event, Cancelled):
                         raise EngineCancelled("the load was cancelled")
                     yield event
-                    if finished:
+                    if isinstance(event, Final):
                         return
+            except GeneratorExit:  # the caller lost interest
+                if not isinstance(event, Final):
+                    self._drain(worker, watch)
+                raise
             except WorkerDiedError as death:
-                finished = True
                 raise self._death_error(worker, death, request) from death
+            except KvchatError:
+                raise
+            except BaseException:  # an interrupt: there is no time to ask
+                worker.kill()
+                raise
             finally:
-                if not finished:  # the caller lost interest
-                    self._drain(worker)
                 with self._state:
                     self._busy = False
+
+    def _next(self, worker: WorkerProcess, watch: Watch) -> Event:
+        """The next event of the request that runs. Raises WorkerDiedError, also where it had to
+        be ended, and EngineCancelled."""
+        while True:
+            began = time.monotonic()
+            answer = worker.read(WAIT_SECONDS)
+            if self._closed:
+                raise EngineCancelled("the engine was closed")
+            waited = min(time.monotonic() - began, WAIT_SECONDS)
+            if answer is not None:
+                number, event = answer
+                watch.heard(event)
+            if too_long := watch.waited(waited, self._stop_wanted):
+                worker.kill()
+                raise WorkerDiedError(f"{too_long} and was ended")
+            if answer is None or isinstance(event, Alive):
+                continue
+            if number == self._number:
+                return event
+            self._unasked += 1
+            if self._unasked <= _NOTED:
+                note(self._log_path, f"an answer to nothing: {number} {event!r:.200}")
 
     def _begin(self, request: Request) -> WorkerProcess:
         with self._state:
@@ -207,15 +241,16 @@ class EngineClient:
             self._stop_wanted = False
         try:
             worker = self._ready_worker(request)
-            worker.send(request)
+            with self._state:
+                self._number += 1
+                worker.send(request, self._number)
+                self._sent = True
+                if self._stop_wanted:  # asked for while the process was being started
+                    worker.send(Stop(), self._number)
         except BaseException:
             with self._state:
                 self._busy = False
             raise
-        with self._state:
-            self._sent = True
-            if self._stop_wanted:  # asked for while the process was being started
-                worker.send(Stop())
         return worker
 
     def _ready_worker(self, request: Request) -> WorkerProcess:
@@ -236,6 +271,7 @@ class EngineClient:
         if worker is not None and request.rpc_servers != self._rpc_servers:
             worker.quit()
             worker = None
+        self._doing = "start" if worker is None else ""
         if worker is None:
             worker = WorkerProcess(self._command, self._env, self._log_path)
         with self._state:
@@ -249,15 +285,17 @@ class EngineClient:
                 self._extra_bufts = request.settings.use_extra_bufts
         return worker
 
-    def _drain(self, worker: WorkerProcess) -> None:
+    def _drain(self, worker: WorkerProcess, watch: Watch) -> None:
         """Stops a request whose iterator was closed, so that the next one starts clean."""
-        worker.send(Stop())
+        self.stop()
         try:
-            while not isinstance(worker.read(), _Final):
+            while not isinstance(self._next(worker, watch), Final):
                 pass
+        except EngineCancelled:
+            pass
         except WorkerDiedError as death:
             with self._state:
-                self._died = None if self._closed else death.how
+                self._died = None if self._closed else self._obituary(death)
 
     def _death_error(
         self, worker: WorkerProcess, death: WorkerDiedError, request: Request
@@ -267,17 +305,18 @@ class EngineClient:
                 return EngineCancelled("the engine was closed")
             self._worker = None
         worker.kill()  # reaps it
-        message = f"the engine's process ended unexpectedly {death.how}"
-        if death.fatal_line:
-            message += f" ({death.fatal_line})"
-        message += f"; its log is {self._log_path}"
-        self._died = message
-        loading = isinstance(request, Load)
-        if loading and death.by_memory:
+        self._died = message = self._obituary(death)
+        if isinstance(request, Load) and self._stop_wanted:
+            return EngineCancelled("the load was cancelled")
+        if isinstance(request, Load) and death.by_memory:
             return EngineError("out_of_memory", message)
         if self._extra_buffers_suspect(death, request):
             self._extra_bufts_fail = True
         return EngineError("crashed", message)
+
+    def _obituary(self, death: WorkerDiedError) -> str:
+        why = f" ({death.fatal_line})" if death.fatal_line else ""
+        return f"the engine's process {death}{why}; its log is {self._log_path}"
 
     def _extra_buffers_suspect(self, death: WorkerDiedError, request: Request) -> bool:
         """Whether the next load shall do without. A load that dies is tried again at once and so

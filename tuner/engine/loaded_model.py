@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tuner.engine.abort import AbortFlag
 from tuner.engine.answer import AnswerText
@@ -21,7 +21,6 @@ from tuner.engine.llama import (
 from tuner.engine.prefix_cache import PrefixCache
 from tuner.engine.protocol import (
     Done,
-    Event,
     Generate,
     Load,
     Loaded,
@@ -31,8 +30,7 @@ from tuner.engine.protocol import (
     Text,
 )
 from tuner.engine.templates import ChatTemplate
-
-Emit = Callable[[Event], None]
+from tuner.engine.voice import Voice
 
 _FLUSH_SECONDS = 0.03
 _PROGRESS_STEP = 0.01  # of the whole, before progress is told again
@@ -48,12 +46,13 @@ class CancelledError(Exception):
 class LoadedModel:
     """One loaded model with one conversation in its cache."""
 
-    def __init__(self, request: Load, log: LogTap, abort: AbortFlag, emit: Emit):
+    def __init__(self, request: Load, log: LogTap, abort: AbortFlag, voice: Voice):
         """Loads, warms up and emits Progress. Raises LlamaError or CancelledError."""
         self._abort = abort
-        self._emit = emit
+        self._voice = voice
         self._log = log
         self._pieces: dict[int, bytes | None] = {}  # None: this token ends an answer
+        voice.doing = "load"
         started = time.monotonic()
         with log.recording():
             self._model = self._load_model(request)
@@ -90,7 +89,7 @@ class LoadedModel:
             nonlocal last
             if fraction - last >= _PROGRESS_STEP or fraction >= 1.0:
                 last = fraction
-                self._emit(Progress(fraction * _LOADING_SHARE))
+                self._voice(Progress(fraction * _LOADING_SHARE))
             return not self._abort
 
         try:
@@ -121,7 +120,7 @@ class LoadedModel:
         except BaseException:
             context.close()
             raise
-        self._emit(Progress(1.0))
+        self._voice(Progress(1.0))
         return context
 
     def _warm_up(self, context: Context) -> None:
@@ -157,7 +156,9 @@ class LoadedModel:
 
     def generate(self, request: Generate) -> Done:
         """Emits PromptProgress and Text; returns the final event. Raises LlamaError."""
+        self._voice.doing = "template"
         rendered = self._template.render(request.messages, continue_last=request.continue_last)
+        self._voice.doing = "prompt"
         prompt = self._tokens(rendered.text)
         if len(prompt) >= self._context.n_ctx:
             raise LlamaError(
@@ -172,6 +173,7 @@ class LoadedModel:
             complete = self._read_prompt(prompt, reused)
             read = time.monotonic()
             if complete:
+                self._voice.doing = "answer"
                 reason, n_decoded = self._answer(request, rendered.stops)
         return Done(
             reason=reason,
@@ -194,7 +196,7 @@ class LoadedModel:
     def _read_prompt(self, prompt: Sequence[int], start: int) -> bool:
         """False where it was stopped; what is done by then stays in the cache."""
         total = len(prompt) - start
-        self._emit(PromptProgress(0, total))
+        self._voice(PromptProgress(0, total))
         for at in range(start, len(prompt), self._chunk):
             if self._abort:
                 return False
@@ -206,7 +208,7 @@ class LoadedModel:
             if code != DECODE_OK:
                 raise self._decode_error(code)
             self._cache.tokens.extend(part)
-            self._emit(PromptProgress(at + len(part) - start, total))
+            self._voice(PromptProgress(at + len(part) - start, total))
         return not self._abort
 
     def _answer(self, request: Generate, stops: tuple[str, ...]) -> tuple[str, int]:
@@ -220,7 +222,7 @@ class LoadedModel:
         def flush(batch: str) -> None:
             nonlocal n_shown, flushed
             if batch:
-                self._emit(Text(batch, n_decoded - n_shown))
+                self._voice(Text(batch, n_decoded - n_shown))
                 n_shown = n_decoded
                 flushed = time.monotonic()
 

@@ -45,6 +45,15 @@ def rotate(path: Path) -> None:
         return
 
 
+def note(path: Path, text: str) -> None:
+    """Adds a line of the program's own. Never raises."""
+    try:
+        with path.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(f"kvchat: {text}\n")
+    except OSError:
+        return
+
+
 def last_fatal_line(path: Path, start: int) -> str:
     """The last line after byte `start` that names a fatal error, or "" where there is none."""
     lines = _tail(path, start).splitlines()

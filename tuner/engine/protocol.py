@@ -1,8 +1,9 @@
 """The messages between the program and the model process: JSON lines, one object each.
 
 The parent sends requests, the worker answers with events. A request that takes time (`Load`,
-`Generate`) ends with exactly one of its final events; `Stop` cancels it. Everything
-that both sides must agree on is here.
+`Generate`) ends with exactly one of its final events; `Stop` cancels it. Requests are numbered, an
+event carries the number of the request that it answers, `Stop` that of the one it cancels.
+Everything that both sides must agree on is here.
 """
 
 from __future__ import annotations
@@ -80,6 +81,14 @@ Request = Load | Generate | CountTokens | Stop | Quit
 
 
 @dataclass(frozen=True, slots=True)
+class Alive:
+    """A heartbeat, sent by a thread of its own while anything is done."""
+
+    doing: str  # a row of `patience.LIMITS`
+    work: float  # CPU seconds and pages read: what stands still where nothing moves
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a load has come, 0.0 to 1.0."""
 
@@ -153,24 +162,31 @@ class Cancelled:
     """Final event of a `Load` that was stopped."""
 
 
-Event = (
-    Progress | Loaded | DryRunDone | PromptProgress | Text | Done | TokenCount | Failed | Cancelled
-)
+Final = Loaded | DryRunDone | Done | TokenCount | Failed | Cancelled
+Event = Alive | Progress | PromptProgress | Text | Final
 
 
 _MESSAGES: dict[str, type] = {t.__name__: t for t in (*get_args(Request), *get_args(Event))}
 
 
-def encode(message: Request | Event) -> bytes:
-    """One JSON object on one line, UTF-8."""
-    body = {"type": type(message).__name__, **asdict(message)}
+class ProtocolError(ValueError):
+    """A line that is no message."""
+
+
+def encode(message: Request | Event, number: int = 0) -> bytes:
+    """One JSON object on one line, UTF-8. `number`: of the request."""
+    body = {"type": type(message).__name__, "n": number, **asdict(message)}
     return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
-def decode(line: bytes) -> Any:
-    """The message of one line. Raises ValueError on anything else."""
-    body = json.loads(line)
+def decode(line: bytes) -> tuple[int, Any]:
+    """The number and the message of one line. Raises ProtocolError on anything else."""
     try:
-        return from_json(_MESSAGES[body["type"]], body)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"not a message: {line[:80]!r}") from error
+        body = json.loads(line)
+        number = body.get("n", 0)
+        if type(number) is not int:
+            raise ValueError("the number is none")
+        return number, from_json(_MESSAGES[body["type"]], body)
+    # RecursionError: brackets by the thousand. MemoryError: a number of a million digits.
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, MemoryError) as error:
+        raise ProtocolError(f"not a message: {line[:80]!r}") from error

@@ -8,7 +8,7 @@ import traceback
 from tuner.engine import llama
 from tuner.engine.abort import AbortFlag
 from tuner.engine.llama import Context, LlamaError, LogTap, NativeModel
-from tuner.engine.loaded_model import CancelledError, Emit, LoadedModel
+from tuner.engine.loaded_model import CancelledError, LoadedModel
 from tuner.engine.protocol import (
     Cancelled,
     CountTokens,
@@ -20,15 +20,16 @@ from tuner.engine.protocol import (
     Request,
     TokenCount,
 )
+from tuner.engine.voice import Voice
 from tuner.memory.footprint import Buffer
 
 
 class Service:
     """Answers requests one by one. Engine output goes to file descriptor `log_fd`."""
 
-    def __init__(self, abort: AbortFlag, emit: Emit, log_fd: int):
+    def __init__(self, abort: AbortFlag, voice: Voice, log_fd: int):
         self._abort = abort
-        self._emit = emit
+        self._voice = voice
         self._log = LogTap(log_fd)
         self._model: LoadedModel | None = None
         self._rpc_servers: set[str] = set()
@@ -36,7 +37,7 @@ class Service:
 
     def handle(self, request: Request) -> None:
         """Does it and emits exactly one final event, whatever happens."""
-        self._emit(self._final_event(request))
+        self._voice(self._final_event(request))
 
     def _final_event(self, request: Request) -> Event:
         try:
@@ -69,12 +70,13 @@ class Service:
         self._register(request.rpc_servers)
         if self._abort:
             raise CancelledError
-        self._model = LoadedModel(request, self._log, self._abort, self._emit)
+        self._model = LoadedModel(request, self._log, self._abort, self._voice)
         return self._model.loaded
 
     def _dry_run(self, request: Load) -> DryRunDone:
         started = time.monotonic()
         self._register(request.rpc_servers)
+        self._voice.doing = "load"
         with self._log.recording():
             model = NativeModel(
                 request.path,
@@ -100,6 +102,7 @@ class Service:
         for server in servers:
             if server in self._rpc_servers:
                 continue
+            self._voice.doing = "connect"
             try:
                 llama.libraries.register_rpc(server)
             except OSError as error:

@@ -15,7 +15,11 @@ import time
 from typing import BinaryIO
 
 from tuner.engine.abort import AbortFlag
-from tuner.engine.protocol import Event, Quit, Request, Stop, decode, encode
+from tuner.engine.lifeline import end_with_parent
+from tuner.engine.protocol import ProtocolError, Quit, Request, Stop, decode
+from tuner.engine.voice import Voice
+
+_Requests = queue.SimpleQueue[tuple[int, Request] | None]
 
 _LAST_SECONDS = 0.8  # for a computation to notice that the program is gone
 
@@ -24,25 +28,23 @@ def main() -> None:
     """Serves until Quit or the end of stdin, which a parent's death brings too."""
     with contextlib.suppress(ValueError, OSError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the program's
+    end_with_parent()
     requests_in, events_out = _take_over_streams()
     abort = AbortFlag()
-    requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+    requests: _Requests = queue.SimpleQueue()
+    voice = Voice(events_out)
     threading.Thread(target=_listen, args=(requests_in, requests, abort), daemon=True).start()
-
-    def emit(event: Event) -> None:
-        try:
-            events_out.write(encode(event))
-            events_out.flush()
-        except OSError:  # nobody reads any more
-            os._exit(0)
 
     # Imported only now: whatever the engine says while it is loaded goes to the log, and the
     # listener already hears a Quit.
     from tuner.engine.service import Service  # noqa: PLC0415
 
-    service = Service(abort, emit, log_fd=2)
-    while (request := requests.get()) is not None:
-        service.handle(request)
+    service = Service(abort, voice, log_fd=2)
+    voice.rest()
+    while (numbered := requests.get()) is not None:
+        number, request = numbered
+        with voice.serving(number):
+            service.handle(request)
     os._exit(0)  # the system frees memory faster and more surely than drivers' destructors
 
 
@@ -59,22 +61,26 @@ def _take_over_streams() -> tuple[BinaryIO, BinaryIO]:
     return requests, events
 
 
-def _listen(pipe: BinaryIO, requests: queue.SimpleQueue[Request | None], abort: AbortFlag) -> None:
+def _listen(pipe: BinaryIO, requests: _Requests, abort: AbortFlag) -> None:
     """Stop sets the flag at once, whatever runs; a new request clears it, since it can only
     come after the end of the one before."""
+    last = 0
     for line in pipe:
+        request: Request
         try:
-            request: Request = decode(line)
-        except ValueError as error:
+            number, request = decode(line)
+        except ProtocolError as error:
             print(f"kvchat: {error}", file=sys.stderr, flush=True)
             continue
         if isinstance(request, Quit):
             break
         if isinstance(request, Stop):
-            abort.set()
+            if number == last:
+                abort.set()
             continue
+        last = number
         abort.clear()
-        requests.put(request)
+        requests.put((number, request))
     abort.set()
     requests.put(None)
     time.sleep(_LAST_SECONDS)

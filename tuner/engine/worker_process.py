@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from tuner.engine.log import last_fatal_line, names_memory, rotate
-from tuner.engine.protocol import Event, Quit, Request, decode, encode
+from tuner.engine.protocol import Event, ProtocolError, Quit, Request, decode, encode
 from tuner.errors import EngineError
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +29,9 @@ WORKER_COMMAND = (
 )
 
 _QUIT_SECONDS = 1.0
+_START_SECONDS = 30.0  # for the system to start a process
+_MAX_LINE = 4 << 20  # bytes; the longest event has some thousands
+_MAX_WAITING = 4096  # events that nobody has read yet
 
 # Windows' exit codes for what POSIX calls a signal (winnt.h). Untested: no Windows at hand.
 _WINDOWS_DEATHS = {
@@ -39,11 +44,11 @@ _WINDOWS_DEATHS = {
 
 
 class WorkerDiedError(Exception):
-    """The process ended without being asked. `signal_name` is "" for a plain exit."""
+    """The process ended without being asked, or had to be ended. The message says how, beginning
+    with a verb. `signal_name` is "" for anything but a signal from outside or of its own."""
 
-    def __init__(self, how: str, signal_name: str, fatal_line: str):
+    def __init__(self, how: str, signal_name: str = "", fatal_line: str = ""):
         super().__init__(how)
-        self.how = how
         self.signal_name = signal_name
         self.fatal_line = fatal_line  # the log's last fatal line, may be empty
 
@@ -63,96 +68,138 @@ class WorkerDiedError(Exception):
 
 
 class WorkerProcess:
-    """A running worker. `send` and `kill` may be called from any thread, `read` from one."""
+    """A running worker. `send`, `quit` and `kill` may be called from any thread, `read` from one;
+    none of them waits for a process that does not answer. Two threads of its own read and write
+    the pipes."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log_path: Path):
         """Starts the process; its stderr is the log. Raises EngineError("crashed") where it
         cannot be started at all."""
-        self._write_lock = threading.Lock()
         self._log_path = log_path
+        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._events: queue.Queue[tuple[int, Event] | None] = queue.Queue(_MAX_WAITING)
+        self._nonsense = ""
+        started: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
         log_path.parent.mkdir(parents=True, exist_ok=True)
         rotate(log_path)
         with log_path.open("ab") as log:
             self._log_start = log.tell()
+            # By the thread that reads: the process ends with the thread that started it.
+            arguments = (started, tuple(command), dict(env), log)
+            threading.Thread(target=self._live, args=arguments, daemon=True).start()
             try:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    env=dict(env),
-                    # Ctrl-C in the terminal is for the program, not for the model.
-                    start_new_session=os.name == "posix",
-                    creationflags=_windows_flags(),
-                )
-            except OSError as error:
-                raise EngineError(
-                    "crashed", f"the engine's process could not be started: {error}"
-                ) from error
-        self.pid = self._process.pid
+                process = started.get(timeout=_START_SECONDS)
+            except queue.Empty:
+                process = OSError("the system does not answer")
+        if isinstance(process, OSError):
+            raise EngineError(
+                "crashed", f"the engine's process could not be started: {process}"
+            ) from process
+        self._process = process
+        self.pid = process.pid
+        threading.Thread(target=self._write, daemon=True).start()
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def send(self, request: Request) -> None:
-        """Writes one request. A dead worker is noticed by the next `read`, not here."""
-        pipe = self._process.stdin
-        assert pipe is not None
-        with self._write_lock, contextlib.suppress(OSError, ValueError):
-            pipe.write(encode(request))
-            pipe.flush()
+    def send(self, request: Request, number: int = 0) -> None:
+        """Queues one request. A dead worker is noticed by the next `read`, not here."""
+        self._requests.put(encode(request, number))
 
-    def read(self) -> Event:
-        """The next event; blocks. Raises WorkerDiedError at the end of the stream."""
-        pipe = self._process.stdout
-        assert pipe is not None
-        while True:
-            try:
-                line = pipe.readline()
-            except ValueError:  # closed by close()
-                line = b""
-            if not line.endswith(b"\n"):  # also a line that a death cut short
-                raise self._death()
-            try:
-                event: Event = decode(line)
-            except ValueError:
-                continue  # no event of ours: nothing that a user could act on
-            return event
+    def read(self, seconds: float) -> tuple[int, Event] | None:
+        """The next event and the number of its request; None where none comes within `seconds`.
+        Raises WorkerDiedError at the end of the stream, or where it holds anything else."""
+        try:
+            event = self._events.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if event is None:
+            self._events.put(None)  # the next read finds it ended, too
+            raise self._death()
+        return event
 
     def quit(self) -> None:
         """Asks it to end, and kills it when it does not within a second."""
-        pipe = self._process.stdin
-        assert pipe is not None
-        if self.alive and self._write_lock.acquire(timeout=0.2):
-            try:
-                with contextlib.suppress(OSError, ValueError):
-                    pipe.write(encode(Quit()))
-                    pipe.close()  # its stdin ends: a second reason to leave
-            finally:
-                self._write_lock.release()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_QUIT_SECONDS)
+        self.send(Quit())
+        self._requests.put(None)  # its stdin ends: a second reason to leave
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_QUIT_SECONDS)
         self.kill()
 
     def kill(self) -> None:
         """Ends it at once and reaps it."""
         if self.alive:
             self._process.kill()
+        self._requests.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_QUIT_SECONDS)
 
-    def _death(self) -> WorkerDiedError:
+    def _live(
+        self,
+        started: queue.SimpleQueue[subprocess.Popen[bytes] | OSError],
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: IO[bytes],
+    ) -> None:
+        """Starts the process, then reads what it says to the end."""
         try:
-            code = self._process.wait(_QUIT_SECONDS)
-        except subprocess.TimeoutExpired:  # closed its stdout, yet lives: of no use any more
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=env,
+                # Ctrl-C in the terminal is for the program, not for the model.
+                start_new_session=os.name == "posix",
+                creationflags=_windows_flags(),
+            )
+        except OSError as error:
+            started.put(error)
+            return
+        started.put(process)
+        assert process.stdout is not None
+        try:
+            # A line without an end is one that a death cut short, or nonsense.
+            while (line := process.stdout.readline(_MAX_LINE)).endswith(b"\n"):
+                self._events.put(decode(line))
+            if len(line) == _MAX_LINE:
+                self._nonsense = "a line without an end"
+        except ProtocolError as error:
+            self._nonsense = str(error)
+        except (OSError, ValueError, MemoryError):
+            pass
+        process.stdout.close()
+        self._events.put(None)
+        process.wait()
+
+    def _write(self) -> None:
+        pipe = self._process.stdin
+        assert pipe is not None
+        while (line := self._requests.get()) is not None:
+            with contextlib.suppress(OSError, ValueError):
+                pipe.write(line)
+                pipe.flush()
+        with contextlib.suppress(OSError, ValueError):
+            pipe.close()
+
+    def _death(self) -> WorkerDiedError:
+        if self._nonsense:
             self.kill()
-            code = self._process.returncode
-        name = _signal_name(code)
-        how = f"by signal {name}" if name else f"with exit status {code}"
+            return WorkerDiedError(
+                f"said what cannot be understood ({self._nonsense}) and was ended"
+            )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_QUIT_SECONDS)
+        if self.alive:  # closed its stdout, yet lives: of no use any more
+            self.kill()
+            return WorkerDiedError("closed its output and was ended")
+        name = _signal_name(self._process.returncode)
+        how = f"by signal {name}" if name else f"with exit status {self._process.returncode}"
         if name == "SIGKILL":
             how += ", as the system does when memory runs out"
-        return WorkerDiedError(how, name, last_fatal_line(self._log_path, self._log_start))
+        fatal_line = last_fatal_line(self._log_path, self._log_start)
+        return WorkerDiedError(f"ended unexpectedly {how}", name, fatal_line)
 
 
 def _signal_name(code: int) -> str:

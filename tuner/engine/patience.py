@@ -1,0 +1,98 @@
+"""How long the program waits for the model process, and when it gives up.
+
+A process that lives says so twice a second. One that is silent has been stopped or hangs; one that
+is not silent, but neither computes nor reads, waits for something that does not come (a remote
+device, a disk). Time counts only while the program itself runs and waits: a laptop that slept, a
+program that was stopped, take nothing from the limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tuner.engine.protocol import Alive, Event
+
+BEAT_SECONDS = 0.5  # between two heartbeats
+WAIT_SECONDS = 0.1  # the longest single wait, and the most that one may count
+_MOVES = 0.001  # CPU seconds in a beat; drivers' threads that only look around take less
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds that are waited for a process while it does one thing."""
+
+    silence: float  # without a word
+    stall: float  # alive, but nothing moves
+
+
+# A remote device may take minutes over a long prompt while nothing moves here: what the limits for
+# `stall` cut off early, Esc ends sooner.
+LIMITS: Mapping[str, Limits] = {
+    "start": Limits(60, 60),  # the engine's libraries are read, which may be gigabytes
+    "connect": Limits(15, 15),  # to an RPC server
+    "load": Limits(30, 120),
+    "template": Limits(30, 30),  # its process has limits of its own
+    "prompt": Limits(30, 120),
+    "answer": Limits(10, 30),
+    "": Limits(10, 30),  # anything else
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """All limits, in seconds."""
+
+    limits: Mapping[str, Limits] = field(default_factory=lambda: LIMITS)
+    stop: float = 2  # for an end after a stop,
+    stop_at_work: float = 10  # where the engine computes on: a node of the graph may be long
+
+    def times(self, factor: float) -> Patience:
+        """All limits longer or shorter."""
+        scaled = {k: Limits(v.silence * factor, v.stall * factor) for k, v in self.limits.items()}
+        return Patience(scaled, self.stop * factor, self.stop_at_work * factor)
+
+    def during(self, doing: str) -> Limits:
+        return self.limits.get(doing, self.limits[""])
+
+
+class Watch:
+    """Follows one request: what was heard last, and how long ago."""
+
+    def __init__(self, patience: Patience, doing: str):
+        self._patience = patience
+        self._doing = doing
+        self._silent = self._stalled = self._stopping = 0.0
+        self._work: float | None = None
+
+    def heard(self, event: Event) -> None:
+        """The process said something."""
+        self._silent = 0.0
+        if isinstance(event, Alive):
+            moved = self._work is None or event.work - self._work >= _MOVES
+            if event.doing == self._doing and not moved:
+                self._work = event.work
+                return
+            self._doing, self._work = event.doing, event.work
+        self._stalled = 0.0
+
+    def waited(self, seconds: float, stopping: bool) -> str:
+        """Counts a wait; says why it is too long, or "". `stopping`: a stop was asked for."""
+        self._silent += seconds
+        self._stalled += seconds
+        limits = self._patience.during(self._doing)
+        if stopping:
+            self._stopping += seconds
+            at_work = self._stalled < self._patience.stop
+            most = self._patience.stop_at_work if at_work else self._patience.stop
+            if self._stopping >= most:
+                return f"did not stop within {_text(most)}"
+        if self._silent >= limits.silence:
+            return f"did not answer for {_text(limits.silence)}"
+        if self._stalled >= limits.stall:
+            return f"did not get on for {_text(limits.stall)}"
+        return ""
+
+
+def _text(seconds: float) -> str:
+    return f"{seconds:g} second{'' if seconds == 1 else 's'}"
