@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.fake_hardware import DESKTOP, FakeCard, FakeNvml, engine_folder, write_files
 from tests.support.giants import gpu, machine, unified
+from tests.support.standin_gpu import rpc_available, standin_gpu
 from tuner.engine.probe import EngineDevice, offloaded_to
 from tuner.machine.engine_build import EngineAnswer, devices_of
 from tuner.machine.machine import Machine, Pool
@@ -154,6 +155,27 @@ def test_a_server_beside_an_integrated_gpu_has_its_own(tmp_path: Path) -> None:
         "GPU0": (["GPU0"], 8 * GIB, 7 * GIB),
         "RAM": (["GPU1", "host"], 64 * GIB, 48 * GIB),
     }
+
+
+def test_a_server_on_this_machine_gives_out_its_ram(tmp_path: Path) -> None:
+    """All of it, says ggml's CPU backend; another machine's is another's, and so is a card's."""
+    here = {**listed("RPC0", 1, 64 * GIB, 64 * GIB), "description": "127.0.0.1:50052"}
+    where = measured(tmp_path, here, rpc_servers=["127.0.0.1:50052"])
+    assert pools(where) == {"RAM": (["GPU0", "host"], 64 * GIB, 48 * GIB)}
+    there = {**here, "description": "10.0.0.7:50052"}
+    card = {**here, "free": 23 * GIB, "total": 24 * GIB}
+    for other in (there, card):
+        names = list(pools(measured(tmp_path, other, rpc_servers=["a:1"])))
+        assert names == ["GPU0", "RAM"]
+
+
+@pytest.mark.skipif(not rpc_available(), reason="an engine without RPC")
+def test_the_real_server_on_this_machine_is_known_as_such() -> None:
+    with standin_gpu() as server:
+        where = measure(rpc_servers=[server])
+    ram = where.pools[-1]
+    assert {where.devices[i].kind for i in ram.devices} == {"rpc", "host"}
+    assert ram.free == where.host.free
 
 
 def test_the_reserve_of_shared_memory_is_the_larger_one(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ class Device:
     pcie_bandwidth: float = 0.0  # host to device, bytes/s
     engine_name: str = ""  # the engine's own name for it ("CUDA0"), where known
     device_id: str = ""  # its PCI address, where the engine says it: the same under every backend
-    unified: bool = False  # has no memory chips of its own (Metal, integrated GPUs)
+    # has no memory of its own: Metal, integrated GPUs, a server that gives out the host's RAM
+    unified: bool = False
     # Of `total` and `free` of a unified GPU: what the firmware took from the RAM for it alone
     # before the system saw any (AMD's carve-out), and which `host` therefore does not count.
     carved_out: int = 0

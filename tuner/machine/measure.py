@@ -26,6 +26,7 @@ _INTEGRATED_FLOPS = 10e12  # an Apple M2 or M3, a large APU
 _GENERIC_PCIE = 20e9
 _RPC_BANDWIDTH = 100e9
 _RPC_LINK = 0.1e9  # a gigabit network
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 
 AskEngine = Callable[[Sequence[str]], EngineAnswer]
 
@@ -68,7 +69,8 @@ def measure(
         answer = ask(rpc_servers)
         if answer.problem:
             warnings.append(f"{answer.problem}; the plan is for the CPU.")
-        gpus = _joined_with_nvml(answer.devices, visible, device)
+        listed = [_of_this_ram(gpu, state.total) for gpu in answer.devices]
+        gpus = _joined_with_nvml(listed, visible, device)
     if not gpus:
         warnings += _unused_gpu(visible, built, root, platform)
     gpus = tuple(_with_reserve(_carved_out(gpu, root), reserve, overheads or {}) for gpu in gpus)
@@ -231,6 +233,15 @@ def _estimated(gpu: Device, memory: Device) -> Device:
     return replace(
         gpu, bandwidth=_GENERIC_BANDWIDTH, flops=_GENERIC_FLOPS, pcie_bandwidth=_GENERIC_PCIE
     )
+
+
+def _of_this_ram(gpu: Device, ram: int) -> Device:
+    """An RPC server on this very machine that gives out its RAM: as ggml's CPU backend does, all
+    `ram` bytes of it, be they free or not."""
+    address = gpu.name.rpartition(":")[0]
+    if gpu.kind == "rpc" and address in _LOOPBACK and gpu.total == ram:
+        return replace(gpu, unified=True)
+    return gpu
 
 
 def _with_reserve(gpu: Device, reserve: int | None, overheads: Mapping[str, int]) -> Device:
