@@ -25,7 +25,12 @@ def one_line(text: str) -> str:
     return printable(text).translate(_LINE_ENDS).strip()
 
 
+def cut(name: str, most: int = 60) -> str:
+    """A name out of a file as messages show it: on one line of at most `most` characters."""
+    line = one_line(name[: most + 1])
+    return line if len(name) <= most else line[: most - 1] + "…"
+
+
 def quoted(name: str, most: int = 60) -> str:
-    """A name out of a file as messages show it: in quotes, what cannot be printed escaped, and no
-    longer than `most` characters."""
+    """The same in quotes, what cannot be printed escaped."""
     return repr(name if len(name) <= most else name[: most - 1] + "…")

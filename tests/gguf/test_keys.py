@@ -11,6 +11,7 @@ import pytest
 from tuner.errors import FileError
 from tuner.gguf.header import Header, SkippedArray
 from tuner.gguf.keys import Keys
+from tuner.gguf.limits import LIMITS
 
 BOOL = 7  # enum gguf_type
 LONG = SkippedArray(BOOL, 70_000)
@@ -24,7 +25,7 @@ def keys(**values: Any) -> Keys:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(5, 5), (5.0, 5), (True, 1), ((7, 8), 7), ((7.0,), 7), ((), 3), (LONG, 3), (-1, -1)],
+    [(5, 5), (5.0, 5), (True, 1), ((7, 8), 7), ((7.0,), 7), ((), 3), (LONG, 3), (0, 0)],
 )
 def test_a_whole_number(value: object, expected: int) -> None:
     """As it stands, or the first of an array; the default where there is nothing to take."""
@@ -41,6 +42,7 @@ def test_what_is_no_whole_number_is_named(bad: object) -> None:
     """The file is called malformed, with the key, whatever kind of nonsense it is."""
     with pytest.raises(FileError, match=r"m\.gguf: the metadata key llama\.a is"):
         keys(a=bad).integer("a")
+    assert keys(a=bad).optional("a", 3) == 3, "where it may matter to nobody"
     if not isinstance(bad, tuple):
         with pytest.raises(FileError, match=r"llama\.a"):
             keys(a=bad).per_layer("a", 2, ())
@@ -94,3 +96,33 @@ def test_too_few_layers_are_malformed(bad: object, listed: int) -> None:
     """The message says how many there are and how many it takes."""
     with pytest.raises(FileError, match=f"lists {listed} layers, the model has 3"):
         keys(a=bad).per_layer("a", 3, ())
+
+
+@pytest.mark.parametrize("bad", [-1, -1.0, 1 << 32, 1 << 64, 1e300, (-1, 4), (1 << 32, 4)])
+def test_what_the_engines_type_does_not_hold_is_malformed(bad: object) -> None:
+    """uint32_t, where nothing else is said."""
+    with pytest.raises(FileError, match=r"llama\.a (is|lists) -?\d+, and may (be|list) 0 to 4,294"):
+        keys(a=bad).per_layer("a", 2, ())
+    with pytest.raises(FileError, match=r"llama\.a is -?\d+, and may be 0 to 4,294"):
+        keys(a=bad).integer("a")
+    assert keys(a=(1 << 32) - 1).integer("a") == (1 << 32) - 1
+
+
+@pytest.mark.parametrize("key", sorted(LIMITS))
+def test_every_key_has_its_limits(key: str) -> None:
+    """The least and the most are taken, one beyond them is not, alone and in a list."""
+    least, most = LIMITS[key]
+    assert [keys(**{key: n}).integer(key) for n in (least, most)] == [least, most]
+    for beyond in (least - 1, most + 1):
+        with pytest.raises(FileError, match="may be"):
+            keys(**{key: beyond}).integer(key)
+        with pytest.raises(FileError, match="may list"):
+            keys(**{key: (least, beyond)}).array(key)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(True, True), (1, True), (0.0, False), ("yes", False), (None, False), ((1,), False)],
+)
+def test_a_flag(value: object, expected: bool) -> None:
+    assert keys(a=value).flag("a") is expected

@@ -1,4 +1,4 @@
-"""The metadata of one architecture, read as llama.cpp reads it."""
+"""The metadata of one architecture, read as llama.cpp reads it, every number within limits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from pathlib import Path
 
 from tuner.errors import FileError
 from tuner.gguf.header import Header, SkippedArray, Value
+from tuner.gguf.limits import limit
+from tuner.safe_text import cut
 
 
 class Keys:
     """Typed access to the metadata of one architecture: `%s.key` becomes `key`.
 
-    Raises FileError where a value is not what its key needs.
+    Whole numbers are within the limits of their key (`limits.py`). Raises FileError where a value
+    is not what its key needs. A key that the engine reads for some architectures only goes by
+    `optional`: what cannot be used there counts as not stated, since most files that have it are
+    none that it matters to.
     """
 
     def __init__(self, header: Header, architecture: str):
@@ -32,11 +37,19 @@ class Keys:
             found = found[0] if found else None
         if found is None or isinstance(found, (SkippedArray, tuple)):
             return default
-        if isinstance(found, str):
-            raise self.wrong(key, "is a text where a number is expected")
-        if isinstance(found, float) and not found.is_integer():  # nor is NaN or infinity one
-            raise self.wrong(key, "is not a whole number")
-        return int(found)
+        return self._bounded(key, found)
+
+    def optional(self, key: str, default: int = 0) -> int:
+        """The same; the default also where the value is none that the key could have."""
+        try:
+            return self.integer(key, default)
+        except FileError:
+            return default
+
+    def flag(self, key: str) -> bool:
+        """Whether the file says so; what is no number says nothing."""
+        found = self.value(key)
+        return isinstance(found, (int, float)) and bool(found)
 
     def number(self, key: str, default: float = 0.0) -> float:
         """A number of any kind; the default where there is none."""
@@ -53,7 +66,12 @@ class Keys:
             return None
         if not all(map(math.isfinite, numbers)):
             raise self.wrong(key, "lists what is no number")
-        return tuple(map(int, numbers))
+        whole = tuple(map(int, numbers))
+        least, most = limit(key)
+        if whole and not least <= min(whole) <= max(whole) <= most:
+            odd = next(n for n in whole if not least <= n <= most)
+            raise self.wrong(key, f"lists {odd}, and may list {least:,} to {most:,}")
+        return whole
 
     def per_layer(self, key: str, n: int, default: tuple[int, ...]) -> tuple[int, ...]:
         """One number per layer, stated once or as an array (`get_key_or_arr`)."""
@@ -71,5 +89,16 @@ class Keys:
 
     def wrong(self, key: str, what: str) -> FileError:
         """The error to raise where a key's value cannot be used."""
-        name = f"{self.architecture}.{key}"
+        name = cut(f"{self.architecture}.{key}")
         return FileError("malformed", self.path, f"{self.path}: the metadata key {name} {what}.")
+
+    def _bounded(self, key: str, found: float | str) -> int:
+        """A value as a whole number within the limits of its key."""
+        if isinstance(found, str):
+            raise self.wrong(key, "is a text where a number is expected")
+        if isinstance(found, float) and not found.is_integer():  # nor is NaN or infinity one
+            raise self.wrong(key, "is not a whole number")
+        least, most = limit(key)
+        if not least <= found <= most:
+            raise self.wrong(key, f"is {found:.0f}, and may be {least:,} to {most:,}")
+        return int(found)

@@ -36,6 +36,7 @@ _TYPES = {
 }
 # enum llama_pooling_type (include/llama.h); the unspecified value is -1 as unsigned
 _EMBEDS = frozenset({1, 2, 3})  # mean, cls, last
+MAX_NAME = 64  # characters of an architecture; the longest that llama.cpp knows has 20
 _RERANK = 4
 
 
@@ -46,15 +47,18 @@ def require_chat_model(header: Header) -> str:
     architecture that this program has never heard of passes.
     """
     metadata = header.metadata
-    kind = metadata.get("general.type")
-    if isinstance(kind, str) and kind in _TYPES:
-        raise _refuse(header.path, _TYPES[kind])
     architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str) or not architecture:
+    named = isinstance(architecture, str) and 0 < len(architecture) <= MAX_NAME
+    # The engine does not look at such marks: a file that has layers all the same is a model.
+    marked = not named or f"{architecture}.block_count" not in metadata
+    kind = metadata.get("general.type")
+    if marked and isinstance(kind, str) and kind in _TYPES:
+        raise _refuse(header.path, _TYPES[kind])
+    if not isinstance(architecture, str) or not named:
         if any(key.startswith("imatrix.") for key in metadata):
             raise _refuse(header.path, _TYPES["imatrix"])
         raise _refuse(header.path, "a GGUF file that names no model architecture")
-    if "adapter.type" in metadata:
+    if marked and "adapter.type" in metadata:
         raise _refuse(header.path, _TYPES["adapter"])
     if architecture in OTHERS:
         raise _refuse(header.path, OTHERS[architecture])

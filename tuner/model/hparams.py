@@ -13,14 +13,12 @@ from typing import NamedTuple
 from tuner.errors import FileError
 from tuner.gguf.header import Header, SkippedArray
 from tuner.gguf.keys import Keys
+from tuner.gguf.limits import MAX_LAYERS, MAX_ROW, MAX_STATE, MAX_VOCABULARY
 from tuner.model.architecture import Architecture, KeyGroup
 from tuner.model.architectures import architecture as architecture_row
 from tuner.model.layer_pattern import recurrent_layers, window
-from tuner.safe_text import one_line
+from tuner.safe_text import cut
 
-MAX_LAYERS = 512  # LLAMA_MAX_LAYERS (src/llama-hparams.h)
-MAX_EMBEDDING = 1 << 20  # far beyond any model; larger numbers are damage
-MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 _MROPE_POSITIONS = 4  # numbers that say where a token is where images have places too
 _GLM_5_2_CONTEXT = 1 << 20  # from here on a model is taken for GLM 5.2 (src/models/glm-dsa.cpp)
 _GLM_5_2_INDEXERS = 3, 4  # in its first layers, and in one of so many after them
@@ -135,38 +133,38 @@ def read_hparams(header: Header, architecture: str) -> HParams:
     layers = _layers(header, keys, row)
     n, n_all = layers.n_layer, layers.n_layer_all
     n_embd = keys.integer("embedding_length")
-    if not 0 < n_embd <= MAX_EMBEDDING:
-        raise keys.wrong("embedding_length", f"is {n_embd}, which no model has")
+    if not n_embd:
+        raise keys.wrong("embedding_length", "is missing")
     n_expert, n_used = _experts(keys, row, layers.n_stated)
     n_swa, swa = window(keys, row, n, n_all)
     recurrent = recurrent_layers(keys, row, n, n_all, n_head_kv=layers.n_head_kv, n_ff=layers.n_ff)
     if not any(layers.n_head) and not any(recurrent):
         raise keys.wrong("attention.head_count", "is 0, and no layer is recurrent")
-    heads = _head_sizes(keys, row, layers.n_head[0], n_embd)
+    heads = _head_sizes(keys, row, layers.n_head[0], n_embd, windowed=any(swa))
     ssm = _ssm(keys, row)
     state_r, state_s = _state_sizes(keys, row, ssm, n_embd, layers.n_head[0], heads.k)
 
-    return HParams(
+    hparams = HParams(
         architecture=architecture,
         n_layer=n,
         n_layer_all=n_all,
-        n_layer_dense_lead=keys.integer("leading_dense_block_count"),
+        n_layer_dense_lead=keys.optional("leading_dense_block_count"),
         cycles=(
-            keys.integer("hrm.layers_per_stack"),
-            keys.integer("hrm.h_cycles"),
-            keys.integer("hrm.l_cycles"),
+            keys.optional("hrm.layers_per_stack"),
+            keys.optional("hrm.h_cycles"),
+            keys.optional("hrm.l_cycles"),
         ),
-        residual_block=keys.integer("attn_res.block_size"),
-        parallel_residual=bool(keys.integer("use_parallel_residual")),
+        residual_block=keys.optional("attn_res.block_size"),
+        parallel_residual=keys.flag("use_parallel_residual"),
         rms_norm=keys.number("attention.layer_norm_rms_epsilon") > 0,
         n_embd=n_embd,
-        n_embd_inp=n_embd * (1 + keys.integer("n_deepstack_layers")),
+        n_embd_inp=n_embd * (1 + keys.optional("n_deepstack_layers")),
         n_vocab=_vocabulary(header, keys),
         n_ctx_train=keys.integer("context_length"),
         positions=_positions(keys, row),
         scaled_input=keys.number("embedding_scale", row.embedding_scale) != 0,
         ngram_layers=keys.array("ple.layers") or () if "ngrams" in row.reads else (),
-        ngram_row=keys.integer("embedding_length_per_layer_input"),
+        ngram_row=keys.optional("embedding_length_per_layer_input"),
         ngram_state=_ngram_state(keys, row, n_embd),
         n_head=layers.n_head,
         n_head_kv=layers.n_head_kv,
@@ -178,26 +176,42 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         mla=_is_mla(keys, row),
         rope_finetuned=keys.value("rope.scaling.finetuned") is not False,
         indexer_head=_read_by(keys, row, "attention.indexer.key_length", "indexer"),
-        indexer_top_k=keys.integer("attention.indexer.top_k"),
+        indexer_top_k=keys.optional("attention.indexer.top_k"),
         indexer_full=_indexer_layers(keys, row, n, n_all),
         indexer_block=_read_by(keys, row, "attention.indexer.block_size", "indexer_blocks"),
-        indexer_kpool=keys.integer("attention.indexer.kpool"),
-        indexer_tail=bool(keys.integer("attention.indexer.kpool_select_tail")),
+        indexer_kpool=keys.optional("attention.indexer.kpool"),
+        indexer_tail=keys.flag("attention.indexer.kpool_select_tail"),
         compress_ratios=_compress_ratios(keys, row, n_all),
         recurrent=recurrent,
         state_r=state_r,
         state_s=state_s,
         ssm=ssm,
         n_ff=layers.n_ff,
-        n_ff_exp=keys.integer("expert_feed_forward_length"),
+        n_ff_exp=keys.optional("expert_feed_forward_length"),
         n_expert=n_expert,
         n_expert_used=n_used,
         n_expert_groups=keys.integer("expert_group_count"),
         n_groups_used=keys.integer("expert_group_used_count"),
-        expert_weights_norm=bool(keys.integer("expert_weights_norm")),
+        expert_weights_norm=keys.flag("expert_weights_norm"),
         clamped=_clamped(keys, row, "swiglu_clamp_exp", n_all),
         clamped_shared=_clamped(keys, row, "swiglu_clamp_shexp", n_all),
     )
+    _require_sizes(keys, hparams)
+    return hparams
+
+
+def _require_sizes(keys: Keys, hp: HParams) -> None:
+    """Raises FileError where heads have no size, or where numbers that are each within limits
+    make a layer that no model has. No byte of a cache or a state is then beyond 64 bits."""
+    for il, n_head in enumerate(hp.n_head_kv[: hp.n_layer]):
+        attends = n_head and not (hp.recurrent[il] and not hp.row.side_by_side)
+        if attends and not (hp.head_k[il] and hp.head_v[il]):
+            which = "value_length" if hp.head_k[il] else "key_length"
+            raise keys.wrong(f"attention.{which}", f"leaves heads without elements in layer {il}")
+    if max(*hp.k_row, *hp.v_row) > MAX_ROW:
+        raise keys.wrong("attention.head_count_kv", "makes rows of the cache that no model has")
+    if max(hp.state_r, hp.state_s) > MAX_STATE:
+        raise keys.wrong("ssm.state_size", "makes a state that no model has")
 
 
 class _Layers(NamedTuple):
@@ -215,14 +229,14 @@ def _layers(header: Header, keys: Keys, row: Architecture) -> _Layers:
         raise FileError(
             "not_a_chat_model",
             header.path,
-            f"{header.path} ({one_line(row.name)}) describes no layers of a language model: "
+            f"{header.path} ({cut(row.name)}) describes no layers of a language model: "
             "it is another kind of model, or a part of one.",
         )
     n_stated = n_all = keys.integer("block_count")
-    if not 0 < n_all <= MAX_LAYERS:
-        raise keys.wrong("block_count", f"is {n_all}: llama.cpp takes 1 to {MAX_LAYERS} layers")
+    if not n_all:
+        raise keys.wrong("block_count", "is no number")
     n_nextn = keys.integer("nextn_predict_layers")
-    if not 0 <= n_nextn <= n_all:
+    if n_nextn > n_all:
         raise keys.wrong("nextn_predict_layers", f"is {n_nextn}, the model has {n_all} layers")
     if row.mtp_by_tensor and n_nextn:
         probe = f"blk.{n_all - n_nextn}.nextn.eh_proj.weight"
@@ -254,13 +268,17 @@ class _HeadSizes(NamedTuple):
     v_swa: int
 
 
-def _head_sizes(keys: Keys, row: Architecture, n_head: int, n_embd: int) -> _HeadSizes:
-    """`n_head`: the first layer's."""
+def _head_sizes(
+    keys: Keys, row: Architecture, n_head: int, n_embd: int, *, windowed: bool
+) -> _HeadSizes:
+    """`n_head`: the first layer's; `windowed`: there are layers with a window."""
     k = v = 0
     if n_head or row.head_sizes_stated:
         default = n_embd // n_head if n_head else 0
         k = keys.integer("attention.key_length", default)
         v = keys.integer("attention.value_length", default)
+    if not windowed:
+        return _HeadSizes(k, v, k, v)
     return _HeadSizes(
         k,
         v,
@@ -273,7 +291,8 @@ def _first_shared(keys: Keys, row: Architecture, n_all: int) -> int:
     """`n_layer_kv_from_start`: the first layer without a cache of its own."""
     if row.first_shared_kv is not None:
         return row.first_shared_kv
-    return n_all - keys.integer("attention.shared_kv_layers") if "shared_kv" in row.reads else n_all
+    first = n_all - _read_by(keys, row, "attention.shared_kv_layers", "shared_kv")
+    return first if first >= 0 else n_all  # int32_t, and used "if non-negative"
 
 
 def _experts(keys: Keys, row: Architecture, n_layer: int) -> tuple[int, int]:
@@ -282,9 +301,7 @@ def _experts(keys: Keys, row: Architecture, n_layer: int) -> tuple[int, int]:
     used = max(keys.per_layer("expert_used_count", n_layer, (0,)))
     if row.one_expert_is_dense and n_expert <= 1:
         return 0, 0
-    if not 0 <= n_expert <= MAX_EXPERTS:
-        raise keys.wrong("expert_count", f"is {n_expert}: llama.cpp takes up to {MAX_EXPERTS}")
-    if not 0 <= used <= n_expert:
+    if used > n_expert:
         raise keys.wrong("expert_used_count", f"is {used}, the model has {n_expert} experts")
     if n_expert and not used:
         raise keys.wrong("expert_used_count", f"is 0, the model has {n_expert} experts")
@@ -294,13 +311,15 @@ def _experts(keys: Keys, row: Architecture, n_layer: int) -> tuple[int, int]:
 def _vocabulary(header: Header, keys: Keys) -> int:
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, SkippedArray):
-        return tokens.length
-    if isinstance(tokens, tuple):
-        return len(tokens)
-    stated = keys.integer("vocab_size")
-    if stated:
-        return stated
-    return next((t.shape[1] for t in header.tensors if t.name == "token_embd.weight"), 0)
+        found = tokens.length
+    elif isinstance(tokens, tuple):
+        found = len(tokens)
+    else:
+        embeddings = (t.shape for t in header.tensors if t.name == "token_embd.weight")
+        found = keys.integer("vocab_size") or sum(next(embeddings, ())[1:2])
+    if found > MAX_VOCABULARY:
+        raise keys.wrong("vocab_size", f"or the list of tokens makes {found:,}, which no model has")
+    return found
 
 
 def _compress_ratios(keys: Keys, row: Architecture, n_all: int) -> tuple[int, ...]:
@@ -328,8 +347,9 @@ def _clamped(keys: Keys, row: Architecture, key: str, n_all: int) -> tuple[bool,
 
 def _positions(keys: Keys, row: Architecture) -> int:
     """`n_pos_per_embd` (src/llama-hparams.cpp) by `llama_model_rope_type`."""
-    sections = keys.array("rope.dimension_sections") or (0, 0)
-    by_sections = row.positions == "mrope_by_sections" and min(sections[:2]) > 0
+    by_sections = False
+    if row.positions == "mrope_by_sections":
+        by_sections = min((keys.array("rope.dimension_sections") or (0,))[:2]) > 0
     return _MROPE_POSITIONS if row.positions == "mrope" or by_sections else 1
 
 
@@ -348,7 +368,7 @@ def _is_mla(keys: Keys, row: Architecture) -> bool:
 def _indexer_layers(keys: Keys, row: Architecture, n_layer: int, n_all: int) -> tuple[bool, ...]:
     """`is_indexer_full`: which layers own an indexer cache."""
     unlisted = row.indexer.unlisted if row.indexer else "all"
-    if keys.value("attention.indexer.types") is None:
+    if row.indexer is None or keys.value("attention.indexer.types") is None:
         if unlisted == "glm_5_2" and keys.integer("context_length") >= _GLM_5_2_CONTEXT:
             first, period = _GLM_5_2_INDEXERS
             return tuple(il < first or (il - first + 1) % period == 0 for il in range(n_all))
@@ -374,7 +394,7 @@ def _state_sizes(
 ) -> tuple[int, int]:
     """`n_embd_r` and `n_embd_s` (src/llama-hparams.cpp), in elements."""
     if ssm.wkv_head:
-        return keys.integer("token_shift_count", 2) * n_embd, n_embd * ssm.wkv_head
+        return keys.optional("token_shift_count", 2) * n_embd, n_embd * ssm.wkv_head
     l_cache = _read_by(keys, row, "shortconv.l_cache", "shortconv")
     if l_cache:
         return n_embd * (l_cache - 1), ssm.state * ssm.inner

@@ -15,6 +15,8 @@ from tuner.model.chat_models import require_chat_model
 from tuner.model.hparams import HParams, read_hparams
 from tuner.model.tensors import TensorGroups, group_tensors
 
+MAX_NAME = 200  # characters of general.name that are kept
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -56,7 +58,7 @@ def describe(header: Header) -> Model:
     return Model(
         path=header.path,
         architecture=architecture,
-        name=name if isinstance(name, str) and name else header.path.stem,
+        name=name[:MAX_NAME] if isinstance(name, str) and name else header.path.stem,
         quantization=_quantization(header),
         n_params=sum(prod(t.shape) for t in header.tensors),
         n_layer=hparams.n_layer,
