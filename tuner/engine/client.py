@@ -152,6 +152,14 @@ class EngineClient:
         if worker is not None:
             worker.quit()
 
+    def kill(self) -> None:
+        """`close` without a second for the process, and without a lock: a signal handler may call
+        it, whatever it has interrupted."""
+        self._closed = True
+        worker = self._worker
+        if worker is not None:
+            worker.kill()
+
     def __enter__(self) -> EngineClient:
         return self
 
@@ -224,8 +232,7 @@ class EngineClient:
                 number, event = answer
                 watch.heard(event)
             if too_long := watch.waited(waited, self._stop_wanted):
-                worker.kill()
-                raise WorkerDiedError(f"{too_long} and was ended")
+                raise worker.give_up(too_long)
             if answer is None or isinstance(event, Alive):
                 continue
             if number == self._number:

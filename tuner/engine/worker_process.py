@@ -78,7 +78,7 @@ class WorkerProcess:
         self._log_path = log_path
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._events: queue.Queue[tuple[int, Event] | None] = queue.Queue(_MAX_WAITING)
-        self._nonsense = ""
+        self._ended = ""  # why it had to be ended, if so
         started: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
         log_path.parent.mkdir(parents=True, exist_ok=True)
         rotate(log_path)
@@ -95,8 +95,6 @@ class WorkerProcess:
             raise EngineError(
                 "crashed", f"the engine's process could not be started: {process}"
             ) from process
-        self._process = process
-        self.pid = process.pid
         threading.Thread(target=self._write, daemon=True).start()
 
     @property
@@ -126,6 +124,13 @@ class WorkerProcess:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_QUIT_SECONDS)
         self.kill()
+
+    def give_up(self, why: str) -> WorkerDiedError:
+        """Kills it for a reason, which begins with a verb. Returns what `read` raises from now on,
+        once what it said before is read."""
+        self._ended = f"{why} and was ended"
+        self.kill()
+        return WorkerDiedError(self._ended)
 
     def kill(self) -> None:
         """Ends it at once and reaps it."""
@@ -157,6 +162,8 @@ class WorkerProcess:
         except OSError as error:
             started.put(error)
             return
+        self._process = process
+        self.pid = process.pid
         started.put(process)
         assert process.stdout is not None
         try:
@@ -164,9 +171,9 @@ class WorkerProcess:
             while (line := process.stdout.readline(_MAX_LINE)).endswith(b"\n"):
                 self._events.put(decode(line))
             if len(line) == _MAX_LINE:
-                self._nonsense = "a line without an end"
+                self.give_up("said what cannot be understood (a line without an end)")
         except ProtocolError as error:
-            self._nonsense = str(error)
+            self.give_up(f"said what cannot be understood ({error})")
         except (OSError, ValueError, MemoryError):
             pass
         process.stdout.close()
@@ -184,16 +191,12 @@ class WorkerProcess:
             pipe.close()
 
     def _death(self) -> WorkerDiedError:
-        if self._nonsense:
-            self.kill()
-            return WorkerDiedError(
-                f"said what cannot be understood ({self._nonsense}) and was ended"
-            )
+        if self._ended:
+            return WorkerDiedError(self._ended)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_QUIT_SECONDS)
         if self.alive:  # closed its stdout, yet lives: of no use any more
-            self.kill()
-            return WorkerDiedError("closed its output and was ended")
+            return self.give_up("closed its output")
         name = _signal_name(self._process.returncode)
         how = f"by signal {name}" if name else f"with exit status {self._process.returncode}"
         if name == "SIGKILL":
