@@ -51,14 +51,17 @@ def replay(steps: Sequence[int], sizes: Sequence[int], alignment: int) -> int:
     for step in steps:
         if step >= 0:
             size = sizes[step]
-            best, best_size = len(starts) - 1, _ENDLESS  # the last is the last resort
-            for i, start in enumerate(starts[:-1]):
-                if size <= ends[i] - start <= best_size:
-                    best, best_size = i, ends[i] - start
+            n = best = len(starts) - 1  # the last is the last resort
+            if n:
+                best_size = _ENDLESS
+                for i, start in enumerate(starts[:n]):
+                    if size <= ends[i] - start <= best_size:
+                        best, best_size = i, ends[i] - start
             start = starts[best]
             end = start + size
             taken.append((start, end))
-            peak = max(peak, end)
+            if end > peak:  # noqa: PLR1730  # a call takes longer, and this is where most of a search's time goes
+                peak = end
             if end == ends[best]:
                 del starts[best], ends[best]
             else:
@@ -69,7 +72,9 @@ def replay(steps: Sequence[int], sizes: Sequence[int], alignment: int) -> int:
         before = ends.index(start) if start in ends else n
         behind = starts.index(end) if end in starts else n
         if before == behind == n:
-            i = next((i for i, other in enumerate(starts) if other >= start), n)
+            i = 0
+            while i < n and starts[i] < start:
+                i += 1
             starts.insert(i, start)
             ends.insert(i, end)
         elif before <= behind:
