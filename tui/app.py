@@ -58,10 +58,18 @@ class KvchatApp(App[None]):
         self._chat_screen: ChatScreen | None = None
         self._model: RunningModel | None = None
         self._leaving = False
-        self._recorder = Recorder(store, self._not_saved)
+        self._recorder = Recorder(store, self._not_saved, self._saved_again)
+
+    @property
+    def unsaved(self) -> str:
+        """Why something of the conversation was not saved at the end; "" where all of it was."""
+        return self._recorder.problem
 
     def _not_saved(self, problem: str) -> None:
         self.post_message(ChatScreen.NotSaved(problem))
+
+    def _saved_again(self, word: str) -> None:
+        self.post_message(ChatScreen.Saved(word))
 
     def on_mount(self) -> None:
         self.set_keymap(self._keys.for_textual())
@@ -103,6 +111,10 @@ class KvchatApp(App[None]):
     def on_chat_screen_not_saved(self, message: ChatScreen.NotSaved) -> None:
         if self._chat_screen is not None:
             self._chat_screen.show_problem(message.problem)
+
+    def on_chat_screen_saved(self, message: ChatScreen.Saved) -> None:
+        if self._chat_screen is not None:
+            self._chat_screen.show_saved(message.word)
 
     def on_conversations_screen_deleted(self, message: ConversationsScreen.Deleted) -> None:
         if self._chat_screen is not None:

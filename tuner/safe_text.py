@@ -12,12 +12,19 @@ _SAFE: dict[int, str | None] = {
     **dict.fromkeys(_SURROGATES, "\ufffd"),
     0x1B: "␛",
 }
+_WHOLE = dict.fromkeys(_SURROGATES, "\ufffd")
 _LINE_ENDS = dict.fromkeys(map(ord, "\t\n\u2028\u2029"), " ")
 
 
 def printable(text: str) -> str:
     """The text without what steers a terminal; an escape shows as ␛."""
     return text.translate(_SAFE)
+
+
+def utf8(text: str) -> str:
+    """The text as UTF-8 can hold it: it is kept in a file or given to the engine. Halves of
+    surrogate pairs come from arguments, files and pipes that are not UTF-8."""
+    return text.translate(_WHOLE)
 
 
 def one_line(text: str) -> str:

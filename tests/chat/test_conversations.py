@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import sqlite3
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tui.storage import Recorder, schema
+from tests.support.faults import DATABASE_DAMAGES, fill
+from tui.storage import Recorder, damage, database, recorder, schema
 from tui.storage.conversations import (
     Conversation,
     Conversations,
@@ -20,6 +27,7 @@ from tui.storage.conversations import (
     StoreError,
     default_path,
 )
+from tuner.safe_text import utf8
 
 
 def message(key: str, parent: str | None, content: str, **fields: object) -> StoredMessage:
@@ -251,3 +259,357 @@ def test_only_the_user_can_read_it(store: Conversations) -> None:
 def test_the_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KVCHAT_DATA_DIR", str(tmp_path))
     assert default_path() == tmp_path / "conversations.db"
+
+
+# ---------------------------------------------------------------- order
+
+
+def test_the_latest_is_the_one_written_last_whatever_the_clock_says(store: Conversations) -> None:
+    """A clock that is set back a year must not make --resume open an older conversation."""
+    store.save(conversation("aa", "m1", at=2000.0), [message("m1", None, "first")])
+    store.save(conversation("bb", "m2", at=1000.0), [message("m2", None, "second")])
+    assert [c.id for c in store.list()] == ["bb", "aa"]
+    assert [hit.conversation.id for hit in store.search("title")] == ["bb", "aa"]
+    store.save(conversation("aa", "m3", at=500.0), [message("m3", "m1", "third")])
+    latest = store.get("latest")
+    assert latest is not None
+    assert latest.id == "aa"
+
+
+# ---------------------------------------------------------------- what is kept
+
+_TEXT = st.text(max_size=40)  # with halves of surrogate pairs and control characters
+_MESSAGES = st.lists(
+    st.builds(
+        StoredMessage, id=st.uuids().map(str), parent_id=st.none(),
+        role=st.sampled_from(["user", "assistant"]), content=_TEXT, created=st.floats(0, 1e10),
+        state=_TEXT, reasoning=_TEXT, model_name=st.none() | _TEXT, settings=st.none() | _TEXT,
+        n_tokens=st.none() | st.integers(0, 2**31), tokens_per_second=st.none() | st.floats(0, 1e9),
+    ),
+    max_size=4,
+)  # fmt: skip
+
+
+@settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.uuids().map(str), _TEXT, st.none() | _TEXT, _MESSAGES)
+def test_any_text_is_kept_as_utf_8_can_hold_it(
+    store: Conversations, key: str, title: str, system: str | None, said: list[StoredMessage]
+) -> None:
+    """Nothing that a model, a paste or an argument may hold is a reason not to save."""
+    path = [replace(m, parent_id=said[i - 1].id if i else None) for i, m in enumerate(said)]
+    store.save(Conversation(key, title, 1.0, 1.0, system, path[-1].id if path else None), path)
+    found = store.get(key)
+    assert found is not None
+    assert (found.title, found.system_prompt) == (utf8(title), system and utf8(system))
+    texts = [
+        (utf8(m.content), utf8(m.reasoning), utf8(m.state), m.n_tokens, m.tokens_per_second)
+        for m in path
+    ]
+    assert texts == [
+        (m.content, m.reasoning, m.state, m.n_tokens, m.tokens_per_second)
+        for m in store.messages(key)
+    ]
+    store.search(title)
+    store.delete(key)
+
+
+# ---------------------------------------------------------------- damage
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, list[str]]]:
+    """A file of 6 conversations, and the texts of each."""
+    path = tmp_path_factory.mktemp("filled") / "conversations.db"
+    store = Conversations.open(path)
+    fill(store, 6, 12)
+    texts = {c.id: [m.content for m in store.messages(c.id)] for c in store.list()}
+    store.close()
+    return path.read_bytes(), texts
+
+
+@pytest.mark.parametrize("kind", DATABASE_DAMAGES)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_file_opens_and_nothing_is_lost_in_silence(
+    tmp_path: Path, filled: tuple[bytes, dict[str, list[str]]], kind: str, seed: int
+) -> None:
+    """It opens, what is lost is told, and what comes is saved."""
+    whole, texts = filled
+    raw = bytearray(whole)
+    DATABASE_DAMAGES[kind](random.Random(seed), raw)
+    path = tmp_path / "conversations.db"
+    path.write_bytes(raw)
+    store = Conversations.open(path)
+    said: list[str] = []
+    saver = Recorder(store, said.append, said.append)
+    try:
+        found = {c.id: [m.content for m in store.messages(c.id)] for c in store.list()}
+        store.search("alpha")
+    except StoreError as error:
+        said.append(str(error))
+        found = {}
+    saver.save(conversation("new", "n"), message("n", None, "fresh")).result()
+    saver.save(conversation("c0", "o"), message("o", "c0m11", "fresh too")).result()
+    saver.close()
+    assert not saver.problem
+    told = bool(store.warning or said)
+    assert store.saved or told
+    if not told:  # bytes inside a text are anybody's guess, but each text is still there
+        assert {key: len(path) for key, path in found.items()} == dict.fromkeys(texts, 12)
+    store.close()
+    if store.saved:
+        again = Conversations.open(path)
+        assert again.warning is None
+        assert [m.content for m in again.messages("new")] == ["fresh"]
+        assert again.messages("c0")[-1].content == "fresh too"
+        again.close()
+
+
+def test_what_can_be_read_is_copied_over(
+    tmp_path: Path, filled: tuple[bytes, dict[str, list[str]]]
+) -> None:
+    """Without its first page SQLite knows nothing of the file: all of it is found all the same,
+    the file is kept beside the new one, and the sentence says how much was saved."""
+    whole, texts = filled
+    path = tmp_path / "conversations.db"
+    path.write_bytes(b"\0" * 4096 + whole[4096:])
+    store = Conversations.open(path)
+    assert {c.id: [m.content for m in store.messages(c.id)] for c in store.list()} == texts
+    assert "6 conversations with 72 messages were saved" in (store.warning or "")
+    (kept,) = [p for p in tmp_path.iterdir() if p.suffix == ".bad"]
+    assert kept.read_bytes()[4096:] == whole[4096:]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    store.close()
+
+
+def test_messages_whose_conversation_is_lost_make_one(tmp_path: Path) -> None:
+    path = tmp_path / "conversations.db"
+    store = Conversations.open(path)
+    fill(store, 1, 4)
+    store._db.execute("PRAGMA foreign_keys = OFF")
+    store._db.execute("DELETE FROM conversations")
+    store._db.execute("DELETE FROM messages WHERE id = 'c0m1'")
+    into = database._memory()
+    schema.prepare(into)
+    assert str(damage.copy_over(store._db, into)).startswith("1 conversation with 3 messages")
+    assert into.execute("SELECT head FROM conversations").fetchone()[0] == "c0m3"
+    parents = [row[0] for row in into.execute("SELECT parent_id FROM messages ORDER BY n")]
+    assert parents == [None, "c0m0", "c0m2"]
+
+
+def test_a_damaged_search_index_is_rebuilt(tmp_path: Path) -> None:
+    """Its conversations stay where they are, and are found again."""
+    path = tmp_path / "conversations.db"
+    store = Conversations.open(path)
+    fill(store, 2, 4)
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE messages_fts_data SET block = x'00ff00ff'")
+    again = Conversations.open(path)
+    assert again.warning is None
+    assert {hit.conversation.id for hit in again.search("alpha")} == {"c0", "c1"}
+    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".bad"] == []
+    again.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damage_that_comes_later(tmp_path: Path, seed: int) -> None:
+    """The file is damaged while the chat is open: the chat goes on saving, and says what it met.
+    What this chat has said itself is not lost with the file."""
+    path = tmp_path / "conversations.db"
+    first = Conversations.open(path)
+    fill(first, 8, 20)
+    first.close()
+    store = Conversations.open(path)
+    said: list[str] = []
+    saver = Recorder(store, said.append, said.append)
+    saver.save(conversation("own", "a"), message("a", None, "one")).result()
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    chance = random.Random(seed)
+    with path.open("r+b") as file:
+        for page in chance.sample(range(1, path.stat().st_size // 4096), 20):
+            file.seek(4096 * page)
+            file.write(chance.randbytes(4096))
+    store._db.execute("PRAGMA cache_size = 0")
+    store._db.execute("PRAGMA shrink_memory")
+    for n in range(20):
+        text = f"word {n} " * 300
+        saver.save(conversation("own", f"b{n}"), message(f"b{n}", "a", text)).result()
+    saver.close()
+    assert not saver.problem
+    store.close()
+    again = Conversations.open(path)
+    assert again.messages("own")[0].content == "one"
+    assert again.messages("own")[-1].content.startswith("word 19")
+    assert any("damaged" in word for word in (*said, again.warning or ""))
+    again.close()
+
+
+@pytest.mark.parametrize("gone", ["renamed", "removed", "replaced"])
+def test_a_file_that_is_taken_away(tmp_path: Path, gone: str) -> None:
+    """Another kvchat set it aside, or the user removed it: what is said goes into the file that
+    is there, with the rest of its conversation."""
+    path = tmp_path / "data" / "conversations.db"
+    store = Conversations.open(path)
+    said: list[str] = []
+    saver = Recorder(store, said.append, said.append)
+    saver.save(conversation("own", "a"), message("a", None, "one")).result()
+    if gone == "renamed":
+        for file in list(path.parent.iterdir()):
+            file.rename(tmp_path / file.name)
+    else:
+        shutil.rmtree(path.parent)
+    if gone == "replaced":
+        Conversations.open(path).close()
+    saver.save(conversation("own", "bb"), message("bb", "a", "two")).result()
+    saver.close()
+    assert "removed or replaced" in said[0]
+    other = Conversations.open(path)
+    assert [m.content for m in other.messages("own")] == ["one", "two"]
+    other.close()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "ALTER TABLE messages DROP COLUMN reasoning",
+        "DROP TABLE conversations",
+        "PRAGMA user_version = 0",
+        "CREATE TABLE other (x); DROP TABLE messages",
+    ],
+)
+def test_tables_that_are_not_ours(tmp_path: Path, sql: str) -> None:
+    """Another schema than the version says: set aside, and what it has is taken over."""
+    path = tmp_path / "conversations.db"
+    store = Conversations.open(path)
+    fill(store, 2, 3)
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.executescript(sql)
+    again = Conversations.open(path)
+    assert again.saved
+    assert "2 conversations" in (again.warning or "")
+    assert len(again.list()) == 2
+    again.close()
+
+
+def test_values_of_other_types_are_read(store: Conversations) -> None:
+    """SQLite keeps any type in any column; a screen is given what it can show."""
+    fill(store, 1, 2)
+    store._db.execute(
+        "UPDATE messages SET content = x'ff00', created = 'x', n_tokens = -1, role = 7"
+    )
+    store._db.execute(
+        "UPDATE conversations SET title = 1.5, updated = 1e300, system_prompt = x'c3'"
+    )
+    (found,) = store.list()
+    assert (found.title, found.updated, found.system_prompt) == ("1.5", 0.0, "\ufffd")
+    for read in store.messages("c0"):
+        assert (read.role, read.content, read.created) == ("assistant", "\ufffd\0", 0.0)
+        assert read.n_tokens is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        sqlite3.DatabaseError("vtable constructor failed"), sqlite3.OperationalError("x"),
+        IndexError("no such column"), UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
+        OverflowError("int too large"), ValueError("embedded null"), MemoryError(),
+        sqlite3.ProgrammingError("closed"), RecursionError(),
+    ],
+)  # fmt: skip
+def test_every_exception_is_a_store_error(store: Conversations, error: Exception) -> None:
+    """Whatever SQLite raises, and wherever, comes out of the one door in one sentence."""
+
+    class Failing:
+        def __getattr__(self, name: str) -> object:
+            raise error
+
+    real, store._db = store._db, Failing()  # type: ignore[assignment]
+    one = conversation("c", None)
+    for call in (
+        lambda: store.save(one), store.list, store.latest, lambda: store.get("c"),
+        lambda: store.messages("c"), lambda: store.search("x"), lambda: store.rename("c", "x"),
+        lambda: store.delete("c"),
+    ):  # fmt: skip
+        with pytest.raises(StoreError):
+            call()
+    store._db = real
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), OSError("y"), MemoryError(), StoreError("z")])
+def test_whatever_stops_a_save_is_told(
+    store: Conversations, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Of any kind; and the word goes when saving works again, without another save."""
+    monkeypatch.setattr(recorder, "RETRY_SECONDS", 0.01)
+    problems: list[str] = []
+    saved = threading.Event()
+    save = store.save
+    failing = True
+
+    def refuse(*_: object) -> None:
+        if failing:
+            raise error
+        save(*_)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "save", refuse)
+    saver = Recorder(store, problems.append, lambda _: saved.set())
+    saver.save(conversation("c1", "a"), message("a", None, "one")).result()
+    assert len(problems) == 1
+    assert saver.problem == problems[0]
+    failing = False
+    assert saved.wait(5)
+    saver.close()
+    assert saver.problem == ""
+    assert [m.content for m in store.messages("c1")] == ["one"]
+
+
+@pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+def test_a_file_that_is_held_when_the_chat_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    """The chat opens soon, says so where it cannot go on, and saves when the other lets go."""
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(recorder, "RETRY_SECONDS", 0.02)
+    path = tmp_path / "conversations.db"
+    Conversations.open(path).close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA journal_mode = DELETE")
+    other.execute(lock)
+    began = time.monotonic()
+    store = Conversations.open(path)
+    assert time.monotonic() - began < 3
+    assert store.saved
+    assert "Another program" in (store.warning or "")
+    problems: list[str] = []
+    saver = Recorder(store, problems.append)
+    saver.save(conversation("c1", "a"), message("a", None, "one")).result()
+    assert "Another program" in problems[0]
+    other.execute("ROLLBACK")
+    end = time.monotonic() + 10
+    while saver.problem and time.monotonic() < end:
+        time.sleep(0.01)
+    saver.close()
+    assert [m.content for m in store.messages("c1")] == ["one"]
+    store.close()
+
+
+def test_the_end_does_not_wait_for_a_lock(tmp_path: Path) -> None:
+    """And says that something is not saved."""
+    path = tmp_path / "conversations.db"
+    store = Conversations.open(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    saver = Recorder(store, lambda _: None)
+    saver.save(conversation("c1", "a"), message("a", None, "one"))
+    began = time.monotonic()
+    saver.close(0.3)
+    assert time.monotonic() - began < 1
+    assert saver.problem
+    other.execute("ROLLBACK")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.await_complete import AwaitComplete
@@ -634,6 +635,31 @@ async def test_an_unsaved_chat_says_so(tmp_path: Path) -> None:
         await ask(pilot, "Still there?")
         await until(pilot, lambda: "Yes." in shown(pilot))
         assert "not saved" in shown(pilot)
+
+
+async def test_not_saved_is_said_while_it_is_so(
+    store: Conversations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the exception; the word goes when saving works again."""
+    monkeypatch.setattr("tui.storage.recorder.RETRY_SECONDS", 0.05)
+    save, failing = store.save, True
+
+    def refuse(*args: Any) -> None:
+        if failing:
+            raise RuntimeError("no way")
+        save(*args)
+
+    monkeypatch.setattr(store, "save", refuse)
+    app = make_app(FakeRunning([["Yes."]]), store, system_prompt="be brief\udcff")
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "Still there?")
+        await until(pilot, lambda: "not saved" in shown(pilot) and "no way" in shown(pilot))
+        failing = False
+        await until(pilot, lambda: "not saved" not in shown(pilot))
+    (found,) = store.list()
+    assert (found.n_messages, found.system_prompt) == (2, "be brief\ufffd")
+    assert app.unsaved == ""
 
 
 async def test_a_failed_load_says_why(store: Conversations) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from tui.ports import RunningModel
 from tui.storage import Conversation, StoredMessage
 from tuner.engine.protocol import Done, Message, Sampling
+from tuner.safe_text import utf8
 
 TITLE_CHARS = 60
 
@@ -31,11 +32,9 @@ class Chat:
         messages: list[StoredMessage] | None = None,
     ):
         now = time.time()
-        self.conversation = conversation or Conversation(
-            secrets.token_hex(4), "", now, now, system_prompt
-        )
+        self.conversation = conversation or Conversation(secrets.token_hex(4), "", now, now)
         if system_prompt is not None:
-            self.conversation = replace(self.conversation, system_prompt=system_prompt)
+            self.conversation = replace(self.conversation, system_prompt=utf8(system_prompt))
         self.path: list[StoredMessage] = messages or []
         self.branches = 0  # answers that this session has replaced, for the next one's seed
 
@@ -49,6 +48,7 @@ class Chat:
         return bool(self.path) and self.path[-1].role == "user"
 
     def add_user(self, text: str) -> StoredMessage:
+        text = utf8(text)
         if not self.path:
             self.conversation = replace(self.conversation, title=title_of(text))
         return self._add("user", text)

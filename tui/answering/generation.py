@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tui.ports import RunningModel
 from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
 from tuner.errors import EngineError, KvchatError
+from tuner.safe_text import utf8
 
 
 class Generation:
@@ -47,7 +48,7 @@ class Generation:
             for event in self._running.generate(*self._request):
                 if isinstance(event, Text):
                     with self._lock:
-                        self._texts.append(event.text)
+                        self._texts.append(utf8(event.text))
                         self._n_tokens += event.n_tokens
                 elif isinstance(event, PromptProgress):
                     self._progress = event

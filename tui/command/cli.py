@@ -19,7 +19,7 @@ from tuner.gguf.header import read_header
 from tuner.model.model import describe
 from tuner.planning import Plan
 from tuner.report import error_json, overview_text, report_json, report_text
-from tuner.safe_text import one_line
+from tuner.safe_text import one_line, utf8
 from tuner.tuning import Tuning
 from tuner.units import parse_size
 from tuner.wishes import LaunchRequest
@@ -93,7 +93,7 @@ def _run(args: argparse.Namespace) -> int:
     if prompt is not None:
         from tui.command.one_shot import answer  # noqa: PLC0415
 
-        return answer(request, prompt, args.system, sampling)
+        return answer(request, prompt, utf8(args.system or ""), sampling)
     if not all(s is not None and s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError(
             "the chat needs the terminal for input, output and errors; use -p TEXT or pipe a "
@@ -134,8 +134,7 @@ def _prompt(args: argparse.Namespace) -> str | None:
         mode = os.fstat(sys.stdin.fileno()).st_mode
         if args.prompt is None or stat.S_ISFIFO(mode) or stat.S_ISREG(mode):
             piped = sys.stdin.read().strip()
-    asked = (args.prompt or "").encode("utf-8", "replace").decode()
-    parts = [p for p in (asked, piped) if p]
+    parts = [p for p in (utf8(args.prompt or ""), piped) if p]
     if args.prompt is not None and not parts:
         raise UsageError("the question is empty; write it after -p or pipe it in.")
     return "\n\n".join(parts) or None

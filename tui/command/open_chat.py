@@ -33,6 +33,8 @@ def open_chat(
         app.run()
     finally:
         launcher.client.close()
+    if app.unsaved:
+        print(f"kvchat: not all of this chat was saved. {one_line(app.unsaved)}", file=sys.stderr)
     if app.error is not None:
         print(f"kvchat: {one_line(str(app.error))}", file=sys.stderr)
         return app.error.exit_code

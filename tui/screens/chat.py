@@ -33,6 +33,7 @@ from tuner.safe_text import one_line
 
 VRAM_SECONDS = 2.0
 QUIT_SECONDS = 3.0  # within which the second Ctrl+C must come
+_NOT_SAVED = "not saved"
 
 
 class ChatScreen(Screen[None]):
@@ -49,6 +50,14 @@ class ChatScreen(Screen[None]):
         def __init__(self, problem: str) -> None:
             super().__init__()
             self.problem = problem
+
+    class Saved(Message):
+        """Saving works again, or the store has something to say, which "" is not. Sent to the
+        app, from any thread."""
+
+        def __init__(self, word: str) -> None:
+            super().__init__()
+            self.word = word
 
     def __init__(
         self,
@@ -148,8 +157,11 @@ class ChatScreen(Screen[None]):
 
     def _idle(self) -> None:
         """Shows what can be done now."""
-        self._activity.activity = "" if self._saved else "not saved"
+        self._idle_activity()
         self._hint(Show.DEAD if self._dead else Show.IDLE)
+
+    def _idle_activity(self) -> None:
+        self._activity.activity = "" if self._saved else _NOT_SAVED
 
     def _hint(self, where: Show) -> None:
         self._hints.keys = self._keymap.hints(where, Place.CHAT, Place.PROMPT, Place.APP)
@@ -167,10 +179,18 @@ class ChatScreen(Screen[None]):
         await self.action_to_end()
 
     def show_problem(self, problem: str) -> None:
-        """Something about saving that the user should know."""
+        """Why the conversation is not saved now."""
         self._saved = False
-        self._activity.activity = "not saved"
+        self._activity.activity = _NOT_SAVED
         self.run_worker(self._transcript.notice(problem, "warning"))
+
+    def show_saved(self, word: str) -> None:
+        """All of the conversation is saved; `word`: what the store says of it, if anything."""
+        self._saved = self._store.saved and not self._recorder.problem
+        if self._saved and self._activity.activity == _NOT_SAVED:
+            self._idle_activity()
+        if word:
+            self.run_worker(self._transcript.notice(word, "warning"))
 
     # ------------------------------------------------------------ asking and answering
 

@@ -4,7 +4,8 @@
 from a thread of its own.
 """
 
-from tui.storage.conversations import Conversation, Conversations, Hit, StoredMessage
+from tui.storage.conversations import Conversations
 from tui.storage.recorder import Recorder
+from tui.storage.records import Conversation, Hit, StoredMessage
 
 __all__ = ["Conversation", "Conversations", "Hit", "Recorder", "StoredMessage"]

@@ -7,77 +7,25 @@ any thread.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Self
 
 import platformdirs
 
 from tui.storage import schema
-from tuner.errors import KvchatError
+from tui.storage.database import Database, StoreError, index_message
+from tui.storage.records import Conversation, Hit, StoredMessage, record
+from tuner.safe_text import utf8
+
+__all__ = ["Conversation", "Conversations", "Hit", "StoreError", "StoredMessage", "default_path"]
 
 LATEST = "latest"
-BUSY_SECONDS = 5.0
-T = TypeVar("T")
-
-
-class StoreError(KvchatError):
-    """The conversations cannot be read or written; `str()` says why and what to do."""
-
-    kind = "conversations"
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A conversation's own record. `head` is the id of the last message of the shown path."""
-
-    id: str
-    title: str
-    created: float  # seconds since the epoch
-    updated: float
-    system_prompt: str | None = None
-    head: str | None = None
-    n_messages: int = 0  # all branches; filled when read
-
-
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
-    """One message of the tree. `state` is complete, stopped, max_tokens,
-    context_full, interrupted or error.
-
-    A message that is still being written is saved as "interrupted", so that whatever ends the
-    process leaves the truth on disk.
-    """
-
-    id: str
-    parent_id: str | None
-    role: str  # "user" | "assistant"
-    content: str
-    created: float
-    state: str = "complete"
-    reasoning: str = ""
-    model_name: str | None = None
-    model_fingerprint: str | None = None
-    settings: str | None = None  # JSON of Settings and Sampling
-    n_prompt: int | None = None  # tokens
-    n_tokens: int | None = None  # tokens of this answer
-    n_ctx_used: int | None = None  # tokens in the cache after it
-    tokens_per_second: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A conversation found by its text, with the words around the match."""
-
-    conversation: Conversation
-    excerpt: str
-
+MAX_WORDS = 32  # of a search; SQLite bounds the depth of a query
 
 Found = list[Hit]  # inside the class below, `list` is a method
 Records = list[Conversation]
@@ -92,48 +40,18 @@ def default_path() -> Path:
     return base / "conversations.db"
 
 
-class Conversations:
-    """The store. `warning` says why nothing is saved or what was set aside; None if all is well."""
-
-    def __init__(self, db: sqlite3.Connection, path: Path, warning: str | None, saved: bool):
-        self._db = db
-        self._lock = threading.RLock()
-        self.path = path
-        self.warning = warning
-        self.saved = saved  # False: in memory only
-        self._fts = schema.has_fts(db)
-        if self._fts:
-            self._attempt(self._index_missing)
+class Conversations(Database):
+    """The store. Text is kept as UTF-8 can hold it. Raises StoreError, and nothing else."""
 
     @classmethod
-    def open(cls, path: Path | None = None) -> Conversations:
-        """The store at `path`, made if it is not there. Never raises: where the file cannot be
-        used, the store is in memory only and `warning` says why."""
-        path = path or default_path()
-        try:
-            db, warning = schema.open_file(path, BUSY_SECONDS)
-        except schema.UnusableError as problem:
-            db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-            schema.prepare(db)
-            return cls(db, path, f"{problem} This chat will not be saved.", saved=False)
-        return cls(db, path, warning, saved=True)
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
+    def open(cls, path: Path | None = None) -> Self:
+        return super().open(path or default_path())
 
     # ------------------------------------------------------------ reading
 
     def list(self, limit: int = 1000) -> Records:
         """The newest first."""
-        return self._attempt(
-            lambda: [
-                _conversation(row)
-                for row in self._db.execute(
-                    f"{_SELECT} ORDER BY c.updated DESC, c.rowid DESC LIMIT ?", (limit,)
-                )
-            ]
-        )
+        return self._read(lambda db: _conversations(db, "", (limit,)))
 
     def latest(self) -> Conversation | None:
         found = self.list(1)
@@ -143,42 +61,41 @@ class Conversations:
         """The conversation with this id, or with the only id that begins so; "latest" works."""
         if conversation_id == LATEST:
             return self.latest()
-        rows = self._attempt(
-            lambda: self._db.execute(
-                f"{_SELECT} WHERE substr(c.id, 1, length(?1)) = ?1 LIMIT 2", (conversation_id,)
-            ).fetchall()
-        )
-        exact = [row for row in rows if row["id"] == conversation_id]
-        chosen = exact or rows
-        return _conversation(chosen[0]) if len(chosen) == 1 and conversation_id else None
+        key = utf8(conversation_id)
+        begin_so = "WHERE substr(c.id, 1, length(?)) = ?"
+        found = self._read(lambda db: _conversations(db, begin_so, (key, key, 1000)))
+        chosen = [c for c in found if c.id == key] or found
+        return chosen[0] if len(chosen) == 1 and key else None
 
     def messages(self, conversation_id: str) -> Messages:
         """The path from the first message to the head, oldest first."""
-        rows = self._attempt(
-            lambda: self._db.execute(
-                """WITH RECURSIVE up(id, depth) AS (
-                       SELECT head, 0 FROM conversations WHERE id = ?
+        # A head that is lost must not hide the conversation: its last message is as good.
+        query = """WITH RECURSIVE up(id, depth) AS (
+                       SELECT coalesce(
+                           (SELECT m.id FROM messages m WHERE m.id = c.head),
+                           (SELECT m.id FROM messages m WHERE m.conversation_id = c.id
+                            ORDER BY m.n DESC LIMIT 1)), 0
+                       FROM conversations c WHERE c.id = ?
                        UNION
                        SELECT m.parent_id, up.depth + 1 FROM messages m JOIN up ON m.id = up.id
-                       WHERE m.parent_id IS NOT NULL)
-                   SELECT m.* FROM up JOIN messages m ON m.id = up.id ORDER BY up.depth DESC""",
-                (conversation_id,),
-            ).fetchall()
-        )
-        return [_message(row) for row in rows]
+                       WHERE m.parent_id IS NOT NULL
+                           AND up.depth <= (SELECT count(*) FROM messages))
+                   SELECT m.* FROM up JOIN messages m ON m.id = up.id ORDER BY up.depth DESC"""
+        rows = self._read(lambda db: db.execute(query, (conversation_id,)).fetchall())
+        return [record(StoredMessage, dict(row)) for row in rows]
 
     def search(self, text: str, limit: int = 200) -> Found:
         """Conversations whose messages or title hold every word of `text`, the newest first."""
-        words = text.split()
+        words = utf8(text).replace("\0", " ").split()[:MAX_WORDS]
         if not words:
             return [Hit(conversation, "") for conversation in self.list(limit)]
-        return self._attempt(lambda: self._search(words, limit))
+        return self._read(lambda db: self._search(db, words, limit))
 
-    def _search(self, words: Words, limit: int) -> Found:
+    def _search(self, db: sqlite3.Connection, words: Words, limit: int) -> Found:
         excerpts: dict[str, str] = {}
         if self._fts:
             query = " ".join('"' + word.replace('"', '""') + '"*' for word in words)
-            for row in self._db.execute(
+            for row in db.execute(
                 """SELECT m.conversation_id AS id, snippet(messages_fts, 0, '', '', '…', 16) AS text
                    FROM messages_fts JOIN messages m ON m.n = messages_fts.rowid
                    WHERE messages_fts MATCH ? ORDER BY m.n DESC LIMIT ?""",
@@ -190,32 +107,34 @@ class Conversations:
         everything = not excerpts
         like = [f"%{_escape(word)}%" for word in words]
         clause = " AND ".join(["content LIKE ? ESCAPE '\\'"] * len(like))
-        for row in self._db.execute(
+        for row in db.execute(
             f"""SELECT conversation_id AS id, content FROM messages
                 WHERE (? OR indexed = 0) AND {clause} ORDER BY n DESC LIMIT ?""",
             (everything, *like, limit * 20),
         ):
             excerpts.setdefault(row["id"], _excerpt(row["content"], words[0]))
         title = " AND ".join(["c.title LIKE ? ESCAPE '\\'"] * len(like))
-        for row in self._db.execute(f"{_SELECT} WHERE {title} LIMIT ?", (*like, limit)):
-            excerpts.setdefault(row["id"], "")
-        found = [c for c in (self.get(key) for key in excerpts) if c is not None]
-        found.sort(key=lambda c: c.updated, reverse=True)
-        return [Hit(conversation, excerpts[conversation.id]) for conversation in found[:limit]]
+        for conversation in _conversations(db, f"WHERE {title}", (*like, limit)):
+            excerpts.setdefault(conversation.id, "")
+        among = "WHERE c.id IN (SELECT value FROM json_each(?))"
+        found = _conversations(db, among, (json.dumps(list(excerpts)), limit))
+        return [Hit(conversation, excerpts.get(conversation.id, "")) for conversation in found]
 
     # ------------------------------------------------------------ writing
 
     def save(self, conversation: Conversation, messages: Iterable[StoredMessage] = ()) -> None:
         """Writes the conversation's record and these messages, parents first, in one transaction.
         What is there already is replaced. Raises StoreError."""
-        with self._writing() as db:
+        messages = tuple(messages)
+
+        def work(db: sqlite3.Connection) -> None:
             db.execute(
                 """INSERT INTO conversations (id, title, created, updated, system_prompt, head)
                    VALUES (?, ?, ?, ?, ?, NULL)
                    ON CONFLICT (id) DO UPDATE SET updated = excluded.updated,
                        system_prompt = excluded.system_prompt,
                        title = CASE WHEN renamed THEN title ELSE excluded.title END""",
-                (
+                _utf8(
                     conversation.id,
                     conversation.title,
                     conversation.created,
@@ -226,14 +145,18 @@ class Conversations:
             for message in messages:
                 self._save_message(db, conversation.id, message)
             db.execute(
-                "UPDATE conversations SET head = ? WHERE id = ?",
+                "UPDATE conversations SET head = (SELECT id FROM messages WHERE id = ?) "
+                "WHERE id = ?",
                 (conversation.head, conversation.id),
             )
+
+        self._write(conversation.id, work)
 
     def _save_message(
         self, db: sqlite3.Connection, conversation_id: str, message: StoredMessage
     ) -> None:
         values = {name: getattr(message, name) for name in schema.MESSAGE_COLUMNS}
+        values["parent_id"] = _parent(db, conversation_id, message)
         columns = ", ".join(values)
         marks = ", ".join("?" * len(values))
         changes = ", ".join(f"{name} = excluded.{name}" for name in values if name != "id")
@@ -241,22 +164,26 @@ class Conversations:
             f"""INSERT INTO messages (conversation_id, updated, {columns}) VALUES (?, ?, {marks})
                 ON CONFLICT (id) DO UPDATE SET
                     {changes}, updated = excluded.updated, indexed = 0 RETURNING n""",
-            (conversation_id, time.time(), *values.values()),
+            _utf8(conversation_id, time.time(), *values.values()),
         ).fetchone()
         if self._fts and message.state != "interrupted":  # a growing message is indexed at its end
-            self._index(db, n, message.content)
+            index_message(db, n, utf8(message.content))
 
     def rename(self, conversation_id: str, title: str) -> None:
         """Gives a title that the first message no longer changes. Raises StoreError."""
-        with self._writing() as db:
+
+        def work(db: sqlite3.Connection) -> None:
             db.execute(
                 "UPDATE conversations SET title = ?, renamed = 1 WHERE id = ?",
-                (title, conversation_id),
+                _utf8(title, conversation_id),
             )
+
+        self._write(conversation_id, work)
 
     def delete(self, conversation_id: str) -> None:
         """Removes the conversation with all its branches. Raises StoreError."""
-        with self._writing() as db:
+
+        def work(db: sqlite3.Connection) -> None:
             if self._fts:
                 db.execute(
                     "DELETE FROM messages_fts WHERE rowid IN "
@@ -266,64 +193,40 @@ class Conversations:
             db.execute("UPDATE conversations SET head = NULL WHERE id = ?", (conversation_id,))
             db.execute("DELETE FROM conversations WHERE id = ?", (conversation_id,))
 
-    # ------------------------------------------------------------ inside
-
-    def _index(self, db: sqlite3.Connection, n: int, content: str) -> None:
-        db.execute("DELETE FROM messages_fts WHERE rowid = ?", (n,))
-        db.execute("INSERT INTO messages_fts (rowid, content) VALUES (?, ?)", (n, content))
-        db.execute("UPDATE messages SET indexed = 1 WHERE n = ?", (n,))
-
-    def _index_missing(self) -> None:
-        """Indexes what a kvchat without FTS5, or one that was killed, left unindexed."""
-        missing = self._db.execute(
-            "SELECT n, content FROM messages WHERE indexed = 0 AND updated < ? LIMIT 1000",
-            (time.time() - 60,),
-        ).fetchall()
-        if missing:
-            with self._writing() as db:
-                for row in missing:
-                    self._index(db, row["n"], row["content"])
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise StoreError(schema.explain(error, self.path)) from error
-
-    def _attempt(self, read: Callable[[], T]) -> T:
-        with self._lock:
-            try:
-                return read()
-            except sqlite3.Error as error:
-                raise StoreError(schema.explain(error, self.path)) from error
+        self._write(conversation_id, work)
 
 
-_SELECT = """SELECT c.*, (SELECT count(*) FROM messages m WHERE m.conversation_id = c.id) AS total
-             FROM conversations c"""
+def _parent(db: sqlite3.Connection, conversation_id: str, message: StoredMessage) -> str | None:
+    """The parent, or where a mended file has lost it, the conversation's last message."""
+    if message.parent_id is None:
+        return None
+    (found,) = db.execute(
+        """SELECT coalesce((SELECT id FROM messages WHERE id = ?1),
+               (SELECT id FROM messages WHERE conversation_id = ?2 AND id <> ?3
+                ORDER BY n DESC LIMIT 1))""",
+        (message.parent_id, conversation_id, message.id),
+    ).fetchone()
+    return str(found) if found is not None else None
 
 
-def _conversation(row: sqlite3.Row) -> Conversation:
-    return Conversation(
-        id=row["id"],
-        title=row["title"],
-        created=row["created"],
-        updated=row["updated"],
-        system_prompt=row["system_prompt"],
-        head=row["head"],
-        n_messages=row["total"],
+def _conversations(
+    db: sqlite3.Connection, where: str, values: tuple[object, ...]
+) -> list[Conversation]:
+    """The newest first: by the order in which their last messages were written, since a clock may
+    be set back. The last of `values` is how many."""
+    rows = db.execute(
+        f"""SELECT c.*,
+                (SELECT count(*) FROM messages m WHERE m.conversation_id = c.id) AS n_messages,
+                (SELECT max(n) FROM messages m WHERE m.conversation_id = c.id) AS last
+            FROM conversations c {where}
+            ORDER BY last DESC, c.updated DESC, c.rowid DESC LIMIT ?""",
+        values,
     )
+    return [record(Conversation, dict(row)) for row in rows]
 
 
-def _message(row: sqlite3.Row) -> StoredMessage:
-    return StoredMessage(**{name: row[name] for name in schema.MESSAGE_COLUMNS})
+def _utf8(*values: object) -> tuple[object, ...]:
+    return tuple(utf8(value) if isinstance(value, str) else value for value in values)
 
 
 def _escape(word: str) -> str:

@@ -2,44 +2,105 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
-from tui.storage.conversations import Conversation, Conversations, StoredMessage
+from tui.storage.conversations import Conversations
+from tui.storage.records import Conversation, StoredMessage
 from tuner.errors import KvchatError
+
+RETRY_SECONDS = 1.0  # between two attempts at what could not be saved
+CLOSE_SECONDS = 3.0  # that the end waits for the last of them
+
+_Job = tuple[Conversation, tuple[StoredMessage, ...], Future[None]]
+
+
+def _nothing(_: str) -> None:
+    pass
 
 
 class Recorder:
-    """What could not be saved (a locked file, a full disk) is kept and tried again with the next
-    save; `on_problem` hears of each new problem once, from the background thread."""
+    """What could not be saved (a locked file, a full disk, whatever it is) is kept and tried again
+    until it is. Both callbacks come from the background thread: `on_problem` hears of each new
+    problem once; `on_saved` when saving works again, and when the store has something to say,
+    which "" is not."""
 
-    def __init__(self, store: Conversations, on_problem: Callable[[str], None]):
+    def __init__(
+        self,
+        store: Conversations,
+        on_problem: Callable[[str], None],
+        on_saved: Callable[[str], None] = _nothing,
+    ):
         self._store = store
         self._on_problem = on_problem
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="conversations")
+        self._on_saved = on_saved
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._unsaved: dict[str, tuple[Conversation, dict[str, StoredMessage]]] = {}
-        self._last_problem = ""
+        # All of the conversation that was saved last, for a file that loses it meanwhile.
+        self._written: tuple[str, dict[str, StoredMessage]] = ("", {})
+        self._warning = store.warning
+        self.problem = ""  # why something is unsaved now
+        self._thread = threading.Thread(target=self._run, name="conversations", daemon=True)
+        self._thread.start()
 
     def save(self, conversation: Conversation, *messages: StoredMessage) -> Future[None]:
         """Queues a save; parents before children."""
-        return self._thread.submit(self._save, conversation, messages)
+        done: Future[None] = Future()
+        self._jobs.put((conversation, messages, done))
+        return done
 
-    def _save(self, conversation: Conversation, messages: tuple[StoredMessage, ...]) -> None:
-        kept = self._unsaved.pop(conversation.id, (conversation, {}))[1]
-        for message in messages:
-            kept[message.id] = message  # a newer state of a message keeps its place in the order
-        self._unsaved[conversation.id] = (conversation, kept)
-        for key, (record, pending) in list(self._unsaved.items()):
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Waits for what is queued, so long at most; `problem` then says why something is not
+        saved. Blocks."""
+        self._jobs.put(None)
+        self._thread.join(seconds)
+        if self._thread.is_alive() and not self.problem:
+            self.problem = f"The conversations in {self._store.path} were not saved in time."
+
+    # ------------------------------------------------------------ the thread
+
+    def _run(self) -> None:
+        while True:
             try:
-                self._store.save(record, pending.values())
-            except KvchatError as error:
-                if str(error) != self._last_problem:
-                    self._last_problem = str(error)
-                    self._on_problem(str(error))
+                job = self._jobs.get(timeout=RETRY_SECONDS if self._unsaved else None)
+            except queue.Empty:
+                self._attempt()
+                continue
+            if job is None:
+                return
+            conversation, messages, done = job
+            kept = self._unsaved.pop(conversation.id, (conversation, {}))[1]
+            for message in messages:
+                kept[message.id] = message  # a newer state of a message keeps its place
+            self._unsaved[conversation.id] = (conversation, kept)
+            self._attempt()
+            done.set_result(None)
+
+    def _attempt(self) -> None:
+        for key, (conversation, messages) in list(self._unsaved.items()):
+            try:
+                self._save(conversation, messages)
+            except Exception as error:  # whatever it is: it is not saved
+                problem = str(error) if isinstance(error, KvchatError) else f"Not saved: {error!r}."
+                if problem != self.problem:
+                    self.problem = problem
+                    self._on_problem(problem)
             else:
                 del self._unsaved[key]
-                self._last_problem = ""
+        said = self._store.warning if self._store.warning != self._warning else None
+        self._warning = self._store.warning
+        if said or (self.problem and not self._unsaved):
+            self.problem = "" if not self._unsaved else self.problem
+            self._on_saved(said or "")
 
-    def close(self) -> None:
-        """Waits for what is queued. Blocks."""
-        self._thread.shutdown(wait=True)
+    def _save(self, conversation: Conversation, messages: dict[str, StoredMessage]) -> None:
+        of, written = self._written
+        if of != conversation.id:
+            written = {}
+        self._store.save(conversation, messages.values())
+        written.update(messages)
+        self._written = (conversation.id, written)
+        if self._store.warning != self._warning:  # another file: it may lack the older ones
+            self._store.save(conversation, written.values())

@@ -1,0 +1,94 @@
+"""What the file holds, as dataclasses: a conversation, a message, and how both are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from tuner.safe_text import utf8
+
+T = TypeVar("T")
+
+_LARGEST = 1e11  # of a time in seconds, a count of tokens, a speed: more is damage
+ROLES = ("user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation's own record. `head` is the id of the last message of the shown path."""
+
+    id: str
+    title: str
+    created: float  # seconds since the epoch
+    updated: float
+    system_prompt: str | None = None
+    head: str | None = None
+    n_messages: int = 0  # all branches; filled when read
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One message of the tree. `state` is complete, stopped, max_tokens,
+    context_full, interrupted or error.
+
+    A message that is still being written is saved as "interrupted", so that whatever ends the
+    process leaves the truth on disk.
+    """
+
+    id: str
+    parent_id: str | None
+    role: str  # "user" | "assistant"
+    content: str
+    created: float
+    state: str = "complete"
+    reasoning: str = ""
+    model_name: str | None = None
+    model_fingerprint: str | None = None
+    settings: str | None = None  # JSON of Settings and Sampling
+    n_prompt: int | None = None  # tokens
+    n_tokens: int | None = None  # tokens of this answer
+    n_ctx_used: int | None = None  # tokens in the cache after it
+    tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A conversation found by its text, with the words around the match."""
+
+    conversation: Conversation
+    excerpt: str
+
+
+def record(kind: type[T], row: Mapping[str, Any]) -> T:
+    """The dataclass that a row of the file holds. SQLite keeps a value of any type in any column,
+    and a damaged file may have one: each is taken for what its field says, as well as it goes."""
+    of: Any = kind
+    found = {name: _value(hint, row.get(name)) for name, hint in _hints(of).items()}
+    if found.get("role", ROLES[0]) not in ROLES:
+        found["role"] = ROLES[1]
+    return kind(**found)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {f.name: hints[f.name] for f in fields(kind)}
+
+
+def _value(hint: Any, value: Any) -> Any:
+    optional = NoneType in get_args(hint)
+    if optional and value is None:
+        return None
+    plain = next((a for a in get_args(hint) if a is not NoneType), hint)
+    if plain is str:
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "replace")
+        return "" if value is None else utf8(str(value))
+    number = value if isinstance(value, int | float) else math.nan
+    if not 0 <= number <= _LARGEST:
+        return None if optional else plain(0)
+    return plain(number)
