@@ -60,7 +60,8 @@ def replay(steps: Sequence[int], sizes: Sequence[int], alignment: int) -> int:
             start = starts[best]
             end = start + size
             taken.append((start, end))
-            if end > peak:  # noqa: PLR1730  # a call takes longer, and this is where most of a search's time goes
+            # a call of max() takes longer, and here most of a search's time goes
+            if end > peak:  # noqa: PLR1730
                 peak = end
             if end == ends[best]:
                 del starts[best], ends[best]
