@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -15,7 +15,7 @@ from tests.support.settings import ADDED, extended, unusual
 from tuner import json_values
 from tuner.engine import protocol
 from tuner.engine.protocol import Load, decode, encode
-from tuner.json_values import from_json
+from tuner.json_values import from_json, one_of, within
 from tuner.planning.planner import make_plan
 from tuner.profiles import profiles as profiles_module
 from tuner.profiles.profiles import Profile, Profiles
@@ -78,6 +78,35 @@ def test_whole_numbers_are_numbers() -> None:
 def test_anything_else_is_an_error(body: Any) -> None:
     with pytest.raises(ValueError, match=r".+"):
         from_json(Outer, body)
+
+
+@dataclass(frozen=True)
+class Bounded:
+    layers: Annotated[int, within(1, 8)] = 1
+    speed: Annotated[float, within(0.5, 2.0)] | None = None
+    kinds: tuple[Annotated[str, one_of("a", "b")], ...] = ()
+    sizes: Mapping[str, Annotated[int, within(0, 4)]] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("body", "good"),
+    [
+        ({"layers": 1}, True), ({"layers": 8}, True), ({"layers": 0}, False),
+        ({"layers": 9}, False), ({"layers": 1.0}, False), ({"speed": None}, True),
+        ({"speed": 2}, True), ({"speed": 2.1}, False), ({"speed": -1}, False),
+        ({"kinds": ["a", "b"]}, True), ({"kinds": ["a", "c"]}, False),
+        ({"sizes": {"x": 4}}, True), ({"sizes": {"x": -1}}, False),
+    ],
+)  # fmt: skip
+def test_bounds_are_part_of_a_type(body: dict[str, Any], good: bool) -> None:
+    """Wherever in the type they stand; what is known to be ours may pass them."""
+    if good:
+        assert through_json(asdict(from_json(Bounded, body))).items() >= body.items()
+    else:
+        with pytest.raises(ValueError, match="is not"):
+            from_json(Bounded, body)
+    if body != {"layers": 1.0}:
+        from_json(Bounded, body, bounded=False)
 
 
 # ------------------------------------------------------------------ the fields of Settings

@@ -6,9 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
 from operator import attrgetter
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from tuner.json_values import Bound, one_of, within
+from tuner.units import INT32, UINT32
 
 CONTEXT_PADDING = 256  # tokens: n_ctx and every cache are rounded up to it (llama-context.cpp)
+Tokens = Annotated[int, within(1, UINT32)]
+Layers = Annotated[int, within(0, INT32)]
+_Share = Annotated[float, within(0, 1e6)]
+_SOME = Bound(lambda shares: not shares or any(shares), "shares of which one is above 0")
+
 ALL_LAYERS = 99  # as people write "all of them" for n_gpu_layers
 
 
@@ -20,14 +28,15 @@ class Settings:
     by the dataclass's own list (`FIELDS`).
     """
 
-    n_ctx: int  # tokens; llama.cpp pads it to a multiple of 256
+    n_ctx: Tokens  # tokens; llama.cpp pads it to a multiple of 256
     type_k: str = "f16"  # a name in cache_types.CACHE_TYPES
     type_v: str = "f16"
-    n_gpu_layers: int = 0  # 0..n_layer+1; the first one is the output layer
-    n_cpu_moe: int = 0  # the first N layers keep their expert tensors in RAM
-    n_ubatch: int = 512  # tokens per compute graph; n_batch is the larger of it and 512
-    tensor_split: tuple[float, ...] = ()  # share of the offloaded layers per GPU; empty: one GPU
-    flash_attn: str = "on"  # "on" | "off" | "auto"
+    n_gpu_layers: Layers = 0  # 0..n_layer+1; the first one is the output layer
+    n_cpu_moe: Layers = 0  # the first N layers keep their expert tensors in RAM
+    n_ubatch: Tokens = 512  # tokens per compute graph; n_batch is the larger of it and 512
+    # share of the offloaded layers per GPU; empty: one GPU
+    tensor_split: Annotated[tuple[_Share, ...], _SOME] = ()
+    flash_attn: Annotated[str, one_of("on", "off", "auto")] = "on"
     swa_full: bool = False  # a sliding window keeps only its window
     use_extra_bufts: bool = True  # repacked CPU weights (AMX, REPACK); off after such a crash
 

@@ -8,6 +8,7 @@ from tuner.errors import UsageError
 
 MIB = 1 << 20
 GIB = 1 << 30
+UINT32, INT32 = (1 << 32) - 1, (1 << 31) - 1  # the largest numbers of these types
 
 _WHOLE_TPS = 10  # tokens/s from which on a decimal says nothing
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)\s*$", re.IGNORECASE)

@@ -101,22 +101,27 @@ def damaged_json(chance: random.Random, raw: bytes) -> bytes:
         chance.choice((_flip, _zeros, _cut))(chance, body)
         return bytes(body)
     value = json.loads(raw)
+    only_numbers = chance.random() < 0.4  # which are more often believed
     for _ in range(chance.randint(1, 3)):
-        _replace_one(chance, value)
+        _replace_one(chance, value, only_numbers)
     return json.dumps(value).encode()
 
 
-def _replace_one(chance: random.Random, value: Any) -> None:
+def _replace_one(chance: random.Random, value: Any, only_numbers: bool) -> None:
     """Changes something in a value, however deep."""
     keys = list(value) if isinstance(value, dict) else list(range(len(value)))
     if not keys:
         return
     key = chance.choice(keys)
-    if isinstance(value[key], dict | list) and value[key] and chance.random() < 0.8:
-        _replace_one(chance, value[key])
+    number = type(value[key]) in (int, float)
+    if isinstance(value[key], dict | list) and value[key] and (only_numbers or chance.randrange(5)):
+        _replace_one(chance, value[key], only_numbers)
+    elif number and (only_numbers or chance.randrange(2)):
+        scaled = chance.choice((1, 1, 1, 0, -1)) * value[key] * 10.0 ** chance.randint(-12, 12)
+        value[key] = type(value[key])(scaled)
+    elif only_numbers:
+        return
     elif isinstance(value, dict) and chance.random() < 0.1:
         del value[key]
-    elif isinstance(value[key], int | float) and chance.random() < 0.5:
-        value[key] = chance.choice((-1, 0, 1)) * value[key] * 10 ** chance.randint(-30, 30)
     else:
         value[key] = chance.choice(_ODD)

@@ -9,12 +9,12 @@ from tuner.settings import Settings
 
 ADDED = "added_later"
 
-_OTHERS: dict[type, Any] = {int: 7, str: "other", tuple: (2.0, 1.0)}
+_OTHERS: dict[Any, Any] = {"f16": "q8_0", "on": "auto", (): (2.0, 1.0)}
 
 
 def other(value: Any) -> Any:
-    """Another value of the same type."""
-    return not value if isinstance(value, bool) else _OTHERS[type(value)]
+    """Another value of the same type, within the field's bounds."""
+    return not value if isinstance(value, bool) else _OTHERS.get(value, 7)
 
 
 def unusual() -> Settings:

@@ -186,7 +186,7 @@ def decode(line: bytes) -> tuple[int, Any]:
         number = body.get("n", 0)
         if type(number) is not int:
             raise ValueError("the number is none")
-        return number, from_json(_MESSAGES[body["type"]], body)
+        return number, from_json(_MESSAGES[body["type"]], body, bounded=False)
     # RecursionError: brackets by the thousand. MemoryError: a number of a million digits.
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise ProtocolError(f"not a message: {line[:80]!r}") from error

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-UINT32 = (1 << 32) - 1
-INT32 = (1 << 31) - 1
+from tuner.units import INT32, UINT32
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS (src/llama-hparams.h)
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS (src/llama-hparams.h)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from operator import attrgetter
 
+from tuner.json_values import Bytes
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
@@ -12,11 +14,11 @@ class DeviceUse:
     (weights), context (kv_cache + recurrent_state) and compute; overhead is the driver's."""
 
     device: str  # Device.id
-    weights: int = 0
-    kv_cache: int = 0
-    recurrent_state: int = 0
-    compute: int = 0
-    overhead: int = 0
+    weights: Bytes = 0
+    kv_cache: Bytes = 0
+    recurrent_state: Bytes = 0
+    compute: Bytes = 0
+    overhead: Bytes = 0
 
     @property
     def total(self) -> int:
@@ -56,4 +58,4 @@ class Buffer:
 
     device: str  # the engine's name: "CUDA0", "CPU_Mapped", "CUDA_Host", "RPC0[...]"
     kind: str  # one of ENGINE_KINDS, or "output": the logits that a decode returns
-    size: int  # bytes
+    size: Bytes

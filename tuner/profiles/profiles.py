@@ -22,12 +22,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import platformdirs
 
-from tuner.json_values import from_json
+from tuner.json_values import Bound, Speed, from_json, within
+from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer, DeviceUse
+from tuner.private_files import private_folder
 from tuner.settings import Settings
 
 SCHEMA = 1
@@ -37,6 +39,14 @@ _REPLACE_ATTEMPTS = 5  # Windows refuses to replace a file that another program 
 T = TypeVar("T")
 
 
+_TYPES_EXIST = Bound(
+    lambda s: s.type_k in CACHE_TYPES and s.type_v in CACHE_TYPES, "settings with types that exist"
+)
+_GROWN = Annotated[int, within(-(1 << 62), 1 << 62)]  # bytes: NVML's after the load minus before
+_OVERHEAD = Annotated[int, within(0, 1 << 36)]  # bytes of a driver beside a load's buffers
+_BANDWIDTH = Annotated[float, within(1e8, 1e14)]  # bytes/s
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """How one model was loaded on one machine. Sizes in bytes, speeds in tokens/s."""
@@ -44,16 +54,16 @@ class Profile:
     fingerprint: str  # Model.fingerprint: recognises the file by content
     model_name: str
     model_path: str
-    settings: Settings  # what was chosen
+    settings: Annotated[Settings, _TYPES_EXIST]  # what was chosen
     wishes: Mapping[str, Any] = field(default_factory=dict)  # what the user fixed: JSON values
     predicted: tuple[DeviceUse, ...] = ()
     predicted_decode_tps: float | None = None  # these two are for people who read the file
     predicted_prompt_tps: float | None = None
     buffers: tuple[Buffer, ...] = ()  # what the engine really allocated
-    gpu_taken: Mapping[str, int] = field(default_factory=dict)  # NVML after - before, by Device.id
+    gpu_taken: Mapping[str, _GROWN] = field(default_factory=dict)  # by Device.id
     off_by: Mapping[str, float] = field(default_factory=dict)  # predicted / actual - 1, over 2 %
-    decode_tps: float | None = None
-    prompt_tps: float | None = None
+    decode_tps: Speed | None = None
+    prompt_tps: Speed | None = None
     engine_version: str = ""  # of llama-cpp-python, as it made the load
     saved_at: str = ""  # ISO 8601, UTC; `save` fills it in
     machine: str = ""  # `save` fills it in
@@ -63,10 +73,12 @@ class Profile:
 class MachineFacts:
     """What loads have taught about this machine."""
 
-    gpu_overhead: Mapping[str, int] = field(default_factory=dict)  # bytes, by measure.device_key
+    gpu_overhead: Mapping[str, _OVERHEAD] = field(
+        default_factory=dict
+    )  # bytes, by measure.device_key
     engine_version: str = ""  # of the llama-cpp-python whose loads took these
     use_extra_bufts: bool = True  # False once the engine died of repacked CPU weights (AMX)
-    host_bandwidth: float | None = None  # bytes/s
+    host_bandwidth: _BANDWIDTH | None = None  # bytes/s
     saved_at: str = ""
 
 
@@ -210,11 +222,14 @@ class Profiles:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a crash at any moment, meets the old one or the new
     one, whole. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+        # A name that is no UTF-8 holds halves of surrogate pairs: these become JSON's escapes.
+        with os.fdopen(
+            descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n"
+        ) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
