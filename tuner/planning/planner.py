@@ -65,18 +65,20 @@ def make_plan(
             machine,
             wishes,
             chosen,
-            alternatives=nearest(solver, wishes),
+            alternatives=nearest(solver.hurried(), wishes),
             reasons=(shortage_text(chosen, machine, wished=bool(wishes.fixed)),),
             warnings=(*machine.warnings, *warnings_for(model, chosen, machine, wishes)),
         )
+    hurried = solver.hurried()
+    ladder = fallbacks(hurried, wishes, chosen)  # first: a launch may need it
     return Plan(
         model,
         machine,
         wishes,
         chosen,
-        alternatives=alternatives(solver, wishes, chosen),
-        fallbacks=fallbacks(solver, wishes, chosen),
-        one_more_gib=one_more_gib(solver, wishes, chosen),
+        fallbacks=ladder,
+        one_more_gib=one_more_gib(hurried, wishes, chosen),
+        alternatives=alternatives(hurried, wishes, chosen),
         reasons=reasons_for(solver, wishes, chosen),
         warnings=(*machine.warnings, *warnings_for(model, chosen, machine, wishes)),
     )

@@ -39,6 +39,12 @@ MOST_CONTEXT = 1 << 22  # tokens; nobody is given more unasked
 MAX_SEARCHES = 6
 
 
+# What searches may take, in steps of replayed tapes (`Work`, about a microsecond each). Nearly all
+# end long before; what ends the others is that they have found something.
+MOST_WORK = 1_000_000  # of one search, after which it is content with what it has found
+MORE_WORK = 500_000  # of all searches together for what a plan offers beside the choice
+
+
 @dataclass(frozen=True, slots=True)
 class CacheChoice:
     """What can be chosen without regard to the placement, and its log price."""
@@ -67,7 +73,8 @@ class Solver:
     """Answers wishes for one model on one machine; the tables behind it are built once.
 
     Raises nothing of its own but in the making (see `Estimator`): `best` returns None where
-    nothing fits.
+    nothing fits. A search of more than `MOST_WORK`, which few models need, ends with the best that
+    it has found by then.
     """
 
     def __init__(self, model: Model, machine: Machine, extra: Sequence[Footprint] = ()) -> None:
@@ -79,6 +86,18 @@ class Solver:
         self.n_items = model.n_layer_all + 1
         self._answers: dict[tuple[Wishes, Budgets], Candidate | None] = {}
         self._ranked: dict[tuple[int, int, Budgets], float] = {}
+        self._ends_at: int | None = None  # the work after which searches end, whatever they have
+
+    def hurried(self, work: int = MORE_WORK) -> Solver:
+        """The same solver for as much work: after that its searches end with what they have found
+        so far, which may be nothing."""
+        other = copy.copy(self)
+        other._ends_at = self._work + work
+        return other
+
+    @property
+    def _work(self) -> int:
+        return self.fitting.estimator.compute.replays.work.steps
 
     def with_budgets(self, budgets: Budgets) -> Solver:
         """The same solver under other budgets."""
@@ -103,9 +122,12 @@ class Solver:
     def best(self, wishes: Wishes) -> Candidate | None:
         """The best plan that fits and keeps every wish, or None."""
         key = (wishes, self.budgets)
-        if key not in self._answers:
-            self._answers[key] = self._search(wishes)
-        return self._answers[key]
+        if key in self._answers:
+            return self._answers[key]
+        found = self._search(wishes)
+        if self._ends_at is None or self._work <= self._ends_at:
+            self._answers[key] = found
+        return found
 
     def confirmed(self, wishes: Wishes) -> tuple[Solver, Candidate | None]:
         """The best plan with its exact footprint, or None. The search goes by quicker ones, which
@@ -144,9 +166,12 @@ class Solver:
         ]
         heapify(queue)
         best: Candidate | None = None
+        content_at = self._work + MOST_WORK
         while queue:
             node = heappop(queue)
-            if best and -node.cost <= best.score:
+            if best and (-node.cost <= best.score or self._work > content_at):
+                break
+            if self._ends_at is not None and self._work > self._ends_at:
                 break
             k, m, choice = node.n_gpu_layers, node.n_cpu_moe, node.choice
             if choice is None:

@@ -7,6 +7,7 @@ a graph of these alone gives its tape; placements that differ elsewhere share it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tuner.memory.compute.allocator import peaks, replay, trace
 from tuner.memory.compute.graph import HOST, Layout
@@ -19,11 +20,23 @@ _Key = tuple[Shape, Layers, int, int]  # the symbolic shape, layers, output's de
 _Pair = tuple[tuple[Terms, Terms], ...]  # two lengths for each dimension in which layouts differ
 
 
+_BUILDING = 4  # steps in whose time a graph is built and traced, for each step of its tapes
+
+
+@dataclass(slots=True)
+class Work:
+    """What was done so far, in steps of replayed tapes: a measure of time (a microsecond or so
+    each) that is the same on every run."""
+
+    steps: int = 0
+
+
 class _SymbolicTape:
     """One device's tape with sizes left open, and the peaks found so far."""
 
-    def __init__(self, steps: Sequence[int], sizes: Sequence[Terms], alignment: int):
+    def __init__(self, steps: Sequence[int], sizes: Sequence[Terms], alignment: int, work: Work):
         self._steps, self._sizes, self._alignment = steps, sizes, alignment
+        self._work = work
         self._places = sorted({place for size in sizes for place, _ in size})
         self._peaks: dict[tuple[float, ...], int] = {}
 
@@ -32,6 +45,7 @@ class _SymbolicTape:
         found = self._peaks.get(key)
         if found is None:
             sizes = [value(size, by_place) for size in self._sizes]
+            self._work.steps += len(self._steps)
             found = self._peaks[key] = replay(self._steps, sizes, self._alignment)
         return found
 
@@ -88,6 +102,7 @@ class Replays:
         ones read what all earlier ones have banked, or where they run in cycles."""
         self._graph, self._alignments, self._offload = graph, alignments, offload
         self._opens, self._trims = opens, opens and trims
+        self.work = Work()
         self._graphs: dict[_Key, SymbolicGraph | None] = {}
         self._traced: dict[_Key, tuple[list[_SymbolicTape], set[_Pair]]] = {}
         self._tapes: dict[tuple[tuple[int, ...], tuple[Terms, ...], int], _SymbolicTape] = {}
@@ -113,7 +128,9 @@ class Replays:
         """The peaks of one graph of plain numbers. Raises what the graph's builder raises where a
         model's layers are like none that it knows."""
         graph = self._graph.build(shape, layers, output, self._offload)
-        return tuple(peaks(graph, self._alignments, copies))
+        found = tuple(peaks(graph, self._alignments, copies))
+        self.work.steps += _BUILDING * len(graph.nodes)
+        return found
 
     def _open(self, key: _Key) -> SymbolicGraph:
         shape, layers, output, copies = key
@@ -156,9 +173,10 @@ class Replays:
             traced, layouts_that_differ = trace(graph, len(self._alignments), copies)
             tapes = []
             for tape, alignment in zip(traced, self._alignments, strict=True):
+                self.work.steps += _BUILDING * len(tape.steps)
                 kept = (tape.steps, tuple(terms(size) for size in tape.sizes), alignment)
                 if kept not in self._tapes:
-                    self._tapes[kept] = _SymbolicTape(*kept)
+                    self._tapes[kept] = _SymbolicTape(*kept, self.work)
                 tapes.append(self._tapes[kept])
             pairs = {p for p in (_differences(a, b) for a, b in layouts_that_differ) if p}
             found = self._traced[key] = (tapes, pairs)
