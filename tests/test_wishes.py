@@ -7,12 +7,11 @@ from dataclasses import fields, replace
 import pytest
 
 from tests.support.giants import LLAMA_8B, giant
+from tests.support.settings import unusual
 from tuner.settings import Settings
 from tuner.wishes import Wishes
 
-SETTINGS = Settings(
-    8192, "q8_0", "q5_1", 20, 3, 256, (3.0, 1.0), flash_attn="auto", use_extra_bufts=False
-)
+SETTINGS = unusual()
 # What the tuner decides and nobody can wish otherwise.
 OURS = {"swa_full"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.model.model import Model
-from tuner.settings import ALL_LAYERS, Settings
+from tuner.settings import ALL_LAYERS, FIELDS, Settings
 
 PREFERENCES = ("balanced", "speed", "context", "quality")
 
@@ -32,10 +32,17 @@ class Wishes:
     def of_settings(cls, settings: Settings) -> Wishes:
         """Wishes that fix all that a wish can fix of these settings; an empty split, which says
         nothing, stays open."""
-        names = {f.name for f in fields(cls)} & {f.name for f in fields(settings)}
+        names = {f.name for f in fields(cls)}.intersection(FIELDS)
         values: dict[str, Any] = {name: getattr(settings, name) for name in names}
         values["tensor_split"] = settings.tensor_split or None
         return cls(**values)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that are fixed, by name."""
+        names = {f.name for f in fields(self)}.intersection(FIELDS)
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
     def without(self, *names: str) -> Wishes:
         """The same wishes, those that are named given up."""

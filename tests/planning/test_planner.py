@@ -239,3 +239,11 @@ def test_what_never_fits_exactly_is_not_promised(monkeypatch: pytest.MonkeyPatch
     plan = make_plan(giant(LLAMA_8B), where, Wishes())
     assert not plan.chosen.fits
     assert "1 bytes" in plan.reasons[0]
+
+
+@pytest.mark.parametrize("type_k", ["iq4_nl", None])
+def test_a_type_without_a_kernel_is_refused_with_the_reason(type_k: str | None) -> None:
+    """The GPU's own, as where the settings are weighed."""
+    wishes = Wishes(type_k=type_k, type_v="iq4_nl")
+    with pytest.raises(UsageError, match="CUDA has no attention kernel for iq4_nl"):
+        make_plan(giant(LLAMA_8B), machine(gpu(10)), wishes)

@@ -10,12 +10,10 @@ from tuner.machine.machine import Machine
 from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.alternatives import alternatives, fallbacks, one_more_gib
-from tuner.planning.objective import LEAST_CONTEXT
 from tuner.planning.plan import Plan
 from tuner.planning.reasons import reasons_for, warnings_for
 from tuner.planning.shortage import least_short, nearest, shortage_text
 from tuner.planning.solver import Solver
-from tuner.settings import Settings
 from tuner.wishes import Wishes
 
 
@@ -88,12 +86,7 @@ def _require_cache_types(solver: Solver, wishes: Wishes) -> None:
     """Raises UsageError where the engine takes no pair of cache types that keeps the wishes."""
     if any(solver.pairs(wishes)):
         return
-    trial = Settings(
-        LEAST_CONTEXT,
-        wishes.type_k or "f16",
-        wishes.type_v or "f16",
-        flash_attn=wishes.flash_attn or "on",
-    )
+    trial = solver.trial(wishes, wishes.type_k or "f16", wishes.type_v or "f16")
     raise UsageError(
         constraints.refusal(solver.model, trial, solver.machine)
         or "the engine refuses these cache types."

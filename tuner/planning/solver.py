@@ -340,15 +340,15 @@ class Solver:
                 # Each pair costs a search over splits too; unequal ones are slow on most anyway.
                 if free and len(self.machine.gpus) > 1 and type_k != type_v:
                     continue
-                trial = self._trial(wishes, type_k, type_v, self.n_items)
+                trial = self.trial(wishes, type_k, type_v)
                 if constraints.refusal(self.model, trial, self.machine) is None:
                     yield type_k, type_v
 
-    @staticmethod
-    def _trial(wishes: Wishes, type_k: str, type_v: str, n_gpu_layers: int) -> Settings:
+    def trial(self, wishes: Wishes, type_k: str, type_v: str, *, on_gpu: bool = True) -> Settings:
         """Settings that stand for all with these cache types."""
-        flash_attn = wishes.flash_attn or "on"
-        return Settings(LEAST_CONTEXT, type_k, type_v, n_gpu_layers, flash_attn=flash_attn)
+        choice = CacheChoice(0.0, type_k, type_v, UBATCHES[0])
+        trial = self._settings(wishes, LEAST_CONTEXT, choice)
+        return replace(trial, n_gpu_layers=self.n_items if on_gpu else 0)
 
     def _cache_choices(
         self, wishes: Wishes, objective: Objective, whole: bool, on_gpu: bool
@@ -357,8 +357,7 @@ class Solver:
         ubatches = (wishes.n_ubatch,) if wishes.n_ubatch else UBATCHES
         found = []
         for type_k, type_v in self.pairs(wishes):
-            trial = self._trial(wishes, type_k, type_v, self.n_items if on_gpu else 0)
-            slow = self._slow(trial)
+            slow = self._slow(self.trial(wishes, type_k, type_v, on_gpu=on_gpu))
             price = objective.cache(type_k, type_v, whole=whole, slow=slow)
             choice: CacheChoice | None = None
             for n_ubatch in sorted(ubatches):
@@ -408,15 +407,15 @@ class Solver:
         return [b - f for b, f in zip(self.budgets.limits[:n_gpus], fixed, strict=True)]
 
     def _settings(self, wishes: Wishes, n_ctx: int, choice: CacheChoice) -> Settings:
-        """A choice at a context, nothing offloaded yet."""
-        return Settings(
-            n_ctx=n_ctx,
-            type_k=choice.type_k,
-            type_v=choice.type_v,
-            n_ubatch=choice.n_ubatch,
-            flash_attn=wishes.flash_attn or "on",
-            use_extra_bufts=wishes.use_extra_bufts,
-        )
+        """A choice at a context with all that is fixed beside it, nothing offloaded yet."""
+        choices = {
+            "n_ctx": n_ctx,
+            "type_k": choice.type_k,
+            "type_v": choice.type_v,
+            "n_ubatch": choice.n_ubatch,
+        }
+        nothing = {"n_gpu_layers": 0, "n_cpu_moe": 0, "tensor_split": ()}
+        return Settings(**{**wishes.settings, **choices, **nothing})
 
     def _whole(self, n_gpu_layers: int, n_cpu_moe: int) -> bool:
         """The whole model is on the GPUs, if there are any."""
