@@ -15,9 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tui.keymap import ACTIONS, BY_ID, Action, Keymap, label
+from tuner.private_files import read_bounded
 from tuner.profiles.profiles import config_folder
 
 FILE = "keys.toml"
+_MAX_FILE = 1 << 16  # bytes; all actions take 2 KB
 
 _NAMED = {
     "up", "down", "left", "right", "home", "end", "pageup", "pagedown", "insert", "delete",
@@ -43,7 +45,10 @@ def read_keymap(folder: Path | None = None) -> tuple[Keymap, tuple[str, ...]]:
     in it that cannot be used. Never raises; without a file, the keys are the usual ones."""
     path = key_file(folder)
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = read_bounded(path, _MAX_FILE)
+        if len(raw) > _MAX_FILE:
+            raise OSError("it is too long")
+        text = raw.decode("utf-8")
     except FileNotFoundError:
         return Keymap(), ()
     except (OSError, UnicodeDecodeError) as error:

@@ -141,7 +141,7 @@ class Running:
         actual: Actual,
     ) -> None:
         self.plan, self.actual = plan, actual
-        self.warnings = (*plan.warnings, *loaded.warnings)
+        self._loaded = loaded
         self._launcher, self._tuning = launcher, tuning
         self._client = launcher.client
         self._settings = replace(plan.chosen.settings, n_ctx=loaded.n_ctx)
@@ -149,6 +149,13 @@ class Running:
     @property
     def model(self) -> Model:
         return self.plan.model
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should hear of the plan, the load, and what could not be kept of them; a
+        later answer may add to it."""
+        said = (*self.plan.warnings, *self._loaded.warnings, *self._client.warnings)
+        return tuple(dict.fromkeys((*said, *self._tuning.lessons.warnings)))
 
     @property
     def settings(self) -> Settings:

@@ -34,6 +34,7 @@ def answer(request: LaunchRequest, prompt: str, system: str | None, sampling: Sa
         assert running is not None
         for warning in running.warnings:
             status.say(warning)
+        told = set(running.warnings)
         status.show("")
         messages = [Message("system", system)] if system else []
         messages.append(Message("user", prompt))
@@ -42,6 +43,9 @@ def answer(request: LaunchRequest, prompt: str, system: str | None, sampling: Sa
                 sys.stdout.write(printable(piece.text) if shown else piece.text)
                 sys.stdout.flush()
         sys.stdout.write("\n")
+        for warning in running.warnings:  # of what the answer taught
+            if warning not in told:
+                status.say(warning)
     except EngineCancelled:
         return ExitCode.INTERRUPTED
     finally:

@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 from tui.storage import damage, schema
 from tui.storage.damage import DamagedError, Health
 from tuner.errors import KvchatError
-from tuner.private_files import open_private, private_folder
+from tuner.private_files import open_private, private_folder, why
 
 OPEN_SECONDS = 0.5  # that another program's lock is waited for before the chat opens,
 BUSY_SECONDS = 2.0  # and by a call after that: who saves tries again
@@ -135,7 +135,7 @@ class Database:
             os.close(open_private(self.path, os.O_RDWR))
         except OSError as error:
             raise UnusableError(
-                f"Conversations cannot be written to {self.path} ({error.strerror or error}); "
+                f"Conversations cannot be written to {self.path} ({why(error)}); "
                 f"make it writable or set KVCHAT_DATA_DIR to another folder."
             ) from error
         db = _raw(self.path, busy_seconds)
@@ -199,7 +199,7 @@ class Database:
         except OSError as error:
             raise UnusableError(
                 f"The file of saved conversations {self.path} is damaged and cannot be set aside "
-                f"({error.strerror or error})."
+                f"({why(error)})."
             ) from error
         self._connect(BUSY_SECONDS)
         try:

@@ -60,6 +60,7 @@ class EngineClient:
         """`env` is added to this process's environment; `command` replaces the worker."""
         self._env = {**os.environ, **(env or {}), "GGML_NO_BACKTRACE": "1"}
         self._log_path = log_path or default_log_path(self._env)
+        self._log_problem = ""
         self._command = tuple(command or WORKER_COMMAND)
         self._patience = patience or Patience()
         self._number = 0  # of the last request
@@ -81,6 +82,11 @@ class EngineClient:
     def log_path(self) -> Path:
         """The file that the engine's own messages go to."""
         return self._log_path
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should hear of the log."""
+        return (self._log_problem,) if self._log_problem else ()
 
     @property
     def alive(self) -> bool:
@@ -281,6 +287,8 @@ class EngineClient:
         self._doing = "start" if worker is None else ""
         if worker is None:
             worker = WorkerProcess(self._command, self._env, self._log_path)
+            self._log_path = worker.log_path
+            self._log_problem = worker.log_problem or self._log_problem
         with self._state:
             if self._closed:  # while it was being started
                 worker.kill()

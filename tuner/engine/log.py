@@ -6,8 +6,11 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import platformdirs
+
+from tuner.private_files import open_private, private_folder, why
 
 FILES_KEPT = 3  # engine.log, engine.log.1, engine.log.2
 ROTATE_BYTES = 2 << 20
@@ -19,15 +22,34 @@ _MEMORY_MARKS = ("out of memory", "OutOfDeviceMemory", "MemoryError", "bad_alloc
 
 
 def default_log_path(environ: Mapping[str, str] = os.environ) -> Path:
-    """`engine.log` in $KVCHAT_LOG_DIR, else in the user's log folder for kvchat; where that cannot
-    be made, in the system's temporary folder."""
+    """`engine.log` in $KVCHAT_LOG_DIR, else in the user's log folder for kvchat."""
     stated = environ.get("KVCHAT_LOG_DIR")
     folder = Path(stated or platformdirs.user_log_dir("kvchat", appauthor=False))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a home that cannot be written is no reason not to chat
-        folder = Path(tempfile.gettempdir())
     return folder / "engine.log"
+
+
+def open_log(path: Path) -> tuple[Path, IO[bytes], str]:
+    """A log to append to, where it is, and why that is not `path`, if so: a log that cannot be
+    written is no reason not to chat. Then it is a new file in the system's temporary folder that
+    only the user can read, or where there is no room either, nothing (`os.devnull`)."""
+    try:
+        private_folder(path.parent)
+        rotate(path)
+        return path, _appended(open_private(path, os.O_WRONLY | os.O_APPEND)), ""
+    except OSError as error:
+        problem = f"The engine's log cannot be written to {path} ({why(error)})"
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="kvchat-engine-", suffix=".log")
+        return Path(name), _appended(descriptor), f"{problem}; it is {name}."
+    except OSError:
+        null = Path(os.devnull)
+        return null, null.open("ab"), f"{problem}, nor to the temporary folder; there is none."
+
+
+def _appended(descriptor: int) -> IO[bytes]:
+    log = os.fdopen(descriptor, "ab")
+    log.seek(0, os.SEEK_END)
+    return log
 
 
 def rotate(path: Path) -> None:
@@ -48,8 +70,8 @@ def rotate(path: Path) -> None:
 def note(path: Path, text: str) -> None:
     """Adds a line of the program's own. Never raises."""
     try:
-        with path.open("a", encoding="utf-8", errors="replace") as file:
-            file.write(f"kvchat: {text}\n")
+        with _appended(open_private(path, os.O_WRONLY | os.O_APPEND)) as file:
+            file.write(f"kvchat: {text}\n".encode("utf-8", "replace"))
     except OSError:
         return
 

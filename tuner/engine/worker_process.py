@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from tuner.engine.log import last_fatal_line, names_memory, rotate
+from tuner.engine.log import last_fatal_line, names_memory, open_log
 from tuner.engine.protocol import Event, ProtocolError, Quit, Request, decode, encode
 from tuner.errors import EngineError
 
@@ -73,16 +73,14 @@ class WorkerProcess:
     the pipes."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log_path: Path):
-        """Starts the process; its stderr is the log. Raises EngineError("crashed") where it
-        cannot be started at all."""
-        self._log_path = log_path
+        """Starts the process; its stderr is the log, at `log_path` or where it can be written
+        instead. Raises EngineError("crashed") where it cannot be started at all."""
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._events: queue.Queue[tuple[int, Event] | None] = queue.Queue(_MAX_WAITING)
         self._ended = ""  # why it had to be ended, if so
         started: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        rotate(log_path)
-        with log_path.open("ab") as log:
+        self.log_path, log, self.log_problem = open_log(log_path)
+        with log:
             self._log_start = log.tell()
             # By the thread that reads: the process ends with the thread that started it.
             arguments = (started, tuple(command), dict(env), log)
@@ -201,7 +199,7 @@ class WorkerProcess:
         how = f"by signal {name}" if name else f"with exit status {self._process.returncode}"
         if name == "SIGKILL":
             how += ", as the system does when memory runs out"
-        fatal_line = last_fatal_line(self._log_path, self._log_start)
+        fatal_line = last_fatal_line(self.log_path, self._log_start)
         return WorkerDiedError(f"ended unexpectedly {how}", name, fatal_line)
 
 

@@ -29,7 +29,7 @@ import platformdirs
 from tuner.json_values import Bound, Speed, from_json, within
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer, DeviceUse
-from tuner.private_files import private_folder
+from tuner.private_files import private_folder, read_bounded, why
 from tuner.settings import Settings
 
 SCHEMA = 1
@@ -142,7 +142,7 @@ class Profiles:
             except FileNotFoundError:
                 pass
             except OSError as error:
-                self._warn(f"{path} could not be removed ({error.strerror or error}).")
+                self._warn(f"{path} could not be removed ({why(error)}).")
         return removed
 
     def machine_facts(self) -> MachineFacts:
@@ -172,17 +172,16 @@ class Profiles:
         try:
             return tuple(sorted((self.folder / "profiles").glob("*.json")))
         except OSError as error:
-            self._warn(f"{self.folder} cannot be read ({error.strerror or error}).")
+            self._warn(f"{self.folder} cannot be read ({why(error)}).")
             return ()
 
     def _read(self, path: Path, kind: type[T]) -> T | None:
         try:
-            with path.open("rb") as file:
-                raw = file.read(_MAX_FILE + 1)
+            raw = read_bounded(path, _MAX_FILE)
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._warn(f"{path} cannot be read ({error.strerror or error}).")
+            self._warn(f"{path} cannot be read ({why(error)}).")
             return None
         try:
             if len(raw) > _MAX_FILE:
