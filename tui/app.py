@@ -12,6 +12,7 @@ from textual.screen import Screen
 
 from tui.answering import Chat
 from tui.keymap import Keymap, Place, Show
+from tui.parachute import Parachute
 from tui.ports import ModelLauncher, RunningModel
 from tui.screens import ChatScreen, ConversationsScreen, KeysScreen, LoadingScreen
 from tui.screens.bindings import bindings
@@ -19,7 +20,10 @@ from tui.storage import Conversations, Recorder
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode, KvchatError, UsageError
 
-CLOSE_SECONDS = 3.0
+SETTLE_SECONDS = 1.0  # for an answer to stop before its process is killed
+CLOSE_SECONDS = 1.5  # for the model process to end by itself
+SAVE_SECONDS = 10.0  # for the last save: another program may hold the database
+END_SECONDS = 1.5  # for everything else
 
 
 class KvchatApp(App[None]):
@@ -44,8 +48,10 @@ class KvchatApp(App[None]):
         resume: str | None = None,
         keymap: Keymap | None = None,
         warnings: Sequence[str] = (),
+        parachute: Parachute | None = None,
     ):
-        """`warnings`: what the user should hear once the chat is open."""
+        """`warnings`: what the user should hear once the chat is open. `parachute`: ends the
+        program where leaving takes too long."""
         super().__init__()
         self.error: KvchatError | None = None
         self._launcher = launcher
@@ -58,6 +64,7 @@ class KvchatApp(App[None]):
         self._chat_screen: ChatScreen | None = None
         self._model: RunningModel | None = None
         self._leaving = False
+        self._parachute = parachute
         self._recorder = Recorder(store, self._not_saved, self._saved_again)
 
     @property
@@ -120,26 +127,37 @@ class KvchatApp(App[None]):
         if self._chat_screen is not None:
             self._chat_screen.forget(message.conversation_id)
 
+    def leave_by_signal(self) -> None:
+        """The system or another program wants it to end. On the screen's thread."""
+        self.run_worker(self._leave(ExitCode.INTERRUPTED), group="leave")
+
     async def action_quit(self) -> None:
-        """Stops, saves, closes the model, ends."""
+        """Stops, saves, closes the model, ends. Within a second or two, whatever hangs."""
         await self._leave(ExitCode.OK if self._chat_screen else ExitCode.INTERRUPTED)
 
     async def _leave(self, exit_code: int) -> None:
         if self._leaving:
             return
         self._leaving = True
+        self._arm(SETTLE_SECONDS + CLOSE_SECONDS + END_SECONDS, exit_code)
         if self._chat_screen is not None:
-            self._model = await self._chat_screen.finish()
+            self._model = await self._chat_screen.finish(SETTLE_SECONDS)
         else:
-            self._launcher.cancel()
+            self._launcher.kill()
         if self._model is not None:
             try:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await asyncio.to_thread(self._model.close)
             except (TimeoutError, KvchatError):
                 pass  # the model process ends with this one
+        self._arm(SAVE_SECONDS, exit_code)
         await asyncio.to_thread(self._recorder.close)
+        self._arm(END_SECONDS, exit_code)
         self.exit(return_code=int(exit_code))
+
+    def _arm(self, seconds: float, exit_code: int) -> None:
+        if self._parachute is not None:
+            self._parachute.arm(seconds, int(exit_code))
 
     def action_keys(self) -> None:
         """Shows all keys, or goes back from there."""

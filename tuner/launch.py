@@ -96,6 +96,12 @@ class Launcher:
         self._cancelled.set()
         self.client.stop()
 
+    def kill(self) -> None:
+        """Ends a launch and the model process at once, whatever they do; a signal handler may call
+        it."""
+        self._cancelled.set()
+        self.client.kill()
+
     def _check(self) -> None:
         if self._cancelled.is_set():
             raise EngineCancelled("the launch was cancelled")
@@ -130,7 +136,8 @@ class Launcher:
 
 
 class Running:
-    """A loaded model, ready to answer. Every method but `stop` blocks and belongs in a thread."""
+    """A loaded model, ready to answer. Every method but `stop` and `kill` blocks and belongs in a
+    thread."""
 
     def __init__(
         self,
@@ -208,6 +215,10 @@ class Running:
 
     def close(self) -> None:
         self._client.close()
+
+    def kill(self) -> None:
+        """Ends the model process at once; whoever waits for it hears of that."""
+        self._client.kill()
 
     def reload(self) -> Iterator[LaunchEvent]:
         """Plans and loads again, after the model process died."""

@@ -57,6 +57,10 @@ class ClientRunning(FakeRunning):
         assert self.client is not None
         self.client.close()
 
+    def kill(self) -> None:
+        assert self.client is not None
+        self.client.kill()
+
     reload = load
 
 

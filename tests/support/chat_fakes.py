@@ -98,6 +98,9 @@ class FakeRunning:
         self._stop.set()
         self.closed = True
 
+    def kill(self) -> None:
+        self.close()
+
     def reload(self) -> Iterator[Stage | Retry | Ready]:
         self.reloads += 1
         yield Stage("loading", 0.5)
@@ -123,6 +126,9 @@ class FakeLauncher:
         yield Ready(self.running)  # type: ignore[arg-type]
 
     def cancel(self) -> None:
+        self.cancelled.set()
+
+    def kill(self) -> None:
         self.cancelled.set()
 
 

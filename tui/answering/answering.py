@@ -14,8 +14,6 @@ from tui.widgets import AnswerMessage, Transcript
 from tui.widgets.keystrokes import Keystrokes
 from tuner.engine.protocol import Sampling
 
-STOP_SECONDS = 2.0  # after which a stop is no longer waited for
-
 
 class Answering:
     """Knows whether an answer is being written. Lives on the screen's thread."""
@@ -62,12 +60,13 @@ class Answering:
         self._generation.stop()
         return news
 
-    async def settle(self) -> bool:
-        """Stops what is being written and waits until it is saved; False: it does not end."""
+    async def settle(self, seconds: float) -> bool:
+        """Stops what is being written and waits until it is saved; False: it does not end within
+        `seconds`."""
         if self._generation is not None:
             self._generation.stop()
             try:
-                async with asyncio.timeout(STOP_SECONDS):
+                async with asyncio.timeout(seconds):
                     await self._done.wait()
             except TimeoutError:
                 return False

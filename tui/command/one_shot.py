@@ -17,8 +17,15 @@ def answer(request: LaunchRequest, prompt: str, system: str | None, sampling: Sa
 
     Raises KvchatError as a launch does.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     launcher = Launcher(request)
+
+    def interrupt(*_: object) -> None:
+        launcher.kill()  # first: whoever waits for it must not go on waiting for it to stop
+        raise KeyboardInterrupt
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), interrupt)
     status = _Status()
     shown = sys.stdout.isatty()  # a pipe gets the bytes as they are
     try:

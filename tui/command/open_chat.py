@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-from tui.app import KvchatApp
+from tui.app import END_SECONDS, KvchatApp
 from tui.key_file import read_keymap
+from tui.parachute import Parachute
 from tui.storage import Conversations
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode
@@ -13,13 +20,22 @@ from tuner.launch import Launcher
 from tuner.safe_text import one_line
 from tuner.wishes import LaunchRequest
 
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl+C is a key there, no signal
+_SIGNAL_SECONDS = 2.0  # to leave in order
+_FLUSH_SECONDS = 0.2  # for the last words, where a thread hangs
+
 
 def open_chat(
     request: LaunchRequest, sampling: Sampling, system: str | None, resume: str | None
 ) -> int:
     """Runs the app until the user leaves. A launch that failed is said again on stderr."""
     launcher = Launcher(request)
+    parachute = Parachute(launcher.kill)
     keymap, problems = read_keymap()
+    # A loop and threads of our own: asyncio.run would wait for every thread, also one that hangs.
+    loop = asyncio.new_event_loop()
+    threads = ThreadPoolExecutor(thread_name_prefix="kvchat")
+    loop.set_default_executor(threads)
     try:
         app = KvchatApp(
             launcher=launcher,
@@ -29,13 +45,44 @@ def open_chat(
             resume=resume,
             keymap=keymap,
             warnings=problems,
+            parachute=parachute,
         )
-        app.run()
+        _leave_on_signals(lambda: loop.call_soon_threadsafe(app.leave_by_signal), parachute)
+        app.run(loop=loop)
     finally:
-        launcher.client.close()
+        parachute.screen_taken = False
+        launcher.kill()
+    status = app.return_code or ExitCode.OK
     if app.unsaved:
         print(f"kvchat: not all of this chat was saved. {one_line(app.unsaved)}", file=sys.stderr)
     if app.error is not None:
         print(f"kvchat: {one_line(str(app.error))}", file=sys.stderr)
-        return app.error.exit_code
-    return app.return_code or ExitCode.OK
+        status = app.error.exit_code
+    threads.shutdown(wait=False, cancel_futures=True)
+    if not _threads_end(END_SECONDS):
+        parachute.arm(_FLUSH_SECONDS, status)
+    return status
+
+
+def _threads_end(seconds: float) -> bool:
+    """Waits for those that Python would wait for at its end."""
+    until = time.monotonic() + seconds
+    others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+    for thread in others:
+        thread.join(max(0.0, until - time.monotonic()))
+    return not any(thread.is_alive() for thread in others)
+
+
+def _leave_on_signals(leave: Callable[[], object], parachute: Parachute) -> None:
+    """The first signal leaves in order, the second at once."""
+    asked = False
+
+    def handle(*_: object) -> None:
+        nonlocal asked
+        parachute.arm(0.0 if asked else _SIGNAL_SECONDS, ExitCode.INTERRUPTED)
+        asked = True
+        leave()
+
+    for name in _SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), handle)

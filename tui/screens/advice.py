@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from tui.keymap import Keymap
 from tui.ports import RunningModel
-from tuner.errors import EngineError, KvchatError
+from tuner.errors import EngineCancelled, EngineError, KvchatError
 
 _DEATHS = ("crashed", "not_loaded")  # kinds of EngineError after which there is no model
 
 
 def is_death(error: KvchatError) -> bool:
     """Whether there is no model any more: it must be loaded again."""
-    return isinstance(error, EngineError) and error.kind in _DEATHS
+    ended = isinstance(error, EngineCancelled)  # killed, since it did not stop
+    return ended or (isinstance(error, EngineError) and error.kind in _DEATHS)
 
 
 def failure(error: KvchatError, running: RunningModel, keymap: Keymap) -> str:

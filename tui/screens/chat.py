@@ -32,6 +32,8 @@ from tuner.errors import KvchatError
 from tuner.safe_text import one_line
 
 VRAM_SECONDS = 2.0
+STOP_SECONDS = 12.0  # more than the engine's client itself waits before it ends the process
+KILL_SECONDS = 2.0  # for what was written to be saved, after the process was ended
 QUIT_SECONDS = 3.0  # within which the second Ctrl+C must come
 _NOT_SAVED = "not saved"
 
@@ -255,20 +257,25 @@ class ChatScreen(Screen[None]):
         text = advice.context_full(what, self.running_model, self._keymap)
         await self._transcript.notice(text, "warning")
 
-    async def _settle(self) -> None:
-        """Stops what is being written and waits until it is saved."""
-        if not await self._answering.settle():
-            self._activity.activity = "the engine does not stop"
+    async def _settle(self, seconds: float = STOP_SECONDS) -> bool:
+        """Stops what is being written and waits until it is saved; a process that does not stop
+        within `seconds` is killed. False: even that did not end it."""
+        if self.generating:
+            self._activity.activity = "stopping"
+        if await self._answering.settle(seconds):
+            return True
+        self.running_model.kill()
+        return await self._answering.settle(KILL_SECONDS)
 
-    async def finish(self) -> RunningModel:
-        """Stops and saves; the model that is to be closed."""
-        await self._settle()
+    async def finish(self, seconds: float) -> RunningModel:
+        """Stops, within `seconds`, and saves; the model that is to be closed."""
+        await self._settle(seconds)
         return self.running_model
 
     # ------------------------------------------------------------ actions
 
     def action_stop(self) -> None:
-        if self._answering.stop():
+        if self._answering.stop() or self._reloading.stop():
             self._activity.activity = "stopping"
 
     async def action_interrupt(self) -> None:
@@ -291,16 +298,17 @@ class ChatScreen(Screen[None]):
         if not self.generating:
             self._idle()
 
+    @work(group="open", exclusive=True)
     async def action_new_chat(self) -> None:
-        await self._settle()
+        if not await self._settle():
+            return
         self.chat = Chat(self.chat.conversation.system_prompt)
         await self._show_chat()
         self._prompt.focus()
 
     @work(group="regenerate", exclusive=True)
     async def action_regenerate(self) -> None:
-        await self._settle()
-        if self._dead or self.generating:
+        if not await self._settle() or self._dead:
             return
         if self.chat.drop_answer() is not None:
             await self._transcript.drop_last()
@@ -317,7 +325,8 @@ class ChatScreen(Screen[None]):
 
     @work(group="open", exclusive=True)
     async def _open(self, conversation_id: str) -> None:
-        await self._settle()
+        if not await self._settle():
+            return
         try:
             conversation = await asyncio.to_thread(self._store.get, conversation_id)
             messages = await asyncio.to_thread(self._store.messages, conversation_id)
@@ -333,7 +342,7 @@ class ChatScreen(Screen[None]):
     async def forget(self, conversation_id: str) -> None:
         """A conversation was deleted; if it is the open one, a new one begins."""
         if conversation_id == self.chat.conversation.id:
-            await self.action_new_chat()
+            await self.action_new_chat().wait()
 
     def action_copy_answer(self) -> None:
         answer = self.chat.last_answer

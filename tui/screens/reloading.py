@@ -38,13 +38,21 @@ class Reloading:
     def __init__(self, screen: Screen[None]):
         self._screen = screen
         self._active = False
+        self._model: RunningModel | None = None
 
     def start(self, model: RunningModel) -> None:
         """Begins, unless it is under way."""
         if not self._active:
             self._active = True
+            self._model = model
             self._screen.post_message(self.Progressed("loading the model again"))
             self._screen.run_worker(partial(self._load, model), thread=True, group="reload")
+
+    def stop(self) -> bool:
+        """Cancels what the engine loads; returns at once. True where there is something."""
+        if self._active and self._model is not None:
+            self._model.stop()
+        return self._active
 
     def ended(self) -> None:
         """The screen has heard how it ended: it may be begun again."""
