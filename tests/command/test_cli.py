@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -237,6 +238,25 @@ def test_a_file_that_cannot_be_used(
     else:
         assert (out, err.count("\n")) == ("", 1)
         assert path.name in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX")
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
+@pytest.mark.parametrize("flags", [("--explain",), ("-p", "hi"), ()])
+def test_what_is_no_file_is_never_opened(
+    kind: str, flags: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reading it would wait for ever, or never come to an end: refused in one sentence."""
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "odd.gguf"
+    if kind == "fifo":
+        os.mkfifo(path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "socket":
+            listener.bind(str(path))
+        assert main([str(path), *flags, *MACHINE]) == 3
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "is not a file" in err
 
 
 @pytest.mark.parametrize(

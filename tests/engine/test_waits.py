@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.support.scripted_worker import scripted_worker
+from tests.support.standin_gpu import rpc_available, standin_gpu
+from tuner.demo import demo_model_path
 from tuner.engine.client import EngineClient
 from tuner.engine.patience import LIMITS, Limits, Patience, Watch
 from tuner.engine.protocol import (
     Alive,
     Done,
+    Event,
     Generate,
     Load,
     Loaded,
@@ -249,6 +255,91 @@ def test_a_process_that_is_none_of_ours(tmp_path: Path, code: str, words: str) -
     )
     ends_in_time(client, lambda: list(client.load(LOAD)), words)
     client.close()
+
+
+# ------------------------------------------------------------------ for real
+
+# Loads take their time on a busy machine; answers are watched closely.
+CLOSE = Patience({**LIMITS, "connect": Limits(2, 2), "answer": Limits(2, 2)}, stop=1)
+DEMO = Load(str(demo_model_path()), Settings(n_ctx=512, use_extra_bufts=False), 1)
+ENDLESS = Generate(ASK.messages, Sampling(temperature=2.0, top_k=0, top_p=1, min_p=0, seed=1))
+needs_rpc = pytest.mark.skipif(not rpc_available(), reason="the engine was built without RPC")
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[EngineClient]:
+    with EngineClient(tmp_path / "engine.log", patience=CLOSE) as client:
+        yield client
+
+
+def test_the_real_worker_beats_while_it_computes(real: EngineClient) -> None:
+    """Nothing is heard of it but its heart while it reads a prompt in one piece, and that moves."""
+    list(real.load(DEMO))
+    said: list[Event] = []
+    heard = Watch.heard
+
+    def listen(watch: Watch, event: Event) -> None:
+        said.append(event)
+        heard(watch, event)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, "heard", listen)
+        list(real.generate(Generate((Message("user", "word " * 400),), Sampling(max_tokens=40))))
+    beats = [event for event in said if isinstance(event, Alive)]
+    assert [beat for beat, _ in itertools.groupby(beats, lambda b: b.doing)] == [
+        "", "template", "prompt", "answer"
+    ]  # fmt: skip
+    works = [work for work, _ in itertools.groupby(beat.work for beat in beats)]
+    assert len(works) > 2
+    assert works == sorted(works)
+
+
+def test_the_real_worker_stopped_in_an_answer(real: EngineClient) -> None:
+    list(real.load(DEMO))
+    stream = real.generate(ENDLESS)
+    assert any(isinstance(event, Text) for event in stream)
+    freeze(real)
+    ends_in_time(real, lambda: list(stream), "did not answer for 2 seconds")
+
+
+@needs_rpc
+def test_a_silent_rpc_server(real: EngineClient) -> None:
+    """It takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        remote = replace(DEMO, rpc_servers=(address,))
+        words = rf"did not get on for 2 seconds \(its RPC servers: {address}\) and was ended"
+        ends_in_time(real, lambda: list(real.load(remote)), words)
+
+
+@needs_rpc
+def test_a_stopped_rpc_server(real: EngineClient) -> None:
+    """It stops in the middle of an answer: the process here beats on, and nothing moves."""
+    settings = Settings(n_ctx=512, n_gpu_layers=20, use_extra_bufts=False)
+    with standin_gpu() as address:
+        list(real.load(replace(DEMO, settings=settings, rpc_servers=(address,))))
+        stream = real.generate(ENDLESS)
+        assert any(isinstance(event, Text) for event in stream)
+        port = address.partition(":")[2]
+        (server,) = (p for p in psutil.Process().children() if port in p.cmdline())
+        server.suspend()
+        ends_in_time(real, lambda: list(stream), "did not get on for 2 seconds")
+        server.resume()
+
+
+@needs_rpc
+def test_a_stopped_rpc_server_hears_no_stop(real: EngineClient) -> None:
+    settings = Settings(n_ctx=512, n_gpu_layers=20, use_extra_bufts=False)
+    with standin_gpu() as address:
+        list(real.load(replace(DEMO, settings=settings, rpc_servers=(address,))))
+        stream = real.generate(ENDLESS)
+        assert any(isinstance(event, Text) for event in stream)
+        port = address.partition(":")[2]
+        (server,) = (p for p in psutil.Process().children() if port in p.cmdline())
+        server.suspend()
+        real.stop()
+        ends_in_time(real, lambda: list(stream), "did not stop within 1 second")
+        server.resume()
 
 
 # ------------------------------------------------------------------ the limits themselves

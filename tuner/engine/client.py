@@ -238,7 +238,9 @@ class EngineClient:
                 number, event = answer
                 watch.heard(event)
             if too_long := watch.waited(waited, self._stop_wanted):
-                raise worker.give_up(too_long)
+                servers = ", ".join(self._rpc_servers)
+                remote = f" (its RPC servers: {servers})" if servers else ""
+                raise worker.give_up(too_long + remote)
             if answer is None or isinstance(event, Alive):
                 continue
             if number == self._number:
@@ -269,6 +271,7 @@ class EngineClient:
     def _ready_worker(self, request: Request) -> WorkerProcess:
         """The running process, or for a load a new one where that is needed."""
         loading = isinstance(request, Load)
+        self._doing = ""
         with self._state:
             worker = self._worker if self.alive else None
             if loading:
@@ -284,8 +287,8 @@ class EngineClient:
         if worker is not None and request.rpc_servers != self._rpc_servers:
             worker.quit()
             worker = None
-        self._doing = "start" if worker is None else ""
         if worker is None:
+            self._doing = "start"
             worker = WorkerProcess(self._command, self._env, self._log_path)
             self._log_path = worker.log_path
             self._log_problem = worker.log_problem or self._log_problem

@@ -52,7 +52,7 @@ class LoadedModel:
         self._voice = voice
         self._log = log
         self._pieces: dict[int, bytes | None] = {}  # None: this token ends an answer
-        voice.doing = "load"
+        voice.doing("load")
         started = time.monotonic()
         with log.recording():
             self._model = self._load_model(request)
@@ -156,9 +156,9 @@ class LoadedModel:
 
     def generate(self, request: Generate) -> Done:
         """Emits PromptProgress and Text; returns the final event. Raises LlamaError."""
-        self._voice.doing = "template"
+        self._voice.doing("template")
         rendered = self._template.render(request.messages, continue_last=request.continue_last)
-        self._voice.doing = "prompt"
+        self._voice.doing("prompt")
         prompt = self._tokens(rendered.text)
         if len(prompt) >= self._context.n_ctx:
             raise LlamaError(
@@ -173,7 +173,7 @@ class LoadedModel:
             complete = self._read_prompt(prompt, reused)
             read = time.monotonic()
             if complete:
-                self._voice.doing = "answer"
+                self._voice.doing("answer")
                 reason, n_decoded = self._answer(request, rendered.stops)
         return Done(
             reason=reason,

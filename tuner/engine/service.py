@@ -76,7 +76,7 @@ class Service:
     def _dry_run(self, request: Load) -> DryRunDone:
         started = time.monotonic()
         self._register(request.rpc_servers)
-        self._voice.doing = "load"
+        self._voice.doing("load")
         with self._log.recording():
             model = NativeModel(
                 request.path,
@@ -102,7 +102,7 @@ class Service:
         for server in servers:
             if server in self._rpc_servers:
                 continue
-            self._voice.doing = "connect"
+            self._voice.doing("connect")
             try:
                 llama.libraries.register_rpc(server)
             except OSError as error:

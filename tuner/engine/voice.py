@@ -14,12 +14,12 @@ from tuner.engine.protocol import Alive, Event, encode
 
 
 class Voice:
-    """Writes events; may be called from any thread. `doing` is a row of `patience.LIMITS`: whoever
-    begins another piece of work says so there."""
+    """Writes events; may be called from any thread."""
 
     def __init__(self, pipe: BinaryIO):
         """Beats at once, as at work: the process is starting."""
-        self.doing = "start"
+        self._doing = "start"
+        self._work = 0.0
         self._pipe = pipe
         self._lock = threading.Lock()
         self._number = 0
@@ -35,10 +35,16 @@ class Voice:
             except (OSError, ValueError):  # nobody reads any more
                 os._exit(0)
 
+    def doing(self, what: str) -> None:
+        """Another piece of work begins: a row of `patience.LIMITS`."""
+        self._doing = what
+        self(Alive(what, self._work))
+
     @contextmanager
     def serving(self, number: int) -> Iterator[None]:
         """Inside, events answer this request, and a heart beats."""
-        self._number, self.doing = number, ""
+        self._number = number
+        self.doing("")
         self._at_work.set()
         try:
             yield
@@ -52,7 +58,8 @@ class Voice:
     def _beat(self) -> None:
         while True:
             self._at_work.wait()
-            self(Alive(self.doing, _work()))
+            self._work = _work()
+            self(Alive(self._doing, self._work))
             time.sleep(BEAT_SECONDS)
 
 
