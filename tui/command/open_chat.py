@@ -50,6 +50,7 @@ def open_chat(
         _leave_on_signals(lambda: loop.call_soon_threadsafe(app.leave_by_signal), parachute)
         app.run(loop=loop)
     finally:
+        parachute.fold()
         parachute.screen_taken = False
         launcher.kill()
     status = app.return_code or ExitCode.OK
