@@ -31,7 +31,7 @@ from tuner.planning.solver import UBATCHES
 from tuner.settings import Settings
 from tuner.wishes import Wishes
 
-_SAMPLE = 50  # one in so many is also measured plainly
+_SAMPLE = 50  # one in so many is also measured with a graph for every shape
 _BUDGETS = ((6, 4), (10, 8), (16, 12), (24, 24))  # GiB of the first and the second GPU
 
 
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=4000, help="settings per line")
     options = parser.parse_args()
     print(
-        f"{'model':<28}{'GPUs':>8}{'spread':>9}{'again':>8}{'plainly':>10}{'ratio':>7}"
+        f"{'model':<28}{'GPUs':>8}{'spread':>9}{'again':>8}{'alone':>10}{'ratio':>7}"
         f"{'solver asks':>13}{'each':>7}   (microseconds)"
     )
     costs: list[tuple[float, float]] = []
@@ -110,9 +110,9 @@ def main() -> None:
                     evenly = spread(model, n_gpus, options.count)
                     estimator = Estimator(model, machines[0])
                     first, again = cost(estimator, evenly), cost(estimator, evenly)
-                    plainly = Estimator(model, machines[0])
-                    replay_every_shape(plainly)
-                    plain = cost(plainly, evenly[::_SAMPLE])
+                    every_shape = Estimator(model, machines[0])
+                    replay_every_shape(every_shape)
+                    plain = cost(every_shape, evenly[::_SAMPLE])
                     real = asked(model, machines, options.count)
                     each = cost(Estimator(model, machines[0]), real)
                     costs.append((first, each))

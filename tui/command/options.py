@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--explain", action="store_true", help="print the fit report and end")
     g.add_argument("--json", action="store_true", help="with --explain: one JSON object per file")
     g.add_argument(
-        "--verify", action="store_true", help="with --explain: let the engine confirm the memory"
+        "--verify", action="store_true", help="with --explain: let the engine verify the memory"
     )
     g.add_argument("--profiles", action="store_true", help="list the saved profiles")
     g.add_argument("--forget", metavar="MODEL", help="remove the profile of a model (name or file)")
