@@ -130,11 +130,11 @@ def test_keys_are_changed_by_id(tmp_path: Path) -> None:
     """Quoted or not, several, in any spelling; two rows may exchange their keys."""
     keymap, problems = keymap_of(
         tmp_path,
-        '"model.report" = "Alt+Shift+F3, f6"\nview.up = "Shift+PgUp"\n'
+        '"model.report" = "Alt+Shift+F3, f16"\nview.up = "Shift+PgUp"\n'
         '"conversation.new" = "ctrl+r"\n"answer.regenerate" = "ctrl+n"\n',
     )
     assert problems == ()
-    assert keymap.keys("model.report") == ("alt+shift+f3", "f6")
+    assert keymap.keys("model.report") == ("alt+shift+f3", "f16")
     assert keymap.label("model.report") == "Alt+Shift+F3"
     assert keymap.keys("view.up") == ("shift+pageup",)
     assert keymap.label("conversation.new") == "Ctrl+R"
@@ -219,21 +219,21 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
     """Hints, welcome, palette, the list of keys and notices follow; the old keys do nothing."""
     keymap, problems = keymap_of(
         tmp_path,
-        '"conversation.new" = "ctrl+t"\n"prompt.newline" = "f6"\n"app.keys" = "f7"\n'
-        '"model.report" = "f3"\n"answer.regenerate" = "ctrl+g"\n"list.delete" = "f8"\n'
-        '"app.palette" = "f9"',
+        '"conversation.new" = "ctrl+t"\n"prompt.newline" = "f16"\n"app.keys" = "f17"\n'
+        '"model.report" = "f13"\n"answer.regenerate" = "ctrl+g"\n"list.delete" = "f18"\n'
+        '"app.palette" = "f19"',
     )
     assert problems == ()
     running = FakeRunning([["One."], ["Two."], []])
     app = make_app(running, store, keymap=keymap)
     async with app.run_test(size=(120, 80)) as pilot:
         screen = await chat_screen(pilot)
-        assert "Enter sends the message, F6 begins a new line, F7 lists all keys" in shown(pilot)
-        for hint in ("F6 newline", "F7 keys", "F3 fit", "Ctrl+T new", "Ctrl+G again", "F9 all"):
+        assert "Enter sends the message, F16 begins a new line, F17 lists all keys" in shown(pilot)
+        for hint in ("F16 newline", "F17 keys", "F13 fit", "Ctrl+T new", "Ctrl+G again", "F19 all"):
             assert hint in shown(pilot)
         helps = {c.title: c.help for c in app.get_system_commands(app.screen)}
         assert helps["New chat"] == "Begins a new conversation (Ctrl+T)"
-        await pilot.press("a", "f6", "b", "ctrl+j")
+        await pilot.press("a", "f16", "b", "ctrl+j")
         await until(pilot, lambda: screen.query_one(Prompt).text == "a\nb")
         await ask(pilot, "Go")
         await pilot.press("ctrl+r")
@@ -241,11 +241,11 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
         assert len(running.prompts) == 1
         await pilot.press("ctrl+g")
         await until(pilot, lambda: "Two." in shown(pilot) and not screen.generating)
-        await pilot.press("f3")
+        await pilot.press("f13")
         await until(pilot, lambda: isinstance(app.screen, ReportScreen))
-        await pilot.press("f3")
+        await pilot.press("f13")
         await until(pilot, lambda: app.screen is screen)
-        await pilot.press("f7")
+        await pilot.press("f17")
         await until(pilot, lambda: isinstance(app.screen, KeysScreen))
         for row in ACTIONS:
             assert row.does in shown(pilot)
@@ -254,13 +254,13 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
         assert "Ctrl+T" in shown(pilot)
         assert FILE in shown(pilot)
         assert "Ctrl+N" not in shown(pilot)
-        await pilot.press("f7")
+        await pilot.press("f17")
         await until(pilot, lambda: app.screen is screen)
         await pilot.press("ctrl+o")
         await until(pilot, lambda: "2 messages" in shown(pilot) or "3 messages" in shown(pilot))
-        assert "F8 delete" in shown(pilot)
-        await pilot.press("f8")
-        await until(pilot, lambda: "F8 again deletes" in shown(pilot))
+        assert "F18 delete" in shown(pilot)
+        await pilot.press("f18")
+        await until(pilot, lambda: "F18 again deletes" in shown(pilot))
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is screen)
         await pilot.press("ctrl+t")

@@ -19,6 +19,7 @@ from tests.support.fake_hardware import (
     engine_folder,
     write_files,
 )
+from tuner.engine_version import REQUIREMENT
 from tuner.machine import measure as devices
 from tuner.machine import nvidia
 from tuner.machine.engine_build import EngineAnswer
@@ -279,8 +280,7 @@ def test_a_cpu_engine_leaves_the_gpu_with_the_command_that_helps(machine: Any) -
     (warning,) = found.warnings
     assert "NVIDIA GeForce RTX 3090" in warning
     assert (
-        'CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-cache-dir '
-        '"llama-cpp-python>=0.3.36,<0.3.37"'
+        f'CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-cache-dir "{REQUIREMENT}"'
     ) in warning
 
 

@@ -1,7 +1,7 @@
 """Real headers with the sizes that the engine would allocate, and models made up for tests.
 
 `tests/data/engine_sizes.tar.xz` holds the headers of 142 models (a small one for nearly each
-architecture that llama.cpp 0.3.36 loads, as its own tests make them up, and full-size ones), each
+architecture that the engine loads, as llama.cpp's own tests make them up, and full-size ones), each
 as NAME@FULLSIZE, and `sizes.json`: settings with llama.cpp's own weights, cache and compute bytes
 for each device, the host last. `python -m bench.record_sizes` makes it, by dry runs on RPC
 stand-ins with one row of logits, no full window caches and no extra buffer types.

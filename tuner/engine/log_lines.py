@@ -10,7 +10,8 @@ from tuner.memory.footprint import Buffer
 from tuner.units import MIB
 
 # The lines of llama-model.cpp, llama-kv-cache.cpp, llama-memory-recurrent.cpp and
-# llama-context.cpp (llama.cpp as vendored in llama-cpp-python 0.3.36). Sizes have two decimals.
+# llama-context.cpp, as vendored in the release that `tuner/engine_version.py` names. Sizes have
+# two decimals.
 _STATE = "recurrent_state"
 _BUFFER_LINES = (
     (re.compile(r"load_tensors: +(\S+) model buffer size = +([\d.]+) MiB"), "weights"),
