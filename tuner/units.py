@@ -6,13 +6,14 @@ import re
 
 from tuner.errors import UsageError
 
+KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 UINT32, INT32 = (1 << 32) - 1, (1 << 31) - 1  # the largest numbers of these types
 
 _WHOLE_TPS = 10  # tokens/s from which on a decimal says nothing
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)\s*$", re.IGNORECASE)
-_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_FACTORS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40}
 
 
 def padded(size: int, unit: int) -> int:
@@ -23,12 +24,12 @@ def padded(size: int, unit: int) -> int:
 def size_text(n_bytes: float) -> str:
     """12.3 GiB, 512 MiB, 34 KiB, 7 B."""
     n = abs(n_bytes)
-    if n >= 1 << 30:
-        return f"{n_bytes / (1 << 30):,.1f} GiB"
-    if n >= 1 << 20:
-        return f"{n_bytes / (1 << 20):.0f} MiB"
-    if n >= 1 << 10:
-        return f"{n_bytes / (1 << 10):.0f} KiB"
+    if n >= GIB:
+        return f"{n_bytes / GIB:,.1f} GiB"
+    if n >= MIB:
+        return f"{n_bytes / MIB:.0f} MiB"
+    if n >= KIB:
+        return f"{n_bytes / KIB:.0f} KiB"
     return f"{n_bytes:.0f} B"
 
 
@@ -45,7 +46,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.match(text)
     if not match:
         raise UsageError(f"'{text}' is not a size; write one like 24GiB or 512MiB.")
-    if not match[2] and not match[3] and 0 < float(match[1]) < 1 << 20:
+    if not match[2] and not match[3] and 0 < float(match[1]) < MIB:
         raise UsageError(f"'{text}' has no unit; write {text.strip()}GiB or {text.strip()}MiB.")
     return int(float(match[1]) * _FACTORS[match[2].lower()])
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.giants import gpu
-from tuner.planning.splits import Counts, candidates, proportional
+from tuner.planning.splits import Split, candidates, proportional
 
 
 @dataclass
@@ -19,10 +19,10 @@ class Space:
     rooms: list[int]
     compute: int
 
-    def without_compute(self, counts: Counts, gpu: int) -> int:
+    def without_compute(self, counts: Split, gpu: int) -> int:
         return self.rooms[gpu] - counts[gpu]
 
-    def left(self, counts: Counts, gpu: int) -> int:
+    def left(self, counts: Split, gpu: int) -> int:
         return self.without_compute(counts, gpu) - (self.compute if counts[gpu] else 0)
 
 

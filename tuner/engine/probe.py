@@ -17,9 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tuner.machine.engine_build import library_folder
-
-GPU, INTEGRATED_GPU = 1, 2  # enum ggml_backend_dev_type (ggml-backend.h)
+from tuner.machine.engine_build import GPU, INTEGRATED_GPU, library_folder
 
 
 class _Properties(ctypes.Structure):

@@ -17,7 +17,7 @@ from tuner.engine_version import REQUIREMENT
 from tuner.machine.backends import BACKENDS, of_engine
 from tuner.machine.machine import Device
 
-_INTEGRATED_GPU = 2  # enum ggml_backend_dev_type
+GPU, INTEGRATED_GPU = 1, 2  # enum ggml_backend_dev_type (ggml-backend.h)
 
 
 def library_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -116,5 +116,5 @@ def _device(index: int, one: dict[str, Any]) -> Device:
         reserve=0,
         engine_name=one["name"],
         device_id=one["device_id"],
-        unified=row.unified or one["type"] == _INTEGRATED_GPU,
+        unified=row.unified or one["type"] == INTEGRATED_GPU,
     )

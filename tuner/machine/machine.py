@@ -29,7 +29,7 @@ class Device:
 
     id: str  # "GPU0", "GPU1", ..., "host"; the engine's order
     kind: str  # "gpu" | "host" | "rpc"
-    backend: str  # "CUDA" | "Metal" | "Vulkan" | "ROCm" | "SYCL" | "RPC" | "CPU"
+    backend: str  # a name in backends.BACKENDS, or one of which nothing is known
     name: str
     total: int
     free: int  # free now, before our own driver context

@@ -33,8 +33,8 @@ KeyGroup = Literal[
 ]
 
 # The parts of a layer that are summed up.
-Part = Literal["attention", "ffn", "input"]
-Order = tuple[Part, Part, Part]
+LayerPart = Literal["attention", "ffn", "input"]
+Order = tuple[LayerPart, LayerPart, LayerPart]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class GraphTraits:
     parallel: Order | None = None
     parallel_if_stated: bool = False  # only where use_parallel_residual is, and each with its norm
     parallel_without_norm: bool = False  # layers without a second norm are so too
-    residual_first: tuple[Part, ...] = ()  # what is added to the residual, not it to that
+    residual_first: tuple[LayerPart, ...] = ()  # what is added to the residual, not it to that
 
     # ---- attention
     # layers that rotate queries and keys by position. "most": all but every fourth;

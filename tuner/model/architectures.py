@@ -22,8 +22,8 @@ from tuner.model.architecture import (
     GraphTraits,
     Indexer,
     KeyGroup,
+    LayerPart,
     Order,
-    Part,
     Window,
 )
 
@@ -32,7 +32,7 @@ _WKV: frozenset[KeyGroup] = frozenset({"wkv"})
 _MLA: frozenset[KeyGroup] = frozenset({"mla"})
 _KDA: frozenset[KeyGroup] = frozenset({"kda", "mla"})
 _DSA: frozenset[KeyGroup] = frozenset({"mla", "indexer"})
-_BOTH: tuple[Part, ...] = ("attention", "ffn")
+_BOTH: tuple[LayerPart, ...] = ("attention", "ffn")
 _FFN_INPUT: Order = ("ffn", "input", "attention")
 _FFN_ATTENTION: Order = ("ffn", "attention", "input")
 _ATTENTION_FFN: Order = ("attention", "ffn", "input")

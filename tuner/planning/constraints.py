@@ -7,7 +7,7 @@ of cache types (common/arg.cpp); which kernels a backend has is in `machine/back
 from __future__ import annotations
 
 from tuner.gguf import package_names
-from tuner.machine.backends import backends
+from tuner.machine.backends import Backend, backends
 from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES, CacheType
 from tuner.memory.kv_cache import cache_layout
@@ -80,7 +80,7 @@ def _on_gpus(
     return None
 
 
-def slow_attention(model: Model, settings: Settings, machine: Machine) -> str | None:
+def slow_attention(model: Model, settings: Settings, machine: Machine) -> Backend | None:
     """The backend whose default build has no fast attention kernel for these cache types and
     converts the cache to f16 at every step; None where attention is as fast as can be."""
     fused = settings.flash_attn != "off" and not model.hparams.row.unfused
@@ -88,7 +88,7 @@ def slow_attention(model: Model, settings: Settings, machine: Machine) -> str | 
         return None
     rows = backends(gpu.backend for gpu in machine.gpus)
     pair = (settings.type_k, settings.type_v)
-    return next((row.name for row in rows if row.slow_with(*pair)), None)
+    return next((row for row in rows if row.slow_with(*pair)), None)
 
 
 def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]:
@@ -96,10 +96,11 @@ def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]
     found: list[str] = []
     slow = slow_attention(model, settings, machine)
     if slow:
+        *others, last = (name for name in CACHE_TYPES if name in (slow.fast_types or ()))
         found.append(
-            f"Default {slow} builds have no fast attention kernel for K {settings.type_k} with V "
-            f"{settings.type_v}: prompts and long contexts run several times slower than with "
-            "equal f16, q8_0 or q4_0."
+            f"Default {slow.name} builds have no fast attention kernel for K {settings.type_k} "
+            f"with V {settings.type_v}: prompts and long contexts run several times slower than "
+            f"with equal {', '.join(others)} or {last}."
         )
     if settings.n_gpu_layers > 0 and settings.flash_attn != "off":
         odd = _odd_heads(model, machine)

@@ -141,13 +141,13 @@ class _Room:
     def __init__(self, fitting: Fitting, settings: Settings) -> None:
         self._fitting, self._settings = fitting, settings
 
-    def without_compute(self, counts: splits.Counts, gpu: int) -> int:
+    def without_compute(self, counts: splits.Split, gpu: int) -> int:
         return self._left(counts, gpu, compute=False)
 
-    def left(self, counts: splits.Counts, gpu: int) -> int:
+    def left(self, counts: splits.Split, gpu: int) -> int:
         return self._left(counts, gpu, compute=True)
 
-    def _left(self, counts: splits.Counts, gpu: int, *, compute: bool) -> int:
+    def _left(self, counts: splits.Split, gpu: int, *, compute: bool) -> int:
         trial = self._settings.with_split(tuple(map(float, counts)))
         totals = self._fitting.estimator.totals(trial, compute=compute)
         return self._fitting.budgets.room(totals, gpu)

@@ -17,6 +17,7 @@ from itertools import accumulate, pairwise
 from math import prod
 
 from tuner.gguf.header import TensorInfo
+from tuner.machine.host import ASSUMED_FLOPS_PER_CORE
 from tuner.machine.machine import Device, Machine
 from tuner.memory.kv_cache import CacheSizes
 from tuner.model.model import Model
@@ -30,7 +31,6 @@ CONTEXT_FILLED = 2_048  # tokens in the cache for which speed is quoted
 GPU_BANDWIDTH_SHARE = 0.72
 HOST_BANDWIDTH_SHARE = 0.80
 HOST_BYTES_PER_CORE = 6e9  # bytes/s of quantized weights that one core can unpack and multiply
-HOST_FLOPS_PER_CORE = 25e9
 GPU_FLOPS_PER_BANDWIDTH = 50.0  # FLOP/s per byte/s of memory bandwidth, prompt processing
 PCIE_DEFAULT = 12e9  # bytes/s
 SECONDS_PER_TOKEN_GPU = 2e-4  # launching one graph
@@ -237,5 +237,5 @@ def _rate(gpu: Device) -> tuple[float, float]:
 
 def _host_rate(machine: Machine) -> tuple[float, float]:
     host, cores = machine.host, max(1, machine.physical_cores)
-    flops = host.flops or cores * HOST_FLOPS_PER_CORE
+    flops = host.flops or cores * ASSUMED_FLOPS_PER_CORE
     return min(host.bandwidth * HOST_BANDWIDTH_SHARE, cores * HOST_BYTES_PER_CORE), flops

@@ -14,10 +14,10 @@ from typing import Protocol
 
 from tuner.machine.machine import Device
 
-Counts = tuple[int, ...]
+Split = tuple[int, ...]  # items of each GPU
 
 
-def proportional(total: int, weights: Sequence[float]) -> Counts:
+def proportional(total: int, weights: Sequence[float]) -> Split:
     """`total` items shared by weight, rounded so that nothing is lost (largest remainder)."""
     scale = sum(weights)
     if scale <= 0:
@@ -33,14 +33,14 @@ def proportional(total: int, weights: Sequence[float]) -> Counts:
 class Room(Protocol):
     """What GPUs have left of their budgets once they hold so many items each: bytes."""
 
-    def without_compute(self, counts: Counts, gpu: int) -> int:
+    def without_compute(self, counts: Split, gpu: int) -> int:
         """The compute buffer counted as nothing: quickly."""
 
-    def left(self, counts: Counts, gpu: int) -> int:
+    def left(self, counts: Split, gpu: int) -> int:
         """All counted; negative where it lacks them."""
 
 
-def candidates(total: int, gpus: Sequence[Device], room: Room) -> list[Counts]:
+def candidates(total: int, gpus: Sequence[Device], room: Room) -> list[Split]:
     """Splits of `total` items worth a look, each at most once and in a fixed order.
 
     The fastest GPUs filled first, then shares by budget, then the GPUs filled in order. Whether
@@ -56,7 +56,7 @@ def candidates(total: int, gpus: Sequence[Device], room: Room) -> list[Counts]:
     return list(dict.fromkeys([fastest, shared, *others]))
 
 
-def _filled(total: int, order: Sequence[int], room: Room) -> Counts:
+def _filled(total: int, order: Sequence[int], room: Room) -> Split:
     """Each GPU in `order` takes as much as it can hold of what is left; the last takes the rest."""
     counts = (0,) * len(order)
     for gpu, rest_on in pairwise(order):
@@ -70,13 +70,13 @@ def _filled(total: int, order: Sequence[int], room: Room) -> Counts:
 class _Filling:
     """One GPU that takes some of the `left` items, the rest being on the next one."""
 
-    counts: Counts  # of the GPUs that are filled already
+    counts: Split  # of the GPUs that are filled already
     gpu: int
     rest_on: int
     left: int
     room: Room
 
-    def fullest(self) -> Counts:
+    def fullest(self) -> Split:
         """The counts with as many items on the GPU as it can hold, the rest on none yet."""
         low, high, compute = 0, self.left, 0
         while low < high:
@@ -101,7 +101,7 @@ class _Filling:
                 high = middle - 1
         return low
 
-    def _with(self, count: int) -> Counts:
+    def _with(self, count: int) -> Split:
         counts = list(self.counts)
         counts[self.gpu], counts[self.rest_on] = count, self.left - count
         return tuple(counts)

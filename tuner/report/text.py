@@ -20,7 +20,7 @@ from tuner.units import size_text, tps_text
 
 WIDTH = 80
 BILLION = 1e9
-MAX_HOLDERS = 3  # other processes named per GPU
+MAX_PROCESSES = 3  # other processes named per GPU
 
 
 class _Part(NamedTuple):
@@ -143,7 +143,7 @@ def _pool(pool: Pool, plan: Plan, width: int, style: Style) -> list[str]:
     ids = {device.id for device in devices}
     processes = [process for process in plan.machine.processes if process.device in ids]
     if processes:
-        largest = sorted(processes, key=lambda p: (-p.used, p.pid))[:MAX_HOLDERS]
+        largest = sorted(processes, key=lambda p: (-p.used, p.pid))[:MAX_PROCESSES]
         named = ", ".join(f"{one_line(p.name)} ({p.pid}) {size_text(p.used)}" for p in largest)
         rest = len(processes) - len(largest)
         lines += _wrap(f"in use by {named}" + (f" and {rest} more" if rest else ""), width, "  ")

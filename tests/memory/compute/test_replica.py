@@ -28,9 +28,8 @@ def test_a_stack_that_runs_again_runs_the_same_blocks() -> None:
 
 
 def test_leading_dense_layers_of_cohere2moe_rotate_without_a_window() -> None:
-    hp = _hparams(
-        architecture="cohere2moe", n_swa=512, swa=(False, False, True), n_layer_dense_lead=1
-    )
+    row = architecture("cohere2moe")
+    hp = _hparams(row=row, n_swa=512, swa=(False, False, True), n_layer_dense_lead=1)
     assert [rotates(hp, il) for il in range(3)] == [True, False, True]
 
 

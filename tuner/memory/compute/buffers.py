@@ -20,11 +20,11 @@ from tuner.memory.compute.between import (
     grows_unevenly,
 )
 from tuner.memory.compute.graph import F16, F32, HOST
-from tuner.memory.compute.replica.builder import Shape
+from tuner.memory.compute.replica.builder import Layers, Shape
 from tuner.memory.compute.replica.dsa import LEFT_OUT, is_sparse
 from tuner.memory.compute.replica.model_graph import ModelGraph
 from tuner.memory.compute.replica.sparse_counts import attends_by_copy, counts, metal_counts
-from tuner.memory.compute.tapes import Layers, Replays, SymbolicGraph
+from tuner.memory.compute.tapes import Replays, SymbolicGraph
 from tuner.memory.kv_cache import CacheSizes
 from tuner.memory.placement import Placement
 from tuner.model.model import Model
@@ -118,14 +118,17 @@ class ComputeSizes:
         borrowed = self._n_gpus > 0 and (self.offload > 0 or self._recurrent)
         borrowed = borrowed and any(device == HOST for _, device, _ in layers)
         borrowed = borrowed or (self._shared and len({device for _, device, _ in layers}) > 1)
-        u = min(n_ctx, settings.n_ubatch)
+        n_tokens = min(n_ctx, settings.n_ubatch)
         metal = self._scratch == "Metal" and flash
         cells = {kind: self._cache.cells_at(kind, n_ctx, settings) for kind in self._cache.kinds}
         return Shape(
-            n_tokens=u,
+            n_tokens=n_tokens,
             cells=tuple(cells.items()),
-            counts=(*counts(hp, u, cells), *(metal_counts(u, cells) if metal else ())),
-            attends_by_copy=attends_by_copy(hp, u, cells),
+            counts=(
+                *counts(hp, n_tokens, cells),
+                *(metal_counts(n_tokens, cells) if metal else ()),
+            ),
+            attends_by_copy=attends_by_copy(hp, n_tokens, cells),
             flash=flash,
             overridden=settings.n_cpu_moe > 0,
             rotate_k=k.quantized and hp.head_k[0] % 64 == 0,

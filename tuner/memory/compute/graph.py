@@ -58,7 +58,7 @@ class Graph:
         """A tensor that the engine fills before each run; it lives on the host."""
         return Node(shape, element, device=HOST)
 
-    def outside(self, size: int, device: int) -> Node:
+    def external(self, size: int, device: int) -> Node:
         """A weight or cache of `size` bytes; it costs memory only where it must be copied."""
         return Node((size,), 1, external=True, device=device)
 
@@ -77,7 +77,7 @@ class Graph:
         """A matrix product with a weight on `device` (the current one unless stated)."""
         at = self.device if device is None else device
         if at == HOST and self.offload > 0 and weight:
-            return Node(shape, F32, (*srcs, self.outside(weight, HOST)), device=self.offload)
+            return Node(shape, F32, (*srcs, self.external(weight, HOST)), device=self.offload)
         return Node(shape, F32, srcs, device=at)
 
     def over(self, x: Node, *others: Node, weighted: bool = False) -> Node:

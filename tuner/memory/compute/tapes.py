@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 from tuner.memory.compute.allocator import peaks, replay, trace
 from tuner.memory.compute.graph import HOST, Layout
-from tuner.memory.compute.replica.builder import Shape
+from tuner.memory.compute.replica.builder import Layers, Shape
 from tuner.memory.compute.replica.model_graph import ModelGraph
 from tuner.memory.compute.terms import Terms, products, symbolic, terms, value
 
-Layers = tuple[tuple[int, int, bool], ...]  # (layer, device, experts on the host)
 _Key = tuple[Shape, Layers, int, int]  # the symbolic shape, layers, output's device, copies
 _Pair = tuple[tuple[Terms, Terms], ...]  # two lengths for each dimension in which layouts differ
 

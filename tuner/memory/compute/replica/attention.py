@@ -12,7 +12,6 @@ from math import prod
 from tuner.memory.compute.graph import F16, F32, HOST, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.kv_cache import ALL, WINDOW, Cells
-from tuner.model.architectures import architecture
 from tuner.model.hparams import HParams
 
 _NO_ROPE_STEP = 4  # n_no_rope_layer_step (src/llama-hparams.h)
@@ -20,7 +19,7 @@ _NO_ROPE_STEP = 4  # n_no_rope_layer_step (src/llama-hparams.h)
 
 def rotates(hp: HParams, il: int) -> bool:
     """Whether a layer rotates queries and keys by position."""
-    its = architecture(hp.architecture).graph
+    its = hp.row.graph
     if its.rope_n_layer is not None:
         return hp.n_layer == its.rope_n_layer
     match its.rope:
@@ -213,6 +212,6 @@ def scratch(
 def cached_rows(b: GraphBuilder, size: int, device: int) -> Node:
     """A layer's view of `size` bytes of a cache. Unlike a weight, a cache elsewhere begins no new
     split."""
-    node = b.g.view(b.g.outside(size, device), size)
+    node = b.g.view(b.g.external(size, device), size)
     node.size = size
     return node

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, TypeVar, cast
@@ -17,7 +17,7 @@ _ATTENDING = frozenset({"attn_qkv", "attn_q", "attn_k", "attn_v", "attn_output"}
 HADAMARD = 64  # the smallest rotation (src/llama-kv-cache.cpp)
 T = TypeVar("T")
 Tensors = dict[str, TensorInfo]  # of one layer or of the output, without "blk.N."
-Layers = Sequence[tuple[int, int, bool]]  # (layer, device, experts on the host)
+Layers = tuple[tuple[int, int, bool], ...]  # (layer, device, experts on the host)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,12 +44,12 @@ def compressed_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
 
     cells = b.cells[WINDOW]
     bytes_k = b.shape.k_cached
-    keys = g.outside(int(cells * d * bytes_k), g.device)
+    keys = g.external(int(cells * d * bytes_k), g.device)
     mask = b.masks[WINDOW]
     element = F16 if b.shape.flash else F32
     if ratio:
         rows = b.cells[Cells(ratio)]
-        compressed = g.outside(int(rows * d * bytes_k), g.device)
+        compressed = g.external(int(rows * d * bytes_k), g.device)
         cells += rows
         keys = Node((d, 1, cells), 1, (keys, compressed))
         keys.size = int(cells * d * bytes_k)
@@ -106,7 +106,7 @@ def _compress(b: GraphBuilder, t: Tensors, x: Node, name: str, kind: int, d: int
     scores = g.over(scores, Node((wide, n_tokens), F32, (where,), device=g.device))
     reads = b.input(kind, "reads", (2 if overlap else 1) * ratio * blocks)
     sources = [
-        g.new(wide, kept + n_tokens, of=(g.outside(F32 * wide * kept, g.device), rows))
+        g.new(wide, kept + n_tokens, of=(g.external(F32 * wide * kept, g.device), rows))
         for rows in (values, scores)
     ]
     if overlap:
@@ -164,7 +164,7 @@ def _top_rows(b: GraphBuilder, t: Tensors, x: Node, low: Node) -> Node:
     q = b.hadamard(g.over(g.view(q, d, heads, n_tokens), b.pos), _INDEX, "k", d)
     weights = g.over(b.mm(t, "indexer.proj", x))
     rows = b.cells[CSA]
-    cached = g.outside(int(rows * d * b.shape.k_bytes), g.device)
+    cached = g.external(int(rows * d * b.shape.k_bytes), g.device)
     q = g.view(q, d, heads, n_tokens)
     score = g.new(
         rows, n_tokens, of=(q, cached, g.view(weights, heads, n_tokens), _mask(b, _INDEX, F16))

@@ -10,7 +10,7 @@ from tuner.memory.kv_cache import ALL
 from tuner.model.hparams import HParams
 
 PICKED = "picked tokens"  # carried to layers without an indexer of their own
-LEFT_OUT = -1  # stands for a layer of which only the zeros are built
+LEFT_OUT = -1  # a layer of which only what the allocator places before all else is built
 
 
 def is_sparse(hp: HParams, il: int) -> bool:
@@ -46,7 +46,7 @@ def top_tokens(b: GraphBuilder, t: Tensors, x: Node, queries: Node) -> Node:
     g.expand(g.store(g.view(k, head, n_tokens), rows))
     weights = g.view(b.mm(t, "indexer.proj", x), heads, n_tokens)
     weights = g.new(heads, n_tokens, of=(weights,))
-    cached = g.outside(int(cells * head * b.shape.k_bytes), g.device)
+    cached = g.external(int(cells * head * b.shape.k_bytes), g.device)
     mask = b.input(ALL, "index mask", cells, n_tokens, element=F16)
     score = g.new(cells, n_tokens, of=(q, cached, weights, mask))
     n_top = b.counts["top"]

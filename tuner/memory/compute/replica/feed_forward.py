@@ -170,13 +170,13 @@ def _experts(b: GraphBuilder, t: Tensors, name: str, x: Node, top: Node) -> Node
     g = b.g
     y = g.weighted(shape, (x, top), w.n_bytes, device)
     if f"{name}.scale" in t and b.hp.row.scaled_experts:
-        factors = b.g.outside(t[f"{name}.scale"].n_bytes, y.device)
+        factors = b.g.external(t[f"{name}.scale"].n_bytes, y.device)
         scales = b.g.new(1, b.hp.n_expert, x.shape[-1], of=(factors,))
         y = g.over(y, g.new(1, *shape[1:], of=(scales, top)))
     bias = t.get(f"{name}.bias")
     if bias is not None:  # added where the experts run, borrowed like them
         borrowed = b.experts_on_host and y.device != HOST
-        more = (g.outside(bias.n_bytes, HOST),) if borrowed else ()
+        more = (g.external(bias.n_bytes, HOST),) if borrowed else ()
         y = Node(y.shape, F32, (y, top, *more), inplace=True, device=y.device)
     return y
 

@@ -63,7 +63,7 @@ def _gathered(b: GraphBuilder, q: Node, latent: Node, chosen: Node) -> Node:
     g.expand(latent)
     g.expand(g.store(g.view(latent, lora, n_tokens), b.k_idxs[ALL]))
     g.expand(b.masks[ALL])
-    cached = g.outside(int(b.cells[ALL] * lora * b.shape.k_bytes), g.device)
+    cached = g.external(int(b.cells[ALL] * lora * b.shape.k_bytes), g.device)
     rows = g.new(lora, n * n_tokens, of=(cached, g.view(chosen, n * n_tokens)))
     keys = g.view(rows, lora, n, 1, n_tokens)
     scores = g.new(
@@ -111,7 +111,7 @@ def _pooled(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     g.expand(g.store(g.view(packed, 3 * d, n_tokens), b.inputs[ALL, "rows"]))
     members = b.inputs[ALL, "new members"]
     new = members.shape[1]
-    cached = g.outside(int(3 * d * b.cells[ALL] * b.shape.k_bytes), g.device)
+    cached = g.external(int(3 * d * b.cells[ALL] * b.shape.k_bytes), g.device)
     rows = g.new(2 * d, kpool * new, of=(cached, g.view(members, kpool * new)))
     part = g.view(rows, d, kpool, new, contiguous=False)
     logits = Node((d, kpool, new), F32, (part,), device=g.device)

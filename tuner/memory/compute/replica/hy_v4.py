@@ -58,7 +58,7 @@ def _gate(b: GraphBuilder, mixes: Node, streams: int, more: int) -> Node:
     n_tokens = mixes.shape[1]
     gate = g.view(mixes, streams, n_tokens, contiguous=False, stride=2 * streams)
     for n in (1, streams):
-        gate = g.over(gate, g.view(g.outside(F32 * n, g.device), n))
+        gate = g.over(gate, g.view(g.external(F32 * n, g.device), n))
     for _ in range(1 + more):
         gate = g.over(gate)
     return gate

@@ -76,7 +76,8 @@ def block_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     shape, cells = b.shape, shared.cells
     mask = _mask(b, shared, iq, head, groups)
     cached = [
-        g.outside(int(cells * d * n_kv * size), g.device) for size in (shape.k_bytes, shape.v_bytes)
+        g.external(int(cells * d * n_kv * size), g.device)
+        for size in (shape.k_bytes, shape.v_bytes)
     ]
     heads = g.view(g.view(q, d, n, n_tokens), d, n_tokens, n, contiguous=False)
     y = g.new(d, n, n_tokens, of=(heads, *cached, mask))
@@ -91,7 +92,7 @@ def _mask(b: GraphBuilder, shared: Blocks, iq: Node, head: int, groups: int) -> 
     g, n_tokens = b.g, b.n_tokens
     positions, count, cells = shared.positions, shared.count, shared.cells
     cell_of, visible, bias, block_of, causal = shared.views(b)
-    cached = g.outside(int(cells * head * b.shape.k_bytes), g.device)
+    cached = g.external(int(cells * head * b.shape.k_bytes), g.device)
     keys = g.new(head, positions, of=(cached, cell_of))
     score = g.new(positions, groups * n_tokens, of=(keys, g.view(iq, head, groups * n_tokens)))
     scored = Node((0,), 0, (g.view(score, positions, groups, n_tokens), visible), external=True)

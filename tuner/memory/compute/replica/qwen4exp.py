@@ -134,7 +134,7 @@ def _top_tokens(b: GraphBuilder, t: Tensors, x: Node, ratio: int) -> Node:
     bias = b.input(ratio, "bias", blocks, n_tokens, element=F32)
     k = g.view(b.mm(t, "indexer.k_proj", x), d, 1, n_tokens)
     g.expand(g.store(g.view(k, d, n_tokens), rows))
-    cached = g.outside(int(cells * d * b.shape.k_bytes), g.device)
+    cached = g.external(int(cells * d * b.shape.k_bytes), g.device)
     members = g.new(d, ratio * blocks, of=(cached, of_blocks))
     parts = [
         g.new(d, blocks, of=(g.view(members, d, blocks, contiguous=False),)) for _ in range(ratio)
@@ -216,7 +216,7 @@ def _with_ngrams(b: GraphBuilder, t: Tensors, ngrams: Node, x: Node) -> Node:
     for _ in range(taps):
         shifted = g.new(wide, n_tokens, of=(g.view(padded, wide, n_tokens, contiguous=False),))
         weight = g.new(
-            1, wide, of=(g.outside(w.n_bytes, g.device),), element=w.n_bytes // (taps * wide)
+            1, wide, of=(g.external(w.n_bytes, g.device),), element=w.n_bytes // (taps * wide)
         )
         weight = g.view(weight, wide)
         if w.ggml_type != 0:
