@@ -9,10 +9,13 @@ from operator import attrgetter
 from typing import Annotated, Any, Self
 
 from tuner.json_values import Bound, one_of, within
-from tuner.units import INT32, UINT32
+from tuner.units import INT32
 
 CONTEXT_PADDING = 256  # tokens: n_ctx and every cache are rounded up to it (llama-context.cpp)
-Tokens = Annotated[int, within(1, UINT32)]
+MAX_CONTEXT = INT32 + 1 - CONTEXT_PADDING  # tokens: a place in it is an int32_t (`llama_pos`)
+MAX_UBATCH = 1 << 16  # tokens: no hardware gains by batches beyond 2^13
+Tokens = Annotated[int, within(1, MAX_CONTEXT)]
+_Batch = Annotated[int, within(1, MAX_UBATCH)]
 Layers = Annotated[int, within(0, INT32)]
 _Share = Annotated[float, within(0, 1e6)]
 _SOME = Bound(lambda shares: not shares or any(shares), "shares of which one is above 0")
@@ -33,7 +36,7 @@ class Settings:
     type_v: str = "f16"
     n_gpu_layers: Layers = 0  # 0..n_layer+1; the first one is the output layer
     n_cpu_moe: Layers = 0  # the first N layers keep their expert tensors in RAM
-    n_ubatch: Tokens = 512  # tokens per compute graph; n_batch is the larger of it and 512
+    n_ubatch: _Batch = 512  # tokens per compute graph; n_batch is the larger of it and 512
     # share of the offloaded layers per GPU; empty: one GPU
     tensor_split: Annotated[tuple[_Share, ...], _SOME] = ()
     flash_attn: Annotated[str, one_of("on", "off", "auto")] = "on"

@@ -9,10 +9,11 @@ from tuner.errors import UsageError
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
+MAX_SIZE = 1 << 50  # bytes, 1,024 TiB: more than any machine or model has
 UINT32, INT32 = (1 << 32) - 1, (1 << 31) - 1  # the largest numbers of these types
 
 _WHOLE_TPS = 10  # tokens/s from which on a decimal says nothing
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)\s*$", re.IGNORECASE)
+_SIZE = re.compile(r"^\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt]?)(i?b?)\s*$", re.IGNORECASE)
 _FACTORS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40}
 
 
@@ -48,12 +49,15 @@ def parse_size(text: str) -> int:
         raise UsageError(f"'{text}' is not a size; write one like 24GiB or 512MiB.")
     if not match[2] and not match[3] and 0 < float(match[1]) < MIB:
         raise UsageError(f"'{text}' has no unit; write {text.strip()}GiB or {text.strip()}MiB.")
-    return int(float(match[1]) * _FACTORS[match[2].lower()])
+    size = int(float(match[1]) * _FACTORS[match[2].lower()])
+    if size > MAX_SIZE:
+        raise UsageError(f"'{text}' is more memory than there is; write a size like 24GiB.")
+    return size
 
 
 def parse_tokens(text: str) -> int:
     """Tokens of "16384" or "32k" (k = 1024). Raises UsageError."""
-    match = re.fullmatch(r"\s*(\d+)\s*([kKmM]?)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,18})\s*([kKmM]?)\s*", text)
     if not match:
         raise UsageError(f"'{text}' is not a number of tokens; write one like 16384 or 32k.")
     return int(match[1]) * _FACTORS[match[2].lower()]

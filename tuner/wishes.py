@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from tuner.errors import UsageError
 from tuner.model.model import Model
 from tuner.settings import ALL_LAYERS, FIELDS, Settings
 
@@ -50,7 +51,12 @@ class Wishes:
         return replace(self, **given_up)
 
     def for_model(self, model: Model) -> Wishes:
-        """The same wishes with "max" and "all" in numbers."""
+        """The same wishes with "max" and "all" in numbers. Raises UsageError where the model has
+        no such number."""
+        if self.max_ctx and not model.n_ctx_train:
+            raise UsageError(
+                "the file does not say for how many tokens the model was trained; write --ctx N."
+            )
         n_ctx = model.n_ctx_train if self.max_ctx else self.n_ctx
         layers = self.n_gpu_layers
         if layers is not None:

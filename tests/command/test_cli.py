@@ -23,6 +23,8 @@ from tui.keymap import Keymap
 from tuner.engine import client as engine_client
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode
+from tuner.planning import Plan
+from tuner.tuning import Tuning
 from tuner.wishes import LaunchRequest
 
 ROOT = Path(__file__).parents[2]
@@ -198,6 +200,17 @@ WRONG = [
     (("--reserve", "1 parsec"), "size"),
     (("--tensor-split", "0,0"), "--tensor-split"),
     (("--no-such-flag",), "--no-such-flag"),
+    (("--ctx", "4294967552"), "--ctx"),
+    (("--ctx", "9" * 5000), "tokens"),
+    (("--ctx", "2147483393"), "2,147,483,392"),
+    (("--ubatch", "65537"), "--ubatch"),
+    (("--gpu-layers", "2147483648"), "--gpu-layers"),
+    (("--n-cpu-moe", "9" * 5000), "--n-cpu-moe"),
+    (("--seed", "4294967296"), "--seed"),
+    (("--max-tokens", "2147483648"), "--max-tokens"),
+    (("--vram", "9" * 500 + "GiB"), "size"),
+    (("--ram", "9999999999GiB"), "memory"),
+    (("--reserve", "1.8e300"), "size"),
     (("--flash-attn", "off", "--kv", "q8_0"), "flash attention"),
 ]
 
@@ -279,6 +292,40 @@ def test_a_header_of_nonsense_is_one_plain_sentence(
     assert (out, err.count("\n")) == ("", 1)
     assert word in err
     assert "\x1b" not in err
+
+
+@pytest.mark.parametrize("why", [ZeroDivisionError("a" * 900), KeyError("x"), MemoryError()])
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_one_bad_file_costs_its_own_row(
+    why: Exception,
+    flags: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever goes wrong over its numbers, the others are told as ever, and so is it alone."""
+    names = ("first", "bad", "last")
+    paths = [str(tiny_llama(tmp_path / f"{name}.gguf")) for name in names]
+    plan = Tuning.plan
+
+    def stumbling(tuning: Tuning) -> Plan:
+        if tuning.request.path.stem == "bad":
+            raise why
+        return plan(tuning)
+
+    monkeypatch.setattr(Tuning, "plan", stumbling)
+    assert main([*paths, "--explain", *flags, *MACHINE]) == 3
+    out, err = capsys.readouterr()
+    if flags:
+        got = [json.loads(line) for line in out.splitlines()]
+        assert [g["error"]["kind"] if "error" in g else "" for g in got] == ["", "malformed", ""]
+        assert type(why).__name__ in got[1]["error"]["message"]
+        assert len(got[1]["error"]["message"]) < 300 + len(str(tmp_path))
+    else:
+        assert [line[:5] for line in out.splitlines()] == ["model", "first", "bad.g", "last."]
+        assert type(why).__name__ in err
+    assert main([paths[1], "--explain", *MACHINE]) == 3
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_context_of_billions_is_planned_quickly(

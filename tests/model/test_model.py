@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import giants
 from tests.support.gguf_files import F16, F32, Q4_0, Q8_0, Tensor, Typed, tiny_llama, write_gguf
 from tests.support.headers import machine, made_up, real_model
 from tuner.errors import FileError
@@ -15,7 +17,9 @@ from tuner.machine.backends import BufferLayout, row_padding
 from tuner.memory import placement
 from tuner.memory.estimator import Estimator
 from tuner.model.model import describe
-from tuner.settings import Settings
+from tuner.planning import make_plan
+from tuner.settings import MAX_CONTEXT, Settings
+from tuner.wishes import Wishes
 
 
 def _file(path: Path, metadata: dict[str, Any], tensors: tuple[Tensor, ...] | None = None) -> Path:
@@ -69,6 +73,17 @@ def test_a_vocabulary_alone_is_refused(tmp_path: Path) -> None:
         ("expert_used_count", 1),
         ("attention.head_count_kv", [1]),
         ("block_count", "two"),
+        ("block_count", -1),
+        ("context_length", -1),
+        ("context_length", 1 << 32),
+        ("embedding_length", math.inf),
+        ("expert_group_count", 1),
+        ("attention.head_count", 1 << 31),
+        ("attention.head_count_kv", -2),
+        ("attention.key_length", 0),
+        ("attention.key_length", -64),
+        ("attention.value_length", math.nan),
+        ("feed_forward_length", [-1, 512]),
     ],
 )
 def test_numbers_on_which_the_engine_aborts(tmp_path: Path, key: str, value: object) -> None:
@@ -179,3 +194,56 @@ def test_pooling_left_open_is_a_chat_model(tmp_path: Path) -> None:
     """Some writers store the engine's "unspecified", -1 as an unsigned number."""
     path = tiny_llama(tmp_path / "m.gguf", {"llama.pooling_type": Typed(0xFFFFFFFF, 4)})
     assert describe(read_header(path)).architecture == "llama"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attention.indexer.top_k", "many"),
+        ("attention.key_length_swa", -5),
+        ("attention.sliding_window", 1.5),
+        ("embedding_length_per_layer_input", math.inf),
+        ("expert_feed_forward_length", -1),
+        ("hrm.h_cycles", 1 << 63),
+        ("leading_dense_block_count", 0.5),
+        ("rope.dimension_sections", [math.nan, 1.0]),
+        ("ssm.state_size", -(1 << 63)),
+        ("use_parallel_residual", "yes"),
+        ("vocab_size", 1 << 63),
+    ],
+)
+def test_keys_that_this_architecture_never_reads_may_say_anything(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    """llama.cpp does not look at them, and loads the file."""
+    plain = describe(read_header(tiny_llama(tmp_path / "a.gguf", {"tokenizer.ggml.tokens": ["x"]})))
+    stated = {"tokenizer.ggml.tokens": ["x"], f"llama.{key}": value}
+    odd = describe(read_header(tiny_llama(tmp_path / "b.gguf", stated)))
+    assert odd.hparams == plain.hparams
+
+
+@pytest.mark.parametrize("mark", [{"adapter.type": "lora"}, {"general.type": "adapter"}])
+def test_a_model_marked_as_something_else_is_a_model(tmp_path: Path, mark: dict[str, str]) -> None:
+    """The engine does not look at the mark where there are layers."""
+    assert describe(read_header(tiny_llama(tmp_path / "m.gguf", mark))).n_layer == 2
+
+
+def test_a_trained_context_of_nothing_is_one_not_stated(tmp_path: Path) -> None:
+    """llama.cpp loads such a file; a plan has a context all the same."""
+    model = describe(read_header(tiny_llama(tmp_path / "m.gguf", {"llama.context_length": 0})))
+    plan = make_plan(model, giants.machine(giants.gpu(8)), Wishes())
+    assert plan.chosen.fits
+    assert all(c.settings.n_ctx > 0 for c in (plan.chosen, *plan.alternatives))
+
+
+def test_no_context_is_longer_than_the_engine_counts(tmp_path: Path) -> None:
+    stated = {"llama.context_length": (1 << 32) - 1}
+    assert describe(read_header(tiny_llama(tmp_path / "m.gguf", stated))).n_ctx_train == MAX_CONTEXT
+
+
+def test_long_names_are_cut(tmp_path: Path) -> None:
+    path = tiny_llama(tmp_path / "m.gguf", {"general.name": "n" * 100_000})
+    assert describe(read_header(path)).name == "n" * 200
+    path = tiny_llama(tmp_path / "m.gguf", {"general.architecture": "n" * 100_000})
+    with pytest.raises(FileError, match="names no model architecture"):
+        describe(read_header(path))

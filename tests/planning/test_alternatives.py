@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
-from tuner.planning import Candidate, make_plan
+from tests.support.headers import real_model
+from tuner.planning import Candidate, Solver, make_plan
+from tuner.planning.solver import MORE_WORK, MOST_WORK
 from tuner.wishes import Wishes
 
 CARDS = ((6,), (12,), (23,), (8, 6))  # GiB; over two, several ways of loading look alike
@@ -42,3 +44,38 @@ def test_what_the_user_fixed_is_not_offered_otherwise() -> None:
     assert all(c.note.startswith("--prefer") for c in plan.alternatives)
     free = make_plan(giant(LLAMA_8B), machine(gpu(6)), Wishes())
     assert {c.note.split()[0] for c in free.alternatives} > {"--prefer"}
+
+
+@pytest.mark.parametrize(
+    ("name", "gibs"),
+    [("Llama-4-Scout.gguf", (24,)), ("Qwen3-Next-80B.gguf", (12, 8)), (AYA_35B, (12, 8))],
+)
+def test_what_a_plan_takes_is_bounded(name: str, gibs: tuple[float, ...]) -> None:
+    """Of the models whose searches would take longest, too: the choice, and what is offered
+    beside it as far as there is time."""
+    where = machine(*(gpu(gib, i) for i, gib in enumerate(gibs)))
+    solver = Solver(real_model(name), where)
+    plan = make_plan(real_model(name), where, Wishes(), solver=solver)
+    work = solver.fitting.estimator.compute.replays.work.steps
+    assert plan.chosen.fits
+    assert plan.fallbacks
+    assert 0 < work < 1.2 * (MOST_WORK + MORE_WORK)
+    assert plan == make_plan(real_model(name), where, Wishes())
+
+
+def test_a_search_in_a_hurry_teaches_nothing_wrong() -> None:
+    """It may find nothing; who has time finds what is there."""
+    solver = Solver(giant(LLAMA_8B), machine(gpu(6)))
+    assert solver.hurried(-1).best(Wishes()) is None
+    assert solver.best(Wishes()) == Solver(giant(LLAMA_8B), machine(gpu(6))).best(Wishes())
+
+
+def test_a_search_is_content_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what fits, if not with the best."""
+    best = Solver(giant(AYA_35B), machine(gpu(12))).best(Wishes())
+    monkeypatch.setattr("tuner.planning.solver.MOST_WORK", -1)
+    first = Solver(giant(AYA_35B), machine(gpu(12))).best(Wishes())
+    assert first is not None
+    assert best is not None
+    assert first.fits
+    assert first.score <= best.score

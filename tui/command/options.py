@@ -11,8 +11,9 @@ from tui.keymap import Keymap
 from tuner.engine.protocol import Sampling
 from tuner.errors import UsageError
 from tuner.memory.cache_types import CACHE_TYPES
-from tuner.settings import ALL_LAYERS
-from tuner.units import parse_size, parse_tokens
+from tuner.settings import ALL_LAYERS, MAX_UBATCH
+from tuner.settings import MAX_CONTEXT as LONGEST_CONTEXT
+from tuner.units import INT32, UINT32, parse_size, parse_tokens
 from tuner.wishes import PREFERENCES, Wishes
 
 MAX_CONTEXT = "max"
@@ -101,6 +102,10 @@ def wishes(args: argparse.Namespace) -> Wishes:
     n_ctx = None if max_ctx or args.ctx is None else parse_tokens(args.ctx)
     if n_ctx is not None and n_ctx < 1:
         raise UsageError("--ctx must be at least 1 token; write one like 16384, 32k or max.")
+    if n_ctx is not None and n_ctx > LONGEST_CONTEXT:
+        raise UsageError(
+            f"--ctx can be {LONGEST_CONTEXT:,} tokens at most: the engine counts no further."
+        )
     n_gpu_layers = None
     if args.gpu_layers is not None:
         everything = args.gpu_layers.lower() == "all"
@@ -112,7 +117,7 @@ def wishes(args: argparse.Namespace) -> Wishes:
         type_v=_cache_type("--kv" if args.kv else "--type-v", args.type_v or args.kv),
         n_gpu_layers=n_gpu_layers,
         n_cpu_moe=None if args.n_cpu_moe is None else whole("--n-cpu-moe", args.n_cpu_moe, 0),
-        n_ubatch=None if args.ubatch is None else whole("--ubatch", args.ubatch, 1),
+        n_ubatch=None if args.ubatch is None else whole("--ubatch", args.ubatch, 1, MAX_UBATCH),
         tensor_split=_split(args.tensor_split),
         flash_attn=_one_of("--flash-attn", args.flash_attn, ("on", "off", "auto")),
         prefer=_one_of("--prefer", args.prefer, PREFERENCES) or "balanced",
@@ -126,15 +131,17 @@ def sampling(args: argparse.Namespace) -> Sampling:
     def real(flag: str, text: str | None, default: float, least: float, most: float) -> float:
         return default if text is None else number(flag, text, least, most)
 
-    def count(flag: str, text: str | None, default: int | None, least: int) -> int | None:
-        return default if text is None else whole(flag, text, least)
+    def count(
+        flag: str, text: str | None, default: int | None, least: int, most: int = INT32
+    ) -> int | None:
+        return default if text is None else whole(flag, text, least, most)
 
     return Sampling(
         temperature=real("--temperature", args.temperature, usual.temperature, 0, 100),
         top_p=real("--top-p", args.top_p, usual.top_p, 0, 1),
         top_k=count("--top-k", args.top_k, usual.top_k, 0) or 0,
         min_p=real("--min-p", args.min_p, usual.min_p, 0, 1),
-        seed=count("--seed", args.seed, None, 0),
+        seed=count("--seed", args.seed, None, 0, UINT32),
         max_tokens=count("--max-tokens", args.max_tokens, None, 1),
     )
 
@@ -154,14 +161,16 @@ def sizes(values: list[str] | None) -> list[int]:
     return [parse_size(part) for value in values or [] for part in value.split(",")]
 
 
-def whole(flag: str, text: str, least: int) -> int:
-    """A whole number of at least `least`. Raises UsageError."""
+def whole(flag: str, text: str, least: int, most: int = INT32) -> int:
+    """A whole number within bounds, those of the engine's own types. Raises UsageError."""
     try:
         number = int(text)
     except ValueError:
         number = least - 1
     if number < least:
         raise UsageError(f"{flag} must be a whole number of at least {least}, not '{text}'.")
+    if number > most:
+        raise UsageError(f"{flag} can be {most:,} at most.")
     return number
 
 

@@ -18,6 +18,7 @@ from tuner.model.architecture import Architecture, KeyGroup
 from tuner.model.architectures import architecture as architecture_row
 from tuner.model.layer_pattern import recurrent_layers, window
 from tuner.safe_text import cut
+from tuner.settings import MAX_CONTEXT
 
 _MROPE_POSITIONS = 4  # numbers that say where a token is where images have places too
 _GLM_5_2_CONTEXT = 1 << 20  # from here on a model is taken for GLM 5.2 (src/models/glm-dsa.cpp)
@@ -44,7 +45,7 @@ class HParams:
     n_embd: int
     n_embd_inp: int  # elements of one input embedding row
     n_vocab: int
-    n_ctx_train: int
+    n_ctx_train: int  # tokens, no more than the engine can count; 0: the file does not say
     positions: int  # numbers that say where a token is
     scaled_input: bool  # embeddings are multiplied by a number as they are looked up
     ngram_layers: tuple[int, ...]  # qwen4exp: layers that read embeddings of n-grams
@@ -160,7 +161,7 @@ def read_hparams(header: Header, architecture: str) -> HParams:
         n_embd=n_embd,
         n_embd_inp=n_embd * (1 + keys.optional("n_deepstack_layers")),
         n_vocab=_vocabulary(header, keys),
-        n_ctx_train=keys.integer("context_length"),
+        n_ctx_train=min(keys.integer("context_length"), MAX_CONTEXT),
         positions=_positions(keys, row),
         scaled_input=keys.number("embedding_scale", row.embedding_scale) != 0,
         ngram_layers=keys.array("ple.layers") or () if "ngrams" in row.reads else (),
@@ -208,6 +209,9 @@ def _require_sizes(keys: Keys, hp: HParams) -> None:
         if attends and not (hp.head_k[il] and hp.head_v[il]):
             which = "value_length" if hp.head_k[il] else "key_length"
             raise keys.wrong(f"attention.{which}", f"leaves heads without elements in layer {il}")
+    depth, slow, fast = hp.cycles
+    if hp.row.graph.builder == "cycles" and not 0 < depth * slow * (fast + 1) == hp.n_layer:
+        raise keys.wrong("block_count", "is not what the stacks of layers make of their runs")
     if max(*hp.k_row, *hp.v_row) > MAX_ROW:
         raise keys.wrong("attention.head_count_kv", "makes rows of the cache that no model has")
     if max(hp.state_r, hp.state_s) > MAX_STATE:
@@ -305,6 +309,15 @@ def _experts(keys: Keys, row: Architecture, n_layer: int) -> tuple[int, int]:
         raise keys.wrong("expert_used_count", f"is {used}, the model has {n_expert} experts")
     if n_expert and not used:
         raise keys.wrong("expert_used_count", f"is 0, the model has {n_expert} experts")
+    groups = keys.integer("expert_group_count")
+    if groups and groups >= n_expert:
+        raise keys.wrong("expert_group_count", f"is {groups}, the model has {n_expert} experts")
+    if groups > 1:
+        chosen = keys.integer("expert_group_used_count")
+        if n_expert % groups or not 0 < chosen < groups:
+            raise keys.wrong(
+                "expert_group_count", f"is {groups}, which does not divide its experts"
+            )
     return n_expert, used
 
 

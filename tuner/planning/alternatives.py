@@ -36,6 +36,7 @@ def alternatives(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Can
         trials += [
             (f"--ctx {n_ctx}", replace(wishes, n_ctx=n_ctx))
             for n_ctx in (wished, solver.model.n_ctx_train)
+            if n_ctx
         ]
     found = distinct((_noted(solver.best(wish), note) for note, wish in trials), chosen)
     kept: list[Candidate] = []
