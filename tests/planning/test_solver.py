@@ -98,9 +98,10 @@ def brute_force(solver: Solver, wishes: Wishes) -> float | None:
         if 0 < m <= solver.n_items - n:
             continue  # names only layers that are on the CPU anyway
         found = solver.weigh(Settings(ctx, k, v, n if solver.machine.gpus else 0, m, u), objective)
+        fitting = solver.fitting
         beyond = ctx > objective.wished_context
-        allowed = solver.fitting.fits(found.footprint, sparingly=beyond)
-        if allowed and (best is None or found.score > best):
+        budgets = fitting.sparing_budgets if beyond else fitting.budgets
+        if budgets.hold(found.footprint.totals) and (best is None or found.score > best):
             best = found.score
     return best
 

@@ -20,7 +20,7 @@ class Fitting:
     def __init__(self, estimator: Estimator) -> None:
         machine = self.machine = estimator.machine
         self.estimator = estimator
-        self.n_items = estimator.model.n_layer_all + 1
+        self.n_items = estimator.model.n_items
         self.budgets = Budgets.of(machine)
         self._sparing_caps = sparing_caps(machine)
         self._splits: dict[tuple[Settings, Budgets], list[tuple[float, ...]]] = {}
@@ -36,9 +36,9 @@ class Fitting:
         """The budgets for context beyond the wished one: half of the free RAM is left alone."""
         return self.budgets.at_most(self._sparing_caps)
 
-    def fits(self, footprint: Footprint, *, sparingly: bool = False) -> bool:
+    def fits(self, footprint: Footprint) -> bool:
         """Whether every device and every pool stays within its budget."""
-        return (self.sparing_budgets if sparingly else self.budgets).hold(footprint.totals)
+        return self.budgets.hold(footprint.totals)
 
     def most_context(self, settings: Settings, contexts: list[int]) -> float:
         """No split of these settings can have more context than this many tokens; 0: none fits.
