@@ -40,7 +40,7 @@ def spread(model: Model, n_gpus: int, count: int) -> list[Settings]:
     rng = random.Random(20)
     found = []
     for _ in range(count):
-        n_gpu_layers = rng.randint(0, model.n_layer_all + 1)
+        n_gpu_layers = rng.randint(0, model.n_items)
         on_first = rng.randint(0, n_gpu_layers)
         type_k = rng.choice(CHOSEN_TYPES)
         found.append(

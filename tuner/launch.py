@@ -179,7 +179,7 @@ class Running:
 
     def status(self) -> str:
         """The settings in a few words."""
-        s, items = self._settings, self.model.n_layer_all + 1
+        s, items = self._settings, self.model.n_items
         cache = s.type_k if s.type_k == s.type_v else f"{s.type_k}/{s.type_v}"
         if not self.plan.machine.gpus:
             return f"CPU · KV {cache}"

@@ -60,8 +60,7 @@ class Wishes:
         n_ctx = model.n_ctx_train if self.max_ctx else self.n_ctx
         layers = self.n_gpu_layers
         if layers is not None:
-            most = model.n_layer_all + 1
-            layers = most if layers == ALL_LAYERS else min(layers, most)
+            layers = model.n_items if layers == ALL_LAYERS else min(layers, model.n_items)
         return replace(self, n_ctx=n_ctx, max_ctx=False, n_gpu_layers=layers)
 
     @property

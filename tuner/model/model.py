@@ -28,7 +28,7 @@ class Model:
     quantization: str  # "Q4_K_M"
     n_params: int
     n_layer: int  # real layers
-    n_layer_all: int  # with multi-token-prediction blocks; n_gpu_layers runs 0..n_layer_all+1
+    n_layer_all: int  # with multi-token-prediction blocks
     n_ctx_train: int
     n_embd: int
     n_vocab: int
@@ -41,6 +41,11 @@ class Model:
     known: bool  # the architecture has a row of its own; else planned by the general one
     hparams: HParams
     tensors: TensorGroups
+
+    @property
+    def n_items(self) -> int:
+        """What n_gpu_layers can count: every layer, and the output."""
+        return self.n_layer_all + 1
 
 
 def describe(header: Header) -> Model:

@@ -34,7 +34,7 @@ def differences(model: Model, a: Settings, b: Settings) -> tuple[Difference, ...
     """What settings `b` have that `a` have not; nothing where only the split differs."""
     found: list[Difference] = []
     if b.n_gpu_layers != a.n_gpu_layers:
-        n_items = model.n_layer_all + 1
+        n_items = model.n_items
         found.append(Difference("keep", f"{b.n_gpu_layers} of {n_items} layers on the GPU"))
     if b.n_cpu_moe != a.n_cpu_moe:
         moved = f"the experts of {b.n_cpu_moe} layers in RAM instead of {a.n_cpu_moe}"

@@ -83,7 +83,7 @@ class Solver:
         estimator = Estimator(model, machine, extra)
         self.fitting = Fitting(estimator)
         self.speed = SpeedModel(model, machine, cache=estimator.cache)
-        self.n_items = model.n_layer_all + 1
+        self.n_items = model.n_items
         self._answers: dict[tuple[Wishes, Budgets], Candidate | None] = {}
         self._ranked: dict[tuple[int, int, Budgets], float] = {}
         self._ends_at: int | None = None  # the work after which searches end, whatever they have

@@ -73,7 +73,7 @@ class SpeedModel:
     ) -> None:
         """`cache`: that of the model, where it is at hand."""
         self.calibration = calibration or Calibration()
-        self.n_items = model.n_layer_all + 1
+        self.n_items = model.n_items
         self._gpus = [_rate(gpu) for gpu in machine.gpus]
         self._host = _host_rate(machine)
         self._pcie = min((g.pcie_bandwidth or PCIE_DEFAULT for g in machine.gpus), default=0.0)

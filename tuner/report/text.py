@@ -171,7 +171,7 @@ def _size(use: DeviceUse, part: _Part) -> int:
 def _settings(plan: Plan, width: int) -> list[str]:
     c, model = plan.chosen, plan.model
     s = c.settings
-    n_items = model.n_layer_all + 1
+    n_items = model.n_items
     rows = [
         ("context", f"{s.n_ctx:,} tokens"),
         ("KV cache", f"K {s.type_k}, V {s.type_v}"),
@@ -207,7 +207,7 @@ def _others(settings: Settings) -> list[tuple[str, str]]:
 
 def _table(plan: Plan, width: int) -> list[str]:
     """The chosen plan and its alternatives, a line each."""
-    n_items = plan.model.n_layer_all + 1
+    n_items = plan.model.n_items
     moe = any(c.settings.n_cpu_moe for c in (plan.chosen, *plan.alternatives))
     head = f"  {'':<20} {'tokens/s':>8} {'context':>9}  {'K / V':<13} {'layers':>7}"
     rows = [head + (f" {'RAM exp.':>8}" if moe else "") + f" {'loss':>6}"]
@@ -268,7 +268,7 @@ def overview_text(rows: Sequence[tuple[str, Plan | KvchatError]], *, color: bool
             lines.append(f"{_clip(one_line(name), 30):<30} {style(why, '31')}")
             continue
         model, c = result.model, result.chosen
-        s, n_items = c.settings, result.model.n_layer_all + 1
+        s, n_items = c.settings, result.model.n_items
         start = f"{_clip(one_line(model.path.name), 30):<30} {size_text(model.size_bytes):>9}"
         if not c.fits:
             lines.append(f"{start} {style('does not fit', '31')}")
