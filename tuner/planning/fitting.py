@@ -57,6 +57,13 @@ class Fitting:
             for a, b, budget in zip(low, high, budgets, strict=True)
         )
 
+    def least_lacking(self, settings: Settings) -> int:
+        """Bytes that these settings lack at least, however they are split over the GPUs."""
+        used = self._gpus_as_one(self._without_compute(settings))
+        budgets = self._gpus_as_one(self.budgets.limits)
+        lacking = [max(0, u - b) for u, b in zip(used, budgets, strict=True)]
+        return max(lacking) if self.budgets.shared else sum(lacking)
+
     def _without_compute(self, settings: Settings) -> list[int]:
         return self.budgets.charged(self.estimator.totals(settings, compute=False))
 

@@ -34,11 +34,12 @@ def least_short(solver: Solver, wishes: Wishes) -> Candidate:
         n_ubatch=wishes.n_ubatch or min(UBATCHES),
     )
     layers = range(solver.n_items + 1) if solver.machine.gpus else range(1)
-    trials = [
-        solver.calculate(replace(thrifty, n_gpu_layers=n))
-        for n in ([wishes.n_gpu_layers] if wishes.n_gpu_layers is not None else layers)
-    ]
-    return min(trials, key=lambda c: c.lacking(solver.budgets))
+    return solver.nearest_miss(
+        [
+            replace(thrifty, n_gpu_layers=n)
+            for n in ([wishes.n_gpu_layers] if wishes.n_gpu_layers is not None else layers)
+        ]
+    )
 
 
 def shortage_text(candidate: Candidate, machine: Machine, *, wished: bool) -> str:

@@ -298,17 +298,37 @@ class Solver:
 
     def calculate(self, wishes: Wishes) -> Candidate:
         """The footprint of wishes that leave nothing to decide, whether it fits or not."""
+        base = self._decided(wishes)
+        split = self.fitting.splits(base, wishes.tensor_split)[0]
+        return self.weigh(base.with_split(split), self.objective(wishes))
+
+    def nearest_miss(self, choices: Sequence[Wishes]) -> Candidate:
+        """Of wishes that leave nothing to decide, the ones that lack the fewest bytes: no more of
+        them are calculated than could be."""
+        least = [self.fitting.least_lacking(self._decided(wishes)) for wishes in choices]
+        best: tuple[int, int, Candidate] | None = None
+        content_at = self._work + MOST_WORK
+        for at_least, place in sorted(zip(least, range(len(choices)), strict=True)):
+            if best and (at_least > best[0] or self._work > content_at):
+                break
+            candidate = self.calculate(choices[place])
+            lacking = candidate.lacking(self.budgets)
+            if best is None or (lacking, place) < best[:2]:
+                best = lacking, place, candidate
+        assert best is not None
+        return best[2]
+
+    def _decided(self, wishes: Wishes) -> Settings:
+        """Wishes that leave nothing to decide but a split, as settings."""
         n_ctx = wishes.n_ctx or self.contexts(wishes)[0]
         choice = CacheChoice(
             0.0, wishes.type_k or "f16", wishes.type_v or "f16", wishes.n_ubatch or UBATCHES[0]
         )
-        base = replace(
+        return replace(
             self._settings(wishes, n_ctx, choice),
             n_gpu_layers=wishes.n_gpu_layers or 0,
             n_cpu_moe=wishes.n_cpu_moe or 0,
         )
-        split = self.fitting.splits(base, wishes.tensor_split)[0]
-        return self.weigh(base.with_split(split), self.objective(wishes))
 
     def objective(self, wishes: Wishes) -> Objective:
         return Objective.of(wishes.prefer, wishes.n_ctx, self.model.n_ctx_train or LEAST_CONTEXT)
