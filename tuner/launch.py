@@ -12,14 +12,13 @@ from pathlib import Path
 
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import (
+    AnswerEvent,
     Done,
     Generate,
     Loaded,
     Message,
     Progress,
-    PromptProgress,
     Sampling,
-    Text,
 )
 from tuner.errors import EngineCancelled, EngineError, NoFitError
 from tuner.machine.measure import gpu_used_bytes
@@ -197,7 +196,7 @@ class Running:
 
     def generate(
         self, messages: Sequence[Message], sampling: Sampling, continue_last: bool = False
-    ) -> Iterator[PromptProgress | Text | Done]:
+    ) -> Iterator[AnswerEvent]:
         """Streams an answer; the last item is `Done`. Raises EngineError."""
         request = Generate(tuple(messages), sampling, continue_last)
         for event in self._client.generate(request):

@@ -16,13 +16,13 @@ from tests.support.scripted_worker import scripted_worker
 from tuner.engine.client import EXTRA_BUFTS_WARNING, EngineClient
 from tuner.engine.log import default_log_path, last_fatal_line, rotate
 from tuner.engine.protocol import (
+    AnswerEvent,
     Done,
     Generate,
     Load,
     Loaded,
     Message,
     Progress,
-    PromptProgress,
     Sampling,
     Text,
 )
@@ -57,7 +57,7 @@ def loaded(client: EngineClient, request: Load = LOAD) -> Loaded:
     return last
 
 
-def text_of(events: list[PromptProgress | Text | Done]) -> str:
+def text_of(events: list[AnswerEvent]) -> str:
     return "".join(e.text for e in events if isinstance(e, Text))
 
 
@@ -87,7 +87,7 @@ def test_stop_keeps_the_partial_answer(start: Start) -> None:
     """Stop from another thread ends the stream with Done("stopped"); the next one is whole."""
     client = start(text="x" * 4000, delay=0.005)
     loaded(client)
-    events: list[PromptProgress | Text | Done] = []
+    events: list[AnswerEvent] = []
     for event in client.generate(ASK):
         events.append(event)
         if len(text_of(events)) >= 40:
@@ -164,7 +164,7 @@ def test_death_while_answering(start: Start) -> None:
     client = start(text="z" * 40, die_in="generate")
     loaded(client)
     first_pid = client.pid
-    events: list[PromptProgress | Text | Done] = []
+    events: list[AnswerEvent] = []
     with pytest.raises(EngineError, match=r"SIGKILL.*engine\.log") as caught:
         events.extend(client.generate(ASK))
     assert caught.value.kind == "crashed"

@@ -17,6 +17,7 @@ from tests.support.standin_gpu import rpc_available, standin_gpu
 from tuner.demo import demo_model_path
 from tuner.engine.client import EXTRA_BUFTS_WARNING, EngineClient
 from tuner.engine.protocol import (
+    AnswerEvent,
     Done,
     Generate,
     Load,
@@ -42,7 +43,7 @@ LONG = (Message("user", "The quick brown fox jumps over the lazy dog. " * 25),) 
 
 posix_signals = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 
-Answer = list[PromptProgress | Text | Done]
+Answer = list[AnswerEvent]
 
 
 def load(settings: Settings = SETTINGS, *servers: str, path: str | None = None) -> Load:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.engine.answer import AnswerText
@@ -33,6 +34,7 @@ STRICT = """{{ bos_token }}{% for m in messages %}
 DEAF = "{% for m in messages if m.role != 'system' %}[{{ m.role }}]{{ m.content }}{% endfor %}[a]"
 
 
+@cache  # each is a process
 def chat(template: str | None) -> ChatTemplate:
     return ChatTemplate(template, "<s>", "</s>")
 
@@ -115,6 +117,7 @@ roles = st.sampled_from(["system", "user", "assistant"])
 conversations = st.lists(st.builds(Message, roles, st.text(min_size=1, max_size=8)), max_size=6)
 
 
+@settings(deadline=None)  # a template's process is started once, which takes a moment
 @given(conversations, st.sampled_from([STRICT, DEAF, None, "{{ 1 / 0 }}"]), st.booleans())
 def test_no_conversation_breaks_a_template(
     messages: list[Message], template: str | None, continue_last: bool

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from tui.ports import RunningModel
-from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
+from tuner.engine.protocol import Done, Message, Notice, PromptProgress, Sampling, Text
 from tuner.errors import EngineError, KvchatError
 from tuner.safe_text import utf8
 
@@ -30,6 +30,7 @@ class Generation:
         self._progress: PromptProgress | None = None
         self._finished = threading.Event()
         self._stopped = threading.Event()
+        self.notices: list[str] = []  # what the user should know of this answer
         self.done: Done | None = None
         self.error: KvchatError | None = None
 
@@ -52,6 +53,8 @@ class Generation:
                         self._n_tokens += event.n_tokens
                 elif isinstance(event, PromptProgress):
                     self._progress = event
+                elif isinstance(event, Notice):
+                    self.notices.append(event.text)
                 else:
                     self.done = event
         except KvchatError as error:

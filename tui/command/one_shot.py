@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from tuner.engine.protocol import Message, Sampling, Text
+from tuner.engine.protocol import Message, Notice, Sampling, Text
 from tuner.errors import EngineCancelled, ExitCode
 from tuner.launch import Launcher, Ready, Retry, Stage
 from tuner.safe_text import one_line, printable
@@ -49,6 +49,8 @@ def answer(request: LaunchRequest, prompt: str, system: str | None, sampling: Sa
             if isinstance(piece, Text):
                 sys.stdout.write(printable(piece.text) if shown else piece.text)
                 sys.stdout.flush()
+            elif isinstance(piece, Notice):
+                status.say(piece.text)
         sys.stdout.write("\n")
         for warning in running.warnings:  # of what the answer taught
             if warning not in told:

@@ -228,6 +228,8 @@ class ChatScreen(Screen[None]):
     async def _finish_answer(self, painter: Painter) -> None:
         generation, answer = painter.generation, painter.answer
         done, error = generation.done, generation.error
+        for notice in generation.notices:
+            await self._transcript.notice(notice, "warning")
         if answer.content or answer.reasoning or (error is None and generation.stopped):
             self._recorder.save(self.chat.record(), answer)
         else:  # nothing came: the question waits for another try

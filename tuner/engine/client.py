@@ -13,9 +13,9 @@ from tuner.engine.log import default_log_path, note
 from tuner.engine.patience import WAIT_SECONDS, Patience, Watch
 from tuner.engine.protocol import (
     Alive,
+    AnswerEvent,
     Cancelled,
     CountTokens,
-    Done,
     DryRunDone,
     Event,
     Failed,
@@ -25,10 +25,8 @@ from tuner.engine.protocol import (
     Loaded,
     Message,
     Progress,
-    PromptProgress,
     Request,
     Stop,
-    Text,
     TokenCount,
 )
 from tuner.engine.worker_process import WORKER_COMMAND, WorkerDiedError, WorkerProcess
@@ -125,11 +123,11 @@ class EngineClient:
                 return event
         raise EngineError("decode_failed", "the engine gave no answer to a dry run")
 
-    def generate(self, request: Generate) -> Generator[PromptProgress | Text | Done, None, None]:
+    def generate(self, request: Generate) -> Generator[AnswerEvent, None, None]:
         """Answers a conversation. The last item is `Done`, after `stop` too. Closing the
         iterator early stops the generation. Raises EngineError."""
         for event in self._run(request):
-            if isinstance(event, PromptProgress | Text | Done):
+            if isinstance(event, AnswerEvent):
                 yield event
 
     def count_tokens(self, messages: Sequence[Message]) -> int:

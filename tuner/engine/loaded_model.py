@@ -25,11 +25,13 @@ from tuner.engine.protocol import (
     Load,
     Loaded,
     Message,
+    Notice,
     Progress,
     PromptProgress,
     Text,
 )
-from tuner.engine.templates import ChatTemplate
+from tuner.engine.template_process import TemplateStoppedError
+from tuner.engine.templates import ChatTemplate, Rendered
 from tuner.engine.voice import Voice
 
 _FLUSH_SECONDS = 0.03
@@ -62,9 +64,8 @@ class LoadedModel:
                 self._model.close()
                 raise
             model = self._model
-            self._template = ChatTemplate(
-                model.chat_template, model.token_text(model.bos), model.token_text(model.eos)
-            )
+            self._template = self._chat_template(model)
+            self._told = self._template.warnings
             self._cache = PrefixCache(self._context, model.n_window, model.keeps_a_state)
             self._chunk = self._prompt_chunk(request)
             self.loaded = Loaded(
@@ -76,7 +77,20 @@ class LoadedModel:
                 use_extra_bufts=request.settings.use_extra_bufts,
             )
 
+    def _chat_template(self, model: NativeModel) -> ChatTemplate:
+        bos, eos = model.token_text(model.bos), model.token_text(model.eos)
+        try:
+            self._voice.doing("template")
+            return ChatTemplate(model.chat_template, bos, eos, lambda: self._abort)
+        except BaseException as error:
+            self._context.close()
+            model.close()
+            if isinstance(error, TemplateStoppedError):
+                raise CancelledError from None
+            raise
+
     def close(self) -> None:
+        self._template.close()
         self._context.close()
         self._model.close()
 
@@ -152,12 +166,17 @@ class LoadedModel:
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a conversation with the opening of the next answer."""
-        return len(self._tokens(self._template.render(messages).text))
+        try:
+            return len(self._tokens(self._render(messages).text))
+        except TemplateStoppedError:
+            raise LlamaError("decode_failed", "the count was stopped") from None
 
     def generate(self, request: Generate) -> Done:
         """Emits PromptProgress and Text; returns the final event. Raises LlamaError."""
-        self._voice.doing("template")
-        rendered = self._template.render(request.messages, continue_last=request.continue_last)
+        try:
+            rendered = self._render(request.messages, request.continue_last)
+        except TemplateStoppedError:
+            return Done("stopped", 0, 0, 0, 0.0, 0.0, len(self._cache.tokens))
         self._voice.doing("prompt")
         prompt = self._tokens(rendered.text)
         if len(prompt) >= self._context.n_ctx:
@@ -184,6 +203,16 @@ class LoadedModel:
             decode_seconds=time.monotonic() - read,
             n_ctx_used=len(self._cache.tokens),
         )
+
+    def _render(self, messages: Sequence[Message], continue_last: bool = False) -> Rendered:
+        """The prompt. A template that takes too much is told of, once."""
+        self._voice.doing("template")
+        rendered = self._template.render(messages, continue_last=continue_last)
+        if self._template.warnings != self._told:
+            self._told = self._template.warnings
+            for warning in self._told:
+                self._voice(Notice(warning))
+        return rendered
 
     def _tokens(self, text: str) -> list[int]:
         """With a BOS in front where the model wants one and the template wrote none."""

@@ -124,6 +124,13 @@ class PromptProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the user should know about the answer that begins."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """A batch of generated text, never cut inside a character."""
 
@@ -162,8 +169,9 @@ class Cancelled:
     """Final event of a `Load` that was stopped."""
 
 
+AnswerEvent = PromptProgress | Notice | Text | Done  # of `Generate`
 Final = Loaded | DryRunDone | Done | TokenCount | Failed | Cancelled
-Event = Alive | Progress | PromptProgress | Text | Final
+Event = Alive | Progress | PromptProgress | Notice | Text | Final
 
 
 _MESSAGES: dict[str, type] = {t.__name__: t for t in (*get_args(Request), *get_args(Event))}

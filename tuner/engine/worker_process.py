@@ -13,20 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from tuner.engine.lifeline import child_command
 from tuner.engine.log import last_fatal_line, names_memory, open_log
 from tuner.engine.protocol import Event, ProtocolError, Quit, Request, decode, encode
 from tuner.errors import EngineError
 
-_ROOT = Path(__file__).resolve().parents[2]
-
-# -P and the append keep the folder that the user happens to stand in off the path: a stray
-# jinja2.py or tuner/ there must not be picked up instead of ours.
-WORKER_COMMAND = (
-    sys.executable,
-    "-P",
-    "-c",
-    f"import sys; sys.path.append({str(_ROOT)!r}); from tuner.engine.worker import main; main()",
-)
+WORKER_COMMAND = child_command("tuner.engine.worker")
 
 _QUIT_SECONDS = 1.0
 _START_SECONDS = 30.0  # for the system to start a process
