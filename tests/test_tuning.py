@@ -237,7 +237,7 @@ def test_an_engine_that_the_arithmetic_was_not_made_for(
     tiny_model: Path, tmp_path: Path, pretend: Machine, installed: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """It is said once, sizes are called assumed until the dry run confirms them, and what this
+    """It is said once, sizes are called assumed until the dry run verifies them, and what this
     engine taught is kept for the next time."""
     monkeypatch.setattr(tuning, "installed_engine_version", lambda: installed)
     plan = planned(tiny_model)

@@ -66,9 +66,7 @@ class Wishes:
     @property
     def fixed(self) -> tuple[str, ...]:
         """The names of what the user fixed."""
-        return tuple(
-            f.name for f in fields(self) if f.default is None and getattr(self, f.name) is not None
-        )
+        return tuple(name for name in FIXABLE if getattr(self, name) is not None)
 
     @property
     def complete(self) -> bool:
@@ -79,6 +77,9 @@ class Wishes:
             self.type_v,
             self.n_gpu_layers,
         )
+
+
+FIXABLE = tuple(f.name for f in fields(Wishes) if f.default is None)  # names of what a user may fix
 
 
 @dataclass(frozen=True, slots=True)

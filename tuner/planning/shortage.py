@@ -10,16 +10,19 @@ from tuner.planning.budgets import Budgets
 from tuner.planning.plan import Candidate, distinct
 from tuner.planning.solver import UBATCHES, Solver
 from tuner.units import size_text
-from tuner.wishes import Wishes
+from tuner.wishes import FIXABLE, Wishes
 
-# What is given up of the wishes, one after the other, and as what it is offered. Flash attention
-# is not among them: who fixes it has a reason that memory does not change.
-GIVEN_UP = {
+# What is given up of the wishes, one after the other, and as what it is offered: these together,
+# every other one by its name. Flash attention is not among them: who fixes it has a reason that
+# memory does not change.
+_TOGETHER = {
     "another context": ("n_ctx",),
     "other cache types": ("type_k", "type_v"),
     "other GPU layers": ("n_gpu_layers", "n_cpu_moe", "tensor_split"),
-    "another n_ubatch": ("n_ubatch",),
 }
+_KEPT = ("flash_attn",)
+_NAMED = (*_KEPT, *(name for names in _TOGETHER.values() for name in names))
+GIVEN_UP = _TOGETHER | {f"another {name}": (name,) for name in FIXABLE if name not in _NAMED}
 
 
 def least_short(solver: Solver, wishes: Wishes) -> Candidate:
