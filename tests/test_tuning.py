@@ -169,7 +169,9 @@ def test_a_profile_of_the_same_engine_is_kept(
     assert not plan.warnings
 
 
-@pytest.mark.parametrize("made_by", ["0.3.35", "0.3.37", "0.3.360", "", "?\x1b[31m\n" * 99, "+cu1"])
+@pytest.mark.parametrize(
+    "made_by", ["0.3.35", "99.0", f"{ENGINE_VERSION}0", "", "?\x1b[31m\n" * 99, "+cu1"]
+)
 @pytest.mark.parametrize("installed", [ENGINE_VERSION, None])
 def test_a_profile_of_another_engine_is_planned_again(
     tiny_model: Path, saved: Profile, made_by: str, installed: str | None,
@@ -232,7 +234,7 @@ def test_what_the_driver_takes_is_believed_of_the_same_engine(
     assert asked == [overhead, {}, {}]
 
 
-@pytest.mark.parametrize("installed", ["0.3.35", "0.4.0", "garbage"])
+@pytest.mark.parametrize("installed", ["0.3.35", "99.0", "garbage"])
 def test_an_engine_that_the_arithmetic_was_not_made_for(
     tiny_model: Path, tmp_path: Path, pretend: Machine, installed: str,
     monkeypatch: pytest.MonkeyPatch,

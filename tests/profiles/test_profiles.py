@@ -31,7 +31,7 @@ PROFILE = Profile(
     buffers=(Buffer("CUDA0", "weights", 100 * MIB), Buffer("CUDA0", "compute", 17 * MIB)),
     gpu_taken={"GPU0": 420 * MIB},
     decode_tps=79.25,
-    engine_version="0.3.36",
+    engine_version="0.3.1",
     saved_at="2026-11-22T16:00:00+00:00",
 )
 

@@ -137,12 +137,12 @@ def test_the_overview_has_a_line_per_file() -> None:
 
 def test_the_overview_warns_of_another_engine_once() -> None:
     """It holds for every file alike."""
-    where = replace(machine(gpu(24)), engine_version="0.4.0")
+    where = replace(machine(gpu(24)), engine_version="99.0")
     rows: list[tuple[str, Plan | KvchatError]] = [
         (name, make_plan(giant(name), where, Wishes())) for name in (LLAMA_8B, AYA_35B)
     ]
     text = overview_text(rows)
-    assert text.count("0.4.0") == 1
+    assert text.count("99.0") == 1
     assert all(len(line) <= 80 for line in text.splitlines())
 
 
