@@ -12,7 +12,8 @@ from tuner.gguf import package_names
 from tuner.gguf.header import Header, SkippedArray, TensorInfo
 from tuner.gguf.types import FILE_TYPES, GGML_TYPES, GUESSED
 from tuner.model.chat_models import require_chat_model
-from tuner.model.hparams import HParams, read_hparams
+from tuner.model.hparams import HParams
+from tuner.model.load_hparams import load_hparams
 from tuner.model.tensors import TensorGroups, group_tensors
 
 MAX_NAME = 200  # characters of general.name that are kept
@@ -56,7 +57,7 @@ def describe(header: Header) -> Model:
     rule, `known` says so.
     """
     architecture = require_chat_model(header)
-    hparams = read_hparams(header, architecture)
+    hparams = load_hparams(header, architecture)
     groups = group_tensors(header, hparams)
     template = header.metadata.get("tokenizer.chat_template")
     name = header.metadata.get("general.name")
