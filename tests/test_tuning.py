@@ -217,7 +217,8 @@ def test_a_load_by_another_engine_replaces_what_the_first_taught(
 def test_what_the_driver_takes_is_believed_of_the_same_engine(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other kernels take other memory; that a CPU cannot run an instruction holds for all."""
+    """Other kernels take other memory, and what one engine died of another may have mended. Facts
+    that name no engine are none of the driver's share, but no reason to die again."""
     asked: list[dict[str, int]] = []
 
     def measure(**known: dict[str, int]) -> Machine:
@@ -230,7 +231,8 @@ def test_what_the_driver_takes_is_believed_of_the_same_engine(
         Profiles().learn(
             lambda _, by=made_by: MachineFacts(overhead, by, use_extra_bufts=False)  # type: ignore[misc]
         )
-        assert planned(tiny_model).chosen.settings.use_extra_bufts is False
+        of_another = made_by == "0.3.1"
+        assert planned(tiny_model).chosen.settings.use_extra_bufts is of_another
     assert asked == [overhead, {}, {}]
 
 

@@ -16,7 +16,12 @@ from tuner.memory.footprint import Buffer
 from tuner.model.model import Model, describe
 from tuner.planning import Calibration, Plan, Solver, make_plan, verified
 from tuner.profiles.actual import Actual
-from tuner.profiles.lessons import Lessons, known_overheads
+from tuner.profiles.lessons import (
+    Lessons,
+    known_overheads,
+    runs_extra_bufts,
+    without_repacking_text,
+)
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
 from tuner.safe_text import one_line
 from tuner.settings import Settings
@@ -42,7 +47,9 @@ class Tuning:
         already."""
         self.request, self.model, self.machine = request, model, machine
         facts = facts or MachineFacts()
-        wishes = replace(request.wishes, use_extra_bufts=facts.use_extra_bufts)
+        use_extra_bufts = runs_extra_bufts(facts, machine.engine_version)
+        self._without_repacking = "" if use_extra_bufts else without_repacking_text(facts)
+        wishes = replace(request.wishes, use_extra_bufts=use_extra_bufts)
         self.wishes = wishes.for_model(model)
         self.lessons = Lessons(profiles, model, machine, self.wishes)
         self.solver = self._calibrated(Solver(model, machine))
@@ -68,7 +75,10 @@ class Tuning:
     def plan(self) -> Plan:
         """The plan, or what worked before where that is still as good. Raises UsageError."""
         fresh = make_plan(self.model, self.machine, self.wishes, solver=self.solver)
-        return self._warned(self._remembered(fresh))
+        plan = self._remembered(fresh)
+        if self._without_repacking:
+            plan = _because(plan, self._without_repacking)
+        return self._warned(plan)
 
     def verify(self, plan: Plan, client: EngineClient) -> Plan:
         """The plan as the engine verifies it. Raises EngineError."""
@@ -85,7 +95,9 @@ class Tuning:
             after[gpu.id] - before[gpu.id] if gpu.id in after and gpu.id in before else None
             for gpu in self.machine.gpus
         )
-        return self.lessons.learn(plan, loaded.buffers, loaded.use_extra_bufts, growth)
+        return self.lessons.learn(
+            plan, loaded.buffers, loaded.use_extra_bufts, growth, loaded.extra_bufts_died_by
+        )
 
     # ------------------------------------------------------------ what is remembered
 

@@ -190,6 +190,76 @@ def test_death_by_instruction_is_survived(start: Start, signal_name: str) -> Non
     assert client.pid == pid
 
 
+@pytest.mark.parametrize("signal_name", ["SIGILL", "SIGSEGV", "SIGBUS", "SIGABRT"])
+def test_one_death_teaches_nothing(tmp_path: Path, signal_name: str) -> None:
+    """A signal from outside, once: the load is tried again as it was, but for an illegal
+    instruction, which no signal from outside is taken for."""
+    once = tmp_path / "once"
+    command = scripted_worker(die_in="load", die_by=signal_name, die_once=once)
+    with EngineClient(tmp_path / "engine.log", command=command) as client:
+        if signal_name == "SIGABRT":  # an abort that names no assertion is nobody's fault
+            with pytest.raises(EngineError, match="SIGABRT"):
+                list(client.load(LOAD))
+            once.touch()
+        first = loaded(client)
+        assert first.use_extra_bufts is (signal_name != "SIGILL")
+        assert first.extra_bufts_died_by == ("SIGILL" if signal_name == "SIGILL" else "")
+        client._command = scripted_worker()
+        assert loaded(client).use_extra_bufts is (signal_name != "SIGILL")
+
+
+WAYS_TO_LACK_MEMORY = [
+    "ggml_aligned_malloc: insufficient memory (attempted to allocate 512.00 MB)",
+    "ggml.c:1644: GGML_ASSERT(ctx->mem_buffer != NULL) failed",
+    "ggml-alloc.c:500: GGML_ASSERT(galloc->node_allocs != NULL) failed",
+    "ggml_malloc: failed to allocate 12.00 MB",
+    "graph allocation: failed to reserve memory",
+    "alloc_tensor_range: failed to allocate CUDA0 buffer of size 4294967296",
+    "CUDA error: out of memory",
+    "ggml_vulkan: Device memory allocation of size 4294967296 failed.\n"
+    "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory",
+    "VK_ERROR_OUT_OF_HOST_MEMORY",
+    "hipErrorOutOfMemory",
+    "cublas: CUBLAS_STATUS_ALLOC_FAILED",
+    "cudaErrorMemoryAllocation",
+    "terminate called after throwing an instance of 'std::bad_alloc'",
+    "OpenBLAS error: Memory allocation still failed after 10 retries, giving up.",
+    "OpenBLAS : Program is Terminated. Because you tried to allocate too many memory regions.",
+    "OpenBLAS: malloc failed in dgetrf",
+    "OpenBLAS blas_thread_init: pthread_create failed for thread 1 of 2",
+    "libgomp: Out of memory allocating 4096 bytes",
+    "libgomp: Thread creation failed: Resource temporarily unavailable",
+    "mmap failed: Cannot allocate memory",
+    "ImportError: libllama.so: failed to map segment from shared object",
+    "RuntimeError: can't start new thread",
+    "MemoryError",
+]
+
+
+@pytest.mark.parametrize("words", WAYS_TO_LACK_MEMORY)
+@pytest.mark.parametrize("signal_name", ["SIGABRT", "SIGSEGV"])
+def test_memory_is_looked_at_first(start: Start, words: str, signal_name: str) -> None:
+    """Whatever signal it ends in, and whatever is said after it: out of memory, so that the next
+    smaller settings are tried."""
+    said = f"{words}\nggml.c:9: GGML_ASSERT(something else) failed\nllama: error: it failed"
+    client = start(die_in="load", die_by=signal_name, last_words=said)
+    with pytest.raises(EngineError) as caught:
+        list(client.load(LOAD))
+    assert caught.value.kind == "out_of_memory"
+    assert words.splitlines()[0][:40] in str(caught.value)
+
+
+def test_memory_that_once_was_short_explains_no_later_death(start: Start, tmp_path: Path) -> None:
+    """The log is read from the beginning of the request that died."""
+    client = start(die_in="generate", die_by="SIGSEGV")
+    loaded(client)
+    with (tmp_path / "engine.log").open("a") as log:
+        log.write("cudaMalloc failed: out of memory\n")
+    with pytest.raises(EngineError, match="SIGSEGV") as caught:
+        list(client.generate(ASK))
+    assert "out of memory" not in str(caught.value)
+
+
 def test_other_deaths_are_not_blamed_on_extra_buffers(start: Start) -> None:
     """A load killed from outside ends as out of memory, without a second try."""
     client = start(die_in="load")

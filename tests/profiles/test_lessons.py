@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.launches import ASK, launcher, loaded, run
+from tui.command.cli import main
 from tuner.engine.protocol import Sampling
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
@@ -50,6 +51,28 @@ def test_a_death_by_instruction_is_remembered(
     assert "repacked" in " ".join(running.warnings)
     again = loaded(tiny_model, tmp_path)
     assert again.settings.use_extra_bufts is False
+
+
+def test_what_it_died_of_is_named_expires_and_can_be_forgotten(
+    tiny_model: Path, tmp_path: Path, pretend: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lesson says why and what undoes it; another engine begins anew, and so does a user who
+    wants to."""
+    start = launcher(tiny_model, tmp_path, die_in="extra_bufts", die_by="SIGILL")
+    run(start.start())[1].close()
+    facts = Profiles().machine_facts()
+    assert facts.extra_bufts_died_by == "SIGILL"
+    assert facts.engine_version
+    again = loaded(tiny_model, tmp_path)
+    (reason,) = (r for r in again.plan.reasons if "SIGILL" in r)
+    assert "kvchat --forget-machine" in reason
+    Profiles().learn(lambda facts: replace(facts, engine_version="0.2.1"))
+    assert loaded(tiny_model, tmp_path).settings.use_extra_bufts is True
+    Profiles().learn(lambda _: facts)
+    assert main(["--forget-machine"]) == 0
+    assert "Forgot" in capsys.readouterr().err
+    assert loaded(tiny_model, tmp_path).settings.use_extra_bufts is True
+    assert main(["--forget-machine"]) == 0
 
 
 def test_the_driver_s_share_is_learned(

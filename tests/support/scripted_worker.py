@@ -18,6 +18,8 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
                      whose settings have use_extra_bufts true. In "generate" half of the text
                      is streamed first
     die_by           the signal's name, default "SIGKILL"
+    die_once         dies only while this file is not there, and makes it
+    last_words       what it writes to its log before it dies
     warn             a warning in Loaded
     n_ctx            what Loaded reports; default: what the settings asked for
     template         Loaded.chat_template, default "file"
@@ -107,6 +109,12 @@ class _Script:
         os._exit(0)
 
     def die(self) -> None:
+        once = self.options.die_once and Path(self.options.die_once)
+        if once and once.exists():
+            return
+        if once:
+            once.touch()
+        print(self.options.last_words, file=sys.stderr, flush=True)
         sys.stdout.buffer.flush()
         if os.name == "nt":
             os._exit(3)
@@ -222,6 +230,8 @@ def main() -> None:
     parser.add_argument("--fail-generate", default="")
     parser.add_argument("--die-in", default="", choices=["", "load", "generate", "extra_bufts"])
     parser.add_argument("--die-by", default="SIGKILL")
+    parser.add_argument("--die-once", default="")
+    parser.add_argument("--last-words", default="")
     parser.add_argument("--warn", default="")
     parser.add_argument("--n-ctx", type=int, default=0)
     parser.add_argument("--template", default="file")

@@ -75,9 +75,15 @@ def _drop_stdout() -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.profiles or args.forget:
-        from tui.command.profiles import forget_profile, list_profiles  # noqa: PLC0415
+    if args.profiles or args.forget or args.forget_machine:
+        from tui.command.profiles import (  # noqa: PLC0415
+            forget_machine,
+            forget_profile,
+            list_profiles,
+        )
 
+        if args.forget_machine:
+            return forget_machine()
         return forget_profile(args.forget) if args.forget else list_profiles()
     paths = _models(args)
     if (args.json or args.verify) and not args.explain:

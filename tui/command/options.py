@@ -49,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     )
     g.add_argument("--profiles", action="store_true", help="list the saved profiles")
     g.add_argument("--forget", metavar="MODEL", help="remove the profile of a model (name or file)")
+    g.add_argument(
+        "--forget-machine", action="store_true", help="forget what loads taught of this machine"
+    )
 
     g = p.add_argument_group("wishes, each kept exactly; the rest is solved around them")
     g.add_argument("--ctx", metavar="N", help="context in tokens: 16384, 32k or max")

@@ -1,4 +1,4 @@
-"""`kvchat --profiles` and `kvchat --forget MODEL`."""
+"""`kvchat --profiles`, `kvchat --forget MODEL` and `kvchat --forget-machine`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,16 @@ def forget_profile(model: str) -> int:
         raise UsageError(f"no profile of '{model}' is saved; kvchat --profiles lists them.")
     print(f"Forgot {removed} profile{'s' if removed > 1 else ''} of {model}.", file=sys.stderr)
     return ExitCode.OK
+
+
+def forget_machine() -> int:
+    """Forgets what loads have taught of this machine: the driver's share, and what it died of."""
+    profiles = Profiles()
+    forgotten = profiles.forget_machine()
+    _warn(profiles)
+    said = "Forgot what loads taught of" if forgotten else "Nothing is known of"
+    print(f"{said} this machine.", file=sys.stderr)
+    return ExitCode.ENGINE if profiles.warnings else ExitCode.OK
 
 
 def _line(p: Profile) -> str:

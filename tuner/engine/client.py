@@ -34,7 +34,7 @@ from tuner.errors import EngineCancelled, EngineError, KvchatError
 
 EXTRA_BUFTS_WARNING = (
     "this CPU announces instructions that it cannot run, so the model was loaded again "
-    "without repacked weights"
+    "without repacked weights; kvchat --forget-machine lets them be tried again"
 )
 
 _NOTED = 20  # answers to nothing that are worth a line in the log
@@ -74,7 +74,7 @@ class EngineClient:
         self._doing = ""  # of a process that has said nothing yet
         self._extra_bufts = True  # what the loaded model was asked to use
         self._died: str | None = None
-        self._extra_bufts_fail = False
+        self._blamed = ""  # the signal that repacked weights are to blame for
 
     @property
     def log_path(self) -> Path:
@@ -102,8 +102,8 @@ class EngineClient:
         """Loads a model, replacing the one before. The last item is `Loaded`.
 
         Raises EngineError (`out_of_memory` where smaller settings may do) or, after `stop`,
-        EngineCancelled. A death on an instruction that the CPU lacks is answered by a second
-        start without repacked weights, told in `Loaded.use_extra_bufts` and its warnings.
+        EngineCancelled. A death on an instruction that the CPU lacks is answered by another start
+        without repacked weights, told in `Loaded.use_extra_bufts` and its warnings.
         """
         for event in self._load(request):
             match event:
@@ -111,7 +111,12 @@ class EngineClient:
                     yield event
                 case Loaded() if request != self._as_possible(request):
                     warnings = (*event.warnings, EXTRA_BUFTS_WARNING)
-                    yield replace(event, use_extra_bufts=False, warnings=warnings)
+                    yield replace(
+                        event,
+                        use_extra_bufts=False,
+                        extra_bufts_died_by=self._blamed,
+                        warnings=warnings,
+                    )
                 case Loaded():
                     yield replace(event, use_extra_bufts=request.settings.use_extra_bufts)
 
@@ -173,23 +178,30 @@ class EngineClient:
     # ------------------------------------------------------------ inside
 
     def _load(self, request: Load) -> Generator[Event, None, None]:
-        """One load or dry run, and once more without extra buffers after such a death."""
-        attempt = self._as_possible(request)
-        try:
-            yield from self._run(attempt)
-        except EngineError:
-            retry = self._as_possible(request)
-            if retry == attempt:  # nothing was learned
-                raise
+        """One load or dry run. Where it dies as repacked weights make it die, once more without
+        them: at once after an illegal instruction, else only after the same death twice."""
+        before: WorkerDiedError | None = None
+        while True:
+            attempt = self._as_possible(request)
             try:
-                yield from self._run(retry)
+                yield from self._run(attempt)
+                return
             except EngineError as error:
-                if error.kind == "crashed":  # then the extra buffers were not to blame
-                    self._extra_bufts_fail = False
-                raise
+                death = error.__cause__
+                if not isinstance(death, WorkerDiedError) or not death.maybe_by_instruction:
+                    raise
+                if not attempt.settings.use_extra_bufts:  # then they were not to blame
+                    self._blamed = ""
+                    raise
+                if death.by_instruction or (before and death.like(before)):
+                    self._blamed = death.signal_name
+                elif before is None:
+                    before = death
+                else:
+                    raise
 
     def _as_possible(self, request: Load) -> Load:
-        if not self._extra_bufts_fail:
+        if not self._blamed:
             return request
         return replace(request, settings=replace(request.settings, use_extra_bufts=False))
 
@@ -256,7 +268,7 @@ class EngineClient:
             worker = self._ready_worker(request)
             with self._state:
                 self._number += 1
-                worker.send(request, self._number)
+                worker.begin(request, self._number)
                 self._sent = True
                 if self._stop_wanted:  # asked for while the process was being started
                     worker.send(Stop(), self._number)
@@ -326,20 +338,13 @@ class EngineClient:
             return EngineCancelled("the load was cancelled")
         if isinstance(request, Load) and death.by_memory:
             return EngineError("out_of_memory", message)
-        if self._extra_buffers_suspect(death, request):
-            self._extra_bufts_fail = True
+        if not isinstance(request, Load) and self._extra_bufts and death.by_instruction:
+            self._blamed = death.signal_name  # the next load shall do without
         return EngineError("crashed", message)
 
     def _obituary(self, death: WorkerDiedError) -> str:
         why = f" ({death.fatal_line})" if death.fatal_line else ""
         return f"the engine's process {death}{why}; its log is {self._log_path}"
-
-    def _extra_buffers_suspect(self, death: WorkerDiedError, request: Request) -> bool:
-        """Whether the next load shall do without. A load that dies is tried again at once and so
-        tells whether the guess was right; later, only what admits of no other guess counts."""
-        if isinstance(request, Load):
-            return request.settings.use_extra_bufts and death.by_instruction
-        return self._extra_bufts and death.signal_name == "SIGILL"
 
     def _with_log(self, failed: Failed) -> str:
         if failed.kind in {"context_full", "not_loaded"}:

@@ -10,15 +10,12 @@ from typing import IO
 
 import platformdirs
 
+from tuner.engine.log_lines import last_words
 from tuner.private_files import open_private, private_folder, why
 
 FILES_KEPT = 3  # engine.log, engine.log.1, engine.log.2
 ROTATE_BYTES = 2 << 20
 _TAIL_BYTES = 16 << 10
-
-# A line that says why the engine ended; of several, the last one said.
-_FATAL_MARKS = ("GGML_ASSERT", "GGML_ABORT", "CUDA error", "ROCm error", "error:", "Error:")
-_MEMORY_MARKS = ("out of memory", "OutOfDeviceMemory", "MemoryError", "bad_alloc")
 
 
 def default_log_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -76,25 +73,24 @@ def note(path: Path, text: str) -> None:
         return
 
 
+def size(path: Path) -> int:
+    """Bytes, 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def last_fatal_line(path: Path, start: int) -> str:
-    """The last line after byte `start` that names a fatal error, or "" where there is none."""
-    lines = _tail(path, start).splitlines()
-    for line in reversed(lines):
-        if any(mark in line for mark in (*_FATAL_MARKS, *_MEMORY_MARKS)):
-            return line.strip()[:300]
-    return ""
+    """Of the last lines after byte `start` the one that says why the engine died, or ""."""
+    return last_words(_tail(path, start))
 
 
-def names_memory(text: str) -> bool:
-    """Whether an engine message is about running out of memory."""
-    return any(mark in text for mark in _MEMORY_MARKS)
-
-
-def _tail(path: Path, start: int) -> str:
+def _tail(path: Path, start: int) -> list[str]:
     try:
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(start, size - _TAIL_BYTES))
-            return file.read().decode("utf-8", "replace")
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(start, end - _TAIL_BYTES))
+            return file.read().decode("utf-8", "replace").splitlines()
     except OSError:
-        return ""
+        return []

@@ -21,11 +21,21 @@ _BUFFER_LINES = (
     (re.compile(r"sched_reserve: +(\S+) compute buffer size = +([\d.]+) MiB"), "compute"),
 )  # fmt: skip
 
+# How memory that ran out is told: by ggml (ggml.c, ggml-alloc.c, ggml-backend.cpp, also as failed
+# assertions), the drivers, OpenBLAS, libgomp, the C++ and Python runtimes, the loader of libraries,
+# and errno. A thread that cannot be started lacks room for its stack.
 _MEMORY = re.compile(
-    r"out of memory|failed to allocate|unable to allocate|failed to reserve|"
-    r"insufficient memory|OutOfDeviceMemory|OutOfHostMemory|bad_alloc|cannot allocate",
+    r"out of (host |device |gpu )?memory|out_?of_?(host|device|pool)?_?memory|memoryerror|"
+    r"bad_alloc|insufficient memory|(failed|unable) to (allocate|reserve)|cannot allocate|"
+    r"can't allocate|(malloc|alloc) failed|not enough memory|"
+    r"memory allocation.{0,40} fail|memoryallocation|alloc_failed|too many memory regions|"
+    r"ggml_assert\((ctx->mem_buffer|galloc\S*|\w*buf\w*) != null|"
+    r"failed to map segment|cannot map zero-fill|(pthread_create|thread creation) failed|"
+    r"can't start new thread|allocation error",
     re.IGNORECASE,
 )
+# And where a death has no such line: of several, the last one said.
+_FATAL = re.compile(r"GGML_ASSERT|GGML_ABORT|CUDA error|ROCm error|error:", re.IGNORECASE)
 _REFUSED = re.compile(
     r"does not support|requires flash_attn|does not divide|unknown model architecture|"
     r"invalid value for main_gpu|requires flash",
@@ -74,6 +84,19 @@ def failure_reason(lines: Iterable[str]) -> Reason:
             if pattern.search(line):
                 return Reason(kind, _plain(line))
     return Reason("", _plain(said[-1]) if said else "")
+
+
+def last_words(lines: Iterable[str]) -> str:
+    """Of the lines before a death the first that is about memory, else the last that names a fatal
+    error, else ""."""
+    said = [line.strip()[:300] for line in lines]
+    for_memory = next((line for line in said if names_memory(line)), "")
+    return for_memory or next((line for line in reversed(said) if _FATAL.search(line)), "")
+
+
+def names_memory(text: str) -> bool:
+    """Whether a line of the engine's is about running out of memory."""
+    return _MEMORY.search(text) is not None
 
 
 def _plain(line: str) -> str:

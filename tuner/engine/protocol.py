@@ -104,7 +104,8 @@ class Loaded:
     seconds: float
     chat_template: str  # "file" | "chatml"
     warnings: tuple[str, ...] = ()
-    use_extra_bufts: bool = True  # False where the machine cannot run them: worth remembering
+    use_extra_bufts: bool = True  # False where the machine cannot run them: worth remembering,
+    extra_bufts_died_by: str = ""  # with the signal that it died by
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from tuner.engine.lifeline import child_command
-from tuner.engine.log import last_fatal_line, names_memory, open_log
+from tuner.engine.log import last_fatal_line, open_log, size
+from tuner.engine.log_lines import names_memory
 from tuner.engine.protocol import Event, ProtocolError, Quit, Request, decode, encode
 from tuner.errors import EngineError
 
@@ -45,18 +46,28 @@ class WorkerDiedError(Exception):
         self.fatal_line = fatal_line  # the log's last fatal line, may be empty
 
     @property
-    def by_instruction(self) -> bool:
-        """Whether it looks like code that this CPU cannot run: what repacked weights (AMX) do
-        on a virtual machine that announces more than it has. An assertion counts, since AMX
-        buffers also fail in ggml-backend.cpp's allocation; a GPU's abort does not."""
-        if self.signal_name in {"SIGILL", "SIGSEGV", "SIGBUS"}:
-            return True
-        return self.signal_name == "SIGABRT" and "GGML_ASSERT" in self.fatal_line
+    def by_memory(self) -> bool:
+        """Whether memory ran out: somebody said so, or Linux killed it for that."""
+        return names_memory(self.fatal_line) or self.signal_name == "SIGKILL"
 
     @property
-    def by_memory(self) -> bool:
-        """Whether memory ran out: the engine said so, or Linux killed it for that."""
-        return names_memory(self.fatal_line) or self.signal_name == "SIGKILL"
+    def by_instruction(self) -> bool:
+        """Whether it met code that this CPU cannot run."""
+        return self.signal_name == "SIGILL" and not self.by_memory
+
+    @property
+    def maybe_by_instruction(self) -> bool:
+        """Whether repacked weights (AMX) may be to blame, which on a virtual machine that announces
+        more than it has die in many ways: also of an assertion, since their buffers fail in
+        ggml-backend.cpp's allocation, too. But so does much else."""
+        if self.by_memory:
+            return False
+        aborted = self.signal_name == "SIGABRT" and "GGML_ASSERT" in self.fatal_line
+        return aborted or self.signal_name in {"SIGILL", "SIGSEGV", "SIGBUS"}
+
+    def like(self, other: WorkerDiedError) -> bool:
+        """Whether it is the same death again."""
+        return (self.signal_name, self.fatal_line) == (other.signal_name, other.fatal_line)
 
 
 class WorkerProcess:
@@ -114,6 +125,12 @@ class WorkerProcess:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_QUIT_SECONDS)
         self.kill()
+
+    def begin(self, request: Request, number: int) -> None:
+        """Sends one that takes time. If the process dies, what is in the log from now on says why:
+        what it survived before does not."""
+        self._log_start = size(self.log_path)
+        self.send(request, number)
 
     def give_up(self, why: str) -> WorkerDiedError:
         """Kills it for a reason, which begins with a verb. Returns what `read` raises from now on,

@@ -14,6 +14,7 @@ from tuner.model.model import Model
 from tuner.planning import Plan
 from tuner.profiles.actual import Actual, actual_of, differences
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
+from tuner.safe_text import one_line
 from tuner.wishes import Wishes
 
 
@@ -51,16 +52,19 @@ class Lessons:
         buffers: Sequence[Buffer],
         use_extra_bufts: bool,
         vram_growth: tuple[int | None, ...],
+        died_by: str = "",
     ) -> Actual:
         """What the load of `plan.chosen` took: the engine's buffers, and NVML's bytes after minus
-        before for each GPU. `use_extra_bufts`: whether the engine could run with them."""
+        before for each GPU. `use_extra_bufts`: whether the engine could run with them, `died_by`:
+        the signal that says that it could not."""
         actual = actual_of(plan, buffers, use_extra_bufts, vram_growth)
         if self._profiles:
             overheads = _overheads(self._machine, actual)
             died = plan.chosen.settings.use_extra_bufts and not use_extra_bufts
             if overheads or died:
                 engine = self._machine.engine_version
-                self._profiles.learn(lambda facts: _learned(facts, engine, overheads, died))
+                fault = (died_by or "a signal") if died else ""
+                self._profiles.learn(lambda facts: _learned(facts, engine, overheads, fault))
             self._save(self._profiles, plan, actual, tuple(buffers))
         return actual
 
@@ -110,6 +114,21 @@ def known_overheads(facts: MachineFacts, engine_version: str | None) -> Mapping[
     return facts.gpu_overhead if same_engine(facts.engine_version, engine_version) else {}
 
 
+def runs_extra_bufts(facts: MachineFacts, engine_version: str | None) -> bool:
+    """Whether repacked weights are to be tried: a death of them is one of that engine's alone."""
+    another = bool(facts.engine_version) and not same_engine(facts.engine_version, engine_version)
+    return facts.use_extra_bufts or another
+
+
+def without_repacking_text(facts: MachineFacts) -> str:
+    """Why CPU weights are not repacked, and what undoes that."""
+    how = f" ({one_line(facts.extra_bufts_died_by)[:20]})" if facts.extra_bufts_died_by else ""
+    return (
+        f"CPU weights are not repacked, which is slower: this engine died of that here{how}. "
+        "kvchat --forget-machine lets it be tried again."
+    )
+
+
 def _overheads(machine: Machine, actual: Actual) -> dict[str, int]:
     """What each GPU gave beyond the engine's buffers: the driver's own, by `device_key`."""
     found = {}
@@ -122,11 +141,13 @@ def _overheads(machine: Machine, actual: Actual) -> dict[str, int]:
 
 
 def _learned(
-    facts: MachineFacts, engine_version: str | None, overheads: Mapping[str, int], died: bool
+    facts: MachineFacts, engine_version: str | None, overheads: Mapping[str, int], fault: str
 ) -> MachineFacts:
+    works = runs_extra_bufts(facts, engine_version)
     return replace(
         facts,
         gpu_overhead={**known_overheads(facts, engine_version), **overheads},
         engine_version=engine_version or "",
-        use_extra_bufts=facts.use_extra_bufts and not died,
+        use_extra_bufts=works and not fault,
+        extra_bufts_died_by=fault or ("" if works else facts.extra_bufts_died_by),
     )

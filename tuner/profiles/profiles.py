@@ -77,7 +77,8 @@ class MachineFacts:
         default_factory=dict
     )  # bytes, by measure.device_key
     engine_version: str = ""  # of the llama-cpp-python whose loads took these
-    use_extra_bufts: bool = True  # False once the engine died of repacked CPU weights (AMX)
+    use_extra_bufts: bool = True  # False once that engine died of repacked CPU weights (AMX),
+    extra_bufts_died_by: str = ""  # by this signal
     host_bandwidth: _BANDWIDTH | None = None  # bytes/s
     saved_at: str = ""
 
@@ -148,6 +149,17 @@ class Profiles:
     def machine_facts(self) -> MachineFacts:
         """What is known about this machine; nothing is known of a new one."""
         return self._read(self._machine_path, MachineFacts) or MachineFacts()
+
+    def forget_machine(self) -> bool:
+        """Forgets what was learned about this machine. False: nothing was, or it cannot be."""
+        try:
+            self._machine_path.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._warn(f"{self._machine_path} could not be removed ({why(error)}).")
+            return False
+        return True
 
     def learn(self, change: Callable[[MachineFacts], MachineFacts]) -> bool:
         """Reads the machine's facts, changes them and writes them back. False: not kept.
