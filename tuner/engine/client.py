@@ -9,6 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tuner.child_environment import child_environment
 from tuner.engine.log import default_log_path, note
 from tuner.engine.patience import WAIT_SECONDS, Patience, Watch
 from tuner.engine.protocol import (
@@ -55,9 +56,9 @@ class EngineClient:
         command: Sequence[str] | None = None,
         patience: Patience | None = None,
     ):
-        """`env` is added to this process's environment; `command` replaces the worker."""
-        self._env = {**os.environ, **(env or {}), "GGML_NO_BACKTRACE": "1"}
-        self._log_path = log_path or default_log_path(self._env)
+        """`env` is added to what the process inherits; `command` replaces the worker."""
+        self._env = {**child_environment(), **(env or {}), "GGML_NO_BACKTRACE": "1"}
+        self._log_path = log_path or default_log_path({**os.environ, **self._env})
         self._log_problem = ""
         self._command = tuple(command or WORKER_COMMAND)
         self._patience = patience or Patience()

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tuner.engine.lifeline import end_with_parent
 from tuner.machine.engine_build import GPU, INTEGRATED_GPU, library_folder
 
 
@@ -157,6 +158,7 @@ def _ask(rpc_servers: Sequence[str]) -> list[EngineDevice]:
 
 
 def main() -> int:
+    end_with_parent()
     # What the engine prints while it starts must not mix with the answer.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuner.child_environment import child_environment
 from tuner.engine_version import REQUIREMENT
 from tuner.machine.backends import BACKENDS, of_engine
 from tuner.machine.machine import Device
@@ -82,7 +83,7 @@ def ask_engine(rpc_servers: Sequence[str] = (), timeout: float = 30.0) -> Engine
             timeout=timeout,
             check=False,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},
+            env={**child_environment(), "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},
         )
     except subprocess.TimeoutExpired:
         return EngineAnswer(problem=f"the engine did not list its devices in {timeout:.0f} s")
