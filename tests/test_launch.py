@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.support.gguf_files import tiny_llama
 from tests.support.giants import LLAMA_8B, giant_path, gpu, machine
 from tests.support.launches import ASK, launcher, run
 from tests.support.standin_gpu import rpc_available, standin_gpu
@@ -14,9 +16,11 @@ from tuner.demo import demo_model_path
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Done, Message, Sampling, Text
 from tuner.errors import EngineCancelled, EngineError, NoFitError
-from tuner.launch import Launcher, Retry, Stage
+from tuner.gguf.header import read_header
+from tuner.launch import Launcher, Ready, Retry, Stage
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
+from tuner.model.model import describe
 from tuner.profiles.profiles import Profiles
 from tuner.units import MIB
 from tuner.wishes import LaunchRequest, Wishes
@@ -85,7 +89,49 @@ def test_a_launch_can_be_cancelled(tiny_model: Path, tmp_path: Path, pretend: Ma
     start.client.close()
 
 
+def test_a_file_that_changed_is_planned_again(
+    tiny_model: Path, tmp_path: Path, pretend: Machine
+) -> None:
+    """With a word; not for ever."""
+    events, running = run(launcher(tiny_model, tmp_path, changed=2).start())
+    said = [event.reason for event in events if isinstance(event, Retry)]
+    assert said == ["The file is another one. It is read and planned again."] * 2
+    running.close()
+    with pytest.raises(EngineError, match="another one") as caught:
+        run(launcher(tiny_model, tmp_path, changed=100).start())
+    assert caught.value.kind == "changed"
+
+
 # ------------------------------------------------------------------ for real
+
+
+@pytest.mark.parametrize("stage", ["planning", "loading the model"])
+def test_a_file_replaced_under_a_launch(tmp_path: Path, stage: str) -> None:
+    """Another model lies there when the engine looks, or comes while it reads: that one is planned,
+    loaded and named, and the profile is its own."""
+    path = tiny_llama(tmp_path / "model.gguf")
+    if stage != "planning":
+        path.unlink()
+        shutil.copy(demo_model_path(), path)
+    Profiles().learn(lambda facts: replace(facts, use_extra_bufts=False))
+    request = LaunchRequest(path, Wishes(n_ctx=512), threads=1)
+    start = Launcher(request, EngineClient(tmp_path / "engine.log"))
+    retries: list[Retry] = []
+    replaced = False
+    with start.client:
+        for event in start.start():
+            if isinstance(event, Retry):
+                retries.append(event)
+            if isinstance(event, Stage) and event.text == stage and not replaced:
+                replaced = True
+                shutil.copy(demo_model_path(), tmp_path / "new.gguf")
+                (tmp_path / "new.gguf").replace(path)
+        assert isinstance(event, Ready)
+        assert event.running.model.name == describe(read_header(demo_model_path())).name
+    assert len(retries) == 1
+    assert "planned again" in retries[0].reason
+    (profile,) = Profiles().list()
+    assert profile.fingerprint == event.running.model.fingerprint
 
 
 def test_the_demo_model_end_to_end(tmp_path: Path) -> None:

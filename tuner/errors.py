@@ -56,7 +56,7 @@ class NoFitError(KvchatError):
 
 class EngineError(KvchatError):
     """The engine refused, failed or died. `kind` is one of: load_failed, out_of_memory, refused,
-    crashed, context_full, decode_failed, not_loaded."""
+    crashed, changed (the file, since it was planned), context_full, decode_failed, not_loaded."""
 
     exit_code = ExitCode.ENGINE
 

@@ -34,6 +34,8 @@ from tuner.wishes import LaunchRequest
 MEASURED_TOKENS = 48
 MEASURED_PROMPT = 128
 
+REPLANS = 3  # of a file that changes under a launch
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -75,6 +77,17 @@ class Launcher:
     def start(self) -> Iterator[LaunchEvent]:
         """Events up to `Ready`. Raises KvchatError; EngineCancelled after `cancel`."""
         self._cancelled.clear()
+        for again in range(REPLANS + 1):
+            try:
+                yield from self._plan_and_load()
+                return
+            except EngineError as error:
+                if error.kind != "changed" or again == REPLANS:
+                    raise
+                yield Retry(f"{error} It is read and planned again.")
+
+    def _plan_and_load(self) -> Iterator[LaunchEvent]:
+        self._check()
         yield Stage("reading the header and measuring memory")
         tuning = Tuning.of(self.request)
         self.request = replace(self.request, model=None)  # a later start reads the file again

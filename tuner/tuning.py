@@ -68,7 +68,14 @@ class Tuning:
         """What the engine is asked for these settings."""
         unused = tuple(gpu.engine_name for gpu in self.machine.unusable if gpu.engine_name)
         request = self.request
-        return Load(str(request.path), settings, self.threads, request.rpc_servers, unused)
+        return Load(
+            str(request.path),
+            settings,
+            self.threads,
+            request.rpc_servers,
+            unused,
+            fingerprint=self.model.fingerprint,
+        )
 
     # ------------------------------------------------------------ planning
 

@@ -262,6 +262,17 @@ def test_unusable_file(own: EngineClient, tmp_path: Path, content: bytes, reason
     assert own.alive
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX")
+@pytest.mark.parametrize("dry", [True, False])
+def test_what_is_no_file_is_never_read(own: EngineClient, tmp_path: Path, dry: bool) -> None:
+    """A pipe would be waited for, a device read for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(EngineError, match=r"is not a file\."):
+            own.dry_run(load(path=str(path))) if dry else list(own.load(load(path=str(path))))
+    assert own.alive
+
+
 def test_refused_settings(own: EngineClient) -> None:
     """What the engine will not do is told as refused, with its reason."""
     bad = Settings(n_ctx=512, type_v="q8_0", flash_attn="off", use_extra_bufts=False)

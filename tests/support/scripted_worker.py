@@ -20,6 +20,7 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
     die_by           the signal's name, default "SIGKILL"
     die_once         dies only while this file is not there, and makes it
     last_words       what it writes to its log before it dies
+    changed          so many loads end in Failed("changed")
     warn             a warning in Loaded
     n_ctx            what Loaded reports; default: what the settings asked for
     template         Loaded.chat_template, default "file"
@@ -144,6 +145,10 @@ class _Script:
                 or (options.die_in == "extra_bufts" and settings.use_extra_bufts)
             ):
                 self.die()
+        if self.options.changed:
+            self.options.changed -= 1
+            self.send(Failed("changed", "The file is another one."))
+            return
         if options.fail_load:
             self.fail(options.fail_load)
             return
@@ -232,6 +237,7 @@ def main() -> None:
     parser.add_argument("--die-by", default="SIGKILL")
     parser.add_argument("--die-once", default="")
     parser.add_argument("--last-words", default="")
+    parser.add_argument("--changed", type=int, default=0)
     parser.add_argument("--warn", default="")
     parser.add_argument("--n-ctx", type=int, default=0)
     parser.add_argument("--template", default="file")

@@ -348,6 +348,6 @@ class EngineClient:
         return f"the engine's process {death}{why}; its log is {self._log_path}"
 
     def _with_log(self, failed: Failed) -> str:
-        if failed.kind in {"context_full", "not_loaded"}:
+        if failed.kind in {"context_full", "not_loaded", "changed"}:
             return failed.message
         return f"{failed.message}; the engine's log is {self._log_path}"

@@ -51,6 +51,7 @@ class Load:
     rpc_servers: tuple[str, ...] = ()  # "host:port", registered before loading
     left_out: tuple[str, ...] = ()  # the engine's names of devices not to be used
     dry: bool = False
+    fingerprint: str = ""  # of the model that was planned for; "": any
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from tuner.engine import llama
 from tuner.engine.abort import AbortFlag
 from tuner.engine.llama import Context, LlamaError, LogTap, NativeModel
 from tuner.engine.loaded_model import CancelledError, LoadedModel
+from tuner.engine.planned_file import ChangedError, PlannedFile
 from tuner.engine.protocol import (
     Cancelled,
     CountTokens,
@@ -56,6 +57,8 @@ class Service:
             return Cancelled()
         except LlamaError as error:
             return Failed(error.kind, str(error))
+        except ChangedError as error:
+            return Failed("changed", str(error))
         except MemoryError:
             return Failed("out_of_memory", "this machine has not enough free memory")
         except Exception as error:  # a defect of ours: the chat must hear of it all the same
@@ -67,14 +70,22 @@ class Service:
         if self._model is not None:
             self._model.close()
             self._model = None
+        file = PlannedFile(request.path, request.fingerprint)
         self._register(request.rpc_servers)
         if self._abort:
             raise CancelledError
-        self._model = LoadedModel(request, self._log, self._abort, self._voice)
-        return self._model.loaded
+        model = LoadedModel(request, self._log, self._abort, self._voice)
+        try:
+            file.require_unchanged()
+        except ChangedError:
+            model.close()
+            raise
+        self._model = model
+        return model.loaded
 
     def _dry_run(self, request: Load) -> DryRunDone:
         started = time.monotonic()
+        PlannedFile(request.path, request.fingerprint)
         self._register(request.rpc_servers)
         self._voice.doing("load")
         with self._log.recording():

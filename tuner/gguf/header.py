@@ -63,6 +63,12 @@ def read_header(path: Path | str) -> Header:
     return _join(parts)
 
 
+def files_of(header: Header) -> list[Path]:
+    """The files that a header was read from, in order. Raises FileError where one is gone."""
+    count = len(header.file_sizes)
+    return [header.path] if count == 1 else _part_paths(header.path, count)
+
+
 # ---------------------------------------------------------------- split models
 
 

@@ -76,7 +76,7 @@ def describe(header: Header) -> Model:
         n_expert_used=hparams.n_expert_used,
         moe_layers=tuple(il for il, layer in enumerate(groups.layers) if layer.experts),
         size_bytes=sum(header.file_sizes),
-        fingerprint=_fingerprint(header),
+        fingerprint=fingerprint(header),
         chat_template=template if isinstance(template, str) else None,
         known=hparams.row.known,
         hparams=hparams,
@@ -104,7 +104,7 @@ def _commonest_type(tensors: tuple[TensorInfo, ...]) -> str:
     return known.name.upper() if known else f"type {commonest}"
 
 
-def _fingerprint(header: Header) -> str:
+def fingerprint(header: Header) -> str:
     """A hash of what the file says about itself: metadata, tensor table, sizes. Weights are not
     read: two fine-tunes differ in name or metadata, and hashing them would cost gigabytes."""
     digest = hashlib.blake2b(digest_size=16)
