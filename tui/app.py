@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
@@ -19,6 +20,7 @@ from tui.screens.bindings import bindings
 from tui.storage import Conversations, Recorder
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode, KvchatError, UsageError
+from tuner.safe_text import pasted
 
 SETTLE_SECONDS = 1.0  # for an answer to stop before its process is killed
 CLOSE_SECONDS = 1.5  # for the model process to end by itself
@@ -77,6 +79,11 @@ class KvchatApp(App[None]):
 
     def _saved_again(self, word: str) -> None:
         self.post_message(ChatScreen.Saved(word))
+
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.Paste):
+            event.text = pasted(event.text)
+        await super().on_event(event)
 
     def on_mount(self) -> None:
         self.set_keymap(self._keys.for_textual())

@@ -27,6 +27,12 @@ def utf8(text: str) -> str:
     return text.translate(_WHOLE)
 
 
+def pasted(text: str) -> str:
+    """A text from the clipboard, safe to be shown while it is written. Terminals send the ends of
+    its lines as carriage returns."""
+    return printable(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
 def one_line(text: str) -> str:
     """The same on one line, for names, titles and messages."""
     return printable(text).translate(_LINE_ENDS).strip()

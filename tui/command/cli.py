@@ -14,13 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from tui.command import options
+from tui.command.output import complain, write
 from tuner.demo import demo_model_path
 from tuner.errors import ExitCode, FileError, KvchatError, UsageError
 from tuner.gguf.header import read_header
 from tuner.model.model import describe
 from tuner.planning import Plan
 from tuner.report import error_json, overview_text, report_json, report_text
-from tuner.safe_text import cut, one_line, utf8
+from tuner.safe_text import cut, utf8
 from tuner.tuning import Tuning
 from tuner.units import parse_size
 from tuner.wishes import LaunchRequest
@@ -47,16 +48,6 @@ def main(argv: list[str] | None = None) -> int:
         _drop_stdout()
         complain(f"the output or a file could not be written ({error.strerror or error}).")
         return ExitCode.ENGINE
-
-
-def complain(message: str) -> None:
-    """One line on stderr, or on the terminal where that is stdout only."""
-    line = f"kvchat: {one_line(message)}"
-    stderr_shows = sys.stderr is not None and sys.stderr.isatty()
-    if not stderr_shows and sys.stdout is not None and sys.stdout.isatty():
-        print(line)
-    if sys.stderr is not None:
-        print(line, file=sys.stderr)
 
 
 def _lenient_streams() -> None:
@@ -166,22 +157,22 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
             worst = error.exit_code
             rows.append((str(request.path), error))
             if as_json:
-                print(json.dumps(error_json(str(request.path), error)), flush=True)
+                write(json.dumps(error_json(str(request.path), error)) + "\n")
             continue
         if not plan.chosen.fits and worst == ExitCode.OK:
             worst = ExitCode.NO_FIT
         rows.append((str(request.path), plan))
         if as_json:
-            print(told, flush=True)
+            write(told + "\n")
     if as_json:
         return worst
     dull = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     color = sys.stdout.isatty() and not dull
     only = rows[0][1] if len(rows) == 1 else None
     if isinstance(only, Plan):
-        sys.stdout.write(report_text(only, color=color))
+        write(report_text(only, color=color), coloured=color)
     else:
-        sys.stdout.write(overview_text(rows, color=color))
+        write(overview_text(rows, color=color), coloured=color)
         for _, result in rows:
             if isinstance(result, KvchatError):
                 complain(str(result))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-import sys
 
+from tui.command.output import Progress, write
 from tuner.engine.protocol import Message, Notice, Sampling, Text
 from tuner.errors import EngineCancelled, ExitCode
 from tuner.launch import Launcher, Ready, Retry, Stage
-from tuner.safe_text import one_line, printable
 from tuner.wishes import LaunchRequest
 
 
@@ -26,8 +25,7 @@ def answer(request: LaunchRequest, prompt: str, system: str | None, sampling: Sa
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), interrupt)
-    status = _Status()
-    shown = sys.stdout.isatty()  # a pipe gets the bytes as they are
+    status = Progress()
     try:
         running = None
         for event in launcher.start():
@@ -47,11 +45,10 @@ def answer(request: LaunchRequest, prompt: str, system: str | None, sampling: Sa
         messages.append(Message("user", prompt))
         for piece in running.generate(messages, sampling):
             if isinstance(piece, Text):
-                sys.stdout.write(printable(piece.text) if shown else piece.text)
-                sys.stdout.flush()
+                write(piece.text)
             elif isinstance(piece, Notice):
                 status.say(piece.text)
-        sys.stdout.write("\n")
+        write("\n")
         for warning in running.warnings:  # of what the answer taught
             if warning not in told:
                 status.say(warning)
@@ -61,21 +58,3 @@ def answer(request: LaunchRequest, prompt: str, system: str | None, sampling: Sa
         status.show("")
         launcher.client.close()
     return ExitCode.OK
-
-
-class _Status:
-    """One line on stderr that is rewritten in place; nothing where stderr is no terminal."""
-
-    def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
-        self._shown = False
-
-    def show(self, text: str) -> None:
-        if self._live and (text or self._shown):
-            sys.stderr.write(f"\r\x1b[K{one_line(text)}")
-            sys.stderr.flush()
-            self._shown = bool(text)
-
-    def say(self, text: str) -> None:
-        self.show("")
-        print(f"kvchat: {one_line(text)}", file=sys.stderr)

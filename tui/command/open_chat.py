@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from tui.app import END_SECONDS, KvchatApp
+from tui.command.output import tell
 from tui.key_file import read_keymap
 from tui.parachute import Parachute
 from tui.storage import Conversations
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode
 from tuner.launch import Launcher
-from tuner.safe_text import one_line
 from tuner.wishes import LaunchRequest
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl+C is a key there, no signal
@@ -55,9 +54,9 @@ def open_chat(
         launcher.kill()
     status = app.return_code or ExitCode.OK
     if app.unsaved:
-        print(f"kvchat: not all of this chat was saved. {one_line(app.unsaved)}", file=sys.stderr)
+        tell(f"not all of this chat was saved. {app.unsaved}")
     if app.error is not None:
-        print(f"kvchat: {one_line(str(app.error))}", file=sys.stderr)
+        tell(str(app.error))
         status = app.error.exit_code
     threads.shutdown(wait=False, cancel_futures=True)
     if not _threads_end(END_SECONDS):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
+from tui.command.output import tell, write
 from tuner.errors import ExitCode, UsageError
 from tuner.profiles.profiles import Profile, Profiles
-from tuner.safe_text import one_line
+from tuner.safe_text import one_line, printable
 from tuner.units import tps_text
+
+LONGEST = 200  # characters of a name
 
 
 def list_profiles() -> int:
@@ -15,9 +16,9 @@ def list_profiles() -> int:
     profiles = Profiles()
     found = profiles.list()
     for profile in found:
-        print(_line(profile))
+        write(printable(_line(profile)) + "\n")
     if not found and not profiles.warnings:
-        print(f"No profiles are saved in {profiles.folder}.", file=sys.stderr)
+        tell(f"No profiles are saved in {profiles.folder}.")
     _warn(profiles)
     return ExitCode.OK
 
@@ -29,7 +30,7 @@ def forget_profile(model: str) -> int:
     _warn(profiles)
     if not removed:
         raise UsageError(f"no profile of '{model}' is saved; kvchat --profiles lists them.")
-    print(f"Forgot {removed} profile{'s' if removed > 1 else ''} of {model}.", file=sys.stderr)
+    tell(f"Forgot {removed} profile{'s' if removed > 1 else ''} of {model}.")
     return ExitCode.OK
 
 
@@ -39,7 +40,7 @@ def forget_machine() -> int:
     forgotten = profiles.forget_machine()
     _warn(profiles)
     said = "Forgot what loads taught of" if forgotten else "Nothing is known of"
-    print(f"{said} this machine.", file=sys.stderr)
+    tell(f"{said} this machine.")
     return ExitCode.ENGINE if profiles.warnings else ExitCode.OK
 
 
@@ -47,13 +48,13 @@ def _line(p: Profile) -> str:
     s = p.settings
     speed = f"{tps_text(p.decode_tps)} tokens/s" if p.decode_tps else "speed not measured"
     return (
-        f"{one_line(p.model_name)}\n"
+        f"{one_line(p.model_name)[:LONGEST]}\n"
         f"    {s.n_ctx:,} tokens, K {s.type_k}, V {s.type_v}, {s.n_gpu_layers} GPU layers, "
-        f"{speed}, {p.saved_at[:10]}\n"
+        f"{speed}, {one_line(p.saved_at)[:10]}\n"
         f"    {one_line(p.model_path)}"
     )
 
 
 def _warn(profiles: Profiles) -> None:
     for warning in profiles.warnings:
-        print(f"kvchat: {one_line(warning)}", file=sys.stderr)
+        tell(warning)

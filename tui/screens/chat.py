@@ -12,7 +12,7 @@ from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import Tooltip
+from textual.widgets import Markdown, Tooltip
 
 from tui.answering import Answering, Chat, Painter
 from tui.keymap import Keymap, Place, Show
@@ -21,6 +21,7 @@ from tui.screens import advice
 from tui.screens.bindings import bindings
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.garbage import RareCollections
+from tui.screens.links import Links
 from tui.screens.measuring import Measuring
 from tui.screens.reloading import Reloading
 from tui.screens.report import ReportScreen
@@ -92,6 +93,7 @@ class ChatScreen(Screen[None]):
         self._quit_asked = False
         self._saved = store.saved
         self._garbage = RareCollections()
+        self._links = Links()
 
     @property
     def generating(self) -> bool:
@@ -176,6 +178,10 @@ class ChatScreen(Screen[None]):
         at_end = self._transcript.at_end
         new = "new text" if self.generating else "more"
         self._activity.below = "" if at_end else f"↓ {new} below · {self._key('view.end')}"
+
+    def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
+        event.stop()
+        self._links.clicked(self.app, event.href)
 
     async def on_activity_line_below_clicked(self) -> None:
         await self.action_to_end()

@@ -13,13 +13,13 @@ from textual.content import Content
 from textual.message import Message
 from textual.screen import ModalScreen, Screen
 from textual.timer import Timer
-from textual.widgets import Input, OptionList, Static
+from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from tui.keymap import Keymap, Place, Show
 from tui.screens.bindings import bindings
 from tui.storage import Conversations, Hit
-from tui.widgets import Hints
+from tui.widgets import Hints, Plain
 from tuner.errors import KvchatError
 from tuner.safe_text import one_line
 
@@ -37,8 +37,8 @@ class RenameScreen(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="rename"):
-            yield Static("New title", markup=False)
-            yield Input(self._old, id="rename-input")
+            yield Plain("New title")
+            yield Input(one_line(self._old), id="rename-input")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         self.dismiss(event.value.strip() or None)
@@ -76,7 +76,7 @@ class ConversationsScreen(Screen[str | None]):
     def compose(self) -> ComposeResult:
         yield Input(placeholder="Search all conversations", id="search")
         yield OptionList(id="conversations", markup=False)
-        yield Static("", id="conversations-note", markup=False)
+        yield Plain(id="conversations-note")
         yield Hints()
 
     def on_mount(self) -> None:
@@ -118,7 +118,7 @@ class ConversationsScreen(Screen[str | None]):
         return self._hits[at].conversation.id if at is not None and at < len(self._hits) else None
 
     def _note(self, text: str) -> None:
-        self.query_one("#conversations-note", Static).update(text)
+        self.query_one("#conversations-note", Plain).show(text)
 
     def action_open(self) -> None:
         if self._chosen is not None:

@@ -15,7 +15,7 @@ from textual.widgets import Static
 from tui.key_file import key_file
 from tui.keymap import ACTIONS, Keymap, Place, Show
 from tui.screens.bindings import bindings
-from tui.widgets import Hints
+from tui.widgets import Hints, Plain
 
 KEY_CELLS = 13  # for the keys of a row, a key more below where they are longer
 
@@ -32,10 +32,10 @@ class KeysScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="keys-scroll"):
             for place in Place:
-                yield Static(place.value, markup=False, classes="place")
+                yield Plain(place.value, classes="place")
                 yield Static(self._table(place), classes="keys")
             own = f'Other keys: a line like "model.report" = "f3" in {key_file()}.'
-            yield Static(own, markup=False, classes="keys")
+            yield Plain(own, classes="keys")
         yield Hints()
 
     def on_mount(self) -> None:

@@ -10,13 +10,14 @@ from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import ProgressBar, Static
+from textual.widgets import ProgressBar
 
 from tui.keymap import BY_ID, Keymap, Place
 from tui.ports import ModelLauncher, Ready, Retry, RunningModel, Stage
 from tui.screens.bindings import bindings
+from tui.widgets import Plain
 from tuner.errors import EngineCancelled, EngineError, ExitCode, KvchatError
-from tuner.safe_text import one_line, printable
+from tuner.safe_text import one_line
 
 
 class LoadingScreen(Screen[None]):
@@ -63,11 +64,11 @@ class LoadingScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="loading"):
-            yield Static(one_line(self._launcher.path.name), id="loading-name", markup=False)
-            yield Static("starting", id="loading-stage", markup=False)
+            yield Plain(one_line(self._launcher.path.name), id="loading-name")
+            yield Plain("starting", id="loading-stage")
             yield ProgressBar(total=1.0, show_eta=False, id="loading-bar")
-            yield Static("", id="loading-notes", markup=False)
-            yield Static(self._hint("loading.cancel"), id="loading-hint", markup=False)
+            yield Plain(id="loading-notes")
+            yield Plain(self._hint("loading.cancel"), id="loading-hint")
 
     def _hint(self, action_id: str) -> str:
         return f"{self._keymap.label(action_id)} {BY_ID[action_id].hint}"
@@ -100,13 +101,13 @@ class LoadingScreen(Screen[None]):
     def on_loading_screen_progressed(self, message: Progressed) -> None:
         match message.event:
             case Stage(text=text, fraction=fraction):
-                self.query_one("#loading-stage", Static).update(
+                self.query_one("#loading-stage", Plain).show(
                     "cancelling" if self._cancelled else text
                 )
                 bar = self.query_one(ProgressBar)
                 bar.update(total=None if fraction is None else 1.0, progress=fraction or 0.0)
             case Retry(reason=reason):
-                self.query_one("#loading-notes", Static).update(printable(reason))
+                self.query_one("#loading-notes", Plain).show(reason)
             case Ready(running=running):
                 self._ended = True
                 if self._cancelled:
@@ -126,8 +127,8 @@ class LoadingScreen(Screen[None]):
             self.app.post_message(self.Failed(None, ExitCode.INTERRUPTED))
             return
         self.query_one("#loading").add_class("-failed")
-        self.query_one("#loading-stage", Static).update(printable(str(message.error)))
-        self.query_one("#loading-hint", Static).update(self._hint("loading.leave"))
+        self.query_one("#loading-stage", Plain).show(str(message.error))
+        self.query_one("#loading-hint", Plain).show(self._hint("loading.leave"))
         self.query_one(ProgressBar).display = False
 
     def action_cancel(self) -> None:
@@ -135,7 +136,7 @@ class LoadingScreen(Screen[None]):
             self.action_leave()
         elif not self._cancelled:
             self._cancelled = True
-            self.query_one("#loading-stage", Static).update("cancelling")
+            self.query_one("#loading-stage", Plain).show("cancelling")
             self._launcher.cancel()
         else:  # the launcher does not answer: leave all the same
             self.app.post_message(self.Failed(None, ExitCode.INTERRUPTED))

@@ -10,13 +10,11 @@ from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import Static
 
 from tui.keymap import Keymap, Place, Show
 from tui.ports import RunningModel
 from tui.screens.bindings import bindings
-from tui.widgets import Hints
-from tuner.safe_text import printable
+from tui.widgets import Hints, Plain
 
 COLUMNS_MIN = 20  # a narrower report says nothing; one may scroll to the right
 
@@ -55,7 +53,7 @@ class ReportScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         with ReportView(id="report-scroll"):
-            yield Static("", id="report", markup=False)
+            yield Plain(id="report")
         yield Hints()
 
     def on_mount(self) -> None:
@@ -77,4 +75,4 @@ class ReportScreen(Screen[None]):
         self.post_message(self.Written(text))
 
     def on_report_screen_written(self, message: Written) -> None:
-        self.query_one("#report", Static).update(printable(message.text))
+        self.query_one("#report", Plain).show(message.text)

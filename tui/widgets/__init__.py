@@ -5,8 +5,9 @@
 """
 
 from tui.widgets.messages import AnswerMessage
+from tui.widgets.plain import Plain
 from tui.widgets.prompt import Prompt
 from tui.widgets.status_lines import ActivityLine, Hints, StatusLine
 from tui.widgets.transcript import Transcript
 
-__all__ = ["ActivityLine", "AnswerMessage", "Hints", "Prompt", "StatusLine", "Transcript"]
+__all__ = ["ActivityLine", "AnswerMessage", "Hints", "Plain", "Prompt", "StatusLine", "Transcript"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_core import StateCore
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets.markdown import Markdown, MarkdownBlock
@@ -13,7 +14,18 @@ from tuner.safe_text import printable
 
 def _parser() -> MarkdownIt:
     # Textual draws no HTML: parsed as such, `Vec<String>` outside a code span would vanish.
-    return MarkdownIt("gfm-like", {"html": False})
+    parser = MarkdownIt("gfm-like", {"html": False})
+    parser.core.ruler.push("printable", _printable)
+    return parser
+
+
+def _printable(state: StateCore) -> None:
+    """What was written as an entity (`&#x202e;`) is a character only now."""
+    waiting = list(state.tokens)
+    while waiting:
+        token = waiting.pop()
+        token.content = printable(token.content)
+        waiting += token.children or ()
 
 
 _TextualTable = Markdown.BLOCKS["table_open"]
@@ -31,7 +43,7 @@ class Segment(Markdown):
     """A part of an answer, small enough to be drawn again many times a second."""
 
     def __init__(self, text: str = ""):
-        super().__init__(text, parser_factory=_parser)
+        super().__init__(text, parser_factory=_parser, open_links=False)
 
     def get_block_class(self, block_name: str) -> type[MarkdownBlock]:
         return _Table if block_name == "table_open" else super().get_block_class(block_name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.widgets import Collapsible, Static
+from textual.widgets import Collapsible
 
 from tui.storage import StoredMessage
 from tui.widgets.markdown import MarkdownText
-from tuner.safe_text import printable
+from tui.widgets.plain import Plain
 
 
 class UserMessage(Vertical):
@@ -19,14 +19,14 @@ class UserMessage(Vertical):
         self.message = message
 
     def compose(self) -> ComposeResult:
-        yield Static(printable(self.message.content), markup=False, classes="user-text")
+        yield Plain(self.message.content, classes="user-text")
 
 
 class Reasoning(Collapsible):
     """What the model wrote for itself, folded away. Plain text: it is long and rarely read."""
 
     def __init__(self) -> None:
-        self._text = Static("", markup=False, classes="reasoning-text")
+        self._text = Plain(classes="reasoning-text")
         self._source = ""
         super().__init__(self._text, classes="reasoning")
 
@@ -37,10 +37,10 @@ class Reasoning(Collapsible):
         if self.title != title:
             self.title = title
         if not self.collapsed:
-            self._text.update(printable(text.strip()))
+            self._text.show(text.strip())
 
     def on_collapsible_expanded(self) -> None:
-        self._text.update(printable(self._source.strip()))
+        self._text.show(self._source.strip())
 
 
 class AnswerMessage(Vertical):
@@ -52,12 +52,12 @@ class AnswerMessage(Vertical):
         self._body = MarkdownText("" if streaming else message.content + "\n")
         # Most answers have neither of these, and a widget less is a widget less to lay out.
         self._reasoning: Reasoning | None = None
-        self._meta: Static | None = None
+        self._meta: Plain | None = None
         if message.reasoning:
             self._reasoning = Reasoning()
             self._reasoning.show(message.reasoning, growing=False)
         if not streaming and meta_line(message):
-            self._meta = Static(meta_line(message), markup=False, classes="meta")
+            self._meta = Plain(meta_line(message), classes="meta")
 
     def compose(self) -> ComposeResult:
         if self._reasoning is not None:
@@ -76,7 +76,7 @@ class AnswerMessage(Vertical):
             self._reasoning.show(message.reasoning, streaming and not message.content)
         meta = "" if streaming else meta_line(message)
         if meta and self._meta is None:
-            self._meta = Static(meta, markup=False, classes="meta")
+            self._meta = Plain(meta, classes="meta")
             await self.mount(self._meta)
 
     async def feed(self, text: str, final: bool = False) -> None:
@@ -102,11 +102,11 @@ def meta_line(message: StoredMessage) -> str:
     return how if message.content else f"{how} · nothing was written"
 
 
-class Notice(Static):
+class Notice(Plain):
     """Something the program says in the transcript."""
 
     def __init__(self, text: str, kind: str = "info"):
-        super().__init__(printable(text), markup=False, classes=f"notice -{kind}")
+        super().__init__(text, classes=f"notice -{kind}")
 
 
 def widget_for(message: StoredMessage) -> UserMessage | AnswerMessage:

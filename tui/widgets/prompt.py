@@ -8,6 +8,7 @@ from textual.widgets import TextArea
 
 from tui.keymap import Keymap, Place
 from tui.widgets.keystrokes import Keystrokes
+from tuner.safe_text import printable
 
 
 class Prompt(TextArea):
@@ -33,7 +34,7 @@ class Prompt(TextArea):
 
     def set_history(self, messages: list[str]) -> None:
         """The user's messages of this conversation, oldest first."""
-        self._history = messages
+        self._history = [printable(message) for message in messages]
         self._at = len(messages)
         self._recalled = ""
 

@@ -11,6 +11,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 
 from tui.status import Status, compose
+from tuner.safe_text import one_line
 
 
 class StatusLine(Widget):
@@ -26,7 +27,7 @@ class StatusLine(Widget):
     def render(self) -> Content:
         if self.status is None:
             return Content("")
-        return Content(compose(self.status, self.content_size.width))
+        return Content(one_line(compose(self.status, self.content_size.width)))
 
 
 class ActivityLine(Widget):
@@ -41,7 +42,7 @@ class ActivityLine(Widget):
 
     def render(self) -> Content:
         width = self.content_size.width
-        left, right = self.activity, self.below
+        left, right = one_line(self.activity), self.below
         if right and len(left) + len(right) + 2 > width:
             left = ""  # what is below is the thing one can act upon
         right = right if len(right) <= width else "↓"[:width]

@@ -1,0 +1,49 @@
+"""The one door to the terminal outside the screens: what others wrote (a file, a template, an
+engine, a model, a path) is cleaned here."""
+
+from __future__ import annotations
+
+import sys
+
+from tuner.safe_text import one_line, printable
+
+
+def write(text: str, *, coloured: bool = False) -> None:
+    """Text to stdout: cleaned where that is a terminal, as it is in a pipe. A report that is
+    `coloured` for the terminal was cleaned in its parts."""
+    raw = coloured or not sys.stdout.isatty()
+    sys.stdout.write(text if raw else printable(text))
+    sys.stdout.flush()
+
+
+def tell(message: str) -> None:
+    """One line on stderr."""
+    if sys.stderr is not None:
+        print(f"kvchat: {one_line(message)}", file=sys.stderr)
+
+
+def complain(message: str) -> None:
+    """One line on stderr, and on the terminal too where that is stdout only."""
+    stderr_shows = sys.stderr is not None and sys.stderr.isatty()
+    if not stderr_shows and sys.stdout is not None and sys.stdout.isatty():
+        print(f"kvchat: {one_line(message)}")
+    tell(message)
+
+
+class Progress:
+    """One line on stderr that is rewritten in place; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        if self._live and (text or self._shown):
+            sys.stderr.write(f"\r\x1b[K{one_line(text)}")
+            sys.stderr.flush()
+            self._shown = bool(text)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.show("")
+        tell(text)
