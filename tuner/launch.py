@@ -33,6 +33,9 @@ from tuner.wishes import LaunchRequest
 # Shorter answers and prompts say nothing about speed.
 MEASURED_TOKENS = 48
 MEASURED_PROMPT = 128
+# Nor does one of which the engine's threads had less than this share of their cores: another
+# program took it. On a machine that does nothing else they have nearly all of it.
+LEAST_CORES = 0.75
 
 REPLANS = 3  # of a file that changes under a launch
 
@@ -237,7 +240,7 @@ class Running:
         return self._launcher.start()
 
     def _note_speed(self, done: Done) -> None:
-        if done.n_decoded < MEASURED_TOKENS or done.decode_seconds <= 0:
+        if done.n_decoded < MEASURED_TOKENS or done.decode_seconds <= 0 or self._was_busy(done):
             return
         decode = done.n_decoded / done.decode_seconds
         fresh = done.n_prompt - done.n_reused
@@ -246,6 +249,13 @@ class Running:
             prompt = fresh / done.prompt_seconds
         self.actual = replace(self.actual, decode_tps=decode, prompt_tps=prompt)
         self._tuning.lessons.remember_speed(self.plan, self.actual)
+
+    def _was_busy(self, done: Done) -> bool:
+        """Whether other programs had the cores that the engine computed on. Where it computes on
+        GPUs, its threads wait by themselves, and nothing can be said."""
+        if not done.decode_cpu_seconds or self._settings.n_gpu_layers:
+            return False
+        return done.decode_cpu_seconds < LEAST_CORES * done.decode_seconds * self._tuning.threads
 
 
 def no_fit_text(plan: Plan) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.giants import machine
 from tests.support.launches import ASK, launcher, loaded, run
 from tui.command.cli import main
 from tuner.engine.protocol import Sampling
@@ -29,6 +30,21 @@ def test_what_worked_is_saved_and_used_again(
     assert saved[0].predicted
     again = loaded(tiny_model, tmp_path)
     assert again.plan.chosen.settings == running.plan.chosen.settings
+
+
+@pytest.mark.parametrize(("cpu_share", "kept"), [(0.99, True), (0.5, False)])
+def test_the_speed_of_a_busy_machine_is_not_the_model_s(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu_share: float, kept: bool
+) -> None:
+    """Where the engine's threads did not have their cores, nothing is learned of it."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine())
+    start = launcher(tiny_model, tmp_path, text="word " * 40, cpu_share=cpu_share)
+    _, running = run(start.start())
+    list(running.generate(ASK, Sampling()))
+    running.close()
+    (saved,) = Profiles().list()
+    assert (saved.decode_tps is not None) is kept
+    assert (running.actual.decode_tps is not None) is kept
 
 
 def test_no_profile_writes_nothing(tiny_model: Path, tmp_path: Path, pretend: Machine) -> None:

@@ -20,6 +20,7 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
     die_by           the signal's name, default "SIGKILL"
     die_once         dies only while this file is not there, and makes it
     last_words       what it writes to its log before it dies
+    cpu_share        of one core, that its decoding took; 0: not known
     changed          so many loads end in Failed("changed")
     warn             a warning in Loaded
     n_ctx            what Loaded reports; default: what the settings asked for
@@ -200,7 +201,8 @@ class _Script:
             sent += 1
         self.cached = total + sent
         took = time.monotonic() - started
-        done = Done(reason, total, reused, sent, 0.01, took, self.cached)
+        cpu = options.cpu_share * took
+        done = Done(reason, total, reused, sent, 0.01, took, self.cached, cpu)
         self.send(done)
         if options.late:
             self.send(done)
@@ -237,6 +239,7 @@ def main() -> None:
     parser.add_argument("--die-by", default="SIGKILL")
     parser.add_argument("--die-once", default="")
     parser.add_argument("--last-words", default="")
+    parser.add_argument("--cpu-share", type=float, default=0.0)
     parser.add_argument("--changed", type=int, default=0)
     parser.add_argument("--warn", default="")
     parser.add_argument("--n-ctx", type=int, default=0)

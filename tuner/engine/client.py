@@ -30,7 +30,7 @@ from tuner.engine.protocol import (
     Stop,
     TokenCount,
 )
-from tuner.engine.worker_process import WORKER_COMMAND, WorkerDiedError, WorkerProcess
+from tuner.engine.worker_process import THREADS, WORKER_COMMAND, WorkerDiedError, WorkerProcess
 from tuner.errors import EngineCancelled, EngineError, KvchatError
 
 EXTRA_BUFTS_WARNING = (
@@ -57,7 +57,8 @@ class EngineClient:
         patience: Patience | None = None,
     ):
         """`env` is added to what the process inherits; `command` replaces the worker."""
-        self._env = {**child_environment(), **(env or {}), "GGML_NO_BACKTRACE": "1"}
+        inherited = child_environment()
+        self._env = {**THREADS, **inherited, **(env or {}), "GGML_NO_BACKTRACE": "1"}
         self._log_path = log_path or default_log_path({**os.environ, **self._env})
         self._log_problem = ""
         self._command = tuple(command or WORKER_COMMAND)

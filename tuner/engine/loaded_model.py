@@ -190,7 +190,7 @@ class LoadedModel:
         reason, n_decoded = "stopped", 0
         with self._log.recording():
             complete = self._read_prompt(prompt, reused)
-            read = time.monotonic()
+            read, cpu = time.monotonic(), time.process_time()
             if complete:
                 self._voice.doing("answer")
                 reason, n_decoded = self._answer(request, rendered.stops)
@@ -202,6 +202,7 @@ class LoadedModel:
             prompt_seconds=read - started,
             decode_seconds=time.monotonic() - read,
             n_ctx_used=len(self._cache.tokens),
+            decode_cpu_seconds=time.process_time() - cpu,
         )
 
     def _render(self, messages: Sequence[Message], continue_last: bool = False) -> Rendered:

@@ -142,7 +142,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Final event of `Generate`. Seconds are wall time."""
+    """Final event of `Generate`. Seconds are wall time, but for the last."""
 
     reason: str  # "end" | "stopped" | "max_tokens" | "context_full"
     n_prompt: int  # tokens of the whole prompt
@@ -151,6 +151,7 @@ class Done:
     prompt_seconds: float
     decode_seconds: float
     n_ctx_used: int  # tokens in the cache now
+    decode_cpu_seconds: float = 0.0  # of all threads while it decoded; 0: not known
 
 
 @dataclass(frozen=True, slots=True)

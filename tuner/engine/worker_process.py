@@ -21,6 +21,11 @@ from tuner.errors import EngineError
 
 WORKER_COMMAND = child_command("tuner.engine.worker")
 
+# How the engine's threads wait for each other (libgomp), unless the user's environment says so. By
+# its default they spin, and where another program takes one of their cores, all of them spin for
+# the one that has none.
+THREADS = {"GOMP_SPINCOUNT": "1000"}
+
 _QUIT_SECONDS = 1.0
 _START_SECONDS = 30.0  # for the system to start a process
 _MAX_LINE = 4 << 20  # bytes; the longest event has some thousands
