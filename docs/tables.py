@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Iterable
 
 from tui.command.options import parser
-from tui.keymap import markdown
+from tui.keymap import Keymap, Place, Show, markdown
 from tuner.machine.backends import BACKENDS
 from tuner.machine.engine_build import rebuild_command
 from tuner.report.json import plan_keys, report_keys
@@ -34,6 +34,15 @@ def flags() -> str:
         rows = [(_flag(action), action.help or "") for action in actions]
         parts.append(f"{title.capitalize()}\n\n{_table(('flag', 'what it does'), rows)}".lstrip())
     return "\n\n".join(parts)
+
+
+def first_keys() -> str:
+    """The keys that the chat's own line of hints tells, as a sentence."""
+    keymap = Keymap()
+    shown = [*keymap.shown(Show.IDLE, *Place), *keymap.shown(Show.ANSWERING, *Place)]
+    rows = [row for row in dict.fromkeys(shown) if row.place in (Place.CHAT, Place.PROMPT)]
+    parts = [f"**{keymap.label(row.id)}** {row.does[0].lower()}{row.does[1:-1]}" for row in rows]
+    return f"In the chat: {'; '.join(parts)}; **{keymap.label('app.keys')}** lists all keys."
 
 
 def keys() -> str:
