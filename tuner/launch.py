@@ -77,6 +77,11 @@ class Launcher:
     def path(self) -> Path:
         return self.request.path
 
+    @property
+    def still(self) -> float:
+        """Seconds for which the engine has not got on with what it was asked."""
+        return self.client.still
+
     def start(self) -> Iterator[LaunchEvent]:
         """Events up to `Ready`. Raises KvchatError; EngineCancelled after `cancel`."""
         self._cancelled.clear()
@@ -224,9 +229,14 @@ class Running:
         """Tokens of a conversation as the model would be given it. Raises EngineError."""
         return self._client.count_tokens(messages)
 
+    @property
+    def still(self) -> float:
+        """Seconds for which an answer that is under way has not got on."""
+        return self._client.still
+
     def stop(self) -> None:
-        """Ends the answer that streams, from any thread."""
-        self._client.stop()
+        """Ends the answer that streams, or a reload, from any thread."""
+        self._launcher.cancel()
 
     def close(self) -> None:
         self._client.close()

@@ -674,6 +674,26 @@ async def test_a_failed_load_says_why(store: Conversations) -> None:
     assert app.return_code == 3
 
 
+async def test_a_standstill_is_told(store: Conversations) -> None:
+    """While a load, and then an answer, does not get on, the screen says since when."""
+    running = FakeRunning([["Half", never := threading.Event()]])
+    launcher = FakeLauncher(running, hold=threading.Event(), still=31.0)
+    app = KvchatApp(launcher, store, Sampling())
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "loading · not got on for 31 s" in shown(pilot))
+        launcher.still = 0.0
+        await until(pilot, lambda: "not got on" not in shown(pilot))
+        assert launcher.hold is not None
+        launcher.hold.set()
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go", wait=False)
+        await until(pilot, lambda: "Half" in shown(pilot))
+        running.still = 12.0
+        await until(pilot, lambda: "has not got on for 12 s" in shown(pilot))
+        never.set()
+        await until(pilot, lambda: is_idle(screen))
+
+
 async def test_a_load_can_be_cancelled(store: Conversations) -> None:
     launcher = FakeLauncher(FakeRunning(), hold=threading.Event())
     app = KvchatApp(launcher, store, Sampling())

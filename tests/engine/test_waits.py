@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,6 +33,8 @@ from tuner.engine.protocol import (
     PromptProgress,
     Sampling,
     Text,
+    TokenCount,
+    encode,
 )
 from tuner.errors import EngineCancelled, EngineError
 from tuner.settings import Settings
@@ -146,7 +149,7 @@ def test_a_start_without_a_word(tmp_path: Path) -> None:
 
 
 def test_a_load_that_hears_no_stop_is_cancelled_all_the_same(start: Start) -> None:
-    client = start(stuck_in="load")
+    client = start(stuck_in="load", deaf="1")
     stream = client.load(LOAD)
     next(stream)
     client.stop()
@@ -257,6 +260,29 @@ def test_a_process_that_is_none_of_ours(tmp_path: Path, code: str, words: str) -
     client.close()
 
 
+def test_a_flood_of_answers_to_nothing_is_a_silence(tmp_path: Path) -> None:
+    """Whatever else it says, the answer does not come."""
+    flood = (
+        "import sys, time; sys.path.insert(0, '.')\n"
+        "from tuner.engine.protocol import Text, encode\n"
+        "line = encode(Text('x', 1), 99)\n"
+        "while True: sys.stdout.buffer.write(line); sys.stdout.flush(); time.sleep(0.001)"
+    )
+    client = EngineClient(
+        tmp_path / "engine.log", command=(sys.executable, "-c", flood), patience=QUICK
+    )
+    ends_in_time(client, lambda: list(client.load(LOAD)), "did not answer for 1.5 seconds")
+    log = (tmp_path / "engine.log").read_text()
+    assert 1 <= log.count("an answer to nothing: 99 Text(") <= 20
+    client.close()
+
+
+def test_an_answer_of_another_kind_is_a_clear_death(start: Start) -> None:
+    """Not the end of an answer without a word."""
+    client = loaded(start(garbage=encode(TokenCount(3), 2)))
+    ends_in_time(client, lambda: list(client.generate(ASK)), "answered with TokenCount and was")
+
+
 # ------------------------------------------------------------------ for real
 
 # Loads take their time on a busy machine; answers are watched closely.
@@ -337,7 +363,7 @@ def test_a_stopped_rpc_server_hears_no_stop(real: EngineClient) -> None:
         port = address.partition(":")[2]
         (server,) = (p for p in psutil.Process().children() if port in p.cmdline())
         server.suspend()
-        real.stop()
+        threading.Timer(0.5, real.stop).start()  # by then the process waits for it
         ends_in_time(real, lambda: list(stream), "did not stop within 1 second")
         server.resume()
 

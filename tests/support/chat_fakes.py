@@ -42,6 +42,7 @@ class FakeRunning:
     warnings: tuple[str, ...] = ()
     log_path: Path | None = Path("/logs/engine.log")
     vram: tuple[int, int] | None = None
+    still: float = 0.0
     prompts: list[tuple[Message, ...]] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
     reloads: int = 0
@@ -113,6 +114,7 @@ class FakeLauncher:
     error: KvchatError | None = None
     hold: threading.Event | None = None  # the launch waits for it, or for a cancel
     path: Path = Path("/models/tiny.gguf")
+    still: float = 0.0
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> Iterator[Stage | Retry | Ready]:

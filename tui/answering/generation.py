@@ -64,6 +64,11 @@ class Generation:
         finally:
             self._finished.set()
 
+    @property
+    def still(self) -> float:
+        """Seconds for which the engine has not got on."""
+        return self._running.still
+
     def stop(self) -> None:
         """Asks the engine to stop; returns at once."""
         self._stopped.set()

@@ -13,6 +13,7 @@ from tui.status import gauge
 from tui.storage import Recorder, StoredMessage
 from tui.widgets import ActivityLine, AnswerMessage, Transcript
 from tui.widgets.keystrokes import Keystrokes
+from tuner.engine.patience import STILL_SECONDS
 from tuner.engine.protocol import PromptProgress
 
 PERIOD = 0.05  # seconds between two drawings,
@@ -108,6 +109,9 @@ class Painter:
         await self._widget.update_message(self.answer, streaming=True)
 
     def _doing(self, progress: PromptProgress | None, seconds: float) -> str:
+        still = self.generation.still
+        if still >= STILL_SECONDS:
+            return f"the engine has not got on for {still:.0f} s"
         if self._n_tokens:
             rate = f" · {self._n_tokens:,} tokens" if seconds > 1 else ""
             return f"writing{rate}"

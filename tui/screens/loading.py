@@ -16,6 +16,7 @@ from tui.keymap import BY_ID, Keymap, Place
 from tui.ports import ModelLauncher, Ready, Retry, RunningModel, Stage
 from tui.screens.bindings import bindings
 from tui.widgets import Plain
+from tuner.engine.patience import STILL_SECONDS
 from tuner.errors import EngineCancelled, EngineError, ExitCode, KvchatError
 from tuner.safe_text import one_line
 
@@ -61,6 +62,7 @@ class LoadingScreen(Screen[None]):
         self._cancelled = False
         self._error: KvchatError | None = None
         self._ended = False
+        self._stage = "starting"
 
     def compose(self) -> ComposeResult:
         with Vertical(id="loading"):
@@ -75,6 +77,7 @@ class LoadingScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self._launch()
+        self.set_interval(1.0, self._tell_of_a_standstill)
 
     def on_unmount(self) -> None:
         # However the program ends, no thread may wait for the engine.
@@ -101,9 +104,8 @@ class LoadingScreen(Screen[None]):
     def on_loading_screen_progressed(self, message: Progressed) -> None:
         match message.event:
             case Stage(text=text, fraction=fraction):
-                self.query_one("#loading-stage", Plain).show(
-                    "cancelling" if self._cancelled else text
-                )
+                self._stage = text
+                self._show_stage()
                 bar = self.query_one(ProgressBar)
                 bar.update(total=None if fraction is None else 1.0, progress=fraction or 0.0)
             case Retry(reason=reason):
@@ -114,6 +116,15 @@ class LoadingScreen(Screen[None]):
                     self._close(running)
                 else:
                     self.app.post_message(self.Loaded(running))
+
+    def _show_stage(self, more: str = "") -> None:
+        text = "cancelling" if self._cancelled else self._stage
+        self.query_one("#loading-stage", Plain).show(text + more)
+
+    def _tell_of_a_standstill(self) -> None:
+        still = self._launcher.still
+        if not self._ended:
+            self._show_stage(f" · not got on for {still:.0f} s" if still >= STILL_SECONDS else "")
 
     @work(thread=True)
     def _close(self, running: RunningModel) -> None:
@@ -136,7 +147,7 @@ class LoadingScreen(Screen[None]):
             self.action_leave()
         elif not self._cancelled:
             self._cancelled = True
-            self.query_one("#loading-stage", Plain).show("cancelling")
+            self._show_stage()
             self._launcher.cancel()
         else:  # the launcher does not answer: leave all the same
             self.app.post_message(self.Failed(None, ExitCode.INTERRUPTED))

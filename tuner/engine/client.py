@@ -17,6 +17,7 @@ from tuner.engine.protocol import (
     AnswerEvent,
     Cancelled,
     CountTokens,
+    Done,
     DryRunDone,
     Event,
     Failed,
@@ -38,6 +39,7 @@ EXTRA_BUFTS_WARNING = (
     "without repacked weights; kvchat --forget-machine lets them be tried again"
 )
 
+_ENDS = {Load: Loaded | DryRunDone, Generate: Done, CountTokens: TokenCount}
 _NOTED = 20  # answers to nothing that are worth a line in the log
 
 
@@ -63,6 +65,7 @@ class EngineClient:
         self._log_problem = ""
         self._command = tuple(command or WORKER_COMMAND)
         self._patience = patience or Patience()
+        self._watch: Watch | None = None  # of the request that runs
         self._number = 0  # of the last request
         self._unasked = 0  # answers to nothing
         self._turn = threading.Lock()  # held by the request that runs
@@ -93,6 +96,12 @@ class EngineClient:
         """Whether the model process runs now."""
         worker = self._worker
         return worker is not None and worker.alive
+
+    @property
+    def still(self) -> float:
+        """Seconds for which the request that runs has not got on; 0 where none runs."""
+        watch = self._watch
+        return watch.still if watch is not None else 0.0
 
     @property
     def pid(self) -> int | None:
@@ -211,7 +220,7 @@ class EngineClient:
         """Sends one request and yields its events up to the final one."""
         with self._turn:
             worker = self._begin(request)
-            watch = Watch(self._patience, self._doing)
+            self._watch = watch = Watch(self._patience, self._doing)
             try:
                 while True:
                     event = self._next(worker, watch)
@@ -219,6 +228,8 @@ class EngineClient:
                         raise EngineError(event.kind, self._with_log(event))
                     if isinstance(event, Cancelled):
                         raise EngineCancelled("the load was cancelled")
+                    if isinstance(event, Final) and not isinstance(event, _ENDS[type(request)]):
+                        raise worker.give_up(f"answered with {type(event).__name__}")
                     yield event
                     if isinstance(event, Final):
                         return
@@ -234,6 +245,7 @@ class EngineClient:
                 worker.kill()
                 raise
             finally:
+                self._watch = None
                 with self._state:
                     self._busy = False
 
@@ -248,7 +260,8 @@ class EngineClient:
             waited = min(time.monotonic() - began, WAIT_SECONDS)
             if answer is not None:
                 number, event = answer
-                watch.heard(event)
+                if number == self._number or isinstance(event, Alive):
+                    watch.heard(event)
             if too_long := watch.waited(waited, self._stop_wanted):
                 servers = ", ".join(self._rpc_servers)
                 remote = f" (its RPC servers: {servers})" if servers else ""

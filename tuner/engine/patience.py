@@ -15,6 +15,7 @@ from tuner.engine.protocol import Alive, Event
 
 BEAT_SECONDS = 0.5  # between two heartbeats
 WAIT_SECONDS = 0.1  # the longest single wait, and the most that one may count
+STILL_SECONDS = 10.0  # without a move, after which a user wants to hear of it
 _MOVES = 0.001  # CPU seconds in a beat; drivers' threads that only look around take less
 
 
@@ -26,14 +27,14 @@ class Limits:
     stall: float  # alive, but nothing moves
 
 
-# A remote device may take minutes over a long prompt while nothing moves here: what the limits for
-# `stall` cut off early, Esc ends sooner.
+# A remote device may take minutes over a long prompt while nothing moves here; until a limit is
+# met, the user is told (`STILL_SECONDS`), and Esc ends it.
 LIMITS: Mapping[str, Limits] = {
     "start": Limits(60, 60),  # the engine's libraries are read, which may be gigabytes
     "connect": Limits(15, 15),  # to an RPC server
-    "load": Limits(30, 120),
+    "load": Limits(30, 300),
     "template": Limits(30, 30),  # its process has limits of its own
-    "prompt": Limits(30, 120),
+    "prompt": Limits(30, 300),
     "answer": Limits(10, 30),
     "": Limits(10, 30),  # anything else
 }
@@ -64,6 +65,11 @@ class Watch:
         self._doing = doing
         self._silent = self._stalled = self._stopping = 0.0
         self._work: float | None = None
+
+    @property
+    def still(self) -> float:
+        """Seconds for which nothing has moved."""
+        return self._stalled
 
     def heard(self, event: Event) -> None:
         """The process said something."""

@@ -37,7 +37,7 @@ def main() -> None:
     """Answers {} and {template, strings} with an empty text, {messages} with the prompt."""
     end_with_parent()
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else is printed goes to the log
+    os.dup2(2, 1)  # nothing else that is printed is an answer
     serve(sys.stdin.buffer, answers)
     os._exit(0)
 

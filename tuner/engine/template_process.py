@@ -81,6 +81,7 @@ class TemplateProcess:
                 child_command("tuner.engine.template_child"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # its last words are none of the engine's
             )
         except OSError as error:
             raise BudgetError(f"no process for it could be started: {error}") from error
