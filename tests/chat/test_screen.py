@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ from tests.support.chat_fakes import (
 from tui.app import KvchatApp
 from tui.screens import ConversationsScreen, LoadingScreen, ReportScreen
 from tui.storage import Conversation, Conversations, StoredMessage
-from tui.widgets import ActivityLine, Prompt, StatusLine
+from tui.widgets import ActivityLine, AnswerMessage, Prompt, StatusLine
 from tui.widgets.markdown import Segment
 from tui.widgets.messages import Reasoning
 from tui.widgets.transcript import LIVE, PAGE, Transcript
@@ -431,6 +433,79 @@ async def test_a_long_history_is_a_window(store: Conversations) -> None:
         await pilot.press("ctrl+end")
         await until(pilot, lambda: "message number 299." in shown(pilot))
         await until(pilot, lambda: "below" not in shown(pilot))
+
+
+def answers_alive() -> int:
+    """Widgets of answers that memory holds, on the screen or not."""
+    return sum(isinstance(one, AnswerMessage) for one in gc.get_objects())
+
+
+async def test_many_turns_keep_few_widgets(store: Conversations) -> None:
+    """What is far from view is let go while one goes on asking, too, and collected when there is
+    time; scrolling back shows all of it."""
+    turns = 50
+    running = FakeRunning([[f"## Answer {n}\n\n- one\n- two\n"] for n in range(turns)])
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        transcript = screen.query_one(Transcript)
+        most = 0
+        for n in range(turns):
+            await ask(pilot, f"question {n}.")
+            most = max(most, len(transcript.query(".message")))
+        assert most <= LIVE + PAGE
+        assert 2 * turns > most, "else this shows nothing"
+        await until(pilot, lambda: answers_alive() <= (LIVE + PAGE) / 2, 5)
+        seen: set[str] = set()
+        for _ in range(600):
+            seen |= set(re.findall(r"question \d+\.|Answer \d+", shown(pilot)))
+            if "question 0." in seen:
+                break
+            await pilot.press("pageup")
+            assert len(transcript.query(".message")) <= LIVE + PAGE
+        assert seen == {f"question {n}." for n in range(turns)} | {
+            f"Answer {n}" for n in range(turns)
+        }
+
+
+@pytest.mark.parametrize("back_before_the_end", [True, False])
+async def test_scrolling_away_from_an_answer_that_is_written(
+    store: Conversations, back_before_the_end: bool
+) -> None:
+    """The window goes as far back as one likes, as small as ever; nothing of the answer is lost,
+    whether one comes back before its end or after it."""
+    fill(store, "k", 130)
+    more, last = threading.Event(), threading.Event()
+    running = FakeRunning([["begin ", more, "middle ", last, "end."]])
+    app = make_app(running, store, resume="latest")
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        transcript = screen.query_one(Transcript)
+        await ask(pilot, "Go", wait=False)
+        await until(pilot, lambda: "begin" in shown(pilot))
+        for _ in range(300):
+            if transcript._first <= 30:
+                break
+            await pilot.press("pageup")
+            assert len(transcript.query(".message")) <= LIVE + PAGE + 1
+        assert transcript._last < 130
+        more.set()
+        await pilot.press("ctrl+home")
+        await until(pilot, lambda: "message number 0." in shown(pilot))
+        assert "begin" not in shown(pilot)
+        assert len(transcript.query(".message")) <= LIVE + PAGE + 1
+        if back_before_the_end:
+            await pilot.press("ctrl+end")
+            await until(pilot, lambda: "begin middle" in shown(pilot))
+        last.set()
+        await until(pilot, lambda: is_idle(screen))
+        for _ in range(300):
+            await pilot.press("pagedown")
+            if "begin middle end." in shown(pilot):
+                break
+        assert "begin middle end." in shown(pilot)
+        assert len(transcript.query(".message")) <= LIVE + PAGE
+        await until(pilot, lambda: shown(pilot).count("begin middle end.") == 1)
 
 
 async def test_older_messages_do_not_move_the_view(store: Conversations) -> None:

@@ -33,6 +33,7 @@ from tuner.errors import KvchatError
 from tuner.safe_text import one_line
 
 VRAM_SECONDS = 2.0
+TIDY_SECONDS = 1.0
 STOP_SECONDS = 12.0  # more than the engine's client itself waits before it ends the process
 KILL_SECONDS = 2.0  # for what was written to be saved, after the process was ended
 QUIT_SECONDS = 3.0  # within which the second Ctrl+C must come
@@ -117,6 +118,7 @@ class ChatScreen(Screen[None]):
         self._idle()
         self._prompt.focus()
         self.set_interval(VRAM_SECONDS, self._measure)
+        self.set_interval(TIDY_SECONDS, self._tidy)
         self._garbage.begin()
         self._measure(count=bool(self.chat.path))
 
@@ -169,6 +171,13 @@ class ChatScreen(Screen[None]):
 
     def _hint(self, where: Show) -> None:
         self._hints.keys = self._keymap.hints(where, Place.CHAT, Place.PROMPT, Place.APP)
+
+    def on_transcript_trimmed(self) -> None:
+        self._garbage.let_go()
+
+    def _tidy(self) -> None:
+        if not self.generating and not self._prompt.keystrokes.expected:
+            self._garbage.idle()
 
     def on_transcript_moved(self) -> None:
         self.update_below()

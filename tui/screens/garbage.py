@@ -10,10 +10,12 @@ _RARE = (20_000, 20, 1000)
 
 class RareCollections:
     """Between `begin` and `end`, full collections are rare and pass over what was there at the
-    beginning. One walks every widget: up to 200 ms in a long chat."""
+    beginning. One walks every widget: up to 200 ms in a long chat. What was let go, and widgets
+    are circles that nothing else takes apart, is collected once there is time."""
 
     def __init__(self) -> None:
         self._usual = gc.get_threshold()
+        self._due = False
 
     def begin(self) -> None:
         self._usual = gc.get_threshold()
@@ -24,3 +26,13 @@ class RareCollections:
     def end(self) -> None:
         gc.set_threshold(*self._usual)
         gc.unfreeze()
+
+    def let_go(self) -> None:
+        """Much was let go just now."""
+        self._due = True
+
+    def idle(self) -> None:
+        """Nobody types and nothing is drawn: the time for what is due."""
+        if self._due:
+            self._due = False
+            gc.collect()
