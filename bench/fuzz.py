@@ -55,6 +55,7 @@ ENDLESS = 10.0  # the same, after which a mutant is ended
 MEMORY = 64 << 20  # bytes
 MESSAGE = 600  # characters, beside the path
 _WORD = 1 << 63
+_FEW_TENSORS = 50
 
 MACHINES: dict[str, Callable[[], Machine]] = {
     "no GPU": lambda: machine(ram=16),
@@ -132,15 +133,16 @@ def _resident(*, anew: bool = False) -> dict[bytes, int]:
 # ------------------------------------------------------------------- one mutant
 
 
-def try_file(path: Path, where: Machine, wishes: Wishes) -> Outcome:
-    """Reads, plans and tells one file within the limits."""
+def try_file(path: Path, where: Machine, wishes: Wishes, endless: float = ENDLESS) -> Outcome:
+    """Reads, plans and tells one file within the limits. What takes more than `endless` seconds
+    of CPU time is ended."""
     before = _resident(anew=True)[b"RSS"]
     start = time.process_time()
     settings: Settings | None = None
     detail = ""
     fell: list[str] = []
     try:
-        with cpu_limit(ENDLESS):
+        with cpu_limit(endless):
             try:
                 plan = make_plan(describe(read_header(path)), where, wishes)
                 settings = plan.chosen.settings
@@ -237,11 +239,14 @@ def write(path: Path, data: bytes, size: int) -> None:
 class Fuzzer:
     """Tries mutants one after the other and counts what comes of them."""
 
-    def __init__(self, folder: Path, seed: int, keep: Path | None = None):
+    def __init__(self, folder: Path, seed: int, keep: Path | None = None, *, small: bool = False):
+        """`small`: of seeds with few layers alone, whose plans are quick."""
         self._file = folder / "m.gguf"
         self._seed = seed
         self._keep = keep
         self._seeds = seeds(folder)
+        if small:
+            self._seeds = {n: p for n, p in self._seeds.items() if len(p.rows) <= _FEW_TENSORS}
         self._names = sorted(self._seeds)
         self._words = Words.of(self._seeds.values())
         self._machines = {name: make() for name, make in MACHINES.items()}
@@ -251,12 +256,13 @@ class Fuzzer:
         self.slowest, self.largest = 0.0, 0
         self._kept: Counter[str] = Counter()
 
-    def one(self, number: int) -> Outcome:
+    def one(self, number: int, wishes: Wishes | None = None) -> Outcome:
         """The mutant of this number."""
         chance = random.Random(f"{self._seed} {number}")
         name = chance.choice(self._names)
         data, size, parts = mutant(self._seeds[name], chance, self._words)
-        where, wishes = chance.choice(sorted(self._machines)), chance.choice(WISHES)
+        where, wished = chance.choice(sorted(self._machines)), chance.choice(WISHES)
+        wishes = wishes or wished
         write(self._file, data, size)
         found = try_file(self._file, self._machines[where], wishes)
         self.verdicts[found.verdict] += 1
@@ -281,14 +287,13 @@ class Fuzzer:
         wishes: Wishes,
     ) -> None:
         assert self._keep is not None
-        slow = "endless" in fall or "over 2 s" in fall
-        if parts is not None and not slow:
+        if parts is not None and fall != "over 2 s":
 
             def falls(p: Parts) -> bool:
                 write(self._file, *p.packed())
-                return fall in try_file(self._file, where, wishes).fell
+                return fall in try_file(self._file, where, wishes, SLOW).fell
 
-            data, size = smallest(parts, falls, seconds=10).packed()
+            data, size = smallest(parts, falls, seconds=20).packed()
         self._keep.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"[^\w.]+", "-", fall)
         (self._keep / f"{name}-{number}@{size}").write_bytes(data)
@@ -327,7 +332,7 @@ def against_engine(fuzzer: Fuzzer, file: Path, numbers: Iterator[int], n: int) -
     found: Counter[str] = Counter()
     with EngineClient(env={"KVCHAT_LOG_DIR": str(file.parent)}) as client:
         for number in numbers:
-            ours = fuzzer.one(number)
+            ours = fuzzer.one(number, Wishes())
             settings = Settings(512)
             try:
                 client.dry_run(Load(str(file), settings, 1))

@@ -42,7 +42,6 @@ LIMITS: dict[str, Limit] = {
     "expert_count": Limit(0, MAX_EXPERTS),
     "expert_used_count": Limit(0, MAX_EXPERTS),
     "expert_group_count": Limit(0, MAX_EXPERTS),
-    "expert_group_used_count": Limit(0, MAX_EXPERTS),
     "expert_feed_forward_length": Limit(0, 1 << 24),
     "attention.head_count": _HEADS,
     "attention.head_count_kv": _HEADS,

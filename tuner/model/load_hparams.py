@@ -91,7 +91,7 @@ def load_hparams(header: Header, architecture: str) -> HParams:
         n_expert=n_expert,
         n_expert_used=n_used,
         n_expert_groups=keys.integer("expert_group_count"),
-        n_groups_used=keys.integer("expert_group_used_count"),
+        n_groups_used=keys.optional("expert_group_used_count"),
         expert_weights_norm=keys.flag("expert_weights_norm"),
         clamped=_clamped(keys, row, "swiglu_clamp_exp", n_all),
         clamped_shared=_clamped(keys, row, "swiglu_clamp_shexp", n_all),
@@ -279,8 +279,10 @@ def _is_mla(keys: Keys, row: Architecture) -> bool:
 
 def _indexer_layers(keys: Keys, row: Architecture, n_layer: int, n_all: int) -> tuple[bool, ...]:
     """`is_indexer_full`: which layers own an indexer cache."""
-    unlisted = row.indexer.unlisted if row.indexer else "all"
-    if row.indexer is None or keys.value("attention.indexer.types") is None:
+    rule = row.indexer
+    unlisted = rule.unlisted if rule else "all"
+    lists = rule is not None and rule.layers == "listed" and rule.picks != "rows"
+    if not lists or keys.value("attention.indexer.types") is None:
         if unlisted == "glm_5_2" and keys.integer("context_length") >= _GLM_5_2_CONTEXT:
             first, period = _GLM_5_2_INDEXERS
             return tuple(il < first or (il - first + 1) % period == 0 for il in range(n_all))

@@ -67,16 +67,14 @@ def make_plan(
             reasons=(shortage_text(chosen, machine, wished=bool(wishes.fixed)),),
             warnings=(*machine.warnings, *warnings_for(model, chosen, machine, wishes)),
         )
-    hurried = solver.hurried()
-    ladder = fallbacks(hurried, wishes, chosen)  # first: a launch may need it
     return Plan(
         model,
         machine,
         wishes,
         chosen,
-        fallbacks=ladder,
-        one_more_gib=one_more_gib(hurried, wishes, chosen),
-        alternatives=alternatives(hurried, wishes, chosen),
+        alternatives=alternatives(solver.hurried(), wishes, chosen),
+        fallbacks=fallbacks(solver.hurried(), wishes, chosen),
+        one_more_gib=one_more_gib(solver.hurried(), wishes, chosen),
         reasons=reasons_for(solver, wishes, chosen),
         warnings=(*machine.warnings, *warnings_for(model, chosen, machine, wishes)),
     )

@@ -41,8 +41,8 @@ MAX_SEARCHES = 6
 
 # What searches may take, in steps of replayed tapes (`Work`, about a microsecond each). Nearly all
 # end long before; what ends the others is that they have found something.
-MOST_WORK = 1_000_000  # of one search, after which it is content with what it has found
-MORE_WORK = 500_000  # of all searches together for what a plan offers beside the choice
+MOST_WORK = 700_000  # for one answer, after which a search is content with what it has found
+MORE_WORK = 250_000  # of all searches for one kind of what a plan offers beside the choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +119,13 @@ class Solver:
 
     # ------------------------------------------------------------ one plan
 
-    def best(self, wishes: Wishes) -> Candidate | None:
-        """The best plan that fits and keeps every wish, or None."""
+    def best(self, wishes: Wishes, content_at: int | None = None) -> Candidate | None:
+        """The best plan that fits and keeps every wish, or None. `content_at`: the work after
+        which whatever was found will do."""
         key = (wishes, self.budgets)
         if key in self._answers:
             return self._answers[key]
-        found = self._search(wishes)
+        found = self._search(wishes, content_at or self._work + MOST_WORK)
         if self._ends_at is None or self._work <= self._ends_at:
             self._answers[key] = found
         return found
@@ -135,9 +136,9 @@ class Solver:
         less. The solver is the one that found it: what it finds beside that is no better."""
         if wishes.complete:
             return self, self.exactly(self.calculate(wishes))
-        solver = self
+        solver, content_at = self, self._work + MOST_WORK
         for _ in range(MAX_SEARCHES):
-            found = solver.best(wishes)
+            found = solver.best(wishes, content_at)
             if found is None:
                 return solver, None
             exact = solver.exactly(found)
@@ -147,7 +148,7 @@ class Solver:
             solver = solver.with_budgets(solver.budgets.less(short))
         return solver, None
 
-    def _search(self, wishes: Wishes) -> Candidate | None:
+    def _search(self, wishes: Wishes, content_at: int) -> Candidate | None:
         """Best first: whatever could still be best is looked at next, in ever finer parts (a
         placement, a choice there with the wished context, the same with less), until what was
         found is as good as the best that is left could be. Where the search's footprints may be
@@ -166,7 +167,6 @@ class Solver:
         ]
         heapify(queue)
         best: Candidate | None = None
-        content_at = self._work + MOST_WORK
         while queue:
             node = heappop(queue)
             if best and (-node.cost <= best.score or self._work > content_at):

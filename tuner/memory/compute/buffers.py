@@ -121,14 +121,16 @@ class ComputeSizes:
         n_tokens = min(n_ctx, settings.n_ubatch)
         metal = self._scratch == "Metal" and flash
         cells = {kind: self._cache.cells_at(kind, n_ctx, settings) for kind in self._cache.kinds}
+        try:
+            counted = counts(hp, n_tokens, cells)
+            by_copy = attends_by_copy(hp, n_tokens, cells)
+        except LookupError:  # no layer has the cache that is counted: the builder misses it too
+            counted, by_copy = (), False
         return Shape(
             n_tokens=n_tokens,
             cells=tuple(cells.items()),
-            counts=(
-                *counts(hp, n_tokens, cells),
-                *(metal_counts(n_tokens, cells) if metal else ()),
-            ),
-            attends_by_copy=attends_by_copy(hp, n_tokens, cells),
+            counts=(*counted, *(metal_counts(n_tokens, cells) if metal else ())),
+            attends_by_copy=by_copy,
             flash=flash,
             overridden=settings.n_cpu_moe > 0,
             rotate_k=k.quantized and hp.head_k[0] % 64 == 0,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tuner.memory.compute.allocator import peaks, replay, trace
-from tuner.memory.compute.graph import HOST, Layout
+from tuner.memory.compute.graph import HOST, Graph, Layout
 from tuner.memory.compute.replica.builder import Layers, Shape
 from tuner.memory.compute.replica.model_graph import ModelGraph
 from tuner.memory.compute.terms import Terms, products, symbolic, terms, value
@@ -19,7 +19,8 @@ _Key = tuple[Shape, Layers, int, int]  # the symbolic shape, layers, output's de
 _Pair = tuple[tuple[Terms, Terms], ...]  # two lengths for each dimension in which layouts differ
 
 
-_BUILDING = 4  # steps in whose time a graph is built and traced, for each step of its tapes
+_BUILDING = 300  # steps in whose time one layer of a graph is built
+_TRACING = 2  # the same for each step of a tape that is traced
 
 
 @dataclass(slots=True)
@@ -126,10 +127,13 @@ class Replays:
     def replayed(self, shape: Shape, layers: Layers, output: int, copies: int) -> tuple[int, ...]:
         """The peaks of one graph of plain numbers. Raises what the graph's builder raises where a
         model's layers are like none that it knows."""
-        graph = self._graph.build(shape, layers, output, self._offload)
-        found = tuple(peaks(graph, self._alignments, copies))
-        self.work.steps += _BUILDING * len(graph.nodes)
-        return found
+        graph = self._built(shape, layers, output)
+        self.work.steps += 2 * _TRACING * len(graph.nodes)
+        return tuple(peaks(graph, self._alignments, copies))
+
+    def _built(self, shape: Shape, layers: Layers, output: int) -> Graph:
+        self.work.steps += _BUILDING * len(layers)  # if it cannot be built, too
+        return self._graph.build(shape, layers, output, self._offload)
 
     def _open(self, key: _Key) -> SymbolicGraph:
         shape, layers, output, copies = key
@@ -168,11 +172,11 @@ class Replays:
         found = self._traced.get(key)
         if found is None:
             shape, layers, output, copies = key
-            graph = self._graph.build(shape, layers, output, self._offload)
+            graph = self._built(shape, layers, output)
             traced, layouts_that_differ = trace(graph, len(self._alignments), copies)
             tapes = []
             for tape, alignment in zip(traced, self._alignments, strict=True):
-                self.work.steps += _BUILDING * len(tape.steps)
+                self.work.steps += _TRACING * len(tape.steps)
                 kept = (tape.steps, tuple(terms(size) for size in tape.sizes), alignment)
                 if kept not in self._tapes:
                     self._tapes[kept] = _SymbolicTape(*kept, self.work)

@@ -148,9 +148,7 @@ class GraphBuilder:
     def hadamard(self, x: Node, kind: int, which: Literal["k", "v"], head: int) -> Node:
         """A small matrix times x, whose shape stays (`llama_mul_mat_hadamard`): for keys as wide
         as divides the head, for values the smallest."""
-        rot = HADAMARD
-        while which == "k" and head % (2 * rot) == 0:
-            rot *= 2
+        rot = max(HADAMARD, head & -head) if which == "k" else HADAMARD  # a power of two
         matrix = self.input(kind, f"rotation of {which}", rot, rot, element=F32)
         flat = self.g.view(x, rot, prod(x.shape) // rot)
         return self.g.view(self.g.new(*flat.shape, of=(matrix, flat)), *x.shape)

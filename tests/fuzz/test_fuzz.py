@@ -1,0 +1,118 @@
+"""The fuzzer in its short form: no damaged header makes the program fall, and it would see it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import fuzz
+from bench.fuzz import MACHINES, Fuzzer, smallest, try_file, write
+from bench.mutants import Parts, Words, mutant
+from tests.support.gguf_files import tiny_llama
+from tuner.planning import make_plan
+from tuner.wishes import Wishes
+
+FALLEN = sorted((Path(__file__).parents[1] / "data" / "fallen").iterdir())
+
+
+@pytest.fixture(autouse=True)
+def _builders_that_know() -> None:
+    """Layers that no builder knows are what a fuzzer makes."""
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_damaged_header_makes_it_fall(tmp_path: Path, seed: int) -> None:
+    """From the reader to the report, on several machines; `python -m bench.fuzz` has more."""
+    fuzzer = Fuzzer(tmp_path, seed, small=True)
+    for number in range(150):
+        fuzzer.one(number)
+    assert fuzzer.falls == {}, fuzzer.first
+    assert fuzzer.verdicts["fits"] > 30
+    assert fuzzer.verdicts["does not fit"] > 5
+    assert fuzzer.verdicts["refused: malformed"] > 30
+
+
+@pytest.mark.parametrize("file", FALLEN, ids=lambda file: file.name)
+def test_what_once_fell_stands(tmp_path: Path, file: Path) -> None:
+    """One header of each kind, as small as it could be made, on every machine."""
+    path = tmp_path / "m.gguf"
+    write(path, file.read_bytes(), int(file.name.rpartition("@")[2]))
+    for make in MACHINES.values():
+        for wishes in (Wishes(), Wishes(max_ctx=True), Wishes(type_k="q8_0", n_ctx=4096)):
+            assert try_file(path, make(), wishes).fell == ()
+
+
+def _endless() -> None:
+    while True:
+        pass
+
+
+def _large() -> None:
+    bytearray(100 << 20).decode("latin-1")
+
+
+def _crash() -> None:
+    raise KeyError("x")
+
+
+@pytest.mark.parametrize(
+    ("fault", "fall"),
+    [(_endless, "endless in ?"), (_large, "over 64 MiB"), (_crash, "KeyError in ?")],
+)
+def test_a_fall_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[], None], fall: str
+) -> None:
+    plan = make_plan
+
+    def faulty(*args: Any) -> Any:
+        fault()
+        return plan(*args)
+
+    monkeypatch.setattr(fuzz, "make_plan", faulty)
+    path = tiny_llama(tmp_path / "m.gguf")
+    found = try_file(path, MACHINES["CUDA 24"](), Wishes(), 0.3)
+    assert found.fell[0].replace("_fuzz.py", "?").startswith(fall)
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 63])
+def test_numbers_that_a_report_may_not_have_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(fuzz, "report_json", lambda plan: {"plan": [{"kv_cache": number}]})
+    path = tiny_llama(tmp_path / "m.gguf")
+    fell = try_file(path, MACHINES["no GPU"](), Wishes()).fell
+    assert fell == (f"{'negative' if number < 0 else 'over 2^63:'} plan[].kv_cache",)
+
+
+def test_the_same_seed_gives_the_same_mutants(tmp_path: Path) -> None:
+    seed = Parts.of(tiny_llama(tmp_path / "m.gguf").read_bytes())
+    words = Words.of([seed])
+    once, again = ([mutant(seed, random.Random(n), words) for n in range(50)] for _ in range(2))
+    assert once == again
+    assert len({data for data, _, _ in once}) > 40
+
+
+def test_a_header_put_together_again_is_the_same(tmp_path: Path) -> None:
+    path = tiny_llama(tmp_path / "m.gguf")
+    data, size = Parts.of(path.read_bytes()).packed()
+    assert path.read_bytes().startswith(data)
+    assert size == path.stat().st_size
+
+
+def test_what_fell_is_made_small(tmp_path: Path) -> None:
+    """Two keys and a tensor matter: the rest goes."""
+    seed = Parts.of(tiny_llama(tmp_path / "m.gguf").read_bytes())
+    names = {seed.keys[2].name, seed.keys[5].name, seed.rows[3].name}
+
+    def falls(parts: Parts) -> bool:
+        return names <= _names(parts)
+
+    assert _names(smallest(seed, falls, 10)) == names
+
+
+def _names(parts: Parts) -> set[bytes]:
+    return {key.name for key in parts.keys} | {row.name for row in parts.rows}
