@@ -23,6 +23,7 @@ from tui.app import KvchatApp
 from tui.ports import Ready, Stage
 from tui.storage import Conversations
 from tuner.engine.client import EngineClient
+from tuner.engine.patience import LIMITS, Limits, Patience
 from tuner.engine.protocol import Generate, Load, Message, Progress, Sampling
 
 
@@ -100,4 +101,57 @@ async def test_stream_stop_crash_reload_through_the_real_client(tmp_path: Path) 
         ("assistant", "stopped"), ("user", "complete"), ("assistant", "error"),
         ("user", "complete"), ("assistant", "complete"),
     ]  # fmt: skip
+    store.close()
+
+
+async def test_a_hang_is_told_and_a_reload_can_be_stopped(tmp_path: Path) -> None:
+    """The answer that does not get on is kept as far as it came; Esc ends a reload that takes too
+    long, and another one works."""
+    quick = Patience({name: Limits(1.5, 1.5) for name in LIMITS} | {"start": Limits(20, 20)}, 1, 1)
+    command = scripted_worker(text="Half of it, and no more", stuck_in="generate")
+    client = EngineClient(tmp_path / "engine.log", command=command, patience=quick)
+    running = ClientRunning(client=client, log_path=tmp_path / "engine.log")
+    store = Conversations.open(tmp_path / "conversations.db")
+    app = KvchatApp(ClientLauncher(running), store, Sampling())
+    async with app.run_test(size=(80, 30)) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go")
+        await until(pilot, lambda: "did not get on for 1.5" in " ".join(shown(pilot).split()))
+        client._command = scripted_worker(load_seconds=10)
+        await pilot.press("f5")
+        await until(pilot, lambda: "loading 10%" in shown(pilot))
+        await pilot.press("escape")
+        await until(pilot, lambda: "cancelled" in shown(pilot))
+        client._command = scripted_worker(text="All of it")
+        client.close()
+        await pilot.press("f5")
+        await until(pilot, lambda: "loaded again" in shown(pilot))
+        await ask(pilot, "Again")
+        assert is_idle(screen)
+        await pilot.press("ctrl+q")
+    said = [m.content for m in store.messages(store.list()[0].id)]
+    assert said[1].startswith("Half of")
+    assert said[3] == "All of it"
+    store.close()
+
+
+async def test_a_new_chat_after_a_hang(tmp_path: Path) -> None:
+    """Ctrl+N waits for the process that does not stop until it is ended, then begins anew."""
+    quick = Patience({name: Limits(20, 20) for name in LIMITS}, stop=1, stop_at_work=2)
+    command = scripted_worker(text="Half of it, and no more", stuck_in="generate", deaf="1")
+    client = EngineClient(tmp_path / "engine.log", command=command, patience=quick)
+    running = ClientRunning(client=client, log_path=tmp_path / "engine.log")
+    store = Conversations.open(tmp_path / "conversations.db")
+    app = KvchatApp(ClientLauncher(running), store, Sampling())
+    async with app.run_test(size=(80, 30)) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go", wait=False)
+        await until(pilot, lambda: "Half of" in shown(pilot))
+        first = screen.chat
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: screen.chat is not first)
+        assert not client.alive
+        assert not screen.generating
+        await until(pilot, lambda: "F5" in shown(pilot))
+        await pilot.press("ctrl+q")
     store.close()

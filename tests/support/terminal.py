@@ -29,7 +29,8 @@ from tests.support.scripted_worker import scripted_worker
 from tuner import launch
 from tuner.engine.client import EngineClient
 from tuner.engine.patience import LIMITS, Limits, Patience
-quick = Patience({name: Limits(1.5, 1.5) for name in LIMITS}, stop=1, stop_at_work=3)
+limits = {**{name: Limits(1.5, 1.5) for name in LIMITS}, "start": Limits(20, 20)}
+quick = Patience(limits, stop=1, stop_at_work=3)
 launch.EngineClient = lambda: EngineClient(command=scripted_worker(**SCRIPT), patience=quick)
 BEFORE
 from tui.start import main
