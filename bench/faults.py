@@ -1,8 +1,12 @@
 """What kvchat does when things go wrong: damaged files, killed processes, homes that cannot be
-written, long chats.
+written.
 
     python -m bench.faults databases [--n 300] [--seed 0]
     python -m bench.faults profiles  [--n 1000] [--seed 0]
+    python -m bench.faults worker    [--n 50]      kills of the model process, 4 in each chat
+    python -m bench.faults chat      [--n 50]      kills of the program in a chat
+    python -m bench.faults one-shot  [--n 50]      kills of the program in -p
+    python -m bench.faults homes     [--n 24]      homes that cannot be written
 
 Each case follows from its seed alone. Prints a count per kind of outcome, and the seed of each
 case in which something was lost without a word or an exception came out; exit status 1 then.
@@ -14,17 +18,21 @@ import argparse
 import itertools
 import json
 import math
+import os
 import random
+import subprocess
 import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bench import kills
+from bench.kills import LostError
 from tests.support.faults import DATABASE_DAMAGES, damaged_json, fill
 from tests.support.gguf_files import tiny_llama
 from tests.support.giants import gpu, machine
@@ -42,10 +50,6 @@ from tuner.tuning import Tuning
 from tuner.wishes import LaunchRequest, Wishes
 
 CONVERSATIONS, MESSAGES = 8, 16  # of the database that is damaged
-
-
-class LostError(AssertionError):
-    """Something is gone, and nothing was said."""
 
 
 # ---------------------------------------------------------------- damaged databases
@@ -193,11 +197,69 @@ def _check_numbers(plan: Plan) -> None:
         raise LostError("a number of the plan makes no sense")
 
 
+# ---------------------------------------------------------------- homes
+
+_HINDRANCES: Mapping[str, Callable[[Path], object]] = {
+    "a file above it": lambda path: path.parent.write_text("in the way"),
+    "a file": lambda path: path.write_text("in the way"),
+    "a link to nowhere": lambda path: path.symlink_to(path.parent / "none" / "none"),
+    "a loop": lambda path: path.symlink_to(path),
+    "a device": lambda path: path.symlink_to("/dev/full"),
+    "a pipe": os.mkfifo,
+    "/proc": lambda path: path.symlink_to("/proc/self"),
+}
+
+
+def play_home(seed: int) -> str:
+    """Asks with -p in a home where some folders cannot be used, each for a reason. The answer
+    comes, and what could not be kept is said."""
+    chance = random.Random(seed)
+    kept = ("CONFIG", "LOG")
+    hindered = [name for name in kept if chance.randrange(2)] or [chance.choice(kept)]
+    with tempfile.TemporaryDirectory() as folder:
+        reasons = []
+        environ = {**os.environ, "TMPDIR": folder}
+        for name in ("CONFIG", "DATA", "LOG"):
+            path = Path(folder) / name / "folder"
+            if name in hindered:
+                reason = chance.choice([*_HINDRANCES])
+                if reason != "a file above it":
+                    path.parent.mkdir()
+                _HINDRANCES[reason](path)
+                reasons.append(reason)
+            environ[f"KVCHAT_{name}_DIR"] = str(path)
+        model = tiny_llama(Path(folder) / "tiny.gguf")
+        code = (
+            "import sys; from tests.support.scripted_worker import scripted_worker; "
+            "from tuner.engine import client; client.WORKER_COMMAND = scripted_worker(); "
+            "from tui.start import main; sys.exit(main())"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(model), "-p", "hi"],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    if done.returncode or "Hello" not in done.stdout or "Traceback" in done.stderr:
+        raise LostError(f"{reasons}: {done}")
+    for name, word in (("LOG", "log cannot be written"), ("CONFIG", "could not be saved")):
+        if name in hindered and word not in done.stderr:
+            raise LostError(f"{name} with {reasons} unsaid: {done.stderr}")
+    return f"answered, told: {' and '.join(hindered)}"
+
+
 # ---------------------------------------------------------------- the program
 
 PLAYS: dict[str, tuple[Callable[[int], str], int]] = {
     "databases": (play_database, 300),
     "profiles": (play_profile, 1000),
+    "worker": (kills.play_worker, 50),
+    "chat": (kills.play_chat, 50),
+    "one-shot": (kills.play_one_shot, 50),
+    "homes": (play_home, 24),
 }
 
 

@@ -40,6 +40,7 @@ class Database:
     def __init__(self, path: Path):
         self.path = path
         self.warning: str | None = None
+        self.heard: Callable[[str], None] = _nobody  # a warning that comes after `open`
         self.saved = True  # False: in memory only
         self._lock = threading.RLock()
         self._db = _memory()
@@ -112,7 +113,7 @@ class Database:
         if writes and self._behind is not None:
             damage.copy_over(self._behind, self._db, only=conversation_id)
             self._behind = None
-            self.warning = (
+            self._warn(
                 f"The file of saved conversations {self.path} was removed or replaced; this "
                 f"conversation was saved again."
             )
@@ -162,6 +163,10 @@ class Database:
         self._fts = schema.make_index(self._db)
         self.warning = f"{why} This chat will not be saved."
 
+    def _warn(self, sentence: str) -> None:
+        self.warning = sentence
+        self.heard(sentence)
+
     # ------------------------------------------------------------ mending
 
     def _mended(self, error: Exception) -> bool:
@@ -209,7 +214,7 @@ class Database:
                     _index_missing(self._db)
         except (OSError, sqlite3.Error) as error:
             saved = f"it could not be read ({error})"
-        self.warning = (
+        self._warn(
             f"The file of saved conversations was damaged; it is kept as {aside}, and a new one "
             f"was begun: {saved}."
         )
@@ -220,6 +225,10 @@ def index_message(db: sqlite3.Connection, n: int, content: str) -> None:
     db.execute("DELETE FROM messages_fts WHERE rowid = ?", (n,))
     db.execute("INSERT INTO messages_fts (rowid, content) VALUES (?, ?)", (n, content))
     db.execute("UPDATE messages SET indexed = 1 WHERE n = ?", (n,))
+
+
+def _nobody(_: str) -> None:
+    pass
 
 
 def _index_missing(db: sqlite3.Connection) -> None:

@@ -24,8 +24,8 @@ def _nothing(_: str) -> None:
 class Recorder:
     """What could not be saved (a locked file, a full disk, whatever it is) is kept and tried again
     until it is. Both callbacks come from the background thread: `on_problem` hears of each new
-    problem once; `on_saved` when saving works again, and when the store has something to say,
-    which "" is not."""
+    problem once, `on_saved` when saving works again (of ""). What the store has to say comes there
+    too, from whichever thread met it."""
 
     def __init__(
         self,
@@ -40,7 +40,8 @@ class Recorder:
         self._unsaved: dict[str, tuple[Conversation, dict[str, StoredMessage]]] = {}
         # All of the conversation that was saved last, for a file that loses it meanwhile.
         self._written: tuple[str, dict[str, StoredMessage]] = ("", {})
-        self._warning = store.warning
+        self._file = store.warning  # another one: perhaps another file
+        store.heard = on_saved
         self.problem = ""  # why something is unsaved now
         self._thread = threading.Thread(target=self._run, name="conversations", daemon=True)
         self._thread.start()
@@ -89,11 +90,9 @@ class Recorder:
                     self._on_problem(problem)
             else:
                 del self._unsaved[key]
-        said = self._store.warning if self._store.warning != self._warning else None
-        self._warning = self._store.warning
-        if said or (self.problem and not self._unsaved):
-            self.problem = "" if not self._unsaved else self.problem
-            self._on_saved(said or "")
+        if self.problem and not self._unsaved:
+            self.problem = ""
+            self._on_saved("")
 
     def _save(self, conversation: Conversation, messages: dict[str, StoredMessage]) -> None:
         of, written = self._written
@@ -102,5 +101,6 @@ class Recorder:
         self._store.save(conversation, messages.values())
         written.update(messages)
         self._written = (conversation.id, written)
-        if self._store.warning != self._warning:  # another file: it may lack the older ones
+        if self._store.warning != self._file:  # it may lack the older ones
+            self._file = self._store.warning
             self._store.save(conversation, written.values())
