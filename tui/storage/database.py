@@ -148,14 +148,14 @@ class Database:
             if health is Health.DAMAGED:
                 raise DamagedError
             self._fts = _renewed_index(db) if health is Health.INDEX else schema.make_index(db)
+            if self._fts:
+                with suppress(sqlite3.Error), schema.transaction(db):
+                    _index_missing(db)  # until then a search reads them as they are
             db.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
         except BaseException:
             db.close()
             raise
         self._db, self._file, self._ready = db, _identity(self.path), True
-        if self._fts:
-            with suppress(sqlite3.Error), schema.transaction(db):
-                _index_missing(db)  # until then a search reads them as they are
 
     def _in_memory(self, why: str) -> None:
         self._db, self._fts, self._ready, self.saved = _memory(), False, True, False
