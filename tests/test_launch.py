@@ -110,6 +110,7 @@ def test_a_file_replaced_under_a_launch(tmp_path: Path, stage: str) -> None:
     """Another model lies there when the engine looks, or comes while it reads: that one is planned,
     loaded and named, and the profile is its own."""
     path = tiny_llama(tmp_path / "model.gguf")
+    shutil.copy(demo_model_path(), tmp_path / "new.gguf")
     if stage != "planning":
         path.unlink()
         shutil.copy(demo_model_path(), path)
@@ -124,7 +125,6 @@ def test_a_file_replaced_under_a_launch(tmp_path: Path, stage: str) -> None:
                 retries.append(event)
             if isinstance(event, Stage) and event.text == stage and not replaced:
                 replaced = True
-                shutil.copy(demo_model_path(), tmp_path / "new.gguf")
                 (tmp_path / "new.gguf").replace(path)
         assert isinstance(event, Ready)
         assert event.running.model.name == describe(read_header(demo_model_path())).name

@@ -29,7 +29,7 @@ class Parachute:
         """`last_act`: called first, must not wait for anything."""
         self._last_act = last_act
         self._timer: threading.Timer | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may arm it, whatever it interrupts
         self._attributes = None
         self.screen_taken = True  # whether there is something to give back
         if termios is not None:

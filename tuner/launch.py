@@ -5,7 +5,6 @@ Everything here blocks and belongs in a thread; what happens is told as events.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,7 +70,7 @@ class Launcher:
     def __init__(self, request: LaunchRequest, client: EngineClient | None = None) -> None:
         self.request = request
         self.client = client or EngineClient()
-        self._cancelled = threading.Event()
+        self._cancelled = False  # no Event: a signal handler sets it, and must not wait for a lock
 
     @property
     def path(self) -> Path:
@@ -84,7 +83,7 @@ class Launcher:
 
     def start(self) -> Iterator[LaunchEvent]:
         """Events up to `Ready`. Raises KvchatError; EngineCancelled after `cancel`."""
-        self._cancelled.clear()
+        self._cancelled = False
         for again in range(REPLANS + 1):
             try:
                 yield from self._plan_and_load()
@@ -113,17 +112,17 @@ class Launcher:
 
     def cancel(self) -> None:
         """Ends a launch as soon as possible, from any thread."""
-        self._cancelled.set()
+        self._cancelled = True
         self.client.stop()
 
     def kill(self) -> None:
         """Ends a launch and the model process at once, whatever they do; a signal handler may call
         it."""
-        self._cancelled.set()
+        self._cancelled = True
         self.client.kill()
 
     def _check(self) -> None:
-        if self._cancelled.is_set():
+        if self._cancelled:
             raise EngineCancelled("the launch was cancelled")
 
     def _load_or_retry(self, tuning: Tuning, plan: Plan) -> Iterator[LaunchEvent]:

@@ -402,3 +402,24 @@ def test_what_is_done_decides_how_long_is_waited() -> None:
     assert given_up("answer") == pytest.approx(10, abs=0.2)
     assert given_up("what is that?") == pytest.approx(10, abs=0.2)
     assert given_up("load", stopping=True) == pytest.approx(2, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("doing", "beats", "moves", "seconds"),
+    [
+        ("answer", True, True, 10), ("answer", True, False, 2), ("answer", False, False, 2),
+        ("prompt", True, False, 10), ("prompt", False, False, 2), ("load", True, True, 10),
+    ],
+)  # fmt: skip
+def test_how_long_a_stop_is_waited_for(
+    doing: str, beats: bool, moves: bool, seconds: float
+) -> None:
+    """The longer, the more likely it is that the process will hear it."""
+    watch, waited, work = Watch(Patience(), ""), 0.0, 1.0
+    watch.heard(Alive(doing, work))
+    while not watch.waited(0.1, stopping=True):
+        waited += 0.1
+        work += moves
+        if beats:
+            watch.heard(Alive(doing, work))
+    assert waited == pytest.approx(seconds, abs=0.2)

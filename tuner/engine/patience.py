@@ -89,8 +89,11 @@ class Watch:
         limits = self._patience.during(self._doing)
         if stopping:
             self._stopping += seconds
-            at_work = self._stalled < self._patience.stop
-            most = self._patience.stop_at_work if at_work else self._patience.stop
+            stop = self._patience.stop
+            # A remote device that reads a prompt neither hears a stop nor shows that it moves.
+            remote = self._doing == "prompt" and self._silent < stop
+            at_work = self._stalled < stop or remote
+            most = self._patience.stop_at_work if at_work else stop
             if self._stopping >= most:
                 return f"did not stop within {_text(most)}"
         if self._silent >= limits.silence:
