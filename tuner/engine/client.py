@@ -48,7 +48,8 @@ class EngineClient:
 
     The iterators block: run them in a thread that is not the screen's. One request runs at a
     time, another waits for it, so exhaust or close an iterator before the next call from the
-    same thread. `stop` and `close` may be called from any thread at any time.
+    same thread. `stop` and `close` may be called from any thread at any time. No call waits for
+    ever: a process that does not get on in the time that `patience` gives it is killed.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ LIMITS: Mapping[str, Limits] = {
     "start": Limits(60, 60),  # the engine's libraries are read, which may be gigabytes
     "connect": Limits(15, 15),  # to an RPC server
     "load": Limits(30, 300),
-    "template": Limits(30, 30),  # its process has limits of its own
+    "template": Limits(30, 120),  # its process has limits of its own
     "prompt": Limits(30, 300),
     "answer": Limits(10, 30),
     "": Limits(10, 30),  # anything else

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from tuner.engine.patience import BEAT_SECONDS
@@ -58,8 +58,9 @@ class Voice:
     def _beat(self) -> None:
         while True:
             self._at_work.wait()
-            self._work = _work()
-            self(Alive(self._doing, self._work))
+            with suppress(MemoryError):  # the next beat may find some
+                self._work = _work()
+                self(Alive(self._doing, self._work))
             time.sleep(BEAT_SECONDS)
 
 
