@@ -25,7 +25,7 @@ from tui.app import KvchatApp
 from tui.storage import Conversations
 from tui.widgets import Prompt
 from tuner.demo import demo_model_path
-from tuner.engine.protocol import Sampling
+from tuner.engine.protocol import Message, Sampling
 from tuner.launch import Launcher
 from tuner.units import MIB
 from tuner.wishes import LaunchRequest, Wishes
@@ -34,6 +34,13 @@ STEP = 100  # turns between two lines
 ANSWER = (
     "## A heading\n\nSome *words* of `code`.\n\n- one\n- two\n- three\n\n```python\nx = 1\n```\n"
 )
+
+
+class _Forgetful(list[tuple[Message, ...]]):
+    """What the scripted model was asked, which is not to count as the chat's memory."""
+
+    def append(self, value: tuple[Message, ...]) -> None:
+        pass
 
 
 def _line(app: KvchatApp, turn: int) -> int:
@@ -56,7 +63,9 @@ def _line(app: KvchatApp, turn: int) -> int:
 async def run(turns: int, demo: bool) -> int:
     with tempfile.TemporaryDirectory() as folder:
         store = Conversations.open(Path(folder) / "conversations.db")
-        fake = FakeLauncher(FakeRunning([[ANSWER] for _ in range(turns)]))
+        scripted = FakeRunning([[ANSWER] for _ in range(turns)])
+        scripted.prompts = _Forgetful()
+        fake = FakeLauncher(scripted)
         request = LaunchRequest(demo_model_path(), Wishes(n_ctx=2048), use_profile=False)
         app = KvchatApp(
             Launcher(request) if demo else fake,

@@ -613,3 +613,20 @@ def test_the_end_does_not_wait_for_a_lock(tmp_path: Path) -> None:
     assert time.monotonic() - began < 1
     assert saver.problem
     other.execute("ROLLBACK")
+
+
+def test_the_end_tries_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another program kept from being saved, and then let go, is saved by leaving."""
+    monkeypatch.setattr(recorder, "RETRY_SECONDS", 1000.0)
+    path = tmp_path / "conversations.db"
+    store = Conversations.open(path)
+    store._db.execute("PRAGMA busy_timeout = 0")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    saver = Recorder(store, lambda _: None)
+    saver.save(conversation("c1", "a"), message("a", None, "one")).result()
+    assert saver.problem
+    other.execute("ROLLBACK")
+    saver.close()
+    assert saver.problem == ""
+    assert [m.content for m in store.messages("c1")] == ["one"]

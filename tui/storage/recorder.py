@@ -70,6 +70,7 @@ class Recorder:
                 self._attempt()
                 continue
             if job is None:
+                self._attempt()
                 return
             conversation, messages, done = job
             kept = self._unsaved.pop(conversation.id, (conversation, {}))[1]
