@@ -82,8 +82,9 @@ def test_only_plain_files_are_opened(tmp_path: Path, way: Callable[[Path], None]
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_in_a_shared_folder_no_link_is_followed(
-    tmp_path: Path, link: Callable[[Path, Path], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: Callable[[Path, Path], None]
 ) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(private_folder(tmp_path / "temporary")))
     victim = tmp_path / "victim"
     victim.write_text("mine")
     shared = tmp_path / "shared"
