@@ -104,6 +104,21 @@ def test_a_stop_is_heard_while_a_template_runs(monkeypatch: pytest.MonkeyPatch) 
     chat.close()
 
 
+def test_a_template_s_process_that_is_killed_comes_back() -> None:
+    """By whomever: the template was not to blame, unless it happens again at once."""
+    others = set(psutil.Process().children())
+    chat = ChatTemplate("{% for m in messages %}<{{ m.content }}>{% endfor %}", "", "")
+    for text in ("one", "two"):
+        assert chat.render([Message("user", text)]).text == f"<{text}>"
+        (child,) = set(psutil.Process().children()) - others
+        child.kill()
+        child.wait()
+    assert chat.render([Message("user", "three")]).text == "<three>"
+    chat.close()
+    dies = ChatTemplate("{{ messages[0].content }}" + "{{ " + "(" * 100_000 + " }}", "", "")
+    assert dies.source == "chatml"
+
+
 def test_a_template_that_is_too_long_is_not_even_read() -> None:
     with pytest.raises(BudgetError, match="it has 1,048,577 characters"):
         template_process.TemplateProcess("x" * (2**20 + 1), {}, lambda: False)

@@ -30,9 +30,9 @@ class Limits:
 # A remote device may take minutes over a long prompt while nothing moves here; until a limit is
 # met, the user is told (`STILL_SECONDS`), and Esc ends it.
 LIMITS: Mapping[str, Limits] = {
-    "start": Limits(60, 60),  # the engine's libraries are read, which may be gigabytes
+    "start": Limits(30, 60),  # the engine's libraries are read, which may be gigabytes
     "connect": Limits(15, 15),  # to an RPC server
-    "load": Limits(30, 300),
+    "load": Limits(30, 120),
     "template": Limits(30, 120),  # its process has limits of its own
     "prompt": Limits(30, 300),
     "answer": Limits(10, 30),

@@ -41,6 +41,10 @@ class BudgetError(Exception):
     """The template took more than it may have, or its process died of it: it is of no use."""
 
 
+class _DiedError(Exception):
+    """The child is gone."""
+
+
 class TemplateStoppedError(Exception):
     """`stopped` became true."""
 
@@ -60,10 +64,14 @@ class TemplateProcess:
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt. Raises TemplateError, BudgetError, TemplateStoppedError."""
-        if self._process is None:
-            self._start()
-        said = [{"role": m.role, "content": m.content} for m in messages]
-        return self._ask({"messages": said}, RENDER_SECONDS)
+        try:
+            return self._rendered(messages)
+        except _DiedError:  # perhaps of something else: one death teaches nothing
+            pass
+        try:
+            return self._rendered(messages)
+        except _DiedError:
+            raise BudgetError("its process died of it") from None
 
     def close(self) -> None:
         """Kills the child."""
@@ -74,6 +82,12 @@ class TemplateProcess:
             for pipe in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError, ValueError):
                     pipe.close()  # type: ignore[union-attr]
+
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        if self._process is None:
+            self._start()
+        said = [{"role": m.role, "content": m.content} for m in messages]
+        return self._ask({"messages": said}, RENDER_SECONDS)
 
     def _start(self) -> None:
         try:
@@ -115,7 +129,7 @@ class TemplateProcess:
             answer = json.loads(line)
         except ValueError:
             self.close()
-            raise BudgetError("its process died of it") from None
+            raise _DiedError from None
         if "error" in answer:
             raise TemplateError(answer["error"])
         text: str = answer["text"]
