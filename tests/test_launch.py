@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.support.standin_gpu import rpc_available, standin_gpu
 from tuner.demo import demo_model_path
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Done, Message, Sampling, Text
-from tuner.errors import EngineCancelled, EngineError, NoFitError
+from tuner.errors import EngineCancelled, EngineError, FileError, NoFitError
 from tuner.gguf.header import read_header
 from tuner.launch import Launcher, Ready, Retry, Stage
 from tuner.machine import measure as devices
@@ -103,6 +104,31 @@ def test_a_file_that_changed_is_planned_again(
 
 
 # ------------------------------------------------------------------ for real
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file that is mapped cannot be cut there")
+@pytest.mark.parametrize("stage", ["planning", "loading the model"])
+@pytest.mark.parametrize("repacked", [True, False])
+def test_a_file_cut_under_a_launch(tmp_path: Path, stage: str, repacked: bool) -> None:
+    """Whatever the engine makes of it, the end is one sentence about the file."""
+    path = tmp_path / "model.gguf"
+    shutil.copy(demo_model_path(), path)
+    Profiles().learn(lambda facts: replace(facts, use_extra_bufts=repacked))
+    request = LaunchRequest(path, Wishes(n_ctx=512), threads=1)
+    start = Launcher(request, EngineClient(tmp_path / "engine.log"))
+    retries: list[Retry] = []
+
+    def run_and_cut() -> None:
+        for event in start.start():
+            if isinstance(event, Retry):
+                retries.append(event)
+            if isinstance(event, Stage) and event.text == stage and path.stat().st_size > 40e6:
+                os.truncate(path, 40_000_000)
+
+    with start.client, pytest.raises(FileError, match="is incomplete") as caught:
+        run_and_cut()
+    assert caught.value.kind == "truncated"
+    assert "planned again" in retries[-1].reason
 
 
 @pytest.mark.parametrize("stage", ["planning", "loading the model"])

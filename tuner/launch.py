@@ -85,13 +85,17 @@ class Launcher:
         """Events up to `Ready`. Raises KvchatError; EngineCancelled after `cancel`."""
         self._cancelled = False
         for again in range(REPLANS + 1):
+            before = _stamp(self.path)
             try:
                 yield from self._plan_and_load()
                 return
             except EngineError as error:
-                if error.kind != "changed" or again == REPLANS:
+                # A file that is cut while it is mapped kills its reader (SIGBUS).
+                cut = error.kind == "crashed" and _stamp(self.path) != before
+                if again == REPLANS or not (cut or error.kind == "changed"):
                     raise
-                yield Retry(f"{error} It is read and planned again.")
+                what = f"{self.path} changed while it was loaded." if cut else str(error)
+                yield Retry(f"{what} It is read and planned again.")
 
     def _plan_and_load(self) -> Iterator[LaunchEvent]:
         self._check()
@@ -265,6 +269,15 @@ class Running:
         if not done.decode_cpu_seconds or self._settings.n_gpu_layers:
             return False
         return done.decode_cpu_seconds < LEAST_CORES * done.decode_seconds * self._tuning.threads
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None where it cannot be seen."""
+    try:
+        seen = path.stat()
+    except (OSError, ValueError):
+        return None
+    return seen.st_size, seen.st_mtime_ns
 
 
 def no_fit_text(plan: Plan) -> str:
