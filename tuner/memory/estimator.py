@@ -68,6 +68,7 @@ class Estimator:
         found = self._placements.get(key)
         if found is None:
             new = place(self.model.n_layer_all, self._n_gpus, settings)
+            self.compute.replays.work.steps += self.model.n_layer_all
             found = self._distinct.setdefault((new.slots, new.n_cpu_moe), new)
             self._placements[key] = found
         return found

@@ -48,6 +48,7 @@ def make_plan(
         UsageError: a wish is one that the engine would refuse, or names GPUs that are not there.
     """
     solver = solver or Solver(model, machine)
+    solver.start_plan()
     wishes = wishes.for_model(model)
     if wishes.tensor_split is not None:
         split = _share_per_gpu(wishes.tensor_split, len(machine.gpus))
@@ -56,8 +57,8 @@ def make_plan(
     if margins:
         solver = solver.with_budgets(solver.budgets.less(solver.budgets.charged(list(margins))))
     solver, chosen = solver.confirmed(wishes)
-    if chosen is None or not chosen.fits:
-        chosen = chosen or solver.exactly(least_short(solver, wishes))
+    chosen = chosen or solver.exactly(least_short(solver, wishes))
+    if not chosen.fits:
         return Plan(
             model,
             machine,

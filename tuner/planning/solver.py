@@ -41,8 +41,14 @@ MAX_SEARCHES = 6
 
 # What searches may take, in steps of replayed tapes (`Work`, about a microsecond each). Nearly all
 # end long before; what ends the others is that they have found something.
-MOST_WORK = 700_000  # for one answer, after which a search is content with what it has found
+MOST_WORK = 500_000  # for one answer, after which a search is content with what it has found
 MORE_WORK = 250_000  # of all searches for one kind of what a plan offers beside the choice
+
+ALL_WORK = 1_500_000  # of one plan; what is still to be known then is guessed generously
+_LOOKING = 30  # what it takes to look at a placement with a choice of cache types
+# Placements that a search starts from; of the few models with so many layers of experts that there
+# would be more (over 127 layers), every second or third number of them in RAM is looked at.
+MAX_PLACEMENTS = 1 << 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,10 @@ class Solver:
         other = copy.copy(self)
         other._ends_at = self._work + work
         return other
+
+    def start_plan(self) -> None:
+        """What comes now is one plan's work."""
+        self.fitting.estimator.compute.replays.work.most = self._work + ALL_WORK
 
     @property
     def _work(self) -> int:
@@ -171,6 +181,8 @@ class Solver:
             node = heappop(queue)
             if best and (-node.cost <= best.score or self._work > content_at):
                 break
+            if self._work > content_at + MOST_WORK // 2:  # nothing so far: not even a miss is known
+                break
             if self._ends_at is not None and self._work > self._ends_at:
                 break
             k, m, choice = node.n_gpu_layers, node.n_cpu_moe, node.choice
@@ -219,6 +231,7 @@ class Solver:
     ) -> SearchNode | None:
         """A placement with cache types chosen; None where they do not fit with any context."""
         k, m = node.n_gpu_layers, node.n_cpu_moe
+        self.fitting.estimator.compute.replays.work.steps += _LOOKING
         base = self._settings(wishes, contexts[0], choice)
         most = self.fitting.most_context(replace(base, n_gpu_layers=k, n_cpu_moe=m), contexts)
         if not most:
@@ -408,8 +421,9 @@ class Solver:
         first = self.n_items - n_gpu_layers
         if not moe_layers or n_gpu_layers <= 1 or not self.machine.gpus:
             return [0]
-        start = max(first, moe_layers[0])
-        return [0, *range(start + 1, moe_layers[-1] + 2)]
+        start, end = max(first, moe_layers[0]), moe_layers[-1] + 1
+        step = -(-len(moe_layers) * self.n_items // (2 * MAX_PLACEMENTS))
+        return [0, *range(start + 1, end, step), end] if start < end else [0]
 
     def _best_seconds(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
         """Seconds per token that no split over the GPUs beats: a lower bound."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from tuner.memory.compute.allocator import peaks, replay, trace
 from tuner.memory.compute.graph import HOST, Graph, Layout
@@ -26,9 +27,14 @@ _TRACING = 2  # the same for each step of a tape that is traced
 @dataclass(slots=True)
 class Work:
     """What was done so far, in steps of replayed tapes: a measure of time (a microsecond or so
-    each) that is the same on every run."""
+    each) that is the same on every run. Beyond `most` no more graphs are built."""
 
     steps: int = 0
+    most: float = inf
+
+    @property
+    def done(self) -> bool:
+        return self.steps > self.most
 
 
 class _SymbolicTape:
