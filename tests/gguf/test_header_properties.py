@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ from tests.support.gguf_files import (
     write_gguf,
 )
 from tuner.errors import FileError
+from tuner.gguf import part
 from tuner.gguf.header import Header, SkippedArray, read_header
+from tuner.gguf.keys import Keys
+from tuner.gguf.limits import LIMITS, limit
 
 SETTINGS = settings(
     deadline=None,
@@ -172,3 +176,57 @@ def test_garbage_after_the_magic(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF\x03\0\0\0" + body)
     outcome(path)
+
+
+@SETTINGS
+@given(st.data(), st.integers(1, 90))
+def test_where_blocks_end_does_not_matter(tmp_path: Path, data: st.DataObject, block: int) -> None:
+    """Sound or damaged, a file is the same read in crumbs and in one piece."""
+    sample = bytearray(_sample())
+    for _ in range(data.draw(st.integers(0, 3))):
+        sample[data.draw(st.integers(4, len(sample) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "m.gguf"
+    path.write_bytes(sample)
+    whole = outcome(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(part, "_BLOCK", block)
+        crumbs = outcome(path)
+    if isinstance(whole, FileError):
+        assert isinstance(crumbs, FileError)
+        assert (str(crumbs), crumbs.offset) == (str(whole), whole.offset)
+    else:
+        assert repr(crumbs) == repr(whole)  # as text, since no NaN equals another
+
+
+_anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(1 << 63), (1 << 64) - 1),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.one_of(st.integers(-(1 << 63), (1 << 64) - 1), st.floats(), st.text()), max_size=5)
+    .map(tuple),
+    st.builds(SkippedArray, st.integers(0, 12), st.integers(0, 1 << 30)),
+)  # fmt: skip
+
+
+@SETTINGS
+@given(st.sampled_from([*sorted(LIMITS), "feed_forward_length", "context_length"]), _anything)
+def test_whatever_a_key_says_a_number_is_within_its_limits(key: str, value: Any) -> None:
+    """Or there is none, and an error of the file says so."""
+    metadata = {} if value is None else {f"llama.{key}": value}
+    keys = Keys(Header(Path("m.gguf"), 3, metadata, (), (0,), (0,)), "llama")
+    least, most = limit(key)
+    found = [*_numbers(lambda: (keys.integer(key, 1),)), keys.optional(key, 1)]
+    found += _numbers(lambda: keys.array(key) or ())
+    found += _numbers(lambda: keys.per_layer(key, 3, (1, 1, 1)))
+    assert all(type(n) is int and least <= n <= most for n in found)
+    assert keys.optional(key, 1) in (1, *_numbers(lambda: (keys.integer(key, 1),)))
+    assert keys.flag(key) in (True, False)
+
+
+def _numbers(read: Callable[[], tuple[int, ...]]) -> list[int]:
+    try:
+        return [*read()]
+    except FileError:
+        return []

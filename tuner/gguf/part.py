@@ -161,7 +161,7 @@ class _Cursor:
     metadata: dict[str, Value | SkippedArray] = field(default_factory=dict)
 
     def read(self) -> Part:
-        self.fill(1)
+        self.fill(min(24, self.size))
         magic = self.data[:24]
         if magic[:4] != b"GGUF":
             self._refuse_format(magic)
