@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Load, Loaded
 from tuner.engine_version import ENGINE_VERSION, installed_engine_version
+from tuner.errors import FileError, KvchatError
 from tuner.gguf.header import read_header
 from tuner.machine import measure
 from tuner.machine.machine import Machine
@@ -23,13 +26,30 @@ from tuner.profiles.lessons import (
     without_repacking_text,
 )
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
-from tuner.safe_text import one_line
+from tuner.safe_text import cut, one_line
 from tuner.settings import Settings
 from tuner.units import tps_text
 from tuner.wishes import LaunchRequest
 
 # A saved choice is kept unless a fresh one is better by more than this factor of effective speed.
 WORTH_CHANGING = 1.10
+
+
+@contextlib.contextmanager
+def file_to_blame(path: Path) -> Iterator[None]:
+    """Whatever goes wrong over a file's numbers is an error of that file, and no other's."""
+    try:
+        yield
+    except KvchatError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise FileError(
+            "malformed",
+            path,
+            f"{path} has numbers that make no model ({kind}: {cut(str(error))}); "
+            "download it again.",
+        ) from error
 
 
 class Tuning:
@@ -59,10 +79,13 @@ class Tuning:
     def of(cls, request: LaunchRequest) -> Tuning:
         """Reads the file, unless the request has the model, and measures the machine. Raises
         FileError."""
-        model = request.model or describe(read_header(request.path))
+        with file_to_blame(request.path):
+            model = request.model or describe(read_header(request.path))
         profiles = Profiles() if request.use_profile and not request.stated else None
         facts = _facts(profiles)
-        return cls(request, model, _machine(request, facts), profiles, facts)
+        machine = _machine(request, facts)
+        with file_to_blame(request.path):
+            return cls(request, model, machine, profiles, facts)
 
     def load_request(self, settings: Settings) -> Load:
         """What the engine is asked for these settings."""

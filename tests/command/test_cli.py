@@ -20,6 +20,7 @@ from tests.support.giants import AYA_35B, LLAMA_8B, giant_path
 from tui.command import one_shot
 from tui.command.cli import main
 from tui.keymap import Keymap
+from tuner import tuning
 from tuner.engine import client as engine_client
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode
@@ -308,10 +309,10 @@ def test_one_bad_file_costs_its_own_row(
     paths = [str(tiny_llama(tmp_path / f"{name}.gguf")) for name in names]
     plan = Tuning.plan
 
-    def stumbling(tuning: Tuning) -> Plan:
-        if tuning.request.path.stem == "bad":
+    def stumbling(one: Tuning) -> Plan:
+        if one.request.path.stem == "bad":
             raise why
-        return plan(tuning)
+        return plan(one)
 
     monkeypatch.setattr(Tuning, "plan", stumbling)
     assert main([*paths, "--explain", *flags, *MACHINE]) == 3
@@ -326,6 +327,26 @@ def test_one_bad_file_costs_its_own_row(
         assert type(why).__name__ in err
     assert main([paths[1], "--explain", *MACHINE]) == 3
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags", [("--explain",), ("-p", "hi")])
+def test_whatever_goes_wrong_over_one_file_is_a_sentence(
+    flags: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a report and in a launch."""
+
+    def stumble(*args: object, **kwargs: object) -> Plan:
+        raise OverflowError("no such number")
+
+    monkeypatch.setattr(tuning, "make_plan", stumble)
+    path = tiny_llama(tmp_path / "odd.gguf")
+    assert main([str(path), *flags, *MACHINE]) == 3
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "(OverflowError: no such number)" in err
 
 
 def test_a_context_of_billions_is_planned_quickly(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from bench import fuzz
 from bench.fuzz import MACHINES, Fuzzer, smallest, try_file, write
-from bench.mutants import Parts, Words, mutant
+from bench.mutants import Key, Parts, Row, Words, mutant
 from tests.support.gguf_files import tiny_llama
 from tuner.planning import make_plan
 from tuner.wishes import Wishes
@@ -44,6 +47,33 @@ def test_what_once_fell_stands(tmp_path: Path, file: Path) -> None:
     for make in MACHINES.values():
         for wishes in (Wishes(), Wishes(max_ctx=True), Wishes(type_k="q8_0", n_ctx=4096)):
             assert try_file(path, make(), wishes).fell == ()
+
+
+def _much(kind: str) -> Parts:
+    """A small model with as much of something as a file may have, or more."""
+    with TemporaryDirectory() as folder:
+        sound = Parts.of(tiny_llama(Path(folder) / "m.gguf").read_bytes())
+    numbers = struct.pack("<IQ", 4, 1000) + bytes(4000)
+    text = "\U0001f600".encode() * 225_000
+    match kind:
+        case "keys":
+            more = [Key(b"k%d" % n, 9, numbers) for n in range(16_000)]
+        case "names":
+            more = [Key(b"%060000d" % n, 7, b"\1") for n in range(60)]
+        case "texts":
+            more = [Key(b"t%d" % n, 8, struct.pack("<Q", len(text)) + text) for n in range(12)]
+        case _:
+            rows = [Row(b"blk.%d.many_%d.weight" % (n % 2, n), (32,), 0) for n in range(65_000)]
+            return replace(sound, rows=(*sound.rows, *rows))
+    return replace(sound, keys=(*sound.keys, *more))
+
+
+@pytest.mark.parametrize("kind", ["keys", "names", "texts", "tensors"])
+def test_much_of_something_takes_little(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "m.gguf"
+    write(path, *_much(kind).packed())
+    found = try_file(path, MACHINES["CUDA 24"](), Wishes())
+    assert (found.verdict, found.fell) == ("fits", ())
 
 
 def _endless() -> None:

@@ -9,20 +9,19 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from tui.command import options
 from tui.command.output import complain, write
 from tuner.demo import demo_model_path
-from tuner.errors import ExitCode, FileError, KvchatError, UsageError
+from tuner.errors import ExitCode, KvchatError, UsageError
 from tuner.gguf.header import read_header
 from tuner.model.model import describe
 from tuner.planning import Plan
 from tuner.report import error_json, overview_text, report_json, report_text
-from tuner.safe_text import cut, utf8
-from tuner.tuning import Tuning
+from tuner.safe_text import utf8
+from tuner.tuning import Tuning, file_to_blame
 from tuner.units import parse_size
 from tuner.wishes import LaunchRequest
 
@@ -85,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
         return _explain(requests, as_json=args.json, verify=args.verify)
     if len(requests) > 1:
         raise UsageError("a chat takes one model; several go with --explain.")
-    with _file_to_blame(paths[0]):
+    with file_to_blame(paths[0]):
         model = describe(read_header(paths[0]))  # a bad file is told before anything else
     request = replace(requests[0], model=model)
     prompt = _prompt(args)
@@ -144,12 +143,12 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
     rows: list[tuple[str, Plan | KvchatError]] = []
     for request in requests:
         try:
-            with _file_to_blame(request.path):
+            with file_to_blame(request.path):
                 tuning = Tuning.of(request)
                 plan = tuning.plan()
             if verify:
                 plan = _verified(tuning, plan)
-            with _file_to_blame(request.path):
+            with file_to_blame(request.path):
                 told = json.dumps(report_json(plan), ensure_ascii=False) if as_json else ""
         except KvchatError as error:
             if len(requests) == 1 and not as_json:
@@ -177,23 +176,6 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
             if isinstance(result, KvchatError):
                 complain(str(result))
     return worst
-
-
-@contextlib.contextmanager
-def _file_to_blame(path: Path) -> Iterator[None]:
-    """Whatever goes wrong over a file's numbers is an error of that file, and no other's."""
-    try:
-        yield
-    except KvchatError:
-        raise
-    except Exception as error:
-        kind = type(error).__name__
-        raise FileError(
-            "malformed",
-            path,
-            f"{path} has numbers that make no model ({kind}: {cut(str(error))}); "
-            "download it again.",
-        ) from error
 
 
 def _verified(tuning: Tuning, plan: Plan) -> Plan:
