@@ -104,8 +104,9 @@ class Tuning:
 
     def plan(self) -> Plan:
         """The plan, or what worked before where that is still as good. Raises UsageError."""
-        fresh = make_plan(self.model, self.machine, self.wishes, solver=self.solver)
-        plan = self._remembered(fresh)
+        with file_to_blame(self.request.path):
+            fresh = make_plan(self.model, self.machine, self.wishes, solver=self.solver)
+            plan = self._remembered(fresh)
         if self._without_repacking:
             plan = _because(plan, self._without_repacking)
         return self._warned(plan)
