@@ -357,7 +357,7 @@ def test_a_damaged_file_opens_and_nothing_is_lost_in_silence(
     saver.close()
     assert not saver.problem
     told = bool(store.warning or said)
-    assert store.saved or told
+    assert store.saved or "newer kvchat" in (store.warning or "")
     if not told:  # bytes inside a text are anybody's guess, but each text is still there
         assert {key: len(path) for key, path in found.items()} == dict.fromkeys(texts, 12)
     store.close()

@@ -78,6 +78,8 @@ def is_busy(error: BaseException) -> bool:
 
 def may_be_damage(error: BaseException) -> bool:
     """Whether the file may be to blame for an error of SQLite's."""
+    if isinstance(error, UnicodeDecodeError):
+        return True
     return isinstance(error, sqlite3.Error) and _code(error) not in _NOT_NOW
 
 
@@ -107,7 +109,7 @@ def examine(db: sqlite3.Connection, seconds: float = CHECK_SECONDS) -> Health:
 def _passes(db: sqlite3.Connection, check: str) -> bool:
     try:
         found = db.execute(check).fetchone()
-    except sqlite3.Error as error:
+    except schema.ERRORS as error:
         absent = "no such table" in str(error) or "no such module" in str(error)
         return absent or not may_be_damage(error)
     return found is None or found[0] == "ok"
@@ -221,7 +223,7 @@ class _Rows:
         try:
             db.execute(f"{self._query} LIMIT 0", (0,)).fetchone()
             self.whole = self._there = True
-        except sqlite3.Error:
+        except schema.ERRORS:
             self.whole = self._there = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -239,7 +241,7 @@ class _Rows:
                         seen.add(n)
                         yield dict(zip(names[1:], values[1:], strict=True))
                 return
-            except (sqlite3.Error, OverflowError):
+            except schema.ERRORS:
                 self.whole = False
                 failures += 1
                 at += step

@@ -72,7 +72,7 @@ class Database:
     def close(self) -> None:
         with self._lock:
             for db in (self._db, *self._left):
-                with suppress(sqlite3.Error):
+                with suppress(*schema.ERRORS):
                     db.close()
 
     # ------------------------------------------------------------ the door
@@ -149,7 +149,7 @@ class Database:
                 raise DamagedError
             self._fts = _renewed_index(db) if health is Health.INDEX else schema.make_index(db)
             if self._fts:
-                with suppress(sqlite3.Error), schema.transaction(db):
+                with suppress(*schema.ERRORS), schema.transaction(db):
                     _index_missing(db)  # until then a search reads them as they are
             db.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
         except BaseException:
@@ -180,7 +180,7 @@ class Database:
             elif health is Health.DAMAGED:
                 self._replace()
             return health is not Health.WHOLE
-        except (OSError, sqlite3.Error):
+        except (OSError, *schema.ERRORS):
             return False
 
     def _mend_index(self) -> None:
@@ -188,13 +188,13 @@ class Database:
             self._fts = _renewed_index(self._db)
             with schema.transaction(self._db):
                 _index_missing(self._db)
-        except sqlite3.Error:  # it cannot even be taken away
+        except schema.ERRORS:  # it cannot even be taken away
             self._replace()
 
     def _replace(self) -> None:
         """Sets the file aside, unless another kvchat did so, and copies over what can be read."""
         self._ready = False
-        with suppress(sqlite3.Error):
+        with suppress(*schema.ERRORS):
             self._db.close()  # SQLite would find the companions of another file by the old name
         if self._file not in (None, _identity(self.path)):
             self._connect(BUSY_SECONDS)
@@ -212,7 +212,7 @@ class Database:
             if self._fts:
                 with schema.transaction(self._db):
                     _index_missing(self._db)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, *schema.ERRORS) as error:
             saved = f"it could not be read ({error})"
         self._warn(
             f"The file of saved conversations was damaged; it is kept as {aside}, and a new one "

@@ -59,6 +59,10 @@ _INDEX = (
 _CONVERSATION_COLUMNS = ("id", "title", "renamed", "created", "updated", "system_prompt", "head")
 
 
+# Python decodes what SQLite says, which may quote the bytes of a damaged schema.
+ERRORS = (sqlite3.Error, UnicodeDecodeError, OverflowError)
+
+
 class NewerError(Exception):
     """The file was written by a newer kvchat."""
 
@@ -71,7 +75,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
         yield
         db.execute("COMMIT")
     except BaseException:
-        with suppress(sqlite3.Error):  # SQLite itself takes some failures back
+        with suppress(*ERRORS):  # SQLite itself takes some failures back
             db.execute("ROLLBACK")
         raise
 
