@@ -41,10 +41,10 @@ MAX_SEARCHES = 6
 
 # What searches may take, in steps of replayed tapes (`Work`, about a microsecond each). Nearly all
 # end long before; what ends the others is that they have found something.
-MOST_WORK = 500_000  # for one answer, after which a search is content with what it has found
-MORE_WORK = 250_000  # of all searches for one kind of what a plan offers beside the choice
+MOST_WORK = 1_000_000  # for one answer, after which a search is content with what it has found
+MORE_WORK = 1_000_000  # of all searches for one kind of what a plan offers beside the choice
 
-ALL_WORK = 1_500_000  # of one plan; what is still to be known then is guessed generously
+ALL_WORK = 3_000_000  # of one plan; what is still to be known then is guessed generously
 _LOOKING = 30  # what it takes to look at a placement with a choice of cache types
 # Placements that a search starts from; of the few models with so many layers of experts that there
 # would be more (over 127 layers), every second or third number of them in RAM is looked at.
