@@ -443,7 +443,7 @@ def answers_alive() -> int:
 async def test_many_turns_keep_few_widgets(store: Conversations) -> None:
     """What is far from view is let go while one goes on asking, too, and collected when there is
     time; scrolling back shows all of it."""
-    turns = 50
+    turns = 36
     running = FakeRunning([[f"## Answer {n}\n\n- one\n- two\n"] for n in range(turns)])
     app = make_app(running, store)
     async with app.run_test(size=SIZE) as pilot:
