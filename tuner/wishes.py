@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Wishes:
     def of_settings(cls, settings: Settings) -> Wishes:
         """Wishes that fix all that a wish can fix of these settings; an empty split, which says
         nothing, stays open."""
-        names = {f.name for f in fields(cls)}.intersection(FIELDS)
+        names = _shared(cls)  # type: ignore[arg-type]  # mypy: a class is hashable
         values: dict[str, Any] = {name: getattr(settings, name) for name in names}
         values["tensor_split"] = settings.tensor_split or None
         return cls(**values)
@@ -41,9 +42,9 @@ class Wishes:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that are fixed, by name."""
-        names = {f.name for f in fields(self)}.intersection(FIELDS)
-        values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value is not None}
+        names = _shared(type(self))  # type: ignore[arg-type]  # mypy: a class is hashable
+        values = ((name, getattr(self, name)) for name in names)
+        return {name: value for name, value in values if value is not None}
 
     def without(self, *names: str) -> Wishes:
         """The same wishes, those that are named given up."""
@@ -77,6 +78,12 @@ class Wishes:
             self.type_v,
             self.n_gpu_layers,
         )
+
+
+@cache
+def _shared(wishes: type[Wishes]) -> tuple[str, ...]:
+    """The fields that are settings too. Kept, since a search asks at every placement."""
+    return tuple(f.name for f in fields(wishes) if f.name in FIELDS)
 
 
 FIXABLE = tuple(f.name for f in fields(Wishes) if f.default is None)  # names of what a user may fix
