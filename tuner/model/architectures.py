@@ -38,6 +38,16 @@ _FFN_ATTENTION: Order = ("ffn", "attention", "input")
 _ATTENTION_FFN: Order = ("attention", "ffn", "input")
 _STATED = GraphTraits(expert_weights="stated")
 
+_NEMOTRON_H = Architecture(
+    "nemotron_h",
+    memory="hybrid",
+    reads=_SSM,
+    one_part=True,
+    mtp_cached=True,
+    scaled_experts=True,
+    graph=GraphTraits(logit_rows="after_norm", rope="none", expert_weights="stated"),
+)
+
 # a cache of keys and values in every layer
 _CACHE = (
     Architecture(
@@ -367,24 +377,8 @@ _HYBRID = (
         matrix_state=True,
         graph=GraphTraits(builder="lightning"),
     ),
-    Architecture(
-        "nemotron_h",
-        memory="hybrid",
-        reads=_SSM,
-        one_part=True,
-        mtp_cached=True,
-        scaled_experts=True,
-        graph=GraphTraits(logit_rows="after_norm", rope="none", expert_weights="stated"),
-    ),
-    Architecture(
-        "nemotron_h_moe",
-        memory="hybrid",
-        reads=_SSM,
-        one_part=True,
-        mtp_cached=True,
-        scaled_experts=True,
-        graph=GraphTraits(logit_rows="after_norm", rope="none", expert_weights="stated"),
-    ),
+    _NEMOTRON_H,
+    replace(_NEMOTRON_H, name="nemotron_h_moe"),
     Architecture(
         "plamo2",
         memory="hybrid",
