@@ -578,3 +578,17 @@ def test_a_count_of_tensors_means_nothing_in_a_whole_model(tmp_path: Path) -> No
     """llama.cpp reads it only beside a split.count above 1."""
     path = write_gguf(tmp_path / "m.gguf", {"split.tensors.count": "many"}, [Tensor("a", (8,))])
     assert len(read_header(path).tensors) == 1
+
+
+def test_the_types_of_values_are_kept(tmp_path: Path) -> None:
+    metadata = {
+        "a": Typed(1, UINT64),
+        "b": "text",
+        "c": ["x", "y"],
+        "d": Typed([1.0], ARRAY, FLOAT32),
+        "e": True,
+        "f": 2,
+    }
+    header = read_header(write_gguf(tmp_path / "m.gguf", metadata))
+    expected = {"a": "u64", "b": "str", "c": "arr[str]", "d": "arr[f32]", "e": "bool", "f": "u32"}
+    assert header.value_types == expected

@@ -215,7 +215,7 @@ _anything = st.one_of(
 def test_whatever_a_key_says_a_number_is_within_its_limits(key: str, value: Any) -> None:
     """Or there is none, and an error of the file says so."""
     metadata = {} if value is None else {f"llama.{key}": value}
-    keys = Keys(Header(Path("m.gguf"), 3, metadata, (), (0,), (0,)), "llama")
+    keys = Keys(Header(Path("m.gguf"), 3, metadata, {}, (), (0,), (0,)), "llama")
     least, most = limit(key)
     found = [*_numbers(lambda: (keys.integer(key, 1),)), keys.optional(key, 1)]
     found += _numbers(lambda: keys.array(key) or ())

@@ -19,7 +19,7 @@ LONG = SkippedArray(BOOL, 70_000)
 
 def keys(**values: Any) -> Keys:
     metadata = {f"llama.{name}": value for name, value in values.items()}
-    header = Header(Path("m.gguf"), 3, {**metadata, "other.a": 9}, (), (0,), (0,))
+    header = Header(Path("m.gguf"), 3, {**metadata, "other.a": 9}, {}, (), (0,), (0,))
     return Keys(header, "llama")
 
 

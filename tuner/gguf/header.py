@@ -31,6 +31,7 @@ class Header:
     path: Path  # the file that was asked for (of a split model, the first part)
     version: int
     metadata: Mapping[str, Value | SkippedArray]
+    value_types: Mapping[str, str]  # of each key: "u32", of an array "arr[str]"
     tensors: tuple[TensorInfo, ...]
     file_sizes: tuple[int, ...]  # bytes, one per part
     data_offsets: tuple[int, ...]  # where each part's tensor data starts
@@ -144,6 +145,7 @@ def _join(parts: list[Part]) -> Header:
         path=first.path,
         version=first.version,
         metadata=first.metadata,
+        value_types=first.value_types,
         tensors=tuple(tensors),
         file_sizes=tuple(part.size for part in parts),
         data_offsets=tuple(part.data_offset for part in parts),

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from tuner.errors import FileError
 from tuner.gguf import package_names
-from tuner.gguf.types import GGML_TYPES
+from tuner.gguf.types import GGML_TYPES, VALUE_TYPES
 from tuner.safe_text import quoted
 from tuner.units import padded
 
@@ -54,6 +54,7 @@ class Part:
     size: int
     version: int
     metadata: Mapping[str, Value | SkippedArray]
+    value_types: Mapping[str, str]  # of each key: "u32", of an array "arr[str]"
     tensors: tuple[TensorInfo, ...]
     data_offset: int
 
@@ -159,6 +160,7 @@ class _Cursor:
     elements: int = 0  # of arrays that were kept
     stepped: int = 0  # strings in arrays
     metadata: dict[str, Value | SkippedArray] = field(default_factory=dict)
+    value_types: dict[str, str] = field(default_factory=dict)
 
     def read(self) -> Part:
         self.fill(min(24, self.size))
@@ -180,11 +182,21 @@ class _Cursor:
                 self.malformed(f"it has {n:,} {what}, more than {most:,}", at)
         tensors = self.tensor_table(n_tensors)
         if not tensors:
-            return Part(self.path, self.size, version, self.metadata, (), self.pos)
+            return Part(
+                self.path, self.size, version, self.metadata, self.value_types, (), self.pos
+            )
         alignment = self.alignment()
         data_offset = padded(self.pos, alignment)
         self._check_places(tensors, data_offset, alignment)
-        return Part(self.path, self.size, version, self.metadata, tuple(tensors), data_offset)
+        return Part(
+            self.path,
+            self.size,
+            version,
+            self.metadata,
+            self.value_types,
+            tuple(tensors),
+            data_offset,
+        )
 
     # ------------------------------------------------ pieces
 
@@ -256,6 +268,8 @@ class _Cursor:
         if key == "general.alignment" and kind != _UINT32:
             self.malformed(f"general.alignment has type {kind}", self.pos - 4)
         self.metadata[key] = self.value(key, kind)
+        if kind != _ARRAY:
+            self.value_types[key] = VALUE_TYPES[kind]
 
     def value(self, key: str, kind: int) -> Value | SkippedArray:
         if kind == _ARRAY:
@@ -281,6 +295,7 @@ class _Cursor:
         kind = self.scalar(_U32)
         at = self.pos
         n = self.length(f"the array {quoted(key)}")
+        self.value_types[key] = f"arr[{VALUE_TYPES[kind]}]" if kind < len(VALUE_TYPES) else ""
         if kind == _STRING:
             self.step_over_strings(key, n, at)
             return SkippedArray(kind, n)

@@ -1,4 +1,4 @@
-"""The numbers by which a file names types: of a tensor's elements, and of a whole file's mix.
+"""The numbers by which a file names types: of values, of a tensor's elements, of a whole mix.
 
 The same tables as in the gguf package (`GGML_QUANT_SIZES`, `LlamaFileType`), written down here
 because importing it brings numpy and costs 0.3 s, ten times what reading a header takes. The tests
@@ -18,6 +18,11 @@ class GgmlType(NamedTuple):
     block: int
     block_bytes: int
 
+
+# of a metadata value, by its number: `enum gguf_type` (ggml/include/gguf.h)
+VALUE_TYPES = (
+    "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "arr", "u64", "i64", "f64",
+)  # fmt: skip
 
 GGML_TYPES: dict[int, GgmlType] = {
     0: GgmlType("f32", 1, 4),
