@@ -31,10 +31,12 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `role` is "system", "user" or "assistant"."""
+    """One turn of a conversation; `role` is "system", "user" or "assistant". `reasoning`: what an
+    assistant thought before it said `content`, for templates that show it again."""
 
     role: str
     content: str
+    reasoning: str = ""
 
 
 # ---------------------------------------------------------------- requests
