@@ -98,7 +98,7 @@ def serve_bare_loop(path: str, threads: int, tokens: int) -> None:
     context = lib.llama_init_from_model(model, params)
     vocab = lib.llama_model_get_vocab(model)
     template = lib.llama_model_chat_template(model, None)
-    chat = ChatTemplate(template and template.decode(), "", "")
+    chat = ChatTemplate(template and template.decode(), {})
     text = chat.render(PROMPT).text.encode()
     chat.close()
     prompt = (lib.llama_token * (len(text) + 8))()

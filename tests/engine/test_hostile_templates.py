@@ -58,7 +58,7 @@ def test_hostile_template(seed: int) -> None:
     _, template = hostile(seed)
     began = time.monotonic()
     with memory_watched():
-        chat = ChatTemplate(template, "<s>", "</s>")
+        chat = ChatTemplate(template, {"bos_token": "<s>", "eos_token": "</s>"})
         for text in ("hello", TRIGGER):
             assert text in chat.render([Message("user", text)]).text
     chat.close()
@@ -73,7 +73,7 @@ def test_a_template_that_loops_on_some_texts_only() -> None:
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
         "{% endif %}{% endfor %}"
     )
-    chat = ChatTemplate(looping, "", "")
+    chat = ChatTemplate(looping, {})
     assert not chat.warnings
     assert chat.render([Message("user", "one")]).text == "[user]one"
     assert "<|im_start|>user\nloop" in chat.render([Message("user", "loop")]).text
@@ -92,7 +92,7 @@ def test_a_stop_is_heard_while_a_template_runs(monkeypatch: pytest.MonkeyPatch) 
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
     )
     stop = threading.Event()
-    chat = ChatTemplate(template, "", "", stop.is_set)
+    chat = ChatTemplate(template, {}, stop.is_set)
     threading.Timer(0.3, stop.set).start()
     began = time.monotonic()
     with pytest.raises(TemplateStoppedError):
@@ -107,7 +107,7 @@ def test_a_stop_is_heard_while_a_template_runs(monkeypatch: pytest.MonkeyPatch) 
 def test_a_template_s_process_that_is_killed_comes_back() -> None:
     """By whomever: the template was not to blame, unless it happens again at once."""
     others = set(psutil.Process().children())
-    chat = ChatTemplate("{% for m in messages %}<{{ m.content }}>{% endfor %}", "", "")
+    chat = ChatTemplate("{% for m in messages %}<{{ m.content }}>{% endfor %}", {})
     for text in ("one", "two"):
         assert chat.render([Message("user", text)]).text == f"<{text}>"
         (child,) = set(psutil.Process().children()) - others
@@ -115,19 +115,19 @@ def test_a_template_s_process_that_is_killed_comes_back() -> None:
         child.wait()
     assert chat.render([Message("user", "three")]).text == "<three>"
     chat.close()
-    dies = ChatTemplate("{{ messages[0].content }}" + "{{ " + "(" * 100_000 + " }}", "", "")
+    dies = ChatTemplate("{{ messages[0].content }}" + "{{ " + "(" * 100_000 + " }}", {})
     assert dies.source == "chatml"
 
 
 def test_a_template_that_is_too_long_is_not_even_read() -> None:
     with pytest.raises(BudgetError, match="it has 1,048,577 characters"):
-        template_process.TemplateProcess("x" * (2**20 + 1), {}, lambda: False)
+        template_process.TemplateProcess("x" * (2**20 + 1), lambda: False)
 
 
 def test_a_long_conversation_is_no_attack() -> None:
     """A hundred thousand words in a thousand turns go through a template as they are."""
     turns = [Message(r, "word " * 100) for _ in range(500) for r in ("user", "assistant")]
-    chat = ChatTemplate("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}", "", "")
+    chat = ChatTemplate("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}", {})
     assert chat.render(turns).text.count("word ") == 100_000
     assert chat.source == "file"
     chat.close()

@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from tuner.engine.answer import AnswerText
 from tuner.engine.log_lines import failure_reason, parse_buffers
 from tuner.engine.protocol import Message
-from tuner.engine.templates import (
-    BAD_TEMPLATE,
-    CHATML_STOPS,
-    NO_TEMPLATE,
-    ChatTemplate,
-    fold_system,
-    merge_turns,
-)
+from tuner.engine.template_ways import fold_system, merge_turns
+from tuner.engine.templates import BAD_TEMPLATE, CHATML_STOPS, NO_TEMPLATE, ChatTemplate
 from tuner.memory.footprint import Buffer
 
 SYSTEM, USER = Message("system", "Be brief."), Message("user", "Hi?")
@@ -36,7 +30,7 @@ DEAF = "{% for m in messages if m.role != 'system' %}[{{ m.role }}]{{ m.content 
 
 @cache  # each is a process
 def chat(template: str | None) -> ChatTemplate:
-    return ChatTemplate(template, "<s>", "</s>")
+    return ChatTemplate(template, {"bos_token": "<s>", "eos_token": "</s>"})
 
 
 def test_own_template() -> None:

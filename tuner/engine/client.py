@@ -27,7 +27,9 @@ from tuner.engine.protocol import (
     Loaded,
     Message,
     Progress,
+    Prompt,
     Request,
+    ShowPrompt,
     Stop,
     TokenCount,
 )
@@ -39,7 +41,12 @@ EXTRA_BUFTS_WARNING = (
     "without repacked weights; kvchat --forget-machine lets them be tried again"
 )
 
-_ENDS = {Load: Loaded | DryRunDone, Generate: Done, CountTokens: TokenCount}
+_ENDS = {
+    Load: Loaded | DryRunDone,
+    ShowPrompt: Prompt,
+    Generate: Done,
+    CountTokens: TokenCount,
+}
 _NOTED = 20  # answers to nothing that are worth a line in the log
 
 
@@ -147,10 +154,17 @@ class EngineClient:
             if isinstance(event, AnswerEvent):
                 yield event
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
+    def show_prompt(self, request: ShowPrompt) -> Prompt:
+        """What a model would be sent, told by the header alone. Raises EngineError."""
+        for event in self._run(request):
+            if isinstance(event, Prompt):
+                return event
+        raise EngineError("decode_failed", "the engine did not show the prompt")
+
+    def count_tokens(self, messages: Sequence[Message], think: str = "") -> int:
         """Tokens of a conversation as the model would be given it. Waits for a generation
         that runs. Raises EngineError."""
-        for event in self._run(CountTokens(tuple(messages))):
+        for event in self._run(CountTokens(tuple(messages), think)):
             if isinstance(event, TokenCount):
                 return event.n_tokens
         raise EngineError("decode_failed", "the engine gave no answer to a token count")
@@ -296,7 +310,7 @@ class EngineClient:
 
     def _ready_worker(self, request: Request) -> WorkerProcess:
         """The running process, or for a load a new one where that is needed."""
-        loading = isinstance(request, Load)
+        loading = isinstance(request, Load | ShowPrompt)
         self._doing = ""
         with self._state:
             worker = self._worker if self.alive else None
@@ -308,9 +322,9 @@ class EngineClient:
             if worker is None:
                 raise EngineError("not_loaded", self._died or "no model is loaded")
             return worker
-        assert isinstance(request, Load)
         # RPC devices stay registered for the life of a process.
-        if worker is not None and request.rpc_servers != self._rpc_servers:
+        servers = request.rpc_servers if isinstance(request, Load) else self._rpc_servers
+        if worker is not None and servers != self._rpc_servers:
             worker.quit()
             worker = None
         if worker is None:
@@ -324,8 +338,8 @@ class EngineClient:
                 raise EngineCancelled("the engine was closed")
             self._worker = worker
             self._died = None
-            self._rpc_servers = request.rpc_servers
-            if not request.dry:
+            self._rpc_servers = servers
+            if isinstance(request, Load) and not request.dry:
                 self._extra_bufts = request.settings.use_extra_bufts
         return worker
 

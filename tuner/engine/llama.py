@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import llama_cpp
 
@@ -18,6 +18,7 @@ from tuner.engine.libraries import GgmlLibraries
 from tuner.engine.log_lines import failure_reason, parse_buffers
 from tuner.engine.probe import engine_folder
 from tuner.engine.protocol import Sampling
+from tuner.engine.special_tokens import ends_by_text, stated
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer
 from tuner.model.tensors import EXPERT_TENSORS
@@ -106,11 +107,13 @@ class NativeModel:
         log: LogTap,
         *,
         dry: bool = False,
+        vocab_only: bool = False,
         progress: Callable[[float], bool] | None = None,
         left_out: Collection[str] = (),
     ):
         """`progress` gets 0.0 to 1.0 and returns False to cancel; devices named in `left_out` are
-        not touched. Raises LlamaError."""
+        not touched. `vocab_only`: the header alone is read, it can tokenize and nothing else.
+        Raises LlamaError."""
         params = llama_cpp.llama_model_default_params()
         # A machine with a visible GPU keeps using it at 0 layers (output, long prompts): that
         # is the engine's own way and what the footprint counts.
@@ -127,6 +130,7 @@ class NativeModel:
             devices = libraries.offload_devices(left_out)
             listed = (ctypes.c_void_p * (len(devices) + 1))(*devices, None)
             params.devices = ctypes.cast(listed, ctypes.c_void_p)
+        params.vocab_only = vocab_only
         if dry:
             params.no_alloc = True
             params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE  # any other aborts with no_alloc
@@ -145,10 +149,13 @@ class NativeModel:
         self.n_layer: int = llama_cpp.llama_model_n_layer(model)
         self.n_params: int = llama_cpp.llama_model_n_params(model)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
-        self.bos: int = llama_cpp.llama_vocab_bos(self._vocab)
-        self.eos: int = llama_cpp.llama_vocab_eos(self._vocab)
+        kind = llama_cpp.llama_vocab_type(self._vocab)
+        self.sentencepiece: bool = kind == llama_cpp.LLAMA_VOCAB_TYPE_SPM
+        self.special: Mapping[str, int] = stated(self)
+        self.bos: int = self.special.get("bos_token", -1)
+        self._assumed_eos = self._eos_by_default()
         self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
-        self.has_tokens: bool = llama_cpp.llama_vocab_type(self._vocab) != _NO_VOCABULARY
+        self.has_tokens: bool = kind != _NO_VOCABULARY
         self.has_encoder: bool = llama_cpp.llama_model_has_encoder(model)
         self.keeps_a_state: bool = llama_cpp.llama_model_is_recurrent(
             model
@@ -159,11 +166,24 @@ class NativeModel:
             llama_cpp.llama_model_free(self.handle)
             self.handle = None
 
-    @property
-    def chat_template(self) -> str | None:
-        """The file's own Jinja template."""
-        found = llama_cpp.llama_model_chat_template(self.handle, None)
-        return found.decode("utf-8", "replace") if found else None
+    def metadata(self, key: str) -> str | None:
+        """A value of the file as text, arrays apart; None where it has no such key."""
+        name = key.encode()
+        size: int = llama_cpp.llama_model_meta_val_str(self.handle, name, None, 0)
+        if size < 0:
+            return None
+        buffer = ctypes.create_string_buffer(size + 1)
+        llama_cpp.llama_model_meta_val_str(self.handle, name, buffer, len(buffer))
+        return buffer.raw[:size].decode("utf-8", "replace")
+
+    def metadata_keys(self) -> list[str]:
+        """All keys of the file whose values are no arrays."""
+        found = []
+        buffer = ctypes.create_string_buffer(1 << 16)  # longer than the format allows
+        for index in range(llama_cpp.llama_model_meta_count(self.handle)):
+            llama_cpp.llama_model_meta_key_by_index(self.handle, index, buffer, len(buffer))
+            found.append(buffer.value.decode("utf-8", "replace"))
+        return found
 
     def token_text(self, token: int) -> str:
         """How the vocabulary writes a token; "" for none (-1)."""
@@ -172,9 +192,21 @@ class NativeModel:
         text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token) or b""
         return text.decode("utf-8", "replace")
 
+    def is_control(self, token: int) -> bool:
+        """Whether a token is one of the format's, not of the text."""
+        return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
+
     def is_end(self, token: int) -> bool:
         """Whether a token ends a generation."""
-        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+        return token != self._assumed_eos and bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    def _eos_by_default(self) -> int:
+        """The token that llama.cpp takes for an EOS though neither the file nor its text says
+        so; -1 for none."""
+        eos: int = llama_cpp.llama_vocab_eos(self._vocab)
+        if eos == self.special.get("eos_token") or ends_by_text(self.token_text(eos)):
+            return -1
+        return eos
 
     def tokenize(self, text: str) -> list[int]:
         """Tokens of a text, its special tokens understood, none added."""

@@ -19,6 +19,7 @@ from tuner.engine.llama import (
     Sampler,
 )
 from tuner.engine.prefix_cache import PrefixCache
+from tuner.engine.prompts import Prompts
 from tuner.engine.protocol import (
     Done,
     Generate,
@@ -31,7 +32,7 @@ from tuner.engine.protocol import (
     Text,
 )
 from tuner.engine.template_process import TemplateStoppedError
-from tuner.engine.templates import ChatTemplate, Rendered
+from tuner.engine.templates import Rendered
 from tuner.engine.voice import Voice
 
 _FLUSH_SECONDS = 0.03
@@ -63,34 +64,34 @@ class LoadedModel:
             except BaseException:
                 self._model.close()
                 raise
+            self._prompts = self._make_prompts(request)
             model = self._model
-            self._template = self._chat_template(model)
-            self._told = self._template.warnings
             self._cache = PrefixCache(self._context, model.n_window, model.keeps_a_state)
             self._chunk = self._prompt_chunk(request)
             self.loaded = Loaded(
                 n_ctx=self._context.n_ctx,
                 buffers=log.buffers,
                 seconds=time.monotonic() - started,
-                chat_template=self._template.source,
-                warnings=self._template.warnings,
+                chat_template=self._prompts.template.source,
+                warnings=self._prompts.warnings,
                 use_extra_bufts=request.settings.use_extra_bufts,
+                think=self._prompts.template.thinking.offered,
+                usual_think=self._prompts.template.thinking.usual,
             )
 
-    def _chat_template(self, model: NativeModel) -> ChatTemplate:
-        bos, eos = model.token_text(model.bos), model.token_text(model.eos)
+    def _make_prompts(self, request: Load) -> Prompts:
         try:
             self._voice.doing("template")
-            return ChatTemplate(model.chat_template, bos, eos, lambda: self._abort)
+            return Prompts(self._model, request.chat_template, lambda: self._abort)
         except BaseException as error:
             self._context.close()
-            model.close()
+            self._model.close()
             if isinstance(error, TemplateStoppedError):
                 raise CancelledError from None
             raise
 
     def close(self) -> None:
-        self._template.close()
+        self._prompts.close()
         self._context.close()
         self._model.close()
 
@@ -164,21 +165,21 @@ class LoadedModel:
 
     # ------------------------------------------------------------ answering
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
+    def count_tokens(self, messages: Sequence[Message], think: str = "") -> int:
         """Tokens of a conversation with the opening of the next answer."""
+        self._voice.doing("template")
         try:
-            return len(self._tokens(self._render(messages).text))
+            return len(self._prompts.prompt(messages, think=think).tokens)
         except TemplateStoppedError:
             raise LlamaError("decode_failed", "the count was stopped") from None
 
     def generate(self, request: Generate) -> Done:
         """Emits PromptProgress and Text; returns the final event. Raises LlamaError."""
         try:
-            rendered = self._render(request.messages, request.continue_last)
+            rendered, prompt = self._prompt(request)
         except TemplateStoppedError:
             return Done("stopped", 0, 0, 0, 0.0, 0.0, len(self._cache.tokens))
         self._voice.doing("prompt")
-        prompt = self._tokens(rendered.text)
         if len(prompt) >= self._context.n_ctx:
             raise LlamaError(
                 "context_full",
@@ -203,25 +204,18 @@ class LoadedModel:
             decode_seconds=time.monotonic() - read,
             n_ctx_used=len(self._cache.tokens),
             decode_cpu_seconds=time.process_time() - cpu,
+            chat_template=rendered.source,
         )
 
-    def _render(self, messages: Sequence[Message], continue_last: bool = False) -> Rendered:
-        """The prompt. A template that takes too much is told of, once."""
+    def _prompt(self, request: Generate) -> tuple[Rendered, list[int]]:
+        """The prompt as text and as tokens; what there is to say of it is told."""
         self._voice.doing("template")
-        rendered = self._template.render(messages, continue_last=continue_last)
-        if self._template.warnings != self._told:
-            self._told = self._template.warnings
-            for warning in self._told:
-                self._voice(Notice(warning))
-        return rendered
-
-    def _tokens(self, text: str) -> list[int]:
-        """With a BOS in front where the model wants one and the template wrote none."""
-        tokens = self._model.tokenize(text)
-        bos = self._model.bos
-        if self._model.adds_bos and bos >= 0 and tokens[:1] != [bos]:
-            tokens.insert(0, bos)
-        return tokens or [max(0, bos)]
+        prompt = self._prompts.prompt(
+            request.messages, continue_last=request.continue_last, think=request.think
+        )
+        for notice in self._prompts.news(prompt, request.think):
+            self._voice(Notice(notice))
+        return prompt.rendered, prompt.tokens
 
     def _read_prompt(self, prompt: Sequence[int], start: int) -> bool:
         """False where it was stopped; what is done by then stays in the cache."""

@@ -9,11 +9,12 @@ Everything that both sides must agree on is here.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 from tuner.json_values import from_json
 from tuner.memory.footprint import Buffer
+from tuner.model.chat_templates import TemplateChoice
 from tuner.settings import Settings
 
 
@@ -54,6 +55,17 @@ class Load:
     left_out: tuple[str, ...] = ()  # the engine's names of devices not to be used
     dry: bool = False
     fingerprint: str = ""  # of the model that was planned for; "": any
+    chat_template: TemplateChoice = field(default_factory=TemplateChoice)
+
+
+@dataclass(frozen=True, slots=True)
+class ShowPrompt:
+    """What a model would be sent; its weights are not read. A model that is loaded stays so."""
+
+    path: str
+    messages: tuple[Message, ...]
+    think: str = ""
+    chat_template: TemplateChoice = field(default_factory=TemplateChoice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +73,13 @@ class Generate:
     messages: tuple[Message, ...]
     sampling: Sampling
     continue_last: bool = False  # the last message is an assistant's, to be continued
+    think: str = ""  # a level of `thinking.LEVELS`; "": what the template does by itself
 
 
 @dataclass(frozen=True, slots=True)
 class CountTokens:
     messages: tuple[Message, ...]
+    think: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +92,7 @@ class Quit:
     pass
 
 
-Request = Load | Generate | CountTokens | Stop | Quit
+Request = Load | ShowPrompt | Generate | CountTokens | Stop | Quit
 
 # ---------------------------------------------------------------- events
 
@@ -109,6 +123,8 @@ class Loaded:
     warnings: tuple[str, ...] = ()
     use_extra_bufts: bool = True  # False where the machine cannot run them: worth remembering,
     extra_bufts_died_by: str = ""  # with the signal that it died by
+    think: tuple[str, ...] = ()  # the levels of thinking that the template offers
+    usual_think: str = ""  # the one that it has by itself, "" where it is none of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +170,26 @@ class Done:
     decode_seconds: float
     n_ctx_used: int  # tokens in the cache now
     decode_cpu_seconds: float = 0.0  # of all threads while it decoded; 0: not known
+    chat_template: str = "file"  # | "chatml": the format of this prompt
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
     n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Final event of `ShowPrompt`."""
+
+    text: str
+    tokens: tuple[int, ...]  # with the BOS that the model wants in front
+    pieces: tuple[str, ...]  # the text of each
+    chat_template: str  # "file" | "chatml"
+    stops: tuple[str, ...] = ()  # texts that end an answer beside the model's own end tokens
+    think: tuple[str, ...] = ()  # as in `Loaded`
+    usual_think: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +206,7 @@ class Cancelled:
 
 
 AnswerEvent = PromptProgress | Notice | Text | Done  # of `Generate`
-Final = Loaded | DryRunDone | Done | TokenCount | Failed | Cancelled
+Final = Loaded | DryRunDone | Done | TokenCount | Prompt | Failed | Cancelled
 Event = Alive | Progress | PromptProgress | Notice | Text | Final
 
 

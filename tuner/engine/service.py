@@ -10,6 +10,7 @@ from tuner.engine.abort import AbortFlag
 from tuner.engine.llama import Context, LlamaError, LogTap, NativeModel
 from tuner.engine.loaded_model import CancelledError, LoadedModel
 from tuner.engine.planned_file import ChangedError, PlannedFile
+from tuner.engine.prompts import Prompts
 from tuner.engine.protocol import (
     Cancelled,
     CountTokens,
@@ -18,11 +19,15 @@ from tuner.engine.protocol import (
     Failed,
     Generate,
     Load,
+    Prompt,
     Request,
+    ShowPrompt,
     TokenCount,
 )
+from tuner.engine.template_process import TemplateStoppedError
 from tuner.engine.voice import Voice
 from tuner.memory.footprint import Buffer
+from tuner.settings import Settings
 
 
 class Service:
@@ -47,13 +52,17 @@ class Service:
                     return self._dry_run(request)
                 case Load():
                     return self._load(request)
+                case ShowPrompt():
+                    return self._show_prompt(request)
                 case Generate():
                     return self._loaded_model().generate(request)
                 case CountTokens():
-                    return TokenCount(self._loaded_model().count_tokens(request.messages))
+                    return TokenCount(
+                        self._loaded_model().count_tokens(request.messages, request.think)
+                    )
                 case _:
                     return Failed("refused", f"not a request: {type(request).__name__}")
-        except CancelledError:
+        except (CancelledError, TemplateStoppedError):
             return Cancelled()
         except LlamaError as error:
             return Failed(error.kind, str(error))
@@ -108,6 +117,23 @@ class Service:
         if self._abort:
             raise CancelledError
         return DryRunDone(buffers, time.monotonic() - started)
+
+    def _show_prompt(self, request: ShowPrompt) -> Prompt:
+        PlannedFile(request.path, "")
+        self._voice.doing("load")
+        with self._log.recording():
+            model = NativeModel(request.path, Settings(n_ctx=1), self._log, vocab_only=True)
+        try:
+            if not model.has_tokens:
+                raise LlamaError("refused", "this model cannot chat: it has no vocabulary")
+            self._voice.doing("template")
+            prompts = Prompts(model, request.chat_template, lambda: self._abort)
+            try:
+                return prompts.shown(request.messages, request.think)
+            finally:
+                prompts.close()
+        finally:
+            model.close()
 
     def _register(self, servers: tuple[str, ...]) -> None:
         for server in servers:

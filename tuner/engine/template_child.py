@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import IO, Any
 
@@ -16,6 +16,7 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
+from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tuner.engine.lifeline import end_with_parent
@@ -33,8 +34,32 @@ class _GenerationTag(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Empty(jinja2.ChainableUndefined):
+    """What a template reads and is not given, as an empty text: it can be joined to one, and has
+    every field and method."""
+
+    __slots__ = ()
+
+    def __add__(self, other: Any) -> Any:
+        return other
+
+    __radd__ = __add__
+
+    def __call__(self, *_: Any, **__: Any) -> _Empty:  # type: ignore[override]  # never raises
+        return self
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """What the sandbox refuses is refused, however lenient a rendering is otherwise."""
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> jinja2.Undefined:
+        problem = f"access to attribute {attribute!r} is unsafe"
+        return jinja2.Undefined(problem, obj=obj, name=attribute, exc=SecurityError)
+
+
 def main() -> None:
-    """Answers {} and {template, strings} with an empty text, {messages} with the prompt."""
+    """Answers {} and {template} with an empty text, a call (`template_process.Call`) with the
+    prompt."""
     end_with_parent()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing else that is printed is an answer
@@ -45,20 +70,17 @@ def main() -> None:
 def serve(questions: IO[bytes], answers: IO[bytes]) -> None:
     """One answer to each question."""
     _limit_memory()
-    template: Any = None
-    strings: dict[str, str] = {}
+    template = _Template("")
     for line in questions:
         _limit_time()
         try:
             question = json.loads(line)
             text = ""
             if "template" in question:
-                template, strings = _compiled(question["template"]), question["strings"]
+                template = _Template(question["template"])
             elif "messages" in question:
-                messages = question["messages"]
-                text = _rendered(template, messages, strings)
-                most = ROOM + SHARE * sum(len(m["content"]) for m in messages)
-                if len(text) > most:
+                text = template.render(**question)
+                if len(text) > ROOM + SHARE * len(line):
                     raise ValueError(f"its prompt has {len(text):,} characters")
             answer = {"text": text}
         except MemoryError:
@@ -96,40 +118,59 @@ def _in_a_line(error: Exception) -> str:
     return text.splitlines()[0][:120] if text.strip() else type(error).__name__
 
 
-def _compiled(source: str) -> jinja2.Template:
-    """The environment of Transformers' apply_chat_template, which templates are written for."""
-    environment = ImmutableSandboxedEnvironment(
-        loader=jinja2.BaseLoader(),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_GenerationTag, jinja2.ext.loopcontrols],
-    )
-    environment.filters["tojson"] = _tojson
-    return environment.from_string(source)
+class _Template:
+    """One template in the environment of Transformers' apply_chat_template, which templates are
+    written for (utils/chat_template_utils.py, _compile_jinja_template)."""
+
+    def __init__(self, source: str):
+        """Raises what Jinja finds wrong."""
+        self._source = source
+        self._compiled = {jinja2.Undefined: self._compile(jinja2.Undefined)}
+
+    def _compile(self, undefined: type[jinja2.Undefined]) -> jinja2.Template:
+        environment = _Environment(
+            loader=jinja2.BaseLoader(),
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=undefined,
+            extensions=[_GenerationTag, jinja2.ext.loopcontrols],
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        return environment.from_string(self._source)
+
+    def render(
+        self, messages: list[Any], variables: Mapping[str, Any], lenient: bool, now: float
+    ) -> str:
+        """The prompt of a `template_process.Call`. Raises whatever a template raises."""
+        kind: type[jinja2.Undefined] = _Empty if lenient else jinja2.Undefined
+        if kind not in self._compiled:
+            self._compiled[kind] = self._compile(kind)
+        moment = datetime.fromtimestamp(now)
+        return self._compiled[kind].render(
+            messages=messages,
+            add_generation_prompt=True,
+            strftime_now=moment.strftime,
+            **variables,
+        )
 
 
-def _rendered(
-    template: jinja2.Template, messages: Sequence[Mapping[str, str]], strings: Mapping[str, str]
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
 ) -> str:
-    """The prompt of messages with "role" and "content". Raises whatever a template raises."""
-    return template.render(
-        messages=messages,
-        add_generation_prompt=True,
-        tools=None,
-        functions=None,
-        raise_exception=_raise_exception,
-        strftime_now=_strftime_now,
-        **strings,
+    """Transformers' filter: Jinja's own one escapes HTML."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
     )
-
-
-def _tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
 def _raise_exception(message: str) -> None:
     raise ValueError(message)
-
-
-def _strftime_now(layout: str) -> str:
-    return datetime.now().strftime(layout)

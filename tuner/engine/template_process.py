@@ -14,11 +14,11 @@ import queue
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tuner.engine.lifeline import child_command
-from tuner.engine.protocol import Message
 from tuner.units import MIB
 
 # What no real template comes near: the longest have 30,000 characters, and a hundred messages take
@@ -49,27 +49,37 @@ class TemplateStoppedError(Exception):
     """`stopped` became true."""
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a template is called with; all of it as JSON has it."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    variables: Mapping[str, Any]
+    now: float  # seconds since the epoch: what strftime_now tells
+    lenient: bool = False  # what is not given counts as an empty text
+
+
 class TemplateProcess:
     """One template. The child is started at once, compiles when first asked, and is started again
     after a stop. Belongs to one thread, which must live as long as it."""
 
-    def __init__(self, template: str, strings: dict[str, str], stopped: Callable[[], object]):
-        """`strings`: variables of every rendering. `stopped`: looked at all the time. Raises
-        BudgetError for a template that is too long."""
+    def __init__(self, template: str, stopped: Callable[[], object]):
+        """`stopped`: looked at all the time. Raises BudgetError for a template that is too
+        long."""
         if len(template) > MAX_TEMPLATE:
             raise BudgetError(f"it has {len(template):,} characters, {MAX_TEMPLATE:,} are allowed")
-        self._program = {"template": template, "strings": strings}
+        self._program = {"template": template}
         self._stopped = stopped
         self._process: subprocess.Popen[bytes] | None = None
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, call: Call) -> str:
         """The prompt. Raises TemplateError, BudgetError, TemplateStoppedError."""
         try:
-            return self._rendered(messages)
+            return self._rendered(call)
         except _DiedError:  # perhaps of something else: one death teaches nothing
             pass
         try:
-            return self._rendered(messages)
+            return self._rendered(call)
         except _DiedError:
             raise BudgetError("its process died of it") from None
 
@@ -83,11 +93,10 @@ class TemplateProcess:
                 with contextlib.suppress(OSError, ValueError):
                     pipe.close()  # type: ignore[union-attr]
 
-    def _rendered(self, messages: Sequence[Message]) -> str:
+    def _rendered(self, call: Call) -> str:
         if self._process is None:
             self._start()
-        said = [{"role": m.role, "content": m.content} for m in messages]
-        return self._ask({"messages": said}, RENDER_SECONDS)
+        return self._ask(asdict(call), RENDER_SECONDS)
 
     def _start(self) -> None:
         try:

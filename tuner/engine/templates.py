@@ -4,11 +4,15 @@ way, and one that takes too much is not asked again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tuner.engine import template_process
 from tuner.engine.protocol import Message
-from tuner.engine.template_process import BudgetError, TemplateError, TemplateProcess
+from tuner.engine.template_process import BudgetError, Call, TemplateError, TemplateProcess
+from tuner.engine.template_ways import Failure, Way, choose, merge_turns, other_ways
+from tuner.engine.thinking import Thinking, Variables, discover
 
 CHATML_STOPS = ("<|im_end|>", "<|im_start|>")
 
@@ -17,8 +21,15 @@ NO_TEMPLATE = (
     "may ramble"
 )
 BAD_TEMPLATE = "the file's chat template does not work ({reason}), so ChatML is used"
-
-_MARK = "a system message to look for"
+FAILS_ON = (
+    "the file's chat template fails on {what} ({reason}): there ChatML is used, which the model "
+    "may not know"
+)
+LEAVES_OUT = "the file's chat template is incomplete: with {what}, {reason}"
+FELL_BACK = (
+    "the file's chat template rejects this conversation ({reason}): it was sent as ChatML, which "
+    "the model may not know"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,35 +38,38 @@ class Rendered:
 
     text: str
     stops: tuple[str, ...] = ()
+    source: str = "file"  # the format: "file" | "chatml"
+    notice: str = ""  # what the user should know of it
 
 
 class ChatTemplate:
-    """One model's template. `source` is "file" or "chatml"; `warnings` say why not the file's, and
-    may come to say it at any rendering."""
+    """One model's template. `source` is "file" or "chatml", `warnings` say why not the file's or
+    what it cannot say, `thinking` is what it lets one choose. All that is found out at the load;
+    a rendering that teaches otherwise says so."""
 
     def __init__(
         self,
         template: str | None,
-        bos: str,
-        eos: str,
+        tokens: Mapping[str, str],
         stopped: Callable[[], object] = lambda: False,
     ):
-        """Tries it out. `stopped`: looked at while a template runs; raises TemplateStoppedError,
-        then, as `render` does."""
+        """Tries it out. `tokens`: variables of every rendering, "bos_token" and its like.
+        `stopped`: looked at while a template runs; raises TemplateStoppedError, then, as `render`
+        does."""
         self._own: TemplateProcess | None = None
-        self._takes_system = True
+        self._tokens = tokens
+        self._now = time.time()
+        self._way = Way()
+        self.thinking = Thinking()
         self.warnings: tuple[str, ...] = ()
         if not template or not template.strip():
             self.warnings = (NO_TEMPLATE,)
             return
         try:
-            own = TemplateProcess(template, {"bos_token": bos, "eos_token": eos}, stopped)
-            self._own = own
-            if "hello" not in own.render((Message("user", "hello"),)):
-                raise TemplateError("it leaves out what the user says")
-            self._takes_system = self._shows_system(own)
+            self._own = TemplateProcess(template, stopped)
+            self._try_out(template)
         except (TemplateError, BudgetError) as error:
-            self._give_up(error)
+            self._give_up(str(error))
 
     @property
     def source(self) -> str:
@@ -65,82 +79,87 @@ class ChatTemplate:
         if self._own is not None:
             self._own.close()
 
-    def render(self, messages: Sequence[Message], *, continue_last: bool = False) -> Rendered:
+    def render(
+        self, messages: Sequence[Message], *, continue_last: bool = False, think: str = ""
+    ) -> Rendered:
         """The prompt of a conversation, ready for the assistant's next words.
 
         With `continue_last` the last message's text follows the opening of an answer and is
-        left open, exactly as it stood when the model was writing it."""
+        left open, exactly as it stood when the model was writing it. `think`: a level of
+        `thinking.LEVELS`, "" for what the template does by itself."""
         tail = ""
         if continue_last and messages and messages[-1].role == "assistant":
             tail = messages[-1].content
             messages = messages[:-1]
-        text = self._said_by_own(messages)
+        if not any(m.role == "assistant" for m in messages):
+            self._now = time.time()  # the date of a conversation is that of its beginning
+        text, notice = self._said_by_own(messages, self.thinking.variables(think))
         if text is not None:
             return Rendered(text + tail)
-        return Rendered(chatml(messages) + tail, CHATML_STOPS)
+        return Rendered(chatml(messages) + tail, CHATML_STOPS, "chatml", notice)
 
-    def _said_by_own(self, messages: Sequence[Message]) -> str | None:
-        """None where the file's template has no way to say it, or takes too much."""
-        if self._own is None:
-            return None
-        for attempt in self._ways_to_say(messages):
+    # ------------------------------------------------------------ trying it out
+
+    def _try_out(self, template: str) -> None:
+        """Finds the way to call it and what it offers. Raises as the template does."""
+        end = time.monotonic() + template_process.COMPILE_SECONDS
+        choice = choose(self._say, lambda: time.monotonic() > end)
+        if not choice.usable:
+            raise TemplateError(choice.failures[0].reason)
+        self._way = choice.way
+        self.warnings = tuple(map(_told, choice.failures[:1]))
+
+        def say(variables: Variables) -> str | None:
             try:
-                return self._own.render(attempt)
+                return self._say(self._way, (Message("user", "hello"),), variables)
             except TemplateError:
-                continue
-            except BudgetError as error:
-                self._give_up(error)
                 return None
-        return None
 
-    def _give_up(self, error: Exception) -> None:
+        self.thinking = discover(say, template)
+
+    def _say(
+        self, way: Way, messages: Sequence[Message], variables: Variables | None = None
+    ) -> str:
+        assert self._own is not None
+        call: Call = way.call(messages, {**self._tokens, **(variables or {})}, self._now)
+        return self._own.render(call)
+
+    # ------------------------------------------------------------ rendering
+
+    def _said_by_own(
+        self, messages: Sequence[Message], variables: Variables
+    ) -> tuple[str | None, str]:
+        """None where the file's template has no way to say it, with what to tell of that, or takes
+        too much, which `warnings` tell from then on."""
+        if self._own is None:
+            return None, ""
+        reason = ""
+        for turns in dict.fromkeys((tuple(messages), merge_turns(messages))):
+            for way in other_ways(self._way):
+                try:
+                    return self._say(way, turns, variables), ""
+                except TemplateError as error:
+                    reason = reason or str(error)
+                except BudgetError as error:
+                    self._give_up(str(error))
+                    return None, ""
+        return None, FELL_BACK.format(reason=reason)
+
+    def _give_up(self, reason: str) -> None:
         """ChatML from now on."""
         self.close()
         self._own = None
-        self.warnings = (BAD_TEMPLATE.format(reason=error),)
+        self.thinking = Thinking()
+        self.warnings = (BAD_TEMPLATE.format(reason=reason),)
 
-    def _ways_to_say(self, messages: Sequence[Message]) -> tuple[Sequence[Message], ...]:
-        """As it is, then without a system role, then with turns that strictly alternate."""
-        folded = fold_system(messages)
-        ways = (messages, folded, merge_turns(folded))
-        return ways if self._takes_system else ways[1:]
 
-    def _shows_system(self, template: TemplateProcess) -> bool:
-        """Some templates reject a system message, others drop it without a word."""
-        try:
-            return _MARK in template.render((Message("system", _MARK), Message("user", "hello")))
-        except TemplateError:
-            return False
+def _told(failure: Failure) -> str:
+    """What fails, and what is done about it."""
+    form = FAILS_ON if failure.rejected else LEAVES_OUT
+    return form.format(what=failure.what, reason=failure.reason)
 
 
 def chatml(messages: Sequence[Message]) -> str:
     """The form that stands in."""
     turns = "".join(f"<|im_start|>{m.role}\n{m.content}<|im_end|>\n" for m in messages)
     return f"{turns}<|im_start|>assistant\n"
-
-
-def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """System messages put in front of the first user turn."""
-    system = "\n\n".join(m.content for m in messages if m.role == "system")
-    rest = [m for m in messages if m.role != "system"]
-    if not system:
-        return tuple(rest)
-    for i, message in enumerate(rest):
-        if message.role == "user":
-            rest[i] = Message("user", f"{system}\n\n{message.content}")
-            return tuple(rest)
-    return (Message("user", system), *rest)
-
-
-def merge_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Neighbours of one role as one turn, and the first turn the user's: what templates that
-    insist on alternating roles accept."""
-    merged: list[Message] = []
-    for message in messages:
-        if merged and merged[-1].role == message.role:
-            merged[-1] = Message(message.role, f"{merged[-1].content}\n\n{message.content}")
-        else:
-            merged.append(message)
-    if merged and merged[0].role == "assistant":
-        merged.insert(0, Message("user", ""))
-    return tuple(merged)

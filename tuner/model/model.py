@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tuner.gguf import package_names
 from tuner.gguf.header import Header, SkippedArray, TensorInfo
 from tuner.gguf.types import FILE_TYPES, GGML_TYPES, GUESSED
 from tuner.model.chat_models import require_chat_model
+from tuner.model.chat_templates import TemplateChoice, chosen, named_templates
 from tuner.model.hparams import HParams
 from tuner.model.load_hparams import load_hparams
 from tuner.model.tensors import TensorGroups, group_tensors
@@ -38,7 +40,7 @@ class Model:
     moe_layers: tuple[int, ...]  # layers that have expert tensors
     size_bytes: int  # of all parts
     fingerprint: str  # 32 hex digits: same content, same fingerprint, wherever the file lies
-    chat_template: str | None
+    chat_templates: Mapping[str, str] = field(hash=False)  # by name (`chat_templates.py`)
     known: bool  # the architecture has a row of its own; else planned by the general one
     hparams: HParams
     tensors: TensorGroups
@@ -47,6 +49,11 @@ class Model:
     def n_items(self) -> int:
         """What n_gpu_layers can count: every layer, and the output."""
         return self.n_layer_all + 1
+
+    @property
+    def chat_template(self) -> str | None:
+        """The file's template for chat; None where it has none."""
+        return chosen(self.chat_templates, TemplateChoice())
 
 
 def describe(header: Header) -> Model:
@@ -59,7 +66,6 @@ def describe(header: Header) -> Model:
     architecture = require_chat_model(header)
     hparams = load_hparams(header, architecture)
     groups = group_tensors(header, hparams)
-    template = header.metadata.get("tokenizer.chat_template")
     name = header.metadata.get("general.name")
     return Model(
         path=header.path,
@@ -77,7 +83,7 @@ def describe(header: Header) -> Model:
         moe_layers=tuple(il for il, layer in enumerate(groups.layers) if layer.experts),
         size_bytes=sum(header.file_sizes),
         fingerprint=fingerprint(header),
-        chat_template=template if isinstance(template, str) else None,
+        chat_templates=named_templates(header.metadata),
         known=hparams.row.known,
         hparams=hparams,
         tensors=groups,

@@ -1,0 +1,89 @@
+"""What a model is sent: a conversation as text by its template, and as tokens of its vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tuner.engine import protocol
+from tuner.engine.llama import NativeModel
+from tuner.engine.protocol import Message
+from tuner.engine.special_tokens import KEYS
+from tuner.engine.templates import ChatTemplate, Rendered
+from tuner.engine.thinking import taken_as
+from tuner.model.chat_templates import CHATML, TemplateChoice, chosen, named_templates
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPrompt:
+    """A prompt as its model is sent it."""
+
+    rendered: Rendered
+    tokens: list[int]
+
+
+class Prompts:
+    """The prompts of one model, whose weights need not be loaded."""
+
+    def __init__(self, model: NativeModel, choice: TemplateChoice, stopped: Callable[[], object]):
+        """Tries the template out; see `ChatTemplate` for `stopped`."""
+        self._model = model
+        keys = model.metadata_keys()
+        named = named_templates({key: model.metadata(key) for key in keys if "template" in key})
+        tokens = {name: model.token_text(model.special.get(name, -1)) for name in KEYS}
+        self.template = ChatTemplate(chosen(named, choice), tokens, stopped)
+        # Whoever asked for ChatML need not hear of it.
+        self.warnings = () if choice.name == CHATML else self.template.warnings
+        self._told = self.template.warnings
+        self._levels_told: set[str] = set()
+
+    def close(self) -> None:
+        self.template.close()
+
+    def prompt(
+        self, messages: Sequence[Message], *, continue_last: bool = False, think: str = ""
+    ) -> TokenizedPrompt:
+        """Raises TemplateStoppedError."""
+        rendered = self.template.render(messages, continue_last=continue_last, think=think)
+        return TokenizedPrompt(rendered, self._tokens(rendered.text))
+
+    def news(self, prompt: TokenizedPrompt, think: str) -> list[str]:
+        """What the user should hear of a prompt: a change of format every time, all else once."""
+        news = [prompt.rendered.notice] if prompt.rendered.notice else []
+        if self.template.warnings != self._told:  # it took too much, and is not asked again
+            self._told = self.template.warnings
+            news += self._told
+        if think not in self._levels_told:
+            self._levels_told.add(think)
+            thinking = self.template.thinking
+            news += filter(None, (taken_as(think, thinking.offered, thinking.usual),))
+        return news
+
+    def shown(self, messages: Sequence[Message], think: str) -> protocol.Prompt:
+        """A prompt to be looked at. Raises TemplateStoppedError."""
+        prompt = self.prompt(messages, think=think)
+        thinking = self.template.thinking
+        return protocol.Prompt(
+            text=prompt.rendered.text,
+            tokens=tuple(prompt.tokens),
+            pieces=tuple(map(self._shown, prompt.tokens)),
+            chat_template=prompt.rendered.source,
+            stops=prompt.rendered.stops,
+            think=thinking.offered,
+            usual_think=thinking.usual,
+            warnings=(*self.warnings, *self.news(prompt, think)),
+        )
+
+    def _tokens(self, text: str) -> list[int]:
+        """With a BOS in front where the model wants one and the template wrote none."""
+        tokens = self._model.tokenize(text)
+        bos = self._model.bos
+        if self._model.adds_bos and bos >= 0 and tokens[:1] != [bos]:
+            tokens.insert(0, bos)
+        return tokens or [max(0, bos)]
+
+    def _shown(self, token: int) -> str:
+        """A token's text; of one that is no text, its name. Part of a character becomes U+FFFD."""
+        if self._model.is_control(token):
+            return self._model.token_text(token)
+        return self._model.piece(token).decode("utf-8", "replace")
