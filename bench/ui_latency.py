@@ -58,7 +58,11 @@ class Streaming(FakeRunning):
     rate = 100.0
 
     def generate(
-        self, messages: Sequence[Message], sampling: Sampling, continue_last: bool = False
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        continue_last: bool = False,
+        think: str = "",
     ) -> Iterator[Any]:
         self._stop.clear()
         text = PART * (4 * self.tokens // len(PART) + 1)

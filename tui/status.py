@@ -21,6 +21,7 @@ class Status:
     n_ctx_used: int | None = None
     vram: tuple[int, int] | None = None  # bytes used, total
     tokens_per_second: float | None = None
+    think: str = ""  # the level of thinking, where there is a choice
 
 
 def gauge(used: int, total: int, cells: int = GAUGE) -> str:
@@ -32,8 +33,8 @@ def gauge(used: int, total: int, cells: int = GAUGE) -> str:
 
 # The order in which parts give way as the width shrinks; each step takes the next shorter form.
 _STEPS = (
-    "settings", "context", "vram", "context", "model", "settings", "settings", "model", "vram",
-    "settings", "speed", "context", "model", "context",
+    "settings", "think", "context", "vram", "context", "model", "settings", "settings", "model",
+    "vram", "settings", "speed", "context", "model", "context",
 )  # fmt: skip
 
 
@@ -43,6 +44,7 @@ def compose(status: Status, width: int) -> str:
     forms = {
         "model": _names(status.model),
         "settings": _settings(status.settings),
+        "think": (f"thinking {status.think}", "") if status.think else ("",),
         "context": _context(status.n_ctx, status.n_ctx_used),
         "vram": _vram(status.vram),
         "speed": ("",)

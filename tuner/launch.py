@@ -175,6 +175,7 @@ class Running:
         self._launcher, self._tuning = launcher, tuning
         self._client = launcher.client
         self._settings = replace(plan.chosen.settings, n_ctx=loaded.n_ctx)
+        self._format = loaded.chat_template  # of the last prompt
 
     @property
     def model(self) -> Model:
@@ -200,8 +201,27 @@ class Running:
         """The fit report of this load, predicted against actual."""
         return report_text(self.plan, width=width, actual=self.actual)
 
+    @property
+    def think(self) -> str:
+        """The level of thinking that was asked for; "" where the template decides."""
+        return self._launcher.request.think
+
+    @property
+    def think_levels(self) -> tuple[str, ...]:
+        """The levels of thinking that the model's template offers."""
+        return self._loaded.think
+
+    @property
+    def usual_think(self) -> str:
+        """The level that the template has by itself; "" where it is none of these."""
+        return self._loaded.usual_think
+
     def status(self) -> str:
-        """The settings in a few words."""
+        """The settings in a few words, and first that ChatML stands in for the template."""
+        stands_in = "ChatML · " if self._format == "chatml" else ""
+        return stands_in + self._status()
+
+    def _status(self) -> str:
         s, items = self._settings, self.model.n_items
         cache = s.type_k if s.type_k == s.type_v else f"{s.type_k}/{s.type_v}"
         if not self.plan.machine.gpus:
@@ -219,18 +239,23 @@ class Running:
         return sum(used.values()), sum(g.total for g in self.plan.machine.gpus if g.id in used)
 
     def generate(
-        self, messages: Sequence[Message], sampling: Sampling, continue_last: bool = False
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        continue_last: bool = False,
+        think: str = "",
     ) -> Iterator[AnswerEvent]:
         """Streams an answer; the last item is `Done`. Raises EngineError."""
-        request = Generate(tuple(messages), sampling, continue_last)
+        request = Generate(tuple(messages), sampling, continue_last, think)
         for event in self._client.generate(request):
             if isinstance(event, Done):
+                self._format = event.chat_template
                 self._note_speed(event)
             yield event
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
+    def count_tokens(self, messages: Sequence[Message], think: str = "") -> int:
         """Tokens of a conversation as the model would be given it. Raises EngineError."""
-        return self._client.count_tokens(messages)
+        return self._client.count_tokens(messages, think)
 
     @property
     def still(self) -> float:

@@ -98,6 +98,7 @@ class Tuning:
             request.rpc_servers,
             unused,
             fingerprint=self.model.fingerprint,
+            chat_template=request.chat_template,
         )
 
     # ------------------------------------------------------------ planning

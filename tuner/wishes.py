@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import UsageError
+from tuner.model.chat_templates import TemplateChoice
 from tuner.model.model import Model
 from tuner.settings import ALL_LAYERS, FIELDS, Settings
 
@@ -101,6 +102,8 @@ class LaunchRequest:
     rpc_servers: tuple[str, ...] = ()
     threads: int | None = None  # None: one per physical core
     use_profile: bool = True
+    think: str = ""  # a level of thinking; "": as the model's template has it
+    chat_template: TemplateChoice = field(default_factory=TemplateChoice)
     model: Model | None = None  # what the file says, where it has been read already
 
     @property

@@ -41,14 +41,18 @@ class ClientRunning(FakeRunning):
         yield Ready(self)  # type: ignore[arg-type]
 
     def generate(
-        self, messages: Sequence[Message], sampling: Sampling, continue_last: bool = False
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        continue_last: bool = False,
+        think: str = "",
     ) -> Iterator[Any]:
         assert self.client is not None
-        return self.client.generate(Generate(tuple(messages), sampling, continue_last))
+        return self.client.generate(Generate(tuple(messages), sampling, continue_last, think))
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
+    def count_tokens(self, messages: Sequence[Message], think: str = "") -> int:
         assert self.client is not None
-        return self.client.count_tokens(messages)
+        return self.client.count_tokens(messages, think)
 
     def stop(self) -> None:
         assert self.client is not None

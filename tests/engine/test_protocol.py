@@ -24,11 +24,13 @@ from tuner.engine.protocol import (
     Message,
     Notice,
     Progress,
+    Prompt,
     PromptProgress,
     ProtocolError,
     Quit,
     Request,
     Sampling,
+    ShowPrompt,
     Stop,
     Text,
     TokenCount,
@@ -36,13 +38,16 @@ from tuner.engine.protocol import (
     encode,
 )
 from tuner.memory.footprint import Buffer
+from tuner.model.chat_templates import TemplateChoice
 
 SAID = (Message("system", 'ü"\n<'), Message("user", "\u2028"))
 BUFFERS = (Buffer("CUDA0", "weights", 1 << 40), Buffer("CPU", "output", 0))
 MESSAGES: list[Any] = [
     Load("m.gguf", unusual(), 4, ("host:1", "host:2"), ("CUDA1",), dry=True),
     Generate(SAID, Sampling(0.0, 0.9, 1, 0.1, 7, 100), continue_last=True),
-    Generate((), Sampling()),
+    Generate((), Sampling(), think="low"),
+    ShowPrompt("m.gguf", SAID, "off", TemplateChoice("tool_use")),
+    Prompt("ü\n", (1, 2), ("ü", "\n"), "file", (), ("off", "on"), "on", ("careful",)),
     CountTokens(SAID), Stop(), Quit(), Alive("load", 1.5), Progress(0.5),
     Loaded(512, BUFFERS, 1.5, "file", ("careful",), use_extra_bufts=False),
     DryRunDone(BUFFERS, 0.1), PromptProgress(1, 2), Notice("Careful."), Text("…", 3),

@@ -45,6 +45,10 @@ class FakeRunning:
     still: float = 0.0
     prompts: list[tuple[Message, ...]] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
+    thinks: list[str] = field(default_factory=list)
+    think: str = ""
+    think_levels: tuple[str, ...] = ()
+    usual_think: str = ""
     reloads: int = 0
     closed: bool = False
 
@@ -63,15 +67,20 @@ class FakeRunning:
     def vram_used(self) -> tuple[int, int] | None:
         return self.vram
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
+    def count_tokens(self, messages: Sequence[Message], think: str = "") -> int:
         return sum(len(message.content) for message in messages)
 
     def generate(
-        self, messages: Sequence[Message], sampling: Sampling, continue_last: bool = False
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        continue_last: bool = False,
+        think: str = "",
     ) -> Iterator[PromptProgress | Text | Done]:
         self._stop.clear()
         self.prompts.append(tuple(messages))
         self.samplings.append(sampling)
+        self.thinks.append(think)
         script = self.answers.pop(0) if self.answers else ["An answer."]
         n_tokens = 0
         reason = self.reason

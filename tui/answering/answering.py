@@ -31,14 +31,17 @@ class Answering:
         """An answer is being written."""
         return self._generation is not None
 
-    async def begin(self, chat: Chat, running: RunningModel, sampling: Sampling) -> Painter:
-        """Puts an empty answer on the screen. Returns what fills it: its `generation.run` belongs
-        in a thread, its `run` on the screen's, and `end` is to be called after both."""
+    async def begin(
+        self, chat: Chat, running: RunningModel, sampling: Sampling, think: str = ""
+    ) -> Painter:
+        """Puts an empty answer on the screen; `think`: the level of thinking. Returns what fills
+        it: its `generation.run` belongs in a thread, its `run` on the screen's, and `end` is to be
+        called after both."""
         if sampling.seed is not None:  # another answer wants another seed
             sampling = replace(sampling, seed=sampling.seed + chat.branches)
         prompt = chat.prompt()
         answer = chat.begin_answer(running, sampling)
-        generation = Generation(running, prompt, sampling)
+        generation = Generation(running, prompt, sampling, think=think)
         self._generation = generation
         self._done.clear()
         self._transcript.streaming = True

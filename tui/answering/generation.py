@@ -21,9 +21,10 @@ class Generation:
         messages: Sequence[Message],
         sampling: Sampling,
         continue_last: bool = False,
+        think: str = "",
     ):
         self._running = running
-        self._request = (tuple(messages), sampling, continue_last)
+        self._request = (tuple(messages), sampling, continue_last, think)
         self._lock = threading.Lock()
         self._texts: list[str] = []
         self._n_tokens = 0

@@ -76,18 +76,24 @@ def _run(args: argparse.Namespace) -> int:
             return forget_machine()
         return forget_profile(args.forget) if args.forget else list_profiles()
     paths = _models(args)
-    if (args.json or args.verify) and not args.explain:
-        raise UsageError("--json and --verify go with --explain.")
+    if args.verify and not args.explain:
+        raise UsageError("--verify goes with --explain.")
+    if args.json and not (args.explain or args.show_prompt):
+        raise UsageError("--json goes with --explain or --show-prompt.")
     sampling = options.sampling(args)
     requests = [_request(args, path) for path in paths]
     if args.explain:
         return _explain(requests, as_json=args.json, verify=args.verify)
     if len(requests) > 1:
-        raise UsageError("a chat takes one model; several go with --explain.")
+        what = "--show-prompt" if args.show_prompt else "a chat"
+        raise UsageError(f"{what} takes one model; several go with --explain.")
     with file_to_blame(paths[0]):
         model = describe(read_header(paths[0]))  # a bad file is told before anything else
-    request = replace(requests[0], model=model)
+    template = options.chat_template(args.chat_template, model.chat_templates)
+    request = replace(requests[0], model=model, chat_template=template)
     prompt = _prompt(args)
+    if args.show_prompt:
+        return _show_prompt(args, request, prompt)
     if prompt is not None:
         from tui.command.one_shot import answer  # noqa: PLC0415
 
@@ -100,6 +106,14 @@ def _run(args: argparse.Namespace) -> int:
     from tui.command.open_chat import open_chat  # noqa: PLC0415
 
     return open_chat(request, sampling, args.system, args.resume)
+
+
+def _show_prompt(args: argparse.Namespace, request: LaunchRequest, prompt: str | None) -> int:
+    from tui.command.show_prompt import conversation, resumed, show_prompt  # noqa: PLC0415
+
+    before = resumed(args.resume) if args.resume else ()
+    system = None if args.system is None else utf8(args.system)
+    return show_prompt(request, conversation(prompt, system, before), as_json=args.json)
 
 
 def _models(args: argparse.Namespace) -> list[Path]:
@@ -122,6 +136,7 @@ def _request(args: argparse.Namespace, path: Path) -> LaunchRequest:
         rpc_servers=tuple(args.rpc),
         threads=options.threads(args.threads),
         use_profile=not args.no_profile,
+        think=options.think(args),
     )
 
 

@@ -43,7 +43,7 @@ def answer(request: LaunchRequest, prompt: str, system: str | None, sampling: Sa
         status.show("")
         messages = [Message("system", system)] if system else []
         messages.append(Message("user", prompt))
-        for piece in running.generate(messages, sampling):
+        for piece in running.generate(messages, sampling, think=running.think):
             if isinstance(piece, Text):
                 write(piece.text)
             elif isinstance(piece, Notice):

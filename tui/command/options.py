@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import NoReturn
 
 from tui.keymap import Keymap
 from tuner.engine.protocol import Sampling
+from tuner.engine.template_process import MAX_TEMPLATE
+from tuner.engine.thinking import LEVELS
 from tuner.errors import UsageError
 from tuner.memory.cache_types import CACHE_TYPES
+from tuner.model.chat_templates import CHATML, TemplateChoice
+from tuner.private_files import read_bounded, why
 from tuner.settings import ALL_LAYERS, MAX_UBATCH
 from tuner.settings import MAX_CONTEXT as LONGEST_CONTEXT
 from tuner.units import INT32, UINT32, parse_size, parse_tokens
@@ -43,7 +49,17 @@ def parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("what to do instead of opening the chat")
     g.add_argument("-p", "--prompt", metavar="TEXT", help="answer TEXT on stdout and end")
     g.add_argument("--explain", action="store_true", help="print the fit report and end")
-    g.add_argument("--json", action="store_true", help="with --explain: one JSON object per file")
+    g.add_argument(
+        "--show-prompt",
+        action="store_true",
+        help="print what the model would be sent for -p TEXT, for the conversation of --resume, or "
+        "for a sample, and end; the weights are not read",
+    )
+    g.add_argument(
+        "--json",
+        action="store_true",
+        help="with --explain: one JSON object per file; with --show-prompt: one with the tokens",
+    )
     g.add_argument(
         "--verify", action="store_true", help="with --explain: let the engine verify the memory"
     )
@@ -82,6 +98,16 @@ def parser() -> argparse.ArgumentParser:
         "--resume", metavar="ID", nargs="?", const="latest", help="go on with a saved conversation"
     )
     g.add_argument("--system", metavar="TEXT", help="system prompt")
+    g.add_argument(
+        "--think",
+        metavar="|".join(LEVELS),
+        help="how much the model thinks, as far as its chat template lets one choose",
+    )
+    g.add_argument(
+        "--chat-template",
+        metavar="NAME|FILE",
+        help="another chat template: one of the file's by name, a Jinja file, or chatml",
+    )
     g.add_argument(
         "--temperature", metavar="X", help="how freely tokens are drawn; 0 is deterministic (0.7)"
     )
@@ -147,6 +173,34 @@ def sampling(args: argparse.Namespace) -> Sampling:
         seed=count("--seed", args.seed, None, 0, UINT32),
         max_tokens=count("--max-tokens", args.max_tokens, None, 1),
     )
+
+
+def think(args: argparse.Namespace) -> str:
+    """The level of thinking that is asked for; "" for none. Raises UsageError."""
+    return _one_of("--think", args.think and args.think.lower(), LEVELS) or ""
+
+
+def chat_template(text: str | None, templates: Mapping[str, str]) -> TemplateChoice:
+    """The template that is asked for; `templates`: the file's own. Raises UsageError."""
+    if text is None:
+        return TemplateChoice()
+    if text in templates:
+        return TemplateChoice(text)
+    if text.lower() == CHATML:
+        return TemplateChoice(CHATML)
+    try:
+        source = read_bounded(Path(text), MAX_TEMPLATE).decode("utf-8")
+    except (OSError, ValueError) as error:
+        own = f"a template of the model ({', '.join(templates)}), " if templates else ""
+        said = why(error) if isinstance(error, OSError) else "it is no text"
+        raise UsageError(
+            f"--chat-template takes {own}a Jinja file or {CHATML}; '{text}' is none of these and "
+            f"cannot be read ({said})."
+        ) from None
+    if len(source) > MAX_TEMPLATE or not source.strip():
+        wrong = "is empty" if not source.strip() else f"has more than {MAX_TEMPLATE:,} characters"
+        raise UsageError(f"--chat-template {text} {wrong}, so it is no template.")
+    return TemplateChoice(source=source)
 
 
 def threads(text: str | None) -> int | None:

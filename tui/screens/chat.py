@@ -29,6 +29,7 @@ from tui.status import Status
 from tui.storage import Conversations, Recorder
 from tui.widgets import ActivityLine, Hints, Prompt, StatusLine, Transcript
 from tuner.engine.protocol import Sampling
+from tuner.engine.thinking import nearest
 from tuner.errors import KvchatError
 from tuner.safe_text import one_line
 
@@ -80,6 +81,7 @@ class ChatScreen(Screen[None]):
         self._store = store
         self._recorder = recorder
         self._sampling = sampling
+        self._think = running.think
         self._keymap = keymap
         self._warnings = (*warnings, store.warning or "", *running.warnings)
         self._transcript = Transcript()
@@ -150,11 +152,22 @@ class ChatScreen(Screen[None]):
     def _set_status(self) -> None:
         model, settings = self.running_model.model, self.running_model.settings
         self._status.status = Status(
-            model=one_line(model.name), settings=self.running_model.status(), n_ctx=settings.n_ctx
+            model=one_line(model.name),
+            settings=self.running_model.status(),
+            think=self._thinking,
+            n_ctx=settings.n_ctx,
         )
 
+    @property
+    def _thinking(self) -> str:
+        """The level of thinking of the next answer; "" where there is no choice or none was made
+        and the template's own has no name."""
+        levels, usual = self.running_model.think_levels, self.running_model.usual_think
+        return nearest(self._think, levels, usual) or (usual if levels else "")
+
     def _measure(self, count: bool = False) -> None:
-        self._measuring.start(self.running_model, self.chat.prompt() if count else None)
+        prompt = self.chat.prompt() if count else None
+        self._measuring.start(self.running_model, prompt, self._think)
 
     def on_measuring_measured(self, message: Measuring.Measured) -> None:
         self._status.change(vram=message.vram)
@@ -226,7 +239,9 @@ class ChatScreen(Screen[None]):
 
     async def _answer(self) -> None:
         """Lets the model answer the conversation as it stands."""
-        painter = await self._answering.begin(self.chat, self.running_model, self._sampling)
+        painter = await self._answering.begin(
+            self.chat, self.running_model, self._sampling, self._think
+        )
         self._hint(Show.ANSWERING)
         self.run_worker(painter.generation.run, thread=True, group="engine")
         self.run_worker(self._write(painter), group="painter")
@@ -255,7 +270,9 @@ class ChatScreen(Screen[None]):
                 await self._transcript.notice(f"The model said nothing. {again}.")
         if done is not None:
             self._status.change(
-                n_ctx_used=answer.n_ctx_used, tokens_per_second=answer.tokens_per_second
+                settings=self.running_model.status(),
+                n_ctx_used=answer.n_ctx_used,
+                tokens_per_second=answer.tokens_per_second,
             )
             if done.reason == "context_full":
                 await self._context_full("The context is full: the answer ends here")
@@ -360,6 +377,18 @@ class ChatScreen(Screen[None]):
         """A conversation was deleted; if it is the open one, a new one begins."""
         if conversation_id == self.chat.conversation.id:
             await self.action_new_chat().wait()
+
+    def action_think(self) -> None:
+        """The next of the levels of thinking that the template offers."""
+        levels = self.running_model.think_levels
+        if not levels:
+            self._activity.activity = "this model's template offers no choice of thinking"
+            return
+        now = self._thinking
+        after = levels.index(now) + 1 if now in levels else 0
+        self._think = levels[after % len(levels)]
+        self._status.change(think=self._thinking)
+        self._activity.activity = f"thinking {self._think}, from the next answer on"
 
     def action_copy_answer(self) -> None:
         answer = self.chat.last_answer

@@ -26,18 +26,23 @@ class Measuring:
     def __init__(self, screen: Screen[None]):
         self._screen = screen
 
-    def start(self, model: RunningModel, count: Sequence[Message] | None = None) -> None:
+    def start(
+        self, model: RunningModel, count: Sequence[Message] | None = None, think: str = ""
+    ) -> None:
         """Measures GPU memory and, where there is something to `count`, its tokens. What was begun
         before is no longer waited for."""
         self._screen.run_worker(
-            partial(self._measure, model, count), thread=True, exclusive=True, group="measure"
+            partial(self._measure, model, count, think),
+            thread=True,
+            exclusive=True,
+            group="measure",
         )
 
-    def _measure(self, model: RunningModel, count: Sequence[Message] | None) -> None:
+    def _measure(self, model: RunningModel, count: Sequence[Message] | None, think: str) -> None:
         used = None
         try:
             if count is not None:
-                used = model.count_tokens(count)
+                used = model.count_tokens(count, think)
             vram = model.vram_used()
         except Exception:  # a gauge that cannot be read shows nothing
             vram = None
