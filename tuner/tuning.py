@@ -99,6 +99,7 @@ class Tuning:
             unused,
             fingerprint=self.model.fingerprint,
             chat_template=request.chat_template,
+            exact_threads=request.threads is not None,
         )
 
     # ------------------------------------------------------------ planning

@@ -90,7 +90,9 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--rpc", metavar="HOST:PORT", action="append", default=[], help="also use an RPC server"
     )
-    g.add_argument("--threads", metavar="N", help="CPU threads (physical cores)")
+    g.add_argument(
+        "--threads", metavar="N", help="CPU threads, always (physical cores that are free)"
+    )
     g.add_argument("--no-profile", action="store_true", help="neither read nor write profiles")
 
     g = p.add_argument_group("the conversation")

@@ -262,6 +262,7 @@ class Context:
         context = llama_cpp.llama_init_from_model(model.handle, params)
         if not context:
             raise log.failure("load_failed", "the engine could not create the context")
+        self._n_threads = n_threads
         self.handle = context
         self._memory = llama_cpp.llama_get_memory(context)
         self.has_memory = bool(self._memory)
@@ -291,6 +292,12 @@ class Context:
         self._one[0] = token
         code: int = llama_cpp.llama_decode(self.handle, self._one_batch)
         return code
+
+    def use_threads(self, n_threads: int) -> None:
+        """From the next decode on."""
+        if n_threads != self._n_threads:
+            self._n_threads = n_threads
+            llama_cpp.llama_set_n_threads(self.handle, n_threads, n_threads)
 
     def synchronize(self) -> None:
         """Waits for what a GPU still computes."""

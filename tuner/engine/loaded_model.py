@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tuner.engine.abort import AbortFlag
 from tuner.engine.answer import AnswerText
+from tuner.engine.free_cores import FreeCores
 from tuner.engine.llama import (
     DECODE_ABORTED,
     DECODE_ALLOC_FAILED,
@@ -55,6 +56,8 @@ class LoadedModel:
         self._voice = voice
         self._log = log
         self._pieces: dict[int, bytes | None] = {}  # None: this token ends an answer
+        self._cores = FreeCores(request.n_threads, request.exact_threads)
+        self._exact_threads = request.exact_threads
         voice.doing("load")
         started = time.monotonic()
         with log.recording():
@@ -142,6 +145,7 @@ class LoadedModel:
         """Computes a few tokens for nothing: the first answer comes sooner, and memory or
         instructions that are missing show now, where the caller can still choose otherwise."""
         token = max(0, self._model.bos)
+        context.use_threads(self._cores.n_threads())
         for code in (context.decode([token] * _WARM_UP_TOKENS), context.decode_one(token)):
             if code == DECODE_ABORTED or self._abort:
                 raise CancelledError
@@ -187,6 +191,9 @@ class LoadedModel:
                 f"{self._context.n_ctx:,}: start a new one, or load with a larger context",
             )
         started = time.monotonic()
+        # How many threads share a sum decides how it is rounded (ggml-cpu's ops.cpp, flash
+        # attention): the same seed is to give the same answer on a busy machine, too.
+        self._cores.exact = self._exact_threads or request.sampling.seed is not None
         reused = self._cache.reuse(prompt)
         reason, n_decoded = "stopped", 0
         with self._log.recording():
@@ -225,6 +232,7 @@ class LoadedModel:
             if self._abort:
                 return False
             part = prompt[at : at + self._chunk]
+            self._context.use_threads(self._cores.n_threads())
             code = self._context.decode(part)
             if code == DECODE_ABORTED:
                 self._cache.repair()
@@ -268,6 +276,7 @@ class LoadedModel:
                     break
                 if len(self._cache.tokens) >= self._context.n_ctx:
                     return "context_full", n_decoded
+                self._context.use_threads(self._cores.n_threads())
                 code = self._context.decode_one(token)
                 if code == DECODE_OK:
                     self._cache.tokens.append(token)

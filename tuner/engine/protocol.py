@@ -55,6 +55,7 @@ class Load:
     left_out: tuple[str, ...] = ()  # the engine's names of devices not to be used
     dry: bool = False
     fingerprint: str = ""  # of the model that was planned for; "": any
+    exact_threads: bool = False  # `n_threads` also while other programs need the cores
     chat_template: TemplateChoice = field(default_factory=TemplateChoice)
 
 
