@@ -231,3 +231,29 @@ def _type_of(value: Any) -> int:
 
 def _scalar(value: Any, kind: int) -> bytes:
     return _string(value) if kind == STRING else struct.pack(_FORMATS[kind], value)
+
+
+NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # enum llama_token_type
+
+
+def vocabulary(
+    special: Sequence[str] = (), *, model: str = "gpt2", texts: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The tokenizer's keys of a small vocabulary: `special` as control tokens, then every
+    printable ASCII character and newline, then `texts`. No special token is stated."""
+    characters = [chr(c) for c in range(33, 127)]
+    space, newline = ("\u0120", "\u010a") if model == "gpt2" else ("\u2581", "<0x0A>")
+    tokens = [*special, *characters, space, newline, *texts]
+    kinds = [CONTROL] * len(special) + [NORMAL] * (len(tokens) - len(special))
+    if model == "llama":
+        kinds[0], kinds[tokens.index("<0x0A>")] = UNKNOWN, BYTE
+    return {
+        "llama.vocab_size": len(tokens),
+        "tokenizer.ggml.model": model,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": Typed(kinds, ARRAY, INT32),
+        **({"tokenizer.ggml.pre": "default", "tokenizer.ggml.merges": ["a b"]}
+           if model == "gpt2" else
+           {"tokenizer.ggml.scores": Typed([-1.0] * len(tokens), ARRAY, FLOAT32),
+            "tokenizer.ggml.add_space_prefix": False}),
+    }  # fmt: skip

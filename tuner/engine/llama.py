@@ -192,9 +192,10 @@ class NativeModel:
         text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token) or b""
         return text.decode("utf-8", "replace")
 
-    def is_control(self, token: int) -> bool:
-        """Whether a token is one of the format's, not of the text."""
-        return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
+    def is_special(self, token: int) -> bool:
+        """Whether a token is one of the format's, control or unknown, not of the text."""
+        kinds = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        return bool(llama_cpp.llama_vocab_get_attr(self._vocab, token) & kinds)
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends a generation."""

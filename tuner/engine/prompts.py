@@ -84,6 +84,6 @@ class Prompts:
 
     def _shown(self, token: int) -> str:
         """A token's text; of one that is no text, its name. Part of a character becomes U+FFFD."""
-        if self._model.is_control(token):
+        if self._model.is_special(token):
             return self._model.token_text(token)
         return self._model.piece(token).decode("utf-8", "replace")

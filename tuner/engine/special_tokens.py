@@ -3,7 +3,7 @@
 Where a file names no token, llama.cpp has built-in numbers (llama-vocab.cpp, llama_vocab::impl::
 load): 11 for BOS and EOS of every BPE vocabulary, a comma in many; 1, 2 and 0 for SentencePiece.
 The latter are the format's own (sentencepiece_model.proto: bos_id, eos_id, unk_id) and stand for
-what a file leaves unsaid, provided that the vocabulary has control tokens there. The former mean
+what a file leaves unsaid, provided that the vocabulary has special tokens there. The former mean
 nothing.
 """
 
@@ -46,7 +46,7 @@ class Vocabulary(Protocol):
     def sentencepiece(self) -> bool: ...
 
     def metadata(self, key: str) -> str | None: ...
-    def is_control(self, token: int) -> bool: ...
+    def is_special(self, token: int) -> bool: ...
 
 
 def stated(vocabulary: Vocabulary) -> dict[str, int]:
@@ -58,7 +58,7 @@ def stated(vocabulary: Vocabulary) -> dict[str, int]:
             found[name] = int(value)
         elif vocabulary.sentencepiece and name in _SENTENCEPIECE:
             token = _SENTENCEPIECE[name]
-            if token < vocabulary.n_vocab and vocabulary.is_control(token):
+            if token < vocabulary.n_vocab and vocabulary.is_special(token):
                 found[name] = token
     return found
 

@@ -185,9 +185,9 @@ def _failure(
         text = say(way, trial.messages)
     except TemplateError as error:
         return Failure(trial.what, str(error), rejected=True)
-    if way.content != "text" and _RAW_PART.search(text):
-        return Failure(trial.what, "it takes no parts", rejected=False)
     folded = text.casefold()
+    if way.content != "text" and _RAW_PART.search(folded):
+        return Failure(trial.what, "it takes no parts", rejected=False)
     missing = [_OWNERS[role] for word, role in trial.marks if word not in folded]
     if missing:
         return Failure(trial.what, f"it leaves out {missing[-1]}", rejected=False)
@@ -211,11 +211,11 @@ def _with_reasoning(say: Callable[[Way, Sequence[Message]], str], way: Way) -> W
 
     def shows(given: Way, *words: str) -> bool:
         try:
-            text = say(given, _REASONED)
+            text = say(given, _REASONED).casefold()
         except TemplateError:
             return False
         raw = given.reasoning == "parts" and _RAW_PART.search(text)
-        return not raw and all(word in text.casefold() for word in words)
+        return not raw and all(word in text for word in words)
 
     if shows(way, _THOUGHT):
         return way
