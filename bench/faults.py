@@ -70,6 +70,15 @@ def _texts(store: Conversations) -> dict[str, list[str]]:
     return {c.id: [m.content for m in store.messages(c.id)] for c in store.list()}
 
 
+def _altered(store: Conversations, texts: dict[str, list[str]]) -> int:
+    """Messages of another text than was saved. Raises where one of them does not say so."""
+    known = {text for path in texts.values() for text in path}
+    altered = [m for c in store.list() for m in store.messages(c.id) if m.content not in known]
+    if not all(message.damaged for message in altered):
+        raise LostError("a text, which is another one now")
+    return len(altered)
+
+
 def play_database(seed: int) -> str:
     """Damages a database, opens it, goes through it as a chat does, saves, opens it again.
     Returns what came of it; raises where something was lost in silence."""
@@ -85,8 +94,10 @@ def play_database(seed: int) -> str:
         said: list[str] = [store.warning] if store.warning else []
         recorder = Recorder(store, said.append, said.append)
         found: dict[str, list[str]] = {}
+        altered = 0
         try:
             found = _texts(store)
+            altered = _altered(store, texts)
             for word in ("alpha", "学習", "absent"):
                 store.search(word)
         except StoreError as error:
@@ -102,6 +113,7 @@ def play_database(seed: int) -> str:
             return f"{kind}: in memory, told"
         again = Conversations.open(path)
         after = _texts(again)
+        altered += _altered(again, {**texts, "new": ["fresh n1", "fresh n2"]})
         again.close()
         if after.get("new") != ["fresh n1"] or after.get("c0", [])[-1:] != ["fresh n2"]:
             raise LostError("what was said after the damage")
@@ -111,7 +123,8 @@ def play_database(seed: int) -> str:
             raise LostError("messages")
         kept = sum(len(path) for path in after.values()) - 2
         all_kept = "all" if kept == CONVERSATIONS * MESSAGES else "part of it"
-        return f"{kind}: {'told' if said else 'nothing to tell'}, {all_kept} kept"
+        told = "told" if said or altered else "nothing to tell"
+        return f"{kind}: {told}, {all_kept} kept"
 
 
 # ---------------------------------------------------------------- damaged profiles

@@ -27,6 +27,7 @@ from tui.storage.conversations import (
     StoreError,
     default_path,
 )
+from tui.storage.records import stored_message
 from tuner.safe_text import utf8
 
 
@@ -243,7 +244,7 @@ def test_the_schema_can_be_brought_up(tmp_path: Path, monkeypatch: pytest.Monkey
     old.close()
     scripts = (*schema.MIGRATIONS, "ALTER TABLE conversations ADD COLUMN colour TEXT;")
     monkeypatch.setattr(schema, "MIGRATIONS", scripts)
-    monkeypatch.setattr(schema, "VERSION", 2)
+    monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
     new = Conversations.open(path)
     assert new.latest() is not None
     assert "colour" in new._db.execute("SELECT * FROM conversations").fetchone().keys()  # noqa: SIM118
@@ -358,7 +359,7 @@ def test_a_damaged_file_opens_and_nothing_is_lost_in_silence(
     assert not saver.problem
     told = bool(store.warning or said)
     assert store.saved or "newer kvchat" in (store.warning or "")
-    if not told:  # bytes inside a text are anybody's guess, but each text is still there
+    if not told:
         assert {key: len(path) for key, path in found.items()} == dict.fromkeys(texts, 12)
     store.close()
     if store.saved:
@@ -384,6 +385,50 @@ def test_what_can_be_read_is_copied_over(
     assert kept.read_bytes()[4096:] == whole[4096:]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     store.close()
+
+
+@pytest.mark.parametrize("what", ["role", "content", "reasoning"])
+def test_a_text_that_changed_on_disk_is_told(tmp_path: Path, what: str) -> None:
+    """SQLite does not notice bytes of a text: the message says that it is not what was saved, also
+    after it was copied into another file; the others say nothing."""
+    path = tmp_path / "conversations.db"
+    store = Conversations.open(path)
+    said = [message("aa", None, "before"), message("b", "aa", "a needle", reasoning="a thorn")]
+    store.save(conversation("c1", "cc"), [*said, message("cc", "b", "after")])
+    store.close()
+    changes = {
+        "role": (b"user", b"used"),
+        "content": (b"a needle", b"a needed"),
+        "reasoning": (b"a thorn", b"a torch"),
+    }
+    path.write_bytes(path.read_bytes().replace(*changes[what]))
+    again = Conversations.open(path)
+    into = database._memory()
+    schema.prepare(into)
+    damage.copy_over(again._db, into)
+    copied = [stored_message(dict(row)) for row in into.execute("SELECT * FROM messages")]
+    for read in (again.messages("c1"), copied):
+        assert [m.damaged for m in read] == [False, True, False]
+    assert again.warning is None
+    again.close()
+
+
+def test_a_file_from_before_there_were_checksums(tmp_path: Path) -> None:
+    """It opens as ever, its messages are taken at their word, and new ones are guarded."""
+    path = tmp_path / "conversations.db"
+    store = Conversations.open(path)
+    fill(store, 1, 4)
+    before = store.messages("c0")
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.executescript("ALTER TABLE messages DROP COLUMN checksum; PRAGMA user_version = 1")
+    again = Conversations.open(path)
+    assert again.warning is None
+    assert again.messages("c0") == before
+    again.save(conversation("c0", "new"), [message("new", "c0m3", "fresh")])
+    again._db.execute("UPDATE messages SET content = 'other'")
+    assert [m.damaged for m in again.messages("c0")] == [False] * 4 + [True]
+    again.close()
 
 
 def test_messages_whose_conversation_is_lost_make_one(tmp_path: Path) -> None:

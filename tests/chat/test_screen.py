@@ -385,6 +385,20 @@ async def test_resume(store: Conversations) -> None:
     assert again.closed
 
 
+async def test_a_message_that_was_damaged_on_disk_says_so(store: Conversations) -> None:
+    """A question as well as an answer; what is whole says nothing."""
+    said = [
+        StoredMessage(str(n), str(n - 1) if n else None, "assistant" if n % 2 else "user", "x", 1.0)
+        for n in range(4)
+    ]
+    store.save(Conversation("c1", "t", 1.0, 1.0, None, "3"), said)
+    store._db.execute("UPDATE messages SET content = 'y' WHERE id IN ('2', '3')")
+    app = make_app(FakeRunning(), store, resume="c1")
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await until(pilot, lambda: shown(pilot).count("was damaged on disk") == 2)
+
+
 async def test_resume_of_nothing_says_so(store: Conversations) -> None:
     app = make_app(FakeRunning(), store, resume="nope")
     async with app.run_test(size=SIZE) as pilot:

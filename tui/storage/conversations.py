@@ -19,7 +19,14 @@ import platformdirs
 
 from tui.storage import schema
 from tui.storage.database import Database, StoreError, index_message
-from tui.storage.records import Conversation, Hit, StoredMessage, record
+from tui.storage.records import (
+    Conversation,
+    Hit,
+    StoredMessage,
+    checksum,
+    record,
+    stored_message,
+)
 from tuner.safe_text import utf8
 
 __all__ = ["Conversation", "Conversations", "Hit", "StoreError", "StoredMessage", "default_path"]
@@ -82,7 +89,7 @@ class Conversations(Database):
                            AND up.depth <= (SELECT count(*) FROM messages))
                    SELECT m.* FROM up JOIN messages m ON m.id = up.id ORDER BY up.depth DESC"""
         rows = self._read(lambda db: db.execute(query, (conversation_id,)).fetchall())
-        return [record(StoredMessage, dict(row)) for row in rows]
+        return [stored_message(dict(row)) for row in rows]
 
     def search(self, text: str, limit: int = 200) -> Found:
         """Conversations whose messages or title hold every word of `text`, the newest first."""
@@ -157,6 +164,7 @@ class Conversations(Database):
     ) -> None:
         values = {name: getattr(message, name) for name in schema.MESSAGE_COLUMNS}
         values["parent_id"] = _parent(db, conversation_id, message)
+        values["checksum"] = checksum(message)
         columns = ", ".join(values)
         marks = ", ".join("?" * len(values))
         changes = ", ".join(f"{name} = excluded.{name}" for name in values if name != "id")

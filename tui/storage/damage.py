@@ -272,6 +272,8 @@ def _add_message(
         return 0
     there.add(it.id)
     values = {name: getattr(it, name) for name in schema.MESSAGE_COLUMNS}
+    # As it was saved: a text that is damaged stays known as such.
+    values["checksum"] = row.get("checksum")
     if it.parent_id not in there or it.parent_id == it.id:
         values["parent_id"] = before
     marks = ", ".join("?" * (len(values) + 1))

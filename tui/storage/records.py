@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -53,6 +54,7 @@ class StoredMessage:
     n_tokens: int | None = None  # tokens of this answer
     n_ctx_used: int | None = None  # tokens in the cache after it
     tokens_per_second: float | None = None
+    damaged: bool = False  # it is not what was saved; filled when read
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,20 @@ def record(kind: type[T], row: Mapping[str, Any]) -> T:
     if found.get("role", ROLES[0]) not in ROLES:
         found["role"] = ROLES[1]
     return kind(**found)
+
+
+def stored_message(row: Mapping[str, Any]) -> StoredMessage:
+    """The message of a row, held against the checksum that was saved with it. SQLite notices
+    damage to what holds a text together, not to the text."""
+    found = record(StoredMessage, row)
+    saved = row.get("checksum")
+    return replace(found, damaged=saved is not None and saved != checksum(found))
+
+
+def checksum(message: StoredMessage) -> int:
+    """CRC-32 of what was said, and by whom, as it is stored."""
+    said = "\0".join((message.role, message.content, message.reasoning))
+    return zlib.crc32(utf8(said).encode())
 
 
 @cache

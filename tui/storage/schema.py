@@ -6,12 +6,15 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-VERSION = 1
+VERSION = 2
 
 MESSAGE_COLUMNS = (
     "id", "parent_id", "role", "content", "created", "state", "reasoning", "model_name",
     "model_fingerprint", "settings", "n_prompt", "n_tokens", "n_ctx_used", "tokens_per_second",
 )  # fmt: skip
+
+# What the store itself notes of each message.
+_OWN_COLUMNS = ("n", "conversation_id", "updated", "indexed", "checksum")
 
 # One script per version: a file of version N is brought up by the scripts after the Nth.
 MIGRATIONS = (
@@ -50,6 +53,8 @@ MIGRATIONS = (
     CREATE INDEX messages_parent ON messages (parent_id);
     CREATE INDEX messages_unindexed ON messages (indexed) WHERE indexed = 0;
     """,
+    # Of what was said; NULL for messages from before there was one.
+    "ALTER TABLE messages ADD COLUMN checksum INTEGER",
 )
 
 _INDEX = (
@@ -96,7 +101,7 @@ def prepare(db: sqlite3.Connection) -> None:
             db.execute(f"PRAGMA user_version = {VERSION}")
     # Names every column, so that one that is missing is met here and not in the middle of a chat.
     conversations = ", ".join(_CONVERSATION_COLUMNS)
-    messages = ", ".join((*MESSAGE_COLUMNS, "n", "conversation_id", "updated", "indexed"))
+    messages = ", ".join((*MESSAGE_COLUMNS, *_OWN_COLUMNS))
     db.execute(f"SELECT {conversations} FROM conversations LIMIT 1").fetchone()
     db.execute(f"SELECT {messages} FROM messages LIMIT 1").fetchone()
 

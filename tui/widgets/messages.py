@@ -20,6 +20,8 @@ class UserMessage(Vertical):
 
     def compose(self) -> ComposeResult:
         yield Plain(self.message.content, classes="user-text")
+        if meta_line(self.message):
+            yield Plain(meta_line(self.message), classes="meta")
 
 
 class Reasoning(Collapsible):
@@ -89,7 +91,10 @@ class AnswerMessage(Vertical):
 
 
 def meta_line(message: StoredMessage) -> str:
-    """How an answer ended, if not as it should; nothing to say about a complete one."""
+    """What is not as it should be with a message, how an answer ended for example; "" where all
+    is well."""
+    if message.damaged:
+        return "this message was damaged on disk: it may not say what it said"
     if message.state == "complete":
         return ""
     how = {
