@@ -7,6 +7,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,24 @@ from textual import events
 
 from tests.support.chat_fakes import FakeModel, FakeRunning, ask, chat_screen, make_app, until
 from tests.support.gguf_files import tiny_llama
+from tests.support.giants import gpu, machine
 from tui.app import KvchatApp
+from tui.command.output import write
 from tui.screens import ChatScreen
 from tui.screens.links import may_open
 from tui.storage import Conversation, Conversations, StoredMessage
 from tui.widgets import Prompt
 from tuner.engine.protocol import Message
-from tuner.errors import EngineError
+from tuner.errors import EngineError, FileError, KvchatError
+from tuner.gguf.header import read_header
+from tuner.machine.machine import Process
+from tuner.model.model import describe
+from tuner.planning.plan import Plan
+from tuner.planning.planner import make_plan
 from tuner.profiles.profiles import Profile, Profiles
+from tuner.report import overview_text, report_text
 from tuner.settings import Settings
+from tuner.wishes import Wishes
 
 ROOT = Path(__file__).parents[1]
 _SYSTEM = (
@@ -38,17 +48,76 @@ MAY_PRINT = {
     "tui/command/output.py",
     "tui/keymap.py",
     "tui/parachute.py",
+    "tuner/engine/llama.py",
     "tuner/engine/probe.py",
+    "tuner/engine/service.py",
     "tuner/engine/worker.py",
 }
+MAY_ASK_STREAMS = {"tui/command/cli.py"}  # what they are, before anything is written
 # What a widget of these draws is markup unless it is told otherwise.
 MAY_BE_STATIC = {"tui/widgets/plain.py", "tui/screens/keys.py"}
+MAY_BE_MARKDOWN = {"tui/widgets/markdown.py"}
+
+_PRINTS = re.compile(
+    r"^(print|input|getpass|pprint|(getpass|logging|pprint)\.\w+|warnings\.warn\w*|traceback\.print_\w+"
+    r"|os\.(write|writev|system|popen)|console\.\w+|.*\.print_(help|usage)"
+    r"|(sys\.)?(std(out|err)|__std(out|err)__)(\.buffer)?\.write(lines)?)$"
+)
+_STREAM = re.compile(r"^sys\.(__)?std(out|err)(__)?$")
+_STARTS = re.compile(r"^(Popen|subprocess\.[a-zA-Z_]+)$")
+_MARKUP = {"border_title", "border_subtitle", "tooltip"}  # attributes that Textual draws as such
 
 
-def calls(node: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    for one in ast.walk(node):
-        if isinstance(one, ast.Call):
-            yield ast.unparse(one.func), one
+def ways_round(name: str, source: str) -> Iterator[str]:
+    """What in a module goes round the door: prints, gives a stream of the program's to somebody,
+    or draws text that is not plain."""
+    tree = ast.parse(source)
+    above = {below: node for node in ast.walk(tree) for below in ast.iter_child_nodes(node)}
+    for node in ast.walk(tree):
+        said = ast.unparse(node) if isinstance(node, ast.expr) else ""
+        what = ""
+        if isinstance(node, ast.Call):
+            what = _call_round(name, node)
+        elif isinstance(node, ast.Attribute) and _STREAM.match(said):
+            use = ast.unparse(above[node])
+            asks = re.fullmatch(
+                rf"{said}(\.(isatty|flush|fileno|buffer|write)| is( not)? None)", use
+            )
+            what = "" if asks or name in MAY_PRINT | MAY_ASK_STREAMS else "gives a stream away"
+        elif isinstance(node, ast.Attribute) and node.attr in _MARKUP:
+            what = "draws markup" if isinstance(node.ctx, ast.Store) else ""
+        elif isinstance(node, ast.ImportFrom) and node.module == "sys":
+            what = "hides a stream" if any("std" in one.name for one in node.names) else ""
+        if what:
+            yield f"{name}:{getattr(node, 'lineno', 0)} {what}"
+
+
+def _call_round(name: str, call: ast.Call) -> str:
+    called, given = ast.unparse(call.func), {word.arg for word in call.keywords}
+    if _PRINTS.match(called) and name not in MAY_PRINT:
+        return "prints"
+    if (
+        _STARTS.match(called)
+        and not given >= {"stdout", "stderr"}
+        and "capture_output" not in given
+    ):
+        return "starts a process that may print"
+    if called in {"sys.exit", "SystemExit"} and isinstance(
+        call.args[0] if call.args else None, ast.JoinedStr | ast.Constant
+    ):
+        return "prints as it ends"
+    if given & _MARKUP:
+        return "draws markup"
+    plain = "markup=False" in ast.unparse(call)
+    if called in {"OptionList", "SelectionList"} or called.endswith(".notify"):
+        return "" if plain else "draws markup"
+    if called in {"Static", "Label", "Button", "Checkbox", "RichLog", "DataTable", "ListItem"} or (
+        called.endswith(".from_markup")
+    ):
+        return "" if name in MAY_BE_STATIC else "draws text that is not plain"
+    if called in {"Markdown", "MarkdownViewer"}:
+        return "" if name in MAY_BE_MARKDOWN else "draws text that is not plain"
+    return ""
 
 
 @pytest.mark.parametrize(
@@ -59,17 +128,23 @@ def calls(node: ast.AST) -> Iterator[tuple[str, ast.Call]]:
 def test_there_is_one_door_to_the_terminal(path: Path) -> None:
     """Nothing else prints, or draws text that is not plain."""
     name = path.relative_to(ROOT).as_posix()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    prints = re.compile(
-        r"^(print|(sys\.)?(std(out|err)|__std(out|err)__)(\.buffer)?\.write(lines)?)$"
-    )
-    for called, call in calls(tree):
-        if prints.match(called):
-            assert name in MAY_PRINT, f"{name}:{call.lineno} prints"
-        if called in {"Static", "Label", "Content.from_markup", "Text.from_markup"}:
-            assert name in MAY_BE_STATIC, f"{name}:{call.lineno} draws text that is not plain"
-        if called.endswith(".notify"):
-            assert "markup=False" in ast.unparse(call), f"{name}:{call.lineno} draws markup"
+    assert [*ways_round(name, path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print(name)", "sys.stdout.write(name)", "out = sys.stderr", "tell(file=sys.stdout)",
+        "from sys import stdout", "sys.stderr.buffer.writelines(name)", "os.write(2, name)",
+        "traceback.print_exc()", "warnings.warn(name)", "logging.error(x)", "sys.exit(f'{x}')",
+        "subprocess.run(command)", "Popen(command, stdout=PIPE)", "os.system(name)", "input(name)",
+        "Static(name)", "Content.from_markup(name)", "app.notify(name)", "OptionList(name)",
+        "self.border_title = name", "Plain(name, tooltip=name)", "Markdown(name)",
+        "parser.print_usage()",
+    ],
+)  # fmt: skip
+def test_no_way_round_it_is_overlooked(source: str) -> None:
+    assert len([*ways_round("tui/new.py", source)]) == 1
 
 
 # ---------------------------------------------------------------- outside the screens
@@ -134,6 +209,36 @@ def test_no_command_lets_it_through(
     assert controls(terminal.output) == []
     assert found == status
     assert "EVIL" in terminal.output or "hi" not in args or status == 0
+
+
+def test_no_report_lets_it_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In colour, too: whatever a file, a card, another program or an error is called; and no row
+    of the table is longer for it."""
+    name = NAME + "x" * 100
+    model = describe(
+        read_header(tiny_llama(tmp_path / f"{name}.gguf", {"general.name": SAID * 40}))
+    )
+    card = replace(gpu(8), name=SAID)
+    where = replace(
+        machine(card), processes=(Process(1, SAID, card.id, 1 << 30),), warnings=(SAID,)
+    )
+    where = replace(where, host=replace(where.host, name=SAID), engine_version=_SYSTEM)
+    plan = make_plan(model, where, Wishes())
+    fits_nowhere = replace(plan, chosen=replace(plan.chosen, fits=False))
+    rows: list[tuple[str, Plan | KvchatError]] = [
+        (str(model.path), plan), (EVIL * 100, FileError("missing", EVIL, EVIL * 100)),
+        (str(model.path), fits_nowhere),
+    ]  # fmt: skip
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for text in (report_text(plan, color=True), overview_text(rows, color=True)):
+        write(text, coloured=True)
+        shown = capsys.readouterr().out
+        assert "\x1b[1m" in shown
+        assert controls(shown) == []
+    plain = overview_text(rows).splitlines()
+    assert [line for line in plain[:4] if len(line) > 80] == []
 
 
 @posix

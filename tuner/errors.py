@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from pathlib import Path
+from typing import ClassVar
 
 
 class ExitCode(IntEnum):
@@ -25,6 +26,10 @@ class KvchatError(Exception):
 
     exit_code: ExitCode = ExitCode.ENGINE
     kind: str = "error"
+    longest: ClassVar[int] = 1000  # characters: a message may repeat what others wrote
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_shortened(message, self.longest))
 
 
 class UsageError(KvchatError):
@@ -32,6 +37,7 @@ class UsageError(KvchatError):
 
     exit_code = ExitCode.USAGE
     kind = "usage"
+    longest = 300
 
 
 class FileError(KvchatError):
@@ -70,3 +76,11 @@ class EngineCancelled(KvchatError):  # noqa: N818 - the user asked for it: no er
 
     exit_code = ExitCode.INTERRUPTED
     kind = "cancelled"
+
+
+def _shortened(message: str, longest: int) -> str:
+    """Cut in the middle: what is wrong comes first, what to do about it last."""
+    if len(message) <= longest:
+        return message
+    half = longest // 2
+    return f"{message[:half]}…{message[-half:]}"

@@ -213,7 +213,18 @@ WRONG = [
     (("--ram", "9999999999GiB"), "memory"),
     (("--reserve", "1.8e300"), "size"),
     (("--flash-attn", "off", "--kv", "q8_0"), "flash attention"),
-]
+    # However much is repeated of a value, the sentence says what to do.
+    *(
+        ((flag, "x" * 20_000), word)
+        for flag, word in {
+            "--ctx": "16384", "--kv": "q8_0", "--type-v": "q8_0", "--gpu-layers": "at least 0",
+            "--ubatch": "at least 1", "--tensor-split": "number", "--flash-attn": "not 'x",
+            "--prefer": "not 'x", "--vram": "24GiB", "--ram": "24GiB", "--reserve": "24GiB",
+            "--threads": "at least 1", "--temperature": "from 0", "--seed": "at least 0",
+            "--unknown": "--help",
+        }.items()
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("flags", "word"), WRONG)
@@ -226,6 +237,7 @@ def test_wrong_usage_is_one_sentence(
     assert out == ""
     assert err.startswith("kvchat: ")
     assert err.count("\n") == 1
+    assert len(err) < 400
     assert word in err
 
 

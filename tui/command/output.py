@@ -3,16 +3,21 @@ engine, a model, a path) is cleaned here."""
 
 from __future__ import annotations
 
+import re
 import sys
 
 from tuner.safe_text import one_line, printable
 
+_COLOUR = re.compile(r"(\x1b\[(?:[0-2]|3[0-7])m)")
+
 
 def write(text: str, *, coloured: bool = False) -> None:
-    """Text to stdout: cleaned where that is a terminal, as it is in a pipe. A report that is
-    `coloured` for the terminal was cleaned in its parts."""
-    raw = coloured or not sys.stdout.isatty()
-    sys.stdout.write(text if raw else printable(text))
+    """Text to stdout: cleaned where that is a terminal, as it is in a pipe. `coloured`: the plain
+    colours of a report stay."""
+    if sys.stdout.isatty():
+        parts = _COLOUR.split(text) if coloured else [text]
+        text = "".join(part if _COLOUR.fullmatch(part) else printable(part) for part in parts)
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 

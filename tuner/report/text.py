@@ -126,7 +126,7 @@ def _pool(pool: Pool, plan: Plan, width: int, style: Style) -> list[str]:
     if len(devices) > 1:
         name = f"{pool.name}  {devices[0].name} ({' and '.join(d.id for d in devices)})"
     room = width - len(right) - 2
-    lines = [style.head(name[:room].ljust(room)) + "  " + right]
+    lines = [style.head(one_line(name)[:room].ljust(room)) + "  " + right]
     lines.append("  " + _bar(sizes, pool.total, width - 4, style))
     shown = [
         f"{part.mark} {part.label} {size_text(size)}"
