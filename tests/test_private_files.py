@@ -18,7 +18,7 @@ from tui.storage import Conversations
 from tuner.engine import client as engine_client
 from tuner.engine.client import EngineClient
 from tuner.engine.log import note, open_log
-from tuner.private_files import open_private, private_folder, read_bounded
+from tuner.private_files import kvchat_folder, open_private, private_folder, read_bounded
 from tuner.profiles.profiles import Profiles
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
@@ -66,7 +66,33 @@ def test_folders_and_files_are_the_user_s_alone(tmp_path: Path) -> None:
         assert mode(folder / name) == 0o600
     tmp_path.chmod(0o755)
     private_folder(tmp_path)
-    assert mode(tmp_path) == 0o755, "a folder that is there is not ours to change"
+    assert mode(tmp_path) == 0o755, "a folder that was stated is not ours to change"
+
+
+def test_a_folder_of_an_older_version_is_closed_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is kvchat's own and the user's; a link in its place may lead to what others share,
+    and what lies above it is not ours."""
+    for name in (*os.environ,):
+        if name.startswith(("KVCHAT_", "XDG_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = [kvchat_folder("data"), kvchat_folder("config"), kvchat_folder("config") / "profiles"]
+    shared = tmp_path / "shared"
+    for folder in (*made, shared):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
+    made[0].parent.chmod(0o755)
+    Conversations.open().close()
+    private_folder(made[2])
+    assert [mode(folder) for folder in made] == [0o700] * 3
+    assert mode(made[0].parent) == 0o755
+    log = kvchat_folder("log")
+    private_folder(log.parent)
+    log.symlink_to(shared)
+    private_folder(log)
+    assert mode(shared) == 0o755
 
 
 @pytest.mark.parametrize("way", IN_THE_WAY)
@@ -166,6 +192,22 @@ def test_a_home_that_cannot_be_written_is_no_reason_not_to_answer(
     assert out.startswith("An answer.")
     assert ("log cannot be written" in err) == ("LOG" in bad)
     assert ("could not be saved" in err) == ("CONFIG" in bad)
+    assert [*(tmp_path / "temporary").iterdir()] == [], "all went well: nobody needs the log"
+
+
+def test_a_log_that_an_error_names_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the temporary folder as well: it may say what happened."""
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("tempfile.tempdir", str(private_folder(tmp_path / "temporary")))
+    monkeypatch.setenv("KVCHAT_LOG_DIR", str(tmp_path / "file" / "folder"))
+    command = scripted_worker(fail_load="load_failed:no")
+    monkeypatch.setattr(engine_client, "WORKER_COMMAND", command)
+    monkeypatch.setattr("sys.stdin", None)
+    assert main([str(tiny_llama(tmp_path / "tiny.gguf")), "-p", "hi"]) == 5
+    (log,) = (tmp_path / "temporary").iterdir()
+    assert f"the engine's log is {log}" in capsys.readouterr().err
 
 
 def test_what_a_run_leaves_is_the_user_s_alone(

@@ -3,20 +3,49 @@ somebody's link."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
+import platformdirs
+
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
+_KINDS = ("config", "data", "log")
+
+
+def kvchat_folder(kind: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder for "config", "data" or "log": what KVCHAT_CONFIG_DIR and so on say, else the
+    system's usual one."""
+    return Path(environ.get(f"KVCHAT_{kind.upper()}_DIR") or _usual_folder(kind))
+
+
+def _usual_folder(kind: str) -> Path:
+    return Path(getattr(platformdirs, f"user_{kind}_dir")("kvchat", appauthor=False))
 
 
 def private_folder(path: Path) -> Path:
-    """The folder, made with those above it where they are missing, for the user alone; one that
-    is there keeps its mode. Raises OSError."""
+    """The folder, made with those above it where they are missing, for the user alone. One that is
+    there keeps its mode, unless it is one of kvchat's usual ones: a folder that the user stated
+    may be there for others, too. Raises OSError."""
     if not path.is_dir():
         private_folder(path.parent)
         path.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    elif os.name == "posix":
+        usual = [_usual_folder(kind) for kind in _KINDS]
+        for folder in (path, *path.parents):
+            if any(folder.is_relative_to(one) for one in usual):
+                _close_to_others(folder)
     return path
+
+
+def _close_to_others(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        found = folder.lstat()
+        ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+        if ours and found.st_mode & 0o077:
+            folder.chmod(FOLDER_MODE)
 
 
 def open_private(path: Path, flags: int) -> int:

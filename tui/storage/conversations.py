@@ -8,14 +8,11 @@ any thread.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
-
-import platformdirs
 
 from tui.storage import schema
 from tui.storage.database import Database, StoreError, index_message
@@ -27,6 +24,7 @@ from tui.storage.records import (
     record,
     stored_message,
 )
+from tuner.private_files import kvchat_folder
 from tuner.safe_text import utf8
 
 __all__ = ["Conversation", "Conversations", "Hit", "StoreError", "StoredMessage", "default_path"]
@@ -42,9 +40,7 @@ Words = list[str]
 
 def default_path() -> Path:
     """conversations.db in KVCHAT_DATA_DIR, or in the user's data folder."""
-    folder = os.environ.get("KVCHAT_DATA_DIR")
-    base = Path(folder) if folder else Path(platformdirs.user_data_dir("kvchat", appauthor=False))
-    return base / "conversations.db"
+    return kvchat_folder("data") / "conversations.db"
 
 
 class Conversations(Database):

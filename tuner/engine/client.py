@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tuner.child_environment import child_environment
-from tuner.engine.log import default_log_path, note
+from tuner.engine.log import default_log_path, discard, note
 from tuner.engine.patience import WAIT_SECONDS, Patience, Watch
 from tuner.engine.protocol import (
     Alive,
@@ -71,6 +71,7 @@ class EngineClient:
         self._env = {**THREADS, **inherited, **(env or {}), "GGML_NO_BACKTRACE": "1"}
         self._log_path = log_path or default_log_path({**os.environ, **self._env})
         self._log_problem = ""
+        self._log_named = False  # in an error: whoever reads that may look into it
         self._command = tuple(command or WORKER_COMMAND)
         self._patience = patience or Patience()
         self._watch: Watch | None = None  # of the request that runs
@@ -186,6 +187,8 @@ class EngineClient:
             self._rpc_servers = ()
         if worker is not None:
             worker.quit()
+        if not self._log_named:
+            discard(self._log_path)
 
     def kill(self) -> None:
         """`close` without a second for the process, and without a lock: a signal handler may call
@@ -373,10 +376,12 @@ class EngineClient:
         return EngineError("crashed", message)
 
     def _obituary(self, death: WorkerDiedError) -> str:
+        self._log_named = True
         why = f" ({death.fatal_line})" if death.fatal_line else ""
         return f"the engine's process {death}{why}; its log is {self._log_path}"
 
     def _with_log(self, failed: Failed) -> str:
         if failed.kind in {"context_full", "not_loaded", "changed"}:
             return failed.message
+        self._log_named = True
         return f"{failed.message}; the engine's log is {self._log_path}"

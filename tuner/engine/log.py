@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-import platformdirs
-
 from tuner.engine.log_lines import last_words
-from tuner.private_files import open_private, private_folder, why
+from tuner.private_files import kvchat_folder, open_private, private_folder, why
 
 FILES_KEPT = 3  # engine.log, engine.log.1, engine.log.2
 ROTATE_BYTES = 2 << 20
 _TAIL_BYTES = 16 << 10
+_TEMPORARY = "kvchat-engine-"  # how a log in the temporary folder begins
 
 
 def default_log_path(environ: Mapping[str, str] = os.environ) -> Path:
     """`engine.log` in $KVCHAT_LOG_DIR, else in the user's log folder for kvchat."""
-    stated = environ.get("KVCHAT_LOG_DIR")
-    folder = Path(stated or platformdirs.user_log_dir("kvchat", appauthor=False))
-    return folder / "engine.log"
+    return kvchat_folder("log", environ) / "engine.log"
 
 
 def open_log(path: Path) -> tuple[Path, IO[bytes], str]:
@@ -36,11 +34,18 @@ def open_log(path: Path) -> tuple[Path, IO[bytes], str]:
     except OSError as error:
         problem = f"The engine's log cannot be written to {path} ({why(error)})"
     try:
-        descriptor, name = tempfile.mkstemp(prefix="kvchat-engine-", suffix=".log")
+        descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=".log")
         return Path(name), _appended(descriptor), f"{problem}; it is {name}."
     except OSError:
         null = Path(os.devnull)
         return null, null.open("ab"), f"{problem}, nor to the temporary folder; there is none."
+
+
+def discard(path: Path) -> None:
+    """Removes a log that lies in the temporary folder; any other stays. Never raises."""
+    if path.name.startswith(_TEMPORARY):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _appended(descriptor: int) -> IO[bytes]:

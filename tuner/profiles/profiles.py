@@ -24,12 +24,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import platformdirs
-
 from tuner.json_values import Bound, Speed, from_json, within
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer, DeviceUse
-from tuner.private_files import private_folder, read_bounded, why
+from tuner.private_files import kvchat_folder, private_folder, read_bounded, why
 from tuner.settings import Settings
 
 SCHEMA = 1
@@ -85,8 +83,7 @@ class MachineFacts:
 
 def config_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """Where kvchat keeps its settings."""
-    override = environ.get("KVCHAT_CONFIG_DIR")
-    return Path(override) if override else Path(platformdirs.user_config_dir("kvchat", False))
+    return kvchat_folder("config", environ)
 
 
 def machine_name() -> str:
