@@ -42,7 +42,8 @@ class UsageError(KvchatError):
 
 class FileError(KvchatError):
     """The model file cannot be used. `kind` is one of: missing, directory, permission, empty,
-    not_gguf, truncated, malformed, unsupported_version, missing_part, not_a_chat_model."""
+    not_gguf, truncated, malformed, unsupported_version, missing_part, not_a_chat_model,
+    unknown_architecture, incompatible (whole, but not made for this llama.cpp)."""
 
     exit_code = ExitCode.FILE
 

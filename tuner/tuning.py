@@ -12,11 +12,10 @@ from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Load, Loaded
 from tuner.engine_version import ENGINE_VERSION, installed_engine_version
 from tuner.errors import FileError, KvchatError
-from tuner.gguf.header import read_header
 from tuner.machine import measure
 from tuner.machine.machine import Machine
 from tuner.memory.footprint import Buffer
-from tuner.model.model import Model, describe
+from tuner.model.model import Model, read_model
 from tuner.planning import Calibration, Plan, Solver, make_plan, verified
 from tuner.profiles.actual import Actual
 from tuner.profiles.lessons import (
@@ -80,7 +79,7 @@ class Tuning:
         """Reads the file, unless the request has the model, and measures the machine. Raises
         FileError."""
         with file_to_blame(request.path):
-            model = request.model or describe(read_header(request.path))
+            model = request.model or read_model(request.path)
         profiles = Profiles() if request.use_profile and not request.stated else None
         facts = _facts(profiles)
         machine = _machine(request, facts)

@@ -16,8 +16,7 @@ from tui.command import options
 from tui.command.output import complain, write
 from tuner.demo import demo_model_path
 from tuner.errors import ExitCode, KvchatError, UsageError
-from tuner.gguf.header import read_header
-from tuner.model.model import describe
+from tuner.model.model import read_model
 from tuner.planning import Plan
 from tuner.report import error_json, overview_text, report_json, report_text
 from tuner.safe_text import utf8
@@ -88,7 +87,7 @@ def _run(args: argparse.Namespace) -> int:
         what = "--show-prompt" if args.show_prompt else "a chat"
         raise UsageError(f"{what} takes one model; several go with --explain.")
     with file_to_blame(paths[0]):
-        model = describe(read_header(paths[0]))  # a bad file is told before anything else
+        model = read_model(paths[0])  # a bad file is told before anything else
     template = options.chat_template(args.chat_template, model.chat_templates)
     request = replace(requests[0], model=model, chat_template=template)
     prompt = _prompt(args)

@@ -5,11 +5,59 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from tuner.errors import FileError
-from tuner.gguf.header import Header, SkippedArray, Value
+from tuner.gguf.header import Header, Scalar, SkippedArray, Value
 from tuner.gguf.limits import limit
 from tuner.safe_text import cut
+
+# what a next step may be where a file is not what llama.cpp needs
+ANOTHER_FILE = "take another GGUF of this model, or convert it again"
+_MAX_LISTED = 512  # elements of an array that the loader keeps (LLAMA_MAX_LAYERS)
+# elements that an array may have where one of these is wanted
+_ELEMENTS = {"u32": ("u32", "i32", "bool"), "i32": ("u32", "i32", "bool"), "?": ()}
+
+
+def mismatch(header: Header, name: str, form: str, n: int | None = None) -> str | None:
+    """What keeps llama.cpp's loader from taking a value, in words; None where it would, or where
+    there is none.
+
+    `form` is what it asks for: a type ("u32"), "each u32" (that or an array of `n`,
+    `get_key_or_arr`), "one u32" (the same, where only the former is read), "array u32" and "list
+    u32" (what is no array counts as not there, `get_arr`), "any array" (`get_arr_n`). "?" is any
+    type. Nothing is converted: a u64 is no u32 (`GGUFMeta::GKV`, src/llama-model-loader.cpp).
+    """
+    found = header.value_types.get(name)
+    if found is None:
+        return None
+    how, _, kind = form.rpartition(" ")
+    listed = found.startswith("arr")
+    if form == "any array":
+        return None if listed else f"is {_named(found)} and must be a list"
+    if how in ("array", "list") and not listed:
+        return None
+    if not listed or not how:
+        return None if kind in (found, "?") else f"is {_named(found)} and must be {_named(kind)}"
+    if how == "one":
+        return None
+    value = header.metadata[name]
+    length = value.length if isinstance(value, SkippedArray) else len(cast(tuple[Scalar], value))
+    if how == "each" and n is not None and n != length:
+        return f"lists {length} values and must list {n}"
+    element = found[4:-1]
+    allowed = _ELEMENTS.get(kind, (kind,))
+    if allowed and (element not in allowed or (element == "bool" and how == "list")):
+        return f"lists {element} and must list {kind}"
+    if how != "list" and length > _MAX_LISTED:
+        return f"lists {length} values, more than {_MAX_LISTED}"
+    return None
+
+
+def _named(kind: str) -> str:
+    if kind.startswith("arr"):
+        return "a list"
+    return {"str": "a text", "bool": "true or false"}.get(kind, f"a number of type {kind}")
 
 
 class Keys:
@@ -90,7 +138,11 @@ class Keys:
     def wrong(self, key: str, what: str) -> FileError:
         """The error to raise where a key's value cannot be used."""
         name = cut(f"{self.architecture}.{key}")
-        return FileError("malformed", self.path, f"{self.path}: the metadata key {name} {what}.")
+        return FileError(
+            "malformed",
+            self.path,
+            f"{self.path}: the metadata key {name} {what}; {ANOTHER_FILE}.",
+        )
 
     def _bounded(self, key: str, found: float | str) -> int:
         """A value as a whole number within the limits of its key."""

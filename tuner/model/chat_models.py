@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
+from tuner.engine_version import ENGINE_VERSION
 from tuner.errors import FileError
+from tuner.gguf import package_names
 from tuner.gguf.header import Header
+from tuner.model.architectures import KNOWN
+from tuner.safe_text import quoted
 
 EMBEDDING = frozenset(
     {
@@ -74,6 +79,29 @@ def require_chat_model(header: Header) -> str:
     if not header.tensors:
         raise _refuse(header.path, "a vocabulary without a model (no tensors)")
     return architecture
+
+
+def unknown_architecture(header: Header, name: str) -> FileError:
+    """The error for a name that is no architecture of llama.cpp's."""
+    near = get_close_matches(name, KNOWN, n=1, cutoff=0.8)
+    if package_names.is_architecture(name):
+        what = "it is newer; update kvchat, or take a model of an architecture that it knows"
+    elif near:
+        what = (
+            f"that may be another program's name for {near[0]} (Ollama's differ); take the "
+            "model's GGUF for llama.cpp"
+        )
+    else:
+        what = (
+            "it is newer, or another program's; take the model's GGUF for llama.cpp, or update "
+            "kvchat"
+        )
+    return FileError(
+        "unknown_architecture",
+        header.path,
+        f"{header.path} is of the architecture {quoted(name)}, which llama.cpp "
+        f"({ENGINE_VERSION}) does not know: {what}.",
+    )
 
 
 def _refuse(path: Path, what: str) -> FileError:

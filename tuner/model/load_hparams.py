@@ -39,7 +39,10 @@ def load_hparams(header: Header, architecture: str) -> HParams:
     n_swa, swa = window(keys, row, n, n_all)
     recurrent = recurrent_layers(keys, row, n, n_all, n_head_kv=layers.n_head_kv, n_ff=layers.n_ff)
     if not any(layers.n_head) and not any(recurrent):
-        raise keys.wrong("attention.head_count", "is 0, and no layer is recurrent")
+        stated = keys.value("attention.head_count") is not None
+        raise keys.wrong(
+            "attention.head_count", f"is {0 if stated else 'missing'}, and no layer is recurrent"
+        )
     heads = _head_sizes(keys, row, layers.n_head[0], n_embd, windowed=any(swa))
     ssm = _ssm(keys, row)
     state_r, state_s = _state_sizes(keys, row, ssm, n_embd, layers.n_head[0], heads.k)

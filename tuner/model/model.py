@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
+from tuner.engine_version import installed_engine_version, is_other_engine
 from tuner.gguf import package_names
-from tuner.gguf.header import Header, SkippedArray, TensorInfo
+from tuner.gguf.header import Header, SkippedArray, TensorInfo, read_header
 from tuner.gguf.types import FILE_TYPES, GGML_TYPES, GUESSED
-from tuner.model.chat_models import require_chat_model
+from tuner.model.architectures import architecture as architecture_row
+from tuner.model.chat_models import require_chat_model, unknown_architecture
 from tuner.model.chat_templates import TemplateChoice, chosen, named_templates
 from tuner.model.hparams import HParams
 from tuner.model.load_hparams import load_hparams
+from tuner.model.loadable import require_keys, require_tensors
 from tuner.model.tensors import TensorGroups, group_tensors
+from tuner.model.vocabulary import require_vocabulary
 
 MAX_NAME = 200  # characters of general.name that are kept
 
@@ -54,6 +58,27 @@ class Model:
     def chat_template(self) -> str | None:
         """The file's template for chat; None where it has none."""
         return chosen(self.chat_templates, TemplateChoice())
+
+
+def read_model(path: Path) -> Model:
+    """The model of a file that the engine will load, as far as its header tells.
+
+    Raises FileError: beside what `read_header` and `describe` raise, "unknown_architecture" and
+    "incompatible" for files that are whole and not made for this llama.cpp. With another engine
+    installed its own dry run has the word.
+    """
+    header = read_header(path)
+    if is_other_engine(installed_engine_version()):
+        return describe(header)
+    architecture = require_chat_model(header)
+    if not architecture_row(architecture).known:
+        raise unknown_architecture(header, architecture)
+    require_vocabulary(header)
+    require_keys(header, architecture)
+    model = describe(header)
+    require_keys(header, architecture, model.hparams)
+    require_tensors(header, model.hparams)
+    return model
 
 
 def describe(header: Header) -> Model:
