@@ -72,6 +72,8 @@ def read_model(path: Path) -> Model:
         return describe(header)
     architecture = require_chat_model(header)
     if not architecture_row(architecture).known:
+        if f"{architecture}.block_count" not in header.metadata:
+            return describe(header)  # which says that it is another kind of model
         raise unknown_architecture(header, architecture)
     require_vocabulary(header)
     require_keys(header, architecture)
