@@ -3,20 +3,20 @@ reads, and offering what it has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.support.chat_templates import CONVERSATION, FAMILIES, TOKENS, Family
+from tests.support.chat_templates import CONVERSATION, FAMILIES, TOKENS, Family, InThisProcess
+from tuner.engine import templates
 from tuner.engine.protocol import Message
 from tuner.engine.templates import ChatTemplate
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
-def loaded(request: pytest.FixtureRequest) -> Iterator[tuple[Family, ChatTemplate]]:
-    chat = ChatTemplate(request.param.source, TOKENS)
-    yield request.param, chat
-    chat.close()
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+def loaded(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Family, ChatTemplate]:
+    monkeypatch.setattr(templates, "TemplateProcess", InThisProcess)
+    return request.param, ChatTemplate(request.param.source, TOKENS)
 
 
 def test_whole_conversation(loaded: tuple[Family, ChatTemplate]) -> None:

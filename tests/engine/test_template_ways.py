@@ -3,12 +3,10 @@ it cannot do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-
 import pytest
 
-from tests.support.chat_templates import CONVERSATION, TOKENS
+from tests.support.chat_templates import CONVERSATION, TOKENS, InThisProcess
+from tuner.engine import templates
 from tuner.engine.protocol import Message
 from tuner.engine.template_ways import DEFAULT_SYSTEM
 from tuner.engine.templates import FAILS_ON, LEAVES_OUT, ChatTemplate
@@ -66,19 +64,18 @@ ODD = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def opened(request: pytest.FixtureRequest) -> Iterator[ChatTemplate]:
-    with closing(ChatTemplate(request.param, TOKENS)) as chat:
-        yield chat
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "TemplateProcess", InThisProcess)
 
 
 @pytest.mark.parametrize(("template", "prompt"), ODD.values(), ids=ODD)
 def test_odd_template(template: str, prompt: str) -> None:
     """It is right, and used without a word."""
-    with closing(ChatTemplate(template, {**TOKENS, "mask_token": ""})) as chat:
-        assert chat.warnings == ()
-        rendered = chat.render(CONVERSATION)
-        assert (rendered.text, rendered.source, rendered.notice) == (prompt, "file", "")
+    chat = ChatTemplate(template, {**TOKENS, "mask_token": ""})
+    assert chat.warnings == ()
+    rendered = chat.render(CONVERSATION)
+    assert (rendered.text, rendered.source, rendered.notice) == (prompt, "file", "")
 
 
 @pytest.mark.parametrize(
@@ -91,10 +88,10 @@ def test_a_system_message_that_must_be_there(condition: str, system: str) -> Non
     needs = f"{{% if {condition} %}}{{{{ raise_exception('system first') }}}}{{% endif %}}"
     if system:
         needs = "{% if messages[0].role != 'system' %}{{ raise_exception('x') }}{% endif %}" + needs
-    with closing(ChatTemplate(needs + LOOP, TOKENS)) as chat:
-        assert chat.warnings == ()
-        assert chat.render(CONVERSATION).text == SAID
-        assert chat.render(CONVERSATION[1:2]).text == f"[system]{system}[user]Hi?"
+    chat = ChatTemplate(needs + LOOP, TOKENS)
+    assert chat.warnings == ()
+    assert chat.render(CONVERSATION).text == SAID
+    assert chat.render(CONVERSATION[1:2]).text == f"[system]{system}[user]Hi?"
 
 
 def test_json_as_transformers_writes_it() -> None:
@@ -104,16 +101,16 @@ def test_json_as_transformers_writes_it() -> None:
         "{{ [1, 2] | tojson(separators=(',', ':')) }} {{ [1] | tojson(indent=2) }} "
         "{{ 'ü' | tojson(true) }}"
     )
-    with closing(ChatTemplate(template, TOKENS)) as chat:
-        text = chat.render([Message("user", "Hi?")]).text
+    chat = ChatTemplate(template, TOKENS)
+    text = chat.render([Message("user", "Hi?")]).text
     assert text == '[user]Hi?{"b": "ü<", "a": 1} {"a": 2, "b": 1} [1,2] [\n  1\n] "\\u00fc"'
 
 
 def test_the_clock_of_a_conversation_stands_still() -> None:
     """A date in the prompt would else cost the cache; another conversation has another."""
-    with closing(ChatTemplate("{{ strftime_now('%f') }}" + LOOP, TOKENS)) as chat:
-        begun, going_on = (chat.render(CONVERSATION[:n]).text[:6] for n in (2, 4))
-        another = chat.render(CONVERSATION[:2]).text[:6]
+    chat = ChatTemplate("{{ strftime_now('%f') }}" + LOOP, TOKENS)
+    begun, going_on = (chat.render(CONVERSATION[:n]).text[:6] for n in (2, 4))
+    another = chat.render(CONVERSATION[:2]).text[:6]
     assert begun == going_on
     assert begun.isdigit()
     assert another != begun
@@ -122,21 +119,21 @@ def test_the_clock_of_a_conversation_stands_still() -> None:
 def test_what_a_template_leaves_out_is_said() -> None:
     """It is used all the same: the format is right."""
     last = "[{{ messages[-1].role }}]{{ messages[-1].content }}"
-    with closing(ChatTemplate(last, TOKENS)) as chat:
-        assert chat.source == "file"
-        what, reason = "an earlier answer", "it leaves out what the assistant said"
-        assert chat.warnings == (LEAVES_OUT.format(what=what, reason=reason),)
+    chat = ChatTemplate(last, TOKENS)
+    assert chat.source == "file"
+    what, reason = "an earlier answer", "it leaves out what the assistant said"
+    assert chat.warnings == (LEAVES_OUT.format(what=what, reason=reason),)
 
 
 def test_what_a_template_fails_on_is_said() -> None:
     once = LOOP + "{% if messages | length > 2 %}{{ raise_exception('too long') }}{% endif %}"
-    with closing(ChatTemplate(once, TOKENS)) as chat:
-        assert chat.warnings == (FAILS_ON.format(what="an earlier answer", reason="too long"),)
-        assert chat.render(CONVERSATION[:2]).source == "file"
-        for _ in range(2):
-            rendered = chat.render(CONVERSATION)
-            assert rendered.source == "chatml"
-            assert "too long" in rendered.notice
+    chat = ChatTemplate(once, TOKENS)
+    assert chat.warnings == (FAILS_ON.format(what="an earlier answer", reason="too long"),)
+    assert chat.render(CONVERSATION[:2]).source == "file"
+    for _ in range(2):
+        rendered = chat.render(CONVERSATION)
+        assert rendered.source == "chatml"
+        assert "too long" in rendered.notice
 
 
 def test_a_thought_that_a_template_rejects() -> None:
@@ -146,9 +143,9 @@ def test_a_thought_that_a_template_rejects() -> None:
         "{% endfor %}"
     )
     turns = [Message("user", "Hi?"), Message("assistant", "Hello.", "bad"), Message("user", "So?")]
-    with closing(ChatTemplate(strict, TOKENS)) as chat:
-        rendered = chat.render(turns)
-        assert (rendered.text, rendered.notice) == ("[user]Hi?[assistant]Hello.[user]So?", "")
+    chat = ChatTemplate(strict, TOKENS)
+    rendered = chat.render(turns)
+    assert (rendered.text, rendered.notice) == ("[user]Hi?[assistant]Hello.[user]So?", "")
 
 
 @pytest.mark.parametrize(

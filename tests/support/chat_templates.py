@@ -6,9 +6,12 @@ of them special: how it is called, what it demands, what it says of thinking.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 from tuner.engine.protocol import Message
+from tuner.engine.template_child import Template
+from tuner.engine.template_process import Call, TemplateError
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "", "unk_token": ""}
 
@@ -18,6 +21,22 @@ CONVERSATION = (
     Message("assistant", "Hello.", "A greeting."),
     Message("user", "Thanks."),
 )
+
+
+class InThisProcess:
+    """A `TemplateProcess` without a process, to start which takes most of a test's time."""
+
+    def __init__(self, template: str, stopped: Callable[[], object]):
+        self._source = template
+
+    def render(self, call: Call) -> str:
+        try:
+            return Template(self._source).render(**asdict(call))
+        except Exception as error:
+            raise TemplateError(str(error)) from error
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,14 +70,14 @@ def main() -> None:
 def serve(questions: IO[bytes], answers: IO[bytes]) -> None:
     """One answer to each question."""
     _limit_memory()
-    template = _Template("")
+    template = Template("")
     for line in questions:
         _limit_time()
         try:
             question = json.loads(line)
             text = ""
             if "template" in question:
-                template = _Template(question["template"])
+                template = Template(question["template"])
             elif "messages" in question:
                 text = template.render(**question)
                 if len(text) > ROOM + SHARE * len(line):
@@ -118,7 +118,7 @@ def _in_a_line(error: Exception) -> str:
     return text.splitlines()[0][:120] if text.strip() else type(error).__name__
 
 
-class _Template:
+class Template:
     """One template in the environment of Transformers' apply_chat_template, which templates are
     written for (utils/chat_template_utils.py, _compile_jinja_template)."""
 

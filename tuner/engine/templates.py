@@ -20,14 +20,14 @@ NO_TEMPLATE = (
     "the file has no chat template, so ChatML is used: a model that was not trained for chat "
     "may ramble"
 )
-BAD_TEMPLATE = "the file's chat template does not work ({reason}), so ChatML is used"
+BAD_TEMPLATE = "the chat template does not work ({reason}), so ChatML is used"
 FAILS_ON = (
-    "the file's chat template fails on {what} ({reason}): there ChatML is used, which the model "
+    "the chat template fails on {what} ({reason}): there ChatML is used, which the model "
     "may not know"
 )
-LEAVES_OUT = "the file's chat template is incomplete: with {what}, {reason}"
+LEAVES_OUT = "the chat template is incomplete: with {what}, {reason}"
 FELL_BACK = (
-    "the file's chat template rejects this conversation ({reason}): it was sent as ChatML, which "
+    "the chat template rejects this conversation ({reason}): it was sent as ChatML, which "
     "the model may not know"
 )
 

@@ -71,12 +71,12 @@ def taken_as(level: str, offered: tuple[str, ...], usual: str) -> str:
     if not level or level in offered:
         return ""
     if not offered:
-        return f"the model's chat template offers no choice of thinking, so {level} changes nothing"
+        return f"the chat template offers no choice of thinking, so {level} changes nothing"
     found = nearest(level, offered, usual)
     if level == "on":
         return ""
     names = " or ".join((", ".join(offered[:-1]), offered[-1]) if len(offered) > 1 else offered)
-    return f"the model's chat template offers thinking {names}: {level} is taken as {found}"
+    return f"the chat template offers thinking {names}: {level} is taken as {found}"
 
 
 def discover(say: Callable[[Variables], str | None], source: str) -> Thinking:
