@@ -42,6 +42,19 @@ def test_a_launch_tells_its_stages_and_ends_ready(
     running.close()
 
 
+@pytest.mark.parametrize(("template", "begins"), [("chatml", "ChatML · CPU"), ("file", "CPU")])
+def test_chatml_stands_in_the_status(
+    tiny_model: Path, tmp_path: Path, pretend: Machine, template: str, begins: str
+) -> None:
+    """From the load on, and as the last answer was asked."""
+    _, running = run(launcher(tiny_model, tmp_path, template=template).start())
+    assert running.status().startswith(begins)
+    running._format = "another"
+    list(running.generate(ASK, Sampling()))
+    assert running.status().startswith(begins)
+    running.close()
+
+
 def test_memory_that_is_never_enough_ends_with_the_engine_s_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,26 @@ def test_what_a_model_is(tmp_path: Path) -> None:
     assert model.n_params == embeddings + 256 + 2 * layer
 
 
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [
+        ({"": "bare", ".chat": "chat", ".default": "default"}, "bare"),
+        ({".tool_use": "tools", ".default": "default"}, "default"),
+        ({".rag": "rag", ".tool_use": "tools", ".chat": "chat"}, "chat"),
+        ({".rag": "rag", ".tool_use": "tools", ".custom": "custom"}, "custom"),
+        ({".tool_use": "tools"}, "tools"),
+        ({"": " \n", ".chat": "chat"}, "chat"),
+        ({"s": "no template", "": 7}, None),
+    ],
+)
+def test_which_template_is_the_one_to_chat_with(
+    named: dict[str, object], found: str | None, tmp_path: Path
+) -> None:
+    """The one without a name, "default", "chat", whatever is not for tools or documents, these."""
+    keys = {f"tokenizer.chat_template{name}": source for name, source in named.items()}
+    assert describe(read_header(tiny_llama(tmp_path / "m.gguf", keys))).chat_template == found
+
+
 def test_quantization_without_a_file_type_is_the_commonest(tmp_path: Path) -> None:
     assert describe(read_header(tiny_llama(tmp_path / "m.gguf"))).quantization == "Q4_0"
     eight = tiny_llama(tmp_path / "8.gguf", {"general.file_type": 7 | 1024}, ggml_type=Q8_0)

@@ -24,7 +24,7 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
     changed          so many loads end in Failed("changed")
     warn             a warning in Loaded
     n_ctx            what Loaded reports; default: what the settings asked for
-    template         Loaded.chat_template, default "file"
+    template         chat_template of Loaded and Done, default "file"
     oom_over_ctx     a load with more n_ctx than this ends in Failed("out_of_memory")
     hang             ignores Quit and the end of stdin for this many seconds (default 0)
     stuck_in         "load" | "prompt" | "generate": lives, but nothing moves from there on; in
@@ -202,7 +202,7 @@ class _Script:
         self.cached = total + sent
         took = time.monotonic() - started
         cpu = options.cpu_share * took
-        done = Done(reason, total, reused, sent, 0.01, took, self.cached, cpu)
+        done = Done(reason, total, reused, sent, 0.01, took, self.cached, cpu, options.template)
         self.send(done)
         if options.late:
             self.send(done)

@@ -34,7 +34,7 @@ def show_prompt(
     with EngineClient() as client:
         prompt = client.show_prompt(asked)
     if as_json:
-        write(json.dumps(prompt_json(prompt), ensure_ascii=False) + "\n")
+        write(json.dumps(prompt_json(prompt)) + "\n")
         return ExitCode.OK
     write(prompt.text + ("\n" if sys.stdout.isatty() else ""))
     for warning in prompt.warnings:
