@@ -43,7 +43,7 @@ from tests.support.headers import unpacked
 from tuner.errors import EngineError, FileError, KvchatError
 from tuner.gguf.header import read_header
 from tuner.machine.machine import Machine
-from tuner.model.model import describe
+from tuner.model.model import Model, describe, read_model
 from tuner.planning import Plan, make_plan
 from tuner.planning.budgets import Budgets
 from tuner.report import overview_text, report_json, report_text
@@ -144,10 +144,13 @@ def try_file(path: Path, where: Machine, wishes: Wishes, endless: float = ENDLES
     try:
         with cpu_limit(endless):
             try:
-                plan = make_plan(describe(read_header(path)), where, wishes)
-                settings = plan.chosen.settings
+                model, refused = _model(path)
+                plan = make_plan(model, where, wishes)
                 verdict = "fits" if plan.chosen.fits else "does not fit"
                 fell += _faults(plan)
+                if refused:
+                    raise refused
+                settings = plan.chosen.settings
             except KvchatError as error:
                 kind = error.kind if isinstance(error, FileError) else type(error).__name__
                 verdict = f"refused: {kind}"
@@ -168,6 +171,15 @@ def try_file(path: Path, where: Machine, wishes: Wishes, endless: float = ENDLES
     if memory > MEMORY:
         fell.append("over 64 MiB")
     return Outcome(verdict, tuple(fell), detail, seconds, memory, settings)
+
+
+def _model(path: Path) -> tuple[Model, FileError | None]:
+    """What is planned, and why this engine would not load it: with another one installed, which
+    has its own word, a file is planned all the same."""
+    try:
+        return read_model(path), None
+    except FileError as error:
+        return describe(read_header(path)), error
 
 
 def _where(error: Any, trace: Any) -> str:

@@ -272,9 +272,13 @@ class Run:
                 r'create_tensor\(tn\((LLM_TENSOR_\w+), *"(\w+)"(, i)?\), \{(\w+)\}', statement.text
             )
             if match and match[2] in ("scale", "input_scale"):
-                name = self.sources.tensors[match[1]].replace("%d", "*") + "." + match[2]
+                base = self.sources.tensors[match[1]].replace("%d", "*")
+                name = f"{base}.{match[2]}"
+                # of a tensor that is loaded; the output's, only where that is NVFP4; and a layer
+                # that shares another's tensors has none of its own
+                when = f"(has('{base}.weight') | {UNKNOWN})" if match[3] else UNKNOWN
                 where = "all_layers" if match[3] else "tensors"
-                self.tensors.append([where, name, match[4], "1", UNKNOWN])
+                self.tensors.append([where, name, match[4], "1", when])
 
     # ------------------------------------------------ statements
 

@@ -32,6 +32,7 @@ from tuner.gguf.keys import ANOTHER_FILE
 from tuner.model.hparams import HParams
 
 NOT_REQUIRED, RESHAPED = 1, 4  # of a tensor's flags (`llama_model_loader::TENSOR_*`)
+_NEVER_REQUIRED = ("1", "3", "5", "7")
 
 
 def incompatible(header: Header, what: str, *, newer: bool = False) -> FileError:
@@ -81,6 +82,7 @@ def possible(value: Any) -> bool:
 class Text(NamedTuple):
     """An expression, and whether its value may differ from layer to layer."""
 
+    source: str
     code: CodeType
     layered: bool
 
@@ -98,6 +100,7 @@ class TensorRow(NamedTuple):
     shape: Text
     flags: Text
     when: Text
+    required: bool  # that it may be missing is not for sure
 
 
 class Rows(NamedTuple):
@@ -119,7 +122,7 @@ class Names(dict[str, Any]):
         super().__init__(unknown=UNKNOWN, arch=architecture, i=0, pick=_pick, at=_at, str=str)
         self.tensors: dict[str, TensorInfo] = {t.name: t for t in header.tensors}
         self._values = rows_of(architecture).values
-        self._constant: dict[CodeType, Any] = {}
+        self._constant: dict[str, Any] = {}
         self._n: dict[str, int] = {"once": 1, "tensors": 1}
 
         def number(key: str, default: Any) -> Any:
@@ -190,7 +193,7 @@ class Names(dict[str, Any]):
 
     def of(self, text: Text) -> Any:
         """What an expression is worth now."""
-        found = self._constant.get(text.code, self)
+        found = self._constant.get(text.source, self)
         if found is not self:
             return found
         try:
@@ -198,7 +201,7 @@ class Names(dict[str, Any]):
         except (ArithmeticError, TypeError):  # a number that is none, which the keys' rows tell
             found = UNKNOWN
         if not text.layered:
-            self._constant[text.code] = found
+            self._constant[text.source] = found
         return found
 
     def __missing__(self, name: str) -> Any:
@@ -254,16 +257,22 @@ def rows_of(architecture: str) -> Rows:
         before = len(layered)
         layered |= {name for name, text in values.items() if _depends(text, layered)}
 
+    ours = {row[0] for name in ("tensors", "layers", "all_layers") for row in own.get(name, ())}
+
     def part(name: str, full: int) -> Iterator[list[str]]:
-        for row in (*own.get(name, ()), *common.get(name, ())):
+        # what an architecture has created itself the generic pass leaves alone
+        shared = (row for row in common.get(name, ()) if row[0] not in ours)
+        for row in (*own.get(name, ()), *shared):
             yield [*row, *("0", "1")[len(row) - full + 2 :]]
 
     def text(expression: str) -> Text:
-        return Text(_compiled(expression), _depends(expression, layered))
+        return Text(expression, _compiled(expression), _depends(expression, layered))
 
     def tensors(name: str) -> tuple[TensorRow, ...]:
         return tuple(
-            TensorRow(one, text(f"({shape},)"), text(flags), text(when))
+            TensorRow(
+                one, text(f"({shape},)"), text(flags), text(when), flags not in _NEVER_REQUIRED
+            )
             for one, shape, flags, when in part(name, 4)
         )
 

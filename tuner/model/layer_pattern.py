@@ -31,12 +31,7 @@ def window(keys: Keys, row: Architecture, n_layer: int, n_all: int) -> tuple[int
 
     listed = keys.array("attention.sliding_window_pattern")
     if listed is not None:
-        if len(listed) < n_layer:
-            raise keys.wrong(
-                "attention.sliding_window_pattern",
-                f"lists {len(listed)} layers, the model has {n_layer}",
-            )
-        swa = tuple(bool(v) for v in listed[:n_all])
+        swa = tuple(bool(v) for v in listed[:n_all])  # layers that are not listed have none
         return size, swa + (False,) * (n_all - len(swa))
     if rule.period is None:
         return none

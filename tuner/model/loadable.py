@@ -67,23 +67,36 @@ def require_tensors(header: Header, hparams: HParams) -> None:
             if certain(names.of(when)):
                 why = f" ({words})" if words and "%" not in words else ""
                 raise incompatible(header, f"its numbers make no {cut(architecture)} model{why}")
+    present = {_without_layer(tensor.name) for tensor in header.tensors}
     taken: set[str] = set()
     for layers in ("tensors", "layers", "all_layers"):
-        of_part: tuple[TensorRow, ...] = getattr(rows, layers)
+        all_rows: tuple[TensorRow, ...] = getattr(rows, layers)
+        of_part = [row for row in all_rows if row.required or row.name in present]
         for _ in names.layers(layers):
             for row in of_part:
-                if possible(names.of(row.when)):
-                    _require_tensor(header, names, row, taken)
+                _require_tensor(header, names, row, taken)
     foreign = [tensor.name for tensor in header.tensors if tensor.name not in taken]
     if foreign:
         raise _foreign(header, architecture, foreign)
 
 
+def _without_layer(name: str) -> str:
+    """A tensor's name as rows have it, with a star for its layer."""
+    if not name.startswith("blk."):
+        return name
+    return f"blk.*.{name.split('.', 2)[-1]}"
+
+
 def _require_tensor(header: Header, names: Names, row: TensorRow, taken: set[str]) -> None:
     """One tensor, of the layer `i`."""
     name = row.name.replace("*", str(names["i"]))
-    tensor, sure = names.tensors.get(name), certain(names.of(row.when))
-    flags = names.of(row.flags)
+    tensor = names.tensors.get(name)
+    if tensor is None and not row.required:
+        return
+    when = names.of(row.when)
+    if not possible(when):
+        return
+    sure, flags = certain(when), names.of(row.flags)
     if tensor is None:
         if sure and flags is not UNKNOWN and not flags & NOT_REQUIRED:
             raise incompatible(header, f"it lacks the tensor {name}")
@@ -92,7 +105,7 @@ def _require_tensor(header: Header, names: Names, row: TensorRow, taken: set[str
     if not sure or (flags is not UNKNOWN and flags & RESHAPED):
         return
     wanted = names.of(row.shape)
-    if wanted is UNKNOWN:
+    if wanted is UNKNOWN or wanted == tensor.shape:  # as what is unknown equals anything
         return
     sizes, sought = ((*shape, *(1,) * (_MAX_DIMS - len(shape))) for shape in (tensor.shape, wanted))
     if any(want is not UNKNOWN and want != size for size, want in zip(sizes, sought, strict=True)):
