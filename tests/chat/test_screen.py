@@ -33,7 +33,7 @@ from tui.widgets import ActivityLine, AnswerMessage, Prompt, StatusLine
 from tui.widgets.markdown import Segment
 from tui.widgets.messages import Reasoning
 from tui.widgets.transcript import LIVE, PAGE, Transcript
-from tuner.engine.protocol import PromptProgress, Sampling
+from tuner.engine.protocol import PromptProgress, Sampling, Text, WasThought
 from tuner.errors import EngineError, FileError
 from tuner.units import GIB
 
@@ -49,6 +49,11 @@ def store(tmp_path: Path) -> Iterator[Conversations]:
 
 def _shows(pilot: Pilot[None], *texts: str) -> bool:
     return all(text in shown(pilot) for text in texts)
+
+
+def thought(text: str) -> Text:
+    """As the engine says it."""
+    return Text(text, 1, thought=True)
 
 
 def rows(store: Conversations, columns: str) -> list[tuple[object, ...]]:
@@ -205,7 +210,7 @@ async def test_earlier_messages_come_back_with_up(store: Conversations) -> None:
 async def test_markup_of_the_model_is_shown_not_obeyed(store: Conversations) -> None:
     """Brackets, HTML and escape codes from the model, the user and a title are plain text."""
     nasty = "[red]x[/] [/ Vec<String> <b>t</b> \x1b[31mz\n\n| a |\n|---|\n| [/x] |\n"
-    app = make_app(FakeRunning([["<think>[/] hm</think>" + nasty]]), store)
+    app = make_app(FakeRunning([[thought("[/] hm"), nasty]]), store)
     async with app.run_test(size=(80, 30)) as pilot:
         await chat_screen(pilot)
         await ask(pilot, "[b]me[/b] [/")
@@ -221,7 +226,7 @@ async def test_markup_of_the_model_is_shown_not_obeyed(store: Conversations) -> 
 
 async def test_reasoning_is_folded(store: Conversations) -> None:
     """It is kept apart, hidden until asked for, saved, and not sent back to the model."""
-    running = FakeRunning([["<think>secret ", "plan</think>", "\n\nAnswer."], ["Two."]])
+    running = FakeRunning([[thought("secret "), thought("plan"), "Answer."], ["Two."]])
     app = make_app(running, store)
     async with app.run_test(size=SIZE) as pilot:
         screen = await chat_screen(pilot)
@@ -235,12 +240,65 @@ async def test_reasoning_is_folded(store: Conversations) -> None:
         await ask(pilot, "More")
         app._recorder.save(screen.chat.record()).result()
     assert rows(store, "reasoning, content")[1] == ("secret plan", "Answer.")
-    assert "secret" not in str(running.prompts[1])
+    assert [(m.content, m.reasoning) for m in running.prompts[1]] == [
+        ("Go", ""), ("Answer.", "secret plan"), ("More", "")
+    ]  # fmt: skip
+
+
+async def test_a_thought_that_only_its_end_marks_is_taken_back(store: Conversations) -> None:
+    """It was shown as the answer; it is folded once its end comes."""
+    more = threading.Event()
+    app = make_app(FakeRunning([["hm hm", more, WasThought(), "Yes."]]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go", wait=False)
+        await until(pilot, lambda: "hm hm" in shown(pilot))
+        more.set()
+        await until(pilot, lambda: is_idle(screen) and _shows(pilot, "thought · 2 words", "Yes."))
+        assert "hm hm" not in shown(pilot)
+        assert screen.chat.path[-1].content == "Yes."
+
+
+async def test_a_thought_that_is_cut_stays_a_thought(store: Conversations) -> None:
+    """It is kept and shown as one, with how it ended; the model is asked again without it, and
+    roles still alternate."""
+    running = FakeRunning([[thought("secret plan")], ["Two."]], reason="max_tokens")
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go")
+        await until(pilot, lambda: _shows(pilot, "thought · 2 words", "nothing was answered yet"))
+        assert "secret plan" not in shown(pilot)
+        await pilot.press("ctrl+y")
+        assert screen.chat.last_answer is None
+        await ask(pilot, "More")
+        app._recorder.save(screen.chat.record()).result()
+    assert rows(store, "reasoning, content, state")[1] == ("secret plan", "", "max_tokens")
+    assert [(m.role, m.content) for m in running.prompts[1]] == [("user", "Go\n\nMore")]
+
+
+async def test_a_thought_says_how_long_it_took(store: Conversations) -> None:
+    """As the engine measured it, also when the conversation is opened again."""
+    store.save(
+        Conversation("c", "t", 1.0, 1.0, head="b"),
+        [
+            StoredMessage("a", None, "user", "Hi", 1.0),
+            StoredMessage(
+                "b", "a", "assistant", "Yes.", 2.0, reasoning="one two", thought_seconds=125.2
+            ),
+        ],
+    )
+    app = make_app(FakeRunning([[thought("hm"), "No."]], thought_seconds=12.3), store, "c")
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await until(pilot, lambda: "thought · 2 words · 2 min 5 s" in shown(pilot))
+        await ask(pilot, "Go")
+        await until(pilot, lambda: "thought · 1 word · 12 s" in shown(pilot))
 
 
 async def test_the_title_of_reasoning_is_never_cut(store: Conversations) -> None:
     """Whole although it grew between a layout and the moment at which its widget heard of it."""
-    running = FakeRunning([["<think>hm</think>Yes."]])
+    running = FakeRunning([[thought("hm"), "Yes."]])
     app = make_app(running, store)
     async with app.run_test(size=SIZE) as pilot:
         screen = await chat_screen(pilot)

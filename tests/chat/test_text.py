@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tui.answering.conversation import Chat, title_of
-from tui.answering.reasoning import ReasoningSplitter
 from tui.status import Status, compose, gauge
 from tui.widgets.segments import FENCE_LINES_MAX, Segmenter
 from tuner.units import GIB
@@ -85,41 +84,6 @@ def test_a_table_row_comes_whole() -> None:
     segmenter = Segmenter()
     assert segmenter.feed("| a long enough cell | anoth") == []
     assert segmenter.feed("er |\n")[0].text == "| a long enough cell | another |\n"
-
-
-# ---------------------------------------------------------------- reasoning
-
-
-def split(text: str, size: int) -> tuple[str, str]:
-    splitter = ReasoningSplitter()
-    shown_reasoning = shown_answer = ""
-    for at in range(0, len(text), size):
-        part = splitter.feed(text[at : at + size], final=at + size >= len(text))
-        shown_answer = "" if part.moved else shown_answer
-        shown_reasoning += part.reasoning
-        shown_answer += part.answer
-    assert (shown_reasoning, shown_answer) == (splitter.reasoning, splitter.answer)
-    return splitter.reasoning, splitter.answer
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
-@pytest.mark.parametrize(
-    ("text", "reasoning", "answer"),
-    [
-        ("<think>\nhm\n</think>\n\nYes.", "hm\n", "Yes."),
-        ("\n<thinking>hm</thinking>Yes.", "hm", "Yes."),
-        ("No tags, a < b.", "", "No tags, a < b."),
-        ("It says `<think>` here.", "", "It says `<think>` here."),
-        ("The tag </think> in a line.", "", "The tag </think> in a line."),
-        ("hm hm\n</think>\n\nYes.", "hm hm\n", "Yes."),
-        ("<think>cut short", "cut short", ""),
-        ("<thin", "", "<thin"),
-        ("<think></think>Yes.", "", "Yes."),
-    ],
-)
-def test_reasoning_is_told_apart(text: str, reasoning: str, answer: str, size: int) -> None:
-    """However the tags are cut over the pieces of a stream."""
-    assert split(text, size) == (reasoning, answer)
 
 
 # ---------------------------------------------------------------- status line

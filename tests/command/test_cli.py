@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from tui.command.cli import main
 from tui.keymap import Keymap
 from tuner import tuning
 from tuner.engine import client as engine_client
-from tuner.engine.protocol import Sampling
+from tuner.engine.protocol import Sampling, Text, WasThought
 from tuner.errors import ExitCode
 from tuner.planning import Plan
 from tuner.tuning import Tuning
@@ -442,6 +443,52 @@ def test_an_answer_does_not_steer_the_terminal(
     monkeypatch.setattr("sys.stdout", output)
     assert one_shot.answer(LaunchRequest(Path("x.gguf")), "Go", None, Sampling()) == 0
     assert output.getvalue() == ("a␛[31mb\nc\n" if shown else "a\x1b[31mb\n\x9bc\n")
+
+
+@pytest.mark.parametrize("show", [False, True])
+@pytest.mark.parametrize(
+    ("said", "reason", "out", "aside", "word"),
+    [
+        ([Text("h\x1bm", 1, thought=True), "Yes."], "end", "Yes.\n", "h␛m\n\n", ""),
+        ([Text("hm\n", 1, thought=True), "Yes."], "end", "Yes.\n", "hm\n\n", ""),
+        ([Text("hm", 1, thought=True)], "max_tokens", "\n", "hm", "not answer within --max-tokens"),
+        (["hm", WasThought(), "Yes."], "end", "hm\n\nYes.\n", "", "the model's thought"),
+    ],
+)
+def test_one_answer_is_printed_without_its_thought(
+    monkeypatch: pytest.MonkeyPatch,
+    said: list[Any],
+    reason: str,
+    out: str,
+    aside: str,
+    word: str,
+    show: bool,
+) -> None:
+    """stdout has the answer alone; the thought goes to stderr where it is asked for, cleaned for a
+    terminal. An answer that did not come is told."""
+
+    class Launch(FakeLauncher):
+        client = SimpleNamespace(close=lambda: None)
+
+        def __init__(self, _request: LaunchRequest):
+            super().__init__(FakeRunning([said], reason))
+
+    output, errors = Terminal(False), Terminal(True)
+    monkeypatch.setattr(one_shot, "Launcher", Launch)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # the handler would outlive the test
+    monkeypatch.setattr("sys.stdout", output)
+    monkeypatch.setattr("sys.stderr", errors)
+    request = LaunchRequest(Path("x.gguf"))
+    assert one_shot.answer(request, "Go", None, Sampling(), show_thinking=show) == 0
+    told = errors.getvalue()
+    assert output.getvalue() == out
+    assert (aside in told) if show else ("hm" not in told and "h␛m" not in told)
+    assert word in told
+
+
+def test_showing_a_thought_goes_with_one_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--demo", "--show-thinking"]) == 2
+    assert "--show-thinking goes with -p" in capsys.readouterr().err
 
 
 def test_an_interrupt_while_the_program_is_read_is_silent() -> None:

@@ -34,6 +34,7 @@ from tuner.engine.protocol import (
     Stop,
     Text,
     TokenCount,
+    WasThought,
     decode,
     encode,
 )
@@ -51,6 +52,7 @@ MESSAGES: list[Any] = [
     CountTokens(SAID), Stop(), Quit(), Alive("load", 1.5), Progress(0.5),
     Loaded(512, BUFFERS, 1.5, "file", ("careful",), use_extra_bufts=False),
     DryRunDone(BUFFERS, 0.1), PromptProgress(1, 2), Notice("Careful."), Text("…", 3),
+    Text("hm", 1, thought=True), WasThought(),
     Done("end", 10, 5, 3, 0.1, 0.2, 13), TokenCount(9), Failed("refused", "no"), Cancelled(),
 ]  # fmt: skip
 

@@ -17,7 +17,7 @@ from tui.ports import Ready, Retry, Stage
 from tui.screens import ChatScreen
 from tui.storage import Conversations
 from tui.widgets import Prompt
-from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text
+from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text, WasThought
 from tuner.errors import EngineCancelled, KvchatError
 from tuner.settings import Settings
 
@@ -32,11 +32,13 @@ class FakeModel:
 
 @dataclass
 class FakeRunning:
-    """Answers with `answers` in turn: each a list of text pieces, of PromptProgress, of errors to
-    raise, or of events to wait for (so that a test decides when the rest comes)."""
+    """Answers with `answers` in turn: each a list of text pieces, of the engine's own events (a
+    Text that is thought, WasThought, PromptProgress), of errors to raise, or of threading events to
+    wait for (so that a test decides when the rest comes)."""
 
     answers: list[list[Any]] = field(default_factory=list)
     reason: str = "end"
+    thought_seconds: float = 0.0
     model: FakeModel = field(default_factory=FakeModel)
     settings: Settings = field(default_factory=lambda: Settings(n_ctx=4096, type_k="q8_0"))
     warnings: tuple[str, ...] = ()
@@ -76,7 +78,7 @@ class FakeRunning:
         sampling: Sampling,
         continue_last: bool = False,
         think: str = "",
-    ) -> Iterator[PromptProgress | Text | Done]:
+    ) -> Iterator[PromptProgress | Text | WasThought | Done]:
         self._stop.clear()
         self.prompts.append(tuple(messages))
         self.samplings.append(sampling)
@@ -94,12 +96,15 @@ class FakeRunning:
             if isinstance(step, BaseException):
                 raise step
             if isinstance(step, str):
-                n_tokens += 1
-                yield Text(step, 1)
-            elif isinstance(step, PromptProgress):
+                step = Text(step, 1)  # noqa: PLW2901
+            if isinstance(step, Text | PromptProgress | WasThought):
+                n_tokens += step.n_tokens if isinstance(step, Text) else 0
                 yield step
         n_prompt = self.count_tokens(messages)
-        yield Done(reason, n_prompt, 0, n_tokens, 0.1, n_tokens / 50, n_prompt + n_tokens)
+        took, used = n_tokens / 50, n_prompt + n_tokens
+        yield Done(
+            reason, n_prompt, 0, n_tokens, 0.1, took, used, thought_seconds=self.thought_seconds
+        )
 
     def stop(self) -> None:
         self._stop.set()

@@ -90,7 +90,9 @@ class Chat:
         return self.conversation
 
     def prompt(self) -> tuple[Message, ...]:
-        """What the model sees: roles alternate (many templates insist), reasoning is left out."""
+        """What the model sees: roles alternate (many templates insist), so an answer that was cut
+        in its thought is left out. What was thought goes beside what was said: some templates show
+        it to the model again."""
         return tuple(self._prompt())
 
     def _prompt(self) -> Iterator[Message]:
@@ -101,11 +103,12 @@ class Chat:
             if not message.content:
                 continue
             if last is not None and last.role == message.role:
-                last = Message(last.role, f"{last.content}\n\n{message.content}")
+                content = f"{last.content}\n\n{message.content}"
+                last = Message(last.role, content, message.reasoning or last.reasoning)
                 continue
             if last is not None:
                 yield last
-            last = Message(message.role, message.content)
+            last = Message(message.role, message.content, message.reasoning)
         if last is not None:
             yield last
 
@@ -128,4 +131,5 @@ def measured(answer: StoredMessage, done: Done) -> StoredMessage:
             done.n_ctx_used, done.n_prompt
         ),  # also if it was stopped before all was read
         tokens_per_second=speed,
+        thought_seconds=done.thought_seconds if answer.reasoning else None,
     )

@@ -6,9 +6,16 @@ import threading
 from collections.abc import Sequence
 
 from tui.ports import RunningModel
-from tuner.engine.protocol import Done, Message, Notice, PromptProgress, Sampling, Text
+from tuner.engine.protocol import (
+    Done,
+    Message,
+    Notice,
+    PromptProgress,
+    Sampling,
+    Text,
+    WasThought,
+)
 from tuner.errors import EngineError, KvchatError
-from tuner.safe_text import utf8
 
 
 class Generation:
@@ -26,8 +33,7 @@ class Generation:
         self._running = running
         self._request = (tuple(messages), sampling, continue_last, think)
         self._lock = threading.Lock()
-        self._texts: list[str] = []
-        self._n_tokens = 0
+        self._said: list[Text | WasThought] = []
         self._progress: PromptProgress | None = None
         self._finished = threading.Event()
         self._stopped = threading.Event()
@@ -48,10 +54,9 @@ class Generation:
         """Reads the engine to the end. Never raises: what went wrong is in `error`."""
         try:
             for event in self._running.generate(*self._request):
-                if isinstance(event, Text):
+                if isinstance(event, Text | WasThought):
                     with self._lock:
-                        self._texts.append(utf8(event.text))
-                        self._n_tokens += event.n_tokens
+                        self._said.append(event)
                 elif isinstance(event, PromptProgress):
                     self._progress = event
                 elif isinstance(event, Notice):
@@ -75,10 +80,8 @@ class Generation:
         self._stopped.set()
         self._running.stop()
 
-    def take(self) -> tuple[str, int, PromptProgress | None]:
-        """The text and the number of tokens since the last call, and how far the prompt is."""
+    def take(self) -> tuple[list[Text | WasThought], PromptProgress | None]:
+        """What was said and thought since the last call, and how far the prompt is."""
         with self._lock:
-            text, tokens = "".join(self._texts), self._n_tokens
-            self._texts.clear()
-            self._n_tokens = 0
-        return text, tokens, self._progress
+            said, self._said = self._said, []
+        return said, self._progress

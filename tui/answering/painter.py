@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tui.answering.conversation import Chat, measured
 from tui.answering.generation import Generation
-from tui.answering.reasoning import ReasoningSplitter
 from tui.status import gauge
 from tui.storage import Recorder, StoredMessage
 from tui.widgets import ActivityLine, AnswerMessage, Transcript
 from tui.widgets.keystrokes import Keystrokes
 from tuner.engine.patience import STILL_SECONDS
-from tuner.engine.protocol import PromptProgress
+from tuner.engine.protocol import PromptProgress, Text, WasThought
+from tuner.safe_text import utf8
 
 PERIOD = 0.05  # seconds between two drawings,
 SHARE = 3  # and at least so many times what the screen's thread had to do since the last one,
@@ -43,8 +44,9 @@ class Painter:
         self._transcript = transcript
         self._widget = widget
         self._keystrokes = keystrokes
-        self._splitter = ReasoningSplitter()
         self._n_tokens = 0
+        self._thinks = False  # at the moment
+        self._thinking_since = 0.0
         self._undrawn = ""  # saved already, shown as fast as the keyboard allows
 
     async def run(self, activity: ActivityLine) -> None:
@@ -54,13 +56,12 @@ class Painter:
         changed = settled = False
         while True:
             finished = self.generation.finished  # before the text is taken, so that none is missed
-            text, tokens, progress = self.generation.take()
+            said, progress = self.generation.take()
             ended = finished and not settled
-            self._n_tokens += tokens
-            if text or ended:
-                await self._take_in(text, finished)
+            if said or ended:
+                await self._take_in(said, finished)
                 settled = finished
-                changed = changed or bool(text)
+                changed = changed or bool(said)
             await self._draw(finished)
             if finished and not self._undrawn:
                 return
@@ -86,12 +87,26 @@ class Painter:
         if last:
             await self._widget.update_message(self.answer)
 
-    async def _take_in(self, text: str, final: bool) -> None:
-        split = self._splitter.feed(text, final)
+    async def _take_in(self, said: Sequence[Text | WasThought], final: bool) -> None:
+        thoughts, answers = [self.answer.reasoning], [self.answer.content]
+        for event in said:
+            if isinstance(event, WasThought):
+                thoughts, answers = [*thoughts, *answers], []
+                self._undrawn = ""
+                await self._widget.clear()
+                continue
+            text = utf8(event.text)
+            self._n_tokens += event.n_tokens
+            self._turn_to(event.thought)
+            if event.thought:
+                thoughts.append(text)
+            else:
+                answers.append(text)
+                self._undrawn += text
         self.answer = replace(
             self.answer,
-            content=self._splitter.answer,
-            reasoning=self._splitter.reasoning,
+            content="".join(answers),
+            reasoning="".join(thoughts),
             n_tokens=self._n_tokens,
         )
         if final:
@@ -102,11 +117,17 @@ class Painter:
                 self.answer = replace(self.answer, state="error")
         self._chat.change(self.answer)
         self._transcript.replace(self.answer)
-        if split.moved:
-            self._undrawn = ""
-            await self._widget.clear()
-        self._undrawn += split.answer
         await self._widget.update_message(self.answer, streaming=True)
+
+    def _turn_to(self, thought: bool) -> None:
+        """The model begins to think, or ends it: for how long, until the engine says so exactly."""
+        now = time.monotonic()
+        if thought and not self._thinks:
+            self._thinking_since = now
+        if self._thinks and not thought:
+            seconds = (self.answer.thought_seconds or 0.0) + now - self._thinking_since
+            self.answer = replace(self.answer, thought_seconds=seconds)
+        self._thinks = thought
 
     def _doing(self, progress: PromptProgress | None, seconds: float) -> str:
         still = self.generation.still
@@ -114,7 +135,7 @@ class Painter:
             return f"the engine has not got on for {still:.0f} s"
         if self._n_tokens:
             rate = f" · {self._n_tokens:,} tokens" if seconds > 1 else ""
-            return f"writing{rate}"
+            return f"{'thinking' if self._thinks else 'writing'}{rate}"
         if progress is not None and progress.total and progress.done < progress.total:
             bar = gauge(progress.done, progress.total, 12)
             return f"reading {progress.done:,}/{progress.total:,} tokens {bar}"

@@ -96,7 +96,11 @@ def _run(args: argparse.Namespace) -> int:
     if prompt is not None:
         from tui.command.one_shot import answer  # noqa: PLC0415
 
-        return answer(request, prompt, utf8(args.system or ""), sampling)
+        return answer(
+            request, prompt, utf8(args.system or ""), sampling, show_thinking=args.show_thinking
+        )
+    if args.show_thinking:
+        raise UsageError("--show-thinking goes with -p; in the chat Enter on a thought unfolds it.")
     if not all(s is not None and s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError(
             "the chat needs the terminal for input, output and errors; use -p TEXT or pipe a "

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import signal
 
-from tui.command.output import Progress, write
-from tuner.engine.protocol import Message, Notice, Sampling, Text
+from tui.command.output import Progress, write, write_aside
+from tuner.engine.protocol import Done, Message, Notice, Sampling, Text, WasThought
 from tuner.errors import EngineCancelled, ExitCode
 from tuner.launch import Launcher, Ready, Retry, Stage
 from tuner.wishes import LaunchRequest
 
+_UNMARKED = "what came so far was the model's thought, of which only the end is marked"
+_NO_ANSWER = "the model thought and did not answer{why}; --show-thinking shows the thought"
+_WHY = {
+    "max_tokens": " within --max-tokens",
+    "context_full": " within the context",
+}
 
-def answer(request: LaunchRequest, prompt: str, system: str | None, sampling: Sampling) -> int:
-    """Streams the answer; progress and warnings go to stderr, progress only on a terminal.
+
+def answer(
+    request: LaunchRequest,
+    prompt: str,
+    system: str | None,
+    sampling: Sampling,
+    show_thinking: bool = False,
+) -> int:
+    """Streams the answer; progress and warnings go to stderr, progress only on a terminal. So does
+    the model's thought, if it is to be shown.
 
     Raises KvchatError as a launch does.
     """
@@ -43,11 +57,26 @@ def answer(request: LaunchRequest, prompt: str, system: str | None, sampling: Sa
         status.show("")
         messages = [Message("system", system)] if system else []
         messages.append(Message("user", prompt))
+        thought, answered = "", False
         for piece in running.generate(messages, sampling, think=running.think):
-            if isinstance(piece, Text):
-                write(piece.text)
-            elif isinstance(piece, Notice):
-                status.say(piece.text)
+            match piece:
+                case Text(thought=True):
+                    thought = piece.text
+                    if show_thinking:
+                        write_aside(piece.text)
+                case Text():
+                    if show_thinking and thought and not answered:
+                        write_aside("\n" if thought.endswith("\n") else "\n\n")
+                    answered = True
+                    write(piece.text)
+                case WasThought():
+                    write("\n\n")
+                    status.say(_UNMARKED)
+                    thought, answered = "\n", False
+                case Notice():
+                    status.say(piece.text)
+                case Done() if thought and not answered:
+                    status.say(_NO_ANSWER.format(why=_WHY.get(piece.reason, "")))
         write("\n")
         for warning in running.warnings:  # of what the answer taught
             if warning not in told:

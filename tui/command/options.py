@@ -122,6 +122,11 @@ def parser() -> argparse.ArgumentParser:
     )
     g.add_argument("--seed", metavar="N", help="the same number gives the same answer again")
     g.add_argument("--max-tokens", metavar="N", help="tokens of the longest answer")
+    g.add_argument(
+        "--show-thinking",
+        action="store_true",
+        help="with -p: what the model thinks, on the error output",
+    )
     return p
 
 

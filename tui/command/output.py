@@ -21,6 +21,13 @@ def write(text: str, *, coloured: bool = False) -> None:
     sys.stdout.flush()
 
 
+def write_aside(text: str) -> None:
+    """Text to stderr, beside what goes to stdout: cleaned where that is a terminal."""
+    if sys.stderr is not None:
+        sys.stderr.write(printable(text) if sys.stderr.isatty() else text)
+        sys.stderr.flush()
+
+
 def tell(message: str) -> None:
     """One line on stderr."""
     if sys.stderr is not None:

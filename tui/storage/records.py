@@ -54,6 +54,7 @@ class StoredMessage:
     n_tokens: int | None = None  # tokens of this answer
     n_ctx_used: int | None = None  # tokens in the cache after it
     tokens_per_second: float | None = None
+    thought_seconds: float | None = None  # of its reasoning
     damaged: bool = False  # it is not what was saved; filled when read
 
 

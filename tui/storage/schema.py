@@ -6,11 +6,12 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-VERSION = 2
+VERSION = 3
 
 MESSAGE_COLUMNS = (
     "id", "parent_id", "role", "content", "created", "state", "reasoning", "model_name",
     "model_fingerprint", "settings", "n_prompt", "n_tokens", "n_ctx_used", "tokens_per_second",
+    "thought_seconds",
 )  # fmt: skip
 
 # What the store itself notes of each message.
@@ -55,6 +56,7 @@ MIGRATIONS = (
     """,
     # Of what was said; NULL for messages from before there was one.
     "ALTER TABLE messages ADD COLUMN checksum INTEGER",
+    "ALTER TABLE messages ADD COLUMN thought_seconds REAL",
 )
 
 _INDEX = (

@@ -32,10 +32,14 @@ class Reasoning(Collapsible):
         self._source = ""
         super().__init__(self._text, classes="reasoning")
 
-    def show(self, text: str, growing: bool) -> None:
-        """The reasoning so far; drawn only while it is unfolded."""
+    def show(self, text: str, growing: bool, seconds: float | None = None) -> None:
+        """The reasoning so far, and how long it took; drawn only while it is unfolded."""
         self._source = text
-        title = f"{'thinking' if growing else 'thought'} · {len(text.split()):,} words"
+        n_words = len(text.split())
+        words = f"{n_words:,} word{'' if n_words == 1 else 's'}"
+        title = f"{'thinking' if growing else 'thought'} · {words}"
+        if seconds and not growing:
+            title += f" · {took(seconds)}"
         if self.title != title:
             self.title = title
         if not self.collapsed:
@@ -57,7 +61,7 @@ class AnswerMessage(Vertical):
         self._meta: Plain | None = None
         if message.reasoning:
             self._reasoning = Reasoning()
-            self._reasoning.show(message.reasoning, growing=False)
+            self._reasoning.show(message.reasoning, False, message.thought_seconds)
         if not streaming and meta_line(message):
             self._meta = Plain(meta_line(message), classes="meta")
 
@@ -75,7 +79,8 @@ class AnswerMessage(Vertical):
             if self._reasoning is None:
                 self._reasoning = Reasoning()
                 await self.mount(self._reasoning, before=self._body)
-            self._reasoning.show(message.reasoning, streaming and not message.content)
+            growing = streaming and not message.content
+            self._reasoning.show(message.reasoning, growing, message.thought_seconds)
         meta = "" if streaming else meta_line(message)
         if meta and self._meta is None:
             self._meta = Plain(meta, classes="meta")
@@ -96,7 +101,8 @@ def meta_line(message: StoredMessage) -> str:
     if message.damaged:
         return "this message was damaged on disk: it may not say what it said"
     if message.state == "complete":
-        return ""
+        only = message.reasoning and not message.content
+        return "the model thought, and answered nothing" if only else ""
     how = {
         "stopped": "stopped",
         "max_tokens": "ends at --max-tokens",
@@ -104,7 +110,17 @@ def meta_line(message: StoredMessage) -> str:
         "interrupted": "interrupted: kvchat ended while this was written",
         "error": "cut short by an error",
     }.get(message.state, message.state)
-    return how if message.content else f"{how} · nothing was written"
+    if message.content:
+        return how
+    return f"{how} · nothing was {'answered yet' if message.reasoning else 'written'}"
+
+
+def took(seconds: float) -> str:
+    """A length of time as one says it."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes:
+        return f"{minutes} min {rest} s"
+    return f"{rest} s" if rest else "under 1 s"
 
 
 class Notice(Plain):

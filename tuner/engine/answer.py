@@ -1,9 +1,85 @@
-"""Bytes of tokens into text that can be shown: whole characters, and stop texts held back."""
+"""Tokens into what can be shown: whole characters, stop texts held back, thoughts apart."""
 
 from __future__ import annotations
 
 import codecs
+import time
 from collections.abc import Sequence
+
+from tuner.engine.protocol import Text, WasThought
+from tuner.engine.reasoning import Part, Splitter
+
+
+class Answer:
+    """An answer being written: takes tokens one by one, `take` gives what may be shown so far."""
+
+    def __init__(self, splitter: Splitter, stops: Sequence[str] = ()):
+        self._splitter = splitter
+        self._text = AnswerText(stops)
+        self._events: list[Text | WasThought] = []
+        self._n_untold = 0  # tokens that no event has counted yet
+        self._began = self._last = 0.0  # when the first token came, and the last
+        self.n_tokens = 0
+        self.n_thought = 0
+        self.thought_seconds = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """A stop text is complete, or the model speaks for another."""
+        return self._text.stopped or self._splitter.over
+
+    @property
+    def thinking(self) -> bool:
+        return self._splitter.thinking
+
+    def add(self, piece: bytes) -> None:
+        """A token of text."""
+        thinking = self.thinking
+        self._text.add(piece)
+        self._count(thinking, self._splitter.feed(self._text.take()))
+
+    def mark(self, token: str) -> None:
+        """A control token that is a mark."""
+        thinking = self.thinking
+        before = self._splitter.feed(self._text.finish())
+        self._count(thinking, [*before, *self._splitter.mark(token)])
+
+    def take(self) -> list[Text | WasThought]:
+        """What is new since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def finish(self) -> list[Text | WasThought]:
+        """The rest."""
+        self._tell(self._splitter.feed(self._text.finish()))
+        self._tell(self._splitter.finish())
+        return self.take()
+
+    def _count(self, thinking: bool, parts: Sequence[Part]) -> None:
+        now = time.monotonic()
+        if not self.n_tokens:
+            self._began = self._last = now
+        self.n_tokens += 1
+        self._n_untold += 1
+        if thinking:
+            self.n_thought += 1
+            self.thought_seconds += now - self._last
+        self._last = now
+        self._tell(parts)
+
+    def _tell(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            if part.moved:
+                self.n_thought, self.thought_seconds = self.n_tokens, self._last - self._began
+                self._events.append(WasThought())
+                continue
+            last = self._events[-1] if self._events else None
+            text, n_tokens = part.text, self._n_untold
+            if isinstance(last, Text) and last.thought == part.thought:
+                text, n_tokens = last.text + text, last.n_tokens + n_tokens
+                self._events.pop()
+            self._events.append(Text(text, n_tokens, part.thought))
+            self._n_untold = 0
 
 
 class AnswerText:

@@ -33,6 +33,7 @@ _FLASH_ATTN = {
 _LEVEL_DEBUG, _LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONT = 1, 3, 4, 5  # ggml.h
 _RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: the engine draws one
 
+_CONTROL: int = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
 _NO_VOCABULARY = 0  # LLAMA_VOCAB_TYPE_NONE
 
 # llama_decode (llama.h), and what llama_context::decode makes of GGML_STATUS_ALLOC_FAILED.
@@ -192,9 +193,18 @@ class NativeModel:
         text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token) or b""
         return text.decode("utf-8", "replace")
 
+    def added_tokens(self) -> Iterator[tuple[int, str, bool]]:
+        """The vocabulary's control (true) and user-defined (false) tokens, with their texts."""
+        attributes, vocab = llama_cpp.llama_vocab_get_attr, self._vocab
+        control, defined = _CONTROL, _CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        for token in range(self.n_vocab):
+            attribute = attributes(vocab, token)
+            if attribute & defined:
+                yield token, self.token_text(token), bool(attribute & control)
+
     def is_special(self, token: int) -> bool:
         """Whether a token is one of the format's, control or unknown, not of the text."""
-        kinds = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        kinds = _CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
         return bool(llama_cpp.llama_vocab_get_attr(self._vocab, token) & kinds)
 
     def is_end(self, token: int) -> bool:

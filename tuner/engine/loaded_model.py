@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from tuner.engine.abort import AbortFlag
-from tuner.engine.answer import AnswerText
+from tuner.engine.answer import Answer
 from tuner.engine.free_cores import FreeCores
 from tuner.engine.llama import (
     DECODE_ABORTED,
@@ -20,7 +20,7 @@ from tuner.engine.llama import (
     Sampler,
 )
 from tuner.engine.prefix_cache import PrefixCache
-from tuner.engine.prompts import Prompts
+from tuner.engine.prompts import Prompts, TokenizedPrompt
 from tuner.engine.protocol import (
     Done,
     Generate,
@@ -30,10 +30,8 @@ from tuner.engine.protocol import (
     Notice,
     Progress,
     PromptProgress,
-    Text,
 )
 from tuner.engine.template_process import TemplateStoppedError
-from tuner.engine.templates import Rendered
 from tuner.engine.voice import Voice
 
 _FLUSH_SECONDS = 0.03
@@ -180,10 +178,11 @@ class LoadedModel:
     def generate(self, request: Generate) -> Done:
         """Emits PromptProgress and Text; returns the final event. Raises LlamaError."""
         try:
-            rendered, prompt = self._prompt(request)
+            sent = self._prompt(request)
         except TemplateStoppedError:
             return Done("stopped", 0, 0, 0, 0.0, 0.0, len(self._cache.tokens))
         self._voice.doing("prompt")
+        prompt, stops = sent.tokens, sent.rendered.stops
         if len(prompt) >= self._context.n_ctx:
             raise LlamaError(
                 "context_full",
@@ -195,34 +194,37 @@ class LoadedModel:
         # attention): the same seed is to give the same answer on a busy machine, too.
         self._cores.exact = self._exact_threads or request.sampling.seed is not None
         reused = self._cache.reuse(prompt)
-        reason, n_decoded = "stopped", 0
+        reason = "stopped"
+        answer = Answer(self._prompts.splitter(sent), stops)
         with self._log.recording():
             complete = self._read_prompt(prompt, reused)
             read, cpu = time.monotonic(), time.process_time()
             if complete:
                 self._voice.doing("answer")
-                reason, n_decoded = self._answer(request, rendered.stops)
+                reason = self._answer(request, answer, stops)
         return Done(
             reason=reason,
             n_prompt=len(prompt),
             n_reused=reused,
-            n_decoded=n_decoded,
+            n_decoded=answer.n_tokens,
             prompt_seconds=read - started,
             decode_seconds=time.monotonic() - read,
             n_ctx_used=len(self._cache.tokens),
             decode_cpu_seconds=time.process_time() - cpu,
-            chat_template=rendered.source,
+            thought_seconds=answer.thought_seconds,
+            n_thought=answer.n_thought,
+            chat_template=sent.rendered.source,
         )
 
-    def _prompt(self, request: Generate) -> tuple[Rendered, list[int]]:
-        """The prompt as text and as tokens; what there is to say of it is told."""
+    def _prompt(self, request: Generate) -> TokenizedPrompt:
+        """The prompt; what there is to say of it is told."""
         self._voice.doing("template")
         prompt = self._prompts.prompt(
             request.messages, continue_last=request.continue_last, think=request.think
         )
         for notice in self._prompts.news(prompt, request.think):
             self._voice(Notice(notice))
-        return prompt.rendered, prompt.tokens
+        return prompt
 
     def _read_prompt(self, prompt: Sequence[int], start: int) -> bool:
         """False where it was stopped; what is done by then stays in the cache."""
@@ -243,54 +245,53 @@ class LoadedModel:
             self._voice(PromptProgress(at + len(part) - start, total))
         return not self._abort
 
-    def _answer(self, request: Generate, stops: tuple[str, ...]) -> tuple[str, int]:
-        """Samples until something ends it. Returns the reason and the number of tokens."""
+    def _answer(self, request: Generate, answer: Answer, stops: tuple[str, ...]) -> str:
+        """Samples until something ends it. Returns the reason."""
         limit = request.sampling.max_tokens
         sampler = Sampler(request.sampling)
-        text = AnswerText(stops)
-        n_decoded = n_shown = 0
         flushed = 0.0
-
-        def flush(batch: str) -> None:
-            nonlocal n_shown, flushed
-            if batch:
-                self._voice(Text(batch, n_decoded - n_shown))
-                n_shown = n_decoded
-                flushed = time.monotonic()
-
         try:
-            while limit is None or n_decoded < limit:
+            while limit is None or answer.n_tokens < limit:
                 token = sampler.sample(self._context)
+                mark = self._prompts.mark_tokens.get(token)
                 piece = self._piece(token, stops)
-                if piece is None:
-                    return "end", n_decoded
-                n_decoded += 1
-                text.add(piece)
-                if text.stopped:
-                    return "end", n_decoded
+                # What ends a section is in some vocabularies taken for the answer's end.
+                if piece is None and not (
+                    answer.thinking and self._prompts.marks.ends_section(mark)
+                ):
+                    return "end"
+                if mark is not None:
+                    answer.mark(mark)
+                elif piece is not None:
+                    answer.add(piece)
+                if answer.ended:
+                    return "end"
                 if time.monotonic() - flushed >= _FLUSH_SECONDS:
-                    flush(text.take())
+                    for event in answer.take():
+                        self._voice(event)
+                        flushed = time.monotonic()
                 if self._abort:
-                    return "stopped", n_decoded
-                if n_decoded == limit:
+                    return "stopped"
+                if answer.n_tokens == limit:
                     break
                 if len(self._cache.tokens) >= self._context.n_ctx:
-                    return "context_full", n_decoded
+                    return "context_full"
                 self._context.use_threads(self._cores.n_threads())
                 code = self._context.decode_one(token)
                 if code == DECODE_OK:
                     self._cache.tokens.append(token)
                 elif code == DECODE_ABORTED:
                     self._cache.repair()
-                    return "stopped", n_decoded
+                    return "stopped"
                 elif code == DECODE_NO_SLOT:
-                    return "context_full", n_decoded
+                    return "context_full"
                 else:
                     raise self._decode_error(code)
-            return "max_tokens", n_decoded
+            return "max_tokens"
         finally:
             sampler.close()
-            flush(text.finish())
+            for event in answer.finish():
+                self._voice(event)
 
     def _piece(self, token: int, stops: tuple[str, ...]) -> bytes | None:
         """A token's bytes; None for one that ends an answer: the model's own end tokens, and a

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from tuner.engine import protocol
 from tuner.engine.llama import NativeModel
 from tuner.engine.protocol import Message
+from tuner.engine.reasoning import Splitter
+from tuner.engine.reasoning_marks import marks_of
 from tuner.engine.special_tokens import KEYS
 from tuner.engine.templates import ChatTemplate, Rendered
 from tuner.engine.thinking import taken_as
@@ -20,6 +22,7 @@ class TokenizedPrompt:
 
     rendered: Rendered
     tokens: list[int]
+    said: str = ""  # after it: what the model has said of its answer already
 
 
 class Prompts:
@@ -31,7 +34,12 @@ class Prompts:
         keys = model.metadata_keys()
         named = named_templates({key: model.metadata(key) for key in keys if "template" in key})
         tokens = {name: model.token_text(model.special.get(name, -1)) for name in KEYS}
-        self.template = ChatTemplate(chosen(named, choice), tokens, stopped)
+        source = chosen(named, choice)
+        self.template = ChatTemplate(source, tokens, stopped)
+        added = tuple(model.added_tokens())
+        self.marks = marks_of(source or "", {text: control for _, text, control in added})
+        # Control tokens have no bytes: by these the splitter hears of them.
+        self.mark_tokens = {n: text for n, text, c in added if c and text in self.marks.found}
         # Whoever asked for ChatML need not hear of it.
         self.warnings = () if choice.name == CHATML else self.template.warnings
         self._told = self.template.warnings
@@ -43,9 +51,19 @@ class Prompts:
     def prompt(
         self, messages: Sequence[Message], *, continue_last: bool = False, think: str = ""
     ) -> TokenizedPrompt:
-        """Raises TemplateStoppedError."""
-        rendered = self.template.render(messages, continue_last=continue_last, think=think)
-        return TokenizedPrompt(rendered, self._tokens(rendered.text))
+        """With `continue_last` what the last message says follows the opening of an answer and is
+        left open, as it stood when the model was writing it. Raises TemplateStoppedError."""
+        last = messages[-1] if continue_last and messages else None
+        if last is None or last.role != "assistant":
+            rendered = self.template.render(messages, think=think)
+            return TokenizedPrompt(rendered, self._tokens(rendered.text))
+        rendered = self.template.render(messages[:-1], think=think)
+        said = Splitter(self.marks, rendered.text).resumed(last.reasoning, last.content)
+        return TokenizedPrompt(rendered, self._tokens(rendered.text + said), said)
+
+    def splitter(self, prompt: TokenizedPrompt) -> Splitter:
+        """Of the answer to a prompt."""
+        return Splitter(self.marks, prompt.rendered.text, prompt.said)
 
     def news(self, prompt: TokenizedPrompt, think: str) -> list[str]:
         """What the user should hear of a prompt: a change of format every time, all else once."""

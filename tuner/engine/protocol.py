@@ -153,15 +153,21 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A batch of generated text, never cut inside a character."""
+    """A batch of generated text, never cut inside a character; marks are no part of it."""
 
     text: str
     n_tokens: int  # tokens in this batch
+    thought: bool = False  # what the model thinks, not what it answers
+
+
+@dataclass(frozen=True, slots=True)
+class WasThought:
+    """The answer's text so far was a thought: only its end was marked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Final event of `Generate`. Seconds are wall time, but for the last."""
+    """Final event of `Generate`. Seconds are wall time, but for `decode_cpu_seconds`."""
 
     reason: str  # "end" | "stopped" | "max_tokens" | "context_full"
     n_prompt: int  # tokens of the whole prompt
@@ -172,6 +178,8 @@ class Done:
     n_ctx_used: int  # tokens in the cache now
     decode_cpu_seconds: float = 0.0  # of all threads while it decoded; 0: not known
     chat_template: str = "file"  # | "chatml": the format of this prompt
+    thought_seconds: float = 0.0  # of decode_seconds, those spent on thoughts
+    n_thought: int = 0  # of n_decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +214,9 @@ class Cancelled:
     """Final event of a `Load` that was stopped."""
 
 
-AnswerEvent = PromptProgress | Notice | Text | Done  # of `Generate`
+AnswerEvent = PromptProgress | Notice | Text | WasThought | Done  # of `Generate`
 Final = Loaded | DryRunDone | Done | TokenCount | Prompt | Failed | Cancelled
-Event = Alive | Progress | PromptProgress | Notice | Text | Final
+Event = Alive | Progress | PromptProgress | Notice | Text | WasThought | Final
 
 
 _MESSAGES: dict[str, type] = {t.__name__: t for t in (*get_args(Request), *get_args(Event))}

@@ -79,24 +79,15 @@ class ChatTemplate:
         if self._own is not None:
             self._own.close()
 
-    def render(
-        self, messages: Sequence[Message], *, continue_last: bool = False, think: str = ""
-    ) -> Rendered:
-        """The prompt of a conversation, ready for the assistant's next words.
-
-        With `continue_last` the last message's text follows the opening of an answer and is
-        left open, exactly as it stood when the model was writing it. `think`: a level of
+    def render(self, messages: Sequence[Message], *, think: str = "") -> Rendered:
+        """The prompt of a conversation, ready for the assistant's next words. `think`: a level of
         `thinking.LEVELS`, "" for what the template does by itself."""
-        tail = ""
-        if continue_last and messages and messages[-1].role == "assistant":
-            tail = messages[-1].content
-            messages = messages[:-1]
         if not any(m.role == "assistant" for m in messages):
             self._now = time.time()  # the date of a conversation is that of its beginning
         text, notice = self._said_by_own(messages, self.thinking.variables(think))
         if text is not None:
-            return Rendered(text + tail)
-        return Rendered(chatml(messages) + tail, CHATML_STOPS, "chatml", notice)
+            return Rendered(text)
+        return Rendered(chatml(messages), CHATML_STOPS, "chatml", notice)
 
     # ------------------------------------------------------------ trying it out
 
