@@ -253,11 +253,12 @@ def renamed(path: Path, name: str) -> Path:
     return write_gguf(path, {**keys, "general.architecture": name}, tensors)
 
 
-def test_a_name_of_another_program(tmp_path: Path) -> None:
-    found = refusal(renamed(tmp_path / "m.gguf", "gptoss"))
+@pytest.mark.parametrize(("name", "known"), [("gptoss", "gpt-oss"), ("Qwen3_MoE", "qwen3moe")])
+def test_a_name_of_another_program(tmp_path: Path, name: str, known: str) -> None:
+    found = refusal(renamed(tmp_path / "m.gguf", name))
     assert found.kind == "unknown_architecture"
-    assert "'gptoss', which llama.cpp (0.3.36) does not know" in str(found)
-    assert "another program's name for gpt-oss" in str(found)
+    assert f"'{name}', which llama.cpp (0.3.36) does not know" in str(found)
+    assert f"another program's name for {known}" in str(found)
 
 
 def test_a_name_that_the_gguf_package_knows_is_newer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 from tuner.engine_version import ENGINE_VERSION
@@ -83,13 +82,13 @@ def require_chat_model(header: Header) -> str:
 
 def unknown_architecture(header: Header, name: str) -> FileError:
     """The error for a name that is no architecture of llama.cpp's."""
-    near = get_close_matches(name, KNOWN, n=1, cutoff=0.8)
+    same = next((known for known in sorted(KNOWN) if _letters(known) == _letters(name)), None)
     if package_names.is_architecture(name):
         what = "it is newer; update kvchat, or take a model of an architecture that it knows"
-    elif near:
+    elif same:
         what = (
-            f"that may be another program's name for {near[0]} (Ollama's differ); take the "
-            "model's GGUF for llama.cpp"
+            f"it is another program's name for {same} (Ollama's differ); take the model's GGUF "
+            "for llama.cpp"
         )
     else:
         what = (
@@ -102,6 +101,10 @@ def unknown_architecture(header: Header, name: str) -> FileError:
         f"{header.path} is of the architecture {quoted(name)}, which llama.cpp "
         f"({ENGINE_VERSION}) does not know: {what}.",
     )
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def _refuse(path: Path, what: str) -> FileError:
