@@ -54,6 +54,10 @@ ODD = {
     "documents unless they are none": (
         "{% if documents is not none %}{{ documents | tojson }}{% endif %}" + LOOP, SAID
     ),
+    "calls unless they are none": (
+        "{% for m in messages %}[{{ m.role }}]"
+        "{{ m.content if m.role != 'assistant' or m.tool_calls is none }}{% endfor %}", SAID
+    ),
     "methods and slices": (
         "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
         "{% for k, v in {'a': 1} | items %}{% if v %}{% continue %}{% endif %}{% break %}"

@@ -151,10 +151,10 @@ class NativeModel:
         self.n_params: int = llama_cpp.llama_model_n_params(model)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         kind = llama_cpp.llama_vocab_type(self._vocab)
-        self.sentencepiece: bool = kind == llama_cpp.LLAMA_VOCAB_TYPE_SPM
+        self.defaults: Mapping[str, int] = self._defaults(kind)
         self.special: Mapping[str, int] = stated(self)
         self.bos: int = self.special.get("bos_token", -1)
-        self._assumed_eos = self._eos_by_default()
+        self._assumed_eos = self._eos_by_default(kind)
         self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
         self.has_tokens: bool = kind != _NO_VOCABULARY
         self.has_encoder: bool = llama_cpp.llama_model_has_encoder(model)
@@ -211,13 +211,22 @@ class NativeModel:
         """Whether a token ends a generation."""
         return token != self._assumed_eos and bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
-    def _eos_by_default(self) -> int:
-        """The token that llama.cpp takes for an EOS though neither the file nor its text says
-        so; -1 for none."""
+    def _defaults(self, kind: int) -> Mapping[str, int]:
+        """The special tokens of a vocabulary's format, where it has some."""
+        if kind == llama_cpp.LLAMA_VOCAB_TYPE_BPE:
+            return {}
+        return {
+            "bos_token": llama_cpp.llama_vocab_bos(self._vocab),
+            "eos_token": llama_cpp.llama_vocab_eos(self._vocab),
+            "unk_token": 0 if kind == llama_cpp.LLAMA_VOCAB_TYPE_SPM else -1,
+        }
+
+    def _eos_by_default(self, kind: int) -> int:
+        """The token that llama.cpp takes for a BPE vocabulary's EOS though neither the file nor
+        its text says so; -1 for none."""
         eos: int = llama_cpp.llama_vocab_eos(self._vocab)
-        if eos == self.special.get("eos_token") or ends_by_text(self.token_text(eos)):
-            return -1
-        return eos
+        stated = eos == self.special.get("eos_token") or ends_by_text(self.token_text(eos))
+        return eos if kind == llama_cpp.LLAMA_VOCAB_TYPE_BPE and not stated else -1
 
     def tokenize(self, text: str) -> list[int]:
         """Tokens of a text, its special tokens understood, none added."""

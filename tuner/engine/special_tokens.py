@@ -1,10 +1,10 @@
 """The special tokens that a file states, which is not what llama.cpp takes it to state.
 
 Where a file names no token, llama.cpp has built-in numbers (llama-vocab.cpp, llama_vocab::impl::
-load): 11 for BOS and EOS of every BPE vocabulary, a comma in many; 1, 2 and 0 for SentencePiece.
-The latter are the format's own (sentencepiece_model.proto: bos_id, eos_id, unk_id) and stand for
-what a file leaves unsaid, provided that the vocabulary has special tokens there. The former mean
-nothing.
+load). Those of SentencePiece (1, 2, 0) and of PLaMo are the format's own (bos_id, eos_id and unk_id
+of sentencepiece_model.proto) and stand for what a file leaves unsaid, provided that the vocabulary
+has special tokens there. That of every BPE vocabulary, 11 for both BOS and EOS, means nothing:
+it is a comma in many.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ KEYS: Mapping[str, str] = {
     "cls_token": "tokenizer.ggml.cls_token_id",
     "mask_token": "tokenizer.ggml.mask_token_id",
 }
-_SENTENCEPIECE: Mapping[str, int] = {"bos_token": 1, "eos_token": 2, "unk_token": 0}
 
 # What ends an answer by its text (llama-vocab.cpp, special_eog_ids). Asked only of the token that
 # llama.cpp takes for an EOS by its number.
@@ -43,7 +42,7 @@ class Vocabulary(Protocol):
     @property
     def n_vocab(self) -> int: ...
     @property
-    def sentencepiece(self) -> bool: ...
+    def defaults(self) -> Mapping[str, int]: ...  # of its format, by the names of KEYS
 
     def metadata(self, key: str) -> str | None: ...
     def is_special(self, token: int) -> bool: ...
@@ -54,12 +53,11 @@ def stated(vocabulary: Vocabulary) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, key in KEYS.items():
         value = vocabulary.metadata(key)
+        default = vocabulary.defaults.get(name, -1)
         if value is not None and value.isdecimal() and int(value) < vocabulary.n_vocab:
             found[name] = int(value)
-        elif vocabulary.sentencepiece and name in _SENTENCEPIECE:
-            token = _SENTENCEPIECE[name]
-            if token < vocabulary.n_vocab and vocabulary.is_special(token):
-                found[name] = token
+        elif 0 <= default < vocabulary.n_vocab and vocabulary.is_special(default):
+            found[name] = default
     return found
 
 

@@ -26,13 +26,13 @@ class Way:
 
     content: str = "text"  # "text" | "parts": [{"type": "text", ...}] | "user parts": of his only
     system: str = "own"  # "own" | "empty", "default": never without one | "folded": into the user's
-    nothing: str = "absent"  # that there are no tools and no documents: "absent" | "none"
+    nothing: str = "absent"  # no tools, no documents: "absent" | "none" | "none called": nor there
     lenient: bool = False  # what is not given counts as an empty text
     reasoning: str = "fields"  # of earlier answers: "fields" | "parts" of content | "left out"
 
     def call(self, messages: Sequence[Message], variables: Mapping[str, Any], now: float) -> Call:
         """A conversation as the template's input. `variables`: what else it is given."""
-        none = dict.fromkeys(("tools", "documents"), None) if self.nothing == "none" else {}
+        none = {} if self.nothing == "absent" else dict.fromkeys(("tools", "documents"), None)
         said = tuple(self._message(message) for message in self._turns(messages))
         return Call(said, {**none, **variables}, now, self.lenient)
 
@@ -55,6 +55,8 @@ class Way:
             thought = {"type": "thinking", "thinking": message.reasoning}
             content = [thought, {"type": "text", "text": message.content}]
         given: dict[str, Any] = {"role": message.role, "content": content}
+        if self.nothing == "none called":
+            given["tool_calls"] = None
         if message.reasoning and self.reasoning == "fields":
             given |= dict.fromkeys(REASONING_FIELDS, message.reasoning)
         return given
@@ -64,7 +66,7 @@ class Way:
 _COSTS: Mapping[str, Mapping[Any, int]] = {
     "content": {"text": 0, "parts": 1, "user parts": 2},
     "system": {"own": 0, "folded": 2, "empty": 2, "default": 3},
-    "nothing": {"absent": 0, "none": 1},
+    "nothing": {"absent": 0, "none": 1, "none called": 2},
     "lenient": {False: 0, True: 2},
 }
 

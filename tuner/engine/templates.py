@@ -4,6 +4,7 @@ way, and one that takes too much is not asked again."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,16 +125,18 @@ class ChatTemplate:
         too much, which `warnings` tell from then on."""
         if self._own is None:
             return None, ""
+        turns = dict.fromkeys((tuple(messages), merge_turns(messages)))
+        ways = other_ways(self._way)
+        given = (variables, {}) if variables else ({},)
         reason = ""
-        for turns in dict.fromkeys((tuple(messages), merge_turns(messages))):
-            for way in other_ways(self._way):
-                try:
-                    return self._say(way, turns, variables), ""
-                except TemplateError as error:
-                    reason = reason or str(error)
-                except BudgetError as error:
-                    self._give_up(str(error))
-                    return None, ""
+        for those, said, way in itertools.product(given, turns, ways):
+            try:
+                return self._say(way, said, those), ""
+            except TemplateError as error:
+                reason = reason or str(error)
+            except BudgetError as error:
+                self._give_up(str(error))
+                return None, ""
         return None, FELL_BACK.format(reason=reason)
 
     def _give_up(self, reason: str) -> None:
