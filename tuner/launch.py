@@ -203,8 +203,12 @@ class Running:
 
     @property
     def think(self) -> str:
-        """The level of thinking that was asked for; "" where the template decides."""
-        return self._launcher.request.think
+        """The level of thinking to begin with; "" where the template decides."""
+        return self._tuning.lessons.think
+
+    def remember_think(self, level: str) -> None:
+        """Keeps the level that was chosen for the next launch of this model."""
+        self._tuning.lessons.remember_think(level)
 
     @property
     def think_levels(self) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class Tuning:
         self._without_repacking = "" if use_extra_bufts else without_repacking_text(facts)
         wishes = replace(request.wishes, use_extra_bufts=use_extra_bufts)
         self.wishes = wishes.for_model(model)
-        self.lessons = Lessons(profiles, model, machine, self.wishes)
+        self.lessons = Lessons(profiles, model, machine, self.wishes, request.think)
         self.solver = self._calibrated(Solver(model, machine))
         self.threads = request.threads or machine.physical_cores
 

@@ -13,6 +13,7 @@ from tuner.model.model import Model
 from tuner.settings import ALL_LAYERS, FIELDS, Settings
 
 PREFERENCES = ("balanced", "speed", "context", "quality")
+THINK_LEVELS = ("off", "low", "medium", "high", "on")  # how much a model thinks, the least first
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class LaunchRequest:
     rpc_servers: tuple[str, ...] = ()
     threads: int | None = None  # None: one per physical core
     use_profile: bool = True
-    think: str = ""  # a level of thinking; "": as the model's template has it
+    think: str = ""  # of THINK_LEVELS; "": as the profile has it, else the model's template
     chat_template: TemplateChoice = field(default_factory=TemplateChoice)
     model: Model | None = None  # what the file says, where it has been read already
 

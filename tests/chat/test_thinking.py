@@ -41,6 +41,7 @@ async def test_a_key_goes_round_what_the_template_offers(store: Conversations) -
             await until(pilot, partial(_shows, pilot, f"· thinking {level} ·"))
         await ask(pilot, "Two?")
     assert running.thinks == ["", "off"]
+    assert running.remembered == ["high", "off"]
 
 
 async def test_a_level_by_flag(store: Conversations) -> None:

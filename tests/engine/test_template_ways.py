@@ -10,7 +10,8 @@ from tuner.engine import templates
 from tuner.engine.protocol import Message
 from tuner.engine.template_ways import DEFAULT_SYSTEM
 from tuner.engine.templates import FAILS_ON, LEAVES_OUT, ChatTemplate
-from tuner.engine.thinking import LEVELS, nearest, taken_as
+from tuner.engine.thinking import nearest, taken_as
+from tuner.wishes import THINK_LEVELS
 
 LOOP = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 PARTS = "{% for p in m.content %}{{ p.text if p.type == 'text' }}{% endfor %}"
@@ -172,7 +173,7 @@ def test_the_nearest_level(level: str, offered: tuple[str, ...], usual: str, fou
     assert not found or level == "on" or found in said
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", THINK_LEVELS)
 def test_a_level_that_is_offered_is_taken(level: str) -> None:
-    assert nearest(level, LEVELS, "on") == level
-    assert taken_as(level, LEVELS, "on") == ""
+    assert nearest(level, THINK_LEVELS, "on") == level
+    assert taken_as(level, THINK_LEVELS, "on") == ""

@@ -91,6 +91,21 @@ def test_what_it_died_of_is_named_expires_and_can_be_forgotten(
     assert main(["--forget-machine"]) == 0
 
 
+def test_how_much_a_model_thinks_is_kept(
+    tiny_model: Path, tmp_path: Path, pretend: Machine
+) -> None:
+    """As the flag said it the last time, or as it was changed since."""
+    start = launcher(tiny_model, tmp_path)
+    assert run(start.start())[1].think == ""
+    start.request = replace(start.request, think="high")
+    run(start.start())[1].close()
+    again = loaded(tiny_model, tmp_path)
+    assert again.think == "high"
+    again.remember_think("off")
+    assert loaded(tiny_model, tmp_path).think == "off"
+    assert Profiles().list()[0].settings == again.plan.chosen.settings
+
+
 def test_the_driver_s_share_is_learned(
     tiny_model: Path, tmp_path: Path, pretend: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

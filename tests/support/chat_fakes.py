@@ -48,6 +48,7 @@ class FakeRunning:
     prompts: list[tuple[Message, ...]] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
     thinks: list[str] = field(default_factory=list)
+    remembered: list[str] = field(default_factory=list)
     think: str = ""
     think_levels: tuple[str, ...] = ()
     usual_think: str = ""
@@ -62,6 +63,9 @@ class FakeRunning:
         return f"report for {width} columns [red]literal[/]\n{ruler}\n" + "\n".join(
             f"row {n}" for n in range(60)
         )
+
+    def remember_think(self, level: str) -> None:
+        self.remembered.append(level)
 
     def status(self) -> str:
         return "41/41 layers on GPU · K q8_0 V f16 · ctx 4096"

@@ -12,7 +12,6 @@ from typing import NoReturn
 from tui.keymap import Keymap
 from tuner.engine.protocol import Sampling
 from tuner.engine.template_process import MAX_TEMPLATE
-from tuner.engine.thinking import LEVELS
 from tuner.errors import UsageError
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.model.chat_templates import CHATML, TemplateChoice
@@ -20,7 +19,7 @@ from tuner.private_files import read_bounded, why
 from tuner.settings import ALL_LAYERS, MAX_UBATCH
 from tuner.settings import MAX_CONTEXT as LONGEST_CONTEXT
 from tuner.units import INT32, UINT32, parse_size, parse_tokens
-from tuner.wishes import PREFERENCES, Wishes
+from tuner.wishes import PREFERENCES, THINK_LEVELS, Wishes
 
 MAX_CONTEXT = "max"
 
@@ -102,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--system", metavar="TEXT", help="system prompt")
     g.add_argument(
         "--think",
-        metavar="|".join(LEVELS),
+        metavar="|".join(THINK_LEVELS),
         help="how much the model thinks, as far as its chat template lets one choose",
     )
     g.add_argument(
@@ -184,7 +183,7 @@ def sampling(args: argparse.Namespace) -> Sampling:
 
 def think(args: argparse.Namespace) -> str:
     """The level of thinking that is asked for; "" for none. Raises UsageError."""
-    return _one_of("--think", args.think and args.think.lower(), LEVELS) or ""
+    return _one_of("--think", args.think and args.think.lower(), THINK_LEVELS) or ""
 
 
 def chat_template(text: str | None, templates: Mapping[str, str]) -> TemplateChoice:

@@ -15,6 +15,7 @@ from tui.command.output import tell, write
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Message, Prompt, ShowPrompt
 from tuner.errors import ExitCode, UsageError
+from tuner.profiles.profiles import Profiles
 from tuner.safe_text import utf8
 from tuner.wishes import LaunchRequest
 
@@ -30,7 +31,8 @@ def show_prompt(
     request: LaunchRequest, messages: Sequence[Message], *, as_json: bool = False
 ) -> int:
     """The prompt on stdout, as it is in a pipe, or as JSON with its tokens. Raises EngineError."""
-    asked = ShowPrompt(str(request.path), tuple(messages), request.think, request.chat_template)
+    think = request.think or _remembered_think(request)
+    asked = ShowPrompt(str(request.path), tuple(messages), think, request.chat_template)
     with EngineClient() as client:
         prompt = client.show_prompt(asked)
     if as_json:
@@ -40,6 +42,14 @@ def show_prompt(
     for warning in prompt.warnings:
         tell(warning)
     return ExitCode.OK
+
+
+def _remembered_think(request: LaunchRequest) -> str:
+    """The level of thinking that a chat with this model would begin with."""
+    if request.model is None or not request.use_profile or request.stated:
+        return ""
+    profile = Profiles().load(request.model.fingerprint)
+    return profile.think if profile else ""
 
 
 def prompt_json(prompt: Prompt) -> dict[str, Any]:

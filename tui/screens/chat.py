@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 from textual import work
@@ -388,6 +389,8 @@ class ChatScreen(Screen[None]):
         after = levels.index(now) + 1 if now in levels else 0
         self._think = levels[after % len(levels)]
         self._status.change(think=self._thinking)
+        remember = partial(self.running_model.remember_think, self._think)
+        self.run_worker(remember, thread=True, group="think", exclusive=True)
         self._activity.activity = f"thinking {self._think}, from the next answer on"
 
     def action_copy_answer(self) -> None:

@@ -74,7 +74,7 @@ class Generate:
     messages: tuple[Message, ...]
     sampling: Sampling
     continue_last: bool = False  # the last message is an assistant's, to be continued
-    think: str = ""  # a level of `thinking.LEVELS`; "": what the template does by itself
+    think: str = ""  # a level of `THINK_LEVELS`; "": what the template does by itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], *, think: str = "") -> Rendered:
         """The prompt of a conversation, ready for the assistant's next words. `think`: a level of
-        `thinking.LEVELS`, "" for what the template does by itself."""
+        `THINK_LEVELS`, "" for what the template does by itself."""
         if not any(m.role == "assistant" for m in messages):
             self._now = time.time()  # the date of a conversation is that of its beginning
         text, notice = self._said_by_own(messages, self.thinking.variables(think))

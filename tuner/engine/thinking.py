@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-LEVELS = ("off", "low", "medium", "high", "on")  # of `--think`, the least first
+from tuner.wishes import THINK_LEVELS
+
 _TRIED = ("off", "on", "low", "high", "medium")  # of two that are the same the first is offered
 
 Variables = Mapping[str, Any]
@@ -26,7 +27,7 @@ _VARIABLES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "enable_thinking": _SWITCH,  # Qwen 3, GLM 4.5, Gemma 4
     "thinking": _SWITCH,  # DeepSeek V3.1, Granite 3, Kimi
     "thinking_mode": {
-        level: ("disabled" if level == "off" else "enabled",) for level in LEVELS
+        level: ("disabled" if level == "off" else "enabled",) for level in THINK_LEVELS
     },  # MiniMax M3
     "reasoning_effort": {**_EFFORT, "off": ("none", "no_think")},  # gpt-oss, Solar, Hunyuan
     "reasoning_strength": _EFFORT,
@@ -48,7 +49,7 @@ class Thinking:
 
     @property
     def offered(self) -> tuple[str, ...]:
-        return tuple(level for level in LEVELS if level in self.levels)
+        return tuple(level for level in THINK_LEVELS if level in self.levels)
 
     def variables(self, level: str) -> Variables:
         """What a template is given for a level; nothing for "", and where it has none like it."""
@@ -62,8 +63,10 @@ def nearest(level: str, offered: tuple[str, ...], usual: str) -> str:
     if level == "on":
         return usual if usual != "off" else offered[-1]
     among = [each for each in offered if each != "off"] or offered
-    rank = LEVELS.index(level)
-    return min(among, key=lambda each: (abs(LEVELS.index(each) - rank), -LEVELS.index(each)))
+    rank = THINK_LEVELS.index(level)
+    return min(
+        among, key=lambda each: (abs(THINK_LEVELS.index(each) - rank), -THINK_LEVELS.index(each))
+    )
 
 
 def taken_as(level: str, offered: tuple[str, ...], usual: str) -> str:

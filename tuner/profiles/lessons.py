@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,16 +24,29 @@ class Lessons:
     nothing is known and nothing kept."""
 
     def __init__(
-        self, profiles: Profiles | None, model: Model, machine: Machine, wishes: Wishes
+        self,
+        profiles: Profiles | None,
+        model: Model,
+        machine: Machine,
+        wishes: Wishes,
+        think: str = "",
     ) -> None:
+        """`think`: the level of thinking that was asked for, if one was."""
         self._profiles, self._model, self._machine = profiles, model, machine
         self._wishes = wishes_json(wishes)
+        self._think = think
+        self._writing = threading.Lock()  # an answer and the screen may both have something to keep
         self.profile = profiles.load(model.fingerprint) if profiles else None
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should hear of the files."""
         return tuple(self._profiles.warnings) if self._profiles else ()
+
+    @property
+    def think(self) -> str:
+        """The level of thinking that is asked for now, or was the last time; "" for none."""
+        return self._think or (self.profile.think if self.profile else "")
 
     @property
     def comparable(self) -> bool:
@@ -70,12 +84,19 @@ class Lessons:
 
     def remember_speed(self, plan: Plan, actual: Actual) -> None:
         """Keeps measured tokens/s in the profile of this load."""
-        profile = self.profile
-        if self._profiles and profile and profile.settings == plan.chosen.settings:
-            self.profile = replace(
-                profile, decode_tps=actual.decode_tps, prompt_tps=actual.prompt_tps, saved_at=""
-            )
-            self._profiles.save(self.profile)
+        if self.profile and self.profile.settings == plan.chosen.settings:
+            self._change(decode_tps=actual.decode_tps, prompt_tps=actual.prompt_tps)
+
+    def remember_think(self, level: str) -> None:
+        """Keeps the level of thinking that was chosen in the profile, if there is one."""
+        self._change(think=level)
+
+    def _change(self, **values: Any) -> None:
+        """Writes the profile with other values of some fields."""
+        with self._writing:
+            if self._profiles and self.profile:
+                self.profile = replace(self.profile, **values, saved_at="")
+                self._profiles.save(self.profile)
 
     def _save(
         self, profiles: Profiles, plan: Plan, actual: Actual, buffers: tuple[Buffer, ...]
@@ -98,6 +119,7 @@ class Lessons:
             decode_tps=same.decode_tps if same else None,
             prompt_tps=same.prompt_tps if same else None,
             engine_version=self._machine.engine_version or "",
+            think=self.think,
         )
         profiles.save(self.profile)
 

@@ -24,11 +24,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from tuner.json_values import Bound, Speed, from_json, within
+from tuner.json_values import Bound, Speed, from_json, one_of, within
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer, DeviceUse
 from tuner.private_files import kvchat_folder, private_folder, read_bounded, why
 from tuner.settings import Settings
+from tuner.wishes import THINK_LEVELS
 
 SCHEMA = 1
 _MAX_FILE = 1 << 20  # bytes; a profile has a few kilobytes
@@ -65,6 +66,7 @@ class Profile:
     engine_version: str = ""  # of llama-cpp-python, as it made the load
     saved_at: str = ""  # ISO 8601, UTC; `save` fills it in
     machine: str = ""  # `save` fills it in
+    think: Annotated[str, one_of("", *THINK_LEVELS)] = ""  # the level that was last chosen
 
 
 @dataclass(frozen=True, slots=True)
