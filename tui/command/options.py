@@ -102,7 +102,8 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--think",
         metavar="|".join(THINK_LEVELS),
-        help="how much the model thinks, as far as its chat template lets one choose",
+        help="how much the model thinks, as far as its chat template lets one choose; kept for the "
+        "next time",
     )
     g.add_argument(
         "--chat-template",
