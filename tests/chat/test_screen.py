@@ -288,12 +288,12 @@ async def test_a_thought_says_how_long_it_took(store: Conversations) -> None:
             ),
         ],
     )
-    app = make_app(FakeRunning([[thought("hm"), "No."]], thought_seconds=12.3), store, "c")
+    app = make_app(FakeRunning([[thought("我想 hm"), "No."]], thought_seconds=12.3), store, "c")
     async with app.run_test(size=SIZE) as pilot:
         await chat_screen(pilot)
         await until(pilot, lambda: "thought · 2 words · 2 min 5 s" in shown(pilot))
         await ask(pilot, "Go")
-        await until(pilot, lambda: "thought · 1 word · 12 s" in shown(pilot))
+        await until(pilot, lambda: "thought · 3 words · 12 s" in shown(pilot))
 
 
 async def test_the_title_of_reasoning_is_never_cut(store: Conversations) -> None:

@@ -164,6 +164,11 @@ FAMILIES = {
         thought=THOUGHT + "\n",
     ),
     "GLM 4.5, DeepSeek V3.1": Family(OPENED, opening="<|assistant|>\n<think>"),
+    "opened with a word": Family(
+        ((" user greets me.", "n"), ("</think>", "u"), (ANSWER, "n")),
+        opening="<|assistant|><think>The",
+        thought=" user greets me.",
+    ),
     "opened by the prompt and again": Family(
         (("<think>", "u"), *OPENED), opening="<|assistant|><think>\n"
     ),
@@ -432,9 +437,8 @@ def test_the_families_in_the_engine(client: EngineClient, tmp_path: Path, name: 
     )
     ((thought, answer, done),) = play(client, path, Generate(HI, Sampling(max_tokens=60)))
     assert (thought, answer, done.reason) == (family.thought, family.answer, "end")
-    assert bool(done.n_thought) is bool(family.thought)
-    assert done.n_thought <= done.n_decoded == len(family.says)
-    assert 0 <= done.thought_seconds <= done.decode_seconds
+    assert done.n_decoded == len(family.says)
+    assert 0 < done.thought_seconds <= done.decode_seconds
 
 
 def test_a_thought_that_is_cut_stays_one_and_goes_on(client: EngineClient, tmp_path: Path) -> None:
@@ -451,5 +455,4 @@ def test_a_thought_that_is_cut_stays_one_and_goes_on(client: EngineClient, tmp_p
     )
     assert first[:2] == (THOUGHT, "")
     assert first[2].reason == "max_tokens"
-    assert first[2].n_thought == 1
     assert rest[1] == ANSWER

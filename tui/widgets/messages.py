@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Collapsible
@@ -9,6 +11,9 @@ from textual.widgets import Collapsible
 from tui.storage import StoredMessage
 from tui.widgets.markdown import MarkdownText
 from tui.widgets.plain import Plain
+
+# As word processors count: each character where a script has no spaces between words.
+_WORD = re.compile("[\u3040-\u9fff]|[^\\s\u3040-\u9fff]+")
 
 
 class UserMessage(Vertical):
@@ -35,7 +40,7 @@ class Reasoning(Collapsible):
     def show(self, text: str, growing: bool, seconds: float | None = None) -> None:
         """The reasoning so far, and how long it took; drawn only while it is unfolded."""
         self._source = text
-        n_words = len(text.split())
+        n_words = len(_WORD.findall(text))
         words = f"{n_words:,} word{'' if n_words == 1 else 's'}"
         title = f"{'thinking' if growing else 'thought'} · {words}"
         if seconds and not growing:

@@ -20,7 +20,6 @@ class Answer:
         self._n_untold = 0  # tokens that no event has counted yet
         self._began = self._last = 0.0  # when the first token came, and the last
         self.n_tokens = 0
-        self.n_thought = 0
         self.thought_seconds = 0.0
 
     @property
@@ -62,7 +61,6 @@ class Answer:
         self.n_tokens += 1
         self._n_untold += 1
         if thinking:
-            self.n_thought += 1
             self.thought_seconds += now - self._last
         self._last = now
         self._tell(parts)
@@ -70,7 +68,7 @@ class Answer:
     def _tell(self, parts: Sequence[Part]) -> None:
         for part in parts:
             if part.moved:
-                self.n_thought, self.thought_seconds = self.n_tokens, self._last - self._began
+                self.thought_seconds = self._last - self._began
                 self._events.append(WasThought())
                 continue
             last = self._events[-1] if self._events else None

@@ -212,7 +212,6 @@ class LoadedModel:
             n_ctx_used=len(self._cache.tokens),
             decode_cpu_seconds=time.process_time() - cpu,
             thought_seconds=answer.thought_seconds,
-            n_thought=answer.n_thought,
             chat_template=sent.rendered.source,
         )
 

@@ -179,7 +179,6 @@ class Done:
     decode_cpu_seconds: float = 0.0  # of all threads while it decoded; 0: not known
     chat_template: str = "file"  # | "chatml": the format of this prompt
     thought_seconds: float = 0.0  # of decode_seconds, those spent on thoughts
-    n_thought: int = 0  # of n_decoded
 
 
 @dataclass(frozen=True, slots=True)

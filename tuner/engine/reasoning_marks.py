@@ -267,7 +267,10 @@ def _at_the_end_of_a_prompt(families: Sequence[Family]) -> str:
             ends = rf"(?:(?:{_any(family.ends)})\s*)?"
             body = rf"(?:(?:{_any(family.bodies)})\s*{ends})?"
             one.append(rf"(?:{_any(family.begins)})[^<\n]{{0,80}}{body}")
-    return rf"(?:{'|'.join(one)})+$"
+    marks = "|".join(one)
+    # Some begin the thought: with how much is to be thought, or with its first word.
+    begun = rf"(?:{_any(mark for family in families for mark in family.opens)})\s*[\w-]{{1,24}}\s*"
+    return rf"(?:{marks})*(?:{marks}|{begun})$"
 
 
 @cache
