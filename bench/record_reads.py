@@ -114,8 +114,11 @@ class Sources:
             re.findall(r"struct (llama_model_\w+) : public (llama_model_\w+)", header)
         )
         self.functions: dict[str, Function] = {}
+        self.graphs: dict[str, list[str]] = {}  # how the graph of a class begins
         for path in (src / "llama-model.cpp", *sorted((src / "models").glob("*.cpp"))):
-            self.functions |= self._functions(without_comments(path.read_text()))
+            text = without_comments(path.read_text())
+            self.functions |= self._functions(text)
+            self.graphs |= self._graphs(text)
         hparams = without_comments((src / "llama-hparams.h").read_text())
         self.types = {
             name: kind
@@ -174,6 +177,19 @@ class Sources:
             )
         return found
 
+    def _graphs(self, text: str) -> dict[str, list[str]]:
+        """The sizes and the assertions with which graphs begin, of classes that have one graph."""
+        starts: dict[str, list[list[str]]] = {}
+        for match in re.finditer(r"\b(llama_model_\w+)::graph(?:<\w+>)?::graph\(", text):
+            at = text.index("{", closing(text, match.end() - 1)) + 1
+            line = re.compile(r"\s*(const int64_t \w+ = [^;{]*|GGML_ASSERT\([^;{]*\));")
+            lines = []
+            while found := line.match(text, at):
+                lines.append(found[1])
+                at = found.end()
+            starts.setdefault(match[1], []).append(lines)
+        return {kind: graphs[0] for kind, graphs in starts.items() if not graphs[1:]}
+
     def method(self, kind: str, name: str) -> Function | None:
         """Of a class, or of the nearest that it comes from."""
         while kind:
@@ -203,6 +219,7 @@ class Run:
         self.names: dict[str, str] = {}  # C++ types of what was declared here
         self.functions: dict[str, Statement] = {}
         self.refusals: list[list[str]] = []
+        self.asserted = ""  # what an assertion says, in its own words
         self.path: list[str] = []
         self.layers = ""  # of the loop that runs: the condition on the layer `i`
         self.own = True
@@ -216,6 +233,7 @@ class Run:
         self.own = False
         self.run_keys()
         self.used = {n for names in _ACCESSORS.values() for n in names}
+        self.named_values["shares_layers"] = "0"
         self.scales()
         return self.found()
 
@@ -225,6 +243,9 @@ class Run:
         self.stage, self.inside = "tensors", True
         self.state, self.path = {}, []
         self.call_method("load_arch_tensors", [])
+        self.plain("LLAMA_LOAD_LOCALS")  # `llm_graph_context` has the same
+        for line in self.sources.graphs.get(self.kind, ()):
+            self.plain(line)
         found = self.found()
         for part in ("keys", "refusals"):
             found[part] = [row for row in found[part] if row not in common[part]]
@@ -274,9 +295,9 @@ class Run:
             if match and match[2] in ("scale", "input_scale"):
                 base = self.sources.tensors[match[1]].replace("%d", "*")
                 name = f"{base}.{match[2]}"
-                # of a tensor that is loaded; the output's, only where that is NVFP4; and a layer
-                # that shares another's tensors has none of its own
-                when = f"(has('{base}.weight') | {UNKNOWN})" if match[3] else UNKNOWN
+                # of a tensor that is loaded, by a name that its layer may have none of itself where
+                # layers share theirs; the output's, only where that is NVFP4
+                when = f"(has('{base}.weight') | shares_layers)" if match[3] else UNKNOWN
                 where = "all_layers" if match[3] else "tensors"
                 self.tensors.append([where, name, match[4], "1", when])
 
@@ -431,6 +452,8 @@ class Run:
             value = self.value_of(declared[3]) if declared[3] is not None else UNKNOWN
             self.state[declared[2]] = self.by_name(declared[2], value)
             return
+        asserted = re.match(r"GGML_ASSERT\((.*?)(?: && \".*)?\)$", text, re.S)
+        self.asserted = asserted[1].replace("hparams.", "") if asserted else ""
         self.value_of(text)
 
     def by_name(self, name: str, value: str) -> str:
@@ -482,6 +505,15 @@ class Run:
                 return self.binary(op, left, right)
             case ("choice", condition, yes, no):
                 return _pick(truth(self.value(condition)), self.value(yes), self.value(no))
+            case (
+                "assign",
+                "=",
+                ("index", ("name", "layers"), _),
+                ("index", ("name", "layers"), _),
+            ):
+                self.named_values["shares_layers"] = UNKNOWN
+                self.used.add("shares_layers")
+                return UNKNOWN
             case ("assign", op, target, right):
                 value = self.value(right)
                 if op == "|=":
@@ -597,7 +629,7 @@ class Run:
                 inner = self.value(arguments[0])
                 return UNKNOWN if inner == UNKNOWN else f"str({inner})"
             case ("name", "GGML_ASSERT"):
-                self.refuse("", negated(truth(self.value(arguments[0]))))
+                self.refuse(self.asserted, negated(truth(self.value(arguments[0]))))
                 return UNKNOWN
             case ("member", ("name", "ml"), name) if name.startswith("get_"):
                 return self.read(name, arguments)
@@ -788,6 +820,8 @@ def truth(text: str) -> str:
     """A value as a condition."""
     if text == UNKNOWN or text in ("0", "1"):
         return text
+    if text.startswith("'"):
+        return "1"
     if re.fullmatch(r"[\d.]+", text):
         return "1" if float(text) else "0"
     return text if _COMPARED.match(text) else f"({text} != 0)"
