@@ -6,6 +6,7 @@ import gc
 import re
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -27,9 +28,10 @@ from tests.support.chat_fakes import (
     until,
 )
 from tui.app import KvchatApp
-from tui.screens import ConversationsScreen, LoadingScreen, ReportScreen
+from tui.screens import ChatScreen, ConversationsScreen, LoadingScreen, ReportScreen
 from tui.storage import Conversation, Conversations, StoredMessage
 from tui.widgets import ActivityLine, AnswerMessage, Prompt, StatusLine
+from tui.widgets import transcript as transcript_module
 from tui.widgets.markdown import Segment
 from tui.widgets.messages import Reasoning
 from tui.widgets.transcript import LIVE, PAGE, Transcript
@@ -541,6 +543,46 @@ async def test_many_turns_keep_few_widgets(store: Conversations) -> None:
 
 
 @pytest.mark.parametrize("back_before_the_end", [True, False])
+def alive(screen: ChatScreen) -> Counter[str]:
+    """What of Textual's and of ours memory holds once there was time, by type; without drawn
+    lines, which what is on the screen has more or fewer of, and plain numbers, whose caches have
+    an end."""
+    screen._garbage.let_go()
+    screen._garbage.idle()
+    passing = ("geometry.", "box_model.", "layout.", "strip.", "cache.", "style.")
+    kinds = (type(one) for one in gc.get_objects())
+    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+    return Counter(
+        name
+        for name in names
+        if name.startswith(("textual.", "tui."))
+        and not name.removeprefix("textual.").startswith(passing)
+    )
+
+
+async def test_a_turn_leaves_nothing_but_its_messages(
+    store: Conversations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the window is full, memory grows by the conversation's own text: neither a widget nor
+    what it had drawn nor anything else is left of a turn that is out of view."""
+    monkeypatch.setattr(transcript_module, "LIVE", 8)
+    monkeypatch.setattr(transcript_module, "PAGE", 4)
+    turns = 6
+    answer = "## Answer\n\n- one\n- two\n\n```python\nx = 1\n```\n"
+    app = make_app(FakeRunning([[answer] for _ in range(2 * turns)]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        for n in range(turns):
+            await ask(pilot, f"question {n}")
+        before = alive(screen)
+        for n in range(turns):
+            await ask(pilot, f"question {n}")
+        grown = alive(screen) - before
+    messages = grown.pop("tui.storage.records.StoredMessage")
+    assert messages == 2 * turns
+    assert {name: n for name, n in grown.items() if n >= turns} == {}
+
+
 async def test_scrolling_away_from_an_answer_that_is_written(
     store: Conversations, back_before_the_end: bool
 ) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
+
+from textual._styles_cache import StylesCache
 
 # Objects made before the youngest generation is collected, and rounds before the older ones are.
 _RARE = (20_000, 20, 1000)
@@ -35,4 +39,17 @@ class RareCollections:
         """Nobody types and nothing is drawn: the time for what is due."""
         if self._due:
             self._due = False
+            # Meant for colours, it holds the drawn lines of the last 1024 widgets that were shown,
+            # gone or not: Textual's lru_cache on a method (textual/_styles_cache.py).
+            StylesCache.get_inner_outer.cache_clear()
             gc.collect()
+            _give_back()
+
+
+def _give_back() -> None:
+    """Free memory goes back to the system. glibc keeps what lies below anything still in use, and
+    in a chat something always is (malloc_trim(3)); others have no such call, nor need of it."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(ctypes.c_size_t(0))
