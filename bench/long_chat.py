@@ -2,11 +2,13 @@
 
     python -m bench.long_chat [--turns 1000] [--demo]
 
-Runs the real program headless, asks so many questions, and prints every 100 turns the resident
-memory of the program and of the model process, the widgets on the screen, and those that memory
-holds. Answers come by script (lists, headings, code), or with --demo from the embedded model,
-eight tokens each; where its context is full a new chat begins. At the end the widgets must be no
-more than after the first 100 turns by half; exit status 1 otherwise.
+Runs the real program headless, asks so many questions, and prints every 100 turns, after two
+seconds of rest, the resident memory of the program and of the model process, the widgets on the
+screen, and those that memory holds. Answers come by script (lists, headings, code), or with --demo
+from the embedded model, eight tokens each; where its context is full a new chat begins. At the end
+it prints by how much the program grew a turn after the first 100, which should be little more than
+what was said (one or two KiB of messages); the widgets must be no more than then by half; exit
+status 1 otherwise.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ from tui.widgets import Prompt
 from tuner.demo import demo_model_path
 from tuner.engine.protocol import Message, Sampling
 from tuner.launch import Launcher
-from tuner.units import MIB
+from tuner.units import KIB, MIB
 from tuner.wishes import LaunchRequest, Wishes
 
 STEP = 100  # turns between two lines
+REST_SECONDS = 2.0  # in which the program tidies up, as it does when nobody types
 ANSWER = (
     "## A heading\n\nSome *words* of `code`.\n\n- one\n- two\n- three\n\n```python\nx = 1\n```\n"
 )
@@ -43,21 +46,22 @@ class _Forgetful(list[tuple[Message, ...]]):
         pass
 
 
-def _line(app: KvchatApp, turn: int) -> int:
-    """Prints a line; the widgets that memory holds."""
+def _line(app: KvchatApp, turn: int) -> tuple[int, int]:
+    """Prints a line; the widgets that memory holds and the program's bytes."""
     process = psutil.Process()
     worker = sum(child.memory_info().rss for child in process.children(recursive=True))
+    resident = process.memory_info().rss
     gc.collect()
     from textual.widget import Widget  # noqa: PLC0415 - beside its only use
 
     alive = sum(isinstance(one, Widget) for one in gc.get_objects())
     print(
-        f"{turn:6} turns   program {process.memory_info().rss / MIB:6.1f} MiB"
+        f"{turn:6} turns   program {resident / MIB:6.1f} MiB"
         f"   model process {worker / MIB:6.1f} MiB"
         f"   widgets {len(app.screen.query('*')):5} shown {alive:6} alive",
         flush=True,
     )
-    return alive
+    return alive, resident
 
 
 async def run(turns: int, demo: bool) -> int:
@@ -74,7 +78,7 @@ async def run(turns: int, demo: bool) -> int:
         )
         async with app.run_test(size=(100, 40)) as pilot:
             screen = await chat_screen(pilot)
-            first = last = 0
+            lines: list[tuple[int, int]] = []
             for turn in range(1, turns + 1):
                 used = screen.running_model.settings.n_ctx - 64
                 if demo and (getattr(screen.chat.last_answer, "n_ctx_used", 0) or 0) > used:
@@ -85,11 +89,16 @@ async def run(turns: int, demo: bool) -> int:
                 await until(pilot, lambda n=n_messages: len(screen.chat.path) >= n + 2)  # type: ignore[misc]
                 await until(pilot, lambda: is_idle(screen), 120)
                 if turn % STEP == 0:
-                    last = _line(app, turn)
-                    first = first or last
+                    await asyncio.sleep(REST_SECONDS)
+                    lines.append(_line(app, turn))
             await pilot.press("ctrl+q")
         store.close()
-    return int(last > 1.5 * first)
+    if len(lines) < 2:  # noqa: PLR2004
+        return 0
+    (first_alive, first), (last_alive, last) = lines[0], lines[-1]
+    per_turn = (last - first) / (STEP * (len(lines) - 1))
+    print(f"the program grew by {per_turn / KIB:.1f} KiB a turn")
+    return int(last_alive > 1.5 * first_alive)
 
 
 def main(argv: list[str] | None = None) -> int:
