@@ -188,6 +188,9 @@ FAMILIES = {
         thought="One.\n\nTwo.", answer="A, B.",
     ),
     "unknown tags": simple("<xyz:think>", "</xyz:think>", "n", about="<xyz:think></xyz:think>"),
+    "unknown and opened by the prompt": Family(
+        ((THOUGHT, "n"), ("</xyz:think>", "n"), (ANSWER, "n")), opening="<|assistant|><xyz:think>"
+    ),
     "unknown words": simple("[REASONING]", "[/REASONING]", "c"),
     "unknown ends": simple("<|cot_start|>", "<|cot_end|>", "c"),
     "no template": simple("<think>", "</think>", "n"),
@@ -250,6 +253,9 @@ STATED = marks_of("<think></think>", {})
         ("<think>a</think>A.<think>b</think>B.", "a\n\nb", "A.\n\nB."),
         ("<think>a</think>the <think> tag", "a", "the <think> tag"),
         ("<think>a</think>```\n<think>\n```", "a", "```\n<think>\n```"),
+        ("<think>a</think>Tags:\n\n    <think>\n", "a", "Tags:\n\n    <think>\n"),
+        ("<think>a</think>1. <think> opens", "a", "1. <think> opens"),
+        ("<think>a</think>> <think> opens", "a", "> <think> opens"),
         ("<answer>\n42\n</answer>", "", "<answer>\n42\n</answer>"),
     ],
 )
@@ -278,6 +284,12 @@ def test_a_control_token_is_no_text() -> None:
     parts += [*splitter.feed("So, "), *splitter.mark("[THINK]"), *splitter.feed("hm")]
     parts += [*splitter.mark("[/THINK]"), *splitter.feed("yes."), *splitter.finish()]
     assert joined(parts) == ("I end with [/THINK] then.\n\nhm", "So, yes.")
+
+
+def test_marks_that_are_spelled_for_want_of_their_tokens() -> None:
+    """A model that writes both marks as text, though its vocabulary has them, has its answer."""
+    marks = marks_of("", {"[THINK]": True, "[/THINK]": True})
+    assert split("[THINK]Hm.[/THINK]Yes.", marks) == ("Hm.", "Yes.")
 
 
 def test_a_channel_of_another_is_the_end() -> None:
@@ -314,13 +326,17 @@ def test_pairs_that_speak_of_thinking() -> None:
     """Found by their words and how they differ; not what only resembles them."""
     found = [
         "<a:think>", "</a:think>", "<|thought_end|>", "<|thought_begin|>", "<｜inner▁thought｜>",
-        "<｜/inner▁thought｜>", "<|think|>", "<think_on>", "<think_off>", "<b:think>", "[/TOOL]",
-        "[TOOL]", "<max_thinking_length>", "</max_thinking_length>",
+        "<｜/inner▁thought｜>", "<|think|>", "<think_on>", "<think_off>", "[/TOOL]", "[TOOL]",
+        "<max_thinking_length>", "</max_thinking_length>", "<cot_start>", "<end_of_cot>",
+        "<b:think>", "[/ANALYSIS]",
     ]  # fmt: skip
     assert list(pairs(found)) == [
         ("<a:think>", "</a:think>"),
         ("<|thought_begin|>", "<|thought_end|>"),
         ("<｜inner▁thought｜>", "<｜/inner▁thought｜>"),
+        ("<cot_start>", "<end_of_cot>"),
+        ("<b:think>", "</b:think>"),
+        ("[ANALYSIS]", "[/ANALYSIS]"),
     ]
 
 

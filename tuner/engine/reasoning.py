@@ -8,6 +8,7 @@ from enum import Enum, auto
 from tuner.engine.reasoning_marks import KIN, Kind, Marks, Section, section
 
 _FENCES = ("```", "~~~")
+_INDENT = 4  # of code
 _HEADER = 200  # characters: a longer one is none
 _QUOTES = {"`": "`", '"': '"', "'": "'", "“": "”", "‘": "’", "«": "»"}
 _GOES_ON = ",;:-–—([{<=+/\\|&#"  # what no sentence ends with
@@ -50,6 +51,7 @@ class Splitter:
         self._thinks = marks.stated
         self._parted = False  # a mark has parted thought and answer
         self._wrapped = False
+        self._spelled = False  # the mark that began this thought was written as text
         self._ends = {True: "", False: ""}  # the last character of the thoughts, and of the answer
         self._over = False
         self._given = True  # this text: the engine makes tokens of all its marks
@@ -180,6 +182,7 @@ class Splitter:
             if not (fresh or control or (self._thinks and self._stands())):
                 return False
             self._part(_Place.THOUGHT)
+            self._spelled = not control
         elif kind is Kind.CLOSE:
             if not thinking and not fresh:
                 if self._parted:
@@ -207,7 +210,7 @@ class Splitter:
             if not (control or thinking or fresh or self._stands()):
                 return False
             self._enter(_Place.HEADER)
-            self._family, self._header = family, mark
+            self._family, self._header, self._spelled = family, mark, not control
         elif kind is Kind.END:
             if not control and (self._quoted(mark) if thinking else self._text.in_code):
                 return False
@@ -235,7 +238,8 @@ class Splitter:
 
     def _quoted(self, mark: str) -> bool:
         """A thought speaks of the mark that would end it."""
-        if self._marks.control(mark) and not self._text.at_line_start:
+        unlike = self._marks.control(mark) and not self._spelled  # the mark that began it
+        if unlike and not self._text.at_line_start:
             return True
         close = _QUOTES.get(self._text.last)
         return close is not None and self._held[len(mark) :].startswith(close)
@@ -280,9 +284,14 @@ class _Markdown:
         self.empty = True
         self.last = ""  # character
         self._solid = ""  # the last that is no space
-        self._head = ""  # of the line: as much as a fence has
-        self._ticks = 0  # backticks in the line
         self._fenced = False
+        self._new_line()
+
+    def _new_line(self) -> None:
+        self._indent = 0
+        self._head = ""  # as much of the line as a fence has
+        self._ticks = 0
+        self._says = False  # it has a letter: more than a list's number or bullet
 
     def add(self, text: str) -> None:
         self.empty = False
@@ -292,14 +301,18 @@ class _Markdown:
         for n, part in enumerate(text.split("\n")):
             if n:
                 self._fenced ^= self._head in _FENCES
-                self._head, self._ticks = "", 0
-            self._ticks += part.count("`")
+                self._new_line()
+            begun = part.lstrip()
+            if not self._head:
+                self._indent += len(part.expandtabs(_INDENT)) - len(begun.expandtabs(_INDENT))
             if len(self._head) < len(_FENCES[0]):
                 self._head = (self._head + part).lstrip()[: len(_FENCES[0])]
+            self._ticks += part.count("`")
+            self._says = self._says or any(map(str.isalpha, part))
 
     @property
     def in_code(self) -> bool:
-        return self._fenced or self._ticks % 2 == 1
+        return self._fenced or self._ticks % 2 == 1 or self._indent >= _INDENT
 
     @property
     def at_line_start(self) -> bool:
@@ -307,7 +320,7 @@ class _Markdown:
 
     @property
     def at_sentence_end(self) -> bool:
-        return not self._solid.isalnum() and self._solid not in _GOES_ON
+        return self._says and not self._solid.isalnum() and self._solid not in _GOES_ON
 
 
 def _names_recipient(text: str) -> bool:

@@ -182,29 +182,38 @@ def section(family: Family, header: str, body: str) -> Section:
 _BRACKETED = re.compile(r"<[^<>\s'\"]{3,40}>|\[[^\[\]\s'\"]{3,40}\]|◁[^◁▷\s]{3,40}▷")
 _END_OF_PROMPT = 400  # characters of a prompt in which its last marks are looked for
 _MOST_UNKNOWN = 16  # pairs that are looked for in every token: a file could state a million
+_PLAIN = {"<>", "[]", "◁▷"}  # brackets of tags
+_NO_BRACKET = re.compile(r"[\w/:.-]+")
 _WORD = re.compile(r"[a-z]+")
 _ABOUT_THINKING = {
     "think", "thinking", "thought", "thoughts", "reason", "reasoning", "cot", "scratchpad",
-    "monologue",
+    "monologue", "analysis", "reflection", "rationale",
 }  # fmt: skip
-_BESIDE = {"inner", "internal", "of"}
-_BEGINNINGS = {"begin", "start", "open", "prefix"}
+_BESIDE = {"inner", "internal"}
+_BEGINNINGS = {"begin", "start", "open", "prefix", "of"}
 _ENDINGS = {"end", "stop", "close", "suffix"}
 
 
 def pairs(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Opening and closing marks among these that speak of thinking and differ only in that: by a
-    slash, or by words such as begin and end."""
-    opens: dict[object, str] = {}
-    closes: dict[object, str] = {}
+    """Opening and closing marks that speak of thinking and differ only in that: by a slash, or by
+    words such as begin and end. Of a plain tag one is enough: templates often name only the one
+    that they write."""
+    opens: dict[tuple[str, ...], str] = {}
+    closes: dict[tuple[str, ...], str] = {}
     for text in texts:
         space, _, name = text[1:-1].strip("|｜/").lower().rpartition(":")
         words = _WORD.findall(name)
-        left = tuple(word for word in words if word not in _BEGINNINGS | _ENDINGS)
+        left = [word for word in words if word not in _BEGINNINGS | _ENDINGS]
         if not set(left) & _ABOUT_THINKING or not set(left) <= _ABOUT_THINKING | _BESIDE:
             continue
+        brackets = _NO_BRACKET.sub("", text)
         closing = bool(set(words) & _ENDINGS) or "/" in text[1:3]
-        (closes if closing else opens).setdefault((text[0], text[-2:], space, left), text)
+        key = (brackets, space, *left)
+        (closes if closing else opens).setdefault(key, text)
+        if brackets in _PLAIN and len(left) == len(words):
+            bare = text.replace("/", "", 1)
+            opens.setdefault(key, bare)
+            closes.setdefault(key, f"{bare[0]}/{bare[1:]}")
     for key, mark in opens.items():
         if key in closes:
             yield mark, closes[key]
