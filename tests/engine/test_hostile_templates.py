@@ -84,6 +84,20 @@ def test_a_template_that_loops_on_some_texts_only() -> None:
     assert chat.source == "chatml"
 
 
+def test_a_slow_template_is_not_tried_for_long() -> None:
+    """One that takes its time and leaves out answers in every way is taken as it is."""
+    slow = (
+        "{% for a in range(900) %}{% for b in range(900) %}{% endfor %}{% endfor %}"
+        "{{ messages[-1].content }}{{ enable_thinking }}"
+    )
+    began = time.monotonic()
+    chat = ChatTemplate(slow, {})
+    assert time.monotonic() - began < 4 * SECONDS + 2
+    assert chat.source == "file"
+    assert chat.render([Message("user", "hello")]).text == "hello"
+    chat.close()
+
+
 def test_a_stop_is_heard_while_a_template_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the template is used again afterwards: it was not to blame."""
     monkeypatch.setattr(template_process, "RENDER_SECONDS", 60)

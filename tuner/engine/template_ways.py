@@ -144,13 +144,13 @@ def choose(
     """The nearest way in which a template says whole conversations. `say`: its prompt; may raise
     TemplateError. `expired`: no more time to try."""
     best = Choice(Way(), _failures(say, Way()))
-    for way in WAYS:
+    for way in WAYS[1:]:
         if not best.failures or expired():
             break
         found = Choice(way, _failures(say, way))
         if len(found.failures) < len(best.failures):
             best = found
-    if not best.usable:
+    if not best.usable or expired():
         return best
     way = _with_reasoning(say, _saying_least(say, best.way, len(best.failures)))
     return replace(best, way=way)

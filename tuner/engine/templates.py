@@ -94,8 +94,8 @@ class ChatTemplate:
 
     def _try_out(self, template: str) -> None:
         """Finds the way to call it and what it offers. Raises as the template does."""
-        end = time.monotonic() + template_process.COMPILE_SECONDS
-        choice = choose(self._say, lambda: time.monotonic() > end)
+        expired = _clock(template_process.COMPILE_SECONDS)
+        choice = choose(self._say, expired)
         if not choice.usable:
             raise TemplateError(choice.failures[0].reason)
         self._way = choice.way
@@ -103,7 +103,8 @@ class ChatTemplate:
 
         def say(variables: Variables) -> str | None:
             try:
-                return self._say(self._way, (Message("user", "hello"),), variables)
+                question = (Message("user", "hello"),)
+                return None if expired() else self._say(self._way, question, variables)
             except TemplateError:
                 return None
 
@@ -129,7 +130,10 @@ class ChatTemplate:
         ways = other_ways(self._way)
         given = (variables, {}) if variables else ({},)
         reason = ""
+        expired = _clock(template_process.RENDER_SECONDS)
         for those, said, way in itertools.product(given, turns, ways):
+            if expired():
+                break
             try:
                 return self._say(way, said, those), ""
             except TemplateError as error:
@@ -145,6 +149,12 @@ class ChatTemplate:
         self._own = None
         self.thinking = Thinking()
         self.warnings = (BAD_TEMPLATE.format(reason=reason),)
+
+
+def _clock(seconds: float) -> Callable[[], bool]:
+    """Whether so much time has passed since now."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
 
 
 def _told(failure: Failure) -> str:

@@ -102,7 +102,7 @@ def discover(say: Callable[[Variables], str | None], source: str) -> Thinking:
     found: dict[str, Variables] = {}
     for level, given in tried.items():
         known = {name: value for name, value in given.items() if name in read}
-        if known and said(known) not in [said(other) for other in found.values()]:
+        if known and said(known) not in (None, *map(said, found.values())):
             found[level] = known
     efforts = [level for level in found if level not in ("off", "on")]
     if len(efforts) == 1 and "on" not in found:  # there is nothing to be less or more than
