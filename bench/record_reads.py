@@ -261,7 +261,7 @@ class Run:
 
     def found(self) -> dict[str, Any]:
         rows = {
-            where: _unique([row[1:] for row in self.tensors if row[0] == where])
+            where: merged([row[1:] for row in self.tensors if row[0] == where])
             for where in ("tensors", "layers", "all_layers")
         }
         texts = [cell for part in rows.values() for row in part for cell in row[1:]]
@@ -293,7 +293,7 @@ class Run:
                 r'create_tensor\(tn\((LLM_TENSOR_\w+), *"(\w+)"(, i)?\), \{(\w+)\}', statement.text
             )
             if match and match[2] in ("scale", "input_scale"):
-                base = self.sources.tensors[match[1]].replace("%d", "*")
+                base = self.sources.tensors[match[1]].removeprefix("blk.%d")
                 name = f"{base}.{match[2]}"
                 # of a tensor that is loaded, by a name that its layer may have none of itself where
                 # layers share theirs; the output's, only where that is NVFP4
@@ -624,7 +624,7 @@ class Run:
                 return self.value(inner)
             case ("member", ("call", ("name", "tn"), parts), "str"):
                 name, index = self.tensor_name(parts)
-                return f"'{name}'" if "*" not in name or index == "i" else UNKNOWN
+                return UNKNOWN if name.startswith(".") and index != "i" else f"'{name}'"
             case ("name", "std::to_string"):
                 inner = self.value(arguments[0])
                 return UNKNOWN if inner == UNKNOWN else f"str({inner})"
@@ -766,13 +766,13 @@ class Run:
             print(f"{self.name}: {name}", file=sys.stderr)
             return UNKNOWN
         sizes = [self.value(d) for d in dims[1]]
-        if "*" in name and index != "i":  # then what depends on `i` is of some other count
+        if name.startswith(".") and index != "i":  # then what depends on `i` is of some other count
             when = UNKNOWN
             sizes = [UNKNOWN if re.search(r"\bi\b", size) else size for size in sizes]
         shape = ", ".join(sizes)
         flags = self.value(rest[0]) if rest else "0"
         where = self.layers or "tensors"
-        if where == "tensors" and "*" in name:
+        if where == "tensors" and name.startswith("."):
             where = "all_layers"
         self.tensors.append([where, name, shape, flags, when])
         if self.may_skip(flags):
@@ -780,7 +780,7 @@ class Run:
         return f"has('{name}')"
 
     def tensor_name(self, parts: list[Node]) -> tuple[str, str]:
-        """The name that `tn(...)` stands for, a star for the layer, and that layer."""
+        """The name that `tn(...)` stands for, of a layer's without "blk.N", and that layer."""
         base = self.sources.tensors.get(self.value(parts[0]).strip("'"), "")
         suffix, index = "", ""
         for argument in parts[1:]:
@@ -788,7 +788,7 @@ class Run:
                 suffix = "." + argument[1].strip('"')
             elif "%d" in base:
                 index = index or self.value(argument)
-        return base.replace("%d", "*", 1) + suffix if base else "", index
+        return base.removeprefix("blk.%d") + suffix if base else "", index
 
     def refuse(self, text: str, condition: str) -> None:
         """A condition under which the loader gives up."""
@@ -893,6 +893,18 @@ def _pick(condition: str, yes: str, no: str) -> str:
     if condition == UNKNOWN or UNKNOWN == yes == no:
         return UNKNOWN
     return f"pick({condition}, {yes}, {no})"
+
+
+def merged(rows: list[list[str]]) -> list[list[str]]:
+    """Tensors that are created in several places as one row each, without what a former row has
+    required already (an embedding that serves as output too)."""
+    found: dict[tuple[str, ...], str] = {}
+    for name, shape, flags, when in rows:
+        if found.get((name, shape, "0")) == "1":
+            continue
+        before = found.get((name, shape, flags))
+        found[name, shape, flags] = _logical("|", before, when) if before else when
+    return [[*row, when] for row, when in found.items()]
 
 
 def _unique(rows: list[list[str]]) -> list[list[str]]:

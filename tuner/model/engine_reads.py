@@ -9,7 +9,7 @@ and `load_tensors` (src/llama-model.cpp), `load_arch_hparams` and `load_arch_ten
     values      names for longer expressions, and for numbers that keys state
     refusals    [layers, words, when]: where the loader gives up or aborts
     tensors     [name, shape, flags, when]: `create_tensor`; "layers" has those of the layers that
-                a chat runs, "all_layers" of the others too, with a star for the layer `i`
+                a chat runs, "all_layers" of the others too: ".ffn_norm.weight" is blk.N's
 
 `required`, `flags` and `when` are left out where they are 0, 0 and 1. What the recorder could not
 follow is `unknown`, and so is what depends on it.
@@ -137,7 +137,7 @@ class Names(dict[str, Any]):
             key=number,
             has_key=lambda key: bool(kind(key)),
             has_array=lambda key: kind(key).startswith("arr"),
-            has=lambda name: name.replace("*", str(self["i"])) in self.tensors,
+            has=lambda name: self.full_name(name) in self.tensors,
             n_vocab=_vocabulary(header, number("vocab_size", 0)),
             n_token_types=number("/tokenizer.ggml.token_type_count", 0),
             n_ctx_train=number("context_length", UNKNOWN),
@@ -184,6 +184,10 @@ class Names(dict[str, Any]):
             n_embd_head_v_mla=lambda _: _pick(is_mla(), self["n_embd_head_v_mla_impl"], head_v(0)),
             n_embd_out=out,
         )
+
+    def full_name(self, name: str) -> str:
+        """Of a tensor's name in the table, that in the file."""
+        return f"blk.{self['i']}{name}" if name.startswith(".") else name
 
     def layers(self, which: str) -> Iterator[None]:
         """Makes `i` each layer of a part in turn."""
@@ -301,7 +305,7 @@ def rows_of(architecture: str) -> Rows:
 def _depends(expression: str, layered: set[str]) -> bool:
     """Whether an expression may be worth something else in another layer."""
     words = re.findall(r"[a-zA-Z_]\w*", re.sub(r"'[^']*'", "", expression))
-    return not layered.isdisjoint(words) or "*" in "".join(re.findall(r"'[^']*'", expression))
+    return not layered.isdisjoint(words) or "'." in expression
 
 
 @lru_cache(maxsize=4096)

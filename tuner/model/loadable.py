@@ -81,15 +81,13 @@ def require_tensors(header: Header, hparams: HParams) -> None:
 
 
 def _without_layer(name: str) -> str:
-    """A tensor's name as rows have it, with a star for its layer."""
-    if not name.startswith("blk."):
-        return name
-    return f"blk.*.{name.split('.', 2)[-1]}"
+    """A tensor's name as the table has it."""
+    return f".{name.split('.', 2)[-1]}" if name.startswith("blk.") else name
 
 
 def _require_tensor(header: Header, names: Names, row: TensorRow, taken: set[str]) -> None:
     """One tensor, of the layer `i`."""
-    name = row.name.replace("*", str(names["i"]))
+    name = names.full_name(row.name)
     tensor = names.tensors.get(name)
     if tensor is None and not row.required:
         return
