@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 
 from tui.command.output import Progress, write, write_aside
-from tuner.engine.protocol import Done, Message, Notice, Sampling, Text, WasThought
+from tuner.engine.protocol import (
+    AnswerEvent,
+    Done,
+    Message,
+    Notice,
+    Sampling,
+    Text,
+    WasThought,
+)
 from tuner.errors import EngineCancelled, ExitCode
 from tuner.launch import Launcher, Ready, Retry, Stage
 from tuner.wishes import LaunchRequest
 
 _UNMARKED = "what came so far was the model's thought, of which only the end is marked"
-_NO_ANSWER = "the model thought and did not answer{why}; --show-thinking shows the thought"
+_NO_ANSWER = "the model thought and did not answer"
+_HIDDEN = "; --show-thinking shows the thought"
 _WHY = {
     "max_tokens": " within --max-tokens",
     "context_full": " within the context",
@@ -57,27 +67,7 @@ def answer(
         status.show("")
         messages = [Message("system", system)] if system else []
         messages.append(Message("user", prompt))
-        thought, answered = "", False
-        for piece in running.generate(messages, sampling, think=running.think):
-            match piece:
-                case Text(thought=True):
-                    thought = piece.text
-                    if show_thinking:
-                        write_aside(piece.text)
-                case Text():
-                    if show_thinking and thought and not answered:
-                        write_aside("\n" if thought.endswith("\n") else "\n\n")
-                    answered = True
-                    write(piece.text)
-                case WasThought():
-                    write("\n\n")
-                    status.say(_UNMARKED)
-                    thought, answered = "\n", False
-                case Notice():
-                    status.say(piece.text)
-                case Done() if thought and not answered:
-                    status.say(_NO_ANSWER.format(why=_WHY.get(piece.reason, "")))
-        write("\n")
+        _print(running.generate(messages, sampling, think=running.think), status, show_thinking)
         for warning in running.warnings:  # of what the answer taught
             if warning not in told:
                 status.say(warning)
@@ -87,3 +77,30 @@ def answer(
         status.show("")
         launcher.client.close()
     return ExitCode.OK
+
+
+def _print(events: Iterable[AnswerEvent], status: Progress, show_thinking: bool) -> None:
+    thought, answered = "", False
+    for event in events:
+        match event:
+            case Text(thought=True):
+                thought = event.text
+                if show_thinking:
+                    write_aside(event.text)
+            case Text():
+                if show_thinking and thought and not answered:
+                    write_aside("\n" if thought.endswith("\n") else "\n\n")
+                answered = True
+                write(event.text)
+            case WasThought():
+                write("\n\n")
+                status.say(_UNMARKED)
+                thought, answered = "\n", False
+            case Notice():
+                status.say(event.text)
+            case Done() if thought and not answered:
+                if show_thinking:
+                    write_aside("\n")
+                why = _WHY.get(event.reason, "")
+                status.say(f"{_NO_ANSWER}{why}{'' if show_thinking else _HIDDEN}")
+    write("\n")
