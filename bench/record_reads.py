@@ -15,26 +15,15 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cxx import (
-    CASTS,
-    Expression,
-    Node,
-    Statement,
-    Unreadable,
-    closing,
-    lvalue,
-    params_of,
-    statements,
-    without_comments,
-)
+from bench.cxx import CASTS, Expression, Node, Statement, Unreadable, lvalue
+from bench.llama_sources import Sources
+from bench.symbols import UNKNOWN, combined, logical, negated, pick, truth, words
 from tuner.model.architectures import KNOWN
 
 OUT = Path(__file__).resolve().parent.parent / "tuner" / "model" / "engine_reads.json"
-UNKNOWN = "unknown"
 THROWS = "throws"
 NAMED = 24  # characters of a value from which on it is named
 
@@ -86,121 +75,6 @@ _TYPES = {
     "uint32_t": "u32", "float": "f32", "bool": "bool", "std::string": "str", "int32_t": "i32",
     "int": "i32", "llama_token": "i32", "uint64_t": "u64", "llama_pooling_type": "u32",
 }  # fmt: skip
-
-# ---------------------------------------------------------------- the sources
-
-
-@dataclass
-class Function:
-    params: dict[str, str]
-    body: list[Statement]
-
-
-class Sources:
-    """The parts of llama.cpp that load a model."""
-
-    def __init__(self, root: Path):
-        src = root / "src"
-        self.arch_text = without_comments((src / "llama-arch.cpp").read_text())
-        self.architectures = self._names("LLM_ARCH_NAMES", r"(LLM_ARCH_\w+)")
-        self.keys = self._names("LLM_KV_NAMES", r"(LLM_KV_\w+)")
-        self.tensors = self._names("LLM_TENSOR_NAMES", r"(LLM_TENSOR_\w+)")
-        model = without_comments((src / "llama-model.cpp").read_text())
-        header = without_comments((src / "models" / "models.h").read_text())
-        self.classes = dict(
-            re.findall(r"case (LLM_ARCH_\w+):\s*return new (llama_model_\w+)\(", model)
-        )
-        self.bases = dict(
-            re.findall(r"struct (llama_model_\w+) : public (llama_model_\w+)", header)
-        )
-        self.functions: dict[str, Function] = {}
-        self.graphs: dict[str, list[str]] = {}  # how the graph of a class begins
-        for path in (src / "llama-model.cpp", *sorted((src / "models").glob("*.cpp"))):
-            text = without_comments(path.read_text())
-            self.functions |= self._functions(text)
-            self.graphs |= self._graphs(text)
-        hparams = without_comments((src / "llama-hparams.h").read_text())
-        self.types = {
-            name: kind
-            for kind, name in re.findall(
-                r"\b([\w:]+(?:<[^;=(]*>)?)\s+(\w+)\s*(?:=[^;]*)?;", hparams
-            )
-        }
-        self.types |= {
-            name: kind
-            for kind, name in re.findall(
-                r"\b(uint32_t|float|bool|int)\s+(\w+)\s*(?:=[^;]*)?;", header
-            )
-            if name not in self.types
-        }
-        self.defaults: dict[str, str] = dict(
-            re.findall(r"\b(\w+)\s*=\s*(-?\d+|true|false);", hparams)
-        )
-        vocab = without_comments((src / "llama-vocab.cpp").read_text())
-        branches = re.split(
-            r"\bif \((?=tokenizer_model ==)", vocab[vocab.index("void llama_vocab::impl::load(") :]
-        )
-        self.tokenizers: dict[str, str] = {}  # each with its type (`llama_vocab_type`)
-        self.with_own_pre: list[str] = []  # those that have their pre-tokenizer, whatever is stated
-        for branch in branches:
-            kind = re.search(r"\btype = LLAMA_VOCAB_TYPE_(\w+);", branch)
-            names = re.findall(r'tokenizer_model == "([^"]+)"', branch.partition("{")[0])
-            self.tokenizers |= {name: kind[1] for name in names if kind}
-            self.with_own_pre += names if "tokenizer_pre = " in branch else []
-        self.pre_tokenizers = sorted(set(re.findall(r'tokenizer_pre == "([^"]+)"', vocab)))
-        self.rope_scalings = re.findall(r'\{\s*LLAMA_ROPE_SCALING_TYPE_\w+,\s*"(\w+)"', model)
-
-    def _names(self, table: str, pattern: str) -> dict[str, str]:
-        start = self.arch_text.index(f"{table} = {{")
-        text = self.arch_text[start : closing(self.arch_text, self.arch_text.index("{", start))]
-        return dict(re.findall(rf'\{{\s*{pattern},\s*"([^"]*)"', text))
-
-    def _functions(self, text: str) -> dict[str, Function]:
-        found = {}
-        wanted = re.compile(
-            r"\bllama_model_(\w+)::(load_arch_hparams|load_arch_tensors|load_hparams|load_tensors"
-            r"|load_swa_pattern|create_tensor_qkv|create_tensor_gate_up_exps)\("
-        )
-        for match in wanted.finditer(text):
-            end = closing(text, match.end() - 1)
-            start = re.compile(r"\s*\{").match(text, end + 1)
-            if not start:
-                continue
-            last = closing(text, start.end() - 1)
-            try:
-                body = statements(text[start.end() : last])
-            except Unreadable as error:
-                print(f"{match[0]}: {error}", file=sys.stderr)
-                continue
-            found[f"llama_model_{match[1]}::{match[2]}"] = Function(
-                params_of(text[match.end() : end]), body
-            )
-        return found
-
-    def _graphs(self, text: str) -> dict[str, list[str]]:
-        """The sizes and the assertions with which graphs begin, of classes that have one graph."""
-        starts: dict[str, list[list[str]]] = {}
-        for match in re.finditer(r"\b(llama_model_\w+)::graph(?:<\w+>)?::graph\(", text):
-            at = text.index("{", closing(text, match.end() - 1)) + 1
-            line = re.compile(r"\s*(const int64_t \w+ = [^;{]*|GGML_ASSERT\([^;{]*\));")
-            lines = []
-            while found := line.match(text, at):
-                lines.append(found[1])
-                at = found.end()
-            starts.setdefault(match[1], []).append(lines)
-        return {kind: graphs[0] for kind, graphs in starts.items() if not graphs[1:]}
-
-    def method(self, kind: str, name: str) -> Function | None:
-        """Of a class, or of the nearest that it comes from."""
-        while kind:
-            found = self.functions.get(f"{kind}::{name}")
-            if found:
-                return found
-            kind = self.bases.get(kind, "llama_model_base" if kind != "llama_model_base" else "")
-        return None
-
-
-# ---------------------------------------------------------------- running on symbols
 
 
 class Run:
@@ -266,16 +140,16 @@ class Run:
         }
         texts = [cell for part in rows.values() for row in part for cell in row[1:]]
         texts += [row[2] for row in self.refusals] + [cell for row in self.keys for cell in row[2:]]
-        words = _words(" ".join(texts)) | self.used
+        wanted = words(" ".join(texts)) | self.used
         values: dict[str, str] = {}
         all_values = {k: v for k, v in self.members.items() if k not in _RESERVED}
         all_values |= self.named_values
-        waiting = sorted(words & all_values.keys())
+        waiting = sorted(wanted & all_values.keys())
         while waiting:
             name = waiting.pop()
             if name not in values:
                 values[name] = all_values[name]
-                waiting += _words(values[name]) & all_values.keys()
+                waiting += words(values[name]) & all_values.keys()
         return {
             "keys": _unique(self.keys),
             "refusals": _unique(self.refusals),
@@ -336,7 +210,12 @@ class Run:
                     said = re.search(r'"((?:\\.|[^"\\])*)"', text)
                     self.refuse(said[1].replace("\\n", "") if said else "", "1")
                     return THROWS
-                if re.match(r"(return|continue|break)\b", text):
+                if text.startswith("return"):
+                    self.value_of(text.removeprefix("return"))
+                    return "1"
+                if text == "break":  # of the layers behind it nothing is known
+                    return UNKNOWN
+                if text == "continue":
                     return "1"
                 self.plain(text)
         return "0"
@@ -362,7 +241,7 @@ class Run:
             merged = after_yes
         else:
             merged = {
-                name: _pick(condition, after_yes.get(name, UNKNOWN), after_no.get(name, UNKNOWN))
+                name: pick(condition, after_yes.get(name, UNKNOWN), after_no.get(name, UNKNOWN))
                 for name in before.keys() | after_yes.keys() | after_no.keys()
             }
         self.state = merged
@@ -405,7 +284,7 @@ class Run:
             return
         first, last = self.value_of(head[2]), self.value_of(head[3])
         before = dict(self.state)
-        kept = len(self.keys), len(self.tensors)
+        kept = len(self.keys), len(self.tensors), len(self.refusals)
         self.layers = "layers" if (first, last) == ("0", "n_layer") else "all_layers"
         bounds = [f"(i >= {first})"] * (first != "0")
         bounds += [f"(i < {last})"] * (last not in ("n_layer_all", "n_layer") or first != "0")
@@ -417,7 +296,7 @@ class Run:
             self.block(statement.body)
             del self.path[len(self.path) - len(bounds) :]
             if not final:  # what one layer leaves to the next is not followed
-                del self.keys[kept[0] :], self.tensors[kept[1] :]
+                del self.keys[kept[0] :], self.tensors[kept[1] :], self.refusals[kept[2] :]
                 changed = {n for n in self.state if self.state[n] != before.get(n)}
                 self.state = {
                     n: UNKNOWN if n in changed else v for n, v in (before | self.state).items()
@@ -500,11 +379,12 @@ class Run:
             case ("unary", op, inner):
                 if op in ("++", "--"):
                     self.assign(inner, UNKNOWN)
-                return self.value(inner)
+                return self.value(inner) if op in ("*", "&", "+") else UNKNOWN
             case ("binary", op, left, right):
                 return self.binary(op, left, right)
             case ("choice", condition, yes, no):
-                return _pick(truth(self.value(condition)), self.value(yes), self.value(no))
+                chosen = truth(self.value(condition))
+                return pick(chosen, self.value_if(chosen, yes), self.value_if(negated(chosen), no))
             case (
                 "assign",
                 "=",
@@ -517,7 +397,7 @@ class Run:
             case ("assign", op, target, right):
                 value = self.value(right)
                 if op == "|=":
-                    value = _combined("|", self.value(target), value)
+                    value = combined("|", self.value(target), value)
                 elif op != "=":
                     value = UNKNOWN
                 self.assign(target, value)
@@ -535,21 +415,29 @@ class Run:
                 return self.call(function, arguments)
         return UNKNOWN
 
+    def value_if(self, condition: str, node: Node) -> str:
+        """What is evaluated under a condition only."""
+        self.path.append(condition)
+        value = self.value(node)
+        self.path.pop()
+        return value
+
     def binary(self, op: str, left: Node, right: Node) -> str:
         a = self.value(left)
         if op in ("&&", "||"):
             a = truth(a)
-            self.path.append(a if op == "&&" else negated(a))
-            b = truth(self.value(right))
-            self.path.pop()
-            return _logical("&" if op == "&&" else "|", a, b)
+            b = truth(self.value_if(a if op == "&&" else negated(a), right))
+            return logical("&" if op == "&&" else "|", a, b)
         b = self.value(right)
-        if op == "&" and b == "2" and a != UNKNOWN and not self.may_skip(a):
-            return "0"
+        if op == "&":  # of a flag; as a condition, lest it be mistaken for one that `&` joins
+            if UNKNOWN in (a, b):
+                return UNKNOWN
+            skips = b != _FLAGS["TENSOR_SKIP"] or self.may_skip(a)
+            return f"(({a} {op} {b}) != 0)" if skips else "0"
         if op in ("==", "!=") and "0" in (a, b) and "has(" in a + b:
             found = a if b == "0" else b
             return negated(found) if op == "==" else found
-        return _combined({"/": "//"}.get(op, op), a, b)
+        return combined({"/": "//"}.get(op, op), a, b)
 
     def named(self, name: str) -> str:
         if name in self.state:
@@ -664,8 +552,10 @@ class Run:
                 a, b = map(self.value, arguments[:2])
                 op = ">" if name == "std::max" else "<"
                 return UNKNOWN if UNKNOWN in (a, b) else f"pick({a} {op} {b}, {a}, {b})"
-        for argument in arguments:  # what is handed to an unknown function may be changed there
-            if argument[0] == "unary" and argument[1] == "&":
+        for argument in (function, *arguments):
+            if argument[0] in ("member", "call"):
+                self.value(argument)
+            if argument[0] == "unary" and argument[1] == "&":  # it may be changed there
                 self.assign(argument[2], UNKNOWN)
         return UNKNOWN
 
@@ -792,14 +682,14 @@ class Run:
 
     def refuse(self, text: str, condition: str) -> None:
         """A condition under which the loader gives up."""
-        when = _logical("&", self.when(), condition)
+        when = logical("&", self.when(), condition)
         if UNKNOWN not in when and when != "0":
             self.refusals.append([self.layers or "once", text, when])
 
     def when(self) -> str:
         text = "1"
         for condition in self.path:
-            text = _logical("&", text, condition)
+            text = logical("&", text, condition)
         return text
 
 
@@ -810,91 +700,6 @@ def _all(body: list[Statement]) -> Iterator[Statement]:
         yield from _all(one.other)
 
 
-_BARE = re.compile(r"\w+|\w+\(\w*\)")
-_COMPARED = re.compile(
-    r"^(?:has\w*\('[^']*'\)|\(.* (?:<|>|<=|>=|==|!=|&|\|) .*\)|is_\w+\(\w*\))$", re.S
-)
-
-
-def truth(text: str) -> str:
-    """A value as a condition."""
-    if text == UNKNOWN or text in ("0", "1"):
-        return text
-    if text.startswith("'"):
-        return "1"
-    if re.fullmatch(r"[\d.]+", text):
-        return "1" if float(text) else "0"
-    return text if _COMPARED.match(text) else f"({text} != 0)"
-
-
-def negated(condition: str) -> str:
-    if condition == UNKNOWN:
-        return UNKNOWN
-    if condition in ("0", "1"):
-        return "1" if condition == "0" else "0"
-    if condition.startswith("not(") and condition.endswith(")"):
-        return condition
-    back = re.fullmatch(r"\((.*) (==|!=) 0\)", condition)
-    if back and _balanced(back[1]):
-        if back[2] == "==" and _COMPARED.match(back[1]):
-            return back[1]
-        if _BARE.fullmatch(back[1]):
-            return f"({back[1]} {'!=' if back[2] == '==' else '=='} 0)"
-    return f"({condition} == 0)"
-
-
-def _words(text: str) -> set[str]:
-    """The names in a text, but for those in quotes inside of it."""
-    return set(re.findall(r"\b[a-zA-Z_]\w*\b", re.sub(r"'[^']*'", "", text)))
-
-
-def _balanced(text: str) -> bool:
-    depth = 0
-    for c in text:
-        depth += (c == "(") - (c == ")")
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-def _logical(op: str, a: str, b: str) -> str:
-    zero, one = ("0", "1") if op == "&" else ("1", "0")
-    if zero in (a, b):
-        return zero
-    if a == one:
-        return b
-    if b in (one, a):
-        return a
-    return f"({a} {op} {b})"
-
-
-def _combined(op: str, a: str, b: str) -> str:
-    if UNKNOWN in (a, b):
-        return UNKNOWN
-    if op in ("==", "!=") and "arch" in (a, b) and b.strip("'") not in KNOWN:
-        return "0" if op == "==" else "1"
-    if op == "|" and "0" in (a, b):
-        return b if a == "0" else a
-    if op == "|" and a == b:
-        return a
-    text = f"({a} {op} {b})"
-    if re.fullmatch(r"\(-?\d+ \S+ -?\d+\)", text) or re.fullmatch(
-        r"\('[^']*' [=!]= '[^']*'\)", text
-    ):
-        return str(int(eval(text, {})))
-    return text
-
-
-def _pick(condition: str, yes: str, no: str) -> str:
-    if yes == no:
-        return yes
-    if condition in ("0", "1"):
-        return yes if condition == "1" else no
-    if condition == UNKNOWN or UNKNOWN == yes == no:
-        return UNKNOWN
-    return f"pick({condition}, {yes}, {no})"
-
-
 def merged(rows: list[list[str]]) -> list[list[str]]:
     """Tensors that are created in several places as one row each, without what a former row has
     required already (an embedding that serves as output too)."""
@@ -903,7 +708,7 @@ def merged(rows: list[list[str]]) -> list[list[str]]:
         if found.get((name, shape, "0")) == "1":
             continue
         before = found.get((name, shape, flags))
-        found[name, shape, flags] = _logical("|", before, when) if before else when
+        found[name, shape, flags] = logical("|", before, when) if before else when
     return [[*row, when] for row, when in found.items()]
 
 
