@@ -141,6 +141,12 @@ def test_what_a_template_fails_on_is_said() -> None:
         assert "too long" in rendered.notice
 
 
+def test_each_reason_is_said() -> None:
+    counts = "{% if messages | length > 2 %}{{ raise_exception(messages | length ~ ' turns') }}"
+    chat = ChatTemplate(counts + "{% endif %}" + LOOP, TOKENS)
+    assert ["3 turns" in chat.warnings[0], "4 turns" in chat.warnings[1]] == [True, True]
+
+
 def test_a_thought_that_a_template_rejects() -> None:
     """It is left out before the format is given up."""
     strict = LOOP + (

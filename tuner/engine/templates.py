@@ -99,7 +99,8 @@ class ChatTemplate:
         if not choice.usable:
             raise TemplateError(choice.failures[0].reason)
         self._way = choice.way
-        self.warnings = tuple(map(_told, choice.failures[:1]))
+        by_reason = {failure.reason: failure for failure in reversed(choice.failures)}
+        self.warnings = tuple(map(_told, reversed(by_reason.values())))
 
         def say(variables: Variables) -> str | None:
             try:
