@@ -143,6 +143,20 @@ def test_a_level_of_thinking_that_is_not_offered_is_told_once(
         assert all("offers no choice of thinking" in text for text in notices)
 
 
+def test_a_level_that_makes_no_difference_is_told_once(
+    client: EngineClient, tmp_path: Path
+) -> None:
+    """Some templates read it only where there is no system prompt."""
+    template = "{% if messages[0].role != 'system' and thinking %}THINK{% endif %}" + SAYS
+    path = model(tmp_path, {"tokenizer.chat_template": template})
+    system = Message("system", "Be")
+    assert shown(client, path, system, *ASK).warnings == ()
+    assert shown(client, path, *ASK, think="on").warnings == ()
+    assert shown(client, path, system, *ASK, think="off").warnings == ()
+    (warning,) = shown(client, path, system, *ASK, think="on").warnings
+    assert "thinking on, but not for this conversation" in warning
+
+
 def test_named_templates(client: EngineClient, tmp_path: Path) -> None:
     """The one for chat, another by name, ChatML or a template of one's own."""
     keys = {

@@ -15,6 +15,11 @@ from tuner.engine.templates import ChatTemplate, Rendered
 from tuner.engine.thinking import taken_as
 from tuner.model.chat_templates import CHATML, TemplateChoice, chosen, named_templates
 
+NO_DIFFERENCE = (
+    "the chat template has another prompt for thinking {level}, but not for this conversation: a "
+    "system prompt may take its place"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
@@ -43,7 +48,7 @@ class Prompts:
         # Whoever asked for ChatML need not hear of it.
         self.warnings = () if choice.name == CHATML else self.template.warnings
         self._told = self.template.warnings
-        self._levels_told: set[str] = set()
+        self._said: set[str] = set()  # of thinking
 
     def close(self) -> None:
         self.template.close()
@@ -71,10 +76,13 @@ class Prompts:
         if self.template.warnings != self._told:  # it took too much, and is not asked again
             self._told = self.template.warnings
             news += self._told
-        if think not in self._levels_told:
-            self._levels_told.add(think)
-            thinking = self.template.thinking
-            news += filter(None, (taken_as(think, thinking.offered, thinking.usual),))
+        thinking = self.template.thinking
+        taken = taken_as(think, thinking.offered, thinking.usual)
+        same = NO_DIFFERENCE.format(level=think) if prompt.rendered.same_thinking else ""
+        for word in (taken, same):
+            if word and word not in self._said:
+                self._said.add(word)
+                news.append(word)
         return news
 
     def shown(self, messages: Sequence[Message], think: str) -> protocol.Prompt:

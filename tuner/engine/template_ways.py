@@ -62,6 +62,9 @@ class Way:
         return given
 
 
+# A template's prompt of a conversation in some way. Raises TemplateError.
+Say = Callable[[Way, Sequence[Message]], str]
+
 # What each habit costs: the fewer and the smaller the departures from the usual, the sooner tried.
 _COSTS: Mapping[str, Mapping[Any, int]] = {
     "content": {"text": 0, "parts": 1, "user parts": 2},
@@ -138,11 +141,9 @@ class Choice:
         return all(failure.what != _TRIALS[0].what for failure in self.failures)
 
 
-def choose(
-    say: Callable[[Way, Sequence[Message]], str], expired: Callable[[], bool] = lambda: False
-) -> Choice:
-    """The nearest way in which a template says whole conversations. `say`: its prompt; may raise
-    TemplateError. `expired`: no more time to try."""
+def choose(say: Say, expired: Callable[[], bool] = lambda: False) -> Choice:
+    """The nearest way in which a template says whole conversations. `expired`: no more time to
+    try."""
     best = Choice(Way(), _failures(say, Way()))
     for way in WAYS[1:]:
         if not best.failures or expired():
@@ -168,7 +169,7 @@ def other_ways(way: Way) -> tuple[Way, ...]:
     return tuple(dict.fromkeys(replace(way, **change) for change in changes))
 
 
-def _failures(say: Callable[[Way, Sequence[Message]], str], way: Way) -> tuple[Failure, ...]:
+def _failures(say: Say, way: Way) -> tuple[Failure, ...]:
     """A template that fails on a question fails on everything."""
     found: list[Failure] = []
     for trial in _TRIALS:
@@ -180,9 +181,7 @@ def _failures(say: Callable[[Way, Sequence[Message]], str], way: Way) -> tuple[F
     return tuple(found)
 
 
-def _failure(
-    say: Callable[[Way, Sequence[Message]], str], way: Way, trial: _Trial
-) -> Failure | None:
+def _failure(say: Say, way: Way, trial: _Trial) -> Failure | None:
     try:
         text = say(way, trial.messages)
     except TemplateError as error:
@@ -196,7 +195,7 @@ def _failure(
     return None
 
 
-def _saying_least(say: Callable[[Way, Sequence[Message]], str], way: Way, n_failures: int) -> Way:
+def _saying_least(say: Say, way: Way, n_failures: int) -> Way:
     """Some templates speak of tools where these are None, others where they are absent: of two
     ways that work, the one that says less is the one without tools."""
     if way.nothing != "absent":
@@ -207,7 +206,7 @@ def _saying_least(say: Callable[[Way, Sequence[Message]], str], way: Way, n_fail
     return other if len(say(other, (_U1,))) < len(say(way, (_U1,))) else way
 
 
-def _with_reasoning(say: Callable[[Way, Sequence[Message]], str], way: Way) -> Way:
+def _with_reasoning(say: Say, way: Way) -> Way:
     """How a thought of an earlier answer is given: where fields do not show it, and parts of its
     content do, as those. A template that shows none of either is free to."""
 

@@ -41,6 +41,7 @@ class Rendered:
     stops: tuple[str, ...] = ()
     source: str = "file"  # the format: "file" | "chatml"
     notice: str = ""  # what the user should know of it
+    same_thinking: bool = False  # the level of thinking makes no difference to this conversation
 
 
 class ChatTemplate:
@@ -85,9 +86,12 @@ class ChatTemplate:
         `THINK_LEVELS`, "" for what the template does by itself."""
         if not any(m.role == "assistant" for m in messages):
             self._now = time.time()  # the date of a conversation is that of its beginning
-        text, notice = self._said_by_own(messages, self.thinking.variables(think))
+        variables = self.thinking.variables(think)
+        text, notice = self._said_by_own(messages, variables)
         if text is not None:
-            return Rendered(text)
+            usual = self.thinking.variables(self.thinking.usual)
+            same = variables not in ({}, usual) and text == self._said_by_own(messages, {})[0]
+            return Rendered(text, same_thinking=same)
         return Rendered(chatml(messages), CHATML_STOPS, "chatml", notice)
 
     # ------------------------------------------------------------ trying it out
