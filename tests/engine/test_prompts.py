@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.gguf_files import tiny_llama, vocabulary
+from tests.support.scripted_model import scripted_model
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import (
     Done,
@@ -21,6 +22,7 @@ from tuner.engine.protocol import (
     Prompt,
     Sampling,
     ShowPrompt,
+    Text,
 )
 from tuner.engine.templates import FELL_BACK, NO_TEMPLATE
 from tuner.model.chat_templates import CHATML, TemplateChoice
@@ -179,3 +181,27 @@ def test_named_templates(client: EngineClient, tmp_path: Path) -> None:
 def test_no_template(client: EngineClient, tmp_path: Path) -> None:
     prompt = shown(client, model(tmp_path, {}))
     assert (prompt.chat_template, prompt.warnings) == ("chatml", (NO_TEMPLATE,))
+
+
+def test_a_thought_that_a_template_shows_again_is_in_the_cache(
+    client: EngineClient, tmp_path: Path
+) -> None:
+    """An earlier turn as the template renders it is what the model has written: nothing of it is
+    read twice."""
+    says = (("<think>", "u"), ("Hm.", "u"), ("</think>", "u"), ("Yo", "u"))
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{% if m.reasoning_content is defined %}"
+        "<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}{% endfor %}[assistant]"
+    )
+    path = scripted_model(tmp_path / "model.gguf", says, template)
+    list(client.load(Load(str(path), SETTINGS, 1)))
+    first = list(client.generate(Generate(ASK, Sampling())))
+    texts = [e for e in first if isinstance(e, Text)]
+    thought = "".join(e.text for e in texts if e.thought)
+    answer = "".join(e.text for e in texts if not e.thought)
+    assert (thought, answer) == ("Hm.", "Yo")
+    turns = (*ASK, Message("assistant", answer, thought), Message("user", "So"))
+    before, after = first[-1], list(client.generate(Generate(turns, Sampling())))[-1]
+    assert isinstance(before, Done)
+    assert isinstance(after, Done)
+    assert after.n_reused == before.n_ctx_used
