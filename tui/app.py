@@ -45,15 +45,15 @@ class KvchatApp(App[None]):
         self,
         launcher: ModelLauncher,
         store: Conversations,
-        sampling: Sampling,
+        sampling: Sampling | None = None,
         system_prompt: str | None = None,
         resume: str | None = None,
         keymap: Keymap | None = None,
         warnings: Sequence[str] = (),
         parachute: Parachute | None = None,
     ):
-        """`warnings`: what the user should hear once the chat is open. `parachute`: ends the
-        program where leaving takes too long."""
+        """`sampling`: in place of the launch's. `warnings`: what the user should hear once the
+        chat is open. `parachute`: ends the program where leaving takes too long."""
         super().__init__()
         self.error: KvchatError | None = None
         self._launcher = launcher
@@ -97,7 +97,7 @@ class KvchatApp(App[None]):
             chat,
             self._store,
             self._recorder,
-            self._sampling,
+            self._sampling or message.running.sampling,
             self._keys,
             warnings=(problem, *self._warnings),
         )

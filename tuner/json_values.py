@@ -25,9 +25,18 @@ class Bound:
     text: str
 
 
-def within(least: float, most: float) -> Bound:
+@dataclass(frozen=True, slots=True)
+class Range(Bound):
     """A number from `least` to `most`."""
-    return Bound(lambda value: bool(least <= value <= most), f"from {least:g} to {most:g}")
+
+    least: float
+    most: float
+
+
+def within(least: float, most: float) -> Range:
+    """A number from `least` to `most`."""
+    said = f"from {least:g} to {most:g}"
+    return Range(lambda value: bool(least <= value <= most), said, least, most)
 
 
 def one_of(*names: str) -> Bound:
@@ -81,8 +90,8 @@ def _value(hint: Any, value: Any, bounded: bool) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         found = _value(arguments[0], value, bounded)
-        for bound in arguments[1:]:
-            if bounded and not bound.holds(found):
+        for bound in arguments[1:]:  # what is no bound is about something else
+            if bounded and isinstance(bound, Bound) and not bound.holds(found):
                 raise ValueError(f"{value!r:.80} is not {bound.text}")
         return found
     if origin in (UnionType, Union):

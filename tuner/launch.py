@@ -189,6 +189,11 @@ class Running:
         return tuple(dict.fromkeys((*said, *self._tuning.lessons.warnings)))
 
     @property
+    def sampling(self) -> Sampling:
+        """As the flags, the profile and the file have it."""
+        return self.plan.sampling.sampling
+
+    @property
     def settings(self) -> Settings:
         """As loaded: `n_ctx` is what the engine made of it."""
         return self._settings

@@ -70,7 +70,9 @@ class Tuning:
         self._without_repacking = "" if use_extra_bufts else without_repacking_text(facts)
         wishes = replace(request.wishes, use_extra_bufts=use_extra_bufts)
         self.wishes = wishes.for_model(model)
-        self.lessons = Lessons(profiles, model, machine, self.wishes, request.think)
+        self.lessons = Lessons(
+            profiles, model, machine, self.wishes, request.think, request.sampling
+        )
         self.solver = self._calibrated(Solver(model, machine))
         self.threads = request.threads or machine.physical_cores
 
@@ -110,7 +112,7 @@ class Tuning:
             plan = self._remembered(fresh)
         if self._without_repacking:
             plan = _because(plan, self._without_repacking)
-        return self._warned(plan)
+        return self._warned(replace(plan, sampling=self.lessons.sampling))
 
     def verify(self, plan: Plan, client: EngineClient) -> Plan:
         """The plan as the engine verifies it. Raises EngineError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -103,6 +104,7 @@ class LaunchRequest:
     rpc_servers: tuple[str, ...] = ()
     threads: int | None = None  # None: one per physical core
     use_profile: bool = True
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # by flag, by the names of `Sampling`
     think: str = ""  # of THINK_LEVELS; "": as the profile has it, else the model's template
     chat_template: TemplateChoice = field(default_factory=TemplateChoice)
     model: Model | None = None  # what the file says, where it has been read already

@@ -11,6 +11,7 @@ from tests.support.giants import machine
 from tests.support.launches import ASK, launcher, loaded, run
 from tui.command.cli import main
 from tuner.engine.protocol import Sampling
+from tuner.launch import Running
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
 from tuner.profiles.profiles import Profiles
@@ -117,3 +118,28 @@ def test_the_driver_s_share_is_learned(
     (overhead,) = Profiles().machine_facts().gpu_overhead.values()
     use = running.actual.footprint.uses[0]
     assert overhead == 300 * MIB - (use.total - use.overhead)
+
+
+def test_what_flags_say_of_the_sampling_is_kept(
+    tiny_model: Path, tmp_path: Path, pretend: Machine
+) -> None:
+    """The next launch without flags samples alike, one with other flags adds to it, and what is
+    for one run alone is not kept."""
+
+    def sampled(**flags: object) -> Running:
+        start = launcher(tiny_model, tmp_path)
+        start.request = replace(start.request, sampling=flags)
+        _, running = run(start.start())
+        running.close()
+        return running
+
+    first = sampled(temperature=0.2, dry_sequence_breakers=("x",), seed=7)
+    assert first.sampling == Sampling(temperature=0.2, dry_sequence_breakers=("x",), seed=7)
+    kept = {"temperature": 0.2, "dry_sequence_breakers": ["x"]}
+    assert Profiles().list()[0].sampling == kept
+    again = sampled(top_k=3)
+    assert again.sampling == Sampling(temperature=0.2, dry_sequence_breakers=("x",), top_k=3)
+    assert "temperature 0.2" in (report := again.report_text(80))
+    assert "(from the profile)" in report
+    assert Profiles().forget(tiny_model) == 1
+    assert sampled().sampling == Sampling()

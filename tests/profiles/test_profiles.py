@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer, DeviceUse
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles, config_folder, write_atomically
+from tuner.sampling import remembered
 from tuner.settings import Settings
 from tuner.units import MIB
 
@@ -99,6 +100,19 @@ def test_an_older_profile_without_newer_settings_still_loads(profiles: Profiles)
     assert found is not None
     assert found.settings == PROFILE.settings
     assert found.gpu_taken == {}
+
+
+def test_sampling_is_kept_and_bounded(profiles: Profiles) -> None:
+    """A value that makes no sense is damage; a name that is not known is another version's."""
+    sampling = {"temperature": 0.5, "samplers": ["top_k"], "added_later": {"x": 1}}
+    profiles.save(replace(PROFILE, sampling=sampling))
+    found = profiles.load(PROFILE.fingerprint)
+    assert found is not None
+    assert found.sampling == sampling
+    assert remembered(found.sampling) == {"temperature": 0.5, "samplers": ("top_k",)}
+    profiles.save(replace(PROFILE, sampling={"temperature": 1e9}))
+    assert profiles.load(PROFILE.fingerprint) is None
+    assert "damaged" in profiles.warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ class FakeRunning:
     thought_seconds: float = 0.0
     model: FakeModel = field(default_factory=FakeModel)
     settings: Settings = field(default_factory=lambda: Settings(n_ctx=4096, type_k="q8_0"))
+    sampling: Sampling = field(default_factory=Sampling)
     warnings: tuple[str, ...] = ()
     log_path: Path | None = Path("/logs/engine.log")
     vram: tuple[int, int] | None = None

@@ -9,10 +9,12 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from tui.command import options
+from tui.command import options, sampling_flags
 from tui.command.output import complain, write
 from tuner.demo import demo_model_path
 from tuner.errors import ExitCode, KvchatError, UsageError
@@ -79,8 +81,8 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError("--verify goes with --explain.")
     if args.json and not (args.explain or args.show_prompt):
         raise UsageError("--json goes with --explain or --show-prompt.")
-    sampling = options.sampling(args)
-    requests = [_request(args, path) for path in paths]
+    sampling = sampling_flags.stated(args)
+    requests = [_request(args, path, sampling) for path in paths]
     if args.explain:
         return _explain(requests, as_json=args.json, verify=args.verify)
     if len(requests) > 1:
@@ -93,12 +95,15 @@ def _run(args: argparse.Namespace) -> int:
     prompt = _prompt(args)
     if args.show_prompt:
         return _show_prompt(args, request, prompt)
+    if rules := request.sampling.get("grammar"):
+        from tuner.engine.grammar_check import require_grammar  # noqa: PLC0415
+
+        named = "--grammar" if args.grammar else "the grammar of --json-schema"
+        require_grammar(rules, model.path, named)
     if prompt is not None:
         from tui.command.one_shot import answer  # noqa: PLC0415
 
-        return answer(
-            request, prompt, utf8(args.system or ""), sampling, show_thinking=args.show_thinking
-        )
+        return answer(request, prompt, utf8(args.system or ""), show_thinking=args.show_thinking)
     if args.show_thinking:
         raise UsageError("--show-thinking goes with -p; in the chat Enter on a thought unfolds it.")
     if not all(s is not None and s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
@@ -108,7 +113,7 @@ def _run(args: argparse.Namespace) -> int:
         )
     from tui.command.open_chat import open_chat  # noqa: PLC0415
 
-    return open_chat(request, sampling, args.system, args.resume)
+    return open_chat(request, args.system, args.resume)
 
 
 def _show_prompt(args: argparse.Namespace, request: LaunchRequest, prompt: str | None) -> int:
@@ -129,7 +134,7 @@ def _models(args: argparse.Namespace) -> list[Path]:
     return [Path(m) for m in args.models]
 
 
-def _request(args: argparse.Namespace, path: Path) -> LaunchRequest:
+def _request(args: argparse.Namespace, path: Path, sampling: Mapping[str, Any]) -> LaunchRequest:
     return LaunchRequest(
         path=path,
         wishes=options.wishes(args),
@@ -139,6 +144,7 @@ def _request(args: argparse.Namespace, path: Path) -> LaunchRequest:
         rpc_servers=tuple(args.rpc),
         threads=options.threads(args.threads),
         use_profile=not args.no_profile,
+        sampling=sampling,
         think=options.think(args),
     )
 

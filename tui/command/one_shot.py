@@ -32,11 +32,11 @@ def answer(
     request: LaunchRequest,
     prompt: str,
     system: str | None,
-    sampling: Sampling,
+    sampling: Sampling | None = None,
     show_thinking: bool = False,
 ) -> int:
     """Streams the answer; progress and warnings go to stderr, progress only on a terminal. So does
-    the model's thought, if it is to be shown.
+    the model's thought, if it is to be shown. `sampling`: in place of the launch's.
 
     Raises KvchatError as a launch does.
     """
@@ -67,7 +67,8 @@ def answer(
         status.show("")
         messages = [Message("system", system)] if system else []
         messages.append(Message("user", prompt))
-        _print(running.generate(messages, sampling, think=running.think), status, show_thinking)
+        wished = sampling or running.sampling
+        _print(running.generate(messages, wished, think=running.think), status, show_thinking)
         for warning in running.warnings:  # of what the answer taught
             if warning not in told:
                 status.say(warning)

@@ -14,7 +14,6 @@ from tui.command.output import tell
 from tui.key_file import read_keymap
 from tui.parachute import Parachute
 from tui.storage import Conversations
-from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode
 from tuner.launch import Launcher
 from tuner.wishes import LaunchRequest
@@ -24,9 +23,7 @@ _SIGNAL_SECONDS = 2.0  # to leave in order
 _FLUSH_SECONDS = 0.2  # for the last words, where a thread hangs
 
 
-def open_chat(
-    request: LaunchRequest, sampling: Sampling, system: str | None, resume: str | None
-) -> int:
+def open_chat(request: LaunchRequest, system: str | None, resume: str | None) -> int:
     """Runs the app until the user leaves. A launch that failed is said again on stderr."""
     launcher = Launcher(request)
     parachute = Parachute(launcher.kill)
@@ -39,7 +36,6 @@ def open_chat(
         app = KvchatApp(
             launcher=launcher,
             store=Conversations.open(None),
-            sampling=sampling,
             system_prompt=system,
             resume=resume,
             keymap=keymap,

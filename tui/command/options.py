@@ -9,8 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
+from tui.command import sampling_flags
+from tui.command.numbers import number, whole
 from tui.keymap import Keymap
-from tuner.engine.protocol import Sampling
 from tuner.engine.template_process import MAX_TEMPLATE
 from tuner.errors import UsageError
 from tuner.memory.cache_types import CACHE_TYPES
@@ -18,7 +19,7 @@ from tuner.model.chat_templates import CHATML, TemplateChoice
 from tuner.private_files import read_bounded, why
 from tuner.settings import ALL_LAYERS, MAX_UBATCH
 from tuner.settings import MAX_CONTEXT as LONGEST_CONTEXT
-from tuner.units import INT32, UINT32, parse_size, parse_tokens
+from tuner.units import parse_size, parse_tokens
 from tuner.wishes import PREFERENCES, THINK_LEVELS, Wishes
 
 MAX_CONTEXT = "max"
@@ -111,22 +112,12 @@ def parser() -> argparse.ArgumentParser:
         help="another chat template: one of the file's by name, a Jinja file, or chatml",
     )
     g.add_argument(
-        "--temperature", metavar="X", help="how freely tokens are drawn; 0 is deterministic (0.7)"
-    )
-    g.add_argument(
-        "--top-p", metavar="X", help="of the likeliest tokens that together make up X (0.95)"
-    )
-    g.add_argument("--top-k", metavar="N", help="of the N likeliest tokens; 0: of all (40)")
-    g.add_argument(
-        "--min-p", metavar="X", help="none less likely than X times the likeliest (0.05)"
-    )
-    g.add_argument("--seed", metavar="N", help="the same number gives the same answer again")
-    g.add_argument("--max-tokens", metavar="N", help="tokens of the longest answer")
-    g.add_argument(
         "--show-thinking",
         action="store_true",
         help="with -p: what the model thinks, on the error output",
     )
+    g = p.add_argument_group(sampling_flags.TITLE)
+    sampling_flags.add(g)
     return p
 
 
@@ -157,28 +148,6 @@ def wishes(args: argparse.Namespace) -> Wishes:
         tensor_split=_split(args.tensor_split),
         flash_attn=_one_of("--flash-attn", args.flash_attn, ("on", "off", "auto")),
         prefer=_one_of("--prefer", args.prefer, PREFERENCES) or "balanced",
-    )
-
-
-def sampling(args: argparse.Namespace) -> Sampling:
-    """The sampling that the flags state, llama.cpp's usual values otherwise. Raises UsageError."""
-    usual = Sampling()
-
-    def real(flag: str, text: str | None, default: float, least: float, most: float) -> float:
-        return default if text is None else number(flag, text, least, most)
-
-    def count(
-        flag: str, text: str | None, default: int | None, least: int, most: int = INT32
-    ) -> int | None:
-        return default if text is None else whole(flag, text, least, most)
-
-    return Sampling(
-        temperature=real("--temperature", args.temperature, usual.temperature, 0, 100),
-        top_p=real("--top-p", args.top_p, usual.top_p, 0, 1),
-        top_k=count("--top-k", args.top_k, usual.top_k, 0) or 0,
-        min_p=real("--min-p", args.min_p, usual.min_p, 0, 1),
-        seed=count("--seed", args.seed, None, 0, UINT32),
-        max_tokens=count("--max-tokens", args.max_tokens, None, 1),
     )
 
 
@@ -223,30 +192,6 @@ def threads(text: str | None) -> int | None:
 def sizes(values: list[str] | None) -> list[int]:
     """Bytes of `--vram`, given several times or with commas. Raises UsageError."""
     return [parse_size(part) for value in values or [] for part in value.split(",")]
-
-
-def whole(flag: str, text: str, least: int, most: int = INT32) -> int:
-    """A whole number within bounds, those of the engine's own types. Raises UsageError."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise UsageError(f"{flag} must be a whole number of at least {least}, not '{text}'.")
-    if number > most:
-        raise UsageError(f"{flag} can be {most:,} at most.")
-    return number
-
-
-def number(flag: str, text: str, least: float, most: float) -> float:
-    """A number within bounds. Raises UsageError."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = least - 1
-    if not least <= value <= most:
-        raise UsageError(f"{flag} must be a number from {least:g} to {most:g}, not '{text}'.")
-    return value
 
 
 def _cache_type(flag: str, name: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import copy
 import time
 from collections.abc import Sequence
 
@@ -13,10 +14,16 @@ from tuner.engine.reasoning import Part, Splitter
 class Answer:
     """An answer being written: takes tokens one by one, `take` gives what may be shown so far."""
 
-    def __init__(self, splitter: Splitter, stops: Sequence[str] = ()):
+    def __init__(
+        self, splitter: Splitter, stops: Sequence[str] = (), answer_stops: Sequence[str] = ()
+    ):
+        """`stops` end all that is written, thoughts too; `answer_stops` only what is answered: a
+        thought is full of what would end an answer, such as an empty line."""
         self._splitter = splitter
         self._text = AnswerText(stops)
+        self._said = AnswerText(answer_stops)
         self._events: list[Text | WasThought] = []
+        self._answered = False  # something is
         self._n_untold = 0  # tokens that no event has counted yet
         self._began = self._last = 0.0  # when the first token came, and the last
         self.n_tokens = 0
@@ -25,11 +32,26 @@ class Answer:
     @property
     def ended(self) -> bool:
         """A stop text is complete, or the model speaks for another."""
-        return self._text.stopped or self._splitter.over
+        return self._text.stopped or self._said.stopped or self._splitter.over
 
     @property
     def thinking(self) -> bool:
         return self._splitter.thinking
+
+    @property
+    def answering(self) -> bool:
+        return self._splitter.answering
+
+    def opens_thought(self, piece: bytes, mark: str | None) -> bool:
+        """Whether this token, where nothing has been answered yet, would begin a thought or what
+        may become its mark. `mark`: as for `mark`."""
+        if self._answered:
+            return False
+        splitter = copy.deepcopy(self._splitter)
+        parts = splitter.mark(mark) if mark else splitter.feed(piece.decode("utf-8", "replace"))
+        if any(part.text.strip() for part in parts):
+            return False
+        return splitter.undecided or not splitter.answering
 
     def add(self, piece: bytes) -> None:
         """A token of text."""
@@ -52,6 +74,7 @@ class Answer:
         """The rest."""
         self._tell(self._splitter.feed(self._text.finish()))
         self._tell(self._splitter.finish())
+        self._event(self._said.finish(), thought=False)
         return self.take()
 
     def _count(self, thinking: bool, parts: Sequence[Part]) -> None:
@@ -67,17 +90,29 @@ class Answer:
 
     def _tell(self, parts: Sequence[Part]) -> None:
         for part in parts:
+            if part.thought or part.moved:
+                self._event(self._said.finish(), thought=False)
             if part.moved:
                 self.thought_seconds = self._last - self._began
                 self._events.append(WasThought())
-                continue
-            last = self._events[-1] if self._events else None
-            text, n_tokens = part.text, self._n_untold
-            if isinstance(last, Text) and last.thought == part.thought:
-                text, n_tokens = last.text + text, last.n_tokens + n_tokens
-                self._events.pop()
-            self._events.append(Text(text, n_tokens, part.thought))
-            self._n_untold = 0
+                self._answered = False
+            elif part.thought:
+                self._event(part.text, thought=True)
+            else:
+                self._answered = self._answered or not part.text.isspace()
+                self._said.add(part.text.encode())
+                self._event(self._said.take(), thought=False)
+
+    def _event(self, text: str, *, thought: bool) -> None:
+        if not text:
+            return
+        last = self._events[-1] if self._events else None
+        n_tokens = self._n_untold
+        if isinstance(last, Text) and last.thought == thought:
+            text, n_tokens = last.text + text, last.n_tokens + n_tokens
+            self._events.pop()
+        self._events.append(Text(text, n_tokens, thought))
+        self._n_untold = 0
 
 
 class AnswerText:

@@ -34,7 +34,7 @@ from tuner.engine.protocol import (
     TokenCount,
 )
 from tuner.engine.worker_process import THREADS, WORKER_COMMAND, WorkerDiedError, WorkerProcess
-from tuner.errors import EngineCancelled, EngineError, KvchatError
+from tuner.errors import EngineCancelled, EngineError, KvchatError, UsageError
 
 EXTRA_BUFTS_WARNING = (
     "this CPU announces instructions that it cannot run, so the model was loaded again "
@@ -243,6 +243,8 @@ class EngineClient:
                 while True:
                     event = self._next(worker, watch)
                     if isinstance(event, Failed):
+                        if event.kind == "usage":
+                            raise UsageError(f"{event.message}.")
                         raise EngineError(event.kind, self._with_log(event))
                     if isinstance(event, Cancelled):
                         raise EngineCancelled("the load was cancelled")

@@ -1,4 +1,4 @@
-"""A thin typed wrapper over llama_cpp's low-level API: the only module that imports it.
+"""A thin typed wrapper over llama_cpp's low-level API; its samplers are in `sampler.py`.
 
 Nothing here decides anything. Lines that the engine logs go to `LogTap`; errors are raised as
 `LlamaError` with the reason taken from them.
@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import llama_cpp
 
@@ -17,7 +18,6 @@ from tuner.engine.abort import AbortFlag
 from tuner.engine.libraries import GgmlLibraries
 from tuner.engine.log_lines import failure_reason, parse_buffers
 from tuner.engine.probe import engine_folder
-from tuner.engine.protocol import Sampling
 from tuner.engine.special_tokens import ends_by_text, stated
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer
@@ -31,7 +31,6 @@ _FLASH_ATTN = {
     "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
 }
 _LEVEL_DEBUG, _LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONT = 1, 3, 4, 5  # ggml.h
-_RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: the engine draws one
 
 _CONTROL: int = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
 _NO_VOCABULARY = 0  # LLAMA_VOCAB_TYPE_NONE
@@ -143,19 +142,19 @@ class NativeModel:
         if not model:
             raise log.failure("load_failed", "the engine could not load the model")
         self.handle = model
-        self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self.vocab = llama_cpp.llama_model_get_vocab(model)
         self._piece_buffer = ctypes.create_string_buffer(256)
         self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(model)
         self.n_window: int = llama_cpp.llama_model_n_swa(model)
         self.n_layer: int = llama_cpp.llama_model_n_layer(model)
         self.n_params: int = llama_cpp.llama_model_n_params(model)
-        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
-        kind = llama_cpp.llama_vocab_type(self._vocab)
+        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self.vocab)
+        kind = llama_cpp.llama_vocab_type(self.vocab)
         self.defaults: Mapping[str, int] = self._defaults(kind)
         self.special: Mapping[str, int] = stated(self)
         self.bos: int = self.special.get("bos_token", -1)
         self._assumed_eos = self._eos_by_default(kind)
-        self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
+        self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self.vocab)
         self.has_tokens: bool = kind != _NO_VOCABULARY
         self.has_encoder: bool = llama_cpp.llama_model_has_encoder(model)
         self.keeps_a_state: bool = llama_cpp.llama_model_is_recurrent(
@@ -190,12 +189,12 @@ class NativeModel:
         """How the vocabulary writes a token; "" for none (-1)."""
         if token < 0:
             return ""
-        text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token) or b""
+        text: bytes = llama_cpp.llama_vocab_get_text(self.vocab, token) or b""
         return text.decode("utf-8", "replace")
 
     def added_tokens(self) -> Iterator[tuple[int, str, bool]]:
         """The vocabulary's control (true) and user-defined (false) tokens, with their texts."""
-        attributes, vocab = llama_cpp.llama_vocab_get_attr, self._vocab
+        attributes, vocab = llama_cpp.llama_vocab_get_attr, self.vocab
         control, defined = _CONTROL, _CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
         for token in range(self.n_vocab):
             attribute = attributes(vocab, token)
@@ -205,47 +204,58 @@ class NativeModel:
     def is_special(self, token: int) -> bool:
         """Whether a token is one of the format's, control or unknown, not of the text."""
         kinds = _CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
-        return bool(llama_cpp.llama_vocab_get_attr(self._vocab, token) & kinds)
+        return bool(llama_cpp.llama_vocab_get_attr(self.vocab, token) & kinds)
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends a generation."""
-        return token != self._assumed_eos and bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+        return token != self._assumed_eos and bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
 
     def _defaults(self, kind: int) -> Mapping[str, int]:
         """The special tokens of a vocabulary's format, where it has some."""
         if kind == llama_cpp.LLAMA_VOCAB_TYPE_BPE:
             return {}
         return {
-            "bos_token": llama_cpp.llama_vocab_bos(self._vocab),
-            "eos_token": llama_cpp.llama_vocab_eos(self._vocab),
+            "bos_token": llama_cpp.llama_vocab_bos(self.vocab),
+            "eos_token": llama_cpp.llama_vocab_eos(self.vocab),
             "unk_token": 0 if kind == llama_cpp.LLAMA_VOCAB_TYPE_SPM else -1,
         }
 
     def _eos_by_default(self, kind: int) -> int:
         """The token that llama.cpp takes for a BPE vocabulary's EOS though neither the file nor
         its text says so; -1 for none."""
-        eos: int = llama_cpp.llama_vocab_eos(self._vocab)
+        eos: int = llama_cpp.llama_vocab_eos(self.vocab)
         stated = eos == self.special.get("eos_token") or ends_by_text(self.token_text(eos))
         return eos if kind == llama_cpp.LLAMA_VOCAB_TYPE_BPE and not stated else -1
+
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """All tokens that end a generation, for all that the engine knows."""
+        is_end = llama_cpp.llama_vocab_is_eog
+        return tuple(token for token in range(self.n_vocab) if is_end(self.vocab, token))
+
+    @cached_property
+    def suppressed(self) -> tuple[int, ...]:
+        """Tokens that the file says are never to be chosen (tokenizer.ggml.suppress_tokens)."""
+        count = ctypes.c_int32()
+        found = llama_cpp.llama_vocab_get_suppress_tokens(self.vocab, ctypes.byref(count))
+        return tuple(found[: count.value]) if found and count.value else ()
 
     def tokenize(self, text: str) -> list[int]:
         """Tokens of a text, its special tokens understood, none added."""
         data = text.encode("utf-8", "replace")  # a lone surrogate has no bytes
         size = len(data) + 8
         tokens = (llama_cpp.llama_token * size)()
-        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, size, False, True)
+        count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, False, True)
         if count < 0:
             size = -count
             tokens = (llama_cpp.llama_token * size)()
-            count = llama_cpp.llama_tokenize(
-                self._vocab, data, len(data), tokens, size, False, True
-            )
+            count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, False, True)
         return list(tokens[: max(0, count)])
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token; a control token has none. May be part of a character."""
         buffer = self._piece_buffer
-        count = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        count = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
         if count < 0:
             self._piece_buffer = ctypes.create_string_buffer(-count)
             return self.piece(token)
@@ -337,34 +347,6 @@ class Context:
         0 once a sliding window has moved on."""
         position: int = llama_cpp.llama_memory_seq_pos_min(self._memory, 0)
         return position
-
-
-class Sampler:
-    """Chooses tokens: top-k, top-p, min-p, temperature, then a draw; greedy at temperature 0."""
-
-    def __init__(self, sampling: Sampling):
-        chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        add = llama_cpp.llama_sampler_chain_add
-        if sampling.temperature <= 0:
-            add(chain, llama_cpp.llama_sampler_init_greedy())
-        else:
-            seed = _RANDOM_SEED if sampling.seed is None else sampling.seed & 0xFFFFFFFF
-            add(chain, llama_cpp.llama_sampler_init_top_k(sampling.top_k))
-            add(chain, llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1))
-            add(chain, llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1))
-            add(chain, llama_cpp.llama_sampler_init_temp(sampling.temperature))
-            add(chain, llama_cpp.llama_sampler_init_dist(seed))
-        self._chain = chain
-
-    def sample(self, context: Context) -> int:
-        """The next token after the last decode."""
-        token: int = llama_cpp.llama_sampler_sample(self._chain, context.handle, -1)
-        return token
-
-    def close(self) -> None:
-        if self._chain:
-            llama_cpp.llama_sampler_free(self._chain)
-            self._chain = None
 
 
 def init() -> None:

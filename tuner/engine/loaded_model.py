@@ -17,7 +17,6 @@ from tuner.engine.llama import (
     LlamaError,
     LogTap,
     NativeModel,
-    Sampler,
 )
 from tuner.engine.prefix_cache import PrefixCache
 from tuner.engine.prompts import Prompts, TokenizedPrompt
@@ -31,8 +30,11 @@ from tuner.engine.protocol import (
     Progress,
     PromptProgress,
 )
+from tuner.engine.sampler import Sampler
 from tuner.engine.template_process import TemplateStoppedError
 from tuner.engine.voice import Voice
+
+STUCK = "The grammar allows nothing that this model can say here: the answer ends unfinished."
 
 _FLUSH_SECONDS = 0.03
 _PROGRESS_STEP = 0.01  # of the whole, before progress is told again
@@ -195,13 +197,13 @@ class LoadedModel:
         self._cores.exact = self._exact_threads or request.sampling.seed is not None
         reused = self._cache.reuse(prompt)
         reason = "stopped"
-        answer = Answer(self._prompts.splitter(sent), stops)
+        answer = Answer(self._prompts.splitter(sent), stops, request.sampling.stop)
         with self._log.recording():
             complete = self._read_prompt(prompt, reused)
             read, cpu = time.monotonic(), time.process_time()
             if complete:
                 self._voice.doing("answer")
-                reason = self._answer(request, answer, stops)
+                reason = self._answer(request, answer, stops, prompt)
         return Done(
             reason=reason,
             n_prompt=len(prompt),
@@ -244,16 +246,32 @@ class LoadedModel:
             self._voice(PromptProgress(at + len(part) - start, total))
         return not self._abort
 
-    def _answer(self, request: Generate, answer: Answer, stops: tuple[str, ...]) -> str:
+    def _answer(
+        self, request: Generate, answer: Answer, stops: tuple[str, ...], prompt: Sequence[int]
+    ) -> str:
         """Samples until something ends it. Returns the reason."""
         limit = request.sampling.max_tokens
-        sampler = Sampler(request.sampling)
+        ends = (*stops, *request.sampling.stop)
+        said = request.messages[-1].content if request.continue_last else ""
+
+        def opens_thought(token: int) -> bool:
+            mark = self._prompts.mark_tokens.get(token)
+            return answer.opens_thought(self._piece(token, stops) or b"", mark)
+
+        sampler = Sampler(
+            self._model, request.sampling, self._context.n_ctx, prompt, said, opens_thought
+        )
         flushed = 0.0
         try:
             while limit is None or answer.n_tokens < limit:
+                sampler.constrained = answer.answering
                 token = sampler.sample(self._context)
+                if token is None:
+                    if not sampler.complete:
+                        self._voice(Notice(STUCK))
+                    return "end"
                 mark = self._prompts.mark_tokens.get(token)
-                piece = self._piece(token, stops)
+                piece = self._piece(token, stops if answer.thinking else ends)
                 # What ends a section is in some vocabularies taken for the answer's end.
                 if piece is None and not (
                     answer.thinking and self._prompts.marks.ends_section(mark)

@@ -15,19 +15,8 @@ from typing import Any, get_args
 from tuner.json_values import from_json
 from tuner.memory.footprint import Buffer
 from tuner.model.chat_templates import TemplateChoice
+from tuner.sampling import Sampling as Sampling  # noqa: PLC0414 - a part of `Generate`
 from tuner.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is chosen. Temperature 0 is greedy; seed None is random."""
-
-    temperature: float = 0.7
-    top_p: float = 0.95
-    top_k: int = 40
-    min_p: float = 0.05
-    seed: int | None = None
-    max_tokens: int | None = None  # None: until the model stops or the context is full
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +191,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Final event of any request that could not be done. `kind` as in EngineError."""
+    """Final event of any request that could not be done. `kind` as in EngineError, or "usage"."""
 
     kind: str
     message: str

@@ -71,6 +71,16 @@ class Splitter:
         return self._place is _Place.THOUGHT
 
     @property
+    def answering(self) -> bool:
+        """What comes next is the answer, neither a thought nor a section's header."""
+        return self._place is _Place.ANSWER
+
+    @property
+    def undecided(self) -> bool:
+        """What came last may become a mark."""
+        return bool(self._held)
+
+    @property
     def over(self) -> bool:
         """The model goes on in the name of another: its answer is at its end."""
         return self._over

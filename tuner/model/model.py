@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from tuner.engine_version import installed_engine_version, is_other_engine
 from tuner.gguf import package_names
@@ -19,6 +20,7 @@ from tuner.model.chat_templates import TemplateChoice, chosen, named_templates
 from tuner.model.hparams import HParams
 from tuner.model.load_hparams import load_hparams
 from tuner.model.loadable import require_keys, require_tensors
+from tuner.model.sampling_defaults import sampling_defaults
 from tuner.model.tensors import TensorGroups, group_tensors
 from tuner.model.vocabulary import require_vocabulary
 
@@ -48,6 +50,8 @@ class Model:
     known: bool  # the architecture has a row of its own; else planned by the general one
     hparams: HParams
     tensors: TensorGroups
+    # What the file recommends, by the names of `Sampling`.
+    sampling: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def n_items(self) -> int:
@@ -114,6 +118,7 @@ def describe(header: Header) -> Model:
         known=hparams.row.known,
         hparams=hparams,
         tensors=groups,
+        sampling=sampling_defaults(header.metadata),
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tuner.machine.machine import Machine
 from tuner.memory.footprint import Footprint
 from tuner.model.model import Model
 from tuner.planning.budgets import Budgets
+from tuner.sampling import SamplingChoice
 from tuner.settings import Settings
 from tuner.wishes import Wishes
 
@@ -65,6 +66,7 @@ class Plan:
     one_more_gib: Candidate | None = None  # the choice if every GPU had 1 GiB more
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    sampling: SamplingChoice = field(default_factory=SamplingChoice)
 
 
 def distinct(candidates: Iterable[Candidate | None], *known: Candidate) -> list[Candidate]:

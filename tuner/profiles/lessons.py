@@ -16,6 +16,7 @@ from tuner.planning import Plan
 from tuner.profiles.actual import Actual, actual_of, differences
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
 from tuner.safe_text import one_line
+from tuner.sampling import SamplingChoice, remembered
 from tuner.wishes import Wishes
 
 
@@ -30,13 +31,17 @@ class Lessons:
         machine: Machine,
         wishes: Wishes,
         think: str = "",
+        sampling: Mapping[str, Any] | None = None,
     ) -> None:
-        """`think`: the level of thinking that was asked for, if one was."""
+        """`think`: the level of thinking that was asked for, if one was. `sampling`: what flags
+        state of it."""
         self._profiles, self._model, self._machine = profiles, model, machine
         self._wishes = wishes_json(wishes)
         self._think = think
         self._writing = threading.Lock()  # an answer and the screen may both have something to keep
         self.profile = profiles.load(model.fingerprint) if profiles else None
+        known = remembered(self.profile.sampling) if self.profile else {}
+        self.sampling = SamplingChoice(sampling or {}, known, model.sampling)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -120,6 +125,7 @@ class Lessons:
             prompt_tps=same.prompt_tps if same else None,
             engine_version=self._machine.engine_version or "",
             think=self.think,
+            sampling=self.sampling.kept,
         )
         profiles.save(self.profile)
 

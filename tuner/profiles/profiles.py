@@ -28,6 +28,7 @@ from tuner.json_values import Bound, Speed, from_json, one_of, within
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer, DeviceUse
 from tuner.private_files import kvchat_folder, private_folder, read_bounded, why
+from tuner.sampling import acceptable
 from tuner.settings import Settings
 from tuner.wishes import THINK_LEVELS
 
@@ -41,6 +42,7 @@ T = TypeVar("T")
 _TYPES_EXIST = Bound(
     lambda s: s.type_k in CACHE_TYPES and s.type_v in CACHE_TYPES, "settings with types that exist"
 )
+_SAMPLING = Bound(acceptable, "values of the sampling")
 _GROWN = Annotated[int, within(-(1 << 62), 1 << 62)]  # bytes: NVML's after the load minus before
 _OVERHEAD = Annotated[int, within(0, 1 << 36)]  # bytes of a driver beside a load's buffers
 _BANDWIDTH = Annotated[float, within(1e8, 1e14)]  # bytes/s
@@ -67,6 +69,8 @@ class Profile:
     saved_at: str = ""  # ISO 8601, UTC; `save` fills it in
     machine: str = ""  # `save` fills it in
     think: Annotated[str, one_of("", *THINK_LEVELS)] = ""  # the level that was last chosen
+    # What flags said of the sampling, by the names of `Sampling`.
+    sampling: Annotated[Mapping[str, Any], _SAMPLING] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,10 @@ def report_json(plan: Plan) -> dict[str, Any]:
         "one_more_gib": plan.one_more_gib and candidate_json(plan.one_more_gib, machine),
         "reasons": list(plan.reasons),
         "warnings": list(plan.warnings),
+        "sampling": {
+            name: {"value": value, "source": source}
+            for name, (value, source) in plan.sampling.sources.items()
+        },
     }
 
 
@@ -177,6 +181,10 @@ def report_keys() -> Iterator[tuple[str, str]]:
     )
     yield "reasons[]", "sentences"
     yield "warnings[]", "sentences"
+    yield (
+        "sampling.NAME",
+        "`value` and `source` (flag, profile, file) of what is not as usual",
+    )
 
 
 def plan_keys() -> Iterator[tuple[str, str]]:

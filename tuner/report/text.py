@@ -73,6 +73,10 @@ def report_text(
         lines += _pool(pool, plan, width, style)
     title = "Chosen" if plan.chosen.fits else "Closest, but it does not fit"
     lines += ["", style.head(title), *_settings(plan, width)]
+    if plan.sampling.sources:
+        lines += ["", style.head("Sampling")]
+        for line in plan.sampling.lines():
+            lines += _wrap(one_line(line), width, "  ")
     if actual:
         lines += ["", style.head("Predicted and actual"), *_comparison(plan, actual)]
     if plan.reasons:
