@@ -158,6 +158,15 @@ FAMILIES = {
         end="<|flush|>",
         beside=(("<|calls|>", "c"),),
     ),
+    "Kimi K3": Family(
+        (
+            (THOUGHT, "n"), ("<|close|>", "c"), ("think", "n"), ("<|sep|>", "c"),
+            ("<|open|>", "c"), ("response", "n"), ("<|sep|>", "c"), (ANSWER, "n"),
+            ("<|close|>", "c"), ("response", "n"), ("<|sep|>", "c"), ("<|close|>", "c"),
+            ("message", "n"), ("<|sep|>", "c"),
+        ),
+        opening='<|open|>message role="assistant"<|sep|><|open|>think<|sep|>',
+    ),
     "DeepSeek R1, QwQ": Family(
         ((THOUGHT + "\n", "n"), ("</think>", "u"), ("\n\n", "n"), (ANSWER, "n")),
         opening="<|assistant|><think>\n",
@@ -232,6 +241,9 @@ def test_the_families(family: Family, size: int) -> None:
 
 NOTHING = marks_of("", {})  # a file that states nothing
 STATED = marks_of("<think></think>", {})
+CHANNELS = marks_of(
+    "<|start|><|channel|><|message|>", {}
+)  # which llama.cpp makes no control tokens
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
@@ -314,12 +326,17 @@ def test_a_channel_of_another_is_the_end() -> None:
         ),
         ("<|channel|>analysis<|message|>cut", ("cut", "")),
         ("<|channel|>anal", ("", "")),
+        ("<|channel|>final<|message|>Yes.\n<|start|> begins", ("", "Yes.\n<|start|> begins")),
+        (
+            f"<|channel|>analysis<|message|>A <|start|> {'begins it, ' * 30}<|end|>",
+            (f"A <|start|> {'begins it, ' * 30}", ""),
+        ),
     ],
 )
 @pytest.mark.parametrize("size", [1, 4, 1000])
 def test_channels(said: str, expected: tuple[str, str], size: int) -> None:
     """As gpt-oss writes them, also in its less usual ways; headers are never shown."""
-    assert split(said, harmony().marks, "<|start|>assistant", size) == expected
+    assert split(said, CHANNELS, "<|start|>assistant", size) == expected
 
 
 def test_pairs_that_speak_of_thinking() -> None:
@@ -346,6 +363,7 @@ _MARKED = st.sampled_from(
         "<|channel|>", "analysis", "final", "<|message|>", "<|start|>", "assistant", "<|end|>",
         "<|channel>", "thought\n", "<channel|>", " to=functions.f", "user", "\n", "\n\n", " ", "`",
         "```\n", "Yes", ".", ",", '"', "<", "</", "<|", "Here is my response:", "ä",
+        "\t", "    ", "x" * 90, "<|open|>", "<|close|>", "<|sep|>",
     ]
 )  # fmt: skip
 _EVERYTHING = marks_of("".join(f"{f.template} {f.says}" for f in FAMILIES.values()), {})

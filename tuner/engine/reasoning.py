@@ -48,6 +48,7 @@ class Splitter:
         self._text = _Markdown()  # of this section
         self._family = KIN  # that of the header
         self._header = ""
+        self._around: tuple[_Place, _Markdown] | None = None  # the section that it interrupts
         self._thinks = marks.stated
         self._parted = False  # a mark has parted thought and answer
         self._wrapped = False
@@ -162,12 +163,19 @@ class Splitter:
             self._header += self._held[:end]
             self._held = self._held[match.end() :]
             self._mark_in_header(match[0])
-        elif end > _HEADER or (final and self._opened):
-            self._enter(_Place.ANSWER)
+        elif end > _HEADER or (final and (self._opened or self._around)):
+            self._no_header(parts)
         else:
             return False
         self._opened = False
         return True
+
+    def _no_header(self, parts: list[Part]) -> None:
+        """It is text that speaks of one."""
+        self._enter(_Place.ANSWER)
+        if self._around is not None:
+            self._place, self._text = self._around
+            self._say(self._header, parts)
 
     def _mark_in_header(self, mark: str) -> None:
         self._opened = False
@@ -217,8 +225,9 @@ class Splitter:
                 return control
             self._wrapped = False
         elif kind is Kind.BEGIN:
-            if not (control or thinking or fresh or self._stands()):
+            if not (control or fresh or (not self._quoted(mark) if thinking else self._stands())):
                 return False
+            self._around = None if control or fresh else (self._place, self._text)
             self._enter(_Place.HEADER)
             self._family, self._header, self._spelled = family, mark, not control
         elif kind is Kind.END:
@@ -312,9 +321,9 @@ class _Markdown:
             if n:
                 self._fenced ^= self._head in _FENCES
                 self._new_line()
-            begun = part.lstrip()
             if not self._head:
-                self._indent += len(part.expandtabs(_INDENT)) - len(begun.expandtabs(_INDENT))
+                space = part[: len(part) - len(part.lstrip())]
+                self._indent += len(space.expandtabs(_INDENT))
             if len(self._head) < len(_FENCES[0]):
                 self._head = (self._head + part).lstrip()[: len(_FENCES[0])]
             self._ticks += part.count("`")

@@ -39,6 +39,7 @@ class Family:
     begins: tuple[str, ...] = ()
     bodies: tuple[str, ...] = ()
     ends: tuple[str, ...] = ()
+    closers: tuple[str, ...] = ()  # those of `begins` whose header only ends a section
     thought: str = ""  # how sections open a thought,
     between: str = ""  # close it,
     final: str = ""  # and open the answer
@@ -145,9 +146,18 @@ FAMILIES = (
         between="<|end|><|begin|>assistant",
         final="<|content|>",
     ),
+    Family(
+        "Kimi K3",
+        begins=("<|open|>", "<|close|>"),
+        bodies=("<|sep|>",),
+        closers=("<|close|>",),
+        thought="<|open|>think<|sep|>",
+        between="<|close|>think<|sep|>",
+        final="<|open|>response<|sep|>",
+    ),
 )
 
-_THOUGHTS = {"analysis", "think", "thinking", "thought", "reasoning", "tool_calls"}
+_THOUGHTS = {"analysis", "think", "thinking", "thought", "reasoning", "tool_calls", "tools"}
 _OTHERS = {"user", "system", "developer", "tool", "functions"}
 _LISTENERS = {"user", "assistant", "all"}  # to whom an answer is said; else it is a tool call
 
@@ -165,6 +175,8 @@ def section(family: Family, header: str, body: str) -> Section:
     `<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json`, `<|message|>`.
 
     The last channel counts: gpt-oss now and then begins with one that it does not use."""
+    if header.startswith(family.closers):
+        return Section.ANSWER
     parts = [part for part in re.split("|".join(map(re.escape, family.begins)), header) if part]
     words = [re.findall(r"[\w=.-]+", part) for part in parts]
     first = next((w for w in words if w), [""])
