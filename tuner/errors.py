@@ -42,10 +42,12 @@ class UsageError(KvchatError):
 
 class FileError(KvchatError):
     """The model file cannot be used. `kind` is one of: missing, directory, permission, empty,
-    not_gguf, truncated, malformed, unsupported_version, missing_part, not_a_chat_model,
-    unknown_architecture, incompatible (whole, but not made for this llama.cpp)."""
+    not_gguf, in_pieces (to be joined first), truncated, malformed (bytes that no file could have),
+    unsupported_version, missing_part, not_a_chat_model, unknown_architecture, incompatible (whole,
+    but not made for this llama.cpp)."""
 
     exit_code = ExitCode.FILE
+    longest = 30_000  # names out of files are cut one by one; paths and commands must stay whole
 
     def __init__(self, kind: str, path: Path | str, message: str, offset: int | None = None):
         super().__init__(message)

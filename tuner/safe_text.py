@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+from pathlib import Path
+
 # A terminal obeys control characters: text could move the cursor, change the title or fill the
 # clipboard. Tab and line feed stay. Overrides of the writing direction would show a text in another
 # order than it has; half a surrogate pair cannot be written at all.
@@ -12,6 +16,7 @@ _SAFE: dict[int, str | None] = {
     **dict.fromkeys(_SURROGATES, "\ufffd"),
     0x1B: "␛",
 }
+_PLAIN = set(range(0x20, 0x7F)) - set(b"'\\")  # bytes that quotes keep as they are
 _WHOLE = dict.fromkeys(_SURROGATES, "\ufffd")
 _LINE_ENDS = dict.fromkeys(map(ord, "\t\n\u2028\u2029"), " ")
 
@@ -47,3 +52,13 @@ def cut(name: str, most: int = 60) -> str:
 def quoted(name: str, most: int = 60) -> str:
     """The same in quotes, what cannot be printed escaped."""
     return repr(name if len(name) <= most else name[: most - 1] + "…")
+
+
+def shell_quoted(path: Path | str) -> str:
+    """A path as a shell takes it for one word, whatever bytes it has: printable in any case."""
+    text = str(path)
+    text = f"./{text}" if text.startswith("-") else text
+    if text.isprintable():
+        return shlex.quote(text)
+    safe = (chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in os.fsencode(text))
+    return f"$'{''.join(safe)}'"

@@ -410,10 +410,10 @@ def kv(key: bytes, body: bytes) -> bytes:
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, HUGE), "malformed", 24, "metadata key"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 65_536), "malformed", 24, "metadata key"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 0), "malformed", 24, "no name"),
-        (kv(b"k", struct.pack("<I", 13)), "malformed", 33, "unknown type 13"),
+        (kv(b"k", struct.pack("<I", 13)), "incompatible", 33, "unknown type 13"),
         (kv(b"k", struct.pack("<IQ", 8, HUGE)), "malformed", 37, "'k'"),
         (kv(b"k", struct.pack("<IQ", 8, 1 << 29)), "truncated", 45, "byte 45"),
-        (kv(b"k", struct.pack("<IIQ", 9, 9, 1)), "malformed", 37, "an array"),
+        (kv(b"k", struct.pack("<IIQ", 9, 9, 1)), "incompatible", 37, "an array"),
         (kv(b"k", struct.pack("<IIQ", 9, 77, 1)), "malformed", 37, "unknown type 77"),
         (kv(b"k", struct.pack("<IIQ", 9, 4, HUGE)), "malformed", 41, "'k'"),
         (kv(b"k", struct.pack("<IIQ", 9, 4, 1 << 29)), "truncated", 49, "byte 49"),
@@ -422,7 +422,7 @@ def kv(key: bytes, body: bytes) -> bytes:
         (kv(b"k", struct.pack("<IIQQ", 9, 8, 2, 2**63 - 60)), "malformed", 49, "a string in 'k'"),
         (kv(b"k", struct.pack("<IIQQ", 9, 8, 2, 1)), "truncated", 57, "byte 57"),
         (kv(b"k", struct.pack("<IIQQ", 9, 8, 2, 0)), "truncated", 57, "byte 57"),
-        (kv(b"general.alignment", struct.pack("<IQ", 10, 32)), "malformed", 49, "type 10"),
+        (kv(b"general.alignment", struct.pack("<IQ", 10, 32)), "incompatible", 49, "type 10"),
     ],
 )
 def test_lengths_and_types_outside_the_file(
@@ -437,30 +437,56 @@ def test_lengths_and_types_outside_the_file(
     ("tensors", "says"),
     [
         ([Tensor("a", (8,)), Tensor("a", (8,))], "twice"),
-        ([Tensor("x" * 64, (8,))], "length 64"),
-        ([Tensor("a", (1, 1, 1, 1, 1))], "5 dimensions"),
+        ([Tensor("x" * 1025, (8,))], "length 1025"),
+        ([Tensor("a", (1,) * 17)], "17 dimensions"),
         ([Tensor("a", (2**32, 2**32))], "shape"),
         ([Tensor("a", (2**63,))], "shape"),
         ([Tensor("a", (2**63, 0))], "shape"),
-        ([Tensor("a", (8,), 31)], "'a' has the unknown type 31"),
         ([Tensor("a", (8,), -1)], "unknown type"),
+        ([Tensor("a", (8,), 1024)], "'a' has the unknown type 1024"),
         ([Tensor("a", (48,), Q4_0)], "q4_0"),
-        ([Tensor("a", (8,), offset=32)], "instead of 0"),
+        ([Tensor("a", (8,), offset=33)], "instead of 0"),
+        ([Tensor("a", (8,), offset=1 << 40)], "instead of 0"),
         ([Tensor("a", (8,)), Tensor("b", (8,), offset=0)], "instead of 32"),
+        ([Tensor("a", (8,), offset=64), Tensor("b", (8,), offset=32)], "instead of 0"),
     ],
 )
 def test_impossible_tensors(tmp_path: Path, tensors: list[Tensor], says: str) -> None:
     error = damaged(tmp_path, header_bytes({}, tensors) + bytes(4096))
     assert error.kind == "malformed"
+    assert "damaged" in str(error)
     assert error.offset is not None
     assert says in str(error)
 
 
-@pytest.mark.parametrize("alignment", [0, 24, 2**32 - 1])
-def test_alignment_must_be_a_power_of_two(tmp_path: Path, alignment: int) -> None:
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ([Tensor("x" * 64, (8,))], "length 64"),
+        ([Tensor("a", (1, 1, 1, 1, 1))], "5 dimensions"),
+        ([Tensor("a", (8,), 31)], "'a' has the type 31"),
+        ([Tensor("a", (8,), offset=32)], "instead of 0"),
+        ([Tensor("a", (8,)), Tensor("b", (8,), offset=64)], "instead of 32"),
+    ],
+)
+def test_tensors_of_other_programs(tmp_path: Path, tensors: list[Tensor], says: str) -> None:
+    """What another program may well write, and this llama.cpp does not read, is no damage."""
+    error = damaged(tmp_path, header_bytes({}, tensors) + bytes(4096))
+    assert error.kind == "incompatible"
+    assert error.offset is not None
+    assert says in str(error)
+    assert "damaged" not in str(error)
+    assert "download it again" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("alignment", "kind"), [(0, "malformed"), (24, "incompatible"), (2**32 - 1, "malformed")]
+)
+def test_alignment_must_be_a_power_of_two(tmp_path: Path, alignment: int, kind: str) -> None:
+    """The format allows any multiple of 8."""
     metadata = {"general.alignment": alignment}
     error = damaged(tmp_path, header_bytes(metadata, [Tensor("a", (8,))]) + bytes(4096))
-    assert error.kind == "malformed"
+    assert error.kind == kind
     assert "power of two" in str(error)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,18 +16,17 @@ from tuner.gguf.part import (
     Value,
     read_part,
 )
-from tuner.safe_text import quoted
+from tuner.gguf.pieces import PART_NAME
+from tuner.safe_text import quoted, shell_quoted
 
 __all__ = ["Header", "Scalar", "SkippedArray", "TensorInfo", "Value", "read_header"]
-
-_PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a GGUF file says about itself; of a split model, all parts together."""
 
-    path: Path  # the file that was asked for (of a split model, the first part)
+    path: Path  # the model's: the file that was asked for, of a split model its first part
     version: int
     metadata: Mapping[str, Value | SkippedArray]
     value_types: Mapping[str, str]  # of each key: "u32", of an array "arr[str]"
@@ -50,10 +48,10 @@ def read_header(path: Path | str) -> Header:
     count = _split_value(part, "split.count", default=1)
     if count <= 1:
         return _join([part])
-    paths = _part_paths(path, count)
+    paths = _part_paths(part, count)
     parts: list[Part] = []
     for p in paths:
-        parts.append(part if p == path else read_part(p))
+        parts.append(part if p == part.path else read_part(p))
         if sum(len(each.tensors) for each in parts) > MAX_TENSORS:
             raise FileError(
                 "malformed",
@@ -67,10 +65,39 @@ def read_header(path: Path | str) -> Header:
 def files_of(header: Header) -> list[Path]:
     """The files that a header was read from, in order. Raises FileError where one is gone."""
     count = len(header.file_sizes)
-    return [header.path] if count == 1 else _part_paths(header.path, count)
+    if count == 1:
+        return [header.path]
+    paths = _sibling_paths(header.path, count)
+    _require_all(paths, header.path)
+    return paths
+
+
+def models_of(paths: Iterable[Path]) -> list[Path]:
+    """One path per model: of a split model whose parts are given the first part, or the first
+    that is given where that is not there. Other paths as they are, each once."""
+    models: dict[Path, Path] = {}
+    for path in paths:
+        first = _first_part(path)
+        models.setdefault(first, path if first == path or not first.exists() else first)
+    return list(models.values())
+
+
+def _first_part(path: Path) -> Path:
+    """The first part of the model that a file is a part of; the file itself where it is none."""
+    match = PART_NAME.fullmatch(path.name)
+    if not match or int(match["number"]) <= 1:
+        return path
+    try:
+        count = _split_value(read_part(path), "split.count", default=1)
+    except FileError:
+        return path  # what is wrong with it is said where it is read
+    return _sibling_paths(path, count)[0] if count == int(match["count"]) else path
 
 
 # ---------------------------------------------------------------- split models
+
+
+_PADDING = 1 << 16  # bytes between two parts, at the most
 
 
 def _split_value(part: Part, key: str, default: int) -> int:
@@ -85,28 +112,68 @@ def _split_value(part: Part, key: str, default: int) -> int:
     return int(value)
 
 
-def _part_paths(path: Path, count: int) -> list[Path]:
-    """Where all parts of the split model that `path` belongs to must lie (llama_split_path)."""
-    match = _PART_NAME.fullmatch(path.name)
-    if not match or int(match["count"]) != count:
+def _part_paths(part: Part, count: int) -> list[Path]:
+    """Where all parts of the split model that one belongs to must lie."""
+    path = part.path
+    if not _is_named(path, count) and _is_named(path.resolve(), count):
+        path = path.resolve()  # a link to a part
+    if not _is_named(path, count):
+        _refuse_glued(part, count)
         raise FileError(
             "malformed",
             path,
             f"{path} is one of {count} parts of a model but its name does not say which; "
             f"name the parts NAME-00001-of-{count:05d}.gguf and so on.",
         )
-    paths = [path.with_name(f"{match['stem']}-{n:05d}-of-{count:05d}.gguf") for n in
-             range(1, count + 1)]  # fmt: skip
+    paths = _sibling_paths(path, count)
+    if not all(p.exists() for p in paths):
+        _refuse_glued(part, count)
+    _require_all(paths, path)
+    return paths
+
+
+def _is_named(path: Path, count: int) -> bool:
+    match = PART_NAME.fullmatch(path.name)
+    return match is not None and int(match["count"]) == count
+
+
+def _sibling_paths(path: Path, count: int) -> list[Path]:
+    """All parts beside one that is named as a part."""
+    match = PART_NAME.fullmatch(path.name)
+    stem = match["stem"] if match else path.stem
+    return [path.with_name(f"{stem}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)]
+
+
+def _require_all(paths: list[Path], path: Path) -> None:
     missing = [p.name for p in paths if p != path and not p.exists()]
     if missing:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
         raise FileError(
             "missing_part",
             path,
-            f"{path} is one of {count} parts of a model and beside it {shown} "
+            f"{path} is one of {len(paths)} parts of a model and beside it {shown} "
             f"{'is' if len(missing) == 1 else 'are'} missing; download all parts into one folder.",
         )
-    return paths
+
+
+def _refuse_glued(part: Part, count: int) -> None:
+    """Raises FileError where another part follows in the same file: they were joined as bytes."""
+    try:
+        with part.path.open("rb") as file:
+            file.seek(part.end)
+            behind = file.read(_PADDING)
+    except OSError:
+        return
+    if not behind.lstrip(b"\0").startswith(b"GGUF"):
+        return
+    first = f"NAME-00001-of-{count:05d}.gguf"
+    raise FileError(
+        "in_pieces",
+        part.path,
+        f"{part.path} is parts of a split model glued together, which llama.cpp cannot read; name "
+        f"the first of the {count} parts as they were downloaded, or join them with "
+        f"llama-gguf-split --merge {first} {shell_quoted(part.path)}.",
+    )
 
 
 def _join(parts: list[Part]) -> Header:
@@ -115,12 +182,17 @@ def _join(parts: list[Part]) -> Header:
     seen: set[str] = set()
     tensors: list[TensorInfo] = []
     for index, part in enumerate(parts):
-        if len(parts) > 1 and _split_value(part, "split.no", default=-1) != index:
+        number = _split_value(part, "split.no", default=-1) if len(parts) > 1 else index
+        if number != index:
+            where = (
+                f"it is part {number + 1}; name it so"
+                if 0 <= number < len(parts)
+                else "download this part again"
+            )
             raise FileError(
                 "malformed",
                 part.path,
-                f"{part.path} is not part {index + 1} of its model, as its name says; "
-                "download this part again.",
+                f"{part.path} is not part {index + 1} of its model, as its name says: {where}.",
             )
         for tensor in part.tensors:
             if tensor.name in seen:

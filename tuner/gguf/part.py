@@ -12,12 +12,15 @@ import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import NoReturn
 
+from tuner.engine_version import ENGINE_VERSION
 from tuner.errors import FileError
-from tuner.gguf import package_names
+from tuner.gguf.foreign_types import FROM_ELSEWHERE, MAX_TYPE, foreign_type, is_shared
+from tuner.gguf.pieces import fetched_beside, pieces_of, unfinished
 from tuner.gguf.types import GGML_TYPES, VALUE_TYPES
 from tuner.safe_text import quoted
 from tuner.units import padded
@@ -58,6 +61,11 @@ class Part:
     tensors: tuple[TensorInfo, ...]
     data_offset: int
 
+    @property
+    def end(self) -> int:
+        """Where the data of its last tensor ends."""
+        return self.data_offset + max((t.offset + t.n_bytes for t in self.tensors), default=0)
+
 
 # Limits, each far above any real model's. gguf.cpp allows strings of 1 GiB, 2^30 elements and as
 # many keys and tensors as a file holds; a reader that keeps names and walks over string arrays
@@ -76,6 +84,7 @@ KEPT_ARRAY = 1024  # elements; covers per-layer arrays (llama.cpp allows 512 lay
 KEPT_ELEMENTS = 1 << 17  # of all arrays kept from one file
 STEPPED_STRINGS = 1 << 22  # strings in all arrays of a file; the largest vocabularies have 2^18
 MAX_ELEMENTS = (1 << 63) - 1  # of a tensor; gguf.cpp
+_MAX_VERSION = 255  # of the format, that a file could have; there are three
 _BLOCK = 1 << 16  # bytes read at once
 
 _UINT8, _UINT32, _BOOL, _STRING, _ARRAY = 0, 4, 7, 8, 9
@@ -89,15 +98,10 @@ _U32, _U64 = _SCALARS[4], _SCALARS[10]
 _DIMS = tuple(struct.Struct(f"<{n}Q") for n in range(MAX_DIMS + 1))
 _PLACE = struct.Struct("<IQ")  # type and offset of a tensor
 
-# What people pass instead of a GGUF file, by how it begins.
-_OTHER_FORMATS = (
-    (b"version https://git-lfs", "a Git LFS pointer; run `git lfs pull` to fetch the model"),
-    (b"PK\x03\x04", "a zip or PyTorch file; convert the model to GGUF"),
-    (b"<", "a web page; download the .gguf file itself"),
-    (b"lmgg", "in the old GGML format; download the model as GGUF"),
-    (b"fmgg", "in the old GGML format; download the model as GGUF"),
-    (b"tjgg", "in the old GGML format; download the model as GGUF"),
-)
+# What files of other programs may have, beyond what llama.cpp reads; more is damage.
+_FOREIGN_VALUE_TYPES = 31  # the format has 0 to 12
+_FOREIGN_NAME = 1024  # bytes
+_FOREIGN_DIMS = 16
 
 
 def read_part(path: Path) -> Part:
@@ -107,9 +111,12 @@ def read_part(path: Path) -> Part:
     except PermissionError as error:
         _refuse_access(path, error)
     except (OSError, ValueError):  # no such file, a loop of links, a name that cannot be one
-        raise FileError(
-            "missing", path, f"{path} does not exist; check the path of the model file."
-        ) from None
+        from tuner.gguf.near_names import missing  # noqa: PLC0415
+
+        raise FileError("missing", path, missing(path)) from None
+    goes_on = unfinished(path)
+    if goes_on:
+        raise FileError("truncated", path, f"{path} is {goes_on}.")
     _require_regular(path, mode)
     try:
         # by the time it is opened it may be another: a pipe must not block then either
@@ -118,7 +125,7 @@ def read_part(path: Path) -> Part:
             found = os.fstat(descriptor)
             _require_regular(path, found.st_mode)
             if found.st_size == 0:
-                raise FileError("empty", path, f"{path} is empty; download it again.")
+                raise FileError("empty", path, f"{path} is empty; {_how_to_get_it(path)}.")
             return _Cursor(path, file, found.st_size).read()
     except OSError as error:
         _refuse_access(path, error)
@@ -132,10 +139,18 @@ def _require_regular(path: Path, mode: int) -> None:
     if stat.S_ISREG(mode):
         return
     if stat.S_ISDIR(mode):
-        inside = next(iter(sorted(path.glob("*.gguf"))), None)
-        hint = f", for example {inside}" if inside else ""
-        raise FileError("directory", path, f"{path} is a folder; name a .gguf file instead{hint}.")
+        from tuner.gguf.near_names import folder  # noqa: PLC0415
+
+        raise FileError("directory", path, folder(path))
     raise FileError("not_gguf", path, f"{path} is not a file; name a .gguf file instead.")
+
+
+def _how_to_get_it(path: Path) -> str:
+    """What to do about bytes that are missing."""
+    beside = fetched_beside(path)
+    if beside:
+        return f"{beside} beside it is a download that has not finished: let it finish"
+    return "download it again"
 
 
 def _refuse_access(path: Path, error: OSError) -> NoReturn:
@@ -164,9 +179,8 @@ class _Cursor:
 
     def read(self) -> Part:
         self.fill(min(24, self.size))
-        magic = self.data[:24]
-        if magic[:4] != b"GGUF":
-            self._refuse_format(magic)
+        if self.data[:4] != b"GGUF":
+            self._refuse_format()
         self.at = 4
         version = self.scalar(_U32)
         self._check_version(version)
@@ -265,8 +279,9 @@ class _Cursor:
         if self.kept > KEPT_STRINGS:
             self.malformed("its metadata keys have names without end", at)
         kind = self.scalar(_U32)
-        if key == "general.alignment" and kind != _UINT32:
-            self.malformed(f"general.alignment has type {kind}", self.pos - 4)
+        if key == "general.alignment" and kind != _UINT32 and kind <= _FOREIGN_VALUE_TYPES:
+            what = f"general.alignment has type {kind}, and must have {_UINT32}"
+            self.incompatible(what, self.pos - 4)
         self.metadata[key] = self.value(key, kind)
         if kind != _ARRAY:
             self.value_types[key] = VALUE_TYPES[kind]
@@ -276,11 +291,20 @@ class _Cursor:
             return self.array(key)
         if kind == _STRING:
             return self.string(key)
-        form = _SCALARS.get(kind)
-        if form is None:
+        return self.scalar(self.form(key, kind))
+
+    def form(self, key: str, kind: int, at: int | None = None) -> struct.Struct:
+        """How a value of a metadata key is stored; `at`: where its type stands."""
+        found = _SCALARS.get(kind)
+        if found is None:
+            at = self.pos - 4 if at is None else at
+            if kind == _ARRAY:
+                self.incompatible(f"the metadata key {quoted(key)} is an array of arrays", at)
             what = f"the metadata key {quoted(key)} has the unknown type {kind}"
-            self.malformed(what, self.pos - 4)
-        return self.scalar(form)
+            if kind > _FOREIGN_VALUE_TYPES:
+                self.malformed(what, at)
+            self.incompatible(what, at)
+        return found
 
     def string(self, key: str) -> Value | SkippedArray:
         n = self.length(f"the text of {quoted(key)}")
@@ -299,10 +323,7 @@ class _Cursor:
         if kind == _STRING:
             self.step_over_strings(key, n, at)
             return SkippedArray(kind, n)
-        form = _SCALARS.get(kind)
-        if form is None:
-            what = "an array" if kind == _ARRAY else f"the unknown type {kind}"
-            self.malformed(f"the elements of {quoted(key)} have {what} as their type", at - 4)
+        form = self.form(key, kind, at - 4)
         if n > KEPT_ARRAY or self.elements + n > KEPT_ELEMENTS:
             self.skip(n * form.size)
             return SkippedArray(kind, n)
@@ -338,11 +359,22 @@ class _Cursor:
         return tensors
 
     def tensor(self) -> TensorInfo:
-        name = self.name("the name of a tensor", MAX_TENSOR_NAME)
+        at = self.pos
+        name = self.name("the name of a tensor", _FOREIGN_NAME)
+        length = self.pos - at - _U64.size
+        if length > MAX_TENSOR_NAME:
+            self.incompatible(
+                f"the name of the tensor {quoted(name)} has length {length}, and may have "
+                f"{MAX_TENSOR_NAME}",
+                at,
+            )
         at = self.pos
         n_dims = self.scalar(_U32)
         if n_dims > MAX_DIMS:
-            self.malformed(f"the tensor {quoted(name)} has {n_dims} dimensions", at)
+            what = f"the tensor {quoted(name)} has {n_dims} dimensions, and may have {MAX_DIMS}"
+            if n_dims > _FOREIGN_DIMS:
+                self.malformed(what, at)
+            self.incompatible(what, at)
         sizes = self.take(8 * n_dims)
         shape: tuple[int, ...] = _DIMS[n_dims].unpack_from(self.data, sizes) or (1,)
         if prod(n for n in shape if n) > MAX_ELEMENTS:
@@ -352,59 +384,84 @@ class _Cursor:
         kind, offset = _PLACE.unpack_from(self.data, place)
         form = GGML_TYPES.get(kind)
         if form is None:
-            newer = package_names.tensor_type(kind)
-            called = f" ({newer}, newer than this program)" if newer else ""
-            self.malformed(f"the tensor {quoted(name)} has the unknown type {kind}{called}", at)
+            if kind > MAX_TYPE:
+                self.malformed(f"the tensor {quoted(name)} has the unknown type {kind}", at)
+            whose, advice = foreign_type(kind)
+            self.incompatible(f"the tensor {quoted(name)} has the {whose}", at, advice)
         if shape[0] % form.block:
-            self.malformed(
+            what = (
                 f"the rows of the tensor {quoted(name)} ({shape[0]} elements) do not "
-                f"divide into blocks of {form.name}",
-                at,
+                f"divide into blocks of {form.name}"
             )
+            if is_shared(kind):
+                self.incompatible(what, at, kind=kind)
+            self.malformed(what, at)
         n_bytes = prod(shape) // form.block * form.block_bytes
         return TensorInfo(name, shape, kind, offset, n_bytes)
 
     def alignment(self) -> int:
         value = self.metadata.get("general.alignment", 32)
         if not isinstance(value, int) or value <= 0 or value & (value - 1):
-            self.malformed(f"general.alignment is {value}, not a power of two", self.pos)
+            what = f"general.alignment is {value}, not a power of two"
+            if isinstance(value, int) and value > 0 and value % 8 == 0:  # as the format has it
+                self.incompatible(what, self.pos)
+            self.malformed(what, self.pos)
         return value
 
     def _check_places(self, tensors: list[TensorInfo], start: int, alignment: int) -> None:
         """gguf.cpp wants the tensors one after the other, each padded to the alignment."""
         position = 0
         end = start
+        kind = -1  # of the tensor before, whose length is in question
         for tensor in tensors:
             if tensor.offset != position:
-                self.malformed(
+                what = (
                     f"the tensor {quoted(tensor.name)} lies at {tensor.offset} of the data "
-                    f"instead of {position}",
-                    self.pos,
+                    f"instead of {position}"
                 )
+                gap = tensor.offset > position or is_shared(kind)
+                if gap and self._in_order(tensors, start, alignment):
+                    self.incompatible(what, self.pos, kind=kind)
+                self.malformed(what, self.pos)
+            kind = tensor.ggml_type
             end = max(end, start + position + tensor.n_bytes)
             position += padded(tensor.n_bytes, alignment)
         if end > self.size:
             self.truncated(end - self.size)
 
+    def _in_order(self, tensors: list[TensorInfo], start: int, alignment: int) -> bool:
+        """Whether the tensors lie one after the other all the same, as another program places
+        them; a number that is damaged lies anywhere."""
+        offsets = [tensor.offset for tensor in tensors]
+        rising = all(one < next_one for one, next_one in pairwise(offsets))
+        aligned = not any(offset % alignment for offset in offsets)
+        return rising and aligned and start + offsets[-1] < self.size
+
     # ------------------------------------------------ refusals
 
-    def _refuse_format(self, magic: bytes) -> NoReturn:
-        if b"GGUF".startswith(magic[:4]):
+    def _refuse_format(self) -> NoReturn:
+        from tuner.gguf.other_formats import HEAD, other_format, zeros  # noqa: PLC0415
+
+        if b"GGUF".startswith(self.data[:4]):
             self.truncated()
-        what = next((text for start, text in _OTHER_FORMATS if magic.startswith(start)), None)
-        if what is None and magic[8:9] == b"{":
-            what = "a safetensors file; convert the model to GGUF"
-        raise FileError(
-            "not_gguf",
-            self.path,
-            f"{self.path} is {what or 'not a GGUF file; name a model in GGUF format'}.",
-        )
+        head = self.data[:HEAD]
+        what = other_format(head, self.path, self.size)
+        pieces = None if what else pieces_of(self.path)
+        if pieces:
+            raise FileError("in_pieces", self.path, f"{self.path} is {pieces.text()}.")
+        what = what or zeros(head) or "not a GGUF file; name a model in GGUF format"
+        raise FileError("not_gguf", self.path, f"{self.path} is {what}.")
 
     def _check_version(self, version: int) -> None:
         if version in (2, 3):
             return
-        if version & 0xFFFF == 0 and version:
+        swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+        if version > _MAX_VERSION < swapped:
+            self.malformed(f"it is in GGUF version {version:,}", 4)
+        if 0 < swapped <= _MAX_VERSION:
             what = "is a big-endian GGUF file; download the little-endian one."
+        elif version == 0:
+            what = "states GGUF version 0, which does not exist; download it again."
         elif version == 1:
             what = "is in GGUF version 1, which llama.cpp no longer reads; download a newer file."
         else:
@@ -412,6 +469,11 @@ class _Cursor:
         raise FileError("unsupported_version", self.path, f"{self.path} {what}", offset=4)
 
     def truncated(self, missing: int | None = None) -> NoReturn:
+        """Raises FileError where bytes are missing. Those of a split model are found by their own
+        names, so only a file that is none may have been cut into pieces."""
+        pieces = None if "split.count" in self.metadata else pieces_of(self.path)
+        if pieces:
+            raise FileError("in_pieces", self.path, f"{self.path} is {pieces.text()}.")
         if missing is None:
             what = f"its header is cut off at byte {self.size}"
         else:
@@ -419,8 +481,23 @@ class _Cursor:
         raise FileError(
             "truncated",
             self.path,
-            f"{self.path} is incomplete: {what}; download it again.",
+            f"{self.path} is incomplete: {what}; {_how_to_get_it(self.path)}.",
             offset=self.size,
+        )
+
+    def incompatible(
+        self, what: str, offset: int, advice: str = FROM_ELSEWHERE, *, kind: int = -1
+    ) -> NoReturn:
+        """Raises FileError where a file may be sound, but is none for this llama.cpp. `kind`: the
+        type of a tensor that has another length than llama.cpp's type of this number."""
+        if is_shared(kind):
+            whose, advice = foreign_type(kind)
+            what = f"{what}; it may be {whose}"
+        raise FileError(
+            "incompatible",
+            self.path,
+            f"{self.path} was not made for llama.cpp ({ENGINE_VERSION}): {what}; {advice}.",
+            offset=offset,
         )
 
     def malformed(self, what: str, offset: int) -> NoReturn:
