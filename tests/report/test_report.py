@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import pytest
 
 from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
+from tuner.cells import cells
 from tuner.errors import FileError, KvchatError
 from tuner.machine.machine import Process
 from tuner.memory.footprint import ENGINE_KINDS, KINDS, DeviceUse, Footprint
@@ -30,15 +33,49 @@ PLANS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "gibs"), PLANS)
-@pytest.mark.parametrize("width", [40, 80, 120])
-def test_no_line_is_wider_than_asked(name: str, gibs: tuple[float, ...], width: int) -> None:
-    """The report fits the terminal, whatever the model and the machine are called."""
+@cache
+def named(name: str, gibs: tuple[float, ...], words: str) -> Plan:
+    """A plan where everything has a long name."""
     plan = plan_of(name, *gibs)
-    card = replace(plan.machine.gpus[0], name="A card with a name that goes on and on " * 3)
-    plan = replace(plan, machine=replace(plan.machine, gpus=(card, *plan.machine.gpus[1:])))
-    for line in report_text(plan, width=width).splitlines():
-        assert len(line) <= width
+    card = replace(plan.machine.gpus[0], name=words * 3)
+    where = replace(plan.machine, gpus=(card, *plan.machine.gpus[1:]))
+    model = replace(plan.model, name=words * 2, path=Path(f"/models/{words}.gguf"))
+    warnings = (*plan.warnings, f"{words}: {words.replace(' ', '')}")
+    return replace(plan, machine=where, model=model, warnings=warnings)
+
+
+WORDS = ("A card with a name that goes on and on ", "模型的名字很长很长 ", "e\u0301" * 40)
+
+
+@pytest.mark.parametrize(("name", "gibs"), PLANS)
+@pytest.mark.parametrize("words", WORDS, ids=["ASCII", "wide", "marks"])
+@pytest.mark.parametrize("width", [20, 29, 30, 39, 40, 50, 60, 72, 80, 100, 120])
+def test_no_line_is_wider_than_asked(
+    name: str, gibs: tuple[float, ...], words: str, width: int
+) -> None:
+    """The report and the overview fit the terminal, whatever the model and the machine are called,
+    and say in a narrow one what they say in a wide one."""
+    plan = named(name, gibs, words)
+    actual = Actual(plan.chosen.footprint, plan.chosen.footprint, decode_tps=9.0)
+    rows: list[tuple[str, Plan | KvchatError]] = [
+        ("a", plan), (f"x/{words}.gguf", FileError("missing", "x", f"{words} is not there."))
+    ]  # fmt: skip
+    text = report_text(plan, width=width, actual=actual)
+    for line in (*text.splitlines(), *overview_text(rows, width=width).splitlines()):
+        assert cells(line) <= width
+    said = "".join(text.split())
+    for number in (f"{plan.chosen.settings.n_ctx:,}", f"{plan.chosen.quality.loss:.3f}"):
+        assert number in said
+
+
+def test_a_long_number_is_never_cut() -> None:
+    """A column is as wide as its values: only names are shortened."""
+    plan = plan_of()
+    wide = replace(plan.chosen, settings=replace(plan.chosen.settings, n_ctx=1_048_576_000))
+    plan = replace(plan, chosen=wide, alternatives=(wide,))
+    for width in (40, 80, 120):
+        assert report_text(plan, width=width).count("1,048,576,000") == 3
+        assert "1,048,576,000" in overview_text([("a", plan)], width=width)
 
 
 def test_the_bar_shows_every_part_and_is_full_width() -> None:

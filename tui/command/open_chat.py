@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from tui.app import END_SECONDS, KvchatApp
-from tui.command.output import tell
+from tui.command.output import prepare_screen, tell
 from tui.key_file import read_keymap
 from tui.parachute import Parachute
 from tui.storage import Conversations
@@ -28,6 +28,7 @@ def open_chat(request: LaunchRequest, system: str | None, resume: str | None) ->
     launcher = Launcher(request)
     parachute = Parachute(launcher.kill)
     keymap, problems = read_keymap()
+    prepare_screen()
     # A loop and threads of our own: asyncio.run would wait for every thread, also one that hangs.
     loop = asyncio.new_event_loop()
     threads = ThreadPoolExecutor(thread_name_prefix="kvchat")

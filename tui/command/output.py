@@ -3,12 +3,36 @@ engine, a model, a path) is cleaned here."""
 
 from __future__ import annotations
 
+import io
 import re
+import shutil
 import sys
 
+from tui.command.ascii_signs import FOR_SCREENS, FOR_TEXT
 from tuner.safe_text import one_line, printable
 
 _COLOUR = re.compile(r"(\x1b\[(?:[0-2]|3[0-7])m)")
+MAX_COLUMNS = 120  # a wider report is no easier to read
+
+
+def prepare_streams() -> None:
+    """What a stream cannot carry is written in ASCII, never a reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=FOR_TEXT)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+
+
+def prepare_screen() -> None:
+    """The same for the screens of the chat, which Textual draws on stderr, cell by cell."""
+    if isinstance(sys.__stderr__, io.TextIOWrapper):
+        sys.__stderr__.reconfigure(errors=FOR_SCREENS)
+
+
+def columns() -> int:
+    """How wide a report may be: as the terminal, COLUMNS, or 80 in a pipe."""
+    return min(shutil.get_terminal_size().columns, MAX_COLUMNS)
 
 
 def write(text: str, *, coloured: bool = False) -> None:
