@@ -101,7 +101,8 @@ class Launcher:
         self._check()
         yield Stage("reading the header and measuring memory")
         tuning = Tuning.of(self.request)
-        self.request = replace(self.request, model=None)  # a later start reads the file again
+        # The path is the model's from now on. A later start reads the file again.
+        self.request = replace(self.request, path=tuning.model.path, model=None)
         self._check()
         yield Stage("planning")
         plan = tuning.plan()

@@ -46,8 +46,8 @@ def file_to_blame(path: Path) -> Iterator[None]:
         raise FileError(
             "malformed",
             path,
-            f"{path} has numbers that make no model ({kind}: {cut(str(error))}); "
-            "download it again.",
+            f"{path} has numbers that make no model ({kind}: {cut(str(error))}): it is damaged, "
+            "or of a kind that kvchat does not know.",
         ) from error
 
 
@@ -93,7 +93,7 @@ class Tuning:
         unused = tuple(gpu.engine_name for gpu in self.machine.unusable if gpu.engine_name)
         request = self.request
         return Load(
-            str(request.path),
+            str(self.model.path),
             settings,
             self.threads,
             request.rpc_servers,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import stat
@@ -15,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tui.command import options, sampling_flags
-from tui.command.output import complain, write
+from tui.command.output import columns, complain, prepare_streams, write
 from tuner.demo import demo_model_path
 from tuner.errors import ExitCode, KvchatError, UsageError
+from tuner.gguf.header import models_of
 from tuner.model.model import read_model
 from tuner.planning import Plan
 from tuner.report import error_json, overview_text, report_json, report_text
@@ -29,7 +29,7 @@ from tuner.wishes import LaunchRequest
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line; returns its exit status."""
-    _lenient_streams()
+    prepare_streams()
     try:
         args = options.parser().parse_args(argv)
         status = _run(args)
@@ -48,15 +48,6 @@ def main(argv: list[str] | None = None) -> int:
         _drop_stdout()
         complain(f"the output or a file could not be written ({error.strerror or error}).")
         return ExitCode.ENGINE
-
-
-def _lenient_streams() -> None:
-    """Text that a stream cannot carry is replaced, never a reason to fail."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
 
 
 def _drop_stdout() -> None:
@@ -91,7 +82,7 @@ def _run(args: argparse.Namespace) -> int:
     with file_to_blame(paths[0]):
         model = read_model(paths[0])  # a bad file is told before anything else
     template = options.chat_template(args.chat_template, model.chat_templates)
-    request = replace(requests[0], model=model, chat_template=template)
+    request = replace(requests[0], path=model.path, model=model, chat_template=template)
     prompt = _prompt(args)
     if args.show_prompt:
         return _show_prompt(args, request, prompt)
@@ -131,7 +122,7 @@ def _models(args: argparse.Namespace) -> list[Path]:
         return [demo_model_path()]
     if not args.models:
         raise UsageError("which model? Give a .gguf file, or --demo for the embedded one.")
-    return [Path(m) for m in args.models]
+    return models_of(map(Path, args.models))
 
 
 def _request(args: argparse.Namespace, path: Path, sampling: Mapping[str, Any]) -> LaunchRequest:
@@ -173,7 +164,7 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
             if verify:
                 plan = _verified(tuning, plan)
             with file_to_blame(request.path):
-                told = json.dumps(report_json(plan), ensure_ascii=False) if as_json else ""
+                told = json.dumps(report_json(plan)) if as_json else ""
         except KvchatError as error:
             if len(requests) == 1 and not as_json:
                 raise
@@ -193,9 +184,9 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
     color = sys.stdout.isatty() and not dull
     only = rows[0][1] if len(rows) == 1 else None
     if isinstance(only, Plan):
-        write(report_text(only, color=color), coloured=color)
+        write(report_text(only, width=columns(), color=color), coloured=color)
     else:
-        write(overview_text(rows, color=color), coloured=color)
+        write(overview_text(rows, width=columns(), color=color), coloured=color)
         for _, result in rows:
             if isinstance(result, KvchatError):
                 complain(str(result))

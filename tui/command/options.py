@@ -42,7 +42,12 @@ def parser() -> argparse.ArgumentParser:
         "5 the engine failed, 130 interrupted.",
         allow_abbrev=False,
     )
-    p.add_argument("models", nargs="*", metavar="MODEL", help="a .gguf file (several: --explain)")
+    p.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="a .gguf file, or parts of one (several models: --explain)",
+    )
     p.add_argument("--demo", action="store_true", help="use the embedded demo model")
     p.add_argument("--version", action="version", version=f"kvchat {_version()}")
 

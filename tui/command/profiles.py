@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tui.command.output import tell, write
 from tuner.errors import ExitCode, UsageError
+from tuner.gguf.header import models_of
 from tuner.profiles.profiles import Profile, Profiles
 from tuner.safe_text import one_line, printable
 from tuner.units import tps_text
@@ -26,7 +29,7 @@ def list_profiles() -> int:
 def forget_profile(model: str) -> int:
     """Removes the profiles of a model, named as it is listed or by its file. Raises UsageError."""
     profiles = Profiles()
-    removed = profiles.forget(model)
+    removed = profiles.forget(model) or profiles.forget(models_of([Path(model)])[0])
     _warn(profiles)
     if not removed:
         raise UsageError(f"no profile of '{model}' is saved; kvchat --profiles lists them.")

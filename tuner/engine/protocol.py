@@ -215,9 +215,10 @@ class ProtocolError(ValueError):
 
 
 def encode(message: Request | Event, number: int = 0) -> bytes:
-    """One JSON object on one line, UTF-8. `number`: of the request."""
+    """One JSON object on one line, UTF-8; halves of surrogate pairs, as a path that is no UTF-8
+    has them, as JSON's escapes. `number`: of the request."""
     body = {"type": type(message).__name__, "n": number, **asdict(message)}
-    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def decode(line: bytes) -> tuple[int, Any]:

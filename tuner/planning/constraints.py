@@ -6,15 +6,13 @@ of cache types (common/arg.cpp); which kernels a backend has is in `machine/back
 
 from __future__ import annotations
 
-from tuner.gguf import package_names
+from tuner.engine_version import ENGINE_VERSION
 from tuner.machine.backends import Backend, backends
 from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES, CacheType
 from tuner.memory.kv_cache import cache_layout
 from tuner.model.model import Model
 from tuner.settings import Settings
-
-_UNHEARD_OF = " The gguf package has not heard of it either: the engine may not load it."
 
 
 def refusal(model: Model, settings: Settings, machine: Machine) -> str | None:
@@ -116,10 +114,9 @@ def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]
     if settings.swa_full and model.hparams.n_swa:
         found.append("swa_full keeps the whole context in layers that only ever see a window.")
     if not model.known:
-        heard = "" if package_names.is_architecture(model.architecture) else _UNHEARD_OF
         found.append(
-            f"llama.cpp's {model.architecture} is newer than this program: its memory is planned "
-            f"by the general rule and should be verified by a dry run.{heard}"
+            f"{model.architecture} is not an architecture of llama.cpp ({ENGINE_VERSION}): its "
+            "memory is planned by the general rule and should be verified by a dry run."
         )
     return tuple(found)
 
