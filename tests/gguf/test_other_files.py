@@ -279,7 +279,7 @@ def test_parts_of_one_model_are_one(tmp_path: Path) -> None:
     other = tiny_llama(tmp_path / "other.gguf")
     bad = tmp_path / "bad-00002-of-00003.gguf"
     bad.write_bytes(b"nonsense")
-    assert models_of([other, *there, bad, other]) == [other, there[0], bad]
+    assert models_of([other, *there, bad, other]) == [other, there[0], bad, other]
     assert models_of(there[:0:-1]) == [there[0]], "the first part need not be named"
     there[0].unlink()
     assert models_of(there[1:]) == [there[1]]

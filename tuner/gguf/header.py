@@ -73,25 +73,33 @@ def files_of(header: Header) -> list[Path]:
 
 
 def models_of(paths: Iterable[Path]) -> list[Path]:
-    """One path per model: of a split model whose parts are given the first part, or the first
-    that is given where that is not there. Other paths as they are, each once."""
-    models: dict[Path, Path] = {}
+    """The paths of models: in place of the parts of a split model that are given, its first part
+    once, or the first that is given where that is not there. Other paths as they are."""
+    models: list[Path] = []
+    seen: set[Path] = set()
     for path in paths:
         first = _first_part(path)
-        models.setdefault(first, path if first == path or not first.exists() else first)
-    return list(models.values())
+        if first is None:
+            models.append(path)
+        elif first not in seen:
+            seen.add(first)
+            models.append(first if first.exists() else path)
+    return models
 
 
-def _first_part(path: Path) -> Path:
-    """The first part of the model that a file is a part of; the file itself where it is none."""
+def _first_part(path: Path) -> Path | None:
+    """The first part of the model that a file is a part of; None where it is none."""
     match = PART_NAME.fullmatch(path.name)
-    if not match or int(match["number"]) <= 1:
-        return path
+    if not match:
+        return None
+    first = _sibling_paths(path, int(match["count"]))[0]
+    if first == path:
+        return first
     try:
         count = _split_value(read_part(path), "split.count", default=1)
     except FileError:
-        return path  # what is wrong with it is said where it is read
-    return _sibling_paths(path, count)[0] if count == int(match["count"]) else path
+        return None  # what is wrong with it is said where it is read
+    return first if count == int(match["count"]) else None
 
 
 # ---------------------------------------------------------------- split models
