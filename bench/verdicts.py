@@ -42,6 +42,7 @@ _LARGE = 4096  # bytes of an array from which on only its presence and type are 
 def edits(parts: Parts) -> Iterator[tuple[str, Parts]]:
     """Each edit with its kind."""
     yield "nothing", parts
+    yield from _ahead(parts)
     for i, key in enumerate(parts.keys):
         for kind, new in _values(key):
             keys = (*parts.keys[:i], *new, *parts.keys[i + 1 :])
@@ -59,6 +60,50 @@ def edits(parts: Parts) -> Iterator[tuple[str, Parts]]:
     if layered:
         beyond = replace(layered[0], name=b"blk.99" + layered[0].name[5:])
         yield "tensor added: of no layer", replace(parts, rows=(*parts.rows, beyond))
+
+
+def _ahead(parts: Parts) -> Iterator[tuple[str, Parts]]:
+    """With a block that predicts ahead (multi-token prediction): one more than there were, with
+    and without its own tensors or any; or the last one."""
+    layers = [int(m[1]) for row in parts.rows if (m := re.match(rb"blk\.(\d+)\.", row.name))]
+    if not layers:
+        return
+    n = max(layers) + 1
+    last = b"blk.%d." % (n - 1)
+    block = tuple(
+        replace(row, name=b"blk.%d." % n + row.name[len(last) :])
+        for row in parts.rows
+        if row.name.startswith(last)
+    )
+    width = next((row.dims[0] for row in parts.rows if row.name == b"token_embd.weight"), 64)
+    own = tuple(
+        Row(b"blk.%d.nextn.%s.weight" % (n, name), dims, 0)
+        for name, dims in (
+            (b"eh_proj", (2 * width, width)),
+            (b"enorm", (width,)),
+            (b"hnorm", (width,)),
+            (b"shared_head_norm", (width,)),
+        )
+    )
+    one = Key(parts.architecture + b".nextn_predict_layers", _U32, struct.pack("<I", 1))
+    keys = tuple(_longer(key, n, parts) for key in parts.keys)
+    for kind, rows in (("whole", block + own), ("without its own", block), ("left out", ())):
+        yield f"block ahead: {kind}", replace(parts, keys=(*keys, one), rows=(*parts.rows, *rows))
+    yield "block ahead: the last layer", replace(parts, keys=(*parts.keys, one))
+
+
+def _longer(key: Key, n: int, parts: Parts) -> Key:
+    """A key of a model that has one layer more than `n`."""
+    if key.name == parts.architecture + b".block_count":
+        return replace(key, body=struct.pack("<I", n + 1))
+    if key.type != _ARRAY or not key.name.startswith(parts.architecture):
+        return key
+    element, length = struct.unpack_from("<IQ", key.body)
+    if length != n or element == _STRING:
+        return key
+    size = (len(key.body) - 12) // n
+    body = struct.pack("<IQ", element, n + 1) + key.body[12:] + key.body[-size:]
+    return replace(key, body=body)
 
 
 def _values(key: Key) -> Iterator[tuple[str, tuple[Key, ...]]]:
@@ -162,7 +207,10 @@ def main() -> int:
                 parts = Parts.of(stream.read(read_header(file).data_offsets[0]))
             found = list(edits(parts))
             if len(found) > options.per_file:
-                found = [found[0], *chance.sample(found[1:], options.per_file - 1)]
+                # what is tried of each: nothing at all, and blocks that predict ahead
+                always = [edit for edit in found if edit[0].startswith(("nothing", "block ahead"))]
+                rest = [edit for edit in found if edit not in always]
+                found = always + chance.sample(rest, max(0, options.per_file - len(always)))
             for kind, edited in found:
                 write(target, *edited.packed())
                 ours, theirs = compare(target, oracle)
