@@ -42,7 +42,7 @@ _LARGE = 4096  # bytes of an array from which on only its presence and type are 
 def edits(parts: Parts) -> Iterator[tuple[str, Parts]]:
     """Each edit with its kind."""
     yield "nothing", parts
-    yield from _ahead(parts)
+    yield from blocks_ahead(parts)
     for i, key in enumerate(parts.keys):
         for kind, new in _values(key):
             keys = (*parts.keys[:i], *new, *parts.keys[i + 1 :])
@@ -62,7 +62,7 @@ def edits(parts: Parts) -> Iterator[tuple[str, Parts]]:
         yield "tensor added: of no layer", replace(parts, rows=(*parts.rows, beyond))
 
 
-def _ahead(parts: Parts) -> Iterator[tuple[str, Parts]]:
+def blocks_ahead(parts: Parts) -> Iterator[tuple[str, Parts]]:
     """With a block that predicts ahead (multi-token prediction): one more than there were, with
     and without its own tensors or any; or the last one."""
     layers = [int(m[1]) for row in parts.rows if (m := re.match(rb"blk\.(\d+)\.", row.name))]
@@ -74,6 +74,7 @@ def _ahead(parts: Parts) -> Iterator[tuple[str, Parts]]:
         replace(row, name=b"blk.%d." % n + row.name[len(last) :])
         for row in parts.rows
         if row.name.startswith(last)
+        and not row.name.endswith(b"scale")  # loaded with their tensors
     )
     width = next((row.dims[0] for row in parts.rows if row.name == b"token_embd.weight"), 64)
     own = tuple(
@@ -86,10 +87,11 @@ def _ahead(parts: Parts) -> Iterator[tuple[str, Parts]]:
         )
     )
     one = Key(parts.architecture + b".nextn_predict_layers", _U32, struct.pack("<I", 1))
-    keys = tuple(_longer(key, n, parts) for key in parts.keys)
+    others = tuple(key for key in parts.keys if key.name != one.name)
+    keys = tuple(_longer(key, n, parts) for key in others)
     for kind, rows in (("whole", block + own), ("without its own", block), ("left out", ())):
         yield f"block ahead: {kind}", replace(parts, keys=(*keys, one), rows=(*parts.rows, *rows))
-    yield "block ahead: the last layer", replace(parts, keys=(*parts.keys, one))
+    yield "block ahead: the last layer", replace(parts, keys=(*others, one))
 
 
 def _longer(key: Key, n: int, parts: Parts) -> Key:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.mutants import Parts, Words, structural
+from bench.verdicts import blocks_ahead
 from tests.support.gguf_files import (
     ARRAY,
     FLOAT64,
@@ -240,6 +243,29 @@ def test_experts_of_a_dense_model(tmp_path: Path) -> None:
     experts = Tensor("blk.0.ffn_gate_exps.weight", (256, 512, 8))
     path = edited(tmp_path / "m.gguf", lambda ts: [*ts, experts])
     assert "ffn_gate_exps" in str(refusal(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("deepseek2-moe", {"whole", "without its own", "left out"}),
+        ("qwen35-dense", {"whole"}),
+        ("llama-dense", {"left out"}),
+    ],
+)
+def test_blocks_that_predict_ahead(tmp_path: Path, name: str, taken: set[str]) -> None:
+    """Where an architecture has them their tensors are taken, though a chat does not load them; as
+    the engine's dry run has it (`python -m bench.verdicts`)."""
+    found = set()
+    for kind, parts in blocks_ahead(_parts(unpacked()[0][f"{name}.gguf"])):
+        data, size = parts.packed()
+        path = tmp_path / "m.gguf"
+        path.write_bytes(data)
+        os.truncate(path, size)
+        with contextlib.suppress(FileError):
+            read_model(path)
+            found.add(kind.removeprefix("block ahead: "))
+    assert found - {"the last layer"} == taken
 
 
 # ---------------------------------------------------------------- architectures
