@@ -256,6 +256,7 @@ CHANNELS = marks_of(
         ("It says `<think>` here.", "", "It says `<think>` here."),
         ("The tag </think> in a line.", "", "The tag </think> in a line."),
         ("hm hm\n</think>\n\nYes.", "hm hm\n", "Yes."),
+        ("<a>\n<think>\nb\n</think>\n</a>", "", "<a>\n<think>\nb\n</think>\n</a>"),
         ("<think>cut short", "cut short", ""),
         ("<thin", "", "<thin"),
         ("<think></think>Yes.", "", "Yes."),

@@ -52,6 +52,7 @@ class Splitter:
         self._thinks = marks.stated
         self._parted = False  # a mark has parted thought and answer
         self._wrapped = False
+        self._n_spoken_of = 0  # opening marks that were text: as many closing ones are, too
         self._spelled = False  # the mark that began this thought was written as text
         self._ends = {True: "", False: ""}  # the last character of the thoughts, and of the answer
         self._over = False
@@ -198,6 +199,7 @@ class Splitter:
             if thinking:
                 return fresh or control  # again, where the prompt has opened it
             if not (fresh or control or (self._thinks and self._stands())):
+                self._n_spoken_of += 1
                 return False
             self._part(_Place.THOUGHT)
             self._spelled = not control
@@ -205,7 +207,8 @@ class Splitter:
             if not thinking and not fresh:
                 if self._parted:
                     return control
-                if not (control or self._stands()):
+                if not control and (self._n_spoken_of or not self._stands()):
+                    self._n_spoken_of = max(0, self._n_spoken_of - 1)
                     return False
                 parts.append(Part("", thought=False, moved=True))
                 self._ends = {True: self._ends[False], False: ""}
