@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple
@@ -120,9 +120,10 @@ class Names(dict[str, Any]):
     def __init__(self, header: Header, architecture: str, hparams: HParams | None):
         """Without `hparams`, what they would tell is unknown."""
         super().__init__(unknown=UNKNOWN, arch=architecture, i=0, pick=_pick, at=_at, str=str)
-        self.tensors: dict[str, TensorInfo] = {t.name: t for t in header.tensors}
+        self._header = header
         self._values = rows_of(architecture).values
-        self._constant: dict[str, Any] = {}
+        self._constant: dict[str, Any] = {}  # by expression
+        self._of_layer: dict[str, Any] = {}  # the same, of those that are of the layer `i`
         self._n: dict[str, int] = {"once": 1, "tensors": 1}
 
         def number(key: str, default: Any) -> Any:
@@ -185,6 +186,11 @@ class Names(dict[str, Any]):
             n_embd_out=out,
         )
 
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """The file's, by name."""
+        return {tensor.name: tensor for tensor in self._header.tensors}
+
     def full_name(self, name: str) -> str:
         """Of a tensor's name in the table, that in the file."""
         return f"blk.{self['i']}{name}" if name.startswith(".") else name
@@ -193,19 +199,19 @@ class Names(dict[str, Any]):
         """Makes `i` each layer of a part in turn."""
         for i in range(self._n[which]):
             self["i"] = i
+            self._of_layer.clear()
             yield
 
     def of(self, text: Text) -> Any:
         """What an expression is worth now."""
-        found = self._constant.get(text.source, self)
-        if found is not self:
-            return found
+        worth = self._of_layer if text.layered else self._constant
+        if text.source in worth:
+            return worth[text.source]
         try:
             found = eval(text.code, {"__builtins__": {}}, self)
         except (ArithmeticError, TypeError):  # a number that is none, which the keys' rows tell
             found = UNKNOWN
-        if not text.layered:
-            self._constant[text.source] = found
+        worth[text.source] = found
         return found
 
     def __missing__(self, name: str) -> Any:

@@ -4,6 +4,7 @@ that is not sure to be refused there. `engine_reads` says what it asks for."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from tuner.errors import FileError
 from tuner.gguf.header import Header
@@ -100,12 +101,12 @@ def _require_tensor(header: Header, names: Names, row: TensorRow, taken: set[str
             raise incompatible(header, f"it lacks the tensor {name}")
         return
     taken.add(name)
-    if not sure or (flags is not UNKNOWN and flags & RESHAPED):
-        return
     wanted = names.of(row.shape)
-    if wanted is UNKNOWN or wanted == tensor.shape:  # as what is unknown equals anything
+    if not sure or wanted is UNKNOWN or wanted == tensor.shape:  # what is unknown equals anything
         return
     sizes, sought = ((*shape, *(1,) * (_MAX_DIMS - len(shape))) for shape in (tensor.shape, wanted))
+    if flags is UNKNOWN or flags & RESHAPED:  # their number alone must be the same
+        sizes, sought = (prod(sizes),), (prod(sought, start=1),)
     if any(want is not UNKNOWN and want != size for size, want in zip(sizes, sought, strict=True)):
         shape = " x ".join("?" if n is UNKNOWN else str(n) for n in wanted)
         raise incompatible(
