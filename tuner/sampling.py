@@ -312,12 +312,17 @@ class SamplingChoice:
 
     def lines(self) -> list[str]:
         """One per source: "temperature 0.6, top_k 20 (from the file)"."""
-        said = []
+        lines = []
         for source, words in _SOURCES.items():
-            named = [f"{n} {_shown(v)}" for n, (v, by) in self.sources.items() if by == source]
-            if named:
-                said.append(f"{', '.join(named)} ({words})")
-        return said
+            stated = {name: value for name, (value, by) in self.sources.items() if by == source}
+            if stated:
+                lines.append(f"{values_text(stated)} ({words})")
+        return lines
+
+
+def values_text(stated: Mapping[str, Any]) -> str:
+    """As people read them: temperature 0.6, top_k 20."""
+    return ", ".join(f"{name} {_shown(value)}" for name, value in stated.items())
 
 
 def _shown(value: Any) -> str:

@@ -74,6 +74,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
         ('root ::= "a"\n\nother "b"\n\n# c', "expecting ::= at line 3"),
         ('other ::= "a"\n', "no rule named root"),
         ('root ::= "a"{3,1}\n', "too large"),
+        ('root ::= "z" x\na ::= b\nb ::= ""\nx ::= a x "d" | "c"\n', "without end"),
         ("root ::= " + "(" * 100_000, "too large"),
         ("root ::= <nosuchtoken>\n", "invalid token"),
     ],

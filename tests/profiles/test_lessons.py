@@ -121,7 +121,7 @@ def test_the_driver_s_share_is_learned(
 
 
 def test_what_flags_say_of_the_sampling_is_kept(
-    tiny_model: Path, tmp_path: Path, pretend: Machine
+    tiny_model: Path, tmp_path: Path, pretend: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The next launch without flags samples alike, one with other flags adds to it, and what is
     for one run alone is not kept."""
@@ -137,6 +137,8 @@ def test_what_flags_say_of_the_sampling_is_kept(
     assert first.sampling == Sampling(temperature=0.2, dry_sequence_breakers=("x",), seed=7)
     kept = {"temperature": 0.2, "dry_sequence_breakers": ["x"]}
     assert Profiles().list()[0].sampling == kept
+    assert main(["--profiles"]) == 0
+    assert "temperature 0.2, dry_sequence_breakers 'x'" in capsys.readouterr().out
     again = sampled(top_k=3)
     assert again.sampling == Sampling(temperature=0.2, dry_sequence_breakers=("x",), top_k=3)
     assert "temperature 0.2" in (report := again.report_text(80))

@@ -14,6 +14,7 @@ from tuner.engine.protocol import Done, Message, Sampling
 from tuner.safe_text import utf8
 
 TITLE_CHARS = 60
+GRAMMAR_CHARS = 1000  # that are kept with each answer, to know it by
 
 
 def title_of(text: str) -> str:
@@ -55,6 +56,7 @@ class Chat:
 
     def begin_answer(self, running: RunningModel, sampling: Sampling) -> StoredMessage:
         """An empty answer of this model; saved as interrupted until it is finished."""
+        sampling = replace(sampling, grammar=sampling.grammar[:GRAMMAR_CHARS])
         settings = {"settings": asdict(running.settings), "sampling": asdict(sampling)}
         answer = self._add("assistant", "")
         return self.change(

@@ -9,6 +9,7 @@ from tuner.errors import ExitCode, UsageError
 from tuner.gguf.header import models_of
 from tuner.profiles.profiles import Profile, Profiles
 from tuner.safe_text import one_line, printable
+from tuner.sampling import remembered, values_text
 from tuner.units import tps_text
 
 LONGEST = 200  # characters of a name
@@ -50,12 +51,15 @@ def forget_machine() -> int:
 def _line(p: Profile) -> str:
     s = p.settings
     speed = f"{tps_text(p.decode_tps)} tokens/s" if p.decode_tps else "speed not measured"
-    return (
-        f"{one_line(p.model_name)[:LONGEST]}\n"
+    lines = [
+        one_line(p.model_name)[:LONGEST],
         f"    {s.n_ctx:,} tokens, K {s.type_k}, V {s.type_v}, {s.n_gpu_layers} GPU layers, "
-        f"{speed}, {one_line(p.saved_at)[:10]}\n"
-        f"    {one_line(p.model_path)}"
-    )
+        f"{speed}, {one_line(p.saved_at)[:10]}",
+        f"    {one_line(p.model_path)}",
+    ]
+    if p.sampling:
+        lines.insert(2, f"    {one_line(values_text(remembered(p.sampling)))}")
+    return "\n".join(lines)
 
 
 def _warn(profiles: Profiles) -> None:
