@@ -542,7 +542,6 @@ async def test_many_turns_keep_few_widgets(store: Conversations) -> None:
         }
 
 
-@pytest.mark.parametrize("back_before_the_end", [True, False])
 def alive(screen: ChatScreen) -> Counter[str]:
     """What of Textual's and of ours memory holds once there was time, by type; without drawn
     lines, which what is on the screen has more or fewer of, and plain numbers, whose caches have
@@ -583,6 +582,7 @@ async def test_a_turn_leaves_nothing_but_its_messages(
     assert {name: n for name, n in grown.items() if n >= turns} == {}
 
 
+@pytest.mark.parametrize("back_before_the_end", [True, False])
 async def test_scrolling_away_from_an_answer_that_is_written(
     store: Conversations, back_before_the_end: bool
 ) -> None:
