@@ -21,6 +21,7 @@ from typing import Any
 from bench.cxx import CASTS, Expression, Node, Statement, Unreadable, lvalue
 from bench.llama_sources import Sources
 from bench.symbols import UNKNOWN, combined, logical, negated, pick, truth, words
+from tuner.engine_version import ENGINE_VERSION
 from tuner.model.architectures import KNOWN
 
 OUT = Path(__file__).resolve().parent.parent / "tuner" / "model" / "engine_reads.json"
@@ -727,6 +728,7 @@ def main() -> int:
         if sources.architectures[arch] in KNOWN
     }
     simple = {
+        "engine": ENGINE_VERSION,
         "tokenizers": sources.tokenizers,
         "with_own_pre": sources.with_own_pre,
         "pre_tokenizers": sources.pre_tokenizers,

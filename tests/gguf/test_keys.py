@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.gguf_files import ARRAY, UINT32, UINT64, Typed, write_gguf
 from tuner.errors import FileError
-from tuner.gguf.header import Header, SkippedArray
-from tuner.gguf.keys import Keys
+from tuner.gguf.header import Header, SkippedArray, read_header
+from tuner.gguf.keys import Keys, mismatch
 from tuner.gguf.limits import LIMITS
 
 BOOL = 7  # enum gguf_type
@@ -126,3 +127,38 @@ def test_every_key_has_its_limits(key: str) -> None:
 )
 def test_a_flag(value: object, expected: bool) -> None:
     assert keys(a=value).flag("a") is expected
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "found"),
+    [
+        ("u32", 7, None),
+        ("u32", Typed(7, UINT64), "is a number of type u64 and must be a number of type u32"),
+        ("u32", [7], "is a list and must be a number of type u32"),
+        ("f32", 7, "is a number of type u32 and must be a number of type f32"),
+        ("str", True, "is true or false and must be a text"),
+        ("?", "anything", None),
+        ("each u32", 7, None),
+        ("each u32", [1, 2], None),
+        ("each u32", [True, False], None),
+        ("each u32", [1, 2, 3], "lists 3 values and must list 2"),
+        ("each u32", [1.0, 2.0], "lists f32 and must list u32"),
+        ("each f32", Typed([1, 2], ARRAY, UINT32), "lists u32 and must list f32"),
+        ("one u32", [1, 2, 3], None),
+        ("one u32", 1.5, "is a number of type f32 and must be a number of type u32"),
+        ("array u32", 1.5, None),  # counts as not there
+        ("array u32", [1] * 513, "lists 513 values, more than 512"),
+        ("list u32", [1] * 513, None),
+        ("list u32", [True], "lists bool and must list u32"),
+        ("array u64", [1], "lists u32 and must list u64"),
+        ("any array", ["a"], None),
+        ("any array", "a", "is a text and must be a list"),
+    ],
+)
+def test_what_the_loader_takes_of_a_value(
+    tmp_path: Path, form: str, value: object, found: str | None
+) -> None:
+    """As `get_key`, `get_key_or_arr`, `get_arr` and `get_arr_n` have it: nothing is converted."""
+    header = read_header(write_gguf(tmp_path / "m.gguf", {"k": value}))
+    assert mismatch(header, "k", form, 2) == found
+    assert mismatch(header, "another", form) is None

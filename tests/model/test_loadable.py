@@ -27,6 +27,7 @@ from tests.support.gguf_files import (
     write_gguf,
 )
 from tests.support.headers import unpacked
+from tuner.engine_version import ENGINE_VERSION
 from tuner.errors import ExitCode, FileError
 from tuner.gguf import package_names
 from tuner.gguf.header import read_header
@@ -307,7 +308,9 @@ def test_another_engine_decides_for_itself(tmp_path: Path, monkeypatch: pytest.M
 # ---------------------------------------------------------------- the table itself
 
 
-def test_each_architecture_is_recorded() -> None:
+def test_each_architecture_of_this_engine_is_recorded() -> None:
+    """Another engine asks for other things: `python -m bench.record_reads` (docs/upgrading.md)."""
+    assert table()["engine"] == ENGINE_VERSION
     assert set(table()["architectures"]) == KNOWN
 
 
