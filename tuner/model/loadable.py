@@ -52,7 +52,7 @@ def require_keys(header: Header, architecture: str, hparams: HParams | None = No
         raise incompatible(
             header,
             f"its metadata key {cut(architecture)}.rope.scaling.type is {quoted(str(scaling))}, "
-            "which is not known there",
+            "which is not known to this one",
             newer=True,
         )
 

@@ -49,7 +49,7 @@ def require_vocabulary(header: Header) -> None:
         return
     if kind is None:
         raise incompatible(
-            header, f"its tokenizer {quoted(str(model))} is not known there", newer=True
+            header, f"its tokenizer {quoted(str(model))} is not known to this one", newer=True
         )
     for short, form in _WITH_TOKENS.items():
         _require(header, f"tokenizer.ggml.{short}", form)
@@ -73,7 +73,7 @@ def _require_merges(header: Header, *, own_pre: bool) -> None:
     pre = header.metadata.get("tokenizer.ggml.pre", "")
     if not own_pre and pre and pre not in table()["pre_tokenizers"]:
         raise incompatible(
-            header, f"its pre-tokenizer {quoted(str(pre))} is not known there", newer=True
+            header, f"its pre-tokenizer {quoted(str(pre))} is not known to this one", newer=True
         )
     if "tokenizer.ggml.merges" in header.metadata:
         _require_type(header, "tokenizer.ggml.merges", ("arr[str]",))
