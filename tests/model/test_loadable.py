@@ -101,7 +101,7 @@ def test_missing_and_zero_are_told_apart(tmp_path: Path) -> None:
         ("llama.attention.layer_norm_rms_epsilon", Typed(1e-5, FLOAT64), "type f64"),
         ("llama.rope.freq_base", 10000, "type u32 and must be a number of type f32"),
         ("llama.rope.scaling.type", 1, "must be a text"),
-        ("llama.rope.scaling.type", "spiral", "'spiral', which this one does not know"),
+        ("llama.rope.scaling.type", "spiral", "'spiral', which is not known to this one"),
         ("llama.rope.scaling.finetuned", 1, "must be true or false"),
         ("general.file_type", "Q4_0", "is a text and must be a number of type u32"),
         ("general.name", 7, "must be a text"),
