@@ -446,6 +446,37 @@ def test_messages_whose_conversation_is_lost_make_one(tmp_path: Path) -> None:
     assert parents == [None, "c0m0", "c0m2"]
 
 
+def test_a_row_of_another_table_is_no_message() -> None:
+    """Where pages have changed places, the search index's lie in the messages' stead."""
+    source, into = sqlite3.connect(":memory:"), database._memory()
+    source.execute("CREATE TABLE messages (id, conversation_id, role, content)")
+    source.executemany(
+        "INSERT INTO messages VALUES (?, ?, ?, ?)",
+        [
+            ("some words", None, None, None),
+            ("a", "c1", "user", "one"),
+            ("b", "c1", "assistant", ""),
+        ],
+    )
+    schema.prepare(into)
+    assert str(damage.copy_over(source, into)).startswith("1 conversation with 2 messages")
+
+
+def test_a_header_that_forbids_writing_is_damage(tmp_path: Path) -> None:
+    """A format version that SQLite never had; the file's mode is as it should be."""
+    path = tmp_path / "conversations.db"
+    store = Conversations.open(path)
+    fill(store, 2, 4)
+    store.close()
+    raw = bytearray(path.read_bytes())
+    raw[18] = 77
+    path.write_bytes(raw)
+    again = Conversations.open(path)
+    assert again.saved
+    assert "2 conversations with 8 messages were saved" in (again.warning or "")
+    again.close()
+
+
 def test_a_damaged_search_index_is_rebuilt(tmp_path: Path) -> None:
     """Its conversations stay where they are, and are found again."""
     path = tmp_path / "conversations.db"

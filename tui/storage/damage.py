@@ -83,6 +83,12 @@ def may_be_damage(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and _code(error) not in _NOT_NOW
 
 
+def is_locked_by_damage(beginning: bytes) -> bool:
+    """Whether the first 20 bytes of a file say that it is to be read only: by a format version
+    that no SQLite has (https://sqlite.org/fileformat2.html, bytes 18 and 19)."""
+    return beginning.startswith(b"SQLite format 3\0") and not set(beginning[18:20]) <= {1, 2}
+
+
 def _code(error: BaseException) -> int:
     # Without one, it is Python's own: a closed connection, for example.
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
@@ -187,7 +193,13 @@ def copy_over(
     records = _Rows(source, "conversations")
     conversations = {str(row["id"]): row for row in records if row.get("id") is not None}
     messages = _Rows(source, "messages")
-    rows = [row for row in messages if row.get("id") is not None]
+    # Pages may have changed places: a row in which nobody says anything is another table's.
+    rows = [
+        row
+        for row in messages
+        if row.get("id") is not None
+        and (row.get("content") or row.get("reasoning") or row.get("role"))
+    ]
     n_conversations = n_messages = 0
     last: dict[str, str] = {}  # message of each conversation so far
     with schema.transaction(target):

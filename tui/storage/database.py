@@ -133,12 +133,15 @@ class Database:
     def _connect(self, busy_seconds: float) -> None:
         try:
             private_folder(self.path.parent)
-            os.close(open_private(self.path, os.O_RDWR))
+            with os.fdopen(open_private(self.path, os.O_RDWR), "rb") as file:
+                beginning = file.read(20)
         except OSError as error:
             raise UnusableError(
                 f"Conversations cannot be written to {self.path} ({why(error)}); "
                 f"make it writable or set KVCHAT_DATA_DIR to another folder."
             ) from error
+        if damage.is_locked_by_damage(beginning):
+            raise DamagedError
         db = _raw(self.path, busy_seconds)
         try:
             db.execute("PRAGMA journal_mode = WAL")
