@@ -416,19 +416,22 @@ def test_a_text_that_changed_on_disk_is_told(tmp_path: Path, what: str) -> None:
 def test_a_file_from_before_there_were_checksums(tmp_path: Path) -> None:
     """It opens as ever, its messages are taken at their word, and new ones are guarded."""
     path = tmp_path / "conversations.db"
-    store = Conversations.open(path)
-    fill(store, 1, 4)
-    before = store.messages("c0")
-    store.close()
     with sqlite3.connect(path) as db:
-        db.executescript("ALTER TABLE messages DROP COLUMN checksum; PRAGMA user_version = 1")
-    again = Conversations.open(path)
-    assert again.warning is None
-    assert again.messages("c0") == before
-    again.save(conversation("c0", "new"), [message("new", "c0m3", "fresh")])
-    again._db.execute("UPDATE messages SET content = 'other'")
-    assert [m.damaged for m in again.messages("c0")] == [False] * 4 + [True]
-    again.close()
+        db.executescript(f"{schema.MIGRATIONS[0]}; PRAGMA user_version = 1")
+        db.execute(
+            "INSERT INTO conversations (id, title, created, updated) VALUES ('c', 't', 1, 1)"
+        )
+        db.execute(
+            """INSERT INTO messages (id, conversation_id, role, content, state, created)
+               VALUES ('a', 'c', 'user', 'before', 'complete', 1.0)"""
+        )
+    store = Conversations.open(path)
+    assert store.warning is None
+    assert store.messages("c") == [message("a", None, "before")]
+    store.save(conversation("c", "bb"), [message("bb", "a", "fresh")])
+    store._db.execute("UPDATE messages SET content = 'other'")
+    assert [m.damaged for m in store.messages("c")] == [False, True]
+    store.close()
 
 
 def test_messages_whose_conversation_is_lost_make_one(tmp_path: Path) -> None:
