@@ -161,11 +161,11 @@ def test_the_command_that_joins_pieces_makes_the_model(
         for i, path in enumerate(paths):
             error = refusal(path)
             assert error.kind == "in_pieces"
-            what, _, rest = str(error).removeprefix(str(path)).partition("; join them, ")
+            what, _, rest = str(error).removeprefix(str(path)).partition("; join them with `")
             assert f"piece {i + 1} of" in what
             messages.add(rest)
         (message,) = messages
-        command = message.rpartition(", and name ")[0]
+        command = message.rpartition("`, then name ")[0]
         assert command.isprintable()
         subprocess.run(["bash", "-c", command], check=True, cwd=folder)
         joined = next(p for p in folder.iterdir() if p not in paths)

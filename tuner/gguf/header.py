@@ -17,7 +17,7 @@ from tuner.gguf.part import (
     read_part,
 )
 from tuner.gguf.pieces import PART_NAME
-from tuner.safe_text import quoted, shell_quoted
+from tuner.safe_text import quoted
 
 __all__ = ["Header", "Scalar", "SkippedArray", "TensorInfo", "Value", "read_header"]
 
@@ -180,7 +180,7 @@ def _refuse_glued(part: Part, count: int) -> None:
         part.path,
         f"{part.path} is parts of a split model glued together, which llama.cpp cannot read; name "
         f"the first of the {count} parts as they were downloaded, or join them with "
-        f"llama-gguf-split --merge {first} {shell_quoted(part.path)}.",
+        f"`llama-gguf-split --merge {first} NAME.gguf`.",
     )
 
 

@@ -48,8 +48,8 @@ def _missing(path: Path) -> str:
     if not path.parent.is_dir():
         if _REPOSITORY.fullmatch(text) and path.suffix.lower() != ".gguf":
             return (
-                f"{text} does not exist here; if it is a model on Hugging Face, download it first "
-                f"({_hf_download(text)}) and name its .gguf file."
+                f"{text} does not exist here; if it is a model on Hugging Face, download it with "
+                f"`{_hf_download(text)}`, then name its .gguf file."
             )
         return f"{path} does not exist: there is no folder {path.parent}; check the path."
     if _TAG.fullmatch(text) and os.name != "nt":
@@ -80,7 +80,7 @@ def _address(text: str) -> str | None:
     hub = scheme in ("hf", "huggingface") or "huggingface.co/" in rest or rest.startswith("hf.co/")
     how = _hf_download(rest) if hub else ""
     how = how or f"curl -LO {shell_quoted(f'{scheme}://{rest}')}"
-    return f"is an address, and kvchat opens files; download it first ({how}) and name the file."
+    return f"is an address, and kvchat opens files; download it with `{how}`, then name the file."
 
 
 def _hf_download(address: str) -> str:

@@ -99,7 +99,7 @@ class Pieces:
             )
         if self._is_joined():
             return f"{what}; joined they lie beside it: name {self.whole}"
-        return f"{what}; join them, {self._command()}, and name {self.whole}"
+        return f"{what}; join them with `{self._command()}`, then name {self.whole}"
 
     def _is_joined(self) -> bool:
         try:
