@@ -128,6 +128,9 @@ NAMES: dict[str, Callable[[str, int, int], str]] = {
     "part1 before the end": lambda stem, i, n: f"{stem}.part{i + 1}of{n}.gguf",
     "1-of-2": lambda stem, i, n: f"{stem}.gguf-{i + 1}-of-{n}",
     "like a part": lambda stem, i, n: f"{stem}-{i + 1:05d}-of-{n:05d}.gguf",
+    "end twice": lambda stem, i, n: f"{stem}.gguf.part{i + 1}of{n}.gguf",
+    "xaa": lambda stem, i, n: f"xa{chr(97 + i)}",
+    "part_1": lambda stem, i, n: f"{stem}.gguf.part_{i + 1}",
     "upper case": lambda stem, i, n: f"{stem}.GGUF.PART{i + 1}OF{n}",
 }
 STEMS = ("Sample-13B.Q8_0", "it's a model", "größe $HOME `x`", "-dash", "b\udcff")
@@ -186,8 +189,12 @@ def test_a_whole_model_may_be_named_like_a_piece(tmp_path: Path) -> None:
         assert read_header(tiny_llama(tmp_path / name)).tensors
 
 
-def test_what_wget_fetched_twice_is_no_piece(tmp_path: Path) -> None:
-    path = tiny_llama(tmp_path / "m.gguf.1")
+@pytest.mark.parametrize("name", ["m.gguf.1", "m.gguf.2026", "m.gguf.md", "m.gguf", "n" * 255])
+def test_what_is_no_piece_by_its_name(tmp_path: Path, name: str) -> None:
+    """wget counts what it fetches twice."""
+    for other in ("m.gguf.md", "m.gguf.txt"):
+        (tmp_path / other).touch()
+    path = tiny_llama(tmp_path / name)
     os.truncate(path, path.stat().st_size - 1000)
     assert refusal(path).kind == "truncated"
     assert AGAIN in str(refusal(path))
@@ -494,3 +501,5 @@ def test_names_of_any_bytes(tmp_path: Path) -> None:
     assert os.fsencode(header.path).startswith(os.fsencode(tmp_path) + b"/f\xff/")
     there[0].unlink()
     assert refusal(there[2]).kind == "missing_part"
+    there[0].with_name(f"{there[0].name}.part").touch()
+    assert "let the download that lies there finish" in str(refusal(there[2]))

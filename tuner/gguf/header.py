@@ -16,7 +16,7 @@ from tuner.gguf.part import (
     Value,
     read_part,
 )
-from tuner.gguf.pieces import PART_NAME
+from tuner.gguf.pieces import PART_NAME, fetched_beside
 from tuner.safe_text import quoted
 
 __all__ = ["Header", "Scalar", "SkippedArray", "TensorInfo", "Value", "read_header"]
@@ -156,11 +156,14 @@ def _require_all(paths: list[Path], path: Path) -> None:
     missing = [p.name for p in paths if p != path and not p.exists()]
     if missing:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
+        what = "download all parts into one folder"
+        if any(fetched_beside(path.with_name(name)) for name in missing):
+            what = "let the download that lies there finish"
         raise FileError(
             "missing_part",
             path,
             f"{path} is one of {len(paths)} parts of a model and beside it {shown} "
-            f"{'is' if len(missing) == 1 else 'are'} missing; download all parts into one folder.",
+            f"{'is' if len(missing) == 1 else 'are'} missing; {what}.",
         )
 
 

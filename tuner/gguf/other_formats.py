@@ -35,11 +35,14 @@ FORMATS = (
         b"version https://git-lfs",
         "a Git LFS pointer that stands for the model; run `git lfs pull` in its folder",
     ),
-    Format(b"\x1f\x8b", f"a gzip archive, {_UNPACK}"),
+    Format(b"\x1f\x8b\x08", f"a gzip archive, {_UNPACK}"),
     Format(b"\xfd7zXZ\0", f"an xz archive, {_UNPACK}"),
     Format(b"BZh", f"a bzip2 archive, {_UNPACK}"),
     Format(b"\x28\xb5\x2f\xfd", f"a zstd archive, {_UNPACK}"),
     Format(b"\x04\x22\x4d\x18", f"an lz4 archive, {_UNPACK}"),
+    Format(b"LZIP", f"an lzip archive, {_UNPACK}"),
+    Format(b"\x5d\0\0", f"an lzma archive, {_UNPACK}"),
+    Format(b"\x1f\x9d", f"a compressed file (.Z), {_UNPACK}"),
     Format(b"7z\xbc\xaf\x27\x1c", f"a 7-Zip archive, {_UNPACK}"),
     Format(b"Rar!\x1a\x07", f"a RAR archive, {_UNPACK}"),
     Format(b"PK\x05\x06", "an empty zip archive, not a GGUF file; download the model again"),
@@ -130,6 +133,8 @@ def _zip(head: bytes) -> str:
     entry = head[30 : 30 + length].decode("utf-8", "replace")
     if entry.endswith((".pkl", "/version", "/byteorder")):
         return f"a PyTorch file, {_CONVERT}"
+    if entry.endswith(".npy"):
+        return f"NumPy arrays, {_CONVERT}"
     if entry.endswith(".gguf"):
         return f"a zip archive, not a GGUF file; unpack it and name {cut(entry)}"
     return (

@@ -25,15 +25,17 @@ _OLLAMA_CHUNK = re.compile(r"-partial-\d+$")
 _ARIA2 = ".aria2"  # its notes; the file itself has its full size from the start
 
 _WORD = r"(?:part|piece|split|chunk|segment)"
-_NUMBER = r"(?P<n>\d{1,5}|a{0,2}[a-z])"  # or as `split` counts: aa, ab, ...
+_LETTERS = "a{0,2}[a-z]"  # as `split` counts: aa, ab, ...
+_NUMBER = rf"(?P<n>\d{{1,5}}|{_LETTERS})"
 _OF = r"[._ -]?of[._ -]?(?P<of>\d{1,5})"
 _PIECE_NAMES = (
-    re.compile(
-        rf"(?P<whole>.+?)[._ -]+{_WORD}[._ -]?{_NUMBER}(?:{_OF})?(?P<end>\.gguf)?", re.I | re.S
-    ),
-    re.compile(rf"(?P<whole>.+?)[._ -]+(?P<n>\d{{1,5}}){_OF}(?P<end>\.gguf)?", re.I | re.S),
-    re.compile(rf"(?P<whole>.+\.gguf)[._-]{_NUMBER}(?P<of>)(?P<end>)", re.I | re.S),
+    re.compile(rf"(?P<whole>.+?)[._ -]+{_WORD}[._ -]?{_NUMBER}(?:{_OF})?(?:\.gguf)?", re.I | re.S),
+    re.compile(rf"(?P<whole>.+?)[._ -]+(?P<n>\d{{1,5}}){_OF}(?:\.gguf)?", re.I | re.S),
+    re.compile(rf"(?P<whole>.+\.gguf)[._-]{_NUMBER}(?P<of>)", re.I | re.S),
+    re.compile(r"(?P<whole>x)(?P<n>a{1,2}[a-z])(?P<of>)"),  # what `split` makes of any file
 )
+_BARE = _PIECE_NAMES[2]
+_BARE_MOST = 99
 _KEEPS_ITS_NAME = (".gguf", ".zip", ".7z", ".tar", ".gz", ".xz", ".zst", ".bz2", ".rar")
 _NAMED = 3  # missing pieces that are named
 
@@ -51,7 +53,7 @@ def unfinished(path: Path) -> str | None:
             f"a download that has not finished, as its name says; let it finish and {then} "
             "(or rename it, if it is whole)"
         )
-    if path.with_name(path.name + _ARIA2).exists():
+    if os.path.exists(f"{path}{_ARIA2}"):
         return (
             f"a download that has not finished ({path.name}{_ARIA2} lies beside it); let aria2c "
             "go on with it (-c), then try again"
@@ -61,11 +63,8 @@ def unfinished(path: Path) -> str | None:
 
 def fetched_beside(path: Path) -> Path | None:
     """The unfinished download that lies beside a file whose name it will take."""
-    ends = (path.with_name(path.name + end) for end in UNFINISHED)
-    try:
-        return next((beside for beside in ends if beside.exists()), None)
-    except (OSError, ValueError):
-        return None
+    names = (f"{path}{end}" for end in UNFINISHED)
+    return next((Path(name) for name in names if os.path.exists(name)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +130,9 @@ def pieces_of(path: Path) -> Pieces | None:
             there.setdefault(_counted(middle), other)
             like = middle if middle.startswith("0") else like
     there[_counted(n)] = path
-    bare = match.re is _PIECE_NAMES[-1]
-    if bare and len(n) == 1 and len(there) == 1:
-        return None  # wget counts so what it fetches twice
+    alone = match.re is _BARE and len(there) == 1
+    if alone and (len(n) == 1 or _counted(n) > _BARE_MOST):
+        return None  # wget counts so what it fetches twice, and others write a year
     first = 0 if 0 in there else 1
     count = int(match["of"]) if match["of"] else None
     if count is not None and not 1 <= count <= MAX_ENTRIES:
@@ -143,7 +142,7 @@ def pieces_of(path: Path) -> Pieces | None:
         return None
     gone = (i for i in range(first, last + 1) if i not in there)
     missing = tuple(f"{before}{_numbered(i, like)}{after}" for i in gone)
-    whole = match["whole"] + (match["end"] or "")
+    whole = match["whole"]
     if not whole.lower().endswith(_KEEPS_ITS_NAME):
         whole += ".gguf"
     return Pieces(
@@ -168,7 +167,7 @@ def _alike(one: str, other: str) -> bool:
     """Whether two numbers are written in one way: figures, or as many letters."""
     if other.isdecimal():
         return one.isdecimal() and len(one) <= len("00000")
-    return len(one) == len(other) and one.isascii() and one.isalpha()
+    return len(one) == len(other) and re.fullmatch(_LETTERS, one, re.I) is not None
 
 
 def _counted(n: str) -> int:
