@@ -23,6 +23,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from tuner.gguf.header import read_header
+
 # enum gguf_type
 UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64, INT64, FLOAT64 = (
     range(13)
@@ -183,6 +185,17 @@ def tiny_llama(
             )
         ]
     return write_gguf(path, {k: v for k, v in keys.items() if k not in set(without)}, tensors)
+
+
+def tiny_split(folder: Path, stem: str = "tiny", parts: int = 2) -> list[Path]:
+    """The parts of `tiny_llama` as a split model."""
+    whole = tiny_llama(folder / "whole.gguf")
+    header = read_header(whole)
+    whole.unlink()
+    tensors = [Tensor(t.name, t.shape, t.ggml_type) for t in header.tensors]
+    step = -(-len(tensors) // parts)
+    pieces = [tensors[i : i + step] for i in range(0, len(tensors), step)]
+    return write_split(folder, stem, header.metadata, pieces)
 
 
 def _pad(n: int, alignment: int) -> int:
