@@ -184,6 +184,18 @@ def test_a_missing_piece_is_named(tmp_path: Path, gone: int) -> None:
     assert f"{paths[gone].name} is missing beside it" in message
 
 
+@pytest.mark.parametrize("keep", [60, -8])
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_cut_part_of_a_split_model_is_no_piece(tmp_path: Path, keep: int, alone: bool) -> None:
+    """Its name has the same form, but the other parts begin as GGUF files."""
+    there = parts(tmp_path)
+    there[0].write_bytes(there[0].read_bytes()[:keep])
+    for path in there[1:] if alone else ():
+        path.unlink()
+    assert refusal(there[0]).kind in ("truncated", "missing_part")
+    assert "cut into pieces" not in str(refusal(there[0]))
+
+
 def test_a_whole_model_may_be_named_like_a_piece(tmp_path: Path) -> None:
     for name in ("m.gguf.part1of2", "m.gguf.1", "m.gguf.aa"):
         assert read_header(tiny_llama(tmp_path / name)).tensors
@@ -352,6 +364,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "GGML": (b"lmgg" + bytes(90), "old GGML"),
     "GGMF": (b"fmgg\x01\0\0\0" + bytes(90), "old GGML"),
     "GGJT": (b"tjgg\x03\0\0\0" + bytes(90), "old GGML"),
+    "ggjt": (b"ggjt\x03\0\0\0" + bytes(90), "old GGML"),
     "LoRA": (b"algg\x01\0\0\0" + bytes(90), "LoRA"),
     "session": (b"nsgg" + bytes(90), "session"),
     "PowerInfer": (b"PWRI" + bytes(90), "PowerInfer"),
@@ -448,6 +461,13 @@ def test_names_that_are_near_are_said(tmp_path: Path) -> None:
     assert "big-00001-of-00003.gguf" in str(refusal(tmp_path / "big-00004-of-00003.gguf"))
     assert "there is no folder" in str(refusal(tmp_path / "gone" / "m.gguf"))
     assert "near it lies" not in str(refusal(tmp_path / "nothing-like-it.gguf"))
+
+
+def test_links_and_patterns_that_lead_nowhere(tmp_path: Path) -> None:
+    link = tmp_path / "m.gguf"
+    link.symlink_to(tmp_path / "gone")
+    assert f"a link to {tmp_path / 'gone'}, where no file lies" in str(refusal(link))
+    assert "none in" in str(refusal(tmp_path / "*.gguf"))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 import re
 from collections.abc import Iterator
@@ -36,6 +37,10 @@ def _missing(path: Path) -> str:
     address = _address(text)
     if address:
         return f"{text} {address}"
+    if path.is_symlink():
+        return f"{path} is a link to {os.readlink(path)}, where no file lies; download it again."
+    if glob.has_magic(path.name):
+        return f"{path} stands for no file: none in {path.parent} has such a name."
     expanded = path.expanduser()
     if expanded != path and expanded.exists():
         return f"{path} does not exist; write {expanded}, or ~ outside quotes."

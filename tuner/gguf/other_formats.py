@@ -49,6 +49,9 @@ FORMATS = (
     Format(b"lmgg", _OLD),
     Format(b"fmgg", _OLD),
     Format(b"tjgg", _OLD),
+    Format(b"ggml", _OLD),  # as big-endian machines wrote it
+    Format(b"ggmf", _OLD),
+    Format(b"ggjt", _OLD),
     Format(b"algg", "a LoRA adapter in the old GGML format, not a model; name the model itself"),
     Format(b"nsgg", "a saved session of llama.cpp, not a model; name the model itself"),
     Format(b"qsgg", "a saved state of llama.cpp, not a model; name the model itself"),

@@ -262,15 +262,15 @@ class _Cursor:
         if self.pos > self.size:
             self.truncated()
 
-    def name(self, what: str, limit: int) -> str:
-        # A name that is no UTF-8 must still stay different from every other name.
-        return self.raw(self.length(what, limit)).decode("utf-8", "backslashreplace")
+    def name(self, n: int) -> str:
+        """The next `n` bytes as a name: one that is no UTF-8 stays different from every other."""
+        return self.raw(n).decode("utf-8", "backslashreplace")
 
     # ------------------------------------------------ metadata
 
     def key_value(self) -> None:
         at = self.pos
-        key = self.name("the name of a metadata key", MAX_KEY)
+        key = self.name(self.length("the name of a metadata key", MAX_KEY))
         if not key:
             self.malformed("a metadata key has no name", at)
         if key in self.metadata:
@@ -359,14 +359,13 @@ class _Cursor:
         return tensors
 
     def tensor(self) -> TensorInfo:
-        at = self.pos
-        name = self.name("the name of a tensor", _FOREIGN_NAME)
-        length = self.pos - at - _U64.size
+        length = self.length("the name of a tensor", _FOREIGN_NAME)
+        name = self.name(length)
         if length > MAX_TENSOR_NAME:
             self.incompatible(
                 f"the name of the tensor {quoted(name)} has length {length}, and may have "
                 f"{MAX_TENSOR_NAME}",
-                at,
+                self.pos - length - _U64.size,
             )
         at = self.pos
         n_dims = self.scalar(_U32)

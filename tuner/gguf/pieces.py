@@ -133,6 +133,8 @@ def pieces_of(path: Path) -> Pieces | None:
     alone = match.re is _BARE and len(there) == 1
     if alone and (len(n) == 1 or _counted(n) > _BARE_MOST):
         return None  # wget counts so what it fetches twice, and others write a year
+    if PART_NAME.fullmatch(name) and not _are_bytes(path, there):
+        return None
     first = 0 if 0 in there else 1
     count = int(match["of"]) if match["of"] else None
     if count is not None and not 1 <= count <= MAX_ENTRIES:
@@ -152,6 +154,21 @@ def pieces_of(path: Path) -> Pieces | None:
         number=_counted(n) + 1 - first,
         whole=path.with_name(whole),
     )
+
+
+def _are_bytes(path: Path, there: dict[int, Path]) -> bool:
+    """Whether files that are named like the parts of a split model are pieces of bytes: of a split
+    model every part begins as a GGUF file."""
+    later = [one for number, one in there.items() if number > 1]
+    return bool(later) and not any(map(_begins_as_gguf, later))
+
+
+def _begins_as_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
 
 
 def _beside(path: Path) -> list[Path]:
