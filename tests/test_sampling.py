@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.support.gguf_files import FLOAT64, UINT8, Typed, tiny_llama
 from tui.command import options, sampling_flags
+from tui.command.cli import main
 from tuner.errors import UsageError
 from tuner.gguf.header import read_header
 from tuner.json_values import from_json
@@ -115,6 +117,34 @@ def test_a_file_s_defaults(tmp_path: Path) -> None:
         "repeat_last_n": 256, "mirostat_ent": 4.0, "samplers": ("top_k", "top_p", "temperature"),
     }  # fmt: skip
     assert SamplingChoice({}, {}, model.sampling).sampling.temperature == 0.6
+
+
+def test_a_report_says_where_each_value_is_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny_llama(tmp_path / "m.gguf", metadata={"general.sampling.temp": 0.6})
+    asked = [
+        str(path),
+        "--explain",
+        "--ram",
+        "8GiB",
+        "--vram",
+        "0",
+        "--stop",
+        "\x1b[31m",
+        "--top-k",
+        "3",
+    ]
+    assert main(asked) == 0
+    told = capsys.readouterr().out
+    assert "top_k 3, stop '\\x1b[31m' (by flag)" in told
+    assert "temperature 0.6 (from the file)" in told
+    assert main([*asked, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sampling"] == {
+        "temperature": {"value": 0.6, "source": "file"},
+        "top_k": {"value": 3, "source": "flag"},
+        "stop": {"value": ["\x1b[31m"], "source": "flag"},
+    }
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -1.0, 1e9, True, "hot", [1, 2]])

@@ -214,6 +214,14 @@ def test_a_grammar_of_few_words(client: EngineClient) -> None:
     assert text_of(answer(client, grammar='root ::= "yes" | "no"')) in ("yes", "no")
 
 
+def test_what_looks_like_a_mark_is_none_of_a_model_that_does_not_think(
+    client: EngineClient,
+) -> None:
+    (token,) = vocabulary().tokenize("<")
+    liked = (LogitBias(token, 1000.0),)
+    assert text_of(answer(client, 8, grammar='root ::= "yes"', logit_bias=liked)) == "yes"
+
+
 def test_a_grammar_that_leads_nowhere_ends_the_answer(client: EngineClient) -> None:
     """Its next token is forbidden: a word says so, and the model lives."""
     forbidden = (LogitBias(49151, FORBIDDEN),)

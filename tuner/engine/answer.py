@@ -51,7 +51,7 @@ class Answer:
         parts = splitter.mark(mark) if mark else splitter.feed(piece.decode("utf-8", "replace"))
         if any(part.text.strip() for part in parts):
             return False
-        return splitter.undecided or not splitter.answering
+        return splitter.may_think
 
     def add(self, piece: bytes) -> None:
         """A token of text."""

@@ -78,9 +78,10 @@ class Splitter:
         return self._place is _Place.ANSWER
 
     @property
-    def undecided(self) -> bool:
-        """What came last may become a mark."""
-        return bool(self._held)
+    def may_think(self) -> bool:
+        """A thought comes next, its header, or the rest of what may become its mark; of a model
+        that thinks."""
+        return self._thinks and (bool(self._held) or not self.answering)
 
     @property
     def over(self) -> bool:
