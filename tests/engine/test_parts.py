@@ -119,6 +119,14 @@ def test_no_conversation_breaks_a_template(messages: list[Message], template: st
     assert isinstance(chat(template).render(messages).text, str)
 
 
+def test_an_answer_to_nothing() -> None:
+    """A conversation that begins with one, system prompt or not, reaches a strict template."""
+    for begins in ([HELLO], [SYSTEM, HELLO]):
+        rendered = chat(STRICT).render([*begins, THANKS])
+        assert rendered.source == "file"
+        assert all(message.content in rendered.text for message in begins)
+
+
 @given(conversations)
 def test_folding_loses_nothing(messages: list[Message]) -> None:
     """After folding and merging, every content is still there and roles alternate."""

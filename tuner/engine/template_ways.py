@@ -253,6 +253,7 @@ def merge_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
             )
         else:
             merged.append(message)
-    if merged and merged[0].role == "assistant":
-        merged.insert(0, Message("user", ""))
+    first = next((n for n, message in enumerate(merged) if message.role != "system"), None)
+    if first is not None and merged[first].role == "assistant":
+        merged.insert(first, Message("user", ""))
     return tuple(merged)
