@@ -5,7 +5,8 @@
 Runs the real program headless with a scripted model that writes paragraphs, lists, tables, long
 fences and one line without end at `--rate` tokens a second, types into the prompt, and prints the
 time from each key to the end of the screen update that shows it, and how often and how long the
-event loop was not free (during which no key could be taken in at all).
+event loop was not free (during which no key could be taken in at all): by the clock, which other
+programs' work moves too, and by the CPU time of what it did without a pause, which they do not.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,23 @@ async def watch(pauses: list[float]) -> None:
         pauses.append(1000 * (time.perf_counter() - began - BEAT_SECONDS))
 
 
+@contextmanager
+def each_step(steps: list[float]) -> Iterator[None]:
+    """Milliseconds of CPU time of each thing that the event loop does without a pause."""
+    run = asyncio.Handle._run
+
+    def timed(handle: asyncio.Handle) -> None:
+        began = time.thread_time()
+        run(handle)
+        steps.append(1000 * (time.thread_time() - began))
+
+    asyncio.Handle._run = timed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        asyncio.Handle._run = run  # type: ignore[method-assign]
+
+
 def line(name: str, taken: list[float]) -> str:
     cuts = statistics.quantiles(taken, n=100)
     return (
@@ -132,7 +151,9 @@ async def measure(tokens: int, rate: float, pace: float) -> None:
             pauses: list[float] = []
             watcher = asyncio.create_task(watch(pauses))
             cpu = time.process_time()
-            busy = await type_keys(screen, tokens / rate, pace)
+            steps: list[float] = []
+            with each_step(steps):
+                busy = await type_keys(screen, tokens / rate, pace)
             cpu = (time.process_time() - cpu) * rate / tokens
             watcher.cancel()
             while screen.generating:
@@ -146,6 +167,11 @@ async def measure(tokens: int, rate: float, pace: float) -> None:
     print(
         f"streaming: loop blocked over {BLOCKED_MS:.0f} ms {len(blocked) * rate / tokens:.2f} times"
         f" a second, at most {max(pauses):.1f} ms; {100 * cpu:.0f} % of a core"
+    )
+    long = [step for step in steps if step > BLOCKED_MS]
+    print(
+        f"streaming: steps of over {BLOCKED_MS:.0f} ms of CPU time {len(long) * rate / tokens:.2f}"
+        f" times a second, at most {max(steps):.1f} ms"
     )
     median = statistics.median(busy) / statistics.median(idle)
     high = statistics.quantiles(busy, n=100)[94] / statistics.quantiles(idle, n=100)[94]
