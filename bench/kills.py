@@ -54,6 +54,11 @@ def _new(terminal: Terminal, since: int) -> str:
     return fresh.shown
 
 
+def _ended(shown: str) -> bool:
+    """The hints are those of a chat without a model, or of one that waits."""
+    return "F5" in shown or "Ctrl+Ragain" in shown
+
+
 def play_worker(seed: int) -> str:
     """Kills the model process in the middle of an answer or between two, `KILLS` times in one
     chat; each time it is loaded again and goes on. At the end everything asked is on disk."""
@@ -70,10 +75,14 @@ def play_worker(seed: int) -> str:
                     asked += 1
                     _ask(terminal, f"ask{asked}")
                     terminal.until(lambda m=mark: "begin" in _new(terminal, m), SECONDS)  # type: ignore[misc]
+                    mark = len(terminal.output)
                     time.sleep(chance.uniform(0, 0.5))
                 worker = terminal.worker
                 worker.send_signal(getattr(signal, chance.choice(SIGNALS)))
                 psutil.wait_procs([worker], timeout=5)
+                if writing:  # on a busy machine the answer may have ended before the kill came
+                    terminal.until(lambda m=mark: _ended(_new(terminal, m)), SECONDS)  # type: ignore[misc]
+                    writing = "F5" in _new(terminal, mark)
                 if not writing:
                     asked += 1
                     _ask(terminal, f"ask{asked}")

@@ -120,7 +120,7 @@ def each_step(steps: list[float]) -> Iterator[None]:
         run(handle)
         steps.append(1000 * (time.thread_time() - began))
 
-    asyncio.Handle._run = timed  # type: ignore[method-assign]
+    asyncio.Handle._run = timed  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:
