@@ -147,6 +147,11 @@ def test_a_report_says_where_each_value_is_from(
     }
 
 
+def test_samplers_of_which_none_is_known_are_none_at_all(tmp_path: Path) -> None:
+    keys = {"general.sampling.sequence": "best;worst"}
+    assert describe(read_header(tiny_llama(tmp_path / "m.gguf", metadata=keys))).sampling == {}
+
+
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -1.0, 1e9, True, "hot", [1, 2]])
 def test_a_default_that_makes_no_sense_is_passed_over(tmp_path: Path, odd: object) -> None:
     keys = {"general.sampling.temp": odd, "general.sampling.top_k": 3}

@@ -220,7 +220,7 @@ class Value(NamedTuple):
         and names are separated by semicolons. None where it makes no sense."""
         value: Any = None
         if self.kind is tuple and isinstance(found, str):
-            value = sampler_names(found)
+            value = sampler_names(found) or None
         elif isinstance(found, (int, float)) and not isinstance(found, bool):
             # A header's floats have seven digits.
             value = float(f"{found:.7g}") if self.kind is float else found

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.gguf_files import ARRAY, INT32, Typed
 from tests.support.native import vocabulary
 from tests.support.scripted_model import Said, scripted_model
 from tuner.demo import demo_model_path
@@ -25,6 +25,8 @@ from tuner.settings import Settings
 
 SETTINGS = Settings(n_ctx=512, n_ubatch=64, use_extra_bufts=False)
 DRUM = (Message("user", "Drum."), Message("assistant", "boom tap" + " boom tap" * 12))  # goes on so
+ASKED = "{% for m in messages %}{{ m.content }}{% endfor %}"
+FIRST_SAID = 3 + 256  # the number of the first token that a scripted model says
 EVERYTHING = Sampling(
     temperature=0.9, typical_p=0.9, top_n_sigma=2.0, xtc_probability=0.5, dynatemp_range=0.1,
     repeat_penalty=1.1, dry_multiplier=0.8, logit_bias=(LogitBias(5, 1.0),), seed=1,
@@ -160,30 +162,25 @@ def test_stop_texts_cut_exactly(client: EngineClient, plain: str) -> None:
     assert text_of(answer(client, stop=("no such text",))) == plain
 
 
-def test_tokens_that_the_file_suppresses(tmp_path: Path, client: EngineClient) -> None:
-    """tokenizer.ggml.suppress_tokens is heeded: what the model would say first is not said."""
-    first = text_of(answer(client, 1))
-    (token,) = vocabulary().tokenize(first)
-    path = with_suppressed(tmp_path / "m.gguf", [token])
-    with EngineClient(tmp_path / "engine.log") as own:
-        list(own.load(Load(str(path), SETTINGS, 1)))
-        assert text_of(answer(own, 1)) not in ("", first)
+@pytest.fixture(scope="module")
+def another(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineClient]:
+    """A process for other models."""
+    with EngineClient(tmp_path_factory.mktemp("log") / "engine.log") as client:
+        yield client
 
 
-def with_suppressed(path: Path, tokens: list[int]) -> Path:
-    """The demo model with one more key, and another that keeps what follows aligned."""
-    raw = demo_model_path().read_bytes()
-    added = string(b"tokenizer.ggml.suppress_tokens") + struct.pack("<IIQ", 9, 5, len(tokens))
-    added += struct.pack(f"<{len(tokens)}i", *tokens)
-    filler = string(b"test.filler") + struct.pack("<I", 8)
-    added += filler + string(b"x" * (-(len(added) + len(filler) + 8) % 32))
-    count = struct.unpack("<Q", raw[16:24])[0] + 2
-    path.write_bytes(raw[:16] + struct.pack("<Q", count) + added + raw[24:])
-    return path
-
-
-def string(text: bytes) -> bytes:
-    return struct.pack("<Q", len(text)) + text
+def test_tokens_that_the_file_suppresses(tmp_path: Path, another: EngineClient) -> None:
+    """tokenizer.ggml.suppress_tokens is heeded: what the model would say is not said."""
+    said = []
+    for suppressed in ([], [FIRST_SAID]):
+        keys = {"tokenizer.ggml.suppress_tokens": Typed(suppressed, ARRAY, INT32)}
+        path = scripted_model(tmp_path / "m.gguf", (("yes", "n"), (" sir", "n")), ASKED,
+                              metadata=keys)  # fmt: skip
+        list(another.load(Load(str(path), SETTINGS, 1)))
+        asked = Generate(DRUM[:1], Sampling(temperature=0, max_tokens=1))
+        said.append(text_of(list(another.generate(asked))))
+    assert said[0] == "yes"
+    assert said[1] != "yes"
 
 
 # ------------------------------------------------------------------ grammars
@@ -259,7 +256,6 @@ HARMONY = (
     ("<|start|>", "c"), ("assistant", "n"), ("<|channel|>", "c"), ("final", "n"),
     ("<|message|>", "c"), ("yes", "n"), (" sir", "n"),
 )  # fmt: skip
-ASKED = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
 
 @pytest.mark.parametrize(
@@ -272,21 +268,23 @@ ASKED = "{% for m in messages %}{{ m.content }}{% endfor %}"
     ids=["think", "opened", "Harmony"],
 )
 def test_a_grammar_and_stop_texts_are_for_the_answer(
-    tmp_path: Path, says: Said, template: str, thought: str
+    tmp_path: Path, another: EngineClient, says: Said, template: str, thought: str
 ) -> None:
     """A thought is written freely, whatever is in it; the answer is not."""
     path = scripted_model(tmp_path / "m.gguf", says, template, end="<|return|>")
-    with EngineClient(tmp_path / "engine.log") as client:
-        list(client.load(Load(str(path), SETTINGS, 1)))
+    list(another.load(Load(str(path), SETTINGS, 1)))
 
-        def parts(**values: Any) -> tuple[str, str]:
-            sampling = Sampling(temperature=0, max_tokens=30, **values)
-            events = list(client.generate(Generate((Message("user", "Go"),), sampling)))
-            texts = [e for e in events if isinstance(e, Text)]
-            assert done_of(events).reason == "end"
-            return tuple("".join(e.text for e in texts if e.thought is t) for t in (True, False))  # type: ignore[return-value]
+    def parts(**values: Any) -> tuple[str, str]:
+        sampling = Sampling(temperature=0, max_tokens=30, **values)
+        events = list(another.generate(Generate((Message("user", "Go"),), sampling)))
+        assert done_of(events).reason == "end"
+        texts = [e for e in events if isinstance(e, Text)]
+        thoughts, answers = (
+            "".join(e.text for e in texts if e.thought is kind) for kind in (True, False)
+        )
+        return thoughts, answers
 
-        assert parts() == (thought, "yes sir")
-        assert parts(grammar='root ::= "yes"') == (thought, "yes")
-        assert parts(grammar='root ::= "no" | "yes s"') == (thought, "yes s")
-        assert parts(stop=("or", "Hm", "s sir")) == (thought, "ye")
+    assert parts() == (thought, "yes sir")
+    assert parts(grammar='root ::= "yes"') == (thought, "yes")
+    assert parts(grammar='root ::= "no" | "yes s"') == (thought, "yes s")
+    assert parts(stop=("or", "Hm", "s sir")) == (thought, "ye")
