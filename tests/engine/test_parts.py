@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuner.engine.answer import AnswerText
+from tuner.engine.answer import Answer, AnswerText
 from tuner.engine.log_lines import failure_reason, parse_buffers
-from tuner.engine.protocol import Message
+from tuner.engine.protocol import Message, Text, WasThought
 from tuner.engine.reasoning import Splitter
 from tuner.engine.reasoning_marks import marks_of
 from tuner.engine.template_ways import fold_system, merge_turns
@@ -167,6 +167,40 @@ def test_stop_texts_are_never_shown(text: str, lengths: list[int]) -> None:
     ends = [text.index(stop) for stop in CHATML_STOPS if stop in text]
     assert shown == text[: min(ends, default=len(text))]
     assert answer.stopped == bool(ends)
+
+
+@given(
+    st.text("ab\n .é", max_size=30),
+    st.text("ab\n .é", max_size=40),
+    st.lists(st.sampled_from(["a", "ab", "\n\n", "b.a", "aa b", "é"]), min_size=1, max_size=3),
+    st.lists(st.integers(1, 7), max_size=30),
+)
+def test_what_ends_an_answer_ends_no_thought(
+    thought: str, said: str, stops: list[str], lengths: list[int]
+) -> None:
+    """The answer is cut exactly at the first stop text, wherever tokens begin and end; the thought
+    before it is whole, whatever is in it."""
+
+    def played(answer: Answer) -> tuple[str, str]:
+        rest = f"<think>{thought}</think>{said}".encode()
+        events: list[Text | WasThought] = []
+        for length in [*lengths, len(rest)]:
+            piece, rest = rest[:length], rest[length:]
+            if not answer.ended:
+                answer.add(piece)
+                events += answer.take()
+        texts = [event for event in (*events, *answer.finish()) if isinstance(event, Text)]
+        thoughts, answers = (
+            "".join(e.text for e in texts if e.thought is kind) for kind in (True, False)
+        )
+        return thoughts, answers
+
+    marks = marks_of("<think>", {})
+    whole_thought, whole = played(Answer(Splitter(marks)))
+    ended = Answer(Splitter(marks), answer_stops=stops)
+    ends = [whole.index(stop) for stop in stops if stop in whole]
+    assert played(ended) == (whole_thought, whole[: min(ends, default=len(whole))])
+    assert ended.ended == bool(ends)
 
 
 def test_unfinished_character() -> None:
