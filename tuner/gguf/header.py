@@ -92,7 +92,7 @@ def _first_part(path: Path) -> Path | None:
     match = PART_NAME.fullmatch(path.name)
     if not match:
         return None
-    first = _sibling_paths(path, int(match["count"]))[0]
+    first = _sibling(path, 1, int(match["count"]))
     if first == path:
         return first
     try:
@@ -146,10 +146,15 @@ def _is_named(path: Path, count: int) -> bool:
 
 
 def _sibling_paths(path: Path, count: int) -> list[Path]:
-    """All parts beside one that is named as a part."""
+    """All parts of the model that a file is named as a part of."""
+    return [_sibling(path, n, count) for n in range(1, count + 1)]
+
+
+def _sibling(path: Path, n: int, count: int) -> Path:
+    """Part `n` of `count`, beside another part (`llama_split_path`, src/llama.cpp)."""
     match = PART_NAME.fullmatch(path.name)
     stem = match["stem"] if match else path.stem
-    return [path.with_name(f"{stem}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)]
+    return path.with_name(f"{stem}-{n:05d}-of-{count:05d}.gguf")
 
 
 def _require_all(paths: list[Path], path: Path) -> None:
