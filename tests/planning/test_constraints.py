@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from tests.support import giants
 from tests.support.giants import GEMMA_27B, LLAMA_8B, giant
 from tests.support.headers import machine, made_up, real_model
 from tuner.machine.backends import BACKENDS
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.planning.constraints import notes, refusal
+from tuner.planning.planner import make_plan
 from tuner.planning.solver import Solver
 from tuner.settings import Settings
 from tuner.wishes import Wishes
@@ -130,6 +132,19 @@ def test_odd_heads_and_long_contexts_are_noted(tmp_path: Path) -> None:
     found = " ".join(notes(model, Settings(16384, n_gpu_layers=9), machine(1, "CUDA")))
     assert "heads of 48" in found
     assert "trained for" in found
+
+
+@pytest.mark.parametrize("n_gpus", [0, 1])
+def test_one_fact_is_told_once(tmp_path: Path, n_gpus: int) -> None:
+    """Whoever chose the settings and whoever notes what is odd about them."""
+    model = made_up(tmp_path / "m.gguf", head=48)
+    wishes = Wishes(n_ctx=16384, type_k="f16", type_v="f16", n_gpu_layers=2, n_cpu_moe=1)
+    said = make_plan(model, giants.machine(*[giants.gpu(8)] * n_gpus), wishes).warnings
+    assert sum("trained for" in warning for warning in said) == 1
+    assert sum("16,384" in warning or "16384" in warning for warning in said) == 1
+    for fact in ("heads of 48", "--gpu-layers", "--n-cpu-moe"):
+        assert sum(fact in warning for warning in said) <= 1
+    assert len(said) > 2
 
 
 def test_ordinary_settings_have_no_notes(tmp_path: Path) -> None:
