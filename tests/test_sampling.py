@@ -92,6 +92,9 @@ def test_a_flag_counts_before_the_profile_before_the_file() -> None:
         "top_k 5 (from the profile)",
         "min_p 0.3 (from the file)",
     ]
+    assert SamplingChoice({"grammar": "root ::= 1"}).lines() == [
+        "the answer is of a grammar (by flag)"
+    ]
     assert choice.kept == {"temperature": 0.1, "top_k": 5}
 
 

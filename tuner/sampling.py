@@ -317,7 +317,7 @@ class SamplingChoice:
             stated = {name: value for name, (value, by) in self.sources.items() if by == source}
             if stated:
                 lines.append(f"{values_text(stated)} ({words})")
-        return lines
+        return lines + ["the answer is of a grammar (by flag)"] * ("grammar" in self.flags)
 
 
 def values_text(stated: Mapping[str, Any]) -> str:

@@ -77,9 +77,9 @@ def report_text(
         lines += _pool(pool, plan, width, style)
     title = "Chosen" if plan.chosen.fits else "Closest, but it does not fit"
     lines += ["", *_wrap(title, width, "", style.head), *_settings(plan, width)]
-    if plan.sampling.sources:
+    if sampling := plan.sampling.lines():
         lines += ["", style.head("Sampling")]
-        for line in plan.sampling.lines():
+        for line in sampling:
             lines += _wrap(one_line(line), width, "  ")
     if actual:
         lines += ["", style.head("Predicted and actual"), *_comparison(plan, actual, width, style)]
