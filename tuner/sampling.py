@@ -194,7 +194,12 @@ class Sampling:
     ] = ()
     stop: Annotated[
         _Texts,
-        Row("--stop", "TEXT", "ends the answer where it says TEXT, repeatable", kept=False),
+        Row(
+            "--stop",
+            "TEXT",
+            r"ends the answer before TEXT (\n is a line end), repeatable",
+            kept=False,
+        ),
     ] = ()
     grammar: Annotated[str, _SHORT] = ""
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from tuner.errors import UsageError
-from tuner.grammars.json_schema import SchemaError, grammar_of
 from tuner.private_files import read_bounded, why
 from tuner.safe_text import one_line
 from tuner.sampling import MAX_GRAMMAR
@@ -24,6 +23,8 @@ def grammar(grammar_file: str | None, schema_file: str | None) -> str:
 
 
 def _schema(file: str) -> str:
+    from tuner.grammars.json_schema import SchemaError, grammar_of  # noqa: PLC0415 - seldom
+
     named = f"--json-schema {one_line(file)}"
     text = _text("--json-schema", file)
     try:
