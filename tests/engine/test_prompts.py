@@ -88,6 +88,23 @@ def test_a_number_beyond_the_vocabulary_states_nothing(
     assert shown(client, model(tmp_path, keys)).text.startswith("[][]")
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_tokens_that_are_spelled_out_are_text(
+    client: EngineClient, tmp_path: Path, kind: str
+) -> None:
+    """What somebody says ends no turn; what a template writes, and a system prompt, does."""
+    path = model(tmp_path, {"tokenizer.chat_template": SAYS + "{{ '<c>' }}"}, model=kind)
+    said = (
+        Message("system", "<d>"),
+        Message("user", "<b>bold</b>"),
+        Message("assistant", "<c><e>"),
+    )
+    prompt = shown(client, path, *said)
+    assert prompt.text == "s<d>u<b>bold</b>a<c><e>a<c>"
+    pieces = ("s", "<d>", "u", *"<b>bold</b>", "a", *"<c><e>", "a", "<c>")
+    assert prompt.pieces[-len(pieces) :] == pieces
+
+
 def test_sentencepiece(client: EngineClient, tmp_path: Path) -> None:
     """What a SentencePiece vocabulary leaves unsaid is as its format has it, where the vocabulary
     has control tokens there."""

@@ -32,7 +32,7 @@ _FLASH_ATTN = {
 }
 _LEVEL_DEBUG, _LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONT = 1, 3, 4, 5  # ggml.h
 
-_CONTROL: int = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+_SPECIAL: int = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 _NO_VOCABULARY = 0  # LLAMA_VOCAB_TYPE_NONE
 
 # llama_decode (llama.h), and what llama_context::decode makes of GGML_STATUS_ALLOC_FAILED.
@@ -193,18 +193,17 @@ class NativeModel:
         return text.decode("utf-8", "replace")
 
     def added_tokens(self) -> Iterator[tuple[int, str, bool]]:
-        """The vocabulary's control (true) and user-defined (false) tokens, with their texts."""
+        """The vocabulary's special (true) and user-defined (false) tokens, with their texts."""
         attributes, vocab = llama_cpp.llama_vocab_get_attr, self.vocab
-        control, defined = _CONTROL, _CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        added = _SPECIAL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
         for token in range(self.n_vocab):
             attribute = attributes(vocab, token)
-            if attribute & defined:
-                yield token, self.token_text(token), bool(attribute & control)
+            if attribute & added:
+                yield token, self.token_text(token), bool(attribute & _SPECIAL)
 
     def is_special(self, token: int) -> bool:
         """Whether a token is one of the format's, control or unknown, not of the text."""
-        kinds = _CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
-        return bool(llama_cpp.llama_vocab_get_attr(self.vocab, token) & kinds)
+        return bool(llama_cpp.llama_vocab_get_attr(self.vocab, token) & _SPECIAL)
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends a generation."""
@@ -240,16 +239,18 @@ class NativeModel:
         found = llama_cpp.llama_vocab_get_suppress_tokens(self.vocab, ctypes.byref(count))
         return tuple(found[: count.value]) if found and count.value else ()
 
-    def tokenize(self, text: str) -> list[int]:
-        """Tokens of a text, its special tokens understood, none added."""
+    def tokenize(self, text: str, *, parse_special: bool = True) -> list[int]:
+        """Tokens of a text, none added; its special tokens are understood, or are text, too."""
         data = text.encode("utf-8", "replace")  # a lone surrogate has no bytes
-        size = len(data) + 8
-        tokens = (llama_cpp.llama_token * size)()
-        count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, False, True)
-        if count < 0:
-            size = -count
+        size, count = len(data) + 8, -1
+        for _ in range(2):  # the first one says how many there are
             tokens = (llama_cpp.llama_token * size)()
-            count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, False, True)
+            count = llama_cpp.llama_tokenize(
+                self.vocab, data, len(data), tokens, size, False, parse_special
+            )
+            if count >= 0:
+                break
+            size = -count
         return list(tokens[: max(0, count)])
 
     def piece(self, token: int) -> bytes:

@@ -11,6 +11,7 @@ from tuner.engine.protocol import Message
 from tuner.engine.reasoning import Splitter
 from tuner.engine.reasoning_marks import marks_of
 from tuner.engine.special_tokens import KEYS
+from tuner.engine.spelled_tokens import SpelledTokens, joined
 from tuner.engine.templates import ChatTemplate, Rendered
 from tuner.engine.thinking import taken_as
 from tuner.model.chat_templates import CHATML, TemplateChoice, chosen, named_templates
@@ -23,7 +24,7 @@ NO_DIFFERENCE = (
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
-    """A prompt as its model is sent it."""
+    """A prompt as its model is sent it. `rendered`: of messages whose spelled tokens were split."""
 
     rendered: Rendered
     tokens: list[int]
@@ -45,6 +46,7 @@ class Prompts:
         self.marks = marks_of(source or "", {text: control for _, text, control in added})
         # Control tokens have no bytes: by these the splitter hears of them.
         self.mark_tokens = {n: text for n, text, c in added if c and text in self.marks.found}
+        self._spelled = SpelledTokens(text for _, text, control in added if control)
         # Whoever asked for ChatML need not hear of it.
         self.warnings = () if choice.name == CHATML else self.template.warnings
         self._told = self.template.warnings
@@ -58,6 +60,7 @@ class Prompts:
     ) -> TokenizedPrompt:
         """With `continue_last` what the last message says follows the opening of an answer and is
         left open, as it stood when the model was writing it. Raises TemplateStoppedError."""
+        messages = self._spelled.split(messages)
         last = messages[-1] if continue_last and messages else None
         if last is None or last.role != "assistant":
             rendered = self.template.render(messages, think=think)
@@ -90,7 +93,7 @@ class Prompts:
         prompt = self.prompt(messages, think=think)
         thinking = self.template.thinking
         return protocol.Prompt(
-            text=prompt.rendered.text,
+            text=joined(prompt.rendered.text),
             tokens=tuple(prompt.tokens),
             pieces=tuple(map(self._shown, prompt.tokens)),
             chat_template=prompt.rendered.source,
@@ -102,7 +105,11 @@ class Prompts:
 
     def _tokens(self, text: str) -> list[int]:
         """With a BOS in front where the model wants one and the template wrote none."""
-        tokens = self._model.tokenize(text)
+        tokens = [
+            token
+            for piece, parse_special in self._spelled.fragments(text)
+            for token in self._model.tokenize(piece, parse_special=parse_special)
+        ]
         bos = self._model.bos
         if self._model.adds_bos and bos >= 0 and tokens[:1] != [bos]:
             tokens.insert(0, bos)

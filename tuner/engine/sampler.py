@@ -197,7 +197,7 @@ class Grammar:
             raise LlamaError("usage", "the engine does not understand the grammar")
         self.handle = handle
         self._one = _Candidates(1)
-        for token in model.tokenize(said):
+        for token in model.tokenize(said, parse_special=False):
             if not self.allows(token):
                 break
             self.accept(token)
