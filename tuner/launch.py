@@ -85,16 +85,17 @@ class Launcher:
         """Events up to `Ready`. Raises KvchatError; EngineCancelled after `cancel`."""
         self._cancelled = False
         for again in range(REPLANS + 1):
-            before = _stamp(self.path)
+            path = self.path
+            before = _stamp(path)
             try:
                 yield from self._plan_and_load()
                 return
             except EngineError as error:
                 # A file that is cut while it is mapped kills its reader (SIGBUS).
-                cut = error.kind == "crashed" and _stamp(self.path) != before
+                cut = error.kind == "crashed" and _stamp(path) != before
                 if again == REPLANS or not (cut or error.kind == "changed"):
                     raise
-                what = f"{self.path} changed while it was loaded." if cut else str(error)
+                what = f"{path} changed while it was loaded." if cut else str(error)
                 yield Retry(f"{what} It is read and planned again.")
 
     def _plan_and_load(self) -> Iterator[LaunchEvent]:

@@ -16,6 +16,8 @@ from tests.support.launches import launcher, run
 from tui.command import one_shot
 from tui.command.cli import main
 from tuner.engine.protocol import Failed, Load, decode, encode
+from tuner.errors import EngineError
+from tuner.launch import Retry
 from tuner.machine.machine import Machine
 from tuner.profiles.profiles import Profiles
 from tuner.settings import Settings
@@ -61,6 +63,18 @@ def test_a_launch_goes_by_the_first_part(
     (saved,) = profiles.list()
     assert Path(saved.model_path) == parts[0].resolve()
     assert profiles.warnings == []
+
+
+def test_a_death_over_a_later_part_is_no_change_of_the_file(
+    parts: list[Path], tmp_path: Path, pretend: Machine
+) -> None:
+    start = launcher(parts[1], tmp_path, die_in="load", die_by="SIGABRT")
+    told: list[object] = []
+    with pytest.raises(EngineError):
+        told.extend(start.start())
+    start.client.close()
+    assert told
+    assert not [e for e in told if isinstance(e, Retry) and "changed" in e.reason]
 
 
 def test_the_report_has_one_row_and_its_path(

@@ -176,6 +176,21 @@ def test_the_command_that_joins_pieces_makes_the_model(
         assert f"name {joined}" in str(refusal(paths[0])), "it is not to be joined twice"
 
 
+def test_as_many_pieces_as_split_makes(tmp_path: Path) -> None:
+    """After az comes ba; and no more than a sentence names them where one is missing."""
+    path = tiny_llama(tmp_path / "m.gguf")
+    subprocess.run(["split", "-b", "30000", path, f"{path}."], check=True)
+    pieces = sorted(tmp_path.glob("m.gguf.??"))
+    assert pieces[-1].name > "m.gguf.ba"
+    path.rename(tmp_path / "same")
+    (tmp_path / "m.gguf.md").touch()
+    message = str(refusal(pieces[3]))
+    assert all(f"{piece} " in message for piece in pieces)
+    assert "m.gguf.md" not in message
+    pieces[20].unlink()
+    assert f"{pieces[20].name} is missing" in str(refusal(pieces[0]))
+
+
 @pytest.mark.parametrize("gone", [0, 1, 2])
 def test_a_missing_piece_is_named(tmp_path: Path, gone: int) -> None:
     paths = cut(tmp_path, NAMES["part1of2"], "m", 3)
@@ -201,7 +216,9 @@ def test_a_whole_model_may_be_named_like_a_piece(tmp_path: Path) -> None:
         assert read_header(tiny_llama(tmp_path / name)).tensors
 
 
-@pytest.mark.parametrize("name", ["m.gguf.1", "m.gguf.2026", "m.gguf.md", "m.gguf", "n" * 255])
+@pytest.mark.parametrize(
+    "name", ["m.gguf.1", "m.gguf.2026", "m.gguf.bak", "m-split-up.gguf", "n" * 255]
+)
 def test_what_is_no_piece_by_its_name(tmp_path: Path, name: str) -> None:
     """wget counts what it fetches twice."""
     for other in ("m.gguf.md", "m.gguf.txt"):

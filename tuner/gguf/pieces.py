@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,17 +26,16 @@ _OLLAMA_CHUNK = re.compile(r"-partial-\d+$")
 _ARIA2 = ".aria2"  # its notes; the file itself has its full size from the start
 
 _WORD = r"(?:part|piece|split|chunk|segment)"
-_LETTERS = "a{0,2}[a-z]"  # as `split` counts: aa, ab, ...
-_NUMBER = rf"(?P<n>\d{{1,5}}|{_LETTERS})"
+_NUMBER = r"(?P<n>\d{1,5}|[a-z]{1,3})"  # or as `split` counts: aa, ab, ...
 _OF = r"[._ -]?of[._ -]?(?P<of>\d{1,5})"
 _PIECE_NAMES = (
     re.compile(rf"(?P<whole>.+?)[._ -]+{_WORD}[._ -]?{_NUMBER}(?:{_OF})?(?:\.gguf)?", re.I | re.S),
     re.compile(rf"(?P<whole>.+?)[._ -]+(?P<n>\d{{1,5}}){_OF}(?:\.gguf)?", re.I | re.S),
     re.compile(rf"(?P<whole>.+\.gguf)[._-]{_NUMBER}(?P<of>)", re.I | re.S),
-    re.compile(r"(?P<whole>x)(?P<n>a{1,2}[a-z])(?P<of>)"),  # what `split` makes of any file
+    re.compile(r"(?P<whole>x)(?P<n>[a-z]{2,3})(?P<of>)"),  # what `split` makes of any file
 )
 _BARE = _PIECE_NAMES[2]
-_BARE_MOST = 99
+_FAR = 99  # a number that nobody believes of a piece which is alone
 _KEEPS_ITS_NAME = (".gguf", ".zip", ".7z", ".tar", ".gz", ".xz", ".zst", ".bz2", ".rar")
 _NAMED = 3  # missing pieces that are named
 
@@ -129,18 +129,18 @@ def pieces_of(path: Path) -> Pieces | None:
         if other.name == before + middle + after and _alike(middle, n):
             there.setdefault(_counted(middle), other)
             like = middle if middle.startswith("0") else like
-    there[_counted(n)] = path
-    alone = match.re is _BARE and len(there) == 1
-    if alone and (len(n) == 1 or _counted(n) > _BARE_MOST):
-        return None  # wget counts so what it fetches twice, and others write a year
-    if PART_NAME.fullmatch(name) and not _are_bytes(path, there):
-        return None
+    number = _counted(n)
+    there[number] = path
     first = 0 if 0 in there else 1
-    count = int(match["of"]) if match["of"] else None
-    if count is not None and not 1 <= count <= MAX_ENTRIES:
+    last = first + int(match["of"]) - 1 if match["of"] else _last(there, number)
+    there = {i: one for i, one in there.items() if i <= last}
+    if not first <= number <= last <= MAX_ENTRIES:
         return None
-    last = first + count - 1 if count else max(there)
-    if last - first > MAX_ENTRIES:
+    bare = match.re is _BARE
+    far = number > _FAR or (bare and len(n) == 1)  # a year, a word; what wget fetches twice
+    if far and len(there) == 1 and not match["of"] and (bare or n.isalpha()):
+        return None
+    if PART_NAME.fullmatch(name) and not _are_bytes(there):
         return None
     gone = (i for i in range(first, last + 1) if i not in there)
     missing = tuple(f"{before}{_numbered(i, like)}{after}" for i in gone)
@@ -150,13 +150,13 @@ def pieces_of(path: Path) -> Pieces | None:
     return Pieces(
         found=tuple(there[i] for i in sorted(there)),
         missing=missing,
-        count=count,
-        number=_counted(n) + 1 - first,
+        count=int(match["of"]) if match["of"] else None,
+        number=number + 1 - first,
         whole=path.with_name(whole),
     )
 
 
-def _are_bytes(path: Path, there: dict[int, Path]) -> bool:
+def _are_bytes(there: dict[int, Path]) -> bool:
     """Whether files that are named like the parts of a split model are pieces of bytes: of a split
     model every part begins as a GGUF file."""
     later = [one for number, one in there.items() if number > 1]
@@ -184,7 +184,18 @@ def _alike(one: str, other: str) -> bool:
     """Whether two numbers are written in one way: figures, or as many letters."""
     if other.isdecimal():
         return one.isdecimal() and len(one) <= len("00000")
-    return len(one) == len(other) and re.fullmatch(_LETTERS, one, re.I) is not None
+    return len(one) == len(other) and one.isascii() and one.isalpha()
+
+
+def _last(numbers: Iterable[int], given: int) -> int:
+    """The last of the numbers that belong to one run: few may be missing in it, and far beyond it
+    lies what only looks like a number."""
+    last = given
+    for found, number in enumerate(sorted(numbers)):
+        if number > max(given, 2 * found + 2):
+            break
+        last = max(last, number)
+    return last
 
 
 def _counted(n: str) -> int:
