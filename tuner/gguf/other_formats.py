@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,6 @@ from tuner.safe_text import cut
 
 HEAD = 4096  # bytes that are looked at
 _SAFETENSORS_HEADER = 100_000_000  # bytes at the most, as safetensors has it
-_WHOLE_TEXT = 1 << 16  # bytes of a manifest that is read to its end
 
 _UNPACK = "not a GGUF file; unpack it and name the .gguf file inside"
 _CONVERT = (
@@ -93,6 +91,7 @@ _JSON = (
     (b'"added_tokens"', "a tokenizer, not the model; name the .gguf file"),
 )
 _MANIFEST = b"application/vnd.ollama.image.model"
+_MODEL_LAYER = re.compile(re.escape(_MANIFEST) + rb'"\s*,\s*"digest"\s*:\s*"sha256:([0-9a-f]+)"')
 _ONNX = re.compile(
     rb"\x08[\x03-\x20](\x12.|\x3a)", re.DOTALL
 )  # ModelProto: ir_version, then a name
@@ -100,7 +99,7 @@ _CONTROLS = set(range(0x20)) - set(b"\t\n\r\f\x1b")  # that no text has
 _MARKUP = re.compile(rb"<[!?/A-Za-z]")
 
 
-def other_format(head: bytes, path: Path, size: int) -> str | None:
+def other_format(head: bytes, path: Path) -> str | None:
     """What completes "PATH is", with the next step, where the first `HEAD` bytes show a format
     that is not GGUF; None where they show none that is known."""
     found = next((f.what for f in FORMATS if head.startswith(f.magic, f.at)), None)
@@ -114,7 +113,7 @@ def other_format(head: bytes, path: Path, size: int) -> str | None:
         return f"a tar archive, {_UNPACK}"
     text = _text(head)
     if text is not None:
-        return _of_text(text, path, size)
+        return _of_text(text, path)
     if path.suffix.lower() == ".onnx" or _ONNX.match(head):
         return f"an ONNX model, {_CONVERT}"
     return None
@@ -168,7 +167,7 @@ def _text(head: bytes) -> bytes | None:
     return text
 
 
-def _of_text(text: bytes, path: Path, size: int) -> str:
+def _of_text(text: bytes, path: Path) -> str:
     if _MARKUP.match(text):
         return (
             "a web page saved in place of the model; download the .gguf file itself (on Hugging "
@@ -176,21 +175,20 @@ def _of_text(text: bytes, path: Path, size: int) -> str:
         )
     if text[:1] in (b"{", b"["):
         if _MANIFEST in text:
-            return _manifest(path, size)
+            return _manifest(text, path)
         default = "JSON, not a GGUF file; name a model in GGUF format"
         return next((what for mark, what in _JSON if mark in text), default)
     first = cut(text.splitlines()[0].decode("utf-8", "replace"))
     return f'a text that begins "{first}", not a GGUF file; download the .gguf file itself'
 
 
-def _manifest(path: Path, size: int) -> str:
+def _manifest(text: bytes, path: Path) -> str:
     """Ollama keeps models as MODELS/blobs/sha256-..., beside MODELS/manifests/..."""
     what = "a manifest of Ollama, not the model"
-    try:
-        layers = json.loads(path.read_bytes())["layers"] if size <= _WHOLE_TEXT else []
-        digest = next(x["digest"] for x in layers if x["mediaType"].encode() == _MANIFEST)
-        blob = f"blobs/{digest.replace(':', '-')}"
-        models = next(p for p in path.resolve().parents if (p / blob).is_file())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
-        return f"{what}; name the blob of its layer {_MANIFEST.decode()}"
-    return f"{what}; name {models / blob}"
+    layer = _MODEL_LAYER.search(text)
+    if layer:
+        blob = f"blobs/sha256-{layer[1].decode()}"
+        models = next((p for p in path.resolve().parents if (p / blob).is_file()), None)
+        if models:
+            return f"{what}; name {models / blob}"
+    return f"{what}; name the blob of its layer {_MANIFEST.decode()}"

@@ -444,7 +444,7 @@ class _Cursor:
         if b"GGUF".startswith(self.data[:4]):
             self.truncated()
         head = self.data[:HEAD]
-        what = other_format(head, self.path, self.size)
+        what = other_format(head, self.path)
         pieces = None if what else pieces_of(self.path)
         if pieces:
             raise FileError("in_pieces", self.path, f"{self.path} is {pieces.text()}.")

@@ -48,7 +48,8 @@ def unfinished(path: Path) -> str | None:
     chunk = _OLLAMA_CHUNK.search(name)
     if end or chunk:
         whole = path.name[: -len(end)] if end else ""
-        then = f"name {path.with_name(whole)}" if ".gguf" in whole.lower() else "name what it makes"
+        known = whole.lower().endswith(".gguf")
+        then = f"name {path.with_name(whole)}" if known else "name the file that it becomes"
         return (
             f"a download that has not finished, as its name says; let it finish and {then} "
             "(or rename it, if it is whole)"
