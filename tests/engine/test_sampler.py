@@ -15,9 +15,8 @@ from tests.support.scripted_model import Said, scripted_model
 from tuner.demo import demo_model_path
 from tuner.engine.client import EngineClient
 from tuner.engine.llama import LlamaError
-from tuner.engine.loaded_model import STUCK
 from tuner.engine.protocol import AnswerEvent, Done, Generate, Load, Message, Notice, Text
-from tuner.engine.sampler import Sampler
+from tuner.engine.sampler import SLOW, STUCK, Sampler
 from tuner.errors import UsageError
 from tuner.grammars.json_schema import grammar_of
 from tuner.sampling import FORBIDDEN, LogitBias, Sampling
@@ -226,6 +225,18 @@ def test_a_grammar_that_leads_nowhere_ends_the_answer(client: EngineClient) -> N
     assert text_of(events) == "a"
     assert [e.text for e in events if isinstance(e, Notice)] == [STUCK]
     assert done_of(events).reason == "end"
+    assert text_of(answer(client, 2))
+
+
+def test_a_grammar_whose_readings_double_ends_the_answer(client: EngineClient) -> None:
+    """Before they fill the memory."""
+    (x,) = vocabulary().tokenize("x")
+    events = answer(
+        client, 40, grammar='root ::= "x" root "a" | "x" root "b" | "y"',
+        logit_bias=(LogitBias(x, 1000.0),),
+    )  # fmt: skip
+    assert [e.text for e in events if isinstance(e, Notice)] == [SLOW]
+    assert done_of(events).n_decoded < 20
     assert text_of(answer(client, 2))
 
 

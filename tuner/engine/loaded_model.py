@@ -34,8 +34,6 @@ from tuner.engine.sampler import Sampler
 from tuner.engine.template_process import TemplateStoppedError
 from tuner.engine.voice import Voice
 
-STUCK = "The grammar allows nothing that this model can say here: the answer ends unfinished."
-
 _FLUSH_SECONDS = 0.03
 _PROGRESS_STEP = 0.01  # of the whole, before progress is told again
 _LOADING_SHARE = 0.95  # of the progress; the rest is context and warm-up
@@ -267,8 +265,8 @@ class LoadedModel:
                 sampler.constrained = answer.answering
                 token = sampler.sample(self._context)
                 if token is None:
-                    if not sampler.complete:
-                        self._voice(Notice(STUCK))
+                    if why := sampler.unfinished:
+                        self._voice(Notice(why))
                     return "end"
                 mark = self._prompts.mark_tokens.get(token)
                 piece = self._piece(token, stops if answer.thinking else ends)

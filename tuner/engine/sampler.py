@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,10 @@ import llama_cpp
 from tuner.engine.llama import Context, LlamaError, NativeModel
 from tuner.sampling import FORBIDDEN, Sampling
 
+STUCK = "The grammar allows nothing that this model can say here: the answer ends unfinished."
+SLOW = "The grammar can be read in too many ways by now: the answer ends unfinished."
+
+_SLOW_SECONDS = 0.2  # of the CPU to follow one token, for which grammars take microseconds
 _RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: the engine draws one
 _MIROSTAT_M = 100  # tokens that Mirostat 1 estimates by
 _MIN_KEEP = 1
@@ -128,6 +133,7 @@ class Sampler:
         self.constrained = bool(sampling.grammar)  # whether the grammar holds now
         self._grammar = Grammar(model, sampling.grammar, said) if sampling.grammar else None
         self._exempt = exempt
+        self._slow = False  # the grammar has become so
         self._candidates = _Candidates(model.n_vocab) if sampling.grammar else None
         self._chain = llama_cpp.llama_sampler_chain_init(
             llama_cpp.llama_sampler_chain_default_params()
@@ -153,9 +159,11 @@ class Sampler:
         return self._by_grammar(context, self._grammar, self._candidates)
 
     @property
-    def complete(self) -> bool:
-        """Whether the answer may end here, for all that the grammar says."""
-        return self._grammar is None or not self.constrained or self._grammar.complete
+    def unfinished(self) -> str:
+        """Why the answer ends where the grammar does not let it end; "" where it does."""
+        if self._grammar is None or not self.constrained or self._grammar.complete:
+            return ""
+        return SLOW if self._slow else STUCK
 
     def close(self) -> None:
         if self._chain:
@@ -170,7 +178,10 @@ class Sampler:
     ) -> int | None:
         """The chain's own choice where the grammar allows it; else a choice among all that it
         allows, which takes far longer to find. llama.cpp aborts on a token that it does not
-        allow, so none is accepted unseen."""
+        allow, so none is accepted unseen. What a grammar's text leaves open may double with each
+        token, and the time that it takes with it."""
+        if self._slow:
+            return None
         token = candidates.chosen(context, self._chain)
         if not grammar.allows(token):
             if self._exempt(token):
@@ -182,7 +193,9 @@ class Sampler:
         if llama_cpp.llama_vocab_is_eog(self._model.vocab, token):
             return None
         llama_cpp.llama_sampler_accept(self._chain, token)
+        started = time.thread_time()
         grammar.accept(token)
+        self._slow = time.thread_time() - started > _SLOW_SECONDS
         return token
 
 
