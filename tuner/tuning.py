@@ -71,7 +71,13 @@ class Tuning:
         wishes = replace(request.wishes, use_extra_bufts=use_extra_bufts)
         self.wishes = wishes.for_model(model)
         self.lessons = Lessons(
-            profiles, model, machine, self.wishes, request.think, request.sampling
+            profiles,
+            model,
+            machine,
+            self.wishes,
+            request.think,
+            request.sampling,
+            request.keeps_flags,
         )
         self.solver = self._calibrated(Solver(model, machine))
         self.threads = request.threads or machine.physical_cores

@@ -106,6 +106,7 @@ class LaunchRequest:
     use_profile: bool = True
     sampling: Mapping[str, Any] = field(default_factory=dict)  # by flag, by the names of `Sampling`
     think: str = ""  # of THINK_LEVELS; "": as the profile has it, else the model's template
+    keeps_flags: bool = True  # those of sampling and thinking are the model's from now on
     chat_template: TemplateChoice = field(default_factory=TemplateChoice)
     model: Model | None = None  # what the file says, where it has been read already
 

@@ -107,6 +107,24 @@ def test_how_much_a_model_thinks_is_kept(
     assert Profiles().list()[0].settings == again.plan.chosen.settings
 
 
+def test_the_flags_of_one_question_are_not_kept(
+    tiny_model: Path, tmp_path: Path, pretend: Machine
+) -> None:
+    """What a chat's flags said stays as it was."""
+    start = launcher(tiny_model, tmp_path)
+    start.request = replace(start.request, think="high", sampling={"temperature": 0.2})
+    run(start.start())[1].close()
+    once = launcher(tiny_model, tmp_path)
+    flags = {"temperature": 0.0, "top_k": 1}
+    once.request = replace(once.request, think="off", sampling=flags, keeps_flags=False)
+    _, running = run(once.start())
+    assert running.sampling == Sampling(temperature=0.0, top_k=1)
+    assert running.think == "off"
+    (profile,) = Profiles().list()
+    assert profile.sampling == {"temperature": 0.2}
+    assert profile.think == "high"
+
+
 def test_the_driver_s_share_is_learned(
     tiny_model: Path, tmp_path: Path, pretend: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ def _run(args: argparse.Namespace) -> int:
     if prompt is not None:
         from tui.command.one_shot import answer  # noqa: PLC0415
 
+        request = replace(request, keeps_flags=False)  # one question's are not the model's
         return answer(request, prompt, utf8(args.system or ""), show_thinking=args.show_thinking)
     if args.show_thinking:
         raise UsageError("--show-thinking goes with -p; in the chat Enter on a thought unfolds it.")

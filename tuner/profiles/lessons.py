@@ -32,12 +32,14 @@ class Lessons:
         wishes: Wishes,
         think: str = "",
         sampling: Mapping[str, Any] | None = None,
+        keeps_flags: bool = True,
     ) -> None:
         """`think`: the level of thinking that was asked for, if one was. `sampling`: what flags
-        state of it."""
+        state of it. `keeps_flags`: whether these two go into the profile."""
         self._profiles, self._model, self._machine = profiles, model, machine
         self._wishes = wishes_json(wishes)
         self._think = think
+        self._keeps_flags = keeps_flags
         self._writing = threading.Lock()  # an answer and the screen may both have something to keep
         self.profile = profiles.load(model.fingerprint) if profiles else None
         known = remembered(self.profile.sampling) if self.profile else {}
@@ -107,6 +109,10 @@ class Lessons:
         self, profiles: Profiles, plan: Plan, actual: Actual, buffers: tuple[Buffer, ...]
     ) -> None:
         chosen, old = plan.chosen, self.profile if self.comparable else None
+        think, sampling = self.think, self.sampling.kept
+        if not self._keeps_flags:
+            think = self.profile.think if self.profile else ""
+            sampling = dict(self.sampling.profile)
         same = old if old and old.settings == chosen.settings else None
         grown = zip(self._machine.gpus, actual.vram_growth, strict=True)
         self.profile = Profile(
@@ -124,8 +130,8 @@ class Lessons:
             decode_tps=same.decode_tps if same else None,
             prompt_tps=same.prompt_tps if same else None,
             engine_version=self._machine.engine_version or "",
-            think=self.think,
-            sampling=self.sampling.kept,
+            think=think,
+            sampling=sampling,
         )
         profiles.save(self.profile)
 
