@@ -19,6 +19,7 @@ from tuner.engine.protocol import (
     Progress,
     Sampling,
 )
+from tuner.engine.thinking import nearest
 from tuner.errors import EngineCancelled, EngineError, NoFitError
 from tuner.machine.measure import gpu_used_bytes
 from tuner.model.model import Model
@@ -210,8 +211,10 @@ class Running:
 
     @property
     def think(self) -> str:
-        """The level of thinking to begin with; "" where the template decides."""
-        return self._tuning.lessons.think
+        """The level of thinking to begin with; "" where the template decides. One that was kept
+        is as near as the template has it: what it lacks was told when it was asked for."""
+        asked, kept = self._launcher.request.think, self._tuning.lessons.think
+        return asked or nearest(kept, self.think_levels, self.usual_think)
 
     def remember_think(self, level: str) -> None:
         """Keeps the level that was chosen for the next launch of this model."""

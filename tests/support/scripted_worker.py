@@ -25,6 +25,7 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
     warn             a warning in Loaded
     n_ctx            what Loaded reports; default: what the settings asked for
     template         chat_template of Loaded and Done, default "file"
+    think            the levels of thinking that it offers, with commas between them
     oom_over_ctx     a load with more n_ctx than this ends in Failed("out_of_memory")
     hang             ignores Quit and the end of stdin for this many seconds (default 0)
     stuck_in         "load" | "prompt" | "generate": lives, but nothing moves from there on; in
@@ -164,7 +165,8 @@ class _Script:
         n_ctx = options.n_ctx or settings.n_ctx
         warnings = (options.warn,) if options.warn else ()
         self.cached = 0
-        self.send(Loaded(n_ctx, buffers, 0.1, options.template, warnings))
+        think = tuple(options.think.split(",")) if options.think else ()
+        self.send(Loaded(n_ctx, buffers, 0.1, options.template, warnings, think=think))
 
     def generate(self, request: Generate) -> None:
         options = self.options
@@ -244,6 +246,7 @@ def main() -> None:
     parser.add_argument("--warn", default="")
     parser.add_argument("--n-ctx", type=int, default=0)
     parser.add_argument("--template", default="file")
+    parser.add_argument("--think", default="")
     parser.add_argument("--oom-over-ctx", type=int, default=0)
     parser.add_argument("--hang", type=float, default=0.0)
     parser.add_argument("--stuck-in", default="", choices=["", "load", "prompt", "generate"])
