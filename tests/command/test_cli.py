@@ -453,6 +453,8 @@ def test_an_answer_does_not_steer_the_terminal(
         ([Text("hm\n", 1, thought=True), "Yes."], "end", "Yes.\n", "hm\n\n", ""),
         ([Text("hm", 1, thought=True)], "max_tokens", "\n", "hm", "not answer within --max-tokens"),
         (["hm", WasThought(), "Yes."], "end", "hm\n\nYes.\n", "", "the model's thought"),
+        ([], "max_tokens", "\n", "", "the model said nothing within --max-tokens"),
+        (["\n"], "end", "\n\n", "", "the model said nothing"),
     ],
 )
 def test_one_answer_is_printed_without_its_thought(
@@ -486,9 +488,19 @@ def test_one_answer_is_printed_without_its_thought(
     assert word in told
 
 
-def test_showing_a_thought_goes_with_one_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--demo", "--show-thinking"]) == 2
-    assert "--show-thinking goes with -p" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--show-thinking",), "--show-thinking goes with -p"),
+        (("-p", "Hi", "--resume"), "--resume goes with the chat or --show-prompt"),
+    ],
+)
+def test_flags_of_one_answer_and_of_the_chat(
+    flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A flag that would change nothing is refused."""
+    assert main(["--demo", *flags]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_an_interrupt_while_the_program_is_read_is_silent() -> None:

@@ -86,6 +86,8 @@ def _run(args: argparse.Namespace) -> int:
     prompt = _prompt(args)
     if args.show_prompt:
         return _show_prompt(args, request, prompt)
+    if prompt is not None and args.resume:
+        raise UsageError("--resume goes with the chat or --show-prompt; -p answers one question.")
     if rules := request.sampling.get("grammar"):
         from tuner.engine.grammar_check import require_grammar  # noqa: PLC0415
 

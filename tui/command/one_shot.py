@@ -21,6 +21,7 @@ from tuner.wishes import LaunchRequest
 
 _UNMARKED = "what came so far was the model's thought, of which only the end is marked"
 _NO_ANSWER = "the model thought and did not answer"
+_NOTHING = "the model said nothing"
 _HIDDEN = "; --show-thinking shows the thought"
 _WHY = {
     "max_tokens": " within --max-tokens",
@@ -81,7 +82,7 @@ def answer(
 
 
 def _print(events: Iterable[AnswerEvent], status: Progress, show_thinking: bool) -> None:
-    thought, answered = "", False
+    thought, answered, said = "", False, False  # said: more than space
     for event in events:
         match event:
             case Text(thought=True):
@@ -92,16 +93,19 @@ def _print(events: Iterable[AnswerEvent], status: Progress, show_thinking: bool)
                 if show_thinking and thought and not answered:
                     write_aside("\n" if thought.endswith("\n") else "\n\n")
                 answered = True
+                said = said or not event.text.isspace()
                 write(event.text)
             case WasThought():
                 write("\n\n")
                 status.say(_UNMARKED)
-                thought, answered = "\n", False
+                thought, answered, said = "\n", False, False
             case Notice():
                 status.say(event.text)
-            case Done() if thought and not answered:
-                if show_thinking:
+            case Done() if not said:
+                if show_thinking and thought:
                     write_aside("\n")
-                why = _WHY.get(event.reason, "")
-                status.say(f"{_NO_ANSWER}{why}{'' if show_thinking else _HIDDEN}")
+                hidden = _HIDDEN if thought and not show_thinking else ""
+                status.say(
+                    f"{_NO_ANSWER if thought else _NOTHING}{_WHY.get(event.reason, '')}{hidden}"
+                )
     write("\n")

@@ -261,7 +261,7 @@ class ChatScreen(Screen[None]):
         done, error = generation.done, generation.error
         for notice in generation.notices:
             await self._transcript.notice(notice, "warning")
-        if answer.content or answer.reasoning or (error is None and generation.stopped):
+        if answer.content.strip() or answer.reasoning or (error is None and generation.stopped):
             self._recorder.save(self.chat.record(), answer)
         else:  # nothing came: the question waits for another try
             self.chat.drop_answer()
