@@ -6,6 +6,7 @@ of them special: how it is called, what it demands, what it says of thinking.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -31,7 +32,7 @@ class InThisProcess:
 
     def render(self, call: Call) -> str:
         try:
-            return Template(self._source).render(**asdict(call))
+            return Template(self._source).render(**json.loads(json.dumps(asdict(call))))
         except Exception as error:
             raise TemplateError(str(error)) from error
 
