@@ -6,10 +6,10 @@
 Seeds are the headers of the tests' archive, tiny files and, where it is installed, the demo model;
 `bench.mutants` damages them. Each mutant is planned for one of five stated machines, with one of
 several wishes, and told as text and as JSON. What counts as a fall: an exception that is no
-KvchatError; more than 2 s of CPU time; more than 64 MiB; a negative number, or one that 64 bits do
-not hold, in a report; a plan that fits and does not; a message that does not end. The same seed
-gives the same mutants. What fell is kept in FOLDER, as small as a few tries can make it, as
-KIND-NUMBER@FULLSIZE: the header's bytes, of a file of FULLSIZE bytes.
+KvchatError; more than 2 s of CPU time; more than 64 MiB; a number in a report that is below 0, no
+number, or more than 64 bits hold; a plan that fits and does not; a message that does not end. The
+same seed gives the same mutants. What fell is kept in FOLDER, as small as a few tries can make it,
+as KIND-NUMBER@FULLSIZE: the header's bytes, of a file of FULLSIZE bytes.
 
 With `--engine N`, N of the mutants are held against the engine's own dry run, in a model process.
 The exit status is 1 where anything fell.
@@ -31,6 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -196,11 +197,13 @@ def _faults(plan: Plan) -> Iterator[str]:
     if any(len(line) > 400 for line in text.splitlines()):  # noqa: PLR2004
         yield "a line without end"
     told = report_json(plan)
-    json.dumps(told, allow_nan=False)
+    json.dumps(told)
     for path, number in _numbers(told):
-        if number < 0 and not path.endswith(("score", "loss")):
+        if not isfinite(number):
+            yield f"no number: {path}"
+        elif number < 0:
             yield f"negative {path}"
-        if abs(number) >= _WORD:
+        elif number >= _WORD:
             yield f"over 2^63: {path}"
     budgets = Budgets.of(plan.machine)
     for candidate in (plan.chosen, *plan.alternatives, *plan.fallbacks):

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import prod
 
+from tuner.gguf.limits import MAX_LAYERS
 from tuner.gguf.types import GGML_TYPES
 
 _FORMATS = {
@@ -337,6 +339,58 @@ def _drop_rows(p: Parts, chance: random.Random, words: Words) -> Parts:
     return replace(p, rows=tuple(r for r in p.rows if chance.randrange(5)))
 
 
+def _many_layers(p: Parts, chance: random.Random, words: Words) -> Parts:
+    """Up to as many layers as llama.cpp takes, made of the ones there are: all alike, or some or
+    all of a width or a kind of their own."""
+    stem = re.compile(rb"blk\.(\d+)\.(.+)", re.DOTALL)
+    found: dict[int, list[Row]] = {}
+    others = []
+    for row in p.rows:
+        match = stem.fullmatch(row.name)
+        if match and len(match[1]) < 4:  # noqa: PLR2004
+            found.setdefault(int(match[1]), []).append(replace(row, name=match[2], offset=None))
+        else:
+            others.append(replace(row, offset=None))
+    if not found:
+        return p
+    n, kinds = chance.choice((33, 64, 100, 200, MAX_LAYERS)), sorted(found)
+    widths = {size for row in found[kinds[0]] for size in row.dims if size % 256 == 0}
+    width, step = chance.choice(sorted(widths or {0})), chance.choice((0, 256, 256, 512))
+    distinct = chance.choice((1, 2, 3, 7, n, n))
+    in_turn = chance.randrange(2)
+    rows = []
+    for il in range(n):
+        wider = width + il % distinct * step
+        kind = kinds[il % len(kinds)] if in_turn else chance.choice(kinds)
+        rows += [
+            replace(
+                row,
+                name=b"blk.%d.%s" % (il, row.name),
+                dims=tuple(wider if size == width else size for size in row.dims),
+            )
+            for row in found[kind]
+        ]
+    count = p.architecture + b".block_count"
+    keys = [
+        replace(key, type=_UINT32, body=struct.pack("<I", n)) if key.name == count else
+        _per_layer(key, max(kinds) + 1, n)
+        for key in p.keys
+    ]  # fmt: skip
+    return replace(p, keys=tuple(keys), rows=(*others, *rows))
+
+
+def _per_layer(key: Key, n_old: int, n: int) -> Key:
+    """A list with an element for each layer, for `n` of them; other keys as they are."""
+    if key.type != _ARRAY:
+        return key
+    element, length = struct.unpack_from("<IQ", key.body)
+    if length != n_old or element not in _FORMATS:
+        return key
+    items = key.body[12:] * -(-n // n_old)
+    size = struct.calcsize(_FORMATS[element])
+    return replace(key, body=struct.pack("<IQ", element, n) + items[: n * size])
+
+
 _STRUCTURAL: tuple[tuple[Callable[[Parts, random.Random, Words], Parts], int], ...] = (
     (_change_value, 12),
     (_add_key, 4),
@@ -346,6 +400,7 @@ _STRUCTURAL: tuple[tuple[Callable[[Parts, random.Random, Words], Parts], int], .
     (_change_row, 5),
     (_add_rows, 1),
     (_drop_rows, 1),
+    (_many_layers, 1),
 )
 
 

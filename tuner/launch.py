@@ -23,7 +23,7 @@ from tuner.engine.thinking import nearest
 from tuner.errors import EngineCancelled, EngineError, NoFitError
 from tuner.machine.measure import gpu_used_bytes
 from tuner.model.model import Model
-from tuner.planning import Plan, difference_text
+from tuner.planning import Plan, difference_text, with_choice
 from tuner.profiles.actual import Actual
 from tuner.report import report_text
 from tuner.settings import Settings
@@ -145,7 +145,11 @@ class Launcher:
                 less = difference_text(plan.model, attempt, attempts[i + 1])
                 yield Retry(f"Out of memory; trying {less or 'another split'}.")
                 continue
-            reached = replace(plan, chosen=attempt, fallbacks=attempts[i + 1 :])
+            reached = replace(plan, fallbacks=attempts[i + 1 :])
+            if i:
+                reached = with_choice(reached, attempt, tuning.solver)
+                why = "What was planned first ran out of memory while it was loaded."
+                reached = replace(reached, reasons=(*reached.reasons, why))
             actual = tuning.learn(reached, loaded, before)
             yield Ready(Running(self, tuning, reached, loaded, actual))
             return
@@ -321,7 +325,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def no_fit_text(plan: Plan) -> str:
     """One sentence: what is missing, and the nearest flags that would fit."""
-    text = plan.reasons[-1] if plan.reasons else "Nothing fits."
+    text = plan.reasons[0] if plan.reasons else "Nothing fits."
     if plan.alternatives:
         s = plan.alternatives[0].settings
         text += (

@@ -16,7 +16,7 @@ from tuner.machine import measure
 from tuner.machine.machine import Machine
 from tuner.memory.footprint import Buffer
 from tuner.model.model import Model, read_model
-from tuner.planning import Calibration, Plan, Solver, make_plan, verified
+from tuner.planning import Calibration, Plan, Solver, make_plan, verified, with_choice
 from tuner.profiles.actual import Actual
 from tuner.profiles.lessons import (
     Lessons,
@@ -173,7 +173,7 @@ class Tuning:
             )
             return _because(fresh, why)
         why = f"These settings worked on {day} and still fit: they are kept as saved."
-        return _because(replace(fresh, chosen=saved), why)
+        return _because(with_choice(fresh, saved, solver), why)
 
     def _suits(self, settings: Settings) -> bool:
         """Whether these settings were made for as many GPUs as there are."""

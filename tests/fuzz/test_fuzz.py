@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 from collections.abc import Callable
@@ -116,14 +117,23 @@ def test_a_fall_is_seen(
     assert found.fell[0].replace("_fuzz.py", "?").startswith(fall)
 
 
-@pytest.mark.parametrize("number", [-1, 1 << 63])
+@pytest.mark.parametrize(
+    ("number", "fall"),
+    [
+        (-1, "negative"),
+        (-0.5, "negative"),
+        (1 << 63, "over 2^63:"),
+        (math.inf, "no number:"),
+        (math.nan, "no number:"),
+    ],
+)
 def test_numbers_that_a_report_may_not_have_are_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: float, fall: str
 ) -> None:
     monkeypatch.setattr(fuzz, "report_json", lambda plan: {"plan": [{"kv_cache": number}]})
     path = tiny_llama(tmp_path / "m.gguf")
     fell = try_file(path, MACHINES["no GPU"](), Wishes()).fell
-    assert fell == (f"{'negative' if number < 0 else 'over 2^63:'} plan[].kv_cache",)
+    assert fell == (f"{fall} plan[].kv_cache",)
 
 
 def test_the_same_seed_gives_the_same_mutants(tmp_path: Path) -> None:

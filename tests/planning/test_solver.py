@@ -429,3 +429,45 @@ def test_a_plan_fits_by_the_footprint_of_every_layer(
     assert plan.chosen.fits
     assert plan.chosen.footprint.uses[0].total <= where.gpus[0].budget
     assert plan.chosen.footprint == more(Estimator(giant(LLAMA_8B), where), plan.chosen.settings)
+
+
+QUESTIONS = (
+    Wishes(),
+    Wishes(prefer="context"),
+    Wishes(n_ctx=32_768),
+    Wishes(type_k="q8_0", type_v="q8_0"),
+    Wishes(n_gpu_layers=20),
+    Wishes(n_ctx=1 << 20, type_k="f16", type_v="f16"),  # does not fit
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    name=st.sampled_from([LLAMA_8B, QWEN_30B_A3B, "Qwen3-Next-80B.gguf"]),
+    gibs=st.sampled_from([(6,), (12, 8)]),
+    most=st.sampled_from([3_000, 30_000]),
+    before=st.lists(st.sampled_from(QUESTIONS), min_size=1, max_size=3),
+    question=st.sampled_from(QUESTIONS),
+    margin=st.sampled_from([0, GIB]),
+)
+def test_a_plan_does_not_depend_on_what_was_asked_before(
+    name: str,
+    gibs: tuple[float, ...],
+    most: int,
+    before: list[Wishes],
+    question: Wishes,
+    margin: int,
+) -> None:
+    """Nor does what a search does before it is content: a solver that has answered other
+    questions does not get further for it."""
+    model, where = giant(name), machine(*(gpu(gib, i) for i, gib in enumerate(gibs)))
+    margins = [margin] * (len(gibs) + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tuner.planning.solver.MOST_WORK", most)
+        patch.setattr("tuner.planning.solver.MORE_WORK", most)
+        patch.setattr("tuner.planning.solver.ALL_WORK", 3 * most)
+        used = Solver(model, where)
+        for wishes in before:
+            make_plan(model, where, wishes, solver=used)
+        again = make_plan(model, where, question, margins=margins, solver=used)
+        assert again == make_plan(model, where, question, margins=margins)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.giants import LLAMA_8B, giant, gpu, machine, unified
 from tuner.errors import EngineError
-from tuner.memory.footprint import Buffer
+from tuner.memory.footprint import Buffer, DeviceUse, Footprint
 from tuner.planning.plan import Plan
 from tuner.planning.planner import make_plan
 from tuner.planning.solver import Solver
@@ -102,6 +102,49 @@ def test_a_refusal_moves_to_the_next_alternative() -> None:
     plan = verified(first, dry_run)
     assert plan.chosen.settings.type_k != first.chosen.settings.type_k
     assert "does not support this" in " ".join(plan.reasons)
+
+
+def test_nothing_is_said_of_what_was_refused() -> None:
+    """Reasons and warnings are those of the plan that was taken, and nothing like the refused one
+    is offered beside it."""
+    first = plan_8b()
+    refused = first.chosen.settings.type_k
+
+    def dry_run(settings: Settings) -> Buffers:
+        if settings.type_k == refused:
+            raise EngineError("refused", "the engine does not support this")
+        return says(100 * MIB)
+
+    plan = verified(first, dry_run)
+    chosen = plan.chosen.settings
+    asked = Wishes(type_k=chosen.type_k, type_v=chosen.type_v)
+    fresh = make_plan(plan.model, plan.machine, asked)
+    assert fresh.chosen.settings == chosen
+    assert plan.reasons[:-1] == fresh.reasons
+    assert f"engine refuses K {refused}" in plan.reasons[-1]
+    assert not set(first.reasons[1:]) & set(plan.reasons)
+    assert set(fresh.warnings) <= set(plan.warnings)
+    offered = (*plan.alternatives, *plan.fallbacks)
+    assert offered
+    assert all(c.settings.type_k != refused and c.settings != chosen for c in offered)
+
+
+def test_what_lives_beside_the_model_keeps_its_compute_buffers() -> None:
+    """The engine's dry run knows nothing of a projector."""
+    where = machine(gpu(8))
+    beside = Footprint((DeviceUse("GPU0", weights=GIB, compute=200 * MIB), DeviceUse("host")))
+    solver = Solver(giant(LLAMA_8B), where, (beside,))
+    plan = make_plan(giant(LLAMA_8B), where, Wishes(), solver=solver)
+    told = verified(plan, lambda _: says(130 * MIB), solver).chosen.footprint
+    assert told.uses[0].compute == 330 * MIB
+    assert told.uses[0].weights == plan.chosen.footprint.uses[0].weights
+
+
+def test_what_a_margin_leaves_no_room_for_is_told() -> None:
+    """Where nothing fits but for what the engine was seen to need, that is what is missing."""
+    plan = make_plan(giant(LLAMA_8B), machine(ram=6), Wishes(), margins=[4 * GIB])
+    assert not plan.chosen.fits
+    assert "host is short by" in plan.reasons[0]
 
 
 def test_an_engine_that_refuses_everything_is_an_error() -> None:

@@ -52,10 +52,22 @@ class Estimator:
         self._distinct: dict[tuple[tuple[int, ...], int], Placement] = {}
         self._sizes: dict[tuple[Placement, bool], list[tuple[int, ...]]] = {}
 
+    def forget(self) -> None:
+        """Nothing is known any more of any settings; answers stay the same."""
+        self._placements.clear()
+        self._distinct.clear()
+        self._sizes.clear()
+        self.compute.forget()
+
     @property
     def fixed(self) -> list[int]:
         """Bytes per device that no settings change: drivers, and what lives beside the model."""
         return [sum(kinds) for kinds in self._fixed]
+
+    @property
+    def compute_beside(self) -> list[int]:
+        """Bytes per device of the compute buffers of what lives beside the model."""
+        return [kinds[KINDS.index("compute")] for kinds in self._fixed]
 
     @property
     def needs_every_layer(self) -> bool:
@@ -69,7 +81,7 @@ class Estimator:
         if found is None:
             new = place(self.model.n_layer_all, self._n_gpus, settings)
             self.compute.replays.work.steps += self.model.n_layer_all
-            found = self._distinct.setdefault((new.slots, new.n_cpu_moe), new)
+            found = self._distinct.setdefault((new.ends, new.n_cpu_moe), new)
             self._placements[key] = found
         return found
 

@@ -45,12 +45,12 @@ def _on_host(model: Model, where: Placement) -> Iterator[tuple[TensorInfo, bool]
     groups = model.tensors
     for tensor in groups.input:
         yield tensor, True
-    on_host = [il for il, device in enumerate(where.slots[:-1]) if device < 0]
+    on_host = range(min(where.on_host, len(groups.layers)))
     for il in on_host:
         for tensor in groups.layers[il].others:
             yield tensor, False
     for il, layer in enumerate(groups.layers):
-        if where.slots[il] < 0 or il < where.n_cpu_moe:
+        if il < max(where.on_host, where.n_cpu_moe):
             for tensor in layer.experts:
                 yield tensor, False
     if where.output < 0:

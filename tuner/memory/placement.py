@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from tuner.gguf.header import TensorInfo
 from tuner.gguf.types import GGML_NUMBERS
@@ -41,17 +41,34 @@ def _f32(value: float) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
-    """Where each slot lives: an index into `Machine.gpus`, or -1 for the host. Equal only to
-    itself, so that looking something up for a placement costs nothing.
+    """Where the slots live. Equal only to itself, so that looking something up for a placement
+    costs nothing.
 
-    `spans` holds (first, end) of the layers per GPU, then the host's; a device's layers are
-    always consecutive, the host's come first.
+    A device's slots are always consecutive, the host's come first, then each GPU's: they end
+    before `ends`. `spans` holds (first, end) of the layers per GPU, then the host's. `output` is
+    an index into `Machine.gpus`, or -1 for the host.
     """
 
-    slots: tuple[int, ...]
+    ends: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
     output: int
     n_cpu_moe: int
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The device of each slot, as `output` has it."""
+        counts = (end - first for first, end in pairwise((0, *self.ends)))
+        return tuple(device for device, n in enumerate(counts, -1) for _ in range(n))
+
+    @property
+    def on_host(self) -> int:
+        """How many slots the host has."""
+        return self.ends[0]
+
+    @property
+    def on_gpus(self) -> tuple[int, ...]:
+        """How many slots each GPU has."""
+        return tuple(end - first for first, end in pairwise(self.ends))
 
 
 def place(n_layers: int, n_gpus: int, settings: Settings) -> Placement:
@@ -66,14 +83,11 @@ def place(n_layers: int, n_gpus: int, settings: Settings) -> Placement:
         ends.append(ends[0] + bisect_left(shares, point))
     if n_gpus:
         ends.append(n_layers + 1)
-    slots: list[int] = []
-    spans = []
-    for device, end in enumerate(ends, -1):
-        first = len(slots)
-        slots += [device] * (end - first)
-        last = min(end, n_layers)
-        spans.append((first, last) if first < last else (0, 0))
-    return Placement(tuple(slots), (*spans[1:], spans[0]), slots[-1], max(0, settings.n_cpu_moe))
+    parts = list(pairwise((0, *ends)))
+    spans = [(first, min(end, n_layers)) for first, end in parts]
+    host, *gpus = [span if span[0] < span[1] else (0, 0) for span in spans]
+    output = max(device for device, (first, end) in enumerate(parts, -1) if first < end)
+    return Placement(tuple(ends), (*gpus, host), output, max(0, settings.n_cpu_moe))
 
 
 @lru_cache(maxsize=1024)

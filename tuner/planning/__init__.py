@@ -11,7 +11,7 @@ refuse, `budgets` what a plan may take, `speed` and `fitting` what settings woul
 
 from tuner.planning.differences import difference_text
 from tuner.planning.plan import Candidate, Plan
-from tuner.planning.planner import make_plan
+from tuner.planning.planner import make_plan, with_choice
 from tuner.planning.solver import Solver
 from tuner.planning.speed import Calibration
 from tuner.planning.verify import DryRunner, verified
@@ -25,4 +25,5 @@ __all__ = [
     "difference_text",
     "make_plan",
     "verified",
+    "with_choice",
 ]

@@ -31,6 +31,11 @@ class Fitting:
         other.budgets = budgets
         return other
 
+    def forget(self) -> None:
+        """Nothing is known any more of any settings, under these budgets and others."""
+        self._splits.clear()
+        self.estimator.forget()
+
     @property
     def sparing_budgets(self) -> Budgets:
         """The budgets for context beyond the wished one: half of the free RAM is left alone."""

@@ -64,7 +64,7 @@ class Plan:
     alternatives: tuple[Candidate, ...] = ()
     fallbacks: tuple[Candidate, ...] = ()  # each takes less memory of the GPUs than the one before
     one_more_gib: Candidate | None = None  # the choice if every GPU had 1 GiB more
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()  # where nothing fits, the first one says what is missing
     warnings: tuple[str, ...] = ()
     sampling: SamplingChoice = field(default_factory=SamplingChoice)
 

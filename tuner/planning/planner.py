@@ -10,7 +10,7 @@ from tuner.machine.machine import Machine
 from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.alternatives import alternatives, fallbacks, one_more_gib
-from tuner.planning.plan import Plan
+from tuner.planning.plan import Candidate, Plan
 from tuner.planning.reasons import reasons_for, warnings_for
 from tuner.planning.shortage import least_short, nearest, shortage_text
 from tuner.planning.solver import Solver
@@ -56,6 +56,7 @@ def make_plan(
     _require_cache_types(solver, wishes)
     if margins:
         solver = solver.with_budgets(solver.budgets.less(solver.budgets.charged(list(margins))))
+    budgets = solver.budgets
     solver, chosen = solver.confirmed(wishes)
     chosen = chosen or solver.exactly(least_short(solver, wishes))
     if not chosen.fits:
@@ -65,8 +66,8 @@ def make_plan(
             wishes,
             chosen,
             alternatives=nearest(solver.hurried(), wishes),
-            reasons=(shortage_text(chosen, machine, wished=bool(wishes.fixed)),),
-            warnings=(*machine.warnings, *warnings_for(model, chosen, machine, wishes)),
+            reasons=(shortage_text(chosen, machine, budgets, wished=bool(wishes.fixed)),),
+            warnings=warnings_for(model, chosen, machine, wishes),
         )
     return Plan(
         model,
@@ -77,7 +78,20 @@ def make_plan(
         fallbacks=fallbacks(solver.hurried(), wishes, chosen),
         one_more_gib=one_more_gib(solver.hurried(), wishes, chosen),
         reasons=reasons_for(solver, wishes, chosen),
-        warnings=(*machine.warnings, *warnings_for(model, chosen, machine, wishes)),
+        warnings=warnings_for(model, chosen, machine, wishes),
+    )
+
+
+def with_choice(plan: Plan, chosen: Candidate, solver: Solver) -> Plan:
+    """The plan with a choice that was not the solver's (the engine refused that, or an earlier one
+    is kept), and with what is to be said of this one; its cache types were not weighed."""
+    s = chosen.settings
+    given = replace(plan.wishes, type_k=s.type_k, type_v=s.type_v)
+    return replace(
+        plan,
+        chosen=chosen,
+        reasons=reasons_for(solver, given, chosen),
+        warnings=warnings_for(plan.model, chosen, plan.machine, plan.wishes),
     )
 
 

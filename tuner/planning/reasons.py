@@ -34,11 +34,11 @@ def reasons_for(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[str,
 def warnings_for(
     model: Model, chosen: Candidate, machine: Machine, wishes: Wishes
 ) -> tuple[str, ...]:
-    """What to beware of with the chosen settings, each said once: what holds for the settings
-    whoever chose them (`constraints.notes`), then what depends on who did."""
+    """What to beware of on this machine with the chosen settings, each said once: what holds for
+    the settings whoever chose them (`constraints.notes`), then what depends on who did."""
     s = chosen.settings
     other_engine = other_engine_text(machine.engine_version)
-    found = [other_engine] if other_engine else []
+    found = [*machine.warnings, *([other_engine] if other_engine else [])]
     found += constraints.notes(model, s, machine)
     free = wishes.type_k is None and wishes.type_v is None
     if free and not {s.type_k, s.type_v} <= HIGH_PRECISION:

@@ -45,19 +45,20 @@ def least_short(solver: Solver, wishes: Wishes) -> Candidate:
     )
 
 
-def shortage_text(candidate: Candidate, machine: Machine, *, wished: bool) -> str:
-    """By how many bytes, and where, a plan does not fit; `wished`: the user fixed something."""
+def shortage_text(candidate: Candidate, machine: Machine, budgets: Budgets, *, wished: bool) -> str:
+    """By how many bytes of the budgets, and where, a plan does not fit; `wished`: the user fixed
+    something."""
     parts = [
         f"{where} is short by {size_text(lacking)} ({lacking:,} bytes)"
-        for where, lacking in shortages(candidate, machine)
+        for where, lacking in shortages(candidate, machine, budgets)
     ]
     start = "Nothing that keeps your settings fits: " if wished else "Nothing fits: "
     return start + ", ".join(parts) + "."
 
 
-def shortages(candidate: Candidate, machine: Machine) -> list[tuple[str, int]]:
+def shortages(candidate: Candidate, machine: Machine, budgets: Budgets) -> list[tuple[str, int]]:
     """Where memory is missing, in words, and how many bytes, each of them once."""
-    missing = Budgets.of(machine).missing(candidate.footprint.totals)
+    missing = budgets.missing(candidate.footprint.totals)
     limits = zip(machine.limits, missing, strict=True)
     return [(machine.text(limit), lacking) for limit, lacking in limits if lacking]
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from tuner.errors import EngineError
-from tuner.memory.footprint import Buffer
+from tuner.memory.footprint import Buffer, Footprint
 from tuner.memory.reported import reported_footprint
-from tuner.planning.plan import Candidate, Plan
-from tuner.planning.planner import make_plan
+from tuner.planning.budgets import Budgets
+from tuner.planning.plan import Candidate, Plan, distinct
+from tuner.planning.planner import make_plan, with_choice
 from tuner.planning.shortage import shortages
 from tuner.planning.solver import Solver
 from tuner.settings import Settings
@@ -36,7 +37,8 @@ def verified(plan: Plan, dry_run: DryRunner, solver: Solver | None = None) -> Pl
     Args:
         plan: what `make_plan` answered.
         dry_run: asks the engine; called once where all is well.
-        solver: the one that made the plan, where it is at hand (see `make_plan`).
+        solver: the one that made the plan, where it is at hand (see `make_plan`); needed where
+            something lives beside the model.
 
     Returns:
         A plan whose `chosen` has compute buffers as the engine reported them; `chosen.fits` is
@@ -45,13 +47,14 @@ def verified(plan: Plan, dry_run: DryRunner, solver: Solver | None = None) -> Pl
     Raises:
         EngineError: the engine refuses every alternative, or fails.
     """
+    solver = solver or Solver(plan.model, plan.machine)
     findings: list[str] = []
+    budgets = Budgets.of(plan.machine)
     margins = [0] * len(plan.machine.devices)
     for _ in range(MAX_ROUNDS):
-        computed, chosen, refusals = _first_taken(plan, dry_run)
-        plan = replace(plan, chosen=chosen)
+        plan, computed, refusals = _first_taken(plan, dry_run, solver)
         findings += refusals
-        short = shortages(chosen, plan.machine)
+        short = shortages(plan.chosen, plan.machine, budgets)
         if not short:
             break
         findings += [
@@ -59,39 +62,75 @@ def verified(plan: Plan, dry_run: DryRunner, solver: Solver | None = None) -> Pl
             "was planned again."
             for where, lacking in short
         ]
-        uses = zip(margins, chosen.footprint.uses, computed.footprint.uses, strict=True)
+        uses = zip(margins, plan.chosen.footprint.uses, computed.footprint.uses, strict=True)
         margins = [max(m, real.total - guess.total) for m, real, guess in uses]
         plan = make_plan(plan.model, plan.machine, plan.wishes, margins=margins, solver=solver)
         if not plan.chosen.fits:
             break
-    fits = plan.chosen.fits and not shortages(plan.chosen, plan.machine)
+    fits = plan.chosen.fits and not shortages(plan.chosen, plan.machine, budgets)
     chosen = replace(plan.chosen, fits=fits)
     return replace(plan, chosen=chosen, reasons=(*plan.reasons, *findings))
 
 
-def _first_taken(plan: Plan, dry_run: DryRunner) -> tuple[Candidate, Candidate, list[str]]:
-    """The first of the choice and what else the plan offers that the engine does not refuse: as
-    computed, with the engine's figures, and a sentence per refusal. Raises EngineError."""
+def _first_taken(
+    plan: Plan, dry_run: DryRunner, solver: Solver
+) -> tuple[Plan, Candidate, list[str]]:
+    """The plan with the first of the choice and what else it offers that the engine does not
+    refuse, with the engine's figures; the same as computed; a sentence per refusal. Raises
+    EngineError."""
     refusals: list[str] = []
     refused: set[tuple[str, str, str]] = set()
     last: EngineError | None = None
     for computed in (plan.chosen, *plan.alternatives, *plan.fallbacks):
         s = computed.settings
-        kind = (s.type_k, s.type_v, s.flash_attn)
-        if kind in refused:
+        if _kind(s) in refused:
             continue
         try:
             buffers = dry_run(s)
         except EngineError as error:
             if error.kind != "refused":
                 raise
-            refused.add(kind)
+            refused.add(_kind(s))
             refusals.append(f"The engine refuses K {s.type_k} with V {s.type_v}: {error}")
             last = error
             continue
-        # Nothing is allocated, so weights and cache read 0; the compute buffers are true.
-        compute = [b for b in buffers if b.kind == "compute"]
-        footprint = reported_footprint(compute, plan.machine, computed.footprint, "dry run")
-        return computed, replace(computed, footprint=footprint), refusals
+        if refused:
+            plan = _moved(plan, computed, refused, solver)
+        chosen = replace(computed, footprint=_as_reported(computed, buffers, solver))
+        return replace(plan, chosen=chosen), computed, refusals
     assert last is not None
     raise last
+
+
+def _kind(settings: Settings) -> tuple[str, str, str]:
+    """What the engine refuses."""
+    return settings.type_k, settings.type_v, settings.flash_attn
+
+
+def _moved(
+    plan: Plan, chosen: Candidate, refused: set[tuple[str, str, str]], solver: Solver
+) -> Plan:
+    """The plan with another choice; nothing else of it is like what was refused."""
+
+    def left(offered: Iterable[Candidate]) -> tuple[Candidate, ...]:
+        return tuple(c for c in distinct(offered, chosen) if _kind(c.settings) not in refused)
+
+    more = left([plan.one_more_gib] if plan.one_more_gib else [])
+    return replace(
+        with_choice(plan, chosen, solver),
+        alternatives=left(plan.alternatives),
+        fallbacks=left(plan.fallbacks),
+        one_more_gib=more[0] if more else None,
+    )
+
+
+def _as_reported(computed: Candidate, buffers: Iterable[Buffer], solver: Solver) -> Footprint:
+    """The engine's compute buffers in place of the computed ones. Nothing is allocated in a dry
+    run, so weights and cache read 0. What lives beside the model the engine does not know."""
+    compute = [b for b in buffers if b.kind == "compute"]
+    machine = solver.machine
+    told = reported_footprint(compute, machine, computed.footprint, "dry run")
+    if not compute:
+        return told
+    beside = zip(told.uses, solver.fitting.estimator.compute_beside, strict=True)
+    return replace(told, uses=tuple(replace(u, compute=u.compute + more) for u, more in beside))

@@ -42,7 +42,7 @@ def grows_unevenly(hp: HParams, settings: Settings, where: Placement, scratch: s
     once may be another sum at every context. `scratch`: as in `Backend.attention_scratch`."""
     if any(hp.recurrent) or settings.n_cpu_moe > 0:
         return True
-    if hp.n_swa > 0 and where.slots[0] < 0 <= where.output:
+    if hp.n_swa > 0 and where.on_host and where.output >= 0:
         return True
     copied = scratch and not settings.type_k == settings.type_v == "f16"
     return bool(copied) or scratch == "Metal"

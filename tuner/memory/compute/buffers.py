@@ -8,8 +8,6 @@ few contexts (`between.py`).
 
 from __future__ import annotations
 
-from collections import Counter
-
 from tuner.machine.backends import HOST_LAYOUT, backend
 from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES
@@ -21,9 +19,9 @@ from tuner.memory.compute.between import (
 )
 from tuner.memory.compute.graph import F16, F32, HOST
 from tuner.memory.compute.replica.builder import Layers, Shape
-from tuner.memory.compute.replica.dsa import LEFT_OUT, is_sparse
 from tuner.memory.compute.replica.model_graph import ModelGraph
 from tuner.memory.compute.replica.sparse_counts import attends_by_copy, counts, metal_counts
+from tuner.memory.compute.stand_ins import StandIns
 from tuner.memory.compute.tapes import Replays, SymbolicGraph
 from tuner.memory.kv_cache import CacheSizes
 from tuner.memory.placement import Placement
@@ -57,9 +55,11 @@ class ComputeSizes:
         self._shared = self._hp.n_layer_kv < self._hp.n_layer or self._hp.cycles[0] > 0
         self._sparse = bool(self._hp.indexer_head)  # scores of every token, for each token
         self.needs_every_layer = self._hp.row.graph.needs_every_layer
+        self._stand_ins = StandIns(self.graph)
         self._layers: dict[Placement, Layers] = {}
         self._exact: dict[tuple[_Key, int], Peaks] = {}
         self._samples: dict[_Key, ContextSamples] = {}
+        self._alike: dict[tuple[object, ...], ContextSamples] = {}
         self.replays = Replays(
             self.graph,
             self.alignments,
@@ -67,6 +67,14 @@ class ComputeSizes:
             opens=True,
             trims=not (self._hp.residual_block or self._sparse or self._hp.cycles[0]),
         )
+
+    def forget(self) -> None:
+        """Nothing is known any more of any settings, and no work was done."""
+        self._layers.clear()
+        self._exact.clear()
+        self._samples.clear()
+        self._alike.clear()
+        self.replays = self.replays.anew()
 
     def search(self, settings: Settings, where: Placement, flash: bool) -> Peaks:
         """What a search goes by: a graph of a few layers that stand for all, at a few contexts.
@@ -76,7 +84,14 @@ class ComputeSizes:
         key = (where, s.type_k, s.type_v, s.n_ubatch, flash, s.swa_full)
         samples = self._samples.get(key)
         if samples is None:
-            samples = self._samples[key] = self._sampled(settings, where, flash)
+            layers = self._layers.get(where)
+            if layers is None:
+                layers = self._layers[where] = self._stand_ins.few(where)
+            alike = (layers, where.output, where.on_host > 0, where.n_cpu_moe > 0, *key[1:])
+            samples = self._alike.get(alike)
+            if samples is None:
+                samples = self._alike[alike] = self._sampled(settings, where, layers, flash)
+            self._samples[key] = samples
         return samples.at(padded(s.n_ctx, CONTEXT_PADDING))
 
     def exact(self, settings: Settings, where: Placement, flash: bool) -> Peaks:
@@ -87,16 +102,16 @@ class ComputeSizes:
         key = ((where, s.type_k, s.type_v, s.n_ubatch, flash, s.swa_full), n_ctx)
         found = self._exact.get(key)
         if found is None:
-            layers = self._representative_layers(where, every=True)
+            layers = self._stand_ins.every(where)
             shape = self._shape(n_ctx, settings, layers, flash)
             found = self._exact[key] = self._peaks(shape, layers, where, None)
         return found
 
-    def _sampled(self, settings: Settings, where: Placement, flash: bool) -> ContextSamples:
-        """The search's answers for settings that differ from these by context alone."""
-        layers = self._layers.get(where)
-        if layers is None:
-            layers = self._layers[where] = self._representative_layers(where)
+    def _sampled(
+        self, settings: Settings, where: Placement, layers: Layers, flash: bool
+    ) -> ContextSamples:
+        """The search's answers for settings that differ from these by context alone, or put
+        other numbers of like layers on the devices."""
         graph: SymbolicGraph | None = None
 
         def peaks(n_ctx: int) -> Peaks:
@@ -187,41 +202,3 @@ class ComputeSizes:
         for _, n_kv in shape.cells:
             size += n_kv * n_tokens * (F16 if shape.flash else F32 * (1 + max(hp.n_head)))
         return size
-
-    def _representative_layers(self, where: Placement, *, every: bool = False) -> Layers:
-        """Layers that stand for all: of each run of equal ones on a device a few, and the last.
-        Equal layers go by the number of the first of them, so that placements share replays."""
-        signatures, first_alike = self.graph.signatures, self.graph.first_alike
-        n = self._hp.n_layer
-        moe = where.n_cpu_moe
-        kinds = [(signatures[il], where.slots[il], il < moe) for il in range(n)]
-        # each layer that reads a cache on another device has its own copy of it
-        every = every or (self._shared and len(set(where.slots[:n])) > 1)
-        every = every or self._hp.residual_block > 0  # what earlier layers bank, later ones read
-        pairs = [(kinds[il], kinds[il + 1] if il + 1 < n else None) for il in range(n)]
-        # where layers change sides within, memory may lie otherwise in every second one: a run
-        # of an odd number of layers stays odd
-        odd = {pair for pair, times in Counter(pairs).items() if moe and times % 2}
-        chosen: list[int] = []
-        seen: Counter[object] = Counter()
-        for il, pair in enumerate(pairs):
-            seen[pair] += 1
-            if seen[pair] <= 2 + (pair in odd) or il >= n - 2 or every:
-                chosen.append(il)
-        layers = [
-            (first_alike[signatures[il]], where.slots[il] + 1, il < moe and self._routed(il))
-            for il in chosen
-        ]
-        if self._hp.indexer_block:  # every layer has its own copies of the inputs, in its place
-            stand_ins = dict(zip(chosen, layers, strict=True))
-            return tuple(
-                stand_ins.get(il, (LEFT_OUT, where.slots[il] + 1, False)) for il in range(n)
-            )
-        left = [il for il in set(range(n)) - set(chosen) if is_sparse(self._hp, il)]
-        layers += [
-            (LEFT_OUT, device, False) for device in sorted(where.slots[il] + 1 for il in left)
-        ]
-        return tuple(layers)
-
-    def _routed(self, il: int) -> bool:
-        return bool(self._model.tensors.layers[il].experts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 from tuner.memory.compute.allocator import peaks, replay, trace
@@ -107,6 +108,7 @@ class Replays:
         `trims`: whether layers far from a device may be left out, which they may not where later
         ones read what all earlier ones have banked, or where they run in cycles."""
         self._graph, self._alignments, self._offload = graph, alignments, offload
+        self.anew = partial(Replays, graph, alignments, offload, opens=opens, trims=trims)
         self._opens, self._trims = opens, opens and trims
         self.work = Work()
         self._graphs: dict[_Key, SymbolicGraph | None] = {}

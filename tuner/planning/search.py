@@ -1,0 +1,235 @@
+"""The search for the best plan: best first, in ever finer parts of the grid.
+
+A part is a placement, a choice of cache types there (with the wished context, or with less), or a
+plan of which the exact footprint is still to be had. What could still hold the best plan is opened
+next; what was found is the answer once nothing that is left could be better.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
+from math import ceil, inf, log
+from typing import TYPE_CHECKING
+
+from tuner.memory.cache_types import HIGH_PRECISION
+from tuner.planning.plan import Candidate
+from tuner.settings import CONTEXT_PADDING, Settings
+from tuner.wishes import Wishes
+
+if TYPE_CHECKING:
+    from tuner.planning.solver import Solver
+
+_LOOKING = 30  # steps (`Work`) that it takes to look at a placement with a choice of cache types
+
+
+@dataclass(frozen=True, slots=True)
+class CacheChoice:
+    """What can be chosen without regard to the placement, and its log price."""
+
+    price: float
+    type_k: str
+    type_v: str
+    n_ubatch: int
+    smaller: CacheChoice | None = None  # the same with the next smaller n_ubatch
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a search goes on, in steps of work (`Work`)."""
+
+    content_at: float  # from here on whatever was found will do
+    ends_at: float  # here it ends with nothing
+
+
+class Search:
+    """One question to a solver: its grid, and what is best of it."""
+
+    def __init__(self, solver: Solver, wishes: Wishes) -> None:
+        self.solver, self.wishes = solver, wishes
+        self.fitting = solver.fitting
+        self.objective = solver.objective(wishes)
+        contexts = solver.contexts(wishes)
+        at_wish = bisect_left(contexts, self.objective.wished_context)
+        self.contexts, self.below_wish = contexts, contexts[:at_wish]
+        self.from_wish = contexts[at_wish:]
+        # Where the search's footprints may be too low, what it finds is no more than a bound.
+        self.needs_exact = self.fitting.estimator.needs_every_layer
+        self._choices: dict[tuple[bool, bool], list[CacheChoice]] = {}
+
+    def best(self, patience: Patience) -> Candidate | None:
+        """The best plan that fits, or None."""
+        work = self.solver.work
+        queue: list[Node] = [*self._placements()]
+        heapify(queue)
+        best: Candidate | None = None
+        while queue:
+            node = heappop(queue)
+            if best and (-node.cost <= best.score or work.steps > patience.content_at):
+                break
+            if work.steps > patience.ends_at:
+                break
+            for part in node.opened(self):
+                if isinstance(part, Node):
+                    heappush(queue, part)
+                elif best is None or _rank(part) > _rank(best):
+                    best = part
+        return best
+
+    def _placements(self) -> Iterator[PlacementNode]:
+        solver, most = self.solver, self.objective.context_best
+        room = sum(solver.gpu_room())
+        for seconds, k, m in solver.placements(self.wishes):
+            if solver.speed.weights_offloaded(k, m) <= room:
+                yield PlacementNode(log(seconds) - most, k, m)
+
+    def choices(self, n_gpu_layers: int, n_cpu_moe: int) -> list[CacheChoice]:
+        """Cache types to choose from at a placement."""
+        where = self.solver.whole(n_gpu_layers, n_cpu_moe), n_gpu_layers > 0
+        if where not in self._choices:
+            self._choices[where] = self.solver.cache_choices(self.wishes, self.objective, *where)
+        return self._choices[where]
+
+    def longest_of_splits(self, base: Settings, contexts: list[int]) -> Candidate | None:
+        """The best split of these settings, each with the longest context that it allows, and
+        that split improved by moving layers."""
+        weigh, objective = self.solver.weigh, self.objective
+        wished, wished_split = objective.wished_context, self.wishes.tensor_split
+        best: Candidate | None = None
+        for split in self.fitting.splits(base, wished_split):
+            found = self.fitting.longest(base.with_split(split), contexts, wished)
+            if found is None:
+                continue
+            candidate = weigh(found, objective)
+            if best is None or _rank(candidate) > _rank(best):
+                best = candidate
+        if best is None or wished_split is not None:
+            return best
+        moved = weigh(self.fitting.balanced(best.settings, contexts, wished), objective)
+        return max(best, moved, key=_rank)
+
+    def confirmed(self, found: Candidate, contexts: list[int]) -> Candidate | None:
+        """The plan with its exact footprint, with less context where it does not fit, or None."""
+        up_to = contexts[: bisect_right(contexts, found.settings.n_ctx)]
+        wished = self.objective.wished_context
+        settings = self.fitting.longest(found.settings, up_to, wished, exact=True)
+        return settings and self.solver.exactly(self.solver.weigh(settings, self.objective))
+
+    def gain_of_no_compute(self, c: Candidate) -> float:
+        """Log worth of the context that all of a plan's compute buffers could hold instead: no
+        smaller n_ubatch can gain more."""
+        n_ctx, most = c.settings.n_ctx, self.contexts[-1]
+        if n_ctx >= most:
+            return 0.0
+        longer = self.fitting.estimator.footprint(c.settings.with_context(most))
+        pairs = list(zip(c.footprint.uses, longer.uses, strict=True))
+        charged = self.fitting.budgets.charged
+        grown = charged([then.kv_cache - now.kv_cache for now, then in pairs])
+        compute = charged([now.compute + then.compute for now, then in pairs])
+        span = most - n_ctx
+        more = max((a * span / b for a, b in zip(compute, grown, strict=True) if b > 0), default=0)
+        reach = min(n_ctx + ceil(more) + CONTEXT_PADDING, most)
+        return self.objective.context(reach) - self.objective.context(n_ctx)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node(ABC):
+    """A part of the grid."""
+
+    cost: float  # no plan in it scores more than `-cost`
+
+    def __lt__(self, other: Node) -> bool:
+        return self.cost < other.cost
+
+    @abstractmethod
+    def opened(self, search: Search) -> Iterator[Node | Candidate]:
+        """What it consists of: finer parts, or a plan that fits."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlacementNode(Node):
+    """So many layers on the GPUs, the experts of so many in RAM, with anything."""
+
+    n_gpu_layers: int
+    n_cpu_moe: int
+
+    def opened(self, search: Search) -> Iterator[Node | Candidate]:
+        """Each choice of cache types that fits with some context."""
+        work, objective, contexts = search.solver.work, search.objective, search.contexts
+        for choice in search.choices(self.n_gpu_layers, self.n_cpu_moe):
+            work.steps += _LOOKING
+            node = CacheNode(self.cost, self, choice)
+            most = search.fitting.most_context(node.settings(search), contexts)
+            if most:
+                lost = objective.context_best - objective.context(int(most))
+                below = most < objective.wished_context
+                yield replace(node, cost=self.cost + lost + choice.price, below_wish=below)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CacheNode(Node):
+    """A placement with cache types and n_ubatch chosen."""
+
+    where: PlacementNode
+    choice: CacheChoice
+    below_wish: bool = False  # whether the context may be less than the wished one, else no less
+
+    def settings(self, search: Search) -> Settings:
+        """What is decided, with the least context."""
+        base = search.solver.settings(search.wishes, search.contexts[0], self.choice)
+        where = self.where
+        return replace(base, n_gpu_layers=where.n_gpu_layers, n_cpu_moe=where.n_cpu_moe)
+
+    def contexts(self, search: Search) -> list[int]:
+        return search.below_wish if self.below_wish else search.from_wish
+
+    def opened(self, search: Search) -> Iterator[Node | Candidate]:
+        """The best plan, and the same choice with a smaller n_ubatch."""
+        found = search.longest_of_splits(self.settings(search), self.contexts(search))
+        if found:
+            yield FoundNode(-found.score, self, found) if search.needs_exact else found
+        else:
+            yield from self.with_less(search, self.cost)
+        smaller = self.choice.smaller
+        if smaller:
+            cost = self.cost - self.choice.price + smaller.price
+            if found:
+                gain = search.gain_of_no_compute(found)
+                cost = max(cost, smaller.price - self.choice.price - found.score - gain)
+            yield replace(self, cost=cost, choice=smaller)
+
+    def with_less(self, search: Search, cost: float) -> Iterator[CacheNode]:
+        """The same below the wished context, where that is left to try, at this cost or more."""
+        if self.below_wish or not search.below_wish:
+            return
+        where = self.where
+        seconds = search.solver.best_seconds(where.n_gpu_layers, where.n_cpu_moe)
+        worth = search.objective.context(search.below_wish[-1])
+        less = log(seconds) - worth + self.choice.price
+        yield replace(self, cost=max(cost, less), below_wish=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundNode(Node):
+    """A plan that is in `of` and fits, if its exact footprint does."""
+
+    of: CacheNode
+    found: Candidate
+
+    def opened(self, search: Search) -> Iterator[Node | Candidate]:
+        """The plan, or with what else to go on."""
+        exact = search.confirmed(self.found, self.of.contexts(search))
+        if exact:
+            yield exact
+        else:
+            yield from self.of.with_less(search, -inf)
+
+
+def _rank(c: Candidate) -> tuple[float, ...]:
+    """Score first; then what a user would rather have, so that a tie has one answer."""
+    s = c.settings
+    low = not {s.type_k, s.type_v} <= HIGH_PRECISION
+    return (round(c.score, 9), -low, s.n_ctx, -c.quality.loss, s.n_ubatch, -c.footprint.total)
