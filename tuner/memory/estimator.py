@@ -110,6 +110,15 @@ class Estimator:
         sizes = self.compute.search(settings, where, flash).sizes if compute else self._nothing
         return [sum(kinds) for kinds in self._by_kind(settings, where, flash, sizes)]
 
+    def total(self, device: int, settings: Settings, *, compute: bool = True) -> int:
+        """The same of one device alone, in the machine's order."""
+        where, flash = self.placement(settings), self.flash(settings)
+        first, end = where.spans[device]
+        total = sum(self._placed(where, settings)[device])
+        if end:
+            total += self.cache.bytes(settings, flash, self._layouts[device], first, end)
+        return total + (self.compute.search_on(device, settings, where, flash) if compute else 0)
+
     def _footprint(
         self, settings: Settings, where: Placement, flash: bool, peaks: Peaks
     ) -> Footprint:

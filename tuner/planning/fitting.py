@@ -13,6 +13,8 @@ from tuner.planning import splits
 from tuner.planning.budgets import Budgets, sparing_caps
 from tuner.settings import Settings
 
+_Totals = Callable[[Settings], list[int]]  # bytes of every device
+
 
 class Fitting:
     """One model's footprints on one machine, under budgets."""
@@ -23,6 +25,7 @@ class Fitting:
         self.n_items = estimator.model.n_items
         self.budgets = Budgets.of(machine)
         self._sparing_caps = sparing_caps(machine)
+        self.usual_compute = [0] * len(machine.gpus)  # bytes that a GPU's took where last asked for
         self._splits: dict[tuple[Settings, Budgets], list[tuple[float, ...]]] = {}
 
     def with_budgets(self, budgets: Budgets) -> Fitting:
@@ -34,6 +37,7 @@ class Fitting:
     def forget(self) -> None:
         """Nothing is known any more of any settings, under these budgets and others."""
         self._splits.clear()
+        self.usual_compute[:] = [0] * len(self.usual_compute)
         self.estimator.forget()
 
     @property
@@ -70,12 +74,20 @@ class Fitting:
         return max(lacking) if self.budgets.shared else sum(lacking)
 
     def _without_compute(self, settings: Settings) -> list[int]:
-        return self.budgets.charged(self.estimator.totals(settings, compute=False))
+        return self.budgets.charged(self._totals_without_compute(settings))
 
     def _gpus_as_one(self, by_limit: Sequence[int]) -> list[int]:
         """Bytes per limit with those of the single GPUs summed up."""
         n_gpus = len(self.machine.gpus)
         return [sum(by_limit[:n_gpus]), *by_limit[n_gpus:]]
+
+    def could_fit(self, settings: Settings, wished: tuple[float, ...] | None) -> bool:
+        """Whether these settings with the wished split, or some split, are allowed as far as can be
+        told without the compute buffers."""
+        if len(self.machine.gpus) <= 1 or wished is not None or self.budgets.shared:
+            return True  # told as quickly by `most_context`
+        total = min(settings.n_gpu_layers, self.n_items)
+        return splits.could_fit(total, len(self.machine.gpus), _Room(self, settings))
 
     def splits(
         self, settings: Settings, wished: tuple[float, ...] | None
@@ -104,7 +116,20 @@ class Fitting:
     ) -> Settings | None:
         """The settings with the longest of `contexts` (ascending) that is allowed, or None; those
         beyond `wished` are measured against `sparing_budgets`. `exact`: by exact footprints."""
-        totals = self._exact_totals if exact else self.estimator.totals
+        return self._longest(
+            settings, contexts, wished, self._exact_totals if exact else self.estimator.totals
+        )
+
+    def longest_at_most(
+        self, settings: Settings, contexts: list[int], wished: int
+    ) -> Settings | None:
+        """The same with the compute buffers counted as nothing, quickly: `longest` is no longer,
+        and None where this is."""
+        return self._longest(settings, contexts, wished, self._totals_without_compute)
+
+    def _longest(
+        self, settings: Settings, contexts: list[int], wished: int, totals: _Totals
+    ) -> Settings | None:
         found = None
         if contexts[-1] > wished:
             found = _reach(settings, contexts, self.sparing_budgets, totals)
@@ -112,6 +137,9 @@ class Fitting:
             up_to_wish = contexts[: bisect_right(contexts, wished)]
             found = _reach(settings, up_to_wish, self.budgets, totals) or found
         return found
+
+    def _totals_without_compute(self, settings: Settings) -> list[int]:
+        return self.estimator.totals(settings, compute=False)
 
     def _exact_totals(self, settings: Settings) -> list[int]:
         return self.estimator.exact(settings).totals
@@ -157,19 +185,26 @@ class _Room:
         return self._left(counts, gpu, compute=False)
 
     def left(self, counts: splits.Split, gpu: int) -> int:
-        return self._left(counts, gpu, compute=True)
+        left = self._left(counts, gpu, compute=True)
+        self._fitting.usual_compute[gpu] = self.without_compute(counts, gpu) - left
+        return left
+
+    def usual_compute(self, gpu: int) -> int:
+        return self._fitting.usual_compute[gpu]
 
     def _left(self, counts: splits.Split, gpu: int, *, compute: bool) -> int:
         trial = self._settings.with_split(tuple(map(float, counts)))
-        totals = self._fitting.estimator.totals(trial, compute=compute)
-        return self._fitting.budgets.room(totals, gpu)
+        estimator, budgets = self._fitting.estimator, self._fitting.budgets
+        if not budgets.shared:  # so that nobody else's compute buffer need be known
+            return budgets.limits[gpu] - estimator.total(gpu, trial, compute=compute)
+        return budgets.room(estimator.totals(trial, compute=compute), gpu)
 
 
 def _reach(
     settings: Settings,
     contexts: list[int],
     budgets: Budgets,
-    totals: Callable[[Settings], list[int]],
+    totals: _Totals,
 ) -> Settings | None:
     """The settings with the longest of `contexts` that stays within `budgets`, or None.
 

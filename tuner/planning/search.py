@@ -23,6 +23,7 @@ from tuner.wishes import Wishes
 if TYPE_CHECKING:
     from tuner.planning.solver import Solver
 
+_TIE = 1e-8  # scores that differ by less may rank alike
 _LOOKING = 30  # steps (`Work`) that it takes to look at a placement with a choice of cache types
 
 
@@ -96,19 +97,27 @@ class Search:
     def longest_of_splits(self, base: Settings, contexts: list[int]) -> Candidate | None:
         """The best split of these settings, each with the longest context that it allows, and
         that split improved by moving layers."""
-        weigh, objective = self.solver.weigh, self.objective
+        solver, objective = self.solver, self.objective
         wished, wished_split = objective.wished_context, self.wishes.tensor_split
+        several = len(solver.machine.gpus) > 1  # else there is one, and its own figures are at hand
+        if not self.fitting.could_fit(base.with_context(contexts[0]), wished_split):
+            return None
         best: Candidate | None = None
         for split in self.fitting.splits(base, wished_split):
-            found = self.fitting.longest(base.with_split(split), contexts, wished)
+            trial = base.with_split(split)
+            if several:
+                most = self.fitting.longest_at_most(trial, contexts, wished)
+                if not most or (best and solver.score(most, objective) < best.score - _TIE):
+                    continue  # whatever the compute buffers take
+            found = self.fitting.longest(trial, contexts, wished)
             if found is None:
                 continue
-            candidate = weigh(found, objective)
+            candidate = solver.weigh(found, objective)
             if best is None or _rank(candidate) > _rank(best):
                 best = candidate
         if best is None or wished_split is not None:
             return best
-        moved = weigh(self.fitting.balanced(best.settings, contexts, wished), objective)
+        moved = solver.weigh(self.fitting.balanced(best.settings, contexts, wished), objective)
         return max(best, moved, key=_rank)
 
     def confirmed(self, found: Candidate, contexts: list[int]) -> Candidate | None:

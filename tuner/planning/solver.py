@@ -144,17 +144,22 @@ class Solver:
     def weigh(self, settings: Settings, objective: Objective) -> Candidate:
         """Footprint, speed, quality and score of any settings, whether they fit or not."""
         footprint = self.fitting.estimator.footprint(settings)
-        offload, slow = self.offload(settings), self._slow(settings)
-        whole = self.whole(settings.n_gpu_layers, settings.n_cpu_moe)
-        score = (
-            -log(self.speed.decode_seconds(offload))
-            + objective.context(settings.n_ctx)
-            - objective.cache(settings.type_k, settings.type_v, whole=whole, slow=slow)
-            - objective.ubatch(settings.n_ubatch)
-        )
         quality = Quality(prior_loss(settings.type_k, settings.type_v))
         fits = self.fitting.fits(footprint)
+        score = self.score(settings, objective)
         return Candidate(settings, footprint, self.predict(settings), quality, fits, score)
+
+    def score(self, settings: Settings, objective: Objective) -> float:
+        """Log of the effective tokens/s of any settings (`objective.py`)."""
+        whole = self.whole(settings.n_gpu_layers, settings.n_cpu_moe)
+        return (
+            -log(self.speed.decode_seconds(self.offload(settings)))
+            + objective.context(settings.n_ctx)
+            - objective.cache(
+                settings.type_k, settings.type_v, whole=whole, slow=self._slow(settings)
+            )
+            - objective.ubatch(settings.n_ubatch)
+        )
 
     def predict(self, settings: Settings) -> Speed:
         """Tokens/s of any settings."""

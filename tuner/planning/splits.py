@@ -39,6 +39,9 @@ class Room(Protocol):
     def left(self, counts: Split, gpu: int) -> int:
         """All counted; negative where it lacks them."""
 
+    def usual_compute(self, gpu: int) -> int:
+        """A first guess of the compute buffer."""
+
 
 def candidates(total: int, gpus: Sequence[Device], room: Room) -> list[Split]:
     """Splits of `total` items worth a look, each at most once and in a fixed order.
@@ -54,6 +57,16 @@ def candidates(total: int, gpus: Sequence[Device], room: Room) -> list[Split]:
     fastest, *others = (_filled(total, order, room) for order in orders)
     shared = proportional(total, [g.budget for g in gpus])
     return list(dict.fromkeys([fastest, shared, *others]))
+
+
+def could_fit(total: int, n_gpus: int, room: Room) -> bool:
+    """Whether some split of `total` items has room for all but the compute buffers: each GPU takes
+    as many as it can, so that the fewest are left for those behind it."""
+    counts: Split = (total, *(0,) * (n_gpus - 1))
+    for gpu, rest_on in pairwise(range(n_gpus)):
+        filling = _Filling(counts, gpu, rest_on, counts[gpu], room)
+        counts = filling.with_most(0, counts[gpu])
+    return all(room.without_compute(counts, gpu) >= 0 for gpu in range(n_gpus))
 
 
 def _filled(total: int, order: Sequence[int], room: Room) -> Split:
@@ -78,18 +91,25 @@ class _Filling:
 
     def fullest(self) -> Split:
         """The counts with as many items on the GPU as it can hold, the rest on none yet."""
-        low, high, compute = 0, self.left, 0
+        low, high, compute = 0, self._most(0, self.left, 0), self.room.usual_compute(self.gpu)
         while low < high:
             # what there is room for if the compute buffer is like that of the last guess
             guess = max(self._most(low, high, compute), low + 1)
             counts = self._with(guess)
+            room = self.room.without_compute(counts, self.gpu)
+            if low and room < compute * 3 // 4:
+                break  # one more item does not make the buffer that small
             left = self.room.left(counts, self.gpu)
-            compute = self.room.without_compute(counts, self.gpu) - left
+            compute = room - left
             if left >= 0:
                 low = guess
             else:
                 high = guess - 1
         return tuple(low if gpu == self.gpu else n for gpu, n in enumerate(self.counts))
+
+    def with_most(self, low: int, high: int) -> Split:
+        """The counts with as many items on the GPU as it can hold without a compute buffer."""
+        return self._with(self._most(low, high, 0))
 
     def _most(self, low: int, high: int, compute: int) -> int:
         """Between `low` and `high`, the most items that leave so many bytes for compute."""

@@ -14,6 +14,13 @@ LARGE = 1 << 17  # tokens; what is linear is sampled here next
 EVERY_CONTEXT = 1 << 62  # as `exact_up_to`: none is taken from a line
 
 
+class Peak(NamedTuple):
+    """What the compute buffer of one device must hold."""
+
+    size: int  # bytes
+    guessed: bool = False  # of layers for which there is no graph
+
+
 class Peaks(NamedTuple):
     """What compute buffers must hold."""
 
@@ -56,28 +63,42 @@ class ContextSamples:
     takes: there `exact_up_to` is EVERY_CONTEXT.
     """
 
-    __slots__ = ("_exact_up_to", "_known", "_linear", "_peaks")
+    __slots__ = ("_devices", "_exact_up_to", "_known", "_linear", "_peak", "_peaks")
 
-    def __init__(self, peaks: Callable[[int], Peaks], exact_up_to: int, *, linear: bool):
-        """`peaks` replays the graph at a context of so many tokens."""
-        self._peaks, self._exact_up_to, self._linear = peaks, exact_up_to, linear
-        self._known: dict[int, Peaks] = {}
+    def __init__(
+        self, peak: Callable[[int, int], Peak], devices: int, exact_up_to: int, *, linear: bool
+    ):
+        """`peak` replays the graph at a context of so many tokens, on a device."""
+        self._peak, self._devices = peak, range(devices)
+        self._exact_up_to, self._linear = exact_up_to, linear
+        self._known: dict[tuple[int, int], Peak] = {}
+        self._peaks: dict[int, Peaks] = {}
 
     def at(self, n_ctx: int) -> Peaks:
         """What a context of `n_ctx` tokens, already padded, needs."""
-        found = self._known.get(n_ctx)
+        found = self._peaks.get(n_ctx)
+        if found is None:
+            peaks = [self.on(device, n_ctx) for device in self._devices]
+            sizes, guessed = zip(*peaks, strict=True)
+            found = self._peaks[n_ctx] = Peaks(sizes, any(guessed))
+        return found
+
+    def on(self, device: int, n_ctx: int) -> Peak:
+        """The same of one device alone."""
+        found = self._known.get((device, n_ctx))
         if found is None:
             low, high = sampled_contexts(n_ctx, self._exact_up_to, linear=self._linear)
             if low == high:
-                found = self._peaks(n_ctx)
+                found = self._peak(n_ctx, device)
             else:
-                found = _between(self.at(low), self.at(high), (n_ctx - low) / (high - low))
-            self._known[n_ctx] = found
+                share = (n_ctx - low) / (high - low)
+                found = _between(self.on(device, low), self.on(device, high), share)
+            self._known[device, n_ctx] = found
         return found
 
 
-def _between(below: Peaks, above: Peaks, share: float) -> Peaks:
+def _between(below: Peak, above: Peak, share: float) -> Peak:
     """The point on the line, `share` of the way up."""
-    pairs = zip(below.sizes, above.sizes, strict=True)
-    sizes = tuple([a if a == b else int(a + (b - a) * share) for a, b in pairs])
-    return Peaks(sizes, below.guessed or above.guessed)
+    a, b = below.size, above.size
+    size = a if a == b else int(a + (b - a) * share)
+    return Peak(size, below.guessed or above.guessed)

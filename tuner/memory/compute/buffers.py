@@ -14,6 +14,7 @@ from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.compute.between import (
     EVERY_CONTEXT,
     ContextSamples,
+    Peak,
     Peaks,
     grows_unevenly,
 )
@@ -80,6 +81,15 @@ class ComputeSizes:
         """What a search goes by: a graph of a few layers that stand for all, at a few contexts.
         Exact or a little more, but for the few models where every layer leaves its own holes
         (`needs_every_layer`): there it may be less, often by some MiB."""
+        n_ctx = padded(settings.n_ctx, CONTEXT_PADDING)
+        return self._samples_of(settings, where, flash).at(n_ctx)
+
+    def search_on(self, device: int, settings: Settings, where: Placement, flash: bool) -> int:
+        """Bytes on one device alone (the host last), as `search` has them."""
+        n_ctx = padded(settings.n_ctx, CONTEXT_PADDING)
+        return self._samples_of(settings, where, flash).on(device, n_ctx).size
+
+    def _samples_of(self, settings: Settings, where: Placement, flash: bool) -> ContextSamples:
         s = settings
         key = (where, s.type_k, s.type_v, s.n_ubatch, flash, s.swa_full)
         samples = self._samples.get(key)
@@ -92,7 +102,7 @@ class ComputeSizes:
             if samples is None:
                 samples = self._alike[alike] = self._sampled(settings, where, layers, flash)
             self._samples[key] = samples
-        return samples.at(padded(s.n_ctx, CONTEXT_PADDING))
+        return samples
 
     def exact(self, settings: Settings, where: Placement, flash: bool) -> Peaks:
         """A graph of every layer for this very context: to the byte as far as the graph is the
@@ -104,7 +114,7 @@ class ComputeSizes:
         if found is None:
             layers = self._stand_ins.every(where)
             shape = self._shape(n_ctx, settings, layers, flash)
-            found = self._exact[key] = self._peaks(shape, layers, where, None)
+            found = self._exact[key] = self._plain(shape, layers, where)
         return found
 
     def _sampled(
@@ -113,17 +123,27 @@ class ComputeSizes:
         """The search's answers for settings that differ from these by context alone, or put
         other numbers of like layers on the devices."""
         graph: SymbolicGraph | None = None
+        plain: dict[int, Peaks] = {}
 
-        def peaks(n_ctx: int) -> Peaks:
+        def peak(n_ctx: int, device: int) -> Peak:
             nonlocal graph
             shape = self._shape(n_ctx, settings, layers, flash)
+            if self.replays.work.done:
+                self.replays.work.steps += _GUESSING
+                return Peak(self._generous_guess(shape), guessed=True)
             if graph is None:
                 graph = self._symbolic(shape, layers, where)
-            return self._peaks(shape, layers, where, graph)
+            found = graph.peak(shape, (device + 1) % devices) if graph else None
+            if found is not None:
+                return Peak(found)
+            if n_ctx not in plain:
+                plain[n_ctx] = self._plain(shape, layers, where)
+            return Peak(plain[n_ctx].sizes[device], plain[n_ctx].guessed)
 
+        devices = len(self.alignments)
         linear = flash and not grows_unevenly(self._hp, settings, where, self._scratch)
         exact_up_to = EVERY_CONTEXT if self._sparse else settings.n_ubatch + self._hp.n_swa
-        return ContextSamples(peaks, exact_up_to, linear=linear)
+        return ContextSamples(peak, devices, exact_up_to, linear=linear)
 
     def _shape(self, n_ctx: int, settings: Settings, layers: Layers, flash: bool) -> Shape:
         hp = self._hp
@@ -161,30 +181,23 @@ class ComputeSizes:
 
     def _symbolic(self, shape: Shape, layers: Layers, where: Placement) -> SymbolicGraph | None:
         """The graph of these layers for all shapes like this one, if there can be one."""
-        if self.replays.work.done:
-            return None
         try:
             return self.replays.graph(shape, layers, *self._ends(shape, layers, where))
         except Exception:
-            return None  # nor can there be one of plain numbers: `_peaks` says so
+            return None  # nor can there be one of plain numbers: `_plain` says so
 
-    def _peaks(
-        self, shape: Shape, layers: Layers, where: Placement, graph: SymbolicGraph | None
-    ) -> Peaks:
-        """By the symbolic graph where there is one that holds, else by one of plain numbers."""
+    def _plain(self, shape: Shape, layers: Layers, where: Placement) -> Peaks:
+        """By a graph of plain numbers."""
         try:
             if self.replays.work.done:
                 self.replays.work.steps += _GUESSING
                 raise TimeoutError("hundreds of layers, none like another")
-            found = graph.peaks(shape) if graph else None
-            if found is None:
-                found = self.replays.replayed(shape, layers, *self._ends(shape, layers, where))
+            host, *gpus = self.replays.replayed(shape, layers, *self._ends(shape, layers, where))
         except Exception:
             # Layers that are like none that we know. Whatever it is that the graph's builder
             # stumbles over: the user is told that this is assumed, and the dry run decides.
             size = self._generous_guess(shape)
             return Peaks((size,) * len(self.alignments), guessed=True)
-        host, *gpus = found
         return Peaks((*gpus, host))
 
     def _ends(self, shape: Shape, layers: Layers, where: Placement) -> tuple[int, int]:

@@ -6,7 +6,7 @@ a graph of these alone gives its tape; placements that differ elsewhere share it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -19,6 +19,7 @@ from tuner.memory.compute.terms import Terms, products, symbolic, terms, value
 
 _Key = tuple[Shape, Layers, int, int]  # the symbolic shape, layers, output's device, copies
 _Pair = tuple[tuple[Terms, Terms], ...]  # two lengths for each dimension in which layouts differ
+_Traced = tuple["_SymbolicTape", set[_Pair]]
 
 
 _BUILDING = 300  # steps in whose time one layer of a graph is built
@@ -71,23 +72,33 @@ def _fixed(size: Terms) -> bool:
 
 
 class SymbolicGraph:
-    """The tapes of one graph, a device each. Where `layouts_that_differ` become alike, they are
-    others."""
+    """The tapes of one graph, each traced when its device is asked for first."""
 
-    def __init__(self, tapes: list[_SymbolicTape], layouts_that_differ: set[_Pair]):
-        self._tapes = tapes
-        self._layouts_that_differ = layouts_that_differ
+    def __init__(self, trace: Callable[[int], _Traced]):
+        """`trace` gives the tape of a device, and the layouts that differ: where they become
+        alike, it is another. It may raise where sizes cannot be left open."""
+        self._trace = trace
+        self._traced: dict[int, _Traced | None] = {}
 
-    def peaks(self, shape: Shape) -> tuple[int, ...] | None:
-        """Bytes per device, the host first. None where the tapes do not say: a coincidence of
-        sizes lets a tensor take over memory that it otherwise cannot, or a size is of a form that
-        nothing in the shape stands for."""
+    def peak(self, shape: Shape, device: int) -> int | None:
+        """Bytes on a device. None where its tape does not say: a coincidence of sizes lets a tensor
+        take over memory that it otherwise cannot, a size is of a form that nothing in the shape
+        stands for, or a builder does more with sizes than was assumed."""
+        if device not in self._traced:
+            try:
+                self._traced[device] = self._trace(device)
+            except Exception:  # if layers cannot be built at all, plain numbers raise once more
+                self._traced[device] = None
+        traced = self._traced[device]
+        if traced is None:
+            return None
+        tape, layouts_that_differ = traced
         by_place = products(shape)
         try:
-            for pair in self._layouts_that_differ:
+            for pair in layouts_that_differ:
                 if all(value(x, by_place) == value(y, by_place) for x, y in pair):
                     return None
-            return tuple([tape.peak(by_place) for tape in self._tapes])
+            return tape.peak(by_place)
         except IndexError:
             return None
 
@@ -111,7 +122,7 @@ class Replays:
         self.anew = partial(Replays, graph, alignments, offload, opens=opens, trims=trims)
         self._opens, self._trims = opens, opens and trims
         self.work = Work()
-        self._graphs: dict[_Key, SymbolicGraph | None] = {}
+        self._graphs: dict[_Key, SymbolicGraph] = {}
         self._traced: dict[_Key, tuple[list[_SymbolicTape], set[_Pair]]] = {}
         self._tapes: dict[tuple[tuple[int, ...], tuple[Terms, ...], int], _SymbolicTape] = {}
         self._tried: set[tuple[int, bool, bool, bool, int]] = set()
@@ -122,15 +133,10 @@ class Replays:
         if not self._opens:
             return None
         key = (symbolic(shape), layers, output, copies)
-        if key not in self._graphs:
-            try:
-                self._graphs[key] = self._open(key)
-            except Exception:
-                # A builder does more with sizes than was assumed, or cannot build these layers
-                # at all: then it raises once more for plain numbers, and `replayed` lets it.
-                self._graphs[key] = None
-        found = self._graphs[key]
-        return found if found and self._holds(found, shape, key) else self._graphs.get(key)
+        found = self._graphs.get(key)
+        if found is None:
+            found = self._graphs[key] = SymbolicGraph(partial(self._on_device, key))
+        return found if self._holds(found, shape, key) else self._graphs.get(key)
 
     def replayed(self, shape: Shape, layers: Layers, output: int, copies: int) -> tuple[int, ...]:
         """The peaks of one graph of plain numbers. Raises what the graph's builder raises where a
@@ -143,16 +149,11 @@ class Replays:
         self.work.steps += _BUILDING * len(layers)  # if it cannot be built, too
         return self._graph.build(shape, layers, output, self._offload)
 
-    def _open(self, key: _Key) -> SymbolicGraph:
+    def _on_device(self, key: _Key, device: int) -> _Traced:
         shape, layers, output, copies = key
-        tapes: list[_SymbolicTape] = []
-        layouts_that_differ: set[_Pair] = set()
-        for device in range(len(self._alignments)):
-            near = self._near(layers, device, output) if self._trims else layers
-            of_device, pairs = self._trace((shape, near, output, copies))
-            tapes.append(of_device[device])
-            layouts_that_differ |= pairs
-        return SymbolicGraph(tapes, layouts_that_differ)
+        near = self._near(layers, device, output) if self._trims else layers
+        tapes, layouts_that_differ = self._trace((shape, near, output, copies))
+        return tapes[device], layouts_that_differ
 
     def _near(self, layers: Layers, device: int, output: int) -> Layers:
         """The layers that decide what happens on a device: its own, their neighbours, those
@@ -204,9 +205,11 @@ class Replays:
         } - self._tried
         if not kinds:
             return True
+        found = tuple([graph.peak(shape, device) for device in range(len(self._alignments))])
+        if None in found:
+            return True
         self._tried |= kinds
-        found = graph.peaks(shape)
-        if found is None or found == self.replayed(shape, layers, output, copies):
+        if found == self.replayed(shape, layers, output, copies):
             return True
         # first whole graphs instead of those near a device, then plain numbers
         self._trims, self._opens = False, self._trims
