@@ -25,6 +25,9 @@ class Space:
     def left(self, counts: Split, gpu: int) -> int:
         return self.without_compute(counts, gpu) - (self.compute if counts[gpu] else 0)
 
+    def usual_compute(self, gpu: int) -> int:
+        return self.compute // 2  # a guess need not be right
+
 
 weights = st.lists(st.integers(0, 1 << 36), min_size=1, max_size=6)
 

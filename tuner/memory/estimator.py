@@ -15,6 +15,8 @@ from tuner.memory.placement import Placement, Weights, place
 from tuner.model.model import Model
 from tuner.settings import Settings
 
+_Placed = tuple[list[tuple[int, ...]], list[int]]  # bytes per device: by kind, in all
+
 
 class Estimator:
     """Answers what any settings would take. Built once per model and machine; a call costs
@@ -50,7 +52,7 @@ class Estimator:
         self._placements: dict[tuple[int, int, tuple[float, ...]], Placement] = {}
         self._nothing = (0,) * len(self._ids)
         self._distinct: dict[tuple[tuple[int, ...], int], Placement] = {}
-        self._sizes: dict[tuple[Placement, bool], list[tuple[int, ...]]] = {}
+        self._sizes: dict[tuple[Placement, bool], _Placed] = {}
 
     def forget(self) -> None:
         """Nothing is known any more of any settings; answers stay the same."""
@@ -108,13 +110,19 @@ class Estimator:
         quickly."""
         where, flash = self.placement(settings), self.flash(settings)
         sizes = self.compute.search(settings, where, flash).sizes if compute else self._nothing
-        return [sum(kinds) for kinds in self._by_kind(settings, where, flash, sizes)]
+        cache, _, held = self.cache.bytes, *self._placed(where, settings)
+        return [
+            size + scratch + (cache(settings, flash, layout, first, end) if end else 0)
+            for size, scratch, layout, (first, end) in zip(
+                held, sizes, self._layouts, where.spans, strict=True
+            )
+        ]
 
     def total(self, device: int, settings: Settings, *, compute: bool = True) -> int:
         """The same of one device alone, in the machine's order."""
         where, flash = self.placement(settings), self.flash(settings)
         first, end = where.spans[device]
-        total = sum(self._placed(where, settings)[device])
+        total = self._placed(where, settings)[1][device]
         if end:
             total += self.cache.bytes(settings, flash, self._layouts[device], first, end)
         return total + (self.compute.search_on(device, settings, where, flash) if compute else 0)
@@ -140,21 +148,22 @@ class Estimator:
                 overhead,
             )
             for (weights, kv_cache, state, more, overhead), scratch, layout, (first, end) in zip(
-                self._placed(where, settings), compute, self._layouts, where.spans, strict=True
+                self._placed(where, settings)[0], compute, self._layouts, where.spans, strict=True
             )
         ]
 
-    def _placed(self, where: Placement, settings: Settings) -> list[tuple[int, ...]]:
-        """The bytes of each device by kind that a placement decides alone."""
+    def _placed(self, where: Placement, settings: Settings) -> _Placed:
+        """The bytes of each device that a placement decides alone, by kind and all together."""
         key = (where, settings.use_extra_bufts)
         found = self._sizes.get(key)
         if found is None:
             weights = self._weights.sizes(where, settings.use_extra_bufts)
             states = self.cache.states
-            found = self._sizes[key] = [
+            by_kind = [
                 (fixed[0] + size, fixed[1], fixed[2] + states[end] - states[first], *fixed[3:])
                 for fixed, size, (first, end) in zip(self._fixed, weights, where.spans, strict=True)
             ]
+            found = self._sizes[key] = by_kind, [sum(kinds) for kinds in by_kind]
         return found
 
 

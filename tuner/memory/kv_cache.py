@@ -152,6 +152,10 @@ def _compressed(hp: HParams) -> CacheLayout:
     return CacheLayout(tuple(rows), trunk, 0)
 
 
+# over layers: bytes of padding, and bytes per cell of each kind
+_Sums = tuple[tuple[int, ...], dict[Cells, tuple[int, ...]]]
+
+
 class CacheSizes:
     """Bytes of a model's caches for any settings, from prefix sums over layers."""
 
@@ -159,8 +163,7 @@ class CacheSizes:
         self._hp = hp
         self.layout = cache_layout(hp)
         self.kinds = tuple(dict.fromkeys(row.cells for row in self.layout.rows))
-        self._sums: dict[tuple[str, str, bool, BufferLayout], dict[Cells, tuple[int, ...]]] = {}
-        self._pads: dict[tuple[str, str, bool, BufferLayout], tuple[int, ...]] = {}
+        self._sums: dict[tuple[str, str, bool, BufferLayout], _Sums] = {}
         self._reads: dict[tuple[str, str], dict[Cells, tuple[int, ...]]] = {}
         per_layer = [0] * hp.n_layer_all
         for il, size in self.layout.states:
@@ -180,16 +183,15 @@ class CacheSizes:
     ) -> int:
         """Bytes that the caches of layers first..end take in buffers of this layout."""
         key = (settings.type_k, settings.type_v, flash, layout)
-        if key not in self._sums:
-            self._prepare(key)
-        total = self._pads[key][end] - self._pads[key][first]
-        for kind, sums in self._sums[key].items():
+        pads, rows = self._sums.get(key) or self._prepare(key)
+        total = pads[end] - pads[first]
+        for kind, sums in rows.items():
             row = sums[end] - sums[first]
             if row:
                 total += row * self.cells(kind, settings)
         return total
 
-    def _prepare(self, key: tuple[str, str, bool, BufferLayout]) -> None:
+    def _prepare(self, key: tuple[str, str, bool, BufferLayout]) -> _Sums:
         type_k, type_v, flash, layout = key
         k_type, v_type = CACHE_TYPES[type_k], CACHE_TYPES[type_v]
         n = self._hp.n_layer_all
@@ -202,16 +204,16 @@ class CacheSizes:
             per_layer[row.cells][row.layer] += k_type.row_bytes(row.k) + v_type.row_bytes(v)
             pads[row.layer] += row_padding(k_type.ggml, row.k, layout)
             pads[row.layer] += row_padding(v_type.ggml, v, layout) if v else 0
-        self._sums[key] = {kind: (0, *accumulate(x)) for kind, x in per_layer.items()}
-        self._pads[key] = (0, *accumulate(pads))
+        sums = {kind: (0, *accumulate(x)) for kind, x in per_layer.items()}
+        found = self._sums[key] = (0, *accumulate(pads)), sums
+        return found
 
     def read(self, settings: Settings, first: int, end: int, n_filled: int) -> int:
         """Bytes read by one token's attention in layers first..end with `n_filled` tokens in the
         context; a window is never read beyond its size. States are read and written whole."""
         key = (settings.type_k, settings.type_v)
         if key not in self._reads:
-            self._prepare((*key, True, HOST_LAYOUT))
-            self._reads[key] = self._sums[(*key, True, HOST_LAYOUT)]
+            _, self._reads[key] = self._prepare((*key, True, HOST_LAYOUT))
         total = 2 * (self.states[end] - self.states[first])
         for kind, sums in self._reads[key].items():
             if kind == ALL:

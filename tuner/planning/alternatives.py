@@ -58,14 +58,16 @@ def fallbacks(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candid
         in_pools = 1.0 if fixed else share  # where the cache cannot shrink, nothing does
         return solver.budgets.tighter(share, in_pools, chosen.footprint, gpus)
 
+    on_cpu = None
+    if gpus and wishes.n_gpu_layers is None and chosen.settings.n_gpu_layers:
+        # The last resort, but quickly found, and so looked for first. In RAM that the GPUs share,
+        # what left them is still there.
+        budgets = tighter(RETRY_SHARES[-1]) if solver.budgets.shared else solver.budgets
+        on_cpu = solver.with_budgets(budgets).best(replace(wishes, n_gpu_layers=0))
     for share in RETRY_SHARES if gpus else ():
         less = solver.with_budgets(tighter(share))
         found.append(_noted(less.best(wishes), f"{share:.0%} of the memory"))
-    if gpus and wishes.n_gpu_layers is None and chosen.settings.n_gpu_layers:
-        # In RAM that they share, what left the GPU is still there.
-        budgets = tighter(RETRY_SHARES[-1]) if solver.budgets.shared else solver.budgets
-        on_cpu = solver.with_budgets(budgets).best(replace(wishes, n_gpu_layers=0))
-        found.append(_noted(on_cpu, "no layers on a GPU"))
+    found.append(_noted(on_cpu, "no layers on a GPU"))
     if not gpus and wishes.n_ctx is None and chosen.settings.n_ctx > LEAST_CONTEXT:
         short = solver.best(replace(wishes, n_ctx=LEAST_CONTEXT))
         found.append(_noted(short, "a short context"))

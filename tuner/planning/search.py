@@ -59,7 +59,7 @@ class Search:
         self.from_wish = contexts[at_wish:]
         # Where the search's footprints may be too low, what it finds is no more than a bound.
         self.needs_exact = self.fitting.estimator.needs_every_layer
-        self._choices: dict[tuple[bool, bool], list[CacheChoice]] = {}
+        self._choices: dict[tuple[bool, bool], list[tuple[CacheChoice, Settings]]] = {}
 
     def best(self, patience: Patience) -> Candidate | None:
         """The best plan that fits, or None."""
@@ -81,18 +81,23 @@ class Search:
         return best
 
     def _placements(self) -> Iterator[PlacementNode]:
-        solver, most = self.solver, self.objective.context_best
-        room = sum(solver.gpu_room())
-        for seconds, k, m in solver.placements(self.wishes):
-            if solver.speed.weights_offloaded(k, m) <= room:
-                yield PlacementNode(log(seconds) - most, k, m)
+        most = self.objective.context_best
+        for seconds, k, m in self.solver.placements(self.wishes):
+            yield PlacementNode(log(seconds) - most, k, m)
 
-    def choices(self, n_gpu_layers: int, n_cpu_moe: int) -> list[CacheChoice]:
-        """Cache types to choose from at a placement."""
+    def choices(self, n_gpu_layers: int, n_cpu_moe: int) -> list[tuple[CacheChoice, Settings]]:
+        """Cache types to choose from at a placement, and as settings with the least context."""
         where = self.solver.whole(n_gpu_layers, n_cpu_moe), n_gpu_layers > 0
         if where not in self._choices:
-            self._choices[where] = self.solver.cache_choices(self.wishes, self.objective, *where)
+            self._choices[where] = [
+                (choice, self.settings(choice))
+                for choice in self.solver.cache_choices(self.wishes, self.objective, *where)
+            ]
         return self._choices[where]
+
+    def settings(self, choice: CacheChoice) -> Settings:
+        """A choice with the least context, nothing offloaded yet."""
+        return self.solver.settings(self.wishes, self.contexts[0], choice)
 
     def longest_of_splits(self, base: Settings, contexts: list[int]) -> Candidate | None:
         """The best split of these settings, each with the longest context that it allows, and
@@ -168,14 +173,14 @@ class PlacementNode(Node):
     def opened(self, search: Search) -> Iterator[Node | Candidate]:
         """Each choice of cache types that fits with some context."""
         work, objective, contexts = search.solver.work, search.objective, search.contexts
-        for choice in search.choices(self.n_gpu_layers, self.n_cpu_moe):
+        k, m = self.n_gpu_layers, self.n_cpu_moe
+        for choice, settings in search.choices(k, m):
             work.steps += _LOOKING
-            node = CacheNode(self.cost, self, choice)
-            most = search.fitting.most_context(node.settings(search), contexts)
+            most = search.fitting.most_context(settings.with_offload(k, m), contexts)
             if most:
                 lost = objective.context_best - objective.context(int(most))
                 below = most < objective.wished_context
-                yield replace(node, cost=self.cost + lost + choice.price, below_wish=below)
+                yield CacheNode(self.cost + lost + choice.price, self, choice, below)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,9 +193,8 @@ class CacheNode(Node):
 
     def settings(self, search: Search) -> Settings:
         """What is decided, with the least context."""
-        base = search.solver.settings(search.wishes, search.contexts[0], self.choice)
         where = self.where
-        return replace(base, n_gpu_layers=where.n_gpu_layers, n_cpu_moe=where.n_cpu_moe)
+        return search.settings(self.choice).with_offload(where.n_gpu_layers, where.n_cpu_moe)
 
     def contexts(self, search: Search) -> list[int]:
         return search.below_wish if self.below_wish else search.from_wish

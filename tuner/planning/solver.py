@@ -66,7 +66,7 @@ class Solver:
         self.speed = SpeedModel(model, machine, cache=estimator.cache)
         self.n_items = model.n_items
         self._answers: dict[tuple[Wishes, Budgets], Candidate | None] = {}
-        self._ranked: dict[tuple[int, int, Budgets], float] = {}
+        self._ranked: dict[Budgets, dict[tuple[int, int], float]] = {}
         self._ends_at: float = inf  # the work after which searches end, whatever they have
 
     def hurried(self, work: int | None = None) -> Solver:
@@ -263,15 +263,19 @@ class Solver:
         return found
 
     def placements(self, wishes: Wishes) -> list[tuple[float, int, int]]:
-        """(seconds per token at best, n_gpu_layers, n_cpu_moe), the fastest first."""
+        """(seconds per token at best, n_gpu_layers, n_cpu_moe) of those whose weights there is
+        room for, the fastest first."""
         if wishes.n_gpu_layers is not None:
             layers = [wishes.n_gpu_layers]
         else:
             layers = list(range(self.n_items + 1)) if self.machine.gpus else [0]
-        found = []
-        for k in layers:
-            for m in self._moe_choices(k, wishes):
-                found.append((self.best_seconds(k, m), k, m))
+        room, weights = sum(self._gpu_room()), self.speed.weights_offloaded
+        found = [
+            (self.best_seconds(k, m), k, m)
+            for k in layers
+            for m in self._moe_choices(k, wishes)
+            if weights(k, m) <= room
+        ]
         return sorted(found, key=lambda p: (p[0], -p[1], p[2]))
 
     def _moe_choices(self, n_gpu_layers: int, wishes: Wishes) -> range | list[int]:
@@ -288,14 +292,15 @@ class Solver:
 
     def best_seconds(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
         """Seconds per token that no split over the GPUs beats: a lower bound."""
-        key = (n_gpu_layers, n_cpu_moe, self.budgets)
-        seconds = self._ranked.get(key)
+        ranked = self._ranked.setdefault(self.budgets, {})
+        key = (n_gpu_layers, n_cpu_moe)
+        seconds = ranked.get(key)
         if seconds is None:
-            seconds = self.speed.least_seconds(n_gpu_layers, n_cpu_moe, self.gpu_room())
-            self._ranked[key] = seconds
+            seconds = self.speed.least_seconds(*key, self._gpu_room())
+            ranked[key] = seconds
         return seconds
 
-    def gpu_room(self) -> list[int]:
+    def _gpu_room(self) -> list[int]:
         """Bytes for layers on each GPU, at most."""
         n_gpus = len(self.machine.gpus)
         fixed = self.fitting.estimator.fixed[:n_gpus]

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tuner.memory.compute.graph import Graph, Layout, Node
+from tuner.memory.compute.graph import Block, Graph, Layout, Node
 from tuner.memory.compute.scheduler import scheduled
 
 _ENDLESS = 1 << 62
@@ -122,29 +122,29 @@ def trace(
     """
     writers = [_TapeWriter() for _ in range(n_devices)]
     nodes, pinned = scheduled(graph, copies)
-    held: dict[Node, tuple[_TapeWriter, int]] = {}  # what gives memory back
     layouts_that_differ: set[tuple[Layout, Layout]] = set()
+
+    def take(node: Node) -> Block:
+        return node.device, writers[node.device].take(node.size)
+
     for node in pinned:
         for _ in range(copies):
-            writers[node.device].take(node.size)
+            take(node)  # for ever
     kept = set(pinned)
     for leaf in graph.leaves:
         if leaf not in kept:
-            held[leaf] = writers[leaf.device], writers[leaf.device].take(leaf.size)
-
-    children: dict[Node, int] = {}
-    views: dict[Node, int] = {}
+            leaf.block = take(leaf)
     for node in nodes:
         if node.root is not None:
-            views[node.root] = views.get(node.root, 0) + 1
+            node.root.views += 1
         for src in node.srcs:
-            children[src] = children.get(src, 0) + 1
+            src.readers += 1
 
     def parent_of(node: Node) -> Node | None:
         """Whose memory it can have: a parent's that nobody else reads and that is laid out like
         the node. A view holds nothing, so nothing is taken over through one."""
         for parent in node.srcs:
-            if children[parent] == 1 and not views.get(parent) and parent in held:
+            if parent.readers == 1 and not parent.views and parent.block:
                 if parent.layout == node.layout:
                     return parent
                 if parent.layout and node.layout:
@@ -154,21 +154,22 @@ def trace(
     for node in nodes:
         if node.root is None and not node.external and node not in kept:
             parent = parent_of(node) if node.inplace else None
-            if parent is not None:
-                held[node] = held.pop(parent)
+            if parent is None:
+                node.block = take(node)
             else:
-                held[node] = writers[node.device], writers[node.device].take(node.size)
+                node.block, parent.block = parent.block, None
         for src in node.srcs:
-            children[src] -= 1
-            if children[src] or views.get(src):
+            src.readers -= 1
+            if src.readers or src.views:
                 continue
             owner = src
             if src.root is not None:
                 owner = src.root
-                views[owner] -= 1
-                if views[owner] or children.get(owner):
+                owner.views -= 1
+                if owner.views or owner.readers:
                     continue
-            free = held.pop(owner, None)
-            if free is not None:
-                free[0].give(free[1])
+            if owner.block:
+                device, block = owner.block
+                owner.block = None
+                writers[device].give(block)
     return [writer.tape() for writer in writers], layouts_that_differ

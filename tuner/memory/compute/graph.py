@@ -10,6 +10,7 @@ from math import prod
 
 F32, F16, I32, I64 = 4, 2, 4, 8
 Layout = tuple[tuple[int, ...], int]  # shape, bytes per element
+Block = tuple[int, int]  # the device in whose buffer it lies, its number there
 HOST = 0  # device numbers: the host, then the GPUs from 1
 
 
@@ -20,7 +21,10 @@ class Node:
     scheduler has decided. `external` memory (a weight, a cache) is not the graph's.
     """
 
-    __slots__ = ("device", "external", "inplace", "layout", "root", "shape", "size", "srcs")
+    __slots__ = (
+        "_size", "block", "contiguous", "device", "element", "external", "inplace", "readers",
+        "root", "shape", "srcs", "views",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -35,13 +39,33 @@ class Node:
         device: int = -1,
     ):
         self.shape = shape
-        self.size = prod(shape) * element
+        self.element = element
         self.srcs = srcs
         self.inplace = inplace
         self.root = root
         self.external = external
-        self.layout: Layout | None = (shape, element) if contiguous else None
+        self.contiguous = contiguous
         self.device = device
+        self._size = -1  # most are never asked for
+        # the allocator's: nodes that are still to read it, views into it, the block that it holds
+        self.readers = self.views = 0
+        self.block: Block | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        if self._size < 0:
+            self._size = prod(self.shape) * self.element
+        return self._size
+
+    @size.setter
+    def size(self, size: int) -> None:
+        self._size = size
+
+    @property
+    def layout(self) -> Layout | None:
+        """How it lies in memory; None where there are gaps."""
+        return (self.shape, self.element) if self.contiguous else None
 
 
 class Graph:
@@ -88,7 +112,7 @@ class Graph:
     def view(self, x: Node, *shape: int, contiguous: bool = True, stride: int = 0) -> Node:
         """x or a part of it under another shape. `stride`: elements from one row of a part to the
         next; a copy for another device takes what lies between the rows along."""
-        node = Node(shape, F32, (x,), root=x.root or x, contiguous=contiguous and bool(x.layout))
+        node = Node(shape, F32, (x,), root=x.root or x, contiguous=contiguous and x.contiguous)
         if stride:
             node.size = F32 * ((shape[-1] - 1) * stride + shape[0])
         return node

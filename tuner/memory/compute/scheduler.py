@@ -14,37 +14,43 @@ def scheduled(graph: Graph, copies: int) -> tuple[list[Node], list[Node]]:
     `copies` under pipeline parallelism keep for ever. Uses the graph up."""
     assign(graph)
     out: list[Node] = []
+    copied: list[Node] = []  # what is copied for the split that is being put together,
+    split: list[Node] = []  # and its nodes
     made: dict[tuple[Node, int], Node] = {}
     device = -1
-    start = 0
     for node in graph.nodes:
         if node.root is not None:  # a view stays where it looks
             node.device = node.root.device
-            out.append(node)
+            split.append(node)
             continue
+        at = node.device
+        foreign = borrowed = False
         for src in node.srcs:
             if src.device < 0:  # a leaf that is no input lies with its reader
-                src.device = node.device
-        if node.device != device:
-            device = node.device
-            start = len(out)
-        if any(src.device != device for src in node.srcs):
-            if any(src.external and not src.srcs and src.device != device for src in node.srcs):
-                start = len(out)  # a borrowed weight begins a split, so the last one is free again
+                src.device = at
+            elif src.device != at:
+                foreign = True
+                borrowed = borrowed or (src.external and not src.srcs)
+        if at != device or borrowed:  # a borrowed weight begins one, so the last one is free again
+            device = at
+            out += copied + split
+            copied, split = [], []
+        if foreign:
             srcs = list(node.srcs)
             for i, src in enumerate(srcs):
                 if src.device == device:
                     continue
                 copy = made.get((src, device))
                 if copy is None:
-                    copy = made[src, device] = Node((0,), 0)
-                    copy.size, copy.layout, copy.device = src.size, src.layout, device
+                    copy = Node(src.shape, src.element, contiguous=src.contiguous, device=device)
+                    copy.size = src.size
+                    made[src, device] = copy
                     reader = Node((0,), 0, (src,), external=True)
-                    out[start:start] = [reader, copy]
-                    start += 2
+                    copied += (reader, copy)
                 srcs[i] = copy
             node.srcs = tuple(srcs)
-        out.append(node)
+        split.append(node)
+    out += copied + split
     inputs = [leaf for leaf in graph.leaves if leaf.device == HOST]
     return out, [*made.values(), *inputs] if copies > 1 else []
 
