@@ -6,7 +6,9 @@ a graph of these alone gives its tape; placements that differ elsewhere share it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -22,7 +24,8 @@ _Pair = tuple[tuple[Terms, Terms], ...]  # two lengths for each dimension in whi
 _Traced = tuple["_SymbolicTape", set[_Pair]]
 
 
-_BUILDING = 300  # steps in whose time one layer of a graph is built
+_BUILDING = 300  # steps in whose time one layer of a graph is built,
+_LARGE = 128  # of no more layers than this; of twice as many, each takes twice as long
 _TRACING = 2  # the same for each step of a tape that is traced
 
 
@@ -37,6 +40,19 @@ class Work:
     @property
     def done(self) -> bool:
         return self.steps > self.most
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Nothing is looked through for cycles meanwhile. A graph has none, but so many objects that
+    the search for them takes as long as building it."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 class _SymbolicTape:
@@ -141,12 +157,14 @@ class Replays:
     def replayed(self, shape: Shape, layers: Layers, output: int, copies: int) -> tuple[int, ...]:
         """The peaks of one graph of plain numbers. Raises what the graph's builder raises where a
         model's layers are like none that it knows."""
-        graph = self._built(shape, layers, output)
-        self.work.steps += 2 * _TRACING * len(graph.nodes)
-        return tuple(peaks(graph, self._alignments, copies))
+        with _uncollected():
+            graph = self._built(shape, layers, output)
+            self.work.steps += 2 * _TRACING * len(graph.nodes)
+            return tuple(peaks(graph, self._alignments, copies))
 
     def _built(self, shape: Shape, layers: Layers, output: int) -> Graph:
-        self.work.steps += _BUILDING * len(layers)  # if it cannot be built, too
+        larger = -(-len(layers) // _LARGE)
+        self.work.steps += _BUILDING * len(layers) * larger  # if it cannot be built, too
         return self._graph.build(shape, layers, output, self._offload)
 
     def _on_device(self, key: _Key, device: int) -> _Traced:
@@ -181,8 +199,10 @@ class Replays:
         found = self._traced.get(key)
         if found is None:
             shape, layers, output, copies = key
-            graph = self._built(shape, layers, output)
-            traced, layouts_that_differ = trace(graph, len(self._alignments), copies)
+            with _uncollected():
+                graph = self._built(shape, layers, output)
+                traced, layouts_that_differ = trace(graph, len(self._alignments), copies)
+                del graph
             tapes = []
             for tape, alignment in zip(traced, self._alignments, strict=True):
                 self.work.steps += _TRACING * len(tape.steps)
