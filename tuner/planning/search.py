@@ -130,7 +130,9 @@ class Search:
         up_to = contexts[: bisect_right(contexts, found.settings.n_ctx)]
         wished = self.objective.wished_context
         settings = self.fitting.longest(found.settings, up_to, wished, exact=True)
-        return settings and self.solver.exactly(self.solver.weigh(settings, self.objective))
+        if settings is None:
+            return None
+        return self.solver.exactly(self.solver.weigh(settings, self.objective))
 
     def gain_of_no_compute(self, c: Candidate) -> float:
         """Log worth of the context that all of a plan's compute buffers could hold instead: no
