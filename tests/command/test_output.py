@@ -59,6 +59,10 @@ def test_ascii_of_text_reads_well() -> None:
     assert written("größe → 模", "utf-8", FOR_TEXT) == "größe → 模", "what can be written is"
 
 
+def test_whoever_reads_what_was_written_is_not_disturbed() -> None:
+    assert b"a\xb8b".decode("utf-8", FOR_TEXT) == "a\ufffdb"
+
+
 @pytest.mark.parametrize(
     ("environment", "width"), [({}, 80), ({"COLUMNS": "50"}, 50), ({"COLUMNS": "999"}, 120)]
 )

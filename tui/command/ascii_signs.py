@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import codecs
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 
 from tuner.cells import cells
@@ -53,17 +54,14 @@ def _sign(char: str) -> str:
     return _LONGER.get(char) or _cell(char) or ""
 
 
-def _for_text(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return "".join(map(_sign, error.object[error.start : error.end])), error.end
+def _handler(sign: Callable[[str], str]) -> Callable[[UnicodeError], tuple[str | bytes, int]]:
+    def replaced(error: UnicodeError) -> tuple[str | bytes, int]:
+        if isinstance(error, UnicodeEncodeError):
+            return "".join(map(sign, error.object[error.start : error.end])), error.end
+        return codecs.replace_errors(error)  # whoever reads what was written to the stream
+
+    return replaced
 
 
-def _for_screens(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return "".join(map(_cell, error.object[error.start : error.end])), error.end
-
-
-codecs.register_error(FOR_TEXT, _for_text)
-codecs.register_error(FOR_SCREENS, _for_screens)
+codecs.register_error(FOR_TEXT, _handler(_sign))
+codecs.register_error(FOR_SCREENS, _handler(_cell))
