@@ -692,6 +692,30 @@ async def test_conversations_can_be_searched_opened_renamed_deleted(store: Conve
     assert [c.id for c in store.list()] == ["b"]
 
 
+async def test_a_late_list_does_not_hide_that_the_next_key_deletes(store: Conversations) -> None:
+    """Where it still is about the same conversation; else the next key asks anew."""
+    fill(store, "a", 4, "apple")
+    fill(store, "b", 4, "banana")
+    app = make_app(FakeRunning(), store)
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await pilot.press("ctrl+o")
+        await until(pilot, lambda: "banana title" in shown(pilot))
+        screen = app.screen
+        assert isinstance(screen, ConversationsScreen)
+        await pilot.press("ctrl+d")
+        await until(pilot, lambda: "again deletes" in shown(pilot))
+        screen.post_message(screen.Found("", store.search("")))
+        await pilot.pause()
+        assert "again deletes" in shown(pilot)
+        screen.post_message(screen.Found("apple", store.search("apple")))
+        await until(pilot, lambda: "banana" not in shown(pilot))
+        await until(pilot, lambda: "again deletes" not in shown(pilot))
+        await pilot.press("ctrl+d")
+        await until(pilot, lambda: "again deletes" in shown(pilot))
+        assert len(store.list()) == 2
+
+
 async def test_new_chat_leaves_the_old_one_saved(store: Conversations) -> None:
     running = FakeRunning([["One."], ["Two."]])
     app = make_app(running, store)

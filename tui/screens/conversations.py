@@ -107,6 +107,9 @@ class ConversationsScreen(Screen[str | None]):
         keys = [hit.conversation.id for hit in message.hits]
         if keys:
             listing.highlighted = keys.index(chosen) if chosen in keys else 0
+        if self._to_delete is not None and self._to_delete == self._chosen and not message.problem:
+            return  # what is asked of it stays to be read
+        self._to_delete = None
         empty = "Nothing found." if message.text.strip() else "No conversations yet."
         self._note(message.problem or ("" if keys else empty))
 
