@@ -28,6 +28,15 @@ class Full:
         self.held.clear()
         self.first = 0
 
+    def checkpoint(self) -> tuple[list[int], int] | None:
+        return [*self.held], self.first
+
+    def restore(self, state: tuple[list[int], int]) -> bool:
+        """Only what cannot be cut: all else holds on to what came after."""
+        then, self.first = state
+        assert self.held[: len(then)] == then
+        return True
+
     def decode(self, tokens: list[int]) -> None:
         self.held += tokens
 
@@ -55,6 +64,10 @@ class Recurrent(Full):
 
     def cut(self, length: int) -> bool:
         return length >= len(self.held)
+
+    def restore(self, state: tuple[list[int], int]) -> bool:
+        self.held = [*state[0]]
+        return True
 
     def abort_decode(self) -> None:
         """The state has moved on, whatever its position says."""
@@ -86,12 +99,15 @@ def test_what_is_reused_is_really_there(
         for token in prompt[reused:] + answer:
             memory.decode([token])
             cache.tokens.append(token)
+            if len(cache.tokens) == cache.checkpoint_at(prompt):
+                cache.keep_checkpoint()
         assert memory.held == prompt + answer
         if aborted:
             memory.abort_decode()
             cache.repair()
             assert memory.held == cache.tokens
-            assert cache.tokens in ([], prompt + answer)
+            assert cache.tokens == (prompt + answer)[: len(cache.tokens)]
+            assert kind is Recurrent or cache.tokens == prompt + answer
 
 
 def test_a_growing_conversation_is_reused_by_every_kind() -> None:
@@ -115,3 +131,22 @@ def test_same_prompt_again() -> None:
         memory.decode(prompt)
         cache.tokens += prompt
         assert cache.reuse(prompt) == expected
+
+
+@pytest.mark.parametrize(("kind", "n_kept"), [(Full, 39), (Windowed, 24), (Recurrent, 24)])
+def test_a_thought_that_the_next_prompt_leaves_out(kind: type[Full], n_kept: int) -> None:
+    """What came before it is not read again, but for the prompt's last tokens where the memory
+    cannot go back by itself: they opened the answer."""
+    memory = kind()
+    cache = PrefixCache(memory, Windowed.WINDOW * (kind is Windowed), kind is Recurrent)
+    prompt, thought = list(range(40)), [7] * 30
+    at = cache.checkpoint_at(prompt)
+    cache.reuse(prompt)
+    for token in prompt + thought:
+        memory.decode([token])
+        cache.tokens.append(token)
+        if len(cache.tokens) == at:
+            cache.keep_checkpoint()
+    for _ in range(2):  # also when it is asked again
+        assert cache.reuse([*prompt[:39], 100, 101]) == n_kept
+        assert memory.held == cache.tokens == prompt[:n_kept]

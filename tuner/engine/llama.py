@@ -23,7 +23,7 @@ from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer
 from tuner.model.tensors import EXPERT_TENSORS
 from tuner.settings import CONTEXT_PADDING, Settings
-from tuner.units import padded
+from tuner.units import MIB, padded
 
 _FLASH_ATTN = {
     "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
@@ -38,6 +38,8 @@ _NO_VOCABULARY = 0  # LLAMA_VOCAB_TYPE_NONE
 # llama_decode (llama.h), and what llama_context::decode makes of GGML_STATUS_ALLOC_FAILED.
 DECODE_OK, DECODE_NO_SLOT, DECODE_ABORTED = 0, 1, 2
 DECODE_ALLOC_FAILED = -2
+
+MAX_CHECKPOINT = 256 * MIB  # of RAM, which no plan counts; most take a tenth
 
 libraries = GgmlLibraries(engine_folder())
 
@@ -341,6 +343,26 @@ class Context:
 
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, True)
+
+    def checkpoint(self) -> ctypes.Array[ctypes.c_uint8] | None:
+        """What `cut` cannot bring back, a recurrent state or a sliding window's cache, copied to
+        RAM; None where it has more than `MAX_CHECKPOINT` bytes."""
+        partial = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        size = llama_cpp.llama_state_seq_get_size_ext(self.handle, 0, partial)
+        if not 0 < size <= MAX_CHECKPOINT:
+            return None
+        state = (ctypes.c_uint8 * size)()
+        written = llama_cpp.llama_state_seq_get_data_ext(self.handle, state, size, 0, partial)
+        return state if written == size else None
+
+    def restore(self, state: ctypes.Array[ctypes.c_uint8]) -> bool:
+        """Puts a checkpoint back; all that came after it is then to be cut. False where that
+        fails: what the cache holds is then unknown."""
+        partial = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        size = len(state)
+        return bool(
+            llama_cpp.llama_state_seq_set_data_ext(self.handle, state, size, 0, partial) == size
+        )
 
     @property
     def first_position(self) -> int:

@@ -67,7 +67,8 @@ class LoadedModel:
                 raise
             self._prompts = self._make_prompts(request)
             model = self._model
-            self._cache = PrefixCache(self._context, model.n_window, model.keeps_a_state)
+            window = 0 if request.settings.swa_full else model.n_window
+            self._cache = PrefixCache(self._context, window, model.keeps_a_state)
             self._chunk = self._prompt_chunk(request)
             self.loaded = Loaded(
                 n_ctx=self._context.n_ctx,
@@ -229,10 +230,12 @@ class LoadedModel:
         """False where it was stopped; what is done by then stays in the cache."""
         total = len(prompt) - start
         self._voice(PromptProgress(0, total))
-        for at in range(start, len(prompt), self._chunk):
+        checkpoint, at = self._cache.checkpoint_at(prompt), start
+        while at < len(prompt):
             if self._abort:
                 return False
-            part = prompt[at : at + self._chunk]
+            end = min(at + self._chunk, checkpoint if at < checkpoint else len(prompt))
+            part = prompt[at:end]
             self._context.use_threads(self._cores.n_threads())
             code = self._context.decode(part)
             if code == DECODE_ABORTED:
@@ -241,7 +244,10 @@ class LoadedModel:
             if code != DECODE_OK:
                 raise self._decode_error(code)
             self._cache.tokens.extend(part)
-            self._voice(PromptProgress(at + len(part) - start, total))
+            at = end
+            if at == checkpoint:
+                self._cache.keep_checkpoint()
+            self._voice(PromptProgress(at - start, total))
         return not self._abort
 
     def _answer(

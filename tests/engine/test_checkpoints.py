@@ -1,0 +1,137 @@
+"""What a cache that cannot be cut is brought back to, by the engine's own memories."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.gguf_files import (
+    ARRAY,
+    INT32,
+    Tensor,
+    Typed,
+    header_bytes,
+    vocabulary,
+    write_gguf,
+)
+from tuner.engine.client import EngineClient
+from tuner.engine.protocol import Done, Generate, Load, Message, Sampling, Text
+from tuner.settings import Settings
+
+# A thought is never shown again; what it was begins the answer here.
+TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}.{% endfor %}assistant opens this:"
+N_EMBD, N_FF, N_LAYER, WINDOW = 64, 64, 6, 32
+ASK = (Message("user", "Hello"),)
+LATER = (*ASK, Message("assistant", "Yes"), Message("user", "And now"))
+
+
+def _row(name: str, *shape: int) -> Tensor:
+    return Tensor(f"{name}.weight", shape)
+
+
+def windowed(n_vocab: int) -> tuple[dict[str, Any], list[Tensor]]:
+    """A Gemma 3, most of whose layers see the last 32 tokens."""
+    keys = {"general.architecture": "gemma3", "gemma3.attention.sliding_window": WINDOW,
+            "gemma3.attention.key_length": 32, "gemma3.attention.value_length": 32,
+            "gemma3.attention.head_count_kv": 1}  # fmt: skip
+    rows = [_row("token_embd", N_EMBD, n_vocab), _row("output_norm", N_EMBD)]
+    for b in (f"blk.{n}." for n in range(N_LAYER)):
+        for norm in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
+            rows.append(_row(b + norm, N_EMBD))
+        rows += [
+            _row(b + "attn_q", N_EMBD, 64), _row(b + "attn_k", N_EMBD, 32),
+            _row(b + "attn_v", N_EMBD, 32), _row(b + "attn_output", 64, N_EMBD),
+            _row(b + "attn_q_norm", 32), _row(b + "attn_k_norm", 32),
+            _row(b + "ffn_gate", N_EMBD, N_FF), _row(b + "ffn_up", N_EMBD, N_FF),
+            _row(b + "ffn_down", N_FF, N_EMBD),
+        ]  # fmt: skip
+    return keys, rows
+
+
+def hybrid(n_vocab: int) -> tuple[dict[str, Any], list[Tensor]]:
+    """An LFM2: layers with attention among layers with a state."""
+    n_kv = [0, 0, 1, 0, 0, 1]
+    keys = {"general.architecture": "lfm2", "lfm2.shortconv.l_cache": 3,
+            "lfm2.attention.head_count_kv": Typed(n_kv, ARRAY, INT32)}  # fmt: skip
+    rows = [_row("token_embd", N_EMBD, n_vocab), _row("token_embd_norm", N_EMBD)]
+    for n, attends in enumerate(n_kv):
+        b = f"blk.{n}."
+        rows += [
+            _row(b + "attn_norm", N_EMBD), _row(b + "ffn_norm", N_EMBD),
+            _row(b + "ffn_gate", N_EMBD, N_FF), _row(b + "ffn_up", N_EMBD, N_FF),
+            _row(b + "ffn_down", N_FF, N_EMBD),
+        ]  # fmt: skip
+        if attends:
+            rows += [
+                _row(b + "attn_q", N_EMBD, N_EMBD), _row(b + "attn_k", N_EMBD, 32),
+                _row(b + "attn_v", N_EMBD, 32), _row(b + "attn_output", N_EMBD, N_EMBD),
+                _row(b + "attn_q_norm", 32), _row(b + "attn_k_norm", 32),
+            ]  # fmt: skip
+        else:
+            rows += [
+                _row(b + "shortconv.conv", 3, N_EMBD), _row(b + "shortconv.in_proj", N_EMBD, 192),
+                _row(b + "shortconv.out_proj", N_EMBD, N_EMBD),
+            ]  # fmt: skip
+    return keys, rows
+
+
+def model(path: Path, kind: Any) -> Path:
+    """With weights drawn at random, always the same."""
+    words = vocabulary()
+    n_vocab = words.pop("llama.vocab_size")
+    keys, tensors = kind(n_vocab)
+    arch = keys["general.architecture"]
+    keys |= {
+        f"{arch}.block_count": N_LAYER, f"{arch}.context_length": 4096,
+        f"{arch}.embedding_length": N_EMBD, f"{arch}.feed_forward_length": N_FF,
+        f"{arch}.attention.head_count": 2, f"{arch}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{arch}.rope.freq_base": 1e4, f"{arch}.vocab_size": n_vocab,
+        "tokenizer.chat_template": TEMPLATE, **words,
+    }  # fmt: skip
+    write_gguf(path, keys, tensors)
+    chance, at = random.Random(3), len(header_bytes(keys, tensors))
+    with path.open("r+b") as file:
+        for tensor in tensors:
+            file.seek(at)
+            file.write(
+                array("f", (chance.gauss(0, 1) for _ in range(tensor.n_bytes // 4))).tobytes()
+            )
+            at += tensor.n_bytes
+    return path
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineClient]:
+    with EngineClient(tmp_path_factory.mktemp("log") / "engine.log") as client:
+        yield client
+
+
+def said(client: EngineClient, messages: tuple[Message, ...], n: int) -> tuple[str, Done]:
+    events = list(client.generate(Generate(messages, Sampling(temperature=0, max_tokens=n))))
+    done = events[-1]
+    assert isinstance(done, Done)
+    return "".join(e.text for e in events if isinstance(e, Text)), done
+
+
+@pytest.mark.parametrize("kind", [windowed, hybrid])
+def test_after_a_long_answer_that_is_left_out(
+    client: EngineClient, tmp_path: Path, kind: Any
+) -> None:
+    """The next prompt goes on from what came before the answer, and its own answer is that of an
+    engine that has read it anew."""
+    path = str(model(tmp_path / "model.gguf", kind))
+    load = Load(path, Settings(n_ctx=1024, n_ubatch=32, use_extra_bufts=False), 1)
+    list(client.load(load))
+    expected, _ = said(client, LATER, 8)
+    list(client.load(load))
+    _, first = said(client, ASK, 400)
+    assert first.n_decoded == 400
+    again, done = said(client, LATER, 8)
+    assert 0 < done.n_reused < first.n_prompt
+    assert first.n_prompt - done.n_reused <= 16
+    assert again == expected
