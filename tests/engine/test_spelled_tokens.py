@@ -21,7 +21,7 @@ TOKENS = (
     "<abcde",
     "#",
 )
-SPELLED = SpelledTokens(TOKENS)
+SPELLED = SpelledTokens(((token, True) for token in TOKENS), "")
 TURN = "<|im_start|>user\n{}<|im_end|>"
 
 
@@ -41,7 +41,18 @@ def test_where_a_prompt_is_cut() -> None:
 def test_a_prompt_that_spells_nothing_is_whole() -> None:
     prompt = TURN.format(split("a < b, <b>"))
     assert list(SPELLED.fragments(prompt)) == [(prompt, True)]
-    assert list(SpelledTokens(()).fragments(TURN)) == [(TURN, True)]
+    assert list(SpelledTokens((), "").fragments(TURN)) == [(TURN, True)]
+
+
+def test_user_defined_tokens_that_the_template_names() -> None:
+    """They are tokens in any text: so they are cut in two. All else stays whole."""
+    tokens = {"<|end|>": False, "<b>": False, "\n\n": False, "user": False, "<s>": True}
+    spelled = SpelledTokens(tokens.items(), "{{ '<|end|>\n\nuser' }}")
+    said = "<b>user</b>\n\n<|end|><s>"
+    (message,) = spelled.split([Message("user", said)])
+    assert list(spelled.fragments(message.content)) == [
+        ("", True), ("<b>user</b>\n\n<", False), ("|end|><", False), ("s>", False), ("", True),
+    ]  # fmt: skip
 
 
 def test_thoughts_too_but_not_a_system_prompt() -> None:

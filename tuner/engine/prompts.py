@@ -12,7 +12,7 @@ from tuner.engine.reasoning import Splitter
 from tuner.engine.reasoning_marks import marks_of
 from tuner.engine.special_tokens import KEYS
 from tuner.engine.spelled_tokens import SpelledTokens, joined
-from tuner.engine.templates import ChatTemplate, Rendered
+from tuner.engine.templates import CHATML_STOPS, ChatTemplate, Rendered
 from tuner.engine.thinking import taken_as
 from tuner.model.chat_templates import CHATML, TemplateChoice, chosen, named_templates
 
@@ -46,7 +46,8 @@ class Prompts:
         self.marks = marks_of(source or "", {text: control for _, text, control in added})
         # Control tokens have no bytes: by these the splitter hears of them.
         self.mark_tokens = {n: text for n, text, c in added if c and text in self.marks.found}
-        self._spelled = SpelledTokens(text for _, text, control in added if control)
+        formats = (source or "") + "".join(CHATML_STOPS)
+        self._spelled = SpelledTokens(((text, special) for _, text, special in added), formats)
         # Whoever asked for ChatML need not hear of it.
         self.warnings = () if choice.name == CHATML else self.template.warnings
         self._told = self.template.warnings

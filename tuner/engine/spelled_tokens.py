@@ -22,12 +22,20 @@ _HEAD = 4  # characters by which the pattern is parted: some vocabularies have t
 
 
 class SpelledTokens:
-    """The control tokens of one vocabulary."""
+    """The tokens of one vocabulary that a template, and nobody else, is to write."""
 
-    def __init__(self, texts: Iterable[str]):
-        """`texts`: how it writes those that `parse_special` makes tokens of; user-defined ones are
-        tokens in any text."""
-        self._one = _any(sorted({text for text in texts if len(text) > 1}))
+    def __init__(self, tokens: Iterable[tuple[str, bool]], template: str):
+        """`tokens`: its special (true) and user-defined (false) tokens. The latter are tokens in
+        any text, and are the template's where it names them: llama.cpp calls gpt-oss's channels
+        user-defined (llama_vocab::impl::load, llama-vocab.cpp)."""
+        all_tokens = {text: special for text, special in tokens if len(text) > 1}
+        self._user_defined = tuple(
+            text
+            for text, special in all_tokens.items()
+            if not special and text in template and not (text[0].isspace() or text[0].isalnum())
+        )
+        special = (text for text, special in all_tokens.items() if special)
+        self._one = _any(sorted({*special, *self._user_defined}))
         self._begins = re.compile(rf"(?={self._one})(.)", re.DOTALL)
 
     @cached_property
@@ -49,12 +57,14 @@ class SpelledTokens:
 
     def fragments(self, text: str) -> Iterator[tuple[str, bool]]:
         """A prompt of split messages in pieces to be tokenized, and `parse_special` of each. They
-        are cut at tokens, where llama.cpp cuts too."""
+        are cut at tokens, where llama.cpp cuts too, and in those that are tokens in any text."""
         meant = ""
         for piece in self._tokens.split(text) if _SPLIT in text else (text,):
             if _SPLIT in piece:
                 yield meant, True
-                yield joined(piece), False
+                whole = joined(piece)
+                cut = any(token in whole for token in self._user_defined)
+                yield from ((part, False) for part in (piece.split(_SPLIT) if cut else (whole,)))
                 meant = ""
             else:
                 meant += piece
