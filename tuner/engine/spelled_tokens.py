@@ -11,14 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
-from itertools import groupby
+from itertools import pairwise
 
 from tuner.engine.protocol import Message
 
 # Goes with the text through its template: no character (Unicode, 23.7), no space, without case.
 _SPLIT = "\ufdd0"
-_HEAD = 4  # characters by which the pattern is parted: some vocabularies have thousands
 
 
 class SpelledTokens:
@@ -28,19 +26,12 @@ class SpelledTokens:
         """`tokens`: its special (true) and user-defined (false) tokens. The latter are tokens in
         any text, and are the template's where it names them: llama.cpp calls gpt-oss's channels
         user-defined (llama_vocab::impl::load, llama-vocab.cpp)."""
-        all_tokens = {text: special for text, special in tokens if len(text) > 1}
-        self._user_defined = tuple(
-            text
-            for text, special in all_tokens.items()
-            if not special and text in template and not (text[0].isspace() or text[0].isalnum())
-        )
-        special = (text for text, special in all_tokens.items() if special)
-        self._one = _any(sorted({*special, *self._user_defined}))
-        self._begins = re.compile(rf"(?={self._one})(.)", re.DOTALL)
-
-    @cached_property
-    def _tokens(self) -> re.Pattern[str]:
-        return re.compile(f"({self._one})")
+        special, defined = set[str](), set[str]()
+        for text, is_special in tokens:
+            if len(text) > 1 and (is_special or not (text[0].isspace() or text[0].isalnum())):
+                (special if is_special else defined).add(text)
+        self._user_defined = {token for _, token in _Finder(defined).found(template)}
+        self._found = _Finder(special | self._user_defined).found
 
     def split(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The same, with what would become a token of what was said split in two."""
@@ -59,7 +50,7 @@ class SpelledTokens:
         """A prompt of split messages in pieces to be tokenized, and `parse_special` of each. They
         are cut at tokens, where llama.cpp cuts too, and in those that are tokens in any text."""
         meant = ""
-        for piece in self._tokens.split(text) if _SPLIT in text else (text,):
+        for piece in self._parted(text) if _SPLIT in text else (text,):
             if _SPLIT in piece:
                 yield meant, True
                 whole = joined(piece)
@@ -71,20 +62,38 @@ class SpelledTokens:
         yield meant, True
 
     def _split(self, text: str) -> str:
-        return self._begins.sub(rf"\1{_SPLIT}", text)
+        cuts = (at + 1 for at, _ in self._found(text))
+        return _SPLIT.join(text[a:b] for a, b in pairwise((0, *cuts, len(text))))
+
+    def _parted(self, text: str) -> Iterator[str]:
+        """Its tokens, and what is between them."""
+        end = 0
+        for at, token in self._found(text):
+            if at >= end:
+                yield from (text[end:at], token)
+                end = at + len(token)
+        yield text[end:]
+
+
+class _Finder:
+    """Finds some texts in others. A pattern of thousands would take seconds to make."""
+
+    def __init__(self, texts: set[str]):
+        self._texts = texts
+        self._lengths = sorted(set(map(len, texts)), reverse=True)
+        firsts = "".join(map(re.escape, sorted({text[0] for text in texts})))
+        self._begins = re.compile(f"[{firsts}]" if firsts else "(?!)")
+
+    def found(self, text: str) -> Iterator[tuple[int, str]]:
+        """Where any begins, and the longest that does."""
+        for match in self._begins.finditer(text):
+            at = match.start()
+            for n in self._lengths:
+                if text[at : at + n] in self._texts:
+                    yield at, text[at : at + n]
+                    break
 
 
 def joined(text: str) -> str:
     """A text whose tokens were split, as it was."""
     return text.replace(_SPLIT, "")
-
-
-def _any(texts: Sequence[str], head: int = _HEAD) -> str:
-    """A pattern of the longest of sorted texts, which looks at each only where its head is."""
-    if not head:
-        return f"(?:{'|'.join(map(re.escape, reversed(texts)))})"
-    by_first = [
-        f"{re.escape(first)}{_any([text[1:] for text in among], head - 1)}" if first else ""
-        for first, among in groupby(texts, key=lambda text: text[:1])
-    ]
-    return f"(?:{'|'.join(reversed(by_first))})" if by_first else "(?!)"
