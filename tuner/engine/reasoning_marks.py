@@ -251,6 +251,10 @@ class Marks:
         self._beginnings = {mark[:n] for mark in self.found for n in range(1, len(mark))}
         self._at_end = re.compile(_at_the_end_of_a_prompt(self.families))
 
+    def __deepcopy__(self, _: object) -> Marks:
+        """Itself: nothing of it ever changes, and a vocabulary is large."""
+        return self
+
     def in_header(self, family: Family) -> re.Pattern[str]:
         """The marks of a family that its headers know."""
         return _in_header(family)
