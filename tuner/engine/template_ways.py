@@ -22,7 +22,8 @@ REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # as template
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How to call a template; the defaults are Transformers' own way."""
+    """How to call a template; the defaults are Transformers' own way, except that it states tools
+    and documents as None where there are none."""
 
     content: str = "text"  # "text" | "parts": [{"type": "text", ...}] | "user parts": of his only
     system: str = "own"  # "own" | "empty", "default": never without one | "folded": into the user's
