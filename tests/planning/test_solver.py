@@ -441,12 +441,12 @@ QUESTIONS = (
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     name=st.sampled_from([LLAMA_8B, QWEN_30B_A3B, "Qwen3-Next-80B.gguf"]),
     gibs=st.sampled_from([(6,), (12, 8)]),
-    most=st.sampled_from([3_000, 30_000]),
-    before=st.lists(st.sampled_from(QUESTIONS), min_size=1, max_size=3),
+    most=st.sampled_from([3_000, 10_000]),
+    before=st.lists(st.sampled_from(QUESTIONS), min_size=1, max_size=2),
     question=st.sampled_from(QUESTIONS),
     margin=st.sampled_from([0, GIB]),
 )

@@ -42,12 +42,13 @@ MAX_SEARCHES = 6
 # What searches may take, in steps of replayed tapes (`Work`, about a microsecond each). Nearly all
 # end long before; what ends the others is that they have found something.
 MOST_WORK = 1_000_000  # for one answer, after which a search is content with what it has found
-MORE_WORK = 1_000_000  # of all searches for one kind of what a plan offers beside the choice
+MORE_WORK = 1_200_000  # of all searches for one kind of what a plan offers beside the choice
 
 ALL_WORK = 3_000_000  # of one plan; what is still to be known then is guessed generously
-# Placements that a search starts from; of the few models with so many layers of experts that there
-# would be more (over 127 layers), every second or third number of them in RAM is looked at.
+# Placements that a search starts from. The few models with so many layers of experts that there
+# would be more (over 127 layers) have a coarser grid: few numbers of them in RAM are looked at.
 MAX_PLACEMENTS = 1 << 13
+_COARSE = 1 << 11
 
 
 class Solver:
@@ -66,14 +67,15 @@ class Solver:
         self.speed = SpeedModel(model, machine, cache=estimator.cache)
         self.n_items = model.n_items
         self._answers: dict[tuple[Wishes, Budgets], Candidate | None] = {}
-        self._ranked: dict[Budgets, dict[tuple[int, int], float]] = {}
+        self._ranked: dict[Budgets, tuple[list[int], dict[tuple[int, int], float]]] = {}
         self._ends_at: float = inf  # the work after which searches end, whatever they have
 
     def hurried(self, work: int | None = None) -> Solver:
         """The same solver for so much work, `MORE_WORK` unless said otherwise: after that its
         searches end with what they have found so far, which may be nothing."""
         other = copy.copy(self)
-        other._ends_at = self.work.steps + (MORE_WORK if work is None else work)
+        ends_at = self.work.steps + (MORE_WORK if work is None else work)
+        other._ends_at = min(ends_at, self.work.most + MOST_WORK // 2)
         return other
 
     def start_plan(self) -> None:
@@ -287,17 +289,19 @@ class Solver:
         if not moe_layers or n_gpu_layers <= 1 or not self.machine.gpus:
             return [0]
         start, end = max(first, moe_layers[0]), moe_layers[-1] + 1
-        step = -(-len(moe_layers) * self.n_items // (2 * MAX_PLACEMENTS))
+        n_placements = len(moe_layers) * self.n_items // 2
+        step = 1 if n_placements <= MAX_PLACEMENTS else n_placements // _COARSE
         return [0, *range(start + 1, end, step), end] if start < end else [0]
 
     def best_seconds(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
         """Seconds per token that no split over the GPUs beats: a lower bound."""
-        ranked = self._ranked.setdefault(self.budgets, {})
+        if self.budgets not in self._ranked:
+            self._ranked[self.budgets] = self._gpu_room(), {}
+        room, ranked = self._ranked[self.budgets]
         key = (n_gpu_layers, n_cpu_moe)
         seconds = ranked.get(key)
         if seconds is None:
-            seconds = self.speed.least_seconds(*key, self._gpu_room())
-            ranked[key] = seconds
+            seconds = ranked[key] = self.speed.least_seconds(*key, room)
         return seconds
 
     def _gpu_room(self) -> list[int]:
