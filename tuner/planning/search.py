@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from tuner.planning.solver import Solver
 
 _TIE = 1e-8  # scores that differ by less may rank alike
-_LOOKING = 30  # steps (`Work`) that it takes to look at a placement with a choice of cache types
+# Steps (`Work`) that it takes to look at a placement with a choice of cache types, and to try all
+# its splits over several GPUs, or the one that there is, where nothing is left to replay.
+_LOOKING, _SPLITTING, _FITTING = 30, 400, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Search:
         solver, objective = self.solver, self.objective
         wished, wished_split = objective.wished_context, self.wishes.tensor_split
         several = len(solver.machine.gpus) > 1  # else there is one, and its own figures are at hand
+        solver.work.steps += _SPLITTING if several else _FITTING
         if not self.fitting.could_fit(base.with_context(contexts[0]), wished_split):
             return None
         best: Candidate | None = None

@@ -75,7 +75,7 @@ class Solver:
         searches end with what they have found so far, which may be nothing."""
         other = copy.copy(self)
         ends_at = self.work.steps + (MORE_WORK if work is None else work)
-        other._ends_at = min(ends_at, self.work.most + MOST_WORK // 2)
+        other._ends_at = min(ends_at, self.work.most + MOST_WORK // 4)
         return other
 
     def start_plan(self) -> None:
