@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 RAM = "RAM"  # the name of the pool that the host draws from
+ASSUMED_PCIE = 20e9  # bytes/s from host to device where a device does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Device:
     bandwidth_source: str = "assumed"
     flops: float = 0.0  # usable dense f16 FLOP/s for prompt processing
     compute_capability: tuple[int, int] | None = None  # CUDA only
-    pcie_bandwidth: float = 0.0  # host to device, bytes/s
+    pcie_bandwidth: float = 0.0  # host to device, bytes/s; 0: `ASSUMED_PCIE`
     engine_name: str = ""  # the engine's own name for it ("CUDA0"), where known
     device_id: str = ""  # its PCI address, where the engine says it: the same under every backend
     # has no memory of its own: Metal, integrated GPUs, a server that gives out the host's RAM

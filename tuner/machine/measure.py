@@ -13,7 +13,7 @@ from tuner.machine import engine_build, host, nvidia
 from tuner.machine.backends import backend
 from tuner.machine.engine_build import EngineAnswer, ask_engine
 from tuner.machine.host import HostState
-from tuner.machine.machine import Device, Machine, Process
+from tuner.machine.machine import ASSUMED_PCIE, Device, Machine, Process
 from tuner.units import GIB, MIB, size_text
 
 GPU_RESERVE = 512 * MIB
@@ -23,7 +23,6 @@ LEAST_ROOM = 128 * MIB  # a GPU that has less for weights, cache and compute is 
 _GENERIC_BANDWIDTH = 400e9
 _GENERIC_FLOPS = 40e12
 _INTEGRATED_FLOPS = 10e12  # an Apple M2 or M3, a large APU
-_GENERIC_PCIE = 20e9
 _RPC_BANDWIDTH = 100e9
 _RPC_LINK = 0.1e9  # a gigabit network
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
@@ -165,7 +164,7 @@ def _cuda_device(index: int, card: nvidia.Card, memory: Device) -> Device:
         bandwidth_source="computed" if card.bandwidth else "assumed",
         flops=card.flops or _GENERIC_FLOPS,
         compute_capability=card.compute_capability,
-        pcie_bandwidth=card.pcie_bandwidth or _GENERIC_PCIE,
+        pcie_bandwidth=card.pcie_bandwidth or ASSUMED_PCIE,
         engine_name=f"CUDA{index}",
         unified=shared,
         uuid=card.uuid,
@@ -183,7 +182,7 @@ def _stated_gpu(index: int, size: int) -> Device:
         reserve=0,
         bandwidth=_GENERIC_BANDWIDTH,
         flops=_GENERIC_FLOPS,
-        pcie_bandwidth=_GENERIC_PCIE,
+        pcie_bandwidth=ASSUMED_PCIE,
         engine_name=f"CUDA{index}",
         source="stated",
     )
@@ -231,7 +230,7 @@ def _estimated(gpu: Device, memory: Device) -> Device:
         # An integrated GPU reads the host's memory directly: nothing crosses a bus.
         return replace(gpu, bandwidth=bandwidth, flops=_INTEGRATED_FLOPS, pcie_bandwidth=bandwidth)
     return replace(
-        gpu, bandwidth=_GENERIC_BANDWIDTH, flops=_GENERIC_FLOPS, pcie_bandwidth=_GENERIC_PCIE
+        gpu, bandwidth=_GENERIC_BANDWIDTH, flops=_GENERIC_FLOPS, pcie_bandwidth=ASSUMED_PCIE
     )
 
 

@@ -18,7 +18,7 @@ from math import prod
 
 from tuner.gguf.header import TensorInfo
 from tuner.machine.host import ASSUMED_FLOPS_PER_CORE
-from tuner.machine.machine import Device, Machine
+from tuner.machine.machine import ASSUMED_PCIE, Device, Machine
 from tuner.memory.kv_cache import CacheSizes
 from tuner.model.model import Model
 from tuner.planning.plan import Speed
@@ -32,7 +32,6 @@ GPU_BANDWIDTH_SHARE = 0.72
 HOST_BANDWIDTH_SHARE = 0.80
 HOST_BYTES_PER_CORE = 6e9  # bytes/s of quantized weights that one core can unpack and multiply
 GPU_FLOPS_PER_BANDWIDTH = 50.0  # FLOP/s per byte/s of memory bandwidth, prompt processing
-PCIE_DEFAULT = 12e9  # bytes/s
 SECONDS_PER_TOKEN_GPU = 2e-4  # launching one graph
 SECONDS_PER_HOP = 3e-5  # handing the hidden state from one device to another
 SLOW_PAIR_SHARE = 0.25  # of prompt speed, where every step converts the cache to f16 first
@@ -76,7 +75,7 @@ class SpeedModel:
         self.n_items = model.n_items
         self._gpus = [_rate(gpu) for gpu in machine.gpus]
         self._host = _host_rate(machine)
-        self._pcie = min((g.pcie_bandwidth or PCIE_DEFAULT for g in machine.gpus), default=0.0)
+        self._pcie = min((g.pcie_bandwidth or ASSUMED_PCIE for g in machine.gpus), default=0.0)
         groups = model.tensors
         tied = (groups.tied,) if groups.tied else ()
         others = [*(layer.others for layer in groups.layers), (*groups.output, *tied)]
