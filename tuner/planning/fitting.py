@@ -89,6 +89,10 @@ class Fitting:
         total = min(settings.n_gpu_layers, self.n_items)
         return splits.could_fit(total, len(self.machine.gpus), _Room(self, settings))
 
+    def could_hold(self, settings: Settings) -> bool:
+        """Whether these settings are allowed but for the compute buffers."""
+        return self.budgets.hold(self._totals_without_compute(settings))
+
     def splits(
         self, settings: Settings, wished: tuple[float, ...] | None
     ) -> list[tuple[float, ...]]:

@@ -113,10 +113,12 @@ class Search:
         best: Candidate | None = None
         for split in self.fitting.splits(base, wished_split):
             trial = base.with_split(split)
-            if several:
+            if best:
                 most = self.fitting.longest_at_most(trial, contexts, wished)
-                if not most or (best and solver.score(most, objective) < best.score - _TIE):
+                if not most or solver.score(most, objective) < best.score - _TIE:
                     continue  # whatever the compute buffers take
+            elif several and not self.fitting.could_hold(trial.with_context(contexts[0])):
+                continue
             found = self.fitting.longest(trial, contexts, wished)
             if found is None:
                 continue
