@@ -96,11 +96,13 @@ def test_what_is_reused_is_really_there(
         reused = cache.reuse(prompt)
         assert 0 <= reused < len(prompt)
         assert memory.held == cache.tokens == prompt[:reused]
+        at = cache.checkpoint_at(prompt)
+        assert 0 <= at < len(prompt)
         for token in prompt[reused:] + answer:
+            if len(cache.tokens) == at > 0:
+                cache.keep_checkpoint()
             memory.decode([token])
             cache.tokens.append(token)
-            if len(cache.tokens) == cache.checkpoint_at(prompt):
-                cache.keep_checkpoint()
         assert memory.held == prompt + answer
         if aborted:
             memory.abort_decode()
@@ -140,13 +142,26 @@ def test_a_thought_that_the_next_prompt_leaves_out(kind: type[Full], n_kept: int
     memory = kind()
     cache = PrefixCache(memory, Windowed.WINDOW * (kind is Windowed), kind is Recurrent)
     prompt, thought = list(range(40)), [7] * 30
-    at = cache.checkpoint_at(prompt)
     cache.reuse(prompt)
+    at = cache.checkpoint_at(prompt)
     for token in prompt + thought:
+        if len(cache.tokens) == at > 0:
+            cache.keep_checkpoint()
         memory.decode([token])
         cache.tokens.append(token)
-        if len(cache.tokens) == at:
-            cache.keep_checkpoint()
     for _ in range(2):  # also when it is asked again
         assert cache.reuse([*prompt[:39], 100, 101]) == n_kept
         assert memory.held == cache.tokens == prompt[:n_kept]
+
+
+def test_a_prompt_of_which_little_is_new() -> None:
+    """Its end is read already: the checkpoint is where reading goes on, if there is none before."""
+    memory = Windowed()
+    cache = PrefixCache(memory, Windowed.WINDOW, keeps_a_state=False)
+    memory.decode(list(range(30)))
+    cache.tokens += range(30)
+    prompt = [*range(30), 100, 101]
+    cache.reuse(prompt)
+    assert cache.checkpoint_at(prompt) == 30
+    cache.keep_checkpoint()
+    assert cache.checkpoint_at(prompt) == 0

@@ -234,6 +234,8 @@ class LoadedModel:
         while at < len(prompt):
             if self._abort:
                 return False
+            if at == checkpoint > 0:
+                self._cache.keep_checkpoint()
             end = min(at + self._chunk, checkpoint if at < checkpoint else len(prompt))
             part = prompt[at:end]
             self._context.use_threads(self._cores.n_threads())
@@ -245,8 +247,6 @@ class LoadedModel:
                 raise self._decode_error(code)
             self._cache.tokens.extend(part)
             at = end
-            if at == checkpoint:
-                self._cache.keep_checkpoint()
             self._voice(PromptProgress(at - start, total))
         return not self._abort
 

@@ -68,9 +68,14 @@ class PrefixCache:
         return keep
 
     def checkpoint_at(self, prompt: Sequence[int]) -> int:
-        """After how many of a prompt's tokens `keep_checkpoint` is to be called; 0 for never."""
-        cuts_anywhere = self._window <= 0 and not self._keeps_a_state
-        return 0 if cuts_anywhere else max(0, len(prompt) - _OPENING)
+        """After how many of a prompt's tokens `keep_checkpoint` is to be called, once it is known
+        what is reused of it; 0 for never."""
+        if self._window <= 0 and not self._keeps_a_state:  # can be cut anywhere
+            return 0
+        at = max(0, len(prompt) - _OPENING)
+        if at >= len(self.tokens):
+            return at
+        return 0 if self._checkpoint else len(self.tokens)
 
     def keep_checkpoint(self) -> None:
         """Keeps what the engine's memory holds now, in place of what was kept before."""
