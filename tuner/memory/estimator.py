@@ -18,6 +18,10 @@ from tuner.settings import Settings
 _Placed = tuple[list[tuple[int, ...]], list[int]]  # bytes per device: by kind, in all
 
 
+# What a sum over the devices takes, in steps of replayed tapes.
+_ADDING = 16
+
+
 class Estimator:
     """Answers what any settings would take. Built once per model and machine; a call costs
     microseconds, since everything about the layers is summed up beforehand."""
@@ -108,6 +112,7 @@ class Estimator:
     def totals(self, settings: Settings, *, compute: bool = True) -> list[int]:
         """All bytes of every device as in `footprint`; without the compute buffers a lower bound,
         quickly."""
+        self.compute.replays.work.steps += _ADDING
         where, flash = self.placement(settings), self.flash(settings)
         sizes = self.compute.search(settings, where, flash).sizes if compute else self._nothing
         cache, _, held = self.cache.bytes, *self._placed(where, settings)
@@ -120,6 +125,7 @@ class Estimator:
 
     def total(self, device: int, settings: Settings, *, compute: bool = True) -> int:
         """The same of one device alone, in the machine's order."""
+        self.compute.replays.work.steps += _ADDING
         where, flash = self.placement(settings), self.flash(settings)
         first, end = where.spans[device]
         total = self._placed(where, settings)[1][device]

@@ -41,7 +41,7 @@ MAX_SEARCHES = 6
 
 # What searches may take, in steps of replayed tapes (`Work`, about a microsecond each). Nearly all
 # end long before; what ends the others is that they have found something.
-MOST_WORK = 1_000_000  # for one answer, after which a search is content with what it has found
+MOST_WORK = 1_300_000  # for one answer, after which a search is content with what it has found
 MORE_WORK = 1_300_000  # of all searches for one kind of what a plan offers beside the choice
 
 ALL_WORK = 3_000_000  # of one plan; what is still to be known then is guessed generously
