@@ -13,7 +13,7 @@ import pytest
 from tests.support.hostile_templates import KINDS, TRIGGER, hostile
 from tuner.engine import template_process
 from tuner.engine.protocol import Message
-from tuner.engine.template_process import MEMORY, BudgetError, TemplateStoppedError
+from tuner.engine.template_process import MEMORY, TemplateStoppedError, UnusableError
 from tuner.engine.templates import BAD_TEMPLATE, ChatTemplate
 from tuner.units import MIB
 
@@ -134,7 +134,7 @@ def test_a_template_s_process_that_is_killed_comes_back() -> None:
 
 
 def test_a_template_that_is_too_long_is_not_even_read() -> None:
-    with pytest.raises(BudgetError, match="it has 1,048,577 characters"):
+    with pytest.raises(UnusableError, match="it has 1,048,577 characters"):
         template_process.TemplateProcess("x" * (2**20 + 1), lambda: False)
 
 

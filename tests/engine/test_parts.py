@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import closing
 from functools import cache
 
 import pytest
@@ -14,6 +15,7 @@ from tuner.engine.log_lines import failure_reason, parse_buffers
 from tuner.engine.protocol import Message, Text, WasThought
 from tuner.engine.reasoning import Splitter
 from tuner.engine.reasoning_marks import marks_of
+from tuner.engine.template_process import TemplateProcess
 from tuner.engine.template_ways import fold_system, merge_turns
 from tuner.engine.templates import BAD_TEMPLATE, CHATML_STOPS, NO_TEMPLATE, ChatTemplate
 from tuner.memory.footprint import Buffer
@@ -88,6 +90,21 @@ def test_broken_template(broken: str) -> None:
     assert template.source == "chatml"
     assert template.warnings[0].startswith(BAD_TEMPLATE.partition("(")[0])
     assert "<|im_start|>user\nHi?" in template.render([USER]).text
+
+
+def test_a_template_that_cannot_be_read_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for each way in which it could be called."""
+    started: list[object] = []
+    start = TemplateProcess._start
+
+    def counted(process: TemplateProcess) -> None:
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(TemplateProcess, "_start", counted)
+    with closing(ChatTemplate("{% for m in messages %}", {})) as template:
+        assert "endfor" in template.warnings[0]
+    assert len(started) == 1
 
 
 def test_template_functions() -> None:

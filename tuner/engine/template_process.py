@@ -37,8 +37,9 @@ class TemplateError(Exception):
     """The template rejects these messages; the message is its own word."""
 
 
-class BudgetError(Exception):
-    """The template took more than it may have, or its process died of it: it is of no use."""
+class UnusableError(Exception):
+    """The template is of no use, whatever it is given: it cannot be read, took more than it may
+    have, or its process died of it."""
 
 
 class _DiedError(Exception):
@@ -64,16 +65,18 @@ class TemplateProcess:
     after a stop. Belongs to one thread, which must live as long as it."""
 
     def __init__(self, template: str, stopped: Callable[[], object]):
-        """`stopped`: looked at all the time. Raises BudgetError for a template that is too
+        """`stopped`: looked at all the time. Raises UnusableError for a template that is too
         long."""
         if len(template) > MAX_TEMPLATE:
-            raise BudgetError(f"it has {len(template):,} characters, {MAX_TEMPLATE:,} are allowed")
+            raise UnusableError(
+                f"it has {len(template):,} characters, {MAX_TEMPLATE:,} are allowed"
+            )
         self._program = {"template": template}
         self._stopped = stopped
         self._process: subprocess.Popen[bytes] | None = None
 
     def render(self, call: Call) -> str:
-        """The prompt. Raises TemplateError, BudgetError, TemplateStoppedError."""
+        """The prompt. Raises TemplateError, UnusableError, TemplateStoppedError."""
         try:
             return self._rendered(call)
         except _DiedError:  # perhaps of something else: one death teaches nothing
@@ -81,7 +84,7 @@ class TemplateProcess:
         try:
             return self._rendered(call)
         except _DiedError:
-            raise BudgetError("its process died of it") from None
+            raise UnusableError("its process died of it") from None
 
     def close(self) -> None:
         """Kills the child."""
@@ -107,13 +110,13 @@ class TemplateProcess:
                 stderr=subprocess.DEVNULL,  # its last words are none of the engine's
             )
         except OSError as error:
-            raise BudgetError(f"no process for it could be started: {error}") from error
+            raise UnusableError(f"no process for it could be started: {error}") from error
         self._ask({}, _START_SECONDS)
         try:
             self._ask(self._program, COMPILE_SECONDS)
-        except TemplateError:
+        except TemplateError as error:
             self.close()
-            raise
+            raise UnusableError(str(error)) from None
 
     def _ask(self, question: dict[str, Any], seconds: float) -> str:
         """Sends a line and waits for one: its text."""
@@ -133,7 +136,7 @@ class TemplateProcess:
                 raise TemplateStoppedError
             if time.monotonic() > end:
                 self.close()
-                raise BudgetError(f"it takes longer than {seconds:g} seconds")
+                raise UnusableError(f"it takes longer than {seconds:g} seconds")
         try:
             answer = json.loads(line)
         except ValueError:

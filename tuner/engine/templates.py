@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tuner.engine import template_process
 from tuner.engine.protocol import Message
-from tuner.engine.template_process import BudgetError, Call, TemplateError, TemplateProcess
+from tuner.engine.template_process import Call, TemplateError, TemplateProcess, UnusableError
 from tuner.engine.template_ways import Failure, Way, choose, merge_turns, other_ways
 from tuner.engine.thinking import Thinking, Variables, discover
 
@@ -70,7 +70,7 @@ class ChatTemplate:
         try:
             self._own = TemplateProcess(template, stopped)
             self._try_out(template)
-        except (TemplateError, BudgetError) as error:
+        except (TemplateError, UnusableError) as error:
             self._give_up(str(error))
 
     @property
@@ -143,7 +143,7 @@ class ChatTemplate:
                 return self._say(way, said, those), ""
             except TemplateError as error:
                 reason = reason or str(error)
-            except BudgetError as error:
+            except UnusableError as error:
                 self._give_up(str(error))
                 return None, ""
         return None, FELL_BACK.format(reason=reason)
