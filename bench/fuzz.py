@@ -44,7 +44,7 @@ from tests.support.headers import unpacked
 from tuner.errors import EngineError, FileError, KvchatError
 from tuner.gguf.header import read_header
 from tuner.machine.machine import Machine
-from tuner.model.model import Model, describe, read_model
+from tuner.model.model import Model, describe, loadable
 from tuner.planning import Plan, make_plan
 from tuner.planning.budgets import Budgets
 from tuner.report import overview_text, report_json, report_text
@@ -177,10 +177,11 @@ def try_file(path: Path, where: Machine, wishes: Wishes, endless: float = ENDLES
 def _model(path: Path) -> tuple[Model, FileError | None]:
     """What is planned, and why this engine would not load it: with another one installed, which
     has its own word, a file is planned all the same."""
+    header = read_header(path)
     try:
-        return read_model(path), None
+        return loadable(header), None
     except FileError as error:
-        return describe(read_header(path)), error
+        return describe(header), error
 
 
 def _where(error: Any, trace: Any) -> str:

@@ -13,8 +13,8 @@ from bench import faults
 @pytest.mark.parametrize(
     ("what", "n"),
     [
-        ("databases", 24), ("profiles", 120), ("worker", 1), ("chat", 2), ("one-shot", 2),
-        ("homes", 5),
+        ("databases", 12), ("profiles", 80), ("worker", 1), ("chat", 1), ("one-shot", 1),
+        ("homes", 3),
     ],
 )  # fmt: skip
 def test_nothing_falls_and_nothing_is_lost_in_silence(

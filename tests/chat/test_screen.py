@@ -517,7 +517,7 @@ def answers_alive() -> int:
 async def test_many_turns_keep_few_widgets(store: Conversations) -> None:
     """What is far from view is let go while one goes on asking, too, and collected when there is
     time; scrolling back shows all of it."""
-    turns = 36
+    turns = 32
     running = FakeRunning([[f"## Answer {n}\n\n- one\n- two\n"] for n in range(turns)])
     app = make_app(running, store)
     async with app.run_test(size=SIZE) as pilot:
@@ -588,7 +588,7 @@ async def test_scrolling_away_from_an_answer_that_is_written(
 ) -> None:
     """The window goes as far back as one likes, as small as ever; nothing of the answer is lost,
     whether one comes back before its end or after it."""
-    fill(store, "k", 130)
+    fill(store, "k", 80)
     more, last = threading.Event(), threading.Event()
     running = FakeRunning([["begin ", more, "middle ", last, "end."]])
     app = make_app(running, store, resume="latest")
@@ -598,11 +598,11 @@ async def test_scrolling_away_from_an_answer_that_is_written(
         await ask(pilot, "Go", wait=False)
         await until(pilot, lambda: "begin" in shown(pilot))
         for _ in range(300):
-            if transcript._first <= 30:
+            if transcript._first <= 20:
                 break
             await pilot.press("pageup")
             assert len(transcript.query(".message")) <= LIVE + PAGE + 1
-        assert transcript._last < 130
+        assert transcript._last < 80
         more.set()
         await pilot.press("ctrl+home")
         await until(pilot, lambda: "message number 0." in shown(pilot))

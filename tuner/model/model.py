@@ -65,13 +65,17 @@ class Model:
 
 
 def read_model(path: Path) -> Model:
+    """The model of a file. Raises FileError as `read_header` and `loadable` do."""
+    return loadable(read_header(path))
+
+
+def loadable(header: Header) -> Model:
     """The model of a file that the engine will load, as far as its header tells.
 
-    Raises FileError: beside what `read_header` and `describe` raise, "unknown_architecture" and
-    "incompatible" for files that are whole and not made for this llama.cpp. With another engine
-    installed its own dry run has the word.
+    Raises FileError: beside what `describe` raises, "unknown_architecture" and "incompatible" for
+    files that are whole and not made for this llama.cpp. With another engine installed its own dry
+    run has the word.
     """
-    header = read_header(path)
     if is_other_engine(installed_engine_version()):
         return describe(header)
     architecture = require_chat_model(header)
