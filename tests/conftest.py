@@ -3,6 +3,7 @@ at; a model and a machine for many tests."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
 from tuner.memory.compute.graph import Graph
 from tuner.memory.compute.replica.model_graph import ModelGraph
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: many tests wait for processes that are to hang."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 2
 
 
 @pytest.fixture(autouse=True)
