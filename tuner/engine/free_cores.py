@@ -25,8 +25,9 @@ class CoreTimes:
 
 
 def measured_times() -> CoreTimes:
-    """Now. What runs at a lower priority is not counted: it gives way. Where the system tells
-    nothing (Android), as if this process were alone."""
+    """Now. What runs at a lower priority counts, too: it gives way within its own session alone
+    (Linux' autogroups). Where the system tells nothing (Android), as if this process were
+    alone."""
     own = time.process_time()
     try:
         times = psutil.cpu_times(percpu=True)
@@ -36,7 +37,8 @@ def measured_times() -> CoreTimes:
         mine = psutil.Process().cpu_affinity()
     except (AttributeError, psutil.Error, OSError):  # macOS has none
         mine = list(range(len(times)))
-    used = sum(times[i].user + times[i].system for i in mine if i < len(times))
+    each = [times[i] for i in mine if i < len(times)]
+    used = sum(one.user + one.system + getattr(one, "nice", 0.0) for one in each)
     return CoreTimes(time.monotonic(), used, own)
 
 
