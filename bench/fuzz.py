@@ -44,7 +44,7 @@ from tests.support.headers import unpacked
 from tuner.errors import EngineError, FileError, KvchatError
 from tuner.gguf.header import read_header
 from tuner.machine.machine import Machine
-from tuner.model.model import Model, describe, loadable
+from tuner.model.model import Model, describe, loadable_model
 from tuner.planning import Plan, make_plan
 from tuner.planning.budgets import Budgets
 from tuner.report import overview_text, report_json, report_text
@@ -179,7 +179,7 @@ def _model(path: Path) -> tuple[Model, FileError | None]:
     has its own word, a file is planned all the same."""
     header = read_header(path)
     try:
-        return loadable(header), None
+        return loadable_model(header), None
     except FileError as error:
         return describe(header), error
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuner.engine.client import EngineClient
+from tuner.engine.planned_file import stamps
 from tuner.engine.protocol import (
     AnswerEvent,
     Done,
@@ -87,13 +88,13 @@ class Launcher:
         self._cancelled = False
         for again in range(REPLANS + 1):
             path = self.path
-            before = _stamp(path)
+            before = stamps([path])
             try:
                 yield from self._plan_and_load()
                 return
             except EngineError as error:
                 # A file that is cut while it is mapped kills its reader (SIGBUS).
-                cut = error.kind == "crashed" and _stamp(path) != before
+                cut = error.kind == "crashed" and stamps([path]) != before
                 if again == REPLANS or not (cut or error.kind == "changed"):
                     raise
                 what = f"{path} changed while it was loaded." if cut else str(error)
@@ -312,15 +313,6 @@ class Running:
         if not done.decode_cpu_seconds or self._settings.n_gpu_layers:
             return False
         return done.decode_cpu_seconds < LEAST_CORES * done.decode_seconds * self._tuning.threads
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of a file; None where it cannot be seen."""
-    try:
-        seen = path.stat()
-    except (OSError, ValueError):
-        return None
-    return seen.st_size, seen.st_mtime_ns
 
 
 def no_fit_text(plan: Plan) -> str:

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,13 +41,6 @@ OWNERS: dict[Place, type[DOMNode]] = {
     Place.HELP: KeysScreen,
     Place.LOADING: LoadingScreen,
 }
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Conversations]:
-    opened = Conversations.open(tmp_path / "conversations.db")
-    yield opened
-    opened.close()
 
 
 def keymap_of(folder: Path, text: str) -> tuple[Keymap, tuple[str, ...]]:

@@ -7,14 +7,12 @@ import re
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from textual.await_complete import AwaitComplete
-from textual.pilot import Pilot
 from textual.widget import Widget
 
 from tests.support.chat_fakes import (
@@ -25,6 +23,7 @@ from tests.support.chat_fakes import (
     is_idle,
     make_app,
     shown,
+    shows,
     until,
 )
 from tui.app import KvchatApp
@@ -40,17 +39,6 @@ from tuner.errors import EngineError, FileError
 from tuner.units import GIB
 
 SIZE = (80, 24)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Conversations]:
-    opened = Conversations.open(tmp_path / "conversations.db")
-    yield opened
-    opened.close()
-
-
-def _shows(pilot: Pilot[None], *texts: str) -> bool:
-    return all(text in shown(pilot) for text in texts)
 
 
 def thought(text: str) -> Text:
@@ -256,7 +244,7 @@ async def test_a_thought_that_only_its_end_marks_is_taken_back(store: Conversati
         await ask(pilot, "Go", wait=False)
         await until(pilot, lambda: "hm hm" in shown(pilot))
         more.set()
-        await until(pilot, lambda: is_idle(screen) and _shows(pilot, "thought · 2 words", "Yes."))
+        await until(pilot, lambda: is_idle(screen) and shows(pilot, "thought · 2 words", "Yes."))
         assert "hm hm" not in shown(pilot)
         assert screen.chat.path[-1].content == "Yes."
 
@@ -269,7 +257,7 @@ async def test_a_thought_that_is_cut_stays_a_thought(store: Conversations) -> No
     async with app.run_test(size=SIZE) as pilot:
         screen = await chat_screen(pilot)
         await ask(pilot, "Go")
-        await until(pilot, lambda: _shows(pilot, "thought · 2 words", "nothing was answered yet"))
+        await until(pilot, lambda: shows(pilot, "thought · 2 words", "nothing was answered yet"))
         assert "secret plan" not in shown(pilot)
         await pilot.press("ctrl+y")
         assert screen.chat.last_answer is None
@@ -747,7 +735,7 @@ async def test_the_fit_report_is_shown_as_it_is(store: Conversations) -> None:
         for width in (60, 100, 30):
             await pilot.resize_terminal(width, 24)
             first, ruler = f"for {width - 4} columns", "  " + "-" * (width - 5) + "|"
-            await until(pilot, partial(_shows, pilot, first, ruler))
+            await until(pilot, partial(shows, pilot, first, ruler))
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is screen)
 

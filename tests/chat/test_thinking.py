@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
-import pytest
-from textual.pilot import Pilot
-
-from tests.support.chat_fakes import FakeRunning, ask, chat_screen, make_app, shown, until
+from tests.support.chat_fakes import FakeRunning, ask, chat_screen, make_app, shown, shows, until
 from tui.keymap import Keymap
 from tui.storage import Conversations
 
 KEY = Keymap().keys("answer.think")[0]
 WIDE = (120, 24)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Conversations]:
-    opened = Conversations.open(tmp_path / "conversations.db")
-    yield opened
-    opened.close()
-
-
-def _shows(pilot: Pilot[None], text: str) -> bool:
-    return text in shown(pilot)
 
 
 async def test_a_key_goes_round_what_the_template_offers(store: Conversations) -> None:
@@ -38,7 +22,7 @@ async def test_a_key_goes_round_what_the_template_offers(store: Conversations) -
         await ask(pilot, "One?")
         for level in ("high", "off"):
             await pilot.press(KEY)
-            await until(pilot, partial(_shows, pilot, f"· thinking {level} ·"))
+            await until(pilot, partial(shows, pilot, f"· thinking {level} ·"))
         await ask(pilot, "Two?")
     assert running.thinks == ["", "off"]
     assert running.remembered == ["high", "off"]

@@ -23,7 +23,7 @@ from tui.command.cli import main
 from tui.keymap import Keymap
 from tuner import tuning
 from tuner.engine import client as engine_client
-from tuner.engine.protocol import Sampling, Text, WasThought
+from tuner.engine.protocol import Text, WasThought
 from tuner.errors import ExitCode
 from tuner.planning import Plan
 from tuner.tuning import Tuning
@@ -441,7 +441,7 @@ def test_an_answer_does_not_steer_the_terminal(
     monkeypatch.setattr(one_shot, "Launcher", Launch)
     monkeypatch.setattr("signal.signal", lambda *_: None)  # the handler would outlive the test
     monkeypatch.setattr("sys.stdout", output)
-    assert one_shot.answer(LaunchRequest(Path("x.gguf")), "Go", None, Sampling()) == 0
+    assert one_shot.answer(LaunchRequest(Path("x.gguf")), "Go", None) == 0
     assert output.getvalue() == ("a␛[31mb\nc\n" if shown else "a\x1b[31mb\n\x9bc\n")
 
 
@@ -481,7 +481,7 @@ def test_one_answer_is_printed_without_its_thought(
     monkeypatch.setattr("sys.stdout", output)
     monkeypatch.setattr("sys.stderr", errors)
     request = LaunchRequest(Path("x.gguf"))
-    assert one_shot.answer(request, "Go", None, Sampling(), show_thinking=show) == 0
+    assert one_shot.answer(request, "Go", None, show_thinking=show) == 0
     told = errors.getvalue()
     assert output.getvalue() == out
     assert (aside in told) if show else ("hm" not in told and "h␛m" not in told)

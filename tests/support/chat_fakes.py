@@ -200,3 +200,7 @@ def shown(pilot: Pilot[None]) -> str:
     _, height = pilot.app.size
     rows = pilot.app.screen._compositor.render_strips()
     return "\n".join("".join(s.text for s in strip) for strip in rows[:height])
+
+
+def shows(pilot: Pilot[None], *texts: str) -> bool:
+    return all(text in shown(pilot) for text in texts)

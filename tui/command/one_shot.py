@@ -11,7 +11,6 @@ from tuner.engine.protocol import (
     Done,
     Message,
     Notice,
-    Sampling,
     Text,
     WasThought,
 )
@@ -33,11 +32,11 @@ def answer(
     request: LaunchRequest,
     prompt: str,
     system: str | None,
-    sampling: Sampling | None = None,
+    *,
     show_thinking: bool = False,
 ) -> int:
     """Streams the answer; progress and warnings go to stderr, progress only on a terminal. So does
-    the model's thought, if it is to be shown. `sampling`: in place of the launch's.
+    the model's thought, if it is to be shown.
 
     Raises KvchatError as a launch does.
     """
@@ -68,8 +67,8 @@ def answer(
         status.show("")
         messages = [Message("system", system)] if system else []
         messages.append(Message("user", prompt))
-        wished = sampling or running.sampling
-        _print(running.generate(messages, wished, think=running.think), status, show_thinking)
+        answered = running.generate(messages, running.sampling, think=running.think)
+        _print(answered, status, show_thinking)
         for warning in running.warnings:  # of what the answer taught
             if warning not in told:
                 status.say(warning)

@@ -1,23 +1,19 @@
 """Whether the engine understands a grammar, asked in a process of its own before a model is loaded.
 
 A grammar is a foreign program: llama.cpp reads one that repeats something five to three times until
-memory ends, and overflows its stack on brackets by the thousand. So a small child tries it, under
-the system's limits, and may die of it.
+memory ends, and overflows its stack on brackets by the thousand. So a small child
+(`grammar_child`) tries it, under the system's limits, and may die of it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
 import os
-import re
 import subprocess
-import sys
 from pathlib import Path
 
 from tuner.child_environment import child_environment
-from tuner.engine.lifeline import child_command, end_with_parent
+from tuner.engine.lifeline import child_command
 from tuner.errors import EngineError, UsageError
 from tuner.safe_text import cut
 from tuner.units import MIB
@@ -25,9 +21,6 @@ from tuner.units import MIB
 SECONDS = 10  # of the CPU; the longest grammars take some hundredths
 MEMORY = 128 * MIB  # beyond what the engine takes to be there
 _START_SECONDS = 60.0
-_MAX_TRIED = 500
-
-_RULE = re.compile(r"^[ \t]*([a-zA-Z0-9-]+)[ \t]*::=", re.MULTILINE)
 
 
 def require_grammar(text: str, model: Path, named: str) -> None:
@@ -36,7 +29,7 @@ def require_grammar(text: str, model: Path, named: str) -> None:
     question = json.dumps({"grammar": text, "model": os.fsencode(model).hex()}).encode()
     try:
         done = subprocess.run(
-            child_command("tuner.engine.grammar_check"),
+            child_command("tuner.engine.grammar_child"),
             input=question,
             capture_output=True,
             env={**child_environment(), "GGML_NO_BACKTRACE": "1"},
@@ -71,50 +64,3 @@ def _reason(said: str, text: str) -> str:
     if "left recursion" in said:
         return "a rule begins with itself"
     return "it has no rules"
-
-
-def main() -> None:
-    """Reads {"grammar", "model"}, writes "understood" or "not understood"."""
-    end_with_parent()
-    answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    question = json.loads(sys.stdin.buffer.read())
-    lib = importlib.import_module("llama_cpp")
-    grammar = question["grammar"].encode()
-    vocab = None
-    if "<" in question["grammar"]:  # it may name tokens
-        lib.llama_backend_init()
-        params = lib.llama_model_default_params()
-        params.vocab_only = True
-        model = lib.llama_model_load_from_file(bytes.fromhex(question["model"]), params)
-        vocab = lib.llama_model_get_vocab(model) if model else None
-    _limit()
-    # From each rule: one that means itself without end may be met long after the first token.
-    rules = _RULE.findall(question["grammar"])[:_MAX_TRIED]
-    understood = all(
-        lib.llama_sampler_init_grammar(vocab, grammar, name.encode()) for name in ("root", *rules)
-    )
-    with answer:
-        answer.write("understood" if understood else "not understood")
-    sys.stderr.flush()
-    os._exit(0)
-
-
-def _limit() -> None:
-    try:
-        import resource  # noqa: PLC0415 - POSIX
-
-        import psutil  # noqa: PLC0415 - only here
-    except ImportError:
-        return
-    taken = psutil.Process()
-    memory = taken.memory_info().vms + MEMORY
-    seconds = int(sum(taken.cpu_times()[:2])) + SECONDS
-    limits = (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_CORE, 0),
-    )
-    for kind, most in limits:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(kind, (most, most))

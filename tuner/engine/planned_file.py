@@ -34,11 +34,11 @@ class PlannedFile:
                 raise ChangedError(f"The file changed since it was planned: {error}") from error
             if found != planned:
                 raise ChangedError(f"{path} is no longer the file that was planned for.")
-        self._stamps = _stamps(self._paths)
+        self._stamps = stamps(self._paths)
 
     def require_unchanged(self) -> None:
         """Raises ChangedError."""
-        if _stamps(self._paths) != self._stamps:
+        if stamps(self._paths) != self._stamps:
             raise ChangedError(f"{self._paths[0]} changed while it was loaded.")
 
 
@@ -52,7 +52,7 @@ def _require_file(path: str) -> None:
         raise ChangedError(f"{path} is not a file.")
 
 
-def _stamps(paths: Sequence[Path]) -> list[tuple[int, int, int] | None]:
+def stamps(paths: Sequence[Path]) -> list[tuple[int, int, int] | None]:
     """Size, time and place of each; None for one that cannot be seen."""
     found: list[tuple[int, int, int] | None] = []
     for path in paths:

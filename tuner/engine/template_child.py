@@ -3,11 +3,9 @@ starts it, asks it and kills it."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import IO, Any
@@ -19,6 +17,7 @@ import jinja2.parser
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tuner.engine.child_limits import limit_memory, limit_time
 from tuner.engine.lifeline import end_with_parent
 from tuner.engine.template_process import COMPILE_SECONDS, MEMORY, ROOM, SHARE
 from tuner.units import MIB
@@ -69,10 +68,10 @@ def main() -> None:
 
 def serve(questions: IO[bytes], answers: IO[bytes]) -> None:
     """One answer to each question."""
-    _limit_memory()
+    limit_memory(MEMORY)
     template = Template("")
     for line in questions:
-        _limit_time()
+        limit_time(COMPILE_SECONDS + 1)  # the parent is sooner
         try:
             question = json.loads(line)
             text = ""
@@ -89,28 +88,6 @@ def serve(questions: IO[bytes], answers: IO[bytes]) -> None:
             answer = {"error": _in_a_line(error)}
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
-
-
-def _limit_memory() -> None:
-    try:
-        import resource  # noqa: PLC0415 - POSIX
-    except ImportError:
-        return
-    for kind, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CORE, 0)):
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(kind, (most, most))
-
-
-def _limit_time() -> None:
-    """The system's own clock, for where nobody is left who would kill this process."""
-    try:
-        import resource  # noqa: PLC0415 - POSIX
-    except ImportError:
-        return
-    most = int(time.process_time() + COMPILE_SECONDS) + 1
-    with contextlib.suppress(OSError, ValueError):
-        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
 
 
 def _in_a_line(error: Exception) -> str:

@@ -65,11 +65,11 @@ class Model:
 
 
 def read_model(path: Path) -> Model:
-    """The model of a file. Raises FileError as `read_header` and `loadable` do."""
-    return loadable(read_header(path))
+    """The model of a file. Raises FileError as `read_header` and `loadable_model` do."""
+    return loadable_model(read_header(path))
 
 
-def loadable(header: Header) -> Model:
+def loadable_model(header: Header) -> Model:
     """The model of a file that the engine will load, as far as its header tells.
 
     Raises FileError: beside what `describe` raises, "unknown_architecture" and "incompatible" for
