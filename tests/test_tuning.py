@@ -153,6 +153,16 @@ def planned(path: Path) -> Plan:
     return Tuning.of(LaunchRequest(path, threads=1)).plan()
 
 
+@pytest.mark.parametrize("stated", [None, 1])
+def test_threads_that_were_asked_for_are_kept_on_a_busy_machine(
+    stated: int | None, tiny_model: Path, pretend: Machine
+) -> None:
+    made = Tuning.of(LaunchRequest(tiny_model, threads=stated))
+    asked = made.load_request(made.plan().chosen.settings)
+    assert asked.n_threads == (stated or pretend.physical_cores)
+    assert asked.exact_threads is (stated is not None)
+
+
 @pytest.mark.parametrize("made_by", [ENGINE_VERSION, f"{ENGINE_VERSION}+cu124"])
 @pytest.mark.parametrize("installed", [ENGINE_VERSION, f"{ENGINE_VERSION}+metal", None])
 def test_a_profile_of_the_same_engine_is_kept(

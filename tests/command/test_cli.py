@@ -537,3 +537,22 @@ def test_the_engine_is_not_asked_for_a_report(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(engine_client, "WorkerProcess", never)
     assert main(explain()) == 0
+
+
+def test_the_flags_of_one_question_are_not_to_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are what is asked for, and not what the model's profile is to hold."""
+    asked: list[LaunchRequest] = []
+
+    def answered(request: LaunchRequest, *_: object, **__: object) -> int:
+        asked.append(request)
+        return 0
+
+    monkeypatch.setattr(one_shot, "answer", answered)
+    path = tiny_llama(tmp_path / "m.gguf")
+    assert main([str(path), "-p", "Go", "--temperature", "0.2", "--think", "off"]) == 0
+    (request,) = asked
+    assert request.sampling == {"temperature": 0.2}
+    assert request.think == "off"
+    assert not request.keeps_flags

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -88,6 +89,14 @@ def test_this_machine_says_its_times() -> None:
     assert first.used > 0
 
 
+def test_what_niced_programs_take_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They give way within their own session alone."""
+    cpu = SimpleNamespace(user=5.0, system=2.0, nice=30.0, idle=900.0)
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: [cpu])
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(cpu_affinity=lambda: [0]))
+    assert measured_times().used == 37.0
+
+
 def test_a_system_that_tells_nothing_costs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(percpu: bool) -> None:
         raise PermissionError("/proc/stat")
@@ -108,7 +117,7 @@ from tuner.settings import Settings
 
 load, now = [0.0], [0.0, 0.0]
 def measured():
-    now[0] += 1; now[1] += load[0]
+    now[0] += 1; now[1] += load.pop(0) if len(load) > 1 else load[0]
     return free_cores.CoreTimes(now[0], now[1], 0.0)
 free_cores.measured_times = measured
 free_cores.LOOK_SECONDS = -1e9
@@ -119,20 +128,21 @@ settings = Settings(n_ctx=512, use_extra_bufts=False)
 request = Load(str(demo_model_path()), settings, 2)
 log, abort = llama.LogTap(2), AbortFlag()
 model = loaded_model.LoadedModel(request, log, abort, Voice(open(os.devnull, "wb")))
-def answer(others, seed):
-    load[0] = others
+def answer(seed, *others):
+    load[:] = others
     used.clear()
     sampling = Sampling(temperature=0, max_tokens=4, seed=seed)
     done = model.generate(Generate((Message("user", "hi"),), sampling))
     return [done.n_decoded, sorted(set(used))]
-print(json.dumps([answer(0.0, None), answer(1.0, None), answer(1.0, 7), answer(0.0, None)]))
+print(json.dumps([answer(None, 0.0), answer(None, 1.0), answer(7, 1.0), answer(None, 0.0, 1.0)]))
 model.close()
 """
 
 
 def test_a_loaded_model_computes_on_what_is_free() -> None:
-    """And with all of its threads where a seed promises the same answer again."""
+    """With all of its threads where a seed promises the same answer again, with one fewer from the
+    moment on in which another program begins."""
     run = subprocess.run(
         [sys.executable, "-c", _LOADED], capture_output=True, text=True, check=True, timeout=60
     )
-    assert json.loads(run.stdout) == [[4, [2]], [4, [1]], [4, [2]], [4, [2]]]
+    assert json.loads(run.stdout) == [[4, [2]], [4, [1]], [4, [2]], [4, [1, 2]]]
