@@ -40,6 +40,8 @@ class Device:
     bandwidth: float = 0.0
     bandwidth_source: str = "assumed"
     flops: float = 0.0  # usable dense f16 FLOP/s for prompt processing
+    n_sm: int = 0  # multiprocessors; 0: not known, or not a CUDA card
+    clock: float = 0.0  # Hz, the highest that they run at
     compute_capability: tuple[int, int] | None = None  # CUDA only
     pcie_bandwidth: float = 0.0  # host to device, bytes/s; 0: `ASSUMED_PCIE`
     engine_name: str = ""  # the engine's own name for it ("CUDA0"), where known
