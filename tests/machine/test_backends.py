@@ -34,7 +34,8 @@ def test_the_engines_names_find_their_row(said: str, name: str) -> None:
 
 def test_a_backend_of_which_nothing_is_known_is_plain() -> None:
     assert backend("of tomorrow") == of_engine("of tomorrow") == Backend("of tomorrow")
-    assert not backend("of tomorrow").slow_with("q4_0", "iq4_nl")
+    assert not backend("of tomorrow").converts_cache("q4_0", "iq4_nl")
+    assert not backend("of tomorrow").slow_prompts("q4_0", "iq4_nl")
     assert backend("of tomorrow").has_kernel_for_heads(33, 7)
 
 

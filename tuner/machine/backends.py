@@ -12,6 +12,15 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from tuner.gguf.types import GGML_TYPES
+from tuner.machine.attention import (
+    CacheRead,
+    Rule,
+    cpu_slows_prompts,
+    cuda_copies,
+    never,
+    opencl_copies,
+    sycl_copies,
+)
 from tuner.units import MIB
 
 
@@ -69,9 +78,11 @@ class Backend:
     unequal_heads: frozenset[tuple[int, int]] | None = None  # (K, V) with one; None: as K alone
     types_without_kernel: frozenset[str] = frozenset()
     equal_types_only: bool = False
-    # Types that a default build is fast with, K and V being equal; None: with any. Others it
-    # converts to f16 at every step.
-    fast_types: frozenset[str] | None = None
+    types_alone: frozenset[str] = frozenset()  # with a kernel where K and V both have it
+    # Where there is a kernel: whether decoding copies the whole cache to f16 at every step, and
+    # whether prompts are slower than with f16.
+    copies_cache: Rule = never
+    slows_prompts: Rule = never
 
     def overhead(self, capability: tuple[int, int] | None) -> int:
         """Bytes of driver context on a card; one of unknown capability counts as 7.0."""
@@ -80,21 +91,31 @@ class Backend:
 
     def has_kernel_for_heads(self, k: int, v: int) -> bool:
         """Whether attention over heads of these sizes runs fused on it."""
-        if self.head_sizes is None:
-            return True
-        if k == v or self.unequal_heads is None:
-            return k in self.head_sizes
-        return (k, v) in self.unequal_heads
+        if k != v and self.unequal_heads is not None:
+            return (k, v) in self.unequal_heads
+        return self.head_sizes is None or k in self.head_sizes
 
-    def slow_with(self, type_k: str, type_v: str) -> bool:
-        """Whether a default build has only slow attention for such a cache."""
-        if self.fast_types is None:
-            return False
-        return type_k != type_v or type_k not in self.fast_types
+    def converts_cache(
+        self,
+        type_k: str,
+        type_v: str,
+        capability: tuple[int, int] | None = None,
+        *,
+        head: int = 128,
+        group: int = 1,
+    ) -> bool:
+        """Whether each decoded token copies the whole cache to f16 before it is read; heads of
+        `head` elements, `group` of Q for each of K (`CacheRead`)."""
+        return self.copies_cache(CacheRead(type_k, type_v, capability, head, group))
+
+    def slow_prompts(
+        self, type_k: str, type_v: str, capability: tuple[int, int] | None = None
+    ) -> bool:
+        """Whether attention over a prompt is slower with such a cache than with f16."""
+        return self.slows_prompts(CacheRead(type_k, type_v, capability))
 
 
-# ggml-cuda/fattn.cu: `ggml_cuda_get_best_fattn_kernel`, `ggml_cuda_flash_attn_ext_get_alloc_size`;
-# the fast types are the vector kernels of a default build (GGML_CUDA_FA_QUANTS).
+# ggml-cuda/fattn.cu: `ggml_cuda_get_best_fattn_kernel`, `ggml_cuda_flash_attn_ext_get_alloc_size`.
 # Overhead: the driver's context, its kernels and cuBLAS. Users of llama.cpp see 107 to 680 MiB per
 # card; newer cards carry more kernels. The first load on a machine measures it.
 _CUDA = Backend(
@@ -109,10 +130,11 @@ _CUDA = Backend(
     head_sizes=frozenset({40, 64, 72, 80, 96, 112, 128, 256, 512}),
     unequal_heads=frozenset({(192, 128), (320, 256), (576, 512)}),
     types_without_kernel=frozenset({"iq4_nl"}),
-    fast_types=frozenset({"f16", "bf16", "q8_0", "q4_0"}),
+    copies_cache=cuda_copies,
 )
 
-# ggml-metal/ggml-metal-device.m (`ggml_metal_device_supports_op`), ggml-metal-ops.cpp
+# ggml-metal/ggml-metal-device.m (`ggml_metal_device_supports_op`), ggml-metal-ops.cpp: batches of
+# 32 tokens and more read an f16 copy, fewer unpack what they read (`..._ext_use_kv_f16`)
 _METAL = Backend(
     name="Metal",
     engine_name="MTL",
@@ -142,13 +164,17 @@ BACKENDS: dict[str, Backend] = {
         ),
         replace(_CUDA, name="MUSA", library="musa", cmake="-DGGML_MUSA=on", overheads=_LITTLE),
         _METAL,
+        # `ggml_backend_vk_device_supports_op`, `ggml_vk_flash_attn`: kernels unpack what they read,
+        # or copy it for batches of 64 tokens and more
         Backend(
             "Vulkan",
             library="vulkan",
             cmake="-DGGML_VULKAN=on",
             pipeline=True,
             borrows_weights=True,
+            types_alone=frozenset({"bf16"}),
         ),
+        # ggml-sycl/fattn.cpp; a default build has every pair of types (GGML_SYCL_FA_ALL_QUANTS)
         Backend(
             "SYCL",
             library="sycl",
@@ -156,19 +182,37 @@ BACKENDS: dict[str, Backend] = {
             pipeline=True,
             borrows_weights=True,
             layout=BufferLayout(128, _ROW_MULTIPLE),
+            head_sizes=frozenset({40, 64, 72, 80, 96, 112, 128, 256, 512}),
+            unequal_heads=frozenset({(576, 512)}),
+            types_without_kernel=frozenset({"iq4_nl"}),
+            copies_cache=sycl_copies,
         ),
         # made for Adreno, which has no memory of its own
-        Backend("OpenCL", library="opencl", cmake="-DGGML_OPENCL=on", unified=True),
+        Backend(
+            "OpenCL",
+            library="opencl",
+            cmake="-DGGML_OPENCL=on",
+            unified=True,
+            head_sizes=frozenset({40, 64, 80, 96, 112, 128, 192, 256, 512}),
+            unequal_heads=frozenset({(192, 128)}),
+            types_without_kernel=frozenset({"bf16", "q5_1", "q5_0", "q4_1", "iq4_nl"}),
+            copies_cache=opencl_copies,
+            slows_prompts=opencl_copies,
+        ),
         Backend(
             "CANN",
             library="cann",
             cmake="-DGGML_CANN=on",
             borrows_weights=True,
             layout=BufferLayout(128, _ROW_MULTIPLE),
+            unequal_heads=frozenset(),
+            types_without_kernel=frozenset(
+                {"f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "iq4_nl", "q4_0"}
+            ),
         ),
         # The server's free memory already has its context deducted.
         Backend("RPC", library="rpc", cmake="-DGGML_RPC=on", pipeline=True, overheads=_NOTHING),
-        Backend("CPU", layout=HOST_LAYOUT, overheads=_NOTHING),
+        Backend("CPU", layout=HOST_LAYOUT, overheads=_NOTHING, slows_prompts=cpu_slows_prompts),
     )
 }
 _BY_ENGINE_NAME = {row.engine_name or row.name: row for row in BACKENDS.values()}

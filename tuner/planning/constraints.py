@@ -6,11 +6,15 @@ of cache types (common/arg.cpp); which kernels a backend has is in `machine/back
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
+
 from tuner.engine_version import ENGINE_VERSION
-from tuner.machine.backends import Backend, backends
-from tuner.machine.machine import Machine
+from tuner.machine.backends import backend, backends
+from tuner.machine.machine import Device, Machine
 from tuner.memory.cache_types import CACHE_TYPES, CacheType
 from tuner.memory.kv_cache import cache_layout
+from tuner.model.hparams import HParams
 from tuner.model.model import Model
 from tuner.settings import Settings
 
@@ -71,22 +75,50 @@ def _on_gpus(
             )
         for kind in (k, v):
             if kind.name in row.types_without_kernel:
+                other = "f16" if "q4_0" in row.types_without_kernel else "q4_0"
                 return (
                     f"{row.name} has no attention kernel for {kind.name}, so attention would "
-                    "silently run on the CPU; choose q4_0."
+                    f"silently run on the CPU; choose {other}."
+                )
+            if kind.name in row.types_alone and k.name != v.name:
+                return (
+                    f"{row.name} has no attention kernel for {k.name} with {v.name}, so attention "
+                    f"would silently run on the CPU; choose {kind.name} for both."
                 )
     return None
 
 
-def slow_attention(model: Model, settings: Settings, machine: Machine) -> Backend | None:
-    """The backend whose default build has no fast attention kernel for these cache types and
-    converts the cache to f16 at every step; None where attention is as fast as can be."""
+def converts_cache(model: Model, type_k: str, type_v: str, machine: Machine) -> tuple[bool, ...]:
+    """For each GPU, whether fused attention copies its layers' caches of these types to f16 for
+    every token that is decoded."""
+    return tuple(
+        any(
+            backend(gpu.backend).converts_cache(
+                type_k, type_v, gpu.compute_capability, head=head, group=group
+            )
+            for head, group in _heads(model.hparams)
+        )
+        for gpu in machine.gpus
+    )
+
+
+@lru_cache(maxsize=16)
+def _heads(hp: HParams) -> tuple[tuple[int, int], ...]:
+    """Of the layers with a cache: elements of a key head, and heads of Q for each of K."""
+    layers = dict.fromkeys(row.layer for row in cache_layout(hp).rows)
+    return tuple(
+        dict.fromkeys((hp.head_k[il], hp.n_head[il] // max(1, hp.n_head_kv[il])) for il in layers)
+    )
+
+
+def slow_attention(model: Model, settings: Settings, machine: Machine) -> Device | None:
+    """The first GPU on which decoding copies the whole cache to f16 for every token; None where
+    each reads it as it is. Prompts are as fast as ever there."""
     fused = settings.flash_attn != "off" and not model.hparams.row.unfused
-    if not (settings.n_gpu_layers > 0 and fused and cache_layout(model.hparams).rows):
+    if not (settings.n_gpu_layers > 0 and fused):
         return None
-    rows = backends(gpu.backend for gpu in machine.gpus)
-    pair = (settings.type_k, settings.type_v)
-    return next((row for row in rows if row.slow_with(*pair)), None)
+    found = converts_cache(model, settings.type_k, settings.type_v, machine)
+    return next((gpu for gpu, copies in zip(machine.gpus, found, strict=True) if copies), None)
 
 
 def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]:
@@ -94,12 +126,7 @@ def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]
     found: list[str] = []
     slow = slow_attention(model, settings, machine)
     if slow:
-        *others, last = (name for name in CACHE_TYPES if name in (slow.fast_types or ()))
-        found.append(
-            f"Default {slow.name} builds have no fast attention kernel for K {settings.type_k} "
-            f"with V {settings.type_v}: prompts and long contexts run several times slower than "
-            f"with equal {', '.join(others)} or {last}."
-        )
+        found.append(_copied(model, settings, slow, machine))
     if settings.n_gpu_layers > 0 and settings.flash_attn != "off":
         odd = _odd_heads(model, machine)
         if odd:
@@ -119,6 +146,30 @@ def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]
             "memory is planned by the general rule and should be verified by a dry run."
         )
     return tuple(found)
+
+
+def _copied(model: Model, settings: Settings, slow: Device, machine: Machine) -> str:
+    """What it costs that a GPU cannot read a cache as it is, and which types it can."""
+    k, v = settings.type_k, settings.type_v
+    others = [
+        name
+        for name in CACHE_TYPES
+        if not any(converts_cache(model, name, name, machine))
+        and refusal(model, replace(settings, type_k=name, type_v=name), machine) is None
+    ]
+    text = (
+        f"A default {slow.backend} build cannot read a cache of K {k} with V {v} as it is: for "
+        "every token that it decodes it first copies the whole cache to f16. The longer the "
+        "conversation, the slower the answer; "
+    )
+    row = backend(slow.backend)
+    slower = row.slow_prompts(k, v, slow.compute_capability)
+    text += "prompts are slower too." if slower else "prompts are as fast as with f16."
+    if others:
+        *first, last = others
+        named = f"{', '.join(first)} or {last}" if first else last
+        text += f" {named} for both has no such cost."
+    return text
 
 
 def _odd_heads(model: Model, machine: Machine) -> str:
