@@ -18,7 +18,7 @@ from tuner.planning.plan import Plan
 from tuner.planning.planner import make_plan
 from tuner.profiles.actual import Actual
 from tuner.report import overview_text, report_text
-from tuner.report.text import _PARTS
+from tuner.report.bars import TAKEN
 from tuner.units import GIB, MIB
 from tuner.wishes import Wishes
 
@@ -192,7 +192,7 @@ def test_a_thin_slice_still_has_a_cell() -> None:
 
 def test_every_kind_of_memory_is_shown_once() -> None:
     """What a plan takes is in the bar, and what the engine reports is in the comparison."""
-    shown = [kind for part in _PARTS for kind in part.kinds]
+    shown = [kind for part in TAKEN for kind in part.kinds]
     assert sorted(shown) == sorted(KINDS)
     plan = plan_of()
     use = DeviceUse("GPU0", **dict.fromkeys(KINDS, 2 * GIB))
@@ -200,4 +200,4 @@ def test_every_kind_of_memory_is_shown_once() -> None:
     host = plan.chosen.footprint.host
     actual = Actual(Footprint((real, host), "measured"), Footprint((use, host)))
     rows = re.findall(r"GPU0 +\S+ .*\+100\.0%", report_text(plan, actual=actual))
-    assert len(rows) == len({p.label for p in _PARTS if set(p.kinds) <= set(ENGINE_KINDS)}) > 1
+    assert len(rows) == len({p.label for p in TAKEN if set(p.kinds) <= set(ENGINE_KINDS)}) > 1

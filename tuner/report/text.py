@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import NamedTuple
 
 from tuner.cells import cells, clip, pad
 from tuner.engine_version import other_engine_text
 from tuner.errors import KvchatError
 from tuner.machine.machine import Pool
-from tuner.memory.footprint import ENGINE_KINDS, DeviceUse
+from tuner.memory.footprint import ENGINE_KINDS
 from tuner.model.model import Model
 from tuner.planning import Plan, difference_text
 from tuner.profiles.actual import Actual, off_by
+from tuner.report import bars
+from tuner.report.bars import PARTS, TAKEN
 from tuner.report.table import MIN_NAME, Column, Row, Style, table, wrapped
 from tuner.safe_text import one_line
 from tuner.settings import Settings
@@ -25,25 +26,6 @@ ROOMY = 40  # from here on names of settings have a column of their own
 BILLION = 1e9
 MAX_NAME = 60  # and at most
 MAX_PROCESSES = 3  # other processes named per GPU
-
-
-class _Part(NamedTuple):
-    """What fills a stretch of a device's bar."""
-
-    label: str
-    mark: str
-    color: str  # ANSI
-    kinds: tuple[str, ...] = ()  # of memory; none: what a plan does not take
-
-
-# In the order of the bar. People are shown one cache, whatever it is made of.
-_PARTS = (
-    _Part("weights", "█", "34", ("weights",)),
-    _Part("cache", "▓", "36", ("kv_cache", "recurrent_state")),
-    _Part("compute", "▒", "35", ("compute",)),
-    _Part("overhead", "░", "33", ("overhead",)),
-)
-_REST = (_Part("in use", "×", "31"), _Part("reserve", "-", "2"), _Part("free", "·", "2"))
 
 
 # Settings that the report has words for; a new one goes by its name.
@@ -110,12 +92,7 @@ def _pool(pool: Pool, plan: Plan, width: int, style: Style) -> list[str]:
     """The bar of one pool: what all its devices put there."""
     devices = [plan.machine.devices[i] for i in pool.devices]
     uses = [plan.chosen.footprint.uses[i] for i in pool.devices]
-    taken = sum(use.total for use in uses)
-    in_use = max(0, pool.total - pool.free)
-    left = max(0, pool.total - in_use - taken)
-    reserve = min(pool.reserve, left)
-    parts = [sum(_size(use, part) for use in uses) for part in _PARTS]
-    sizes = (*parts, in_use, reserve, left - reserve)
+    sizes = bars.sizes(pool, plan.chosen.footprint)
     right = f"{size_text(pool.free)} free of {size_text(pool.total)}"
     name = f"{devices[0].id}  {devices[0].name}"
     if len(devices) > 1:
@@ -126,10 +103,11 @@ def _pool(pool: Pool, plan: Plan, width: int, style: Style) -> list[str]:
         lines = [style.head(clip(name, width)), *wrapped(right, width, "  ")]
     else:
         lines = [style.head(pad(clip(name, room), room)) + "  " + right]
-    lines.append("  " + _bar(sizes, pool.total, width - 4, style))
+    bar = zip(PARTS, bars.lengths(sizes, pool.total, width - 4), strict=True)
+    lines.append("  " + "".join(style(part.mark * n, part.color) for part, n in bar))
     shown = [
         f"{part.mark} {part.label} {size_text(size)}"
-        for part, size in zip((*_PARTS, *_REST), sizes, strict=True)
+        for part, size in zip(PARTS, sizes, strict=True)
         if size > 0 or part.label == "free"
     ]
     lines += wrapped("  ".join(shown), width, "  ", break_on="  ")
@@ -147,24 +125,6 @@ def _pool(pool: Pool, plan: Plan, width: int, style: Style) -> list[str]:
         rest = len(processes) - len(largest)
         lines += wrapped(f"in use by {named}" + (f" and {rest} more" if rest else ""), width, "  ")
     return lines
-
-
-def _bar(sizes: Sequence[int], total: int, width: int, style: Style) -> str:
-    """Cells by largest remainder; what is there at all gets at least one cell."""
-    shown = [max(0, s) for s in sizes]
-    scale = max(sum(shown), total, 1)
-    taken = [max(1, int(s / scale * width)) if s else 0 for s in shown]
-    free = len(taken) - 1
-    while sum(taken) > width:
-        taken[taken.index(max(taken))] -= 1
-    fill = free if taken[free] else taken.index(max(taken))
-    taken[fill] += width - sum(taken)
-    parts = zip((*_PARTS, *_REST), taken, strict=True)
-    return "".join(style(part.mark * n, part.color) for part, n in parts)
-
-
-def _size(use: DeviceUse, part: _Part) -> int:
-    return sum(getattr(use, kind) for kind in part.kinds)
 
 
 def _settings(plan: Plan, width: int) -> list[str]:
@@ -253,8 +213,8 @@ def _comparison(plan: Plan, actual: Actual, width: int, style: Style) -> list[st
     rows = []
     pairs = zip(actual.expected.uses, actual.footprint.uses, strict=True)
     for i, (guess, real) in enumerate(pairs):
-        for part in _PARTS:
-            a, b = _size(guess, part), _size(real, part)
+        for part in TAKEN:
+            a, b = part.size(guess), part.size(real)
             if (a or b) and set(part.kinds) <= set(ENGINE_KINDS):
                 rows.append(_compared(guess.device, part.label, a, b))
         if i < len(actual.vram_growth) and actual.vram_growth[i] is not None:
