@@ -16,15 +16,17 @@ from tuner.engine.protocol import (
     Done,
     Generate,
     Loaded,
+    MeasureSpeed,
     Message,
     Progress,
     Sampling,
+    SpeedMeasured,
 )
 from tuner.engine.thinking import nearest
 from tuner.errors import EngineCancelled, EngineError, NoFitError
 from tuner.machine.measure import gpu_used_bytes
 from tuner.model.model import Model
-from tuner.planning import Plan, difference_text, with_choice
+from tuner.planning import Candidate, Plan, difference_text, with_choice
 from tuner.profiles.actual import Actual
 from tuner.report import report_text
 from tuner.settings import Settings
@@ -116,7 +118,7 @@ class Launcher:
         plan = tuning.verify(plan, self.client)
         if not plan.chosen.fits:
             raise NoFitError(no_fit_text(plan))
-        yield from self._load_or_retry(tuning, plan)
+        yield from self.load(tuning, plan)
 
     def cancel(self) -> None:
         """Ends a launch as soon as possible, from any thread."""
@@ -133,8 +135,9 @@ class Launcher:
         if self._cancelled:
             raise EngineCancelled("the launch was cancelled")
 
-    def _load_or_retry(self, tuning: Tuning, plan: Plan) -> Iterator[LaunchEvent]:
-        """Loads the choice; where memory runs out all the same, what takes less of it."""
+    def load(self, tuning: Tuning, plan: Plan, *, keep: bool = True) -> Iterator[LaunchEvent]:
+        """Loads the choice; where memory runs out all the same, what takes less of it. `keep`: it
+        is what the profile has from now on."""
         attempts = (plan.chosen, *plan.fallbacks)
         for i, attempt in enumerate(attempts):
             before = gpu_used_bytes(tuning.machine)
@@ -151,7 +154,7 @@ class Launcher:
                 reached = with_choice(reached, attempt, tuning.solver)
                 why = "What was planned first ran out of memory while it was loaded."
                 reached = replace(reached, reasons=(*reached.reasons, why))
-            actual = tuning.learn(reached, loaded, before)
+            actual = tuning.learn(reached, loaded, before, keep=keep)
             yield Ready(Running(self, tuning, reached, loaded, actual))
             return
 
@@ -188,6 +191,11 @@ class Running:
     @property
     def model(self) -> Model:
         return self.plan.model
+
+    @property
+    def tuning(self) -> Tuning:
+        """What planned it."""
+        return self._tuning
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -271,6 +279,18 @@ class Running:
                 self._format = event.chat_template
                 self._note_speed(event)
             yield event
+
+    def measure_speed(self, request: MeasureSpeed) -> Iterator[Progress | SpeedMeasured]:
+        """Times the model as it is loaded; the last item is what was measured. Raises
+        EngineError."""
+        return self._client.measure_speed(request)
+
+    def load_instead(self, other: Candidate) -> Iterator[LaunchEvent]:
+        """Loads another plan of the same model in place of this one. It is not kept in the
+        profile, and nothing else is tried where it fails."""
+        plan = replace(self.plan, fallbacks=())
+        plan = with_choice(plan, self._tuning.solver.exactly(other), self._tuning.solver)
+        return self._launcher.load(self._tuning, plan, keep=False)
 
     def count_tokens(self, messages: Sequence[Message], think: str = "") -> int:
         """Tokens of a conversation as the model would be given it. Raises EngineError."""

@@ -128,15 +128,23 @@ class Tuning:
 
         return self._warned(verified(plan, dry_run, self.solver))
 
-    def learn(self, plan: Plan, loaded: Loaded, before: Mapping[str, int]) -> Actual:
-        """What the load of a plan took; `before` is NVML's reading ahead of it."""
+    def learn(
+        self, plan: Plan, loaded: Loaded, before: Mapping[str, int], *, keep: bool = True
+    ) -> Actual:
+        """What the load of a plan took; `before` is NVML's reading ahead of it. `keep`: the
+        profile has this plan from now on."""
         after = measure.gpu_used_bytes(self.machine)
         growth = tuple(
             after[gpu.id] - before[gpu.id] if gpu.id in after and gpu.id in before else None
             for gpu in self.machine.gpus
         )
         return self.lessons.learn(
-            plan, loaded.buffers, loaded.use_extra_bufts, growth, loaded.extra_bufts_died_by
+            plan,
+            loaded.buffers,
+            loaded.use_extra_bufts,
+            growth,
+            loaded.extra_bufts_died_by,
+            keep=keep,
         )
 
     # ------------------------------------------------------------ what is remembered

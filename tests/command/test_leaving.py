@@ -121,6 +121,15 @@ def test_the_first_interrupt_ends_one_shot(name: str, when: str, tiny_model: Pat
         assert chat.ends(1.5) == ExitCode.INTERRUPTED
 
 
+def test_an_interrupt_ends_a_bench(tiny_model: Path) -> None:
+    """Also where the process hangs."""
+    with kvchat(str(tiny_model), "--bench", measure_seconds=20) as chat:
+        chat.until(lambda: "timingthechoice" in chat.shown)
+        chat.worker.suspend()
+        chat.process.send_signal(signal.SIGINT)
+        assert chat.ends(1.5) == ExitCode.INTERRUPTED
+
+
 def test_one_shot_notices_a_hang(tiny_model: Path) -> None:
     with kvchat(str(tiny_model), "-p", "Hello", **LONG) as chat:
         chat.until(lambda: "wordword" in chat.shown)

@@ -22,10 +22,12 @@ from tuner.engine.protocol import (
     Generate,
     Load,
     Loaded,
+    MeasureSpeed,
     Message,
     Progress,
     PromptProgress,
     Sampling,
+    SpeedMeasured,
     Text,
 )
 from tuner.engine.worker_process import WORKER_COMMAND
@@ -152,6 +154,30 @@ def test_second_turn_processes_only_what_is_new(client: EngineClient) -> None:
     # Cutting back works too: the first question again reuses all but its last token.
     again = done_of(list(client.generate(Generate(ASK, GREEDY))))
     assert again.n_reused == again.n_prompt - 1
+
+
+def test_a_measurement(client: EngineClient) -> None:
+    """Prompts and decoding are timed at the depths that were asked for, and the next answer is what
+    it would have been without."""
+    before = text_of(list(client.generate(Generate(ASK, GREEDY))))
+    *progress, measured = client.measure_speed(MeasureSpeed(40, (0, 100), 4, 60.0))
+    assert isinstance(measured, SpeedMeasured)
+    assert [(t.depth, t.n_tokens) for t in measured.prompts] == [(0, 40), (4, 96)]
+    assert [(t.depth, t.n_tokens) for t in measured.decodes] == [(0, 4), (100, 4)]
+    assert all(t.seconds > 0 and t.cores > 0 for t in (*measured.prompts, *measured.decodes))
+    assert progress
+    after = list(client.generate(Generate(ASK, GREEDY)))
+    assert (text_of(after), done_of(after).n_reused) == (before, 0)
+
+
+def test_a_measurement_can_be_stopped(client: EngineClient) -> None:
+    """Amid filling the cache; the model then answers as before."""
+    stream = client.measure_speed(MeasureSpeed(40, (0, 1900), 4, 600.0))
+    next(stream)
+    client.stop()
+    with pytest.raises(EngineCancelled):
+        list(stream)
+    assert "Paris" in text_of(list(client.generate(Generate(CAPITAL, GREEDY))))
 
 
 def test_continue(client: EngineClient) -> None:

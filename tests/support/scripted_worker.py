@@ -33,10 +33,12 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
     silent           the same without a heartbeat
     deaf             Stop is not heard
     late             every answer to a generation is followed by another Done for it
+    rate             tokens/s that are measured, at every depth (default 100)
+    measure_seconds  how long a measurement takes, in ten Progress steps (default 0)
     garbage          these bytes (a Python literal) come in place of an answer
 
 It counts a token per four characters of the conversation. Stop acts at once: a load ends in
-Cancelled, a generation in Done("stopped") with what was streamed so far.
+Cancelled, a measurement too, a generation in Done("stopped") with what was streamed so far.
 """
 
 from __future__ import annotations
@@ -64,12 +66,15 @@ from tuner.engine.protocol import (
     Generate,
     Load,
     Loaded,
+    MeasureSpeed,
     Message,
     Progress,
     PromptProgress,
     Quit,
+    SpeedMeasured,
     Stop,
     Text,
+    Timed,
     TokenCount,
     decode,
 )
@@ -209,6 +214,19 @@ class _Script:
         if options.late:
             self.send(done)
 
+    def measure(self, request: MeasureSpeed) -> None:
+        for step in range(11):
+            if self.stop.wait(self.options.measure_seconds / 10 if step else 0):
+                self.send(Cancelled())
+                return
+            self.send(Progress(step / 10))
+
+        def timed(depth: int, n_tokens: int) -> Timed:
+            return Timed(depth, n_tokens, n_tokens / self.options.rate, cores=1.0)
+
+        decodes = tuple(timed(depth, request.n_decode) for depth in request.depths)
+        self.send(SpeedMeasured((timed(0, request.prompt),), decodes, 1))
+
     def run(self) -> None:
         threading.Thread(target=self.listen, daemon=True).start()
         self.send.rest()
@@ -227,6 +245,8 @@ class _Script:
                 self.send(TokenCount(_count(request.messages)))
             case Generate():
                 self.generate(request)
+            case MeasureSpeed():
+                self.measure(request)
 
 
 def main() -> None:
@@ -253,6 +273,8 @@ def main() -> None:
     parser.add_argument("--silent", default="")
     parser.add_argument("--deaf", default="")
     parser.add_argument("--late", default="")
+    parser.add_argument("--rate", type=float, default=100.0)
+    parser.add_argument("--measure-seconds", type=float, default=0.0)
     parser.add_argument("--garbage", default="")
     end_with_parent()
     if os.name == "posix":

@@ -70,19 +70,28 @@ def _run(args: argparse.Namespace) -> int:
     paths = _models(args)
     if args.verify and not args.explain:
         raise UsageError("--verify goes with --explain.")
-    if args.json and not (args.explain or args.show_prompt):
-        raise UsageError("--json goes with --explain or --show-prompt.")
+    if args.json and not (args.explain or args.show_prompt or args.bench):
+        raise UsageError("--json goes with --explain, --show-prompt or --bench.")
+    if args.thorough and not args.bench:
+        raise UsageError("--thorough goes with --bench.")
+    if args.bench and (args.explain or args.show_prompt or args.prompt is not None):
+        raise UsageError("--bench is a run of its own: leave out -p, --explain and --show-prompt.")
     sampling = sampling_flags.stated(args)
     requests = [_request(args, path, sampling) for path in paths]
     if args.explain:
         return _explain(requests, as_json=args.json, verify=args.verify)
     if len(requests) > 1:
-        what = "--show-prompt" if args.show_prompt else "a chat"
+        alone = {"--show-prompt": args.show_prompt, "--bench": args.bench}
+        what = next((flag for flag, given in alone.items() if given), "a chat")
         raise UsageError(f"{what} takes one model; several go with --explain.")
     with file_to_blame(paths[0]):
         model = read_model(paths[0])  # a bad file is told before anything else
     template = options.chat_template(args.chat_template, model.chat_templates)
     request = replace(requests[0], path=model.path, model=model, chat_template=template)
+    if args.bench:
+        from tui.command.bench import bench  # noqa: PLC0415
+
+        return bench(request, thorough=args.thorough, as_json=args.json)
     prompt = _prompt(args)
     if args.show_prompt:
         return _show_prompt(args, request, prompt)

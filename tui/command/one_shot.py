@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable
 
 from tui.command.output import Progress, write, write_aside
+from tui.command.signals import end_by_signals
 from tuner.engine.protocol import (
     AnswerEvent,
     Done,
@@ -42,13 +42,7 @@ def answer(
     """
     launcher = Launcher(request)
 
-    def interrupt(*_: object) -> None:
-        launcher.kill()  # first: whoever waits for it must not go on waiting for it to stop
-        raise KeyboardInterrupt
-
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), interrupt)
+    end_by_signals(launcher.kill)
     status = Progress()
     try:
         running = None

@@ -49,11 +49,18 @@ def parser() -> argparse.ArgumentParser:
         help="a .gguf file, or parts of one (several models: --explain)",
     )
     p.add_argument("--demo", action="store_true", help="use the embedded demo model")
-    p.add_argument("--version", action="version", version=f"kvchat {_version()}")
+    p.add_argument("--version", action="version", version=f"kvchat {installed_version()}")
 
     g = p.add_argument_group("what to do instead of opening the chat")
     g.add_argument("-p", "--prompt", metavar="TEXT", help="answer TEXT on stdout and end")
     g.add_argument("--explain", action="store_true", help="print the fit report and end")
+    g.add_argument(
+        "--bench",
+        action="store_true",
+        help="load the plan, time it, and print what was predicted beside what came, as a table "
+        "and as a line of JSON without anything personal",
+    )
+    g.add_argument("--thorough", action="store_true", help="with --bench: two other plans as well")
     g.add_argument(
         "--show-prompt",
         action="store_true",
@@ -63,7 +70,8 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--json",
         action="store_true",
-        help="with --explain: one JSON object per file; with --show-prompt: one with the tokens",
+        help="with --explain: one JSON object per file; with --show-prompt: one with the tokens; "
+        "with --bench: its line alone",
     )
     g.add_argument(
         "--verify", action="store_true", help="with --explain: let the engine verify the memory"
@@ -222,7 +230,8 @@ def _split(text: str | None) -> tuple[float, ...] | None:
     return shares
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """Of kvchat."""
     try:
         return version("kvchat")
     except PackageNotFoundError:  # run from a checkout that was never installed

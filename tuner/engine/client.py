@@ -25,11 +25,13 @@ from tuner.engine.protocol import (
     Generate,
     Load,
     Loaded,
+    MeasureSpeed,
     Message,
     Progress,
     Prompt,
     Request,
     ShowPrompt,
+    SpeedMeasured,
     Stop,
     TokenCount,
 )
@@ -46,6 +48,7 @@ _ENDS = {
     ShowPrompt: Prompt,
     Generate: Done,
     CountTokens: TokenCount,
+    MeasureSpeed: SpeedMeasured,
 }
 _NOTED = 20  # answers to nothing that are worth a line in the log
 
@@ -170,6 +173,15 @@ class EngineClient:
                 return event.n_tokens
         raise EngineError("decode_failed", "the engine gave no answer to a token count")
 
+    def measure_speed(
+        self, request: MeasureSpeed
+    ) -> Generator[Progress | SpeedMeasured, None, None]:
+        """Times the loaded model. The last item is `SpeedMeasured`. Raises EngineError or, after
+        `stop`, EngineCancelled."""
+        for event in self._run(request):
+            if isinstance(event, Progress | SpeedMeasured):
+                yield event
+
     def stop(self) -> None:
         """Cancels whatever runs, if anything does. Returns at once."""
         with self._state:
@@ -247,7 +259,7 @@ class EngineClient:
                             raise UsageError(f"{event.message}.")
                         raise EngineError(event.kind, self._with_log(event))
                     if isinstance(event, Cancelled):
-                        raise EngineCancelled("the load was cancelled")
+                        raise EngineCancelled("it was cancelled")
                     if isinstance(event, Final) and not isinstance(event, _ENDS[type(request)]):
                         raise worker.give_up(f"answered with {type(event).__name__}")
                     yield event

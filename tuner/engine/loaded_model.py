@@ -25,12 +25,15 @@ from tuner.engine.protocol import (
     Generate,
     Load,
     Loaded,
+    MeasureSpeed,
     Message,
     Notice,
     Progress,
     PromptProgress,
+    SpeedMeasured,
 )
 from tuner.engine.sampler import Sampler
+from tuner.engine.speed_run import SpeedRun
 from tuner.engine.template_process import TemplateStoppedError
 from tuner.engine.voice import Voice
 
@@ -215,6 +218,42 @@ class LoadedModel:
             thought_seconds=answer.thought_seconds,
             chat_template=sent.rendered.source,
         )
+
+    def measure_speed(self, request: MeasureSpeed) -> SpeedMeasured:
+        """Emits Progress; returns the final event. Raises LlamaError or CancelledError."""
+        self._cores.exact = True
+        n_threads = self._cores.n_threads()
+        self._context.use_threads(n_threads)
+        run = SpeedRun(
+            self,
+            request,
+            chunk=self._chunk,
+            n_ctx=self._context.n_ctx,
+            n_vocab=self._model.n_vocab,
+            tell=lambda fraction: self._voice(Progress(fraction)),
+        )
+        self._voice.doing("prompt")
+        try:
+            with self._log.recording():
+                run.run()
+        finally:
+            self._cache.forget()
+        return SpeedMeasured(tuple(run.prompts), tuple(run.decodes), n_threads)
+
+    def compute(self, tokens: Sequence[int]) -> None:
+        """Appends tokens (at most n_batch) to the engine's cache, unknown to ours. Raises
+        LlamaError or CancelledError."""
+        context = self._context
+        code = context.decode_one(tokens[0]) if len(tokens) == 1 else context.decode(tokens)
+        if code == DECODE_ABORTED or self._abort:
+            raise CancelledError
+        if code != DECODE_OK:
+            raise self._decode_error(code)
+        context.synchronize()
+
+    def clear(self) -> None:
+        """Forgets the conversation."""
+        self._cache.forget()
 
     def _prompt(self, request: Generate) -> TokenizedPrompt:
         """The prompt; what there is to say of it is told."""

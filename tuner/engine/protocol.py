@@ -1,9 +1,9 @@
 """The messages between the program and the model process: JSON lines, one object each.
 
 The parent sends requests, the worker answers with events. A request that takes time (`Load`,
-`Generate`) ends with exactly one of its final events; `Stop` cancels it. Requests are numbered, an
-event carries the number of the request that it answers, `Stop` that of the one it cancels.
-Everything that both sides must agree on is here.
+`Generate`, `MeasureSpeed`) ends with exactly one of its final events; `Stop` cancels it. Requests
+are numbered, an event carries the number of the request that it answers, `Stop` that of the one it
+cancels. Everything that both sides must agree on is here.
 """
 
 from __future__ import annotations
@@ -73,6 +73,18 @@ class CountTokens:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasureSpeed:
+    """Time the loaded model with all its threads, in an empty cache that arbitrary tokens fill: a
+    short prompt first, then up to each of `depths` in turn, where tokens are decoded one by one.
+    What was in the cache is forgotten."""
+
+    prompt: int  # tokens of the short prompt
+    depths: tuple[int, ...]  # tokens in the cache, ascending
+    n_decode: int  # tokens at each depth
+    seconds: float  # for all of it; a depth that would take longer is left out
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Cancels whatever runs: a load, a prompt, a generation."""
 
@@ -82,7 +94,7 @@ class Quit:
     pass
 
 
-Request = Load | ShowPrompt | Generate | CountTokens | Stop | Quit
+Request = Load | ShowPrompt | Generate | CountTokens | MeasureSpeed | Stop | Quit
 
 # ---------------------------------------------------------------- events
 
@@ -97,7 +109,7 @@ class Alive:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a load has come, 0.0 to 1.0."""
+    """How far a load or a measurement has come, 0.0 to 1.0."""
 
     fraction: float
 
@@ -176,6 +188,25 @@ class TokenCount:
 
 
 @dataclass(frozen=True, slots=True)
+class Timed:
+    """Tokens that were computed, and in which time."""
+
+    depth: int  # tokens in the cache before them
+    n_tokens: int
+    seconds: float  # wall time of all of them; where one by one, as many times the median
+    cores: float  # that the engine's threads had in that time, on average
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedMeasured:
+    """Final event of `MeasureSpeed`."""
+
+    prompts: tuple[Timed, ...]  # the short one, then what filled the cache up to each depth
+    decodes: tuple[Timed, ...]  # at each depth that there was time and room for
+    n_threads: int
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """Final event of `ShowPrompt`."""
 
@@ -199,11 +230,11 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Final event of a `Load` that was stopped."""
+    """Final event of a `Load` or a measurement that was stopped."""
 
 
 AnswerEvent = PromptProgress | Notice | Text | WasThought | Done  # of `Generate`
-Final = Loaded | DryRunDone | Done | TokenCount | Prompt | Failed | Cancelled
+Final = Loaded | DryRunDone | Done | TokenCount | SpeedMeasured | Prompt | Failed | Cancelled
 Event = Alive | Progress | PromptProgress | Notice | Text | WasThought | Final
 
 

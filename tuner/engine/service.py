@@ -19,6 +19,7 @@ from tuner.engine.protocol import (
     Failed,
     Generate,
     Load,
+    MeasureSpeed,
     Prompt,
     Request,
     ShowPrompt,
@@ -60,6 +61,8 @@ class Service:
                     return TokenCount(
                         self._loaded_model().count_tokens(request.messages, request.think)
                     )
+                case MeasureSpeed():
+                    return self._loaded_model().measure_speed(request)
                 case _:
                     return Failed("refused", f"not a request: {type(request).__name__}")
         except (CancelledError, TemplateStoppedError):

@@ -74,10 +74,12 @@ class Lessons:
         use_extra_bufts: bool,
         vram_growth: tuple[int | None, ...],
         died_by: str = "",
+        *,
+        keep: bool = True,
     ) -> Actual:
         """What the load of `plan.chosen` took: the engine's buffers, and NVML's bytes after minus
         before for each GPU. `use_extra_bufts`: whether the engine could run with them, `died_by`:
-        the signal that says that it could not."""
+        the signal that says that it could not. `keep`: the profile has this plan from now on."""
         actual = actual_of(plan, buffers, use_extra_bufts, vram_growth)
         if self._profiles:
             overheads = _overheads(self._machine, actual)
@@ -86,7 +88,8 @@ class Lessons:
                 engine = self._machine.engine_version
                 fault = (died_by or "a signal") if died else ""
                 self._profiles.learn(lambda facts: _learned(facts, engine, overheads, fault))
-            self._save(self._profiles, plan, actual, tuple(buffers))
+            if keep:
+                self._save(self._profiles, plan, actual, tuple(buffers))
         return actual
 
     def remember_speed(self, plan: Plan, actual: Actual) -> None:

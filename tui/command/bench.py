@@ -1,0 +1,52 @@
+"""`kvchat MODEL --bench`: what was predicted of a plan, beside what it takes and does here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from tui.command.options import installed_version
+from tui.command.output import Progress, columns, tell, write
+from tui.command.signals import end_by_signals
+from tuner.errors import EngineCancelled, ExitCode, UsageError
+from tuner.launch import Launcher, Retry, Stage
+from tuner.report.receipt import Receipt, receipts_json, receipts_text
+from tuner.trial import trial
+from tuner.wishes import LaunchRequest
+
+
+def bench(request: LaunchRequest, *, thorough: bool, as_json: bool) -> int:
+    """Prints the receipts as a table and, last, as one line of JSON; `as_json`: that alone.
+    Progress goes to stderr, where that is a terminal.
+
+    Raises KvchatError as a launch does.
+    """
+    if request.stated:
+        raise UsageError("--bench measures this machine: leave out what states another one.")
+    launcher = Launcher(request)
+    end_by_signals(launcher.kill)
+    status, receipts = Progress(), []
+    try:
+        for event in trial(launcher, thorough=thorough):
+            match event:
+                case Stage(text, fraction):
+                    status.show(text if fraction is None else f"{text} {fraction:.0%}")
+                case Retry(reason):
+                    status.say(reason)
+                case Receipt():
+                    receipts.append(event)
+    except EngineCancelled:
+        return ExitCode.INTERRUPTED
+    finally:
+        status.show("")
+        launcher.client.close()
+    for warning in receipts[0].plan.warnings:
+        tell(warning)
+    line = json.dumps(receipts_json(receipts, installed_version()))
+    if not as_json:
+        dull = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        color = sys.stdout.isatty() and not dull
+        write(receipts_text(receipts, width=columns(), color=color) + "\n", coloured=color)
+    write(line + "\n")
+    return ExitCode.OK

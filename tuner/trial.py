@@ -1,0 +1,82 @@
+"""Loads plans of a model and times them: receipts for what was predicted.
+
+Everything here blocks and belongs in a thread; what happens is told as events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tuner.engine.protocol import MeasureSpeed, Progress, SpeedMeasured
+from tuner.launch import LEAST_CORES, Launcher, Ready, Retry, Running, Stage
+from tuner.report.receipt import Pace, Receipt
+from tuner.settings import Settings
+
+SHORT_PROMPT = 128  # tokens: less than the usual n_ubatch
+DEPTHS = (0, 2_048, 8_192)  # tokens in the cache
+DECODED = 32  # tokens at each
+SECONDS = 60.0  # for the timing of one plan
+OTHERS = 2  # of the plan's alternatives, in a thorough trial
+
+TrialEvent = Stage | Retry | Receipt
+
+
+def trial(launcher: Launcher, *, thorough: bool = False) -> Iterator[TrialEvent]:
+    """Loads and times the choice, and if `thorough` two alternatives; a receipt for each. Raises
+    as a launch does."""
+    chosen: Running | None = None
+    for event in launcher.start():
+        if isinstance(event, Ready):
+            chosen = event.running
+        else:
+            yield event
+    assert chosen is not None
+    yield from _timed(chosen, "the choice")
+    for other in chosen.plan.alternatives[:OTHERS] if thorough else ():
+        for event in chosen.load_instead(other):
+            if isinstance(event, Ready):
+                yield from _timed(event.running, other.note)
+            else:
+                yield event
+
+
+def _timed(running: Running, name: str) -> Iterator[TrialEvent]:
+    request = request_for(running.settings)
+    for event in running.measure_speed(request):
+        match event:
+            case Progress(fraction):
+                yield Stage(f"timing {name}", fraction)
+            case SpeedMeasured():
+                yield receipt(running, request, event)
+
+
+def request_for(settings: Settings) -> MeasureSpeed:
+    """What is to be timed of these settings: no deeper than their context allows."""
+    deepest = settings.n_ctx - DECODED
+    depths = sorted({min(depth, deepest) for depth in DEPTHS})
+    return MeasureSpeed(
+        min(SHORT_PROMPT, settings.n_ubatch // 2 or 1), tuple(depths), DECODED, SECONDS
+    )
+
+
+def receipt(running: Running, request: MeasureSpeed, measured: SpeedMeasured) -> Receipt:
+    """What was measured of a running model, beside what was predicted."""
+    speed = running.tuning.solver.predict(running.settings)
+    return Receipt(
+        running.plan,
+        running.actual,
+        tuple(Pace(timed, speed.prompt_tps) for timed in measured.prompts),
+        tuple(Pace(timed, speed.decode_tps) for timed in measured.decodes),
+        request.depths[len(measured.decodes) :],
+        measured.n_threads,
+        _was_busy(running.settings, measured),
+    )
+
+
+def _was_busy(settings: Settings, measured: SpeedMeasured) -> bool:
+    """Whether other programs had the cores that the engine computed on. Where it computes on
+    GPUs, its threads wait by themselves, and nothing can be said."""
+    if settings.n_gpu_layers:
+        return False
+    least = LEAST_CORES * measured.n_threads
+    return any(timed.cores < least for timed in (*measured.prompts, *measured.decodes))
