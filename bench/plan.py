@@ -25,8 +25,8 @@ from tests.support.giants import (
     machine,
 )
 from tuner.gguf.header import read_header
-from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
+from tuner.machine.stated import stated
 from tuner.model.model import Model, describe
 from tuner.planning import Solver, make_plan
 from tuner.settings import Settings
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--vram", default="12GiB")
     args = parser.parse_args()
-    where = devices.stated([parse_size(args.vram)], 64 << 30)
+    where = stated([parse_size(args.vram)], 64 << 30)
     names = [giant_path(n) for n in (LLAMA_8B, AYA_35B, QWEN_30B_A3B, GEMMA_27B)]
     print(f"{'model':<28}{'header':>8}{'search':>9}{'plan':>9}{'walk':>10}{'walk/search':>13}")
     for path in args.files or names:

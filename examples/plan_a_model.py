@@ -6,14 +6,14 @@ python examples/plan_a_model.py model.gguf
 import sys
 
 from tuner.gguf.header import read_header
-from tuner.machine.measure import stated
+from tuner.machine.stated import stated
 from tuner.model.model import describe
 from tuner.planning import make_plan
 from tuner.units import GIB, size_text
 from tuner.wishes import Wishes
 
 model = describe(read_header(sys.argv[1]))
-machine = stated(vram=[24 * GIB], ram=64 * GIB)
+machine = stated([24 * GIB], ram=64 * GIB)
 plan = make_plan(model, machine, Wishes(prefer="balanced"))
 print(plan.chosen.settings)
 for use in plan.chosen.footprint.uses:

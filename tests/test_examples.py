@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.support.giants import AYA_35B, giant, giant_path
-from tuner.machine.measure import stated
+from tuner.machine.stated import stated
 from tuner.planning import make_plan
 from tuner.units import GIB, size_text
 from tuner.wishes import Wishes

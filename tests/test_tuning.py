@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +22,14 @@ from tuner.errors import NoFitError
 from tuner.gguf import part
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
+from tuner.machine.usable import usable as usable_gpus
 from tuner.model.model import Model
 from tuner.planning.plan import Plan
 from tuner.planning.solver import Solver
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
 from tuner.tuning import Tuning
 from tuner.units import MIB
-from tuner.wishes import LaunchRequest
+from tuner.wishes import LaunchRequest, StatedGpu
 
 
 def test_a_profile_that_still_fits_is_kept(
@@ -77,8 +79,8 @@ def test_a_gpu_that_others_have_filled_is_left_to_them(
     """A card without room is named as left out, also to the engine, and the model runs on the
     CPU instead of not at all."""
     full = replace(gpu(24), free=700 * MIB)
-    usable, unusable = devices._usable((full, gpu(24, 1)), machine().host)
-    assert [g.id for g in usable] == ["GPU1"]
+    kept, unusable = usable_gpus((full, gpu(24, 1)), machine().host)
+    assert [g.id for g in kept] == ["GPU1"]
     assert [g.id for g in unusable] == ["GPU0"]
     where = replace(machine(), unusable=unusable)
     monkeypatch.setattr(devices, "measure", lambda **_: where)
@@ -161,6 +163,13 @@ def test_threads_that_were_asked_for_are_kept_on_a_busy_machine(
     asked = made.load_request(made.plan().chosen.settings)
     assert asked.n_threads == (stated or pretend.physical_cores)
     assert asked.exact_threads is (stated is not None)
+
+
+def test_the_threads_of_a_stated_machine_are_not_asked_of_this_one(tiny_model: Path) -> None:
+    """The plan goes by 4,096 cores, the engine, should it be asked, by those that are here."""
+    made = Tuning.of(LaunchRequest(tiny_model, gpus=(), cores=4096))
+    assert made.machine.physical_cores == 4096
+    assert made.load_request(made.plan().chosen.settings).n_threads == os.cpu_count()
 
 
 @pytest.mark.parametrize("made_by", [ENGINE_VERSION, f"{ENGINE_VERSION}+cu124"])
@@ -288,7 +297,7 @@ def test_the_bandwidth_of_ram_is_measured_once_and_kept(
         return 77e9
 
     monkeypatch.setattr(devices, "host_bandwidth", measured)
-    stated = Tuning.of(LaunchRequest(tiny_model, ram=8 << 30, vram=(8 << 30,)))
+    stated = Tuning.of(LaunchRequest(tiny_model, ram=8 << 30, gpus=(StatedGpu(8 << 30),)))
     unkept = Tuning.of(LaunchRequest(tiny_model, use_profile=False))
     assert stated.machine.host.bandwidth_source == "assumed"
     assert unkept.machine.host.bandwidth_source == "assumed"

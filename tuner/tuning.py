@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from tuner.engine_version import ENGINE_VERSION, installed_engine_version
 from tuner.errors import FileError, KvchatError
 from tuner.machine import measure
 from tuner.machine.machine import Machine
+from tuner.machine.stated import stated
 from tuner.memory.footprint import Buffer
 from tuner.model.model import Model, read_model
 from tuner.planning import Calibration, Plan, Solver, make_plan, verified, with_choice
@@ -101,13 +103,19 @@ class Tuning:
         return Load(
             str(self.model.path),
             settings,
-            self.threads,
+            self._threads_here,
             request.rpc_servers,
             unused,
             fingerprint=self.model.fingerprint,
             chat_template=request.chat_template,
             exact_threads=request.threads is not None,
         )
+
+    @property
+    def _threads_here(self) -> int:
+        """A stated machine may have more cores than the one that loads."""
+        stated = self.request.cores is not None
+        return min(self.threads, os.cpu_count() or 1) if stated else self.threads
 
     # ------------------------------------------------------------ planning
 
@@ -220,8 +228,13 @@ def _machine(request: LaunchRequest, facts: MachineFacts) -> Machine:
     """This machine, or the one that the request states, and the engine that is installed."""
     engine = installed_engine_version()
     if request.stated:
-        measured = None if request.vram else measure.measure(reserve=request.reserve)
-        machine = measure.stated(request.vram, request.ram, request.reserve, measured=measured)
+        machine = stated(
+            request.gpus,
+            request.ram,
+            request.reserve,
+            ram_bandwidth=request.ram_bandwidth,
+            cores=request.cores,
+        )
     else:
         machine = measure.measure(
             reserve=request.reserve,

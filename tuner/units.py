@@ -12,8 +12,11 @@ GIB = 1 << 30
 MAX_SIZE = 1 << 50  # bytes, 1,024 TiB: more than any machine or model has
 UINT32, INT32 = (1 << 32) - 1, (1 << 31) - 1  # the largest numbers of these types
 
+_WHOLE_RATE = 100  # GB/s from which on a decimal says nothing
 _WHOLE_TPS = 10  # tokens/s from which on a decimal says nothing
 _SIZE = re.compile(r"^\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt]?)(i?b?)\s*$", re.IGNORECASE)
+_RATE = re.compile(r"^\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt])(i?)b?(?:/s|ps)?\s*$", re.IGNORECASE)
+_MAX_RATE = 1e15  # bytes/s: more than any memory has
 _FACTORS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40}
 
 
@@ -53,6 +56,26 @@ def parse_size(text: str) -> int:
     if size > MAX_SIZE:
         raise UsageError(f"'{text}' is more memory than there is; write a size like 24GiB.")
     return size
+
+
+def rate_text(bytes_per_second: float) -> str:
+    """936 GB/s, 89.6 GB/s, 1,790 GB/s; powers of 1000, as memory is sold."""
+    gb = bytes_per_second / 1e9
+    return f"{gb:,.0f} GB/s" if gb >= _WHOLE_RATE else f"{gb:.3g} GB/s"
+
+
+def parse_rate(flag: str, text: str) -> float:
+    """Bytes/s of "89.6GB/s" (powers of 1000) or "80GiB/s" (of 1024). Raises UsageError."""
+    match = _RATE.match(text)
+    if not match:
+        wrong = "has no unit" if re.fullmatch(r"\s*\d+(\.\d+)?\s*", text) else "is no bandwidth"
+        raise UsageError(f"{flag} '{text}' {wrong}; write one like 89.6GB/s.")
+    power = "kmgt".index(match[2].lower()) + 1
+    rate = float(match[1]) * float((1024 if match[3] else 1000) ** power)
+    if not 0 < rate <= _MAX_RATE:
+        wrong = "is no bandwidth at all" if rate <= 0 else "is more than any memory has"
+        raise UsageError(f"{flag} '{text}' {wrong}; write one like 89.6GB/s.")
+    return rate
 
 
 def parse_tokens(text: str) -> int:

@@ -93,13 +93,24 @@ FIXABLE = tuple(f.name for f in fields(Wishes) if f.default is None)  # names of
 
 
 @dataclass(frozen=True, slots=True)
+class StatedGpu:
+    """A GPU that the user describes."""
+
+    size: int  # bytes of its memory; of one without its own, the machine's RAM
+    name: str = ""  # a name in the table of cards; "": nothing is known but the size
+    usual: bool = False  # the size is the usual one of that name, not stated
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchRequest:
     """What the user asked for. Sizes in bytes."""
 
     path: Path
     wishes: Wishes = field(default_factory=Wishes)
-    vram: tuple[int, ...] = ()  # stated GPUs; empty: measured
+    gpus: tuple[StatedGpu, ...] | None = None  # stated; None: those that are here
     ram: int | None = None
+    ram_bandwidth: float | None = None  # bytes/s
+    cores: int | None = None
     reserve: int | None = None
     rpc_servers: tuple[str, ...] = ()
     threads: int | None = None  # None: one per physical core
@@ -113,4 +124,5 @@ class LaunchRequest:
     @property
     def stated(self) -> bool:
         """The machine is described, not measured: nothing is remembered of it."""
-        return bool(self.vram) or self.ram is not None
+        of_machine = (self.gpus, self.ram, self.ram_bandwidth, self.cores)
+        return any(part is not None for part in of_machine)

@@ -102,6 +102,37 @@ def test_two_stated_gpus_and_a_split(capsys: pytest.CaptureFixture[str]) -> None
     assert got["plan"]["settings"]["tensor_split"] == [3.0, 1.0]
 
 
+def test_cards_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """--gpu states cards with their figures, several at once; what is assumed is told."""
+    args = [str(giant_path(LLAMA_8B)), "--explain", "--ram", "32GiB"]
+    assert main([*args, "--gpu", "rtx 3090,3060:12GiB", "--gpu", "4060ti:16GiB", "--json"]) == 0
+    machine = json.loads(capsys.readouterr().out)["machine"]
+    *gpus, host = machine["devices"]
+    assert [(d["name"], d["total"] >> 30) for d in gpus] == [
+        ("RTX 3090", 24), ("RTX 3060", 12), ("RTX 4060 Ti", 16),
+    ]  # fmt: skip
+    assert [d["n_sm"] for d in gpus] == [82, 28, 34]
+    assert (gpus[0]["compute_capability"], host["compute_capability"]) == ([8, 6], None)
+    assert any("this machine" in words for words in machine["assumed"])
+
+    assert main([*args, "--gpu", "none", "--cores", "8", "--ram-bandwidth", "89.6GB/s"]) == 0
+    assert "assumed" not in capsys.readouterr().out.split("Chosen")[0]
+    assert main([*args, "--gpu", "RTX 3060"]) == 0
+    assert "assumed: GPU0 at 360 GB/s by the data sheet" in capsys.readouterr().out
+
+
+def test_a_cpu_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    """--cores and --ram-bandwidth carry the speed; --threads may then be as many."""
+    args = [str(giant_path(LLAMA_8B)), "--explain", "--json", "--gpu", "none", "--ram", "32GiB"]
+    speeds = []
+    for cores, rate in (("2", "40GB/s"), ("16", "40GB/s"), ("16", "400 GB/s")):
+        assert main([*args, "--cores", cores, "--ram-bandwidth", rate, "--threads", cores]) == 0
+        got = json.loads(capsys.readouterr().out)
+        assert got["machine"]["physical_cores"] == int(cores)
+        speeds.append(got["plan"]["speed"]["decode_tps"])
+    assert speeds == sorted(set(speeds)), "each is faster than the one before"
+
+
 def test_reserve_is_left_free(capsys: pytest.CaptureFixture[str]) -> None:
     """--reserve replaces the 512 MiB kept on each GPU."""
     assert main(explain("--json", "--reserve", "2GiB")) == 0
@@ -189,6 +220,13 @@ WRONG = [
     (("--tensor-split", "3,1,1"), "--tensor-split"),
     (("--vram", "24"), "unit"),
     (("--threads", "100000"), "--threads"),
+    (("--threads", "16", "--cores", "4"), "1 to 4, the stated cores"),
+    (("--gpu", "RTX 3090"), "--vram"),
+    (("--cores", "0"), "--cores"),
+    (("--cores", "100000"), "--cores"),
+    (("--ram-bandwidth", "0GB/s"), "89.6GB/s"),
+    (("--ram-bandwidth", "90"), "has no unit"),
+    (("--ram-bandwidth", "9" * 18 + "TB/s"), "89.6GB/s"),
     (("--seed", "x"), "--seed"),
     (("--temperature", "-1"), "--temperature"),
     (("--ctx", "0"), "--ctx"),
@@ -221,7 +259,8 @@ WRONG = [
             "--ctx": "16384", "--kv": "q8_0", "--type-v": "q8_0", "--gpu-layers": "at least 0",
             "--ubatch": "at least 1", "--tensor-split": "number", "--flash-attn": "not 'x",
             "--prefer": "not 'x", "--vram": "24GiB", "--ram": "24GiB", "--reserve": "24GiB",
-            "--threads": "at least 1", "--temperature": "from 0", "--seed": "at least 0",
+            "--threads": "at least 1", "--cores": "at least 1", "--ram-bandwidth": "89.6GB/s",
+            "--temperature": "from 0", "--seed": "at least 0",
             "--unknown": "--help",
         }.items()
     ),

@@ -22,7 +22,7 @@ from tuner.machine.machine import Machine
 from tuner.profiles.profiles import Profiles
 from tuner.settings import Settings
 from tuner.tuning import Tuning
-from tuner.wishes import LaunchRequest
+from tuner.wishes import LaunchRequest, StatedGpu
 
 MACHINE = ("--vram", "24GiB", "--ram", "64GiB")
 
@@ -45,7 +45,7 @@ def _no_input(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("given", [0, 1, 2])
 def test_what_is_loaded_is_the_first_part(parts: list[Path], given: int) -> None:
-    tuning = Tuning.of(LaunchRequest(parts[given], vram=(8 << 30,), ram=8 << 30))
+    tuning = Tuning.of(LaunchRequest(parts[given], gpus=(StatedGpu(8 << 30),), ram=8 << 30))
     asked = tuning.load_request(Settings(512))
     assert Path(asked.path) == parts[0]
     assert decode(encode(asked, 3)) == (3, asked)

@@ -24,6 +24,8 @@ from tuner.machine import measure as devices
 from tuner.machine import nvidia
 from tuner.machine.engine_build import EngineAnswer
 from tuner.machine.machine import Device, Machine
+from tuner.machine.stated import stated
+from tuner.machine.usable import device_key
 from tuner.units import GIB, MIB
 
 RTX_3090 = FakeCard()
@@ -91,9 +93,16 @@ def test_pcie_and_prompt_speed(machine: Any) -> None:
 
 
 def test_a_card_that_answers_little_is_still_used(machine: Any) -> None:
-    """Old cards and drivers know neither clocks nor bus; the figures are then assumptions."""
+    """Old cards and drivers know neither clocks nor bus; the figures are then those of its data
+    sheet, or assumptions."""
     bare = FakeCard(
-        capability=None, memory_clock=None, bus_width=None, cores=None, sm_clock=None, pcie=None
+        name="NVIDIA Something New",
+        capability=None,
+        memory_clock=None,
+        bus_width=None,
+        cores=None,
+        sm_clock=None,
+        pcie=None,
     )
     (gpu,) = machine([bare]).gpus
     assert gpu.free == 23 * GIB
@@ -102,11 +111,39 @@ def test_a_card_that_answers_little_is_still_used(machine: Any) -> None:
     assert gpu.pcie_bandwidth > 0
     assert gpu.bandwidth_source == "assumed"
 
+    known = replace(bare, name="NVIDIA GeForce RTX 3090")
+    (gpu,) = machine([known]).gpus
+    assert (gpu.bandwidth, gpu.bandwidth_source) == (936.2e9, "data sheet")
+    assert (gpu.n_sm, gpu.clock, gpu.compute_capability) == (82, 2.1e9, (8, 6))
+    assert gpu.flops == machine([RTX_3090]).gpus[0].flops
+    assert gpu.pcie_bandwidth == machine([RTX_3090]).gpus[0].pcie_bandwidth
+
+
+def test_what_nvml_tells_counts_before_the_data_sheet(machine: Any) -> None:
+    (gpu,) = machine([replace(RTX_3090, sm_clock=1500, memory_clock=9000, pcie=(3, 8))]).gpus
+    assert (gpu.n_sm, gpu.clock) == (82, 1.5e9)
+    assert gpu.bandwidth == 9000e6 * 2 * 384 / 8
+    assert gpu.bandwidth_source == "computed"
+    assert gpu.pcie_bandwidth == pytest.approx(6.3e9, rel=0.01)
+
 
 def test_a_card_without_memory_of_its_own_shares_the_hosts(machine: Any) -> None:
     (gpu,) = machine([FakeCard(name="NVIDIA GB10", total=None, capability=(12, 1))]).gpus
     assert gpu.unified
     assert (gpu.total, gpu.free) == (DESKTOP.total, DESKTOP.available)
+
+
+def test_what_shares_the_ram_has_its_bandwidth_and_so_has_the_host(machine: Any) -> None:
+    """NVML says nothing of a GB10's memory; its row does, and the CPU reads the same."""
+    silent = FakeCard(
+        name="NVIDIA GB10", total=None, capability=(12, 1), memory_clock=None, pcie=None
+    )
+    found = machine([silent])
+    (gpu,) = found.gpus
+    assert gpu.bandwidth == gpu.pcie_bandwidth == found.host.bandwidth == 273.2e9
+    assert gpu.bandwidth_source == found.host.bandwidth_source == "data sheet"
+    measured = machine([silent], host_bandwidth=100e9)
+    assert (measured.host.bandwidth, measured.host.bandwidth_source) == (100e9, "measured")
 
 
 def test_reserve_and_measured_overhead(machine: Any) -> None:
@@ -116,7 +153,7 @@ def test_reserve_and_measured_overhead(machine: Any) -> None:
     assert assumed.reserve == GIB
     assert (assumed.overhead, assumed.overhead_source) == (400 * MIB, "assumed")
     assert (measured.overhead, measured.overhead_source) == (287 * MIB, "measured")
-    assert devices.device_key(measured) == RTX_3090.uuid
+    assert device_key(measured) == RTX_3090.uuid
 
 
 def test_other_processes_are_named(machine: Any) -> None:
@@ -187,7 +224,7 @@ def test_an_nvml_of_another_age_is_survived() -> None:
         nvmlDeviceGetMigMode = None  # type: ignore[assignment]  # noqa: N815
         nvmlDeviceGetMemoryBusWidth = None  # type: ignore[assignment]  # noqa: N815
 
-    (card,) = nvidia.read_cards(Old([RTX_3090])).all
+    (card,) = nvidia.read_cards(Old([replace(RTX_3090, name="NVIDIA Something New")])).all
     assert card.total == 24 * GIB
     assert card.bandwidth == 0
 
@@ -342,6 +379,18 @@ def test_metal_shares_the_hosts_memory(machine: Any) -> None:
     assert gpu.bandwidth == 400e9
 
 
+def test_a_card_that_only_the_engine_knows_is_recognised(machine: Any) -> None:
+    listed = Device(
+        "GPU0", "gpu", "Vulkan", "AMD Radeon RX 7900 XT (RADV NAVI31)", 20 * GIB, 19 * GIB, 0
+    )
+    (gpu,) = machine(backends=["vulkan"], ask=lambda _: EngineAnswer((listed,))).gpus
+    assert (gpu.bandwidth, gpu.bandwidth_source) == (800e9, "data sheet")
+    assert gpu.name == listed.name
+    unknown = replace(listed, name="AMD Radeon Graphics (RADV GFX1200)")
+    (gpu,) = machine(backends=["vulkan"], ask=lambda _: EngineAnswer((unknown,))).gpus
+    assert (gpu.bandwidth, gpu.bandwidth_source) == (450e9, "assumed"), "as its size usually has"
+
+
 def test_a_crashed_probe_is_a_warning(machine: Any) -> None:
     problem = EngineAnswer(problem="the engine could not list its devices (status -11)")
     found = machine(backends=["vulkan"], ask=lambda _: problem)
@@ -368,31 +417,7 @@ def test_rpc_servers_are_asked_for(machine: Any) -> None:
     assert near.compute_capability == (8, 6)
 
 
-# ---------------------------------------------------------------- stated machines, live figures
-
-
-def test_stated_gpus_need_no_hardware(machine: Any) -> None:
-    found = devices.stated([24 * GIB, 12 * GIB], 64 * GIB)
-    assert [(g.id, g.total, g.free, g.source, g.backend) for g in found.gpus] == [
-        ("GPU0", 24 * GIB, 24 * GIB, "stated", "CUDA"),
-        ("GPU1", 12 * GIB, 12 * GIB, "stated", "CUDA"),
-    ]
-    assert (found.host.total, found.host.free) == (64 * GIB, 64 * GIB)
-    assert found.host.reserve == 64 * GIB // 10
-    assert found.host.source == "stated"
-
-
-def test_only_the_ram_stated_keeps_the_gpus(machine: Any) -> None:
-    found = devices.stated([], 8 * GIB, measured=machine([RTX_3090]))
-    assert [gpu.name for gpu in found.gpus] == [RTX_3090.name]
-    assert found.host.free == 8 * GIB
-    assert found.host.reserve == GIB
-
-
-def test_no_vram_stated_is_a_machine_without_gpu(machine: Any) -> None:
-    found = devices.stated([0], None, measured=machine([RTX_3090]))
-    assert found.gpus == ()
-    assert found.host.free == DESKTOP.available
+# ---------------------------------------------------------------- live figures
 
 
 def test_used_memory_is_read_live(machine: Any) -> None:
@@ -401,7 +426,7 @@ def test_used_memory_is_read_live(machine: Any) -> None:
     assert devices.gpu_used_bytes(found, later) == {"GPU0": 9 * GIB}
     gone = FakeNvml([RTX_4090])
     assert devices.gpu_used_bytes(found, gone) == {}
-    assert devices.gpu_used_bytes(devices.stated([GIB], GIB)) == {}
+    assert devices.gpu_used_bytes(stated([GIB], GIB)) == {}
 
 
 def test_this_machine_can_be_measured() -> None:

@@ -15,7 +15,8 @@ from tests.support.standin_gpu import rpc_available, standin_gpu
 from tuner.engine.probe import EngineDevice, offloaded_to
 from tuner.machine.engine_build import EngineAnswer, devices_of
 from tuner.machine.machine import Machine, Pool
-from tuner.machine.measure import measure, stated
+from tuner.machine.measure import measure
+from tuner.machine.stated import stated
 from tuner.units import GIB, MIB
 
 APU = "0000:c5:00.0"
@@ -195,7 +196,7 @@ def test_no_room_in_ram_is_no_room_on_its_gpu(tmp_path: Path) -> None:
 
 
 def test_ram_stated_for_a_mac_is_what_its_gpu_draws_from() -> None:
-    where = stated([], 8 * GIB, measured=unified(10.7, 12, total=16))
+    where = stated(None, 8 * GIB, measured=unified(10.7, 12, total=16))
     assert pools(where) == {"RAM": (["GPU0", "host"], 8 * GIB, 8 * GIB)}
 
 

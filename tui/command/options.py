@@ -14,15 +14,17 @@ from tui.command.numbers import number, whole
 from tui.keymap import Keymap
 from tuner.engine.template_process import MAX_TEMPLATE
 from tuner.errors import UsageError
+from tuner.machine.stated import parse_gpus
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.model.chat_templates import CHATML, TemplateChoice
 from tuner.private_files import read_bounded, why
 from tuner.settings import ALL_LAYERS, MAX_UBATCH
 from tuner.settings import MAX_CONTEXT as LONGEST_CONTEXT
-from tuner.units import parse_size, parse_tokens
-from tuner.wishes import PREFERENCES, THINK_LEVELS, Wishes
+from tuner.units import parse_rate, parse_size, parse_tokens
+from tuner.wishes import PREFERENCES, THINK_LEVELS, StatedGpu, Wishes
 
 MAX_CONTEXT = "max"
+MOST_CORES = 4096
 
 
 class _Parser(argparse.ArgumentParser):
@@ -97,9 +99,21 @@ def parser() -> argparse.ArgumentParser:
 
     g = p.add_argument_group("the machine, stated instead of measured")
     g.add_argument(
-        "--vram", metavar="SIZE", action="append", help="plan for GPUs like 24GiB or 24GiB,12GiB"
+        "--gpu",
+        metavar="NAME[:SIZE]",
+        action="append",
+        help='plan for these cards: "RTX 3090", "RTX 3090,RTX 3060:12GiB", "M4 Pro:48GiB" (its '
+        "RAM), or none",
+    )
+    g.add_argument(
+        "--vram",
+        metavar="SIZE",
+        action="append",
+        help="plan for GPUs of which only the size is known, like 24GiB or 24GiB,12GiB",
     )
     g.add_argument("--ram", metavar="SIZE", help="plan for this much RAM")
+    g.add_argument("--ram-bandwidth", metavar="RATE", help="plan for RAM as fast as 89.6GB/s")
+    g.add_argument("--cores", metavar="N", help="plan for a CPU with N cores")
     g.add_argument(
         "--rpc", metavar="HOST:PORT", action="append", default=[], help="also use an RPC server"
     )
@@ -192,19 +206,40 @@ def chat_template(text: str | None, templates: Mapping[str, str]) -> TemplateCho
     return TemplateChoice(source=source)
 
 
-def threads(text: str | None) -> int | None:
-    """CPU threads, no more than the machine has; more would only wait for each other."""
-    if text is None:
+def threads(args: argparse.Namespace) -> int | None:
+    """CPU threads, no more than the machine has, be it this one or, for a plan alone, one with
+    `--cores`; more would only wait for each other. Raises UsageError."""
+    if args.threads is None:
         return None
-    count, most = whole("--threads", text, 1), os.cpu_count() or 1
+    stated = cores(args.cores) if args.explain else None
+    count, most = whole("--threads", args.threads, 1), stated or os.cpu_count() or 1
     if count > most:
-        raise UsageError(f"--threads can be 1 to {most}, this machine's logical cores.")
+        whose = "the stated cores" if stated else "this machine's logical cores"
+        raise UsageError(f"--threads can be 1 to {most}, {whose}.")
     return count
 
 
-def sizes(values: list[str] | None) -> list[int]:
-    """Bytes of `--vram`, given several times or with commas. Raises UsageError."""
-    return [parse_size(part) for value in values or [] for part in value.split(",")]
+def gpus(args: argparse.Namespace) -> tuple[StatedGpu, ...] | None:
+    """The GPUs of `--gpu` or `--vram`, each given several times or with commas; None where neither
+    is. Raises UsageError."""
+    if args.gpu is not None and args.vram is not None:
+        raise UsageError("--gpu and --vram both say which GPUs there are; use one of them.")
+    if args.gpu is not None:
+        return parse_gpus(args.gpu, None if args.ram is None else parse_size(args.ram))
+    if args.vram is not None:
+        sizes = [parse_size(part) for value in args.vram for part in value.split(",")]
+        return tuple(StatedGpu(size) for size in sizes if size)
+    return None
+
+
+def ram_bandwidth(text: str | None) -> float | None:
+    """Bytes/s of `--ram-bandwidth`. Raises UsageError."""
+    return None if text is None else parse_rate("--ram-bandwidth", text)
+
+
+def cores(text: str | None) -> int | None:
+    """Physical cores of `--cores`. Raises UsageError."""
+    return None if text is None else whole("--cores", text, 1, MOST_CORES)
 
 
 def _cache_type(flag: str, name: str | None) -> str | None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from tuner.machine.cards import find
 from tuner.machine.machine import Device
 from tuner.units import GIB, MIB
 
@@ -37,14 +38,6 @@ _SECONDS = 0.05
 _UNDISTURBED = 0.9
 _FINE_CLOCK = 1e-4  # seconds
 _TELLS_WORK = time.get_clock_info("thread_time").resolution < _FINE_CLOCK
-
-# Memory bandwidth of Apple's chips in bytes/s, by the name that the system gives the chip.
-APPLE_BANDWIDTH = {
-    "Apple M1": 68e9, "Apple M1 Pro": 200e9, "Apple M1 Max": 400e9, "Apple M1 Ultra": 800e9,
-    "Apple M2": 100e9, "Apple M2 Pro": 200e9, "Apple M2 Max": 400e9, "Apple M2 Ultra": 800e9,
-    "Apple M3": 100e9, "Apple M3 Pro": 150e9, "Apple M3 Max": 400e9, "Apple M3 Ultra": 819e9,
-    "Apple M4": 120e9, "Apple M4 Pro": 273e9, "Apple M4 Max": 546e9, "Apple M5": 153e9,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +97,9 @@ def host_device(state: HostState, root: Path = Path("/"), bandwidth: float | Non
             total = min(total, limit)
             free = min(free, max(0, limit - used))
     cores = usable_cores(state, root)
-    assumed = APPLE_BANDWIDTH.get(
-        state.name, min(ASSUMED_BANDWIDTH, ASSUMED_BANDWIDTH_PER_CORE * cores)
-    )
+    chip = find(state.name, state.total)  # one that has its GPU beside it, on the same RAM
+    sheet = chip.bandwidth if chip and chip.unified else None
+    known = bandwidth or sheet
     return Device(
         id="host",
         kind="host",
@@ -115,11 +108,21 @@ def host_device(state: HostState, root: Path = Path("/"), bandwidth: float | Non
         total=total,
         free=free,
         reserve=default_reserve(total),
-        bandwidth=assumed if bandwidth is None else bandwidth,
-        bandwidth_source="assumed" if bandwidth is None else "measured",
-        flops=ASSUMED_FLOPS_PER_CORE * cores,
+        bandwidth=known or assumed_bandwidth(cores),
+        bandwidth_source="measured" if bandwidth else "data sheet" if sheet else "assumed",
+        flops=assumed_flops(cores),
         engine_name="CPU",
     )
+
+
+def assumed_bandwidth(cores: int) -> float:
+    """Bytes/s of the RAM of a machine with so many cores."""
+    return min(ASSUMED_BANDWIDTH, ASSUMED_BANDWIDTH_PER_CORE * cores)
+
+
+def assumed_flops(cores: int) -> float:
+    """FLOP/s of so many cores."""
+    return ASSUMED_FLOPS_PER_CORE * cores
 
 
 def usable_cores(state: HostState, root: Path = Path("/")) -> int:

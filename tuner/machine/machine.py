@@ -1,5 +1,5 @@
 """The machine as data: devices, the memory they draw from, who else uses it. `measure.py` measures
-one; tests and `--vram` write one down instead.
+one; tests and `--gpu` write one down instead.
 
 Memory is counted in pools. A card has its own, the host has the RAM; a GPU without memory of its
 own (Apple, integrated, GB10, Jetson) draws from the RAM too. A plan keeps two kinds of limits: what
@@ -38,7 +38,7 @@ class Device:
     overhead: int = 0  # driver context and the like that a load costs beside its buffers
     overhead_source: str = "assumed"  # "measured" after a load on this machine
     bandwidth: float = 0.0
-    bandwidth_source: str = "assumed"
+    bandwidth_source: str = "assumed"  # "computed" | "measured" | "data sheet" | "stated"
     flops: float = 0.0  # usable dense f16 FLOP/s for prompt processing
     n_sm: int = 0  # multiprocessors; 0: not known, or not a CUDA card
     clock: float = 0.0  # Hz, the highest that they run at
@@ -52,7 +52,7 @@ class Device:
     # before the system saw any (AMD's carve-out), and which `host` therefore does not count.
     carved_out: int = 0
     carved_out_free: int = 0
-    source: str = "measured"  # "measured" | "stated" (--vram) | "assumed"
+    source: str = "measured"  # "measured" | "stated" (--gpu, --vram) | "assumed"
     uuid: str = ""  # names this very card across runs, where it has such a name
 
     @property
@@ -97,6 +97,7 @@ class Machine:
     physical_cores: int = 1
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # how it was measured, where that says something
+    assumed: tuple[str, ...] = ()  # what was neither measured nor stated, in a few words each
     unusable: tuple[Device, ...] = ()  # GPUs with too little room to be of use
     engine_version: str | None = None  # of the installed llama-cpp-python; None: none, or unknown
 

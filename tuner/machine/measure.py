@@ -1,4 +1,4 @@
-"""This machine, measured or stated: GPUs, the host, who else holds their memory."""
+"""This machine, measured: GPUs, the host, who else holds their memory."""
 
 from __future__ import annotations
 
@@ -9,20 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tuner.machine import engine_build, host, nvidia
-from tuner.machine.backends import backend
+from tuner.machine import cards as known_cards
+from tuner.machine import engine_build, estimates, host, nvidia
 from tuner.machine.engine_build import EngineAnswer, ask_engine
 from tuner.machine.host import HostState
 from tuner.machine.machine import ASSUMED_PCIE, Device, Machine, Process
-from tuner.units import GIB, MIB, size_text
+from tuner.machine.usable import unusable_text, usable, with_reserve
+from tuner.units import GIB
 
-GPU_RESERVE = 512 * MIB
-LEAST_ROOM = 128 * MIB  # a GPU that has less for weights, cache and compute is of no use
-
-# A card about which nothing is known but its size: a mid-range one of the last years.
-_GENERIC_BANDWIDTH = 400e9
-_GENERIC_FLOPS = 40e12
-_INTEGRATED_FLOPS = 10e12  # an Apple M2 or M3, a large APU
 _RPC_BANDWIDTH = 100e9
 _RPC_LINK = 0.1e9  # a gigabit network
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
@@ -47,7 +41,7 @@ def measure(
     """The machine as it is now. Never raises for missing or broken hardware.
 
     `reserve`: bytes to leave free on each GPU. `overheads`: measured bytes per GPU, by
-    `device_key`. `host_bandwidth`: measured, in bytes/s. The rest stands in for hardware:
+    `usable.device_key`. `host_bandwidth`: measured, in bytes/s. The rest stands in for hardware:
     the pynvml module, psutil's figures, the folder that holds /proc and /sys, the engine's
     library folder, and the question to the engine itself, which is asked only where NVML
     leaves one open.
@@ -72,9 +66,10 @@ def measure(
         gpus = _joined_with_nvml(listed, visible, device)
     if not gpus:
         warnings += _unused_gpu(visible, built, root, platform)
-    gpus = tuple(_with_reserve(_carved_out(gpu, root), reserve, overheads or {}) for gpu in gpus)
-    gpus, unusable = _usable(gpus, device)
-    warnings += [_unusable_text(gpu) for gpu in unusable]
+    device = _same_ram(device, gpus)
+    gpus = tuple(with_reserve(_carved_out(gpu, root), reserve, overheads or {}) for gpu in gpus)
+    gpus, unusable = usable(gpus, device)
+    warnings += [unusable_text(gpu) for gpu in unusable]
     return Machine(
         gpus=gpus,
         unusable=unusable,
@@ -86,49 +81,9 @@ def measure(
     )
 
 
-def stated(
-    vram: Sequence[int],
-    ram: int | None = None,
-    reserve: int | None = None,
-    *,
-    measured: Machine | None = None,
-) -> Machine:
-    """A machine that the user describes: one CUDA GPU per size in `vram` (bytes, all of it free;
-    sizes of 0 are left out, so that [0] is a machine without a GPU), `ram` bytes of RAM, all
-    free. Without `vram` the GPUs, without `ram` the host are those of `measured`, or of this
-    machine."""
-    # With GPUs stated, those of this machine need not be looked for.
-    base = measured or (_host_only() if vram else measure(reserve=reserve))
-    memory = base.host
-    if ram is not None:
-        memory = replace(
-            memory, total=ram, free=ram, reserve=host.default_reserve(ram), source="stated"
-        )
-    if not vram:
-        return replace(base, host=memory)
-    sizes = [size for size in vram if size > 0]
-    gpus, unusable = _usable(
-        [_with_reserve(_stated_gpu(index, size), reserve, {}) for index, size in enumerate(sizes)],
-        memory,
-    )
-    return replace(
-        base,
-        gpus=gpus,
-        host=memory,
-        unusable=unusable,
-        processes=(),
-        warnings=tuple(map(_unusable_text, unusable)),
-    )
-
-
 def host_bandwidth() -> float | None:
     """Bytes/s of this machine's RAM, by all the cores that are to be used. Takes about 0.1 s."""
     return host.measure_bandwidth(host.usable_cores(HostState.now()))
-
-
-def device_key(device: Device) -> str:
-    """What names this very device from one run to the next: its UUID, else backend and name."""
-    return device.uuid or f"{device.backend}:{device.name}"
 
 
 def gpu_used_bytes(machine: Machine, nvml: Any | None = None) -> dict[str, int]:
@@ -144,14 +99,11 @@ def gpu_used_bytes(machine: Machine, nvml: Any | None = None) -> dict[str, int]:
 # ---------------------------------------------------------------- devices
 
 
-def _host_only() -> Machine:
-    state = HostState.now()
-    return Machine(gpus=(), host=host.host_device(state), physical_cores=host.usable_cores(state))
-
-
 def _cuda_device(index: int, card: nvidia.Card, memory: Device) -> Device:
     # A card without memory of its own (GB10, Jetson) lives in the host's.
     shared = card.total == 0
+    usual = memory.bandwidth if shared else estimates.usual_bandwidth(card.total)
+    bandwidth = card.bandwidth or usual
     return Device(
         id=f"GPU{index}",
         kind="gpu",
@@ -160,31 +112,16 @@ def _cuda_device(index: int, card: nvidia.Card, memory: Device) -> Device:
         total=memory.total if shared else card.total,
         free=memory.free if shared else card.free,
         reserve=0,
-        bandwidth=card.bandwidth or (memory.bandwidth if shared else _GENERIC_BANDWIDTH),
-        bandwidth_source="computed" if card.bandwidth else "assumed",
-        flops=card.flops or _GENERIC_FLOPS,
+        bandwidth=bandwidth,
+        bandwidth_source=card.bandwidth_source,
+        flops=card.flops or estimates.GENERIC_FLOPS,
+        n_sm=card.n_sm,
+        clock=card.clock,
         compute_capability=card.compute_capability,
-        pcie_bandwidth=card.pcie_bandwidth or ASSUMED_PCIE,
+        pcie_bandwidth=card.pcie_bandwidth or (bandwidth if shared else ASSUMED_PCIE),
         engine_name=f"CUDA{index}",
         unified=shared,
         uuid=card.uuid,
-    )
-
-
-def _stated_gpu(index: int, size: int) -> Device:
-    return Device(
-        id=f"GPU{index}",
-        kind="gpu",
-        backend="CUDA",
-        name=f"stated GPU ({size / GIB:.4g} GiB)",
-        total=size,
-        free=size,
-        reserve=0,
-        bandwidth=_GENERIC_BANDWIDTH,
-        flops=_GENERIC_FLOPS,
-        pcie_bandwidth=ASSUMED_PCIE,
-        engine_name=f"CUDA{index}",
-        source="stated",
     )
 
 
@@ -210,6 +147,8 @@ def _joined_with_nvml(
                 bandwidth=known.bandwidth,
                 bandwidth_source=known.bandwidth_source,
                 flops=known.flops,
+                n_sm=known.n_sm,
+                clock=known.clock,
                 compute_capability=known.compute_capability if cuda else None,
                 pcie_bandwidth=known.pcie_bandwidth,
                 uuid=known.uuid,
@@ -220,18 +159,31 @@ def _joined_with_nvml(
 
 
 def _estimated(gpu: Device, memory: Device) -> Device:
-    """A device of which only the engine knows: its speed is a guess."""
+    """A device of which only the engine knows: its speed is that of such a card, or a guess."""
     if gpu.kind == "rpc":
         return replace(
-            gpu, bandwidth=_RPC_BANDWIDTH, flops=_GENERIC_FLOPS, pcie_bandwidth=_RPC_LINK
+            gpu,
+            bandwidth=_RPC_BANDWIDTH,
+            flops=estimates.GENERIC_FLOPS,
+            pcie_bandwidth=_RPC_LINK,
         )
+    row = known_cards.find(gpu.name, memory.total if gpu.unified else gpu.total)
+    if row is not None and row.unified == gpu.unified:
+        return estimates.by_row(gpu, row)
     if gpu.unified:
-        bandwidth = host.APPLE_BANDWIDTH.get(gpu.name, memory.bandwidth)
         # An integrated GPU reads the host's memory directly: nothing crosses a bus.
-        return replace(gpu, bandwidth=bandwidth, flops=_INTEGRATED_FLOPS, pcie_bandwidth=bandwidth)
-    return replace(
-        gpu, bandwidth=_GENERIC_BANDWIDTH, flops=_GENERIC_FLOPS, pcie_bandwidth=ASSUMED_PCIE
-    )
+        rate = memory.bandwidth
+        return replace(gpu, bandwidth=rate, flops=estimates.INTEGRATED_FLOPS, pcie_bandwidth=rate)
+    return estimates.by_size(gpu)
+
+
+def _same_ram(memory: Device, gpus: Sequence[Device]) -> Device:
+    """The host with the bandwidth of a GPU that reads the same RAM, where the table of cards knows
+    that and nothing has measured the host's."""
+    sheets = [g.bandwidth for g in gpus if g.unified and g.bandwidth_source == "data sheet"]
+    if not sheets or memory.bandwidth_source != "assumed":
+        return memory
+    return replace(memory, bandwidth=sheets[0], bandwidth_source="data sheet")
 
 
 def _of_this_ram(gpu: Device, ram: int) -> Device:
@@ -241,30 +193,6 @@ def _of_this_ram(gpu: Device, ram: int) -> Device:
     if gpu.kind == "rpc" and address in _LOOPBACK and gpu.total == ram:
         return replace(gpu, unified=True)
     return gpu
-
-
-def _with_reserve(gpu: Device, reserve: int | None, overheads: Mapping[str, int]) -> Device:
-    """With the bytes that a plan may not use, and those that a load costs beside its buffers."""
-    left = GPU_RESERVE if reserve is None else reserve
-    measured = overheads.get(device_key(gpu))
-    if measured is not None:
-        return replace(gpu, reserve=left, overhead=measured, overhead_source="measured")
-    assumed = backend(gpu.backend).overhead(gpu.compute_capability)
-    return replace(gpu, reserve=left, overhead=assumed)
-
-
-def _usable(
-    gpus: Sequence[Device], memory: Device
-) -> tuple[tuple[Device, ...], tuple[Device, ...]]:
-    """The GPUs that can hold something beside the driver's context, and those that cannot."""
-
-    def room(gpu: Device) -> int:
-        in_ram = memory.budget + gpu.carved_out_free
-        most = min(gpu.budget, in_ram) if gpu.draws_from_ram else gpu.budget
-        return most - gpu.overhead
-
-    usable = tuple(gpu for gpu in gpus if room(gpu) >= LEAST_ROOM)
-    return usable, tuple(gpu for gpu in gpus if gpu not in usable)
 
 
 def _carved_out(gpu: Device, root: Path) -> Device:
@@ -288,15 +216,6 @@ def _carved_out(gpu: Device, root: Path) -> Device:
         return gpu
     free = min(max(0, apart - (used or 0)), gpu.free)
     return replace(gpu, carved_out=apart, carved_out_free=free)
-
-
-def _unusable_text(gpu: Device) -> str:
-    needs = gpu.reserve + gpu.overhead + LEAST_ROOM
-    return (
-        f"{gpu.id} ({gpu.name}) is left out: of its {size_text(gpu.total)} only "
-        f"{size_text(gpu.free)} are free, and {size_text(needs)} are the least that is of use "
-        f"(reserve {size_text(gpu.reserve)}, driver {size_text(gpu.overhead)})."
-    )
 
 
 def _processes(gpus: Sequence[Device], cards: Sequence[nvidia.Card]) -> tuple[Process, ...]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from tuner.machine.cards import find
+
 # Host-to-device bytes/s of one PCIe lane, by generation; about 80 % of it reaches a copy.
 _LANE = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 _LANE_YIELD = 0.8
@@ -22,7 +24,7 @@ _LANE_YIELD = 0.8
 # and CUDA cores per SM. Cards before 7.0 have no tensor cores: two FLOPs per core and clock.
 _TENSOR_FLOPS = {(7, 0): 1024, (7, 5): 1024, (8, 0): 2048, (9, 0): 4096, (10, 0): 8192}
 _TENSOR_FLOPS_OTHER = 1024  # 8.6, 8.7, 8.9, 12.x
-_CORES_PER_SM = {(7, 0): 64, (7, 5): 64, (8, 0): 64}
+_CORES_PER_SM = {(6, 0): 64, (7, 0): 64, (7, 5): 64, (8, 0): 64}
 _CORES_PER_SM_OTHER = 128
 # The part of that peak that llama.cpp's kernels reach on a prompt. A rough guess: the larger the
 # tensor cores, the smaller the part. A first measured prompt replaces it.
@@ -54,8 +56,11 @@ class Card:
     used: int
     compute_capability: tuple[int, int] | None = None
     bandwidth: float = 0.0
+    bandwidth_source: str = "assumed"  # "computed" from what NVML says, "data sheet"
     pcie_bandwidth: float = 0.0
     flops: float = 0.0
+    n_sm: int = 0  # multiprocessors
+    clock: float = 0.0  # Hz, the highest that they run at
     processes: tuple[GpuProcess, ...] = ()
     instances: tuple[Card, ...] | None = None  # MIG is on: these are what CUDA can use
 
@@ -137,8 +142,11 @@ def _card(nvml: Any, handle: Any, index: int) -> Card:
     capability = _ask(nvml.nvmlDeviceGetCudaComputeCapability, handle)
     pci = _ask(nvml.nvmlDeviceGetPciInfo, handle)
     capability = (int(capability[0]), int(capability[1])) if capability else None
-    clock = _ask(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_MEM) or 0  # MHz
+    memory_clock = _ask(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_MEM) or 0  # MHz
     width = _ask(nvml.nvmlDeviceGetMemoryBusWidth, handle) or 0  # bits
+    bandwidth = memory_clock * 1e6 * 2 * width / 8  # two transfers per clock
+    clock = (_ask(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM) or 0) * 1e6
+    cores = _ask(nvml.nvmlDeviceGetNumGpuCores, handle) or 0
     card = Card(
         uuid=_text(_ask(nvml.nvmlDeviceGetUUID, handle)),
         name=_text(_ask(nvml.nvmlDeviceGetName, handle)) or "NVIDIA GPU",
@@ -147,11 +155,14 @@ def _card(nvml: Any, handle: Any, index: int) -> Card:
         free=int(memory.free) if memory is not None else 0,
         used=int(memory.used) if memory is not None else 0,
         compute_capability=capability,
-        bandwidth=clock * 1e6 * 2 * width / 8,  # two transfers per clock
+        bandwidth=bandwidth,
+        bandwidth_source="computed" if bandwidth else "assumed",
         pcie_bandwidth=_pcie(nvml, handle),
-        flops=_flops(nvml, handle, capability),
+        n_sm=cores // _CORES_PER_SM.get(capability, _CORES_PER_SM_OTHER) if capability else 0,
+        clock=clock,
         processes=_processes(nvml, handle),
     )
+    card = _completed(card)
     mode = _ask(nvml.nvmlDeviceGetMigMode, handle)
     return replace(card, instances=_instances(nvml, handle, card)) if mode and mode[0] else card
 
@@ -174,6 +185,7 @@ def _instances(nvml: Any, handle: Any, parent: Card) -> tuple[Card, ...]:
                 used=int(memory.used),
                 bandwidth=parent.bandwidth * share,
                 flops=parent.flops * share,
+                n_sm=round(parent.n_sm * share),
                 processes=_processes(nvml, part),
             )
         )
@@ -188,17 +200,41 @@ def _pcie(nvml: Any, handle: Any) -> float:
         or _ask(nvml.nvmlDeviceGetMaxPcieLinkWidth, handle)
         or 0
     )
-    return _LANE.get(min(generation, 6), 0.0) * width * _LANE_YIELD
+    return pcie_bandwidth(generation, width)
 
 
-def _flops(nvml: Any, handle: Any, capability: tuple[int, int] | None) -> float:
-    cores = _ask(nvml.nvmlDeviceGetNumGpuCores, handle) or 0
-    clock = (_ask(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM) or 0) * 1e6
-    if capability is None or capability < (7, 0):
+def _completed(card: Card) -> Card:
+    """The card with what NVML does not tell, as far as the table of cards has it."""
+    row = find(card.name, card.total or None)
+    if row is not None and row.backend == "CUDA":
+        card = replace(
+            card,
+            compute_capability=card.compute_capability or row.capability,
+            bandwidth=card.bandwidth or row.bandwidth,
+            bandwidth_source="computed" if card.bandwidth else "data sheet",
+            # what has no memory of its own reads the host's
+            pcie_bandwidth=card.pcie_bandwidth
+            or (pcie_bandwidth(*row.pcie) if row.pcie and not row.unified else 0.0),
+            n_sm=card.n_sm or row.n_sm,
+            clock=card.clock or row.clock,
+        )
+    return replace(card, flops=usable_flops(card.n_sm, card.clock, card.compute_capability))
+
+
+def pcie_bandwidth(generation: int, lanes: int) -> float:
+    """Bytes/s that a copy from the host reaches over so many lanes; 0: not known."""
+    return _LANE.get(min(generation, 6), 0.0) * lanes * _LANE_YIELD
+
+
+def usable_flops(n_sm: int, clock: float, capability: tuple[int, int] | None) -> float:
+    """FLOP/s that a prompt can count on, of `n_sm` multiprocessors at `clock` Hz; 0: not known."""
+    if capability is None:
+        return 0.0
+    if capability < (7, 0):
+        cores = n_sm * _CORES_PER_SM.get(capability, _CORES_PER_SM_OTHER)
         return cores * clock * 2.0
     family = (capability[0], 0) if capability[0] in (9, 10) else capability
-    sms = cores / _CORES_PER_SM.get(family, _CORES_PER_SM_OTHER)
-    peak = sms * clock * _TENSOR_FLOPS.get(family, _TENSOR_FLOPS_OTHER)
+    peak = n_sm * clock * _TENSOR_FLOPS.get(family, _TENSOR_FLOPS_OTHER)
     return float(peak * _YIELD.get(family, _YIELD_OTHER))
 
 

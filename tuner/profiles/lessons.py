@@ -9,7 +9,7 @@ from typing import Any
 
 from tuner.engine_version import same_engine
 from tuner.machine.machine import Machine
-from tuner.machine.measure import device_key
+from tuner.machine.usable import device_key
 from tuner.memory.footprint import Buffer
 from tuner.model.model import Model
 from tuner.planning import Plan

@@ -79,7 +79,7 @@ class MachineFacts:
 
     gpu_overhead: Mapping[str, _OVERHEAD] = field(
         default_factory=dict
-    )  # bytes, by measure.device_key
+    )  # bytes, by usable.device_key
     engine_version: str = ""  # of the llama-cpp-python whose loads took these
     use_extra_bufts: bool = True  # False once that engine died of repacked CPU weights (AMX),
     extra_bufts_died_by: str = ""  # by this signal

@@ -78,6 +78,10 @@ _DEVICE = (
     Key("overhead_source"),
     Key("bandwidth", "bytes/s"),
     Key("bandwidth_source"),
+    Key("n_sm", "multiprocessors of a CUDA card, 0: not known"),
+    Key("clock", "Hz, their highest"),
+    Key("compute_capability", "major and minor, or null"),
+    Key("pcie_bandwidth", "bytes/s"),
     Key("source"),
     Key("pool", "where its memory is"),
 )
@@ -115,6 +119,7 @@ def report_json(plan: Plan) -> dict[str, Any]:
             "pools": [_object(_POOL, pool) for pool in machine.pools],
             "processes": [_object(_PROCESS, process) for process in machine.processes],
             "physical_cores": machine.physical_cores,
+            "assumed": list(machine.assumed),
         },
         "plan": candidate_json(plan.chosen, machine),
         "alternatives": [candidate_json(c, machine) for c in plan.alternatives],
@@ -168,7 +173,8 @@ def report_keys() -> Iterator[tuple[str, str]]:
     yield "machine.devices[]", _listed(_DEVICE)
     yield "machine.pools[]", f"memory, each byte of it once: {_listed(_POOL)}"
     yield "machine.processes[]", f"other processes on the GPUs: {_listed(_PROCESS)}"
-    yield "machine.physical_cores", "those that this process may use"
+    yield "machine.physical_cores", "those that this process may use, or that are stated"
+    yield "machine.assumed[]", "what of it was neither measured nor stated, in a few words each"
     yield "plan", "the choice: see below"
     yield (
         "alternatives[]",

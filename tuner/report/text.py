@@ -44,6 +44,8 @@ def report_text(
     lines = [*wrapped(model_line(plan.model), width, "", style.head), ""]
     for pool in plan.machine.pools:
         lines += _pool(pool, plan, width, style)
+    if plan.machine.assumed:
+        lines += wrapped(f"assumed: {'; '.join(plan.machine.assumed)}", width, "  ")
     title = "Chosen" if plan.chosen.fits else "Closest, but it does not fit"
     lines += ["", *wrapped(title, width, "", style.head), *_settings(plan, width)]
     if sampling := plan.sampling.lines():

@@ -1,0 +1,65 @@
+"""What a GPU is taken for where it does not say itself: by its row in the table of cards, else by
+the size of its memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tuner.machine import nvidia
+from tuner.machine.cards import CardRow
+from tuner.machine.machine import ASSUMED_PCIE, Device
+from tuner.units import GIB
+
+GENERIC_FLOPS = 40e12  # a mid-range card of the last years
+INTEGRATED_FLOPS = 10e12  # an Apple M2 or M3, a large APU
+
+# Memory in GiB, and the bandwidth in bytes/s that cards of that size usually have.
+_BANDWIDTH = {
+    4: 160e9, 6: 300e9, 8: 270e9, 10: 700e9, 12: 400e9, 16: 450e9, 24: 940e9, 32: 1790e9,
+    48: 800e9, 80: 2000e9,
+}  # fmt: skip
+
+# The part of a card's peak that llama.cpp's kernels reach on a prompt, CUDA's apart. Measured with
+# Llama 3.1 8B in Q4_K_M: 678 tokens/s on an M3 Max (XiongjieDai's benchmarks), 3,189 on an
+# RX 7900 XTX (llama.cpp#26284).
+_YIELD = {"Metal": 0.75}
+_YIELD_OTHER = 0.4
+
+
+def usual_bandwidth(size: int) -> float:
+    """Bytes/s of the usual card with `size` bytes of memory."""
+    return _BANDWIDTH[min(_BANDWIDTH, key=lambda gib: abs(gib * GIB - size))]
+
+
+def by_row(gpu: Device, row: CardRow) -> Device:
+    """The GPU with what the table says of such a card."""
+    pcie = nvidia.pcie_bandwidth(*row.pcie) if row.pcie else ASSUMED_PCIE
+    return replace(
+        gpu,
+        bandwidth=row.bandwidth,
+        bandwidth_source="data sheet",
+        flops=usable_flops(row),
+        n_sm=row.n_sm,
+        clock=row.clock,
+        compute_capability=row.capability if gpu.backend == "CUDA" else None,
+        # What lives in the RAM is read there: nothing crosses a bus.
+        pcie_bandwidth=row.bandwidth if gpu.unified else pcie,
+    )
+
+
+def by_size(gpu: Device) -> Device:
+    """The GPU as one of which nothing is known but its memory."""
+    return replace(
+        gpu,
+        bandwidth=usual_bandwidth(gpu.total),
+        bandwidth_source="assumed",
+        flops=GENERIC_FLOPS,
+        pcie_bandwidth=ASSUMED_PCIE,
+    )
+
+
+def usable_flops(row: CardRow) -> float:
+    """FLOP/s that a prompt can count on."""
+    if row.capability:
+        return nvidia.usable_flops(row.n_sm, row.clock, row.capability)
+    return row.peak * _YIELD.get(row.backend, _YIELD_OTHER)

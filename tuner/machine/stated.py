@@ -1,0 +1,195 @@
+"""A machine that the user describes: cards by name or by size, RAM, cores, bandwidth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from tuner.errors import UsageError
+from tuner.machine import cards, estimates, host, measure
+from tuner.machine.host import HostState
+from tuner.machine.machine import Device, Machine
+from tuner.machine.usable import unusable_text, usable, with_reserve
+from tuner.safe_text import cut
+from tuner.units import GIB, parse_size, rate_text, size_text
+from tuner.wishes import StatedGpu
+
+NONE = "none"  # a machine without a GPU
+
+
+def parse_gpus(texts: Sequence[str], ram: int | None = None) -> tuple[StatedGpu, ...]:
+    """The GPUs of "RTX 3090", "RTX 3090,RTX 3060:12GiB", "M4 Pro:48GiB" or "none".
+
+    `ram`: the machine's bytes of RAM, where they are stated. Raises UsageError.
+    """
+    names = [part.strip() for text in texts for part in text.split(",")]
+    if [name.lower() for name in names] == [NONE]:
+        return ()
+    gpus = tuple(_parsed(name, ram) for name in names)
+    sharing = [gpu for gpu in gpus if _row(gpu).unified]
+    if len(sharing) > 1:
+        raise UsageError(
+            f"{sharing[0].name} and {sharing[1].name} are machines of their own: each has its GPU "
+            "and its RAM in one; name one of them."
+        )
+    if sharing and ram is not None and ram != sharing[0].size:
+        raise UsageError(
+            f"{sharing[0].name} has no memory of its own: --gpu gives the machine "
+            f"{size_text(sharing[0].size)} of RAM, --ram {size_text(ram)}; leave one of them out."
+        )
+    return gpus
+
+
+def _parsed(text: str, ram: int | None) -> StatedGpu:
+    name, colon, size_part = (part.strip() for part in text.partition(":"))
+    size = parse_size(size_part) if colon else None
+    row = cards.find(name, size)
+    if row is None:
+        if not name:
+            raise UsageError("--gpu needs the name of a card, like 'RTX 3090', or none.")
+        if name.lower() == NONE:
+            raise UsageError("--gpu none is a machine without a GPU: name no other beside it.")
+        near = ", ".join(cards.nearest(name))
+        raise UsageError(
+            f"--gpu knows no card '{cut(name)}'; the nearest names are {near}; --vram 24GiB plans "
+            "for any card of that size."
+        )
+    if size == 0:
+        raise UsageError(f"--gpu '{cut(text)}' has no memory; write a size like {row.name}:12GiB.")
+    if size is None and row.unified and ram is not None:
+        row, size = cards.find(name, ram) or row, ram
+    return StatedGpu(size or row.memory[0], row.name, usual=size is None)
+
+
+def stated(
+    gpus: Sequence[StatedGpu | int] | None = None,
+    ram: int | None = None,
+    reserve: int | None = None,
+    *,
+    ram_bandwidth: float | None = None,
+    cores: int | None = None,
+    measured: Machine | None = None,
+) -> Machine:
+    """A machine that the user describes. What is None is that of `measured`, or of this machine.
+
+    `gpus`: cards, all of their memory free; a number is a CUDA card of so many bytes of which
+    nothing else is known. Sizes of 0 are left out, so that [0] is a machine without a GPU. `ram`:
+    bytes, all free; a GPU without memory of its own brings its RAM along. `reserve`: bytes to leave
+    free on each GPU. `ram_bandwidth`: bytes/s. `cores`: physical ones.
+    """
+    # With GPUs stated, those of this machine need not be looked for.
+    base = measured or (measure.measure(reserve=reserve) if gpus is None else _host_only())
+    described = [StatedGpu(gpu) if isinstance(gpu, int) else gpu for gpu in gpus or ()]
+    described = [gpu for gpu in described if gpu.size > 0]
+    chip = next((gpu for gpu in described if gpu.name and _row(gpu).unified), None)
+    if chip and ram is None:
+        ram = chip.size
+    memory = _host(base.host, ram, cores)
+    if chip:
+        sheet = _row(chip).bandwidth
+        memory = replace(memory, bandwidth=sheet, bandwidth_source="data sheet")
+    if ram_bandwidth is not None:
+        memory = replace(memory, bandwidth=ram_bandwidth, bandwidth_source="stated")
+    machine = replace(base, host=memory, physical_cores=cores or base.physical_cores)
+    if gpus is not None:
+        devices = [_device(index, gpu, ram_bandwidth) for index, gpu in enumerate(described)]
+        kept, unusable = usable([with_reserve(gpu, reserve, {}) for gpu in devices], memory)
+        machine = replace(
+            machine,
+            gpus=kept,
+            unusable=unusable,
+            processes=(),
+            warnings=tuple(map(unusable_text, unusable)),
+        )
+    return replace(machine, assumed=tuple(_assumed(machine, described, cores is not None)))
+
+
+def _host_only() -> Machine:
+    state = HostState.now()
+    return Machine(gpus=(), host=host.host_device(state), physical_cores=host.usable_cores(state))
+
+
+def _host(memory: Device, ram: int | None, cores: int | None) -> Device:
+    """The host with what is stated of it."""
+    if ram is not None:
+        memory = replace(
+            memory, total=ram, free=ram, reserve=host.default_reserve(ram), source="stated"
+        )
+    if cores is not None:
+        memory = replace(
+            memory,
+            name=f"CPU with {cores} cores" if cores > 1 else "CPU with one core",
+            flops=host.assumed_flops(cores),
+            bandwidth=host.assumed_bandwidth(cores),
+            bandwidth_source="assumed",
+            source="stated",
+        )
+    return memory
+
+
+def _row(gpu: StatedGpu) -> cards.CardRow:
+    row = cards.find(gpu.name, gpu.size)
+    if row is None:
+        raise UsageError(f"there is no card '{cut(gpu.name)}' in the table of cards.")
+    return row
+
+
+def _device(index: int, gpu: StatedGpu, ram_bandwidth: float | None) -> Device:
+    row = _row(gpu) if gpu.name else None
+    size = row.in_memory(gpu.size) if row else gpu.size
+    device = Device(
+        id=f"GPU{index}",
+        kind="gpu",
+        backend=row.backend if row else "CUDA",
+        name=row.name if row else f"stated GPU ({gpu.size / GIB:.4g} GiB)",
+        total=size,
+        free=size,
+        reserve=0,
+        unified=row is not None and row.unified,
+        source="stated",
+    )
+    device = estimates.by_row(device, row) if row else estimates.by_size(device)
+    if device.unified and ram_bandwidth is not None:  # it reads that very RAM
+        device = replace(
+            device,
+            bandwidth=ram_bandwidth,
+            bandwidth_source="stated",
+            pcie_bandwidth=ram_bandwidth,
+        )
+    return device
+
+
+# ---------------------------------------------------------------- what is assumed
+
+
+def _assumed(machine: Machine, gpus: Sequence[StatedGpu], cores_stated: bool) -> Iterator[str]:
+    """What was neither measured nor stated, in a few words each."""
+    listed = [*machine.gpus, *machine.unusable]
+    for index, gpu in enumerate(gpus):
+        device = next(d for d in listed if d.id == f"GPU{index}")
+        yield from _assumed_of_gpu(device, gpu)
+    if machine.host.bandwidth_source == "assumed":
+        yield f"RAM at {rate_text(machine.host.bandwidth)}"
+    if not cores_stated:
+        n = machine.physical_cores
+        yield f"the {n} cores of this machine" if n > 1 else "the one core of this machine"
+
+
+def _assumed_of_gpu(device: Device, gpu: StatedGpu) -> Iterator[str]:
+    rate, size = rate_text(device.bandwidth), size_text(device.total)
+    if not gpu.name:
+        yield (
+            f"{device.id} at {rate}, the usual of {size}, over PCIe at "
+            f"{rate_text(device.pcie_bandwidth)}"
+        )
+        return
+    if device.bandwidth_source != "stated":
+        yield f"{device.id} at {rate} by the data sheet, with {device.backend}"
+    row = _row(gpu)
+    if row.unified and row.ram_share < 1:
+        yield f"{device.id} may have {size} of the RAM"
+    others = [other for other in cards.sizes(row) if other != gpu.size]
+    if gpu.usual and others:
+        ram = " of RAM" if row.unified else ""
+        listed = " and ".join(map(size_text, others))
+        yield f"{device.id} with {size_text(gpu.size)}{ram}, as it is sold beside {listed}"
