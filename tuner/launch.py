@@ -23,10 +23,10 @@ from tuner.engine.protocol import (
     SpeedMeasured,
 )
 from tuner.engine.thinking import nearest
-from tuner.errors import EngineCancelled, EngineError, NoFitError
+from tuner.errors import EngineCancelled, EngineError, KvchatError, NoFitError
 from tuner.machine.measure import gpu_used_bytes
 from tuner.model.model import Model
-from tuner.planning import Candidate, Plan, difference_text, with_choice
+from tuner.planning import Candidate, Explorer, Plan, difference_text, with_choice
 from tuner.profiles.actual import Actual
 from tuner.report import report_text
 from tuner.settings import Settings
@@ -75,6 +75,7 @@ class Launcher:
         self.request = request
         self.client = client or EngineClient()
         self._cancelled = False  # no Event: a signal handler sets it, and must not wait for a lock
+        self._over = False  # likewise
 
     @property
     def path(self) -> Path:
@@ -120,6 +121,36 @@ class Launcher:
             raise NoFitError(no_fit_text(plan))
         yield from self.load(tuning, plan)
 
+    def explorer(self) -> Explorer:
+        """For trying out settings before a load, beginning with the plan's. Raises KvchatError."""
+        tuning = Tuning.of(self.request)
+        return tuning.explorer(tuning.plan().chosen.settings)
+
+    def choose(self, settings: Settings, *, keep: bool | None) -> None:
+        """What `start` loads from now on, as it is and nothing else. `keep`: whether later launches
+        shall do the same; None leaves that as it was."""
+        self.request = replace(self.request, settings=settings, keeps_settings=keep)
+
+    def change(self, settings: Settings, before: Settings, *, keep: bool) -> Iterator[LaunchEvent]:
+        """Loads other settings in place of those that were loaded `before`, which are loaded again
+        where the others cannot be, or after a `cancel`. `keep`: as in `choose`."""
+        request = self.request
+        self.client.close()  # what it holds is free for the others, and must be measured so
+        try:
+            self.choose(settings, keep=keep)
+            yield from self.start()
+            return
+        except EngineCancelled:
+            if self._over:
+                raise
+            why = "It was cancelled"
+        except KvchatError as error:
+            why = str(error).rstrip(".")
+        self.request = request
+        self.choose(before, keep=None)
+        yield Retry(f"{why}. The model is loaded again as it was.")
+        yield from self.start()
+
     def cancel(self) -> None:
         """Ends a launch as soon as possible, from any thread."""
         self._cancelled = True
@@ -128,11 +159,16 @@ class Launcher:
     def kill(self) -> None:
         """Ends a launch and the model process at once, whatever they do; a signal handler may call
         it."""
-        self._cancelled = True
+        self._over = True
         self.client.kill()
 
+    def close(self) -> None:
+        """Ends the model process in order, and a launch."""
+        self._over = True
+        self.client.close()
+
     def _check(self) -> None:
-        if self._cancelled:
+        if self._cancelled or self._over:
             raise EngineCancelled("the launch was cancelled")
 
     def load(self, tuning: Tuning, plan: Plan, *, keep: bool = True) -> Iterator[LaunchEvent]:
@@ -306,11 +342,21 @@ class Running:
         self._launcher.cancel()
 
     def close(self) -> None:
-        self._client.close()
+        self._launcher.close()
 
     def kill(self) -> None:
         """Ends the model process at once; whoever waits for it hears of that."""
         self._client.kill()
+
+    def explorer(self) -> Explorer:
+        """For trying out other settings, beginning with these, in the memory that was free before
+        the model was loaded."""
+        return self._tuning.explorer(self.plan.chosen.settings)
+
+    def change(self, settings: Settings, *, keep: bool) -> Iterator[LaunchEvent]:
+        """Loads other settings in place of these, and these again where that fails
+        (`Launcher.change`)."""
+        return self._launcher.change(settings, self.plan.chosen.settings, keep=keep)
 
     def reload(self) -> Iterator[LaunchEvent]:
         """Plans and loads again, after the model process died."""

@@ -18,7 +18,16 @@ from tuner.machine.machine import Machine
 from tuner.machine.stated import stated
 from tuner.memory.footprint import Buffer
 from tuner.model.model import Model, read_model
-from tuner.planning import Calibration, Plan, Solver, make_plan, verified, with_choice
+from tuner.planning import (
+    Calibration,
+    Candidate,
+    Explorer,
+    Plan,
+    Solver,
+    make_plan,
+    verified,
+    with_choice,
+)
 from tuner.profiles.actual import Actual
 from tuner.profiles.lessons import (
     Lessons,
@@ -30,10 +39,11 @@ from tuner.profiles.profiles import MachineFacts, Profile, Profiles
 from tuner.safe_text import cut, one_line
 from tuner.settings import Settings
 from tuner.units import tps_text
-from tuner.wishes import LaunchRequest
+from tuner.wishes import LaunchRequest, Wishes
 
 # A saved choice is kept unless a fresh one is better by more than this factor of effective speed.
 WORTH_CHANGING = 1.10
+EXPLORED = "These settings were chosen in the fit explorer."
 
 
 @contextlib.contextmanager
@@ -70,8 +80,11 @@ class Tuning:
         facts = facts or MachineFacts()
         use_extra_bufts = runs_extra_bufts(facts, machine.engine_version)
         self._without_repacking = "" if use_extra_bufts else without_repacking_text(facts)
-        wishes = replace(request.wishes, use_extra_bufts=use_extra_bufts)
-        self.wishes = wishes.for_model(model)
+        self.flags = replace(request.wishes, use_extra_bufts=use_extra_bufts).for_model(model)
+        self.wishes = self.flags
+        if request.settings is not None:
+            exactly = replace(request.settings, use_extra_bufts=use_extra_bufts)
+            self.wishes = Wishes.of_settings(exactly)
         self.lessons = Lessons(
             profiles,
             model,
@@ -80,6 +93,8 @@ class Tuning:
             request.think,
             request.sampling,
             request.keeps_flags,
+            request.settings,
+            request.keeps_settings,
         )
         self.solver = self._calibrated(Solver(model, machine))
         self.threads = request.threads or machine.physical_cores
@@ -128,6 +143,11 @@ class Tuning:
             plan = _because(plan, self._without_repacking)
         return self._warned(replace(plan, sampling=self.lessons.sampling))
 
+    def explorer(self, start: Settings) -> Explorer:
+        """For trying out settings, beginning with these."""
+        quick, thorough = (self._calibrated(Solver(self.model, self.machine)) for _ in range(2))
+        return Explorer(quick, thorough, self.flags, start)
+
     def verify(self, plan: Plan, client: EngineClient) -> Plan:
         """The plan as the engine verifies it. Raises EngineError."""
 
@@ -164,9 +184,17 @@ class Tuning:
         )
 
     def _remembered(self, fresh: Plan) -> Plan:
-        """The profile's choice in place of a fresh one that is hardly better, or why not."""
-        profile = self.lessons.profile
-        if profile is None or not fresh.chosen.fits:
+        """The user's own choice, or the profile's in place of a fresh one that is hardly better,
+        or why not."""
+        profile, explored = self.lessons.profile, self.lessons.explored
+        if self.request.settings is not None:
+            return _because(fresh, EXPLORED) if self.request.settings == explored else fresh
+        if explored is not None and not self.flags.stated:
+            again = self._again(explored, "What was chosen in the fit explorer")
+            if isinstance(again, str):
+                return _because(fresh, again)
+            return _because(with_choice(fresh, again, self.solver), EXPLORED)
+        if profile is None or not fresh.chosen.fits or profile.settings == explored:
             return fresh
         day = one_line(profile.saved_at[:10])
         saved_on = f"What was saved on {day}"
@@ -175,13 +203,9 @@ class Tuning:
         settings = replace(profile.settings, use_extra_bufts=self.wishes.use_extra_bufts)
         if settings == fresh.chosen.settings or not self.lessons.for_these_wishes:
             return fresh
-        if not self._suits(settings):
-            return _because(fresh, f"{saved_on} was for other GPUs: planned again.")
-        solver = self.solver
-        saved = solver.exactly(solver.weigh(settings, solver.objective(self.wishes)))
-        if not saved.fits:
-            why = f"{saved_on} no longer fits the memory that is free: planned again."
-            return _because(fresh, why)
+        saved = self._again(settings, saved_on)
+        if isinstance(saved, str):
+            return _because(fresh, saved)
         if fresh.chosen.score - saved.score > math.log(WORTH_CHANGING):
             why = (
                 f"{saved_on} ({tps_text(saved.speed.decode_tps)} tokens/s, "
@@ -189,7 +213,21 @@ class Tuning:
             )
             return _because(fresh, why)
         why = f"These settings worked on {day} and still fit: they are kept as saved."
-        return _because(with_choice(fresh, saved, solver), why)
+        return _because(with_choice(fresh, saved, self.solver), why)
+
+    def _again(self, settings: Settings, what: str) -> Candidate | str:
+        """Settings of an earlier launch as they are now, if they can be had; else why not, in a
+        sentence about `what`."""
+        if not self._suits(settings):
+            return f"{what} was for other GPUs: planned again."
+        settings = replace(settings, use_extra_bufts=self.wishes.use_extra_bufts)
+        weighed = self.solver.weigh(settings, self.solver.objective(self.wishes))
+        exact = self.solver.exactly(weighed)
+        return (
+            exact
+            if exact.fits
+            else f"{what} no longer fits the memory that is free: planned again."
+        )
 
     def _suits(self, settings: Settings) -> bool:
         """Whether these settings were made for as many GPUs as there are."""

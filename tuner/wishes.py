@@ -73,6 +73,11 @@ class Wishes:
         return tuple(name for name in FIXABLE if getattr(self, name) is not None)
 
     @property
+    def stated(self) -> bool:
+        """Whether the user said anything of how to load the model."""
+        return bool(self.fixed) or self.prefer != "balanced"
+
+    @property
     def complete(self) -> bool:
         """Nothing is left to decide: the solver is a calculator."""
         return None not in (
@@ -120,6 +125,10 @@ class LaunchRequest:
     keeps_flags: bool = True  # those of sampling and thinking are the model's from now on
     chat_template: TemplateChoice = field(default_factory=TemplateChoice)
     model: Model | None = None  # what the file says, where it has been read already
+    # Chosen in the fit explorer: loaded as they are, whatever the wishes, and nothing else. Whether
+    # later launches shall do the same; None leaves that as it was.
+    settings: Settings | None = None
+    keeps_settings: bool | None = None
 
     @property
     def stated(self) -> bool:

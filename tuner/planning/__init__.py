@@ -6,10 +6,12 @@
 The way through the room: `objective` says what a plan is worth, `constraints` what the engine would
 refuse, `budgets` what a plan may take, `speed` and `fitting` what settings would give and take,
 `solver` finds the best of them, `planner` makes that the whole answer (`alternatives`, `shortage`,
-`reasons`), `verify` holds it against the engine, `differences` says how two plans differ.
+`reasons`), `verify` holds it against the engine, `differences` says how two plans differ;
+`explorer` is for trying out settings by hand.
 """
 
 from tuner.planning.differences import difference_text
+from tuner.planning.explorer import Dial, Explorer
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.planner import make_plan, with_choice
 from tuner.planning.solver import Solver
@@ -19,7 +21,9 @@ from tuner.planning.verify import DryRunner, verified
 __all__ = [
     "Calibration",
     "Candidate",
+    "Dial",
     "DryRunner",
+    "Explorer",
     "Plan",
     "Solver",
     "difference_text",

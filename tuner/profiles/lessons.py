@@ -17,6 +17,7 @@ from tuner.profiles.actual import Actual, actual_of, differences
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
 from tuner.safe_text import one_line
 from tuner.sampling import SamplingChoice, remembered
+from tuner.settings import Settings
 from tuner.wishes import Wishes
 
 
@@ -33,15 +34,21 @@ class Lessons:
         think: str = "",
         sampling: Mapping[str, Any] | None = None,
         keeps_flags: bool = True,
+        settings: Settings | None = None,
+        keeps_settings: bool | None = None,
     ) -> None:
         """`think`: the level of thinking that was asked for, if one was. `sampling`: what flags
-        state of it. `keeps_flags`: whether these two go into the profile."""
+        state of it. `keeps_flags`: whether these two go into the profile. `settings`: those of
+        `LaunchRequest`."""
         self._profiles, self._model, self._machine = profiles, model, machine
         self._wishes = wishes_json(wishes)
         self._think = think
         self._keeps_flags = keeps_flags
         self._writing = threading.Lock()  # an answer and the screen may both have something to keep
         self.profile = profiles.load(model.fingerprint) if profiles else None
+        self.explored = self.profile.explored if self.profile else None
+        if keeps_settings is not None:
+            self.explored = settings if keeps_settings else None
         known = remembered(self.profile.sampling) if self.profile else {}
         self.sampling = SamplingChoice(sampling or {}, known, model.sampling)
 
@@ -135,6 +142,7 @@ class Lessons:
             engine_version=self._machine.engine_version or "",
             think=think,
             sampling=sampling,
+            explored=self.explored,
         )
         profiles.save(self.profile)
 

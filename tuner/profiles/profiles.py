@@ -71,6 +71,8 @@ class Profile:
     think: Annotated[str, one_of("", *THINK_LEVELS)] = ""  # the level that was last chosen
     # What flags said of the sampling, by the names of `Sampling`.
     sampling: Annotated[Mapping[str, Any], _SAMPLING] = field(default_factory=dict)
+    # What the user chose in the fit explorer, to be loaded as it is while it fits.
+    explored: Annotated[Settings, _TYPES_EXIST] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,165 @@
+"""What was chosen in the fit explorer: loaded in place of what was there, kept, and given up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.giants import LLAMA_8B, giant_path, gpu, machine
+from tests.support.launches import launcher, loaded, run
+from tuner.errors import EngineCancelled
+from tuner.launch import Launcher, Ready, Retry, Running, Stage
+from tuner.machine import measure as devices
+from tuner.machine.machine import Machine
+from tuner.profiles.profiles import Profiles
+from tuner.settings import Settings
+from tuner.tuning import EXPLORED
+from tuner.wishes import Wishes
+
+pytestmark = pytest.mark.usefixtures("pretend")
+
+
+def changed(
+    running: Running, settings: Settings, *, keep: bool = True
+) -> tuple[list[str], Running]:
+    """What was said on the way, and what is loaded in the end."""
+    events, after = run(running.change(settings, keep=keep))
+    return [e.reason for e in events if isinstance(e, Retry)], after
+
+
+def started(path: Path, tmp_path: Path, **script: float) -> Running:
+    return run(launcher(path, tmp_path, None, **script).start())[1]
+
+
+def other(settings: Settings) -> Settings:
+    """Nothing that kvchat would choose by itself."""
+    return replace(settings, n_ctx=2048, type_k="q5_1", type_v="q4_1")
+
+
+def test_what_was_chosen_is_loaded_kept_and_told(tiny_model: Path, tmp_path: Path) -> None:
+    """As it is, now and by the next launch without flags, although others are better; a launch with
+    flags does as these say, and does not forget it."""
+    running = started(tiny_model, tmp_path)
+    choice = other(running.settings)
+    said, after = changed(running, choice)
+    after.close()
+    assert not said
+    assert after.settings == after.plan.chosen.settings == choice
+    assert EXPLORED in after.plan.reasons
+    for wishes in (Wishes(), Wishes(n_ctx=1024), Wishes(prefer="quality"), Wishes()):
+        again = run(launcher(tiny_model, tmp_path, wishes).start())[1]
+        again.close()
+        assert (again.settings == choice) is (wishes == Wishes())
+        assert (EXPLORED in again.plan.reasons) is (wishes == Wishes())
+
+
+def test_a_choice_that_is_not_to_be_kept_takes_back_the_one_that_was(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Then kvchat plans by itself again: what the profile has is no longer a choice."""
+    running = started(tiny_model, tmp_path)
+    own = running.settings
+    _, after = changed(running, other(own))
+    _, back = changed(after, own, keep=False)
+    back.close()
+    assert back.settings == own
+    assert EXPLORED not in back.plan.reasons
+    again = loaded(tiny_model, tmp_path)
+    assert again.settings == own
+    assert EXPLORED not in again.plan.reasons
+
+
+def test_without_memory_for_it_all_is_as_before(tmp_path: Path) -> None:
+    """The engine runs out of memory: one sentence, the old settings, the old choice; smaller plans,
+    which nobody has chosen, are not tried."""
+    path = giant_path(LLAMA_8B)
+    running = started(path, tmp_path, oom_over_ctx=9000)
+    before = running.settings
+    kept = replace(before, n_ctx=4096)
+    _, running = changed(running, kept)
+    said, after = changed(running, replace(before, n_ctx=16_384))
+    assert len(said) == 1
+    assert "memory" in said[0]
+    assert said[0].endswith(". The model is loaded again as it was.")
+    assert after.settings == kept
+    after.close()
+    assert Profiles().list()[0].explored == kept
+
+
+def test_what_does_not_fit_now_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is measured anew before the load; by then others may have taken it. What was kept is
+    planned again by the next launch, which says so."""
+    path = giant_path(LLAMA_8B)
+    running = started(path, tmp_path)
+    choice = replace(running.settings, n_ctx=4096)
+    _, running = changed(running, choice)
+    monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(6.2)))
+    said, after = changed(running, replace(choice, n_ctx=65_536))
+    after.close()
+    assert "short by" in said[0]
+    assert after.settings == choice
+    monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(4)))
+    again = loaded(path, tmp_path)
+    assert again.plan.chosen.fits
+    assert [r for r in again.plan.reasons if "What was chosen in the fit explorer no longer" in r]
+
+
+def test_a_cancelled_change_is_taken_back(tiny_model: Path, tmp_path: Path) -> None:
+    running = started(tiny_model, tmp_path, load_seconds=0.5)
+    before, events = running.settings, []
+    for event in running.change(other(before), keep=True):
+        events.append(event)
+        if (
+            isinstance(event, Stage)
+            and event.fraction
+            and not any(isinstance(e, Retry) for e in events)
+        ):
+            running.stop()
+    assert [e.reason for e in events if isinstance(e, Retry)] == [
+        "It was cancelled. The model is loaded again as it was."
+    ]
+    assert isinstance(events[-1], Ready)
+    assert events[-1].running.settings == before
+    events[-1].running.close()
+    assert Profiles().list()[0].explored is None
+
+
+def test_leaving_ends_a_change(tiny_model: Path, tmp_path: Path) -> None:
+    """Nothing is loaded any more once the program closes the model."""
+    running = started(tiny_model, tmp_path, load_seconds=0.5)
+    events = running.change(other(running.settings), keep=True)
+    while not getattr(next(events), "fraction", None):
+        pass
+    running.close()
+    with pytest.raises(EngineCancelled):
+        list(events)
+    assert not running._client.alive
+
+
+def test_before_a_load_it_begins_with_the_plan(tiny_model: Path, tmp_path: Path) -> None:
+    """Then exactly what was chosen is loaded."""
+    start: Launcher = launcher(tiny_model, tmp_path)
+    explorer = start.explorer()
+    assert explorer.weighed(explorer.start).settings == explorer.survey().chosen.settings
+    start.choose(other(explorer.start), keep=True)
+    _, running = run(start.start())
+    running.close()
+    assert running.settings == other(explorer.start)
+    assert loaded(tiny_model, tmp_path).settings == running.settings
+
+
+def test_the_explorer_knows_the_flags_after_a_change(
+    tiny_model: Path, tmp_path: Path, pretend: Machine
+) -> None:
+    """What kvchat itself would choose is what keeps these, whatever is loaded."""
+    _, running = run(launcher(tiny_model, tmp_path, Wishes(n_ctx=1024)).start())
+    _, after = changed(running, other(running.settings))
+    after.close()
+    explorer = after.explorer()
+    assert [d.label for d in explorer.dials if d.fixed] == ["context"]
+    assert explorer.start == after.settings
+    assert explorer.survey().chosen.settings == running.settings

@@ -1,0 +1,188 @@
+"""Settings tried out by hand: dials that step through values, and what the solver says of each.
+
+All figures are the solver's own. Nothing here draws: the screen shows what it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import Any
+
+from tuner.memory.cache_types import CACHE_TYPES, CHOSEN_TYPES
+from tuner.memory.kv_cache import cache_layout
+from tuner.model.model import Model
+from tuner.planning import constraints
+from tuner.planning.plan import Candidate, Plan
+from tuner.planning.planner import make_plan
+from tuner.planning.shortage import shortages
+from tuner.planning.solver import MOST_CONTEXT, Solver
+from tuner.settings import Settings
+from tuner.wishes import Wishes
+
+# The contexts that people name: 1k, 1.5k, 2k, 3k, 4k, 6k, ...
+CONTEXTS = tuple(sorted(factor << k for factor in (2, 3) for k in range(9, 21)))
+UBATCHES = tuple(128 << k for k in range(6))
+_UNLIKE = ("f16", "q8_0")  # a pair that is refused only where no unlike types are taken
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """A setting, or two that must be alike, and the values that it may step through, those that
+    ask more of their device last."""
+
+    label: str
+    names: tuple[str, ...]  # fields of `Settings`
+    values: tuple[Any, ...]
+    fixed: bool = False  # by a flag; it can be turned all the same
+
+    def value(self, settings: Settings) -> Any:
+        """What these settings have."""
+        return getattr(settings, self.names[0])
+
+    def turned(self, settings: Settings, value: Any) -> Settings:
+        """The settings with another value."""
+        changes: dict[str, Any] = dict.fromkeys(self.names, value)
+        return replace(settings, **changes)
+
+
+class Explorer:
+    """Tries out settings of one model on one machine.
+
+    A setting that is tried has no split over several GPUs: that follows from the rest (`weighed`).
+    `start`, `step` and `dials` take microseconds; everything else computes and belongs in a
+    thread, one call at a time but for `survey` and `frontier`, which have a solver of their own.
+    """
+
+    def __init__(self, solver: Solver, surveyor: Solver, wishes: Wishes, start: Settings) -> None:
+        """`wishes`: what flags fixed. `start`: the settings to begin with. `surveyor`: another
+        solver of the same model and machine."""
+        self.model, self.machine = solver.model, solver.machine
+        self.wishes = wishes
+        self._solver, self._surveyor = solver, surveyor
+        self._splits: dict[Settings, tuple[float, ...]] = {}
+        self._known: list[Settings] = []
+        self.dials: tuple[Dial, ...] = ()
+        self._objective = solver.objective(wishes)
+        self.start = self.know(start)
+
+    @property
+    def described(self) -> bool:
+        """Whether a GPU of this machine was only described, so that nothing can be loaded there."""
+        return any(gpu.source == "stated" for gpu in self.machine.gpus)
+
+    def know(self, settings: Settings) -> Settings:
+        """These settings as they are tried: their values are among those that dials step through,
+        and their split is the one that follows."""
+        bare = self._bare(settings)
+        if settings.tensor_split and self.wishes.tensor_split is None:
+            self._splits.setdefault(bare, settings.tensor_split)
+        if bare not in self._known:
+            self._known.append(bare)
+            self.dials = tuple(_dials(self._solver, self.wishes, self._known))
+        return bare
+
+    def step(self, settings: Settings, dial: Dial, by: int) -> Settings:
+        """The settings `by` values further on a dial, or as far as it goes. Values that the engine
+        would refuse beside the others are passed over."""
+        at, left = dial.values.index(dial.value(settings)), abs(by)
+        ahead = dial.values[at + 1 :] if by > 0 else dial.values[:at][::-1]
+        found = settings
+        for value in ahead if left else ():
+            trial = dial.turned(settings, value)
+            if constraints.refusal(self.model, trial, self.machine) is None:
+                found, left = trial, left - 1
+                if not left:
+                    break
+        return found
+
+    # ------------------------------------------------------------ what the solver says
+
+    def weighed(self, settings: Settings) -> Candidate:
+        """What these settings give, by the search's quick arithmetic: with the first split over
+        several GPUs that fits, the fastest being the first, or the one that lacks least."""
+        solver = self._solver
+        misses: list[Candidate] = []
+        for split in self._splits_of(settings):
+            candidate = solver.weigh(settings.with_split(split), self._objective)
+            if candidate.fits:
+                return candidate
+            misses.append(candidate)
+        return min(misses, key=lambda c: c.lacking(solver.budgets))
+
+    def _splits_of(self, settings: Settings) -> Iterator[tuple[float, ...]]:
+        """Those to try: the one that is known of these very settings, the solver's, and such as are
+        known of others with as many layers on the GPUs, made to fit by moving some of them."""
+        if settings in self._splits:
+            yield self._splits[settings]
+        yield from self._solver.fitting.splits(settings, self.wishes.tensor_split)
+        for other, split in self._splits.items():
+            if other.n_gpu_layers == settings.n_gpu_layers:
+                yield split
+
+    def exactly(self, candidate: Candidate) -> Candidate:
+        """The same with the exact footprint, which is what counts."""
+        return self._solver.exactly(candidate)
+
+    def missing(self, candidate: Candidate) -> list[tuple[str, int]]:
+        """Where memory is missing, in words, and how many bytes; nothing where it fits."""
+        return shortages(candidate, self.machine, self._solver.budgets)
+
+    def survey(self) -> Plan:
+        """What kvchat itself would choose, and its alternatives. Tenths of a second."""
+        return make_plan(self.model, self.machine, self.wishes, solver=self._surveyor)
+
+    def frontier(self) -> Iterator[Candidate]:
+        """The best plan for each context that people name, the shortest first, as far as they
+        fit: what a context costs here."""
+        self._surveyor.start_plan()
+        for n_ctx in next(_dials(self._surveyor, self.wishes, ())).values:
+            best = self._surveyor.best(replace(self.wishes, n_ctx=n_ctx))
+            if best:
+                yield best
+
+    def _bare(self, settings: Settings) -> Settings:
+        """The settings without a split that follows from them."""
+        return settings.with_split(self.wishes.tensor_split or ())
+
+
+def _dials(solver: Solver, wishes: Wishes, known: Iterable[Settings]) -> Iterator[Dial]:
+    """The dials that have something to turn here; the values of `known` settings are among
+    theirs."""
+    model, known, fixed = solver.model, tuple(known), wishes.fixed
+
+    def dial(label: str, values: Iterable[Any], *names: str) -> Dial:
+        found = {*values, *(getattr(s, name) for s in known for name in names)}
+        order = _bits if "type_k" in names or "type_v" in names else None
+        return Dial(label, names, tuple(sorted(found, key=order)), any(n in fixed for n in names))
+
+    top = min(model.n_ctx_train, MOST_CONTEXT) or CONTEXTS[-1]
+    yield dial("context", {*(n for n in CONTEXTS if n < top), top}, "n_ctx")
+    if not cache_layout(model.hparams).rows:
+        pass  # nothing but recurrent states, which have a type of their own
+    elif _alike(solver, wishes):
+        yield dial("KV cache", CHOSEN_TYPES, "type_k", "type_v")
+    else:
+        yield dial("K cache", CHOSEN_TYPES, "type_k")
+        yield dial("V cache", CHOSEN_TYPES, "type_v")
+    if solver.machine.gpus:
+        yield dial("GPU layers", range(model.n_items + 1), "n_gpu_layers")
+        if model.moe_layers:
+            yield dial("experts in RAM", [0, *_experts(model)], "n_cpu_moe")
+    yield dial("batch", UBATCHES, "n_ubatch")
+
+
+def _experts(model: Model) -> range:
+    """Numbers of first layers that hold at least one layer of experts."""
+    return range(model.moe_layers[0] + 1, model.moe_layers[-1] + 2)
+
+
+def _bits(name: str) -> float:
+    return CACHE_TYPES[name].bits
+
+
+def _alike(solver: Solver, wishes: Wishes) -> bool:
+    """Whether the engine takes K and V of one type only, as far as types are chosen at all."""
+    trials = (solver.trial(wishes, *pair) for pair in permutations(_UNLIKE))
+    return all(constraints.refusal(solver.model, s, solver.machine) for s in trials)
