@@ -57,7 +57,11 @@ def quoted(name: str, most: int = 60) -> str:
 def shell_quoted(path: Path | str) -> str:
     """A path as a shell takes it for one word, whatever bytes it has: printable in any case."""
     text = str(path)
-    text = f"./{text}" if text.startswith("-") else text
+    return shell_word(f"./{text}" if text.startswith("-") else text)
+
+
+def shell_word(text: str) -> str:
+    """Any text as a POSIX shell takes it for one word, likewise."""
     if text.isprintable():
         return shlex.quote(text)
     safe = (chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in os.fsencode(text))

@@ -74,15 +74,14 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError("--json goes with --explain, --show-prompt or --bench.")
     if args.thorough and not args.bench:
         raise UsageError("--thorough goes with --bench.")
-    if args.bench and (args.explain or args.show_prompt or args.prompt is not None):
-        raise UsageError("--bench is a run of its own: leave out -p, --explain and --show-prompt.")
+    _require_one_thing(args)
     sampling = sampling_flags.stated(args)
     requests = [_request(args, path, sampling) for path in paths]
+    program = options.emit(args)
     if args.explain:
         return _explain(requests, as_json=args.json, verify=args.verify)
     if len(requests) > 1:
-        alone = {"--show-prompt": args.show_prompt, "--bench": args.bench}
-        what = next((flag for flag, given in alone.items() if given), "a chat")
+        what = next(iter(_alone(args)), "--show-prompt" if args.show_prompt else "a chat")
         raise UsageError(f"{what} takes one model; several go with --explain.")
     with file_to_blame(paths[0]):
         model = read_model(paths[0])  # a bad file is told before anything else
@@ -92,6 +91,10 @@ def _run(args: argparse.Namespace) -> int:
         from tui.command.bench import bench  # noqa: PLC0415
 
         return bench(request, thorough=args.thorough, as_json=args.json)
+    if program:
+        from tui.command.emit import emit  # noqa: PLC0415
+
+        return emit(request, program, options.template_file(args, template))
     prompt = _prompt(args)
     if args.show_prompt:
         return _show_prompt(args, request, prompt)
@@ -117,6 +120,19 @@ def _run(args: argparse.Namespace) -> int:
     from tui.command.open_chat import open_chat  # noqa: PLC0415
 
     return open_chat(request, args.system, args.resume)
+
+
+def _alone(args: argparse.Namespace) -> list[str]:
+    """The flags that are given of those that are runs of their own."""
+    return [flag for flag in ("--bench", "--emit") if getattr(args, flag[2:])]
+
+
+def _require_one_thing(args: argparse.Namespace) -> None:
+    alone, asked = _alone(args), args.prompt is not None
+    others = {"-p": asked, "--explain": args.explain, "--show-prompt": args.show_prompt}
+    too_many = [*alone[1:], *(flag for flag, given in others.items() if given)]
+    if alone and too_many:
+        raise UsageError(f"{alone[0]} is a run of its own: leave out {' and '.join(too_many)}.")
 
 
 def _show_prompt(args: argparse.Namespace, request: LaunchRequest, prompt: str | None) -> int:

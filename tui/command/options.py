@@ -18,6 +18,7 @@ from tuner.machine.stated import parse_gpus
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.model.chat_templates import CHATML, TemplateChoice
 from tuner.private_files import read_bounded, why
+from tuner.report.emit import TARGETS
 from tuner.settings import ALL_LAYERS, MAX_UBATCH
 from tuner.settings import MAX_CONTEXT as LONGEST_CONTEXT
 from tuner.units import parse_rate, parse_size, parse_tokens
@@ -63,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
         "and as a line of JSON without anything personal",
     )
     g.add_argument("--thorough", action="store_true", help="with --bench: two other plans as well")
+    g.add_argument(
+        "--emit",
+        metavar="PROGRAM",
+        help=f"print the plan as another program takes it, and end: {', '.join(TARGETS)}",
+    )
     g.add_argument(
         "--show-prompt",
         action="store_true",
@@ -178,9 +184,19 @@ def wishes(args: argparse.Namespace) -> Wishes:
     )
 
 
+def emit(args: argparse.Namespace) -> str | None:
+    """The program that the plan is to be written for. Raises UsageError."""
+    return _one_of("--emit", args.emit and args.emit.lower(), tuple(TARGETS))
+
+
 def think(args: argparse.Namespace) -> str:
     """The level of thinking that is asked for; "" for none. Raises UsageError."""
     return _one_of("--think", args.think and args.think.lower(), THINK_LEVELS) or ""
+
+
+def template_file(args: argparse.Namespace, choice: TemplateChoice) -> str:
+    """The file that the chosen template was read from; "" for none."""
+    return os.path.abspath(args.chat_template) if choice.source else ""
 
 
 def chat_template(text: str | None, templates: Mapping[str, str]) -> TemplateChoice:
