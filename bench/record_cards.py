@@ -57,8 +57,8 @@ def _radeon_pro(*names: str) -> list[Wanted]:
     return [Wanted((f"Radeon PRO {name}",), f"Radeon PRO {name}", (name,)) for name in names]
 
 
-# Memory of cards that keep some of it for error correction is what NVML says (modal-client#2797;
-# A40 as L40S, which has the same chips; RTX PRO 6000, H200 and B200 as nvidia-smi shows them).
+# Memory of cards that keep some of it for error correction is what nvidia-smi says (modal-client
+# #2797 lists T4, A10, L4, L40S and H100; A40 and L40 have the same 48 GB of GDDR6 as L40S).
 NVIDIA = [
     *_same("GeForce GTX 1050", "GeForce GTX 1050 Ti"),
     Wanted(("GeForce GTX 1060 6 GB",), "GTX 1060"),
@@ -200,8 +200,8 @@ INTEL = [
     Wanted(("Arc Pro B60",), "Arc Pro B60", ("B60",)),
 ]
 
-# Highest clock of the multiprocessors in MHz as NVML gives it (`nvidia-smi -q`, Max Clocks), which
-# is what a card that is here is judged by. Data-centre cards stop at the boost clock.
+# Highest clock of the multiprocessors in MHz as nvidia-smi -q has it of such cards (Max Clocks),
+# which is what one that is here is judged by. Data-centre cards stop at the boost clock.
 MAX_CLOCK = {"6.1": 1911, "7.5": 2100, "8.6": 2100, "8.9": 3105, "12.0": 3090}
 _DATA_CENTRE = re.compile(r"Tesla |[ALH]\d")
 

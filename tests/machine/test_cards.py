@@ -100,6 +100,8 @@ def test_memory_tells_cards_of_one_name_apart() -> None:
     assert (usual.bandwidth, small.bandwidth) == (360e9, 240e9)
     assert find("RTX 3060", 9 * GIB) == small, "the nearest"
     assert cards.sizes(small) == (8 * GIB, 12 * GIB)
+    assert cards.size_in("RTX 3060 8GB") == cards.size_in("rtx3060-8 GiB") == 8 * GIB
+    assert cards.size_in("RTX 3060") is None
 
 
 @given(st.text())

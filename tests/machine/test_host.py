@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_hardware import DESKTOP, write_files
-from tuner.machine.host import default_reserve, host_device, measure_bandwidth, usable_cores
+from tuner.machine.host import (
+    HostState,
+    default_reserve,
+    host_device,
+    measure_bandwidth,
+    usable_cores,
+)
 from tuner.units import GIB
 
 V2 = "sys/fs/cgroup"
@@ -154,3 +160,23 @@ def test_a_measured_bandwidth_says_so() -> None:
     found = host_device(DESKTOP, bandwidth=77e9)
     assert (found.bandwidth, found.bandwidth_source) == (77e9, "measured")
     assert host_device(DESKTOP).bandwidth_source == "assumed"
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "expected"),
+    [
+        ("Apple M2 Max", 96, 400e9),
+        ("Apple M3 Max", 36, 300e9),
+        ("AMD RYZEN AI MAX+ 395 w/ Radeon 8060S", 128, 256e9),
+    ],
+)
+def test_the_ram_of_a_chip_that_is_known(
+    name: str, gib: int, expected: float, tmp_path: Path
+) -> None:
+    """By the table of cards, where the GPU of the chip reads the same RAM; what was measured
+    counts before it."""
+    state = HostState(gib * GIB, gib * GIB, 12, 12, name)
+    known = host_device(state, tmp_path)
+    assert (known.bandwidth, known.bandwidth_source) == (expected, "data sheet")
+    measured = host_device(state, tmp_path, 99e9)
+    assert (measured.bandwidth, measured.bandwidth_source) == (99e9, "measured")

@@ -16,14 +16,15 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from tuner.units import MIB
+from tuner.units import GIB, MIB
 
 _NEAREST = 3  # names that an unknown one is answered with
 _LONGEST = 60  # characters of one that are looked at
 _GB = 1e9
 
 # What makers, drivers and people write around a card's own name.
-_AROUND = re.compile(r"\([^)]*\)|(?<![a-z0-9])\d+ ?gi?b(?![a-z0-9])")
+_SIZE = re.compile(r"(?<![a-z0-9.])(\d{1,4}) ?gi?b(?![a-z0-9])", re.IGNORECASE)
+_IN_BRACKETS = re.compile(r"\([^)]*\)")
 _NOISE = re.compile(
     "nvidia|geforce|tesla|rtx|gtx|amd|radeon|rx|instinct|intel|arc|apple|graphics|generation"
     "|edition|gpu"
@@ -94,6 +95,12 @@ def find(name: str, size: int | None = None) -> CardRow | None:
     return min(same, key=lambda row: min(abs(size - memory) for memory in row.memory))
 
 
+def size_in(name: str) -> int | None:
+    """Bytes of memory that a name says itself, as "RTX 3060 12GB" does; None: it does not."""
+    said = _SIZE.search(name)
+    return int(said[1]) * GIB if said else None
+
+
 def sizes(row: CardRow) -> tuple[int, ...]:
     """The memory of all cards of this one's name, in bytes, the least first."""
     return tuple(
@@ -125,5 +132,6 @@ def _by_key() -> dict[str, tuple[CardRow, ...]]:
 
 def _key(name: str) -> str:
     """A name without what is around it, case and spaces: "4060ti", "m4pro", "7900xt"."""
-    letters = "".join(re.findall("[a-z0-9]+", _AROUND.sub(" ", name.lower())))
+    plain = _IN_BRACKETS.sub(" ", _SIZE.sub(" ", name.lower()))
+    letters = "".join(re.findall("[a-z0-9]+", plain))
     return _NOISE.sub("", letters).replace("mobile", "laptop")

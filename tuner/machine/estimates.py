@@ -3,12 +3,13 @@ the size of its memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from tuner.machine import nvidia
 from tuner.machine.cards import CardRow
 from tuner.machine.machine import ASSUMED_PCIE, Device
-from tuner.units import GIB
+from tuner.units import GIB, rate_text, size_text
 
 GENERIC_FLOPS = 40e12  # a mid-range card of the last years
 INTEGRATED_FLOPS = 10e12  # an Apple M2 or M3, a large APU
@@ -56,6 +57,21 @@ def by_size(gpu: Device) -> Device:
         flops=GENERIC_FLOPS,
         pcie_bandwidth=ASSUMED_PCIE,
     )
+
+
+def assumed(devices: Iterable[Device]) -> Iterator[str]:
+    """Of which devices the bandwidth is nothing but an assumption, and which, in a few words."""
+    for device in devices:
+        if device.bandwidth_source != "assumed":
+            continue
+        rate = rate_text(device.bandwidth)
+        if device.kind == "host":
+            yield f"RAM at {rate}"
+        elif device.kind == "gpu" and not device.unified:
+            pcie = rate_text(device.pcie_bandwidth)
+            yield f"{device.id} at {rate}, the usual of {size_text(device.total)}, PCIe at {pcie}"
+        else:
+            yield f"{device.id} at {rate}"
 
 
 def usable_flops(row: CardRow) -> float:

@@ -78,6 +78,7 @@ def measure(
         physical_cores=host.usable_cores(state, root),
         warnings=tuple(warnings),
         notes=tuple(notes),
+        assumed=tuple(estimates.assumed((*gpus, device))),
     )
 
 

@@ -42,7 +42,7 @@ def parse_gpus(texts: Sequence[str], ram: int | None = None) -> tuple[StatedGpu,
 
 def _parsed(text: str, ram: int | None) -> StatedGpu:
     name, colon, size_part = (part.strip() for part in text.partition(":"))
-    size = parse_size(size_part) if colon else None
+    size = parse_size(size_part) if colon else cards.size_in(name)
     row = cards.find(name, size)
     if row is None:
         if not name:
@@ -166,26 +166,19 @@ def _assumed(machine: Machine, gpus: Sequence[StatedGpu], cores_stated: bool) ->
     """What was neither measured nor stated, in a few words each."""
     listed = [*machine.gpus, *machine.unusable]
     for index, gpu in enumerate(gpus):
-        device = next(d for d in listed if d.id == f"GPU{index}")
-        yield from _assumed_of_gpu(device, gpu)
-    if machine.host.bandwidth_source == "assumed":
-        yield f"RAM at {rate_text(machine.host.bandwidth)}"
+        if gpu.name:
+            yield from _assumed_by_name(next(d for d in listed if d.id == f"GPU{index}"), gpu)
+    yield from estimates.assumed(machine.devices)
     if not cores_stated:
         n = machine.physical_cores
         yield f"the {n} cores of this machine" if n > 1 else "the one core of this machine"
 
 
-def _assumed_of_gpu(device: Device, gpu: StatedGpu) -> Iterator[str]:
-    rate, size = rate_text(device.bandwidth), size_text(device.total)
-    if not gpu.name:
-        yield (
-            f"{device.id} at {rate}, the usual of {size}, over PCIe at "
-            f"{rate_text(device.pcie_bandwidth)}"
-        )
-        return
+def _assumed_by_name(device: Device, gpu: StatedGpu) -> Iterator[str]:
+    row, size = _row(gpu), size_text(device.total)
     if device.bandwidth_source != "stated":
+        rate = rate_text(device.bandwidth)
         yield f"{device.id} at {rate} by the data sheet, with {device.backend}"
-    row = _row(gpu)
     if row.unified and row.ram_share < 1:
         yield f"{device.id} may have {size} of the RAM"
     others = [other for other in cards.sizes(row) if other != gpu.size]

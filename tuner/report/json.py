@@ -77,7 +77,7 @@ _DEVICE = (
     Key("overhead"),
     Key("overhead_source"),
     Key("bandwidth", "bytes/s"),
-    Key("bandwidth_source"),
+    Key("bandwidth_source", "stated, measured, computed, data sheet, assumed"),
     Key("n_sm", "multiprocessors of a CUDA card, 0: not known"),
     Key("clock", "Hz, their highest"),
     Key("compute_capability", "major and minor, or null"),
