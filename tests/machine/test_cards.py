@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tuner.machine import cards, estimates
 from tuner.machine.backends import BACKENDS
-from tuner.machine.cards import CardRow, find, nearest, rows
+from tuner.machine.cards import CardRow, nearest, row_of, rows
 from tuner.units import GIB
 
 BRANDS = {
@@ -43,7 +43,7 @@ def test_every_row_is_found_by_its_name(row: CardRow, size: int, data: st.DataOb
     letters = [data.draw(st.sampled_from((c.lower(), c.upper()))) for c in name]
     spaced = "".join(data.draw(st.sampled_from(("", " ", "-"))) if c == " " else c for c in letters)
     brand = data.draw(st.sampled_from(("", BRANDS[row.backend])))
-    found = find(brand + spaced, row.memory[size % len(row.memory)])
+    found = row_of(brand + spaced, row.memory[size % len(row.memory)])
     assert found is not None
     assert found == row or name in found.aliases, "an alias may be that of several"
 
@@ -53,7 +53,7 @@ def test_no_name_is_that_of_two_cards_that_differ_in_more_than_memory() -> None:
         same = [row for row in rows() if row.name == name]
         sizes = [size for row in same for size in row.memory]
         assert len(sizes) == len(set(sizes)), name
-        assert {find(name, size) for size in sizes} == set(same)
+        assert {row_of(name, size) for size in sizes} == set(same)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_no_name_is_that_of_two_cards_that_differ_in_more_than_memory() -> None:
     ],
 )
 def test_names_as_people_and_drivers_write_them(name: str, found: str) -> None:
-    row = find(name)
+    row = row_of(name)
     assert row is not None
     assert row.name == found
 
@@ -90,15 +90,15 @@ def test_names_as_people_and_drivers_write_them(name: str, found: str) -> None:
      "RTX 3095", "llvmpipe (LLVM 17.0.6, 256 bits)", "NVIDIA H100 MIG 3g.40gb"],
 )  # fmt: skip
 def test_a_name_of_no_card_is_none(name: str) -> None:
-    assert find(name) is None
+    assert row_of(name) is None
 
 
 def test_memory_tells_cards_of_one_name_apart() -> None:
-    usual, small = find("RTX 3060"), find("RTX 3060", 8 * GIB)
+    usual, small = row_of("RTX 3060"), row_of("RTX 3060", 8 * GIB)
     assert usual is not None
     assert small is not None
     assert (usual.bandwidth, small.bandwidth) == (360e9, 240e9)
-    assert find("RTX 3060", 9 * GIB) == small, "the nearest"
+    assert row_of("RTX 3060", 9 * GIB) == small, "the nearest"
     assert cards.sizes(small) == (8 * GIB, 12 * GIB)
     assert cards.size_in("RTX 3060 8GB") == cards.size_in("rtx3060-8 GiB") == 8 * GIB
     assert cards.size_in("RTX 3060") is None
@@ -108,7 +108,7 @@ def test_memory_tells_cards_of_one_name_apart() -> None:
 def test_any_text_has_nearest_names_that_are_found(text: str) -> None:
     found = nearest(text)
     assert 1 <= len(found) <= 3
-    assert all(find(name) for name in found)
+    assert all(row_of(name) for name in found)
 
 
 def test_the_nearest_names_are_near() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.fake_hardware import DESKTOP
 from tuner.errors import UsageError
@@ -212,6 +214,20 @@ def test_one_sentence_says_what_is_wrong(text: str, says: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+@given(text=st.text(max_size=80), size=st.sampled_from(("", ":8GiB", ":8", ":")))
+def test_whatever_is_written_is_a_machine_or_one_sentence(text: str, size: str) -> None:
+    """A name that no card has is answered with names that cards have."""
+    said = ""
+    try:
+        parse_gpus([text + size])
+    except UsageError as error:
+        said = str(error)
+    if "knows no card" in said:
+        near = said.split("nearest names are ")[1].split(";")[0].split(", ")
+        assert all(cards.row_of(name) for name in near)
+        assert len(said.splitlines()) == 1
+
+
 def test_two_sizes_of_one_ram_are_a_contradiction() -> None:
     with pytest.raises(UsageError, match=r"48\.0 GiB of RAM, --ram 64\.0 GiB"):
         parse_gpus(["M4 Pro:48GiB"], 64 * GIB)
@@ -219,6 +235,6 @@ def test_two_sizes_of_one_ram_are_a_contradiction() -> None:
 
 def test_a_name_that_no_table_has_is_an_error_of_its_own() -> None:
     """A library's user may make one up."""
-    assert cards.find("Voodoo 2") is None
+    assert cards.row_of("Voodoo 2") is None
     with pytest.raises(UsageError, match="no card 'Voodoo 2'"):
         stated([StatedGpu(GIB, "Voodoo 2")], measured=HERE)

@@ -227,7 +227,7 @@ def threads(args: argparse.Namespace) -> int | None:
     `--cores`; more would only wait for each other. Raises UsageError."""
     if args.threads is None:
         return None
-    stated = cores(args.cores) if args.explain else None
+    stated = cores(args.cores) if args.explain or args.emit else None
     count, most = whole("--threads", args.threads, 1), stated or os.cpu_count() or 1
     if count > most:
         whose = "the stated cores" if stated else "this machine's logical cores"

@@ -83,7 +83,7 @@ def _row(row: Mapping[str, Any]) -> CardRow:
     )
 
 
-def find(name: str, size: int | None = None) -> CardRow | None:
+def row_of(name: str, size: int | None = None) -> CardRow | None:
     """The row of a card by its name, as people or drivers write it; None where there is none.
 
     Cards of one name are told apart by their memory (`size`, bytes): the nearest counts, without

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from tuner.machine.cards import find
+from tuner.machine.cards import row_of
 from tuner.machine.machine import Device
 from tuner.units import GIB, MIB
 
@@ -97,7 +97,7 @@ def host_device(state: HostState, root: Path = Path("/"), bandwidth: float | Non
             total = min(total, limit)
             free = min(free, max(0, limit - used))
     cores = usable_cores(state, root)
-    chip = find(state.name, state.total)  # one that has its GPU beside it, on the same RAM
+    chip = row_of(state.name, state.total)  # one that has its GPU beside it, on the same RAM
     sheet = chip.bandwidth if chip and chip.unified else None
     known = bandwidth or sheet
     return Device(

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tuner.machine import cards as known_cards
 from tuner.machine import engine_build, estimates, host, nvidia
+from tuner.machine.cards import row_of
 from tuner.machine.engine_build import EngineAnswer, ask_engine
 from tuner.machine.host import HostState
 from tuner.machine.machine import ASSUMED_PCIE, Device, Machine, Process
@@ -168,7 +168,7 @@ def _estimated(gpu: Device, memory: Device) -> Device:
             flops=estimates.GENERIC_FLOPS,
             pcie_bandwidth=_RPC_LINK,
         )
-    row = known_cards.find(gpu.name, memory.total if gpu.unified else gpu.total)
+    row = row_of(gpu.name, memory.total if gpu.unified else gpu.total)
     if row is not None and row.unified == gpu.unified:
         return estimates.by_row(gpu, row)
     if gpu.unified:

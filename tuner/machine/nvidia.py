@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from tuner.machine.cards import find
+from tuner.machine.cards import row_of
 
 # Host-to-device bytes/s of one PCIe lane, by generation; about 80 % of it reaches a copy.
 _LANE = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
@@ -205,7 +205,7 @@ def _pcie(nvml: Any, handle: Any) -> float:
 
 def _completed(card: Card) -> Card:
     """The card with what NVML does not tell, as far as the table of cards has it."""
-    row = find(card.name, card.total or None)
+    row = row_of(card.name, card.total or None)
     if row is not None and row.backend == "CUDA":
         card = replace(
             card,

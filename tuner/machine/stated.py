@@ -43,7 +43,7 @@ def parse_gpus(texts: Sequence[str], ram: int | None = None) -> tuple[StatedGpu,
 def _parsed(text: str, ram: int | None) -> StatedGpu:
     name, colon, size_part = (part.strip() for part in text.partition(":"))
     size = parse_size(size_part) if colon else cards.size_in(name)
-    row = cards.find(name, size)
+    row = cards.row_of(name, size)
     if row is None:
         if not name:
             raise UsageError("--gpu needs the name of a card, like 'RTX 3090', or none.")
@@ -57,7 +57,7 @@ def _parsed(text: str, ram: int | None) -> StatedGpu:
     if size == 0:
         raise UsageError(f"--gpu '{cut(text)}' has no memory; write a size like {row.name}:12GiB.")
     if size is None and row.unified and ram is not None:
-        row, size = cards.find(name, ram) or row, ram
+        row, size = cards.row_of(name, ram) or row, ram
     return StatedGpu(size or row.memory[0], row.name, usual=size is None)
 
 
@@ -128,7 +128,7 @@ def _host(memory: Device, ram: int | None, cores: int | None) -> Device:
 
 
 def _row(gpu: StatedGpu) -> cards.CardRow:
-    row = cards.find(gpu.name, gpu.size)
+    row = cards.row_of(gpu.name, gpu.size)
     if row is None:
         raise UsageError(f"there is no card '{cut(gpu.name)}' in the table of cards.")
     return row
