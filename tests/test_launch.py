@@ -87,7 +87,7 @@ def test_nothing_fits_is_an_error_with_advice(
     """The launch ends with the bytes missing and flags that would fit."""
     monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(8)))
     wishes = Wishes(n_ctx=131_072, type_k="f16", type_v="f16", n_gpu_layers=99)
-    with pytest.raises(NoFitError, match=r"bytes\).*What would fit: --ctx"):
+    with pytest.raises(NoFitError, match=r"bytes\) more than GPU0.*It fits with --ctx \d+"):
         list(launcher(giant_path(LLAMA_8B), tmp_path, wishes).start())
 
 

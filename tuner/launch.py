@@ -27,8 +27,9 @@ from tuner.errors import EngineCancelled, EngineError, KvchatError, NoFitError
 from tuner.machine.measure import gpu_used_bytes
 from tuner.model.model import Model
 from tuner.planning import Candidate, Explorer, Plan, difference_text, with_choice
+from tuner.planning.advice import Advice
 from tuner.profiles.actual import Actual
-from tuner.report import report_text
+from tuner.report import advice_lines, report_text
 from tuner.settings import Settings
 from tuner.tuning import Tuning
 from tuner.wishes import LaunchRequest
@@ -113,12 +114,12 @@ class Launcher:
         yield Stage("planning")
         plan = tuning.plan()
         if not plan.chosen.fits:
-            raise NoFitError(no_fit_text(plan))
+            raise NoFitError(no_fit_text(plan, tuning.advise(plan)))
         self._check()
         yield Stage("checking the plan with the engine")
         plan = tuning.verify(plan, self.client)
         if not plan.chosen.fits:
-            raise NoFitError(no_fit_text(plan))
+            raise NoFitError(no_fit_text(plan, tuning.advise(plan)))
         yield from self.load(tuning, plan)
 
     def explorer(self) -> Explorer:
@@ -223,6 +224,7 @@ class Running:
         self._client = launcher.client
         self._settings = replace(plan.chosen.settings, n_ctx=loaded.n_ctx)
         self._format = loaded.chat_template  # of the last prompt
+        self._advice: Advice | None = None  # once it was asked for
 
     @property
     def model(self) -> Model:
@@ -256,7 +258,9 @@ class Running:
 
     def report_text(self, width: int) -> str:
         """The fit report of this load, predicted against actual."""
-        return report_text(self.plan, width=width, actual=self.actual)
+        if self._advice is None:
+            self._advice = self._tuning.advise(self.plan)
+        return report_text(self.plan, width=width, actual=self.actual, advice=self._advice)
 
     @property
     def think(self) -> str:
@@ -381,13 +385,6 @@ class Running:
         return done.decode_cpu_seconds < LEAST_CORES * done.decode_seconds * self._tuning.threads
 
 
-def no_fit_text(plan: Plan) -> str:
-    """One sentence: what is missing, and the nearest flags that would fit."""
-    text = plan.reasons[0] if plan.reasons else "Nothing fits."
-    if plan.alternatives:
-        s = plan.alternatives[0].settings
-        text += (
-            f" What would fit: --ctx {s.n_ctx} --type-k {s.type_k} --type-v {s.type_v}"
-            f" --gpu-layers {s.n_gpu_layers}."
-        )
-    return text
+def no_fit_text(plan: Plan, advice: Advice) -> str:
+    """What is missing, by which flags it would fit, and what else would help."""
+    return " ".join((*plan.reasons, *advice_lines(plan, advice)))

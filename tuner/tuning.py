@@ -28,6 +28,7 @@ from tuner.planning import (
     verified,
     with_choice,
 )
+from tuner.planning.advice import Advice, advise
 from tuner.profiles.actual import Actual
 from tuner.profiles.lessons import (
     Lessons,
@@ -155,6 +156,11 @@ class Tuning:
             return client.dry_run(self.load_request(settings)).buffers
 
         return self._warned(verified(plan, dry_run, self.solver))
+
+    def advise(self, plan: Plan) -> Advice:
+        """What would help this plan beside other settings. Takes some 50 ms."""
+        with file_to_blame(self.request.path):
+            return advise(plan, self.solver)
 
     def learn(
         self, plan: Plan, loaded: Loaded, before: Mapping[str, int], *, keep: bool = True

@@ -78,6 +78,17 @@ class Wishes:
         return bool(self.fixed) or self.prefer != "balanced"
 
     @property
+    def flags(self) -> tuple[str, ...]:
+        """What the user fixed, as flags: "--ctx 32768", "--kv q8_0"."""
+        values = {flag: getattr(self, name) for name, flag in _FLAGS.items()}
+        if self.type_k and self.type_k == self.type_v:
+            values |= {"--kv": self.type_k, "--type-k": None, "--type-v": None}
+        if self.tensor_split is not None:  # empty where there is one GPU
+            shares = ",".join(f"{share:g}" for share in self.tensor_split)
+            values["--tensor-split"] = shares or None
+        return tuple(f"{flag} {value}" for flag, value in values.items() if value is not None)
+
+    @property
     def complete(self) -> bool:
         """Nothing is left to decide: the solver is a calculator."""
         return None not in (
@@ -94,6 +105,16 @@ def _shared(wishes: type[Wishes]) -> tuple[str, ...]:
     return tuple(f.name for f in fields(wishes) if f.name in FIELDS)
 
 
+_FLAGS = {
+    "n_ctx": "--ctx",
+    "type_k": "--type-k",
+    "type_v": "--type-v",
+    "n_gpu_layers": "--gpu-layers",
+    "n_cpu_moe": "--n-cpu-moe",
+    "n_ubatch": "--ubatch",
+    "tensor_split": "--tensor-split",
+    "flash_attn": "--flash-attn",
+}
 FIXABLE = tuple(f.name for f in fields(Wishes) if f.default is None)  # names of what a user may fix
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -15,7 +15,6 @@ from tuner.memory.estimator import Estimator
 from tuner.memory.footprint import Footprint
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.planner import make_plan
-from tuner.planning.shortage import GIVEN_UP
 from tuner.planning.solver import Solver
 from tuner.settings import Settings
 from tuner.units import GIB
@@ -161,29 +160,6 @@ def test_margins_are_left_free(name: str, gib: float) -> None:
 
 
 # ------------------------------------------------------------------ what is offered instead
-
-
-def test_every_wish_that_a_user_fixes_can_be_given_up() -> None:
-    """Where nothing fits, each is relaxed in turn; flash attention alone stays."""
-    fixable = {f.name for f in fields(Wishes) if f.default is None}
-    assert {name for names in GIVEN_UP.values() for name in names} == fixable - {"flash_attn"}
-
-
-def test_what_would_fit_says_what_was_given_up() -> None:
-    """One wish less at a time, each plan another one, all of them fitting."""
-    wishes = Wishes(n_ctx=131_072, type_k="f16", type_v="f16", n_gpu_layers=33)
-    plan = make_plan(giant(LLAMA_8B), machine(gpu(8)), wishes)
-    notes = [c.note for c in plan.alternatives]
-    assert not plan.chosen.fits
-    assert set(notes) <= {*GIVEN_UP, "no fixed settings"}
-    assert "other GPU layers" in notes
-    assert len({c.settings for c in plan.alternatives}) == len(notes)
-    assert plan.reasons[0].startswith("Nothing that keeps your settings fits")
-    assert (
-        make_plan(giant(AYA_35B), machine(gpu(2), ram=4), Wishes())
-        .reasons[0]
-        .startswith("Nothing fits")
-    )
 
 
 def test_a_plan_without_a_gpu_falls_back_on_a_short_context() -> None:

@@ -194,7 +194,8 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
             if verify:
                 plan = _verified(tuning, plan)
             with file_to_blame(request.path):
-                told = json.dumps(report_json(plan)) if as_json else ""
+                advice = tuning.advise(plan) if as_json or len(requests) == 1 else None
+                told = json.dumps(report_json(plan, advice)) if as_json else ""
         except KvchatError as error:
             if len(requests) == 1 and not as_json:
                 raise
@@ -214,7 +215,7 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
     color = sys.stdout.isatty() and not dull
     only = rows[0][1] if len(rows) == 1 else None
     if isinstance(only, Plan):
-        write(report_text(only, width=columns(), color=color), coloured=color)
+        write(report_text(only, width=columns(), color=color, advice=advice), coloured=color)
     else:
         write(overview_text(rows, width=columns(), color=color), coloured=color)
         for _, result in rows:

@@ -16,7 +16,7 @@ def emit(request: LaunchRequest, program: str, template_file: str) -> int:
     tuning = Tuning.of(request)
     plan = tuning.plan()
     if not plan.chosen.fits:
-        raise NoFitError(no_fit_text(plan))
+        raise NoFitError(no_fit_text(plan, tuning.advise(plan)))
     carried = Carried(
         plan, tuning.threads, request.rpc_servers, request.chat_template, template_file
     )

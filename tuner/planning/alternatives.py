@@ -41,7 +41,7 @@ def alternatives(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Can
     found = distinct((_noted(solver.best(wish), note) for note, wish in trials), chosen)
     kept: list[Candidate] = []
     for c in found:  # of equals, the first is enough
-        beaten = any(_dominates(o, c) for o in (chosen, *found))
+        beaten = any(dominates(o, c) for o in (chosen, *found))
         if not beaten and _user_visible(c) not in map(_user_visible, (chosen, *kept)):
             kept.append(c)
     return tuple(sorted(kept, key=lambda c: (-c.speed.decode_tps, -c.settings.n_ctx)))
@@ -90,7 +90,7 @@ def _user_visible(c: Candidate) -> tuple[float, ...]:
     return round(c.speed.decode_tps, 1), c.settings.n_ctx, -c.quality.loss
 
 
-def _dominates(a: Candidate, b: Candidate) -> bool:
+def dominates(a: Candidate, b: Candidate) -> bool:
     """`a` is at least as good as `b` in all that a user notices, and better in something."""
     pa, pb = _user_visible(a), _user_visible(b)
     return pa != pb and all(x >= y for x, y in zip(pa, pb, strict=True))

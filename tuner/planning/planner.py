@@ -12,7 +12,7 @@ from tuner.planning import constraints
 from tuner.planning.alternatives import alternatives, fallbacks, one_more_gib
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.reasons import reasons_for, warnings_for
-from tuner.planning.shortage import least_short, nearest, shortage_text
+from tuner.planning.shortage import least_short, nearest, shortage_text, ways_text
 from tuner.planning.solver import Solver
 from tuner.wishes import Wishes
 
@@ -60,13 +60,15 @@ def make_plan(
     solver, chosen = solver.confirmed(wishes)
     chosen = chosen or solver.exactly(least_short(solver, wishes))
     if not chosen.fits:
+        ways = nearest(solver.hurried(), wishes)
+        told = shortage_text(chosen, machine, budgets, wishes), ways_text(ways)
         return Plan(
             model,
             machine,
             wishes,
             chosen,
-            alternatives=nearest(solver.hurried(), wishes),
-            reasons=(shortage_text(chosen, machine, budgets, wished=bool(wishes.fixed)),),
+            alternatives=ways,
+            reasons=tuple(filter(None, told)),
             warnings=warnings_for(model, chosen, machine, wishes),
         )
     return Plan(

@@ -14,6 +14,8 @@ from tuner.errors import KvchatError
 from tuner.machine.machine import Device, Machine
 from tuner.memory.footprint import KINDS, DeviceUse
 from tuner.planning import Candidate, Plan
+from tuner.planning.advice import Advice
+from tuner.planning.from_disk import ASSUMED_DISK
 from tuner.settings import FIELDS
 
 SCHEMA = 1
@@ -106,9 +108,23 @@ _QUALITY = (
     Key("loss", "KL divergence against an f16 cache in nats per token"),
     Key("source"),
 )
+_QUANTIZATION = (
+    Key("quantization", of=lambda other: other.name),
+    Key("size_bytes", "of the file, about"),
+    Key("whole", "on the GPUs, with the wished context"),
+    Key("n_ctx", of=lambda other: other.candidate.settings.n_ctx),
+    Key("decode_tps", of=lambda other: other.candidate.speed.decode_tps),
+)
+_WITHOUT = (Key("pid"), Key("name"), Key("used", "by device", lambda closed: dict(closed.used)))
+_DISK = (
+    Key("missing", "weights in RAM without room"),
+    Key("per_token", "read from disk for each token, at least"),
+    Key("disk", "bytes/s, assumed", lambda _: ASSUMED_DISK),
+    Key("decode_tps", "at best"),
+)
 
 
-def report_json(plan: Plan) -> dict[str, Any]:
+def report_json(plan: Plan, advice: Advice | None = None) -> dict[str, Any]:
     """The whole report of one model."""
     machine = plan.machine
     return {
@@ -125,12 +141,24 @@ def report_json(plan: Plan) -> dict[str, Any]:
         "alternatives": [candidate_json(c, machine) for c in plan.alternatives],
         "fallbacks": [candidate_json(c, machine) for c in plan.fallbacks],
         "one_more_gib": plan.one_more_gib and candidate_json(plan.one_more_gib, machine),
+        "advice": _advice(advice or Advice(), machine),
         "reasons": list(plan.reasons),
         "warnings": list(plan.warnings),
         "sampling": {
             name: {"value": value, "source": source}
             for name, (value, source) in plan.sampling.sources.items()
         },
+    }
+
+
+def _advice(advice: Advice, machine: Machine) -> dict[str, Any]:
+    closed, disk = advice.without_process, advice.from_disk
+    return {
+        "smaller": advice.smaller and _object(_QUANTIZATION, advice.smaller),
+        "larger": advice.larger and _object(_QUANTIZATION, advice.larger),
+        "without_process": closed
+        and {**_object(_WITHOUT, closed), "plan": candidate_json(closed.candidate, machine)},
+        "from_disk": disk and {**_object(_DISK, disk), "settings": asdict(disk.candidate.settings)},
     }
 
 
@@ -184,6 +212,22 @@ def report_keys() -> Iterator[tuple[str, str]]:
     yield (
         "one_more_gib",
         "the choice if every GPU had 1 GiB more, or null where it is the same",
+    )
+    yield (
+        "advice.smaller",
+        "another quantization of the model that would be whole on the GPUs; where nothing fits, "
+        f"that would fit; or null: {_listed(_QUANTIZATION)}",
+    )
+    yield "advice.larger", "for a plan that is whole: the largest that would be too, or null"
+    yield (
+        "advice.without_process",
+        "the process whose end would help most, or null: "
+        f"{_listed(_WITHOUT)}, `plan` (the choice then)",
+    )
+    yield (
+        "advice.from_disk",
+        "where nothing fits: what a load from the mapped file would do, or null: "
+        f"{_listed(_DISK)}, `settings`",
     )
     yield "reasons[]", "sentences"
     yield "warnings[]", "sentences"

@@ -12,8 +12,10 @@ from tuner.machine.machine import Pool
 from tuner.memory.footprint import ENGINE_KINDS
 from tuner.model.model import Model
 from tuner.planning import Plan, difference_text
+from tuner.planning.advice import Advice
 from tuner.profiles.actual import Actual, off_by
 from tuner.report import bars
+from tuner.report.advice import advice_lines
 from tuner.report.bars import PARTS, TAKEN
 from tuner.report.table import MIN_NAME, Column, Row, Style, table, wrapped
 from tuner.safe_text import one_line
@@ -36,7 +38,12 @@ _PHRASED = frozenset({
 
 
 def report_text(
-    plan: Plan, *, width: int = WIDTH, color: bool = False, actual: Actual | None = None
+    plan: Plan,
+    *,
+    width: int = WIDTH,
+    color: bool = False,
+    actual: Actual | None = None,
+    advice: Advice | None = None,
 ) -> str:
     """The report of one model, at most `width` columns wide."""
     style = Style(color)
@@ -64,6 +71,10 @@ def report_text(
     gain = plan.one_more_gib and difference_text(plan.model, plan.chosen, plan.one_more_gib)
     if gain:
         lines += ["", *wrapped(f"With 1 GiB more: {gain}.", width, "")]
+    if told := advice_lines(plan, advice) if advice else []:
+        lines += ["", style.head("What would help")]
+        for line in told:
+            lines += wrapped(line, width, "  - ")
     for warning in plan.warnings:
         lines += ["", *_warning(warning, width, style)]
     return "\n".join(lines) + "\n"
