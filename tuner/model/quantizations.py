@@ -36,7 +36,7 @@ class _Place:
 def _more_bits(at: _Place) -> bool:
     """`use_more_bits`: the first and last eighth, and every third between them."""
     first = at.n // 8
-    return at.i < first or at.i >= 7 * at.n // 8 or (at.i - first) % 3 == 2
+    return at.i < first or at.i >= 7 * at.n // 8 or (at.i - first + 1) % 3 == 0
 
 
 def _always(_: _Place) -> bool:
