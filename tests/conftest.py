@@ -29,9 +29,10 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _ram_of_any_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """No plan depends on how busy the machine is that runs the tests."""
     monkeypatch.setattr(devices, "host_bandwidth", lambda: None)
+    monkeypatch.setattr(devices, "other_threads", lambda: 0)
 
 
 @pytest.fixture(autouse=True)

@@ -98,7 +98,10 @@ class Tuning:
             request.keeps_settings,
         )
         self.solver = self._calibrated(Solver(model, machine))
-        self.threads = request.threads or machine.physical_cores
+        self.threads = request.threads or machine.threads
+        # What is tried at the load, once per machine: only there is somewhere to keep the answer.
+        known = request.threads or machine.n_threads or profiles is None
+        self._other_threads = 0 if known else measure.other_threads()
 
     @classmethod
     def of(cls, request: LaunchRequest) -> Tuning:
@@ -125,7 +128,13 @@ class Tuning:
             fingerprint=self.model.fingerprint,
             chat_template=request.chat_template,
             exact_threads=request.threads is not None,
+            other_threads=self._other_threads if self._host_computes(settings) else 0,
         )
+
+    def _host_computes(self, settings: Settings) -> bool:
+        """Whether the host's threads have more to do than to wait for GPUs."""
+        whole = settings.n_gpu_layers >= self.model.n_items and not settings.n_cpu_moe
+        return not (self.machine.gpus and whole)
 
     @property
     def _threads_here(self) -> int:
@@ -167,6 +176,9 @@ class Tuning:
     ) -> Actual:
         """What the load of a plan took; `before` is NVML's reading ahead of it. `keep`: the
         profile has this plan from now on."""
+        if loaded.faster_threads:
+            self.threads, self._other_threads = loaded.faster_threads, 0
+            self.lessons.remember_threads(self.machine.physical_cores, loaded.faster_threads)
         after = measure.gpu_used_bytes(self.machine)
         growth = tuple(
             after[gpu.id] - before[gpu.id] if gpu.id in after and gpu.id in before else None
@@ -286,7 +298,8 @@ def _machine(request: LaunchRequest, facts: MachineFacts) -> Machine:
             host_bandwidth=facts.host_bandwidth,
             rpc_servers=request.rpc_servers,
         )
-    return replace(machine, engine_version=engine)
+    threads = request.threads or facts.faster_threads.get(str(machine.physical_cores), 0)
+    return replace(machine, engine_version=engine, n_threads=threads)
 
 
 def _because(plan: Plan, why: str) -> Plan:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,13 @@ def test_second_turn_processes_only_what_is_new(client: EngineClient) -> None:
     # Cutting back works too: the first question again reuses all but its last token.
     again = done_of(list(client.generate(Generate(ASK, GREEDY))))
     assert again.n_reused == again.n_prompt - 1
+
+
+def test_two_numbers_of_threads_are_tried(own: EngineClient) -> None:
+    """Which one is faster depends on who else is here; the model answers in any case."""
+    loaded = loaded_by(own, replace(load(), other_threads=2))
+    assert loaded.faster_threads in {0, 1, 2}
+    assert "Paris" in text_of(list(own.generate(Generate(CAPITAL, GREEDY))))
 
 
 def test_a_measurement(client: EngineClient) -> None:

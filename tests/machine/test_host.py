@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from tests.support.fake_hardware import DESKTOP, write_files
 from tuner.machine.host import (
     HostState,
     default_reserve,
+    fast_cores,
     host_device,
     measure_bandwidth,
+    other_threads,
     usable_cores,
 )
 from tuner.units import GIB
@@ -180,3 +183,54 @@ def test_the_ram_of_a_chip_that_is_known(
     assert (known.bandwidth, known.bandwidth_source) == (expected, "data sheet")
     measured = host_device(state, tmp_path, 99e9)
     assert (measured.bandwidth, measured.bandwidth_source) == (99e9, "measured")
+
+
+FAST = "sys/devices/cpu_core/cpus"
+
+
+def hybrid(root: Path, listed: str, n_cores: int = 6) -> Path:
+    """An Intel CPU of which `listed` logical CPUs are fast ones, two to a core."""
+    topology = {
+        f"sys/devices/system/cpu/cpu{n}/topology/core_id": str(n // 2) for n in range(2 * n_cores)
+    }
+    return write_files(root, {FAST: f"{listed}\n", **topology})
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="asks macOS")
+@pytest.mark.parametrize(
+    ("listed", "cores"),
+    [
+        ("0-11", 6),
+        ("0-3,6,7", 3),
+        ("5", 1),
+        ("", 0),
+        ("0-", 0),
+        ("none", 0),
+        ("0-99999999999", 4091),
+    ],
+)
+def test_fast_cores_are_counted_once_each(listed: str, cores: int, tmp_path: Path) -> None:
+    """Not their threads. What is no list of CPUs says nothing, and no list takes long to read."""
+    assert fast_cores(hybrid(tmp_path, listed)) == cores
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="asks macOS")
+@pytest.mark.parametrize(
+    ("state", "listed", "threads"),
+    [
+        (DESKTOP, "", 16),  # 8 cores with two threads each
+        (replace(DESKTOP, allowed_cpus=8), "", 7),
+        (replace(DESKTOP, physical_cores=12, allowed_cpus=18), "0-11", 6),  # 6 fast, 6 slow cores
+        (replace(DESKTOP, physical_cores=1, allowed_cpus=1), "", 0),
+    ],
+)
+def test_another_number_of_threads(
+    state: HostState, listed: str, threads: int, tmp_path: Path
+) -> None:
+    assert other_threads(state, hybrid(tmp_path, listed)) == threads
+
+
+def test_a_quota_bounds_the_other_threads_too(tmp_path: Path) -> None:
+    """Of 16 logical CPUs a group may use 10."""
+    files = {"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": "1000000 100000\n"}
+    assert other_threads(DESKTOP, write_files(tmp_path, files)) == 10

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.giants import machine
+from tests.support.giants import gpu, machine
 from tests.support.launches import ASK, launcher, loaded, run
 from tui.command.cli import main
 from tuner.engine.protocol import Sampling
@@ -15,7 +15,10 @@ from tuner.launch import Running
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
 from tuner.profiles.profiles import Profiles
+from tuner.settings import Settings
+from tuner.tuning import Tuning
 from tuner.units import GIB, MIB
+from tuner.wishes import LaunchRequest
 
 
 def test_what_worked_is_saved_and_used_again(
@@ -171,3 +174,46 @@ def test_what_flags_say_of_the_sampling_is_kept(
     assert "(from the profile)" in report
     assert Profiles().forget(tiny_model) == 1
     assert sampled().sampling == Sampling()
+
+
+def test_the_faster_number_of_threads_is_tried_once(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a load of which nobody said how many; from then on it is what is asked for, on as many
+    cores. Where it cannot be told, the next load tries again."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine())
+    monkeypatch.setattr(devices, "other_threads", lambda: 16)
+    asked: list[tuple[int, int]] = []
+
+    def load(faster_threads: int) -> Running:
+        start = launcher(tiny_model, tmp_path, faster_threads=faster_threads)
+        start.request = replace(start.request, threads=None)
+        _, running = run(start.start())
+        running.close()
+        request = Tuning.of(start.request).load_request(running.settings)
+        asked.append((request.n_threads, request.other_threads))
+        return running
+
+    load(0)
+    assert load(16).tuning.threads == 16
+    load(0)
+    assert asked == [(8, 16), (16, 0), (16, 0)]
+    assert Profiles().machine_facts().faster_threads == {"8": 16}
+    monkeypatch.setattr(devices, "measure", lambda **_: replace(machine(), physical_cores=4))
+    load(0)
+    assert asked[-1] == (4, 16)
+
+
+def test_threads_are_not_tried_where_nobody_asks(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their number is stated, nothing is to be kept, or the GPUs compute everything."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(8)))
+    monkeypatch.setattr(devices, "other_threads", lambda: 16)
+    free = LaunchRequest(tiny_model)
+    for request, layers, tried in (
+        (free, 1, 16), (free, 99, 0), (replace(free, threads=4), 1, 0),
+        (replace(free, use_profile=False), 1, 0), (replace(free, cores=8), 1, 0),
+    ):  # fmt: skip
+        load = Tuning.of(request).load_request(Settings(4096, n_gpu_layers=layers))
+        assert load.other_threads == tried

@@ -34,6 +34,7 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
     deaf             Stop is not heard
     late             every answer to a generation is followed by another Done for it
     rate             tokens/s that are measured, at every depth (default 100)
+    faster_threads   which of two numbers of threads is the faster; 0: it cannot tell
     measure_seconds  how long a measurement takes, in ten Progress steps (default 0)
     garbage          these bytes (a Python literal) come in place of an answer
 
@@ -51,6 +52,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +173,9 @@ class _Script:
         warnings = (options.warn,) if options.warn else ()
         self.cached = 0
         think = tuple(options.think.split(",")) if options.think else ()
-        self.send(Loaded(n_ctx, buffers, 0.1, options.template, warnings, think=think))
+        threads = options.faster_threads if request.other_threads else 0
+        loaded = Loaded(n_ctx, buffers, 0.1, options.template, warnings, think=think)
+        self.send(replace(loaded, faster_threads=threads))
 
     def generate(self, request: Generate) -> None:
         options = self.options
@@ -274,6 +278,7 @@ def main() -> None:
     parser.add_argument("--deaf", default="")
     parser.add_argument("--late", default="")
     parser.add_argument("--rate", type=float, default=100.0)
+    parser.add_argument("--faster-threads", type=int, default=0)
     parser.add_argument("--measure-seconds", type=float, default=0.0)
     parser.add_argument("--garbage", default="")
     end_with_parent()

@@ -35,6 +35,7 @@ from tuner.engine.protocol import (
 from tuner.engine.sampler import Sampler
 from tuner.engine.speed_run import SpeedRun
 from tuner.engine.template_process import TemplateStoppedError
+from tuner.engine.thread_trial import faster
 from tuner.engine.voice import Voice
 
 _FLUSH_SECONDS = 0.03
@@ -59,6 +60,7 @@ class LoadedModel:
         self._pieces: dict[int, bytes | None] = {}  # None: this token ends an answer
         self._cores = FreeCores(request.n_threads, request.exact_threads)
         self._exact_threads = request.exact_threads
+        self._faster_threads = 0
         voice.doing("load")
         started = time.monotonic()
         with log.recording():
@@ -82,6 +84,7 @@ class LoadedModel:
                 use_extra_bufts=request.settings.use_extra_bufts,
                 think=self._prompts.template.thinking.offered,
                 usual_think=self._prompts.template.thinking.usual,
+                faster_threads=self._faster_threads,
             )
 
     def _make_prompts(self, request: Load) -> Prompts:
@@ -137,6 +140,7 @@ class LoadedModel:
             if not context.has_memory:
                 raise LlamaError("refused", "this model cannot chat: it has no cache")
             self._warm_up(context)
+            self._try_threads(context, request)
         except BaseException:
             context.close()
             raise
@@ -158,6 +162,26 @@ class LoadedModel:
                 )
         context.synchronize()
         context.clear()
+
+    def _try_threads(self, context: Context, request: Load) -> None:
+        """The faster of two numbers of threads is used from now on."""
+        if not request.other_threads:
+            return
+        token = max(0, self._model.bos)
+
+        def decode(n_threads: int) -> None:
+            context.use_threads(n_threads)
+            code = context.decode_one(token)
+            if code == DECODE_ABORTED or self._abort:
+                raise CancelledError
+            if code != DECODE_OK:
+                raise self._log.failure("load_failed", "the model was loaded but cannot compute")
+            context.synchronize()
+
+        self._faster_threads = faster(request.n_threads, request.other_threads, decode) or 0
+        context.clear()
+        if self._faster_threads:
+            self._cores = FreeCores(self._faster_threads, request.exact_threads)
 
     def _prompt_chunk(self, request: Load) -> int:
         """Tokens per llama_decode of a prompt: a whole ubatch, but on the CPU so few that one

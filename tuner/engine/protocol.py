@@ -45,6 +45,7 @@ class Load:
     dry: bool = False
     fingerprint: str = ""  # of the model that was planned for; "": any
     exact_threads: bool = False  # `n_threads` also while other programs need the cores
+    other_threads: int = 0  # to be tried beside `n_threads`: the faster is used; 0: none
     chat_template: TemplateChoice = field(default_factory=TemplateChoice)
 
 
@@ -127,6 +128,7 @@ class Loaded:
     extra_bufts_died_by: str = ""  # with the signal that it died by
     think: tuple[str, ...] = ()  # the levels of thinking that the template offers
     usual_think: str = ""  # the one that it has by itself, "" where it is none of them
+    faster_threads: int = 0  # of the two that were tried; 0: none were, or it could not be told
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import sys
 import threading
@@ -70,17 +71,22 @@ class HostState:
 def cpu_name(root: Path = Path("/")) -> str:
     """The processor as its maker calls it, or at least its architecture."""
     if sys.platform == "darwin":
-        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=True)
-            return done.stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            return platform.machine()
+        return _sysctl("machdep.cpu.brand_string") or platform.machine()
     for line in _text(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name" and value.strip():
             return value.strip()
     return platform.processor() or platform.machine() or "CPU"
+
+
+def _sysctl(name: str) -> str:
+    """A value of macOS's; "" where it has none of that name."""
+    command = ["/usr/sbin/sysctl", "-n", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=True)
+        return done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def default_reserve(total: int) -> int:
@@ -131,6 +137,35 @@ def usable_cores(state: HostState, root: Path = Path("/")) -> int:
     for quota in _cpu_quotas(root):
         cores = min(cores, int(quota))
     return max(1, cores)
+
+
+def other_threads(state: HostState, root: Path = Path("/")) -> int:
+    """A number of threads that may decode faster than one per physical core: the fast cores alone
+    where there are slow ones, else all that run at once on these cores, else one fewer; 0: there
+    is none."""
+    cores = usable_cores(state, root)
+    fast = fast_cores(root)
+    if 0 < fast < cores:
+        return fast
+    at_once = min([state.allowed_cpus, *map(int, _cpu_quotas(root))])
+    return at_once if at_once > cores else cores - 1
+
+
+def fast_cores(root: Path = Path("/")) -> int:
+    """Cores of the faster kind on a CPU that has two; 0 where all are alike or nobody says.
+    Untested on macOS: none at hand."""
+    if sys.platform == "darwin":
+        return int(_sysctl("hw.perflevel0.physicalcpu") or 0)
+    cpus = root / "sys/devices/system/cpu"
+    # What the kernel calls the faster kind of Intel's, as ranges like 0-11,14.
+    listed = _text(root / "sys/devices/cpu_core/cpus").strip()
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", listed):
+        return 0
+    numbers: set[int] = set()
+    for part in listed.split(","):
+        first, _, last = part.partition("-")
+        numbers.update(range(int(first), min(int(last or first), 4096) + 1))
+    return len({_text(cpus / f"cpu{n}/topology/core_id") or str(n) for n in numbers})
 
 
 def measure_bandwidth(n_threads: int, share: int = _SHARE) -> float | None:

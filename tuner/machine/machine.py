@@ -95,6 +95,7 @@ class Machine:
     host: Device
     processes: tuple[Process, ...] = ()
     physical_cores: int = 1
+    n_threads: int = 0  # that the engine computes with; 0: one per physical core
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # how it was measured, where that says something
     assumed: tuple[str, ...] = ()  # what was neither measured nor stated, in a few words each
@@ -104,6 +105,11 @@ class Machine:
     @property
     def devices(self) -> tuple[Device, ...]:
         return (*self.gpus, self.host)
+
+    @property
+    def threads(self) -> int:
+        """Threads that the engine computes with."""
+        return self.n_threads or max(1, self.physical_cores)
 
     @property
     def pools(self) -> tuple[Pool, ...]:

@@ -87,6 +87,11 @@ def host_bandwidth() -> float | None:
     return host.measure_bandwidth(host.usable_cores(HostState.now()))
 
 
+def other_threads() -> int:
+    """As `host.other_threads`, of this machine."""
+    return host.other_threads(HostState.now())
+
+
 def gpu_used_bytes(machine: Machine, nvml: Any | None = None) -> dict[str, int]:
     """Bytes in use now on each GPU that NVML knows, by Device.id. Two NVML calls per GPU, so that
     a status line can ask once a second; nothing is asked on a machine without such a GPU."""

@@ -104,6 +104,16 @@ class Lessons:
         if self.profile and self.profile.settings == plan.chosen.settings:
             self._change(decode_tps=actual.decode_tps, prompt_tps=actual.prompt_tps)
 
+    def remember_threads(self, physical_cores: int, n_threads: int) -> None:
+        """Keeps which number of threads was the faster on so many cores."""
+        if self._profiles:
+            cores = str(physical_cores)
+            self._profiles.learn(
+                lambda facts: replace(
+                    facts, faster_threads={**facts.faster_threads, cores: n_threads}
+                )
+            )
+
     def remember_think(self, level: str) -> None:
         """Keeps the level of thinking that was chosen in the profile, if there is one."""
         self._change(think=level)

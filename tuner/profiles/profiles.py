@@ -45,6 +45,7 @@ _TYPES_EXIST = Bound(
 _SAMPLING = Bound(acceptable, "values of the sampling")
 _GROWN = Annotated[int, within(-(1 << 62), 1 << 62)]  # bytes: NVML's after the load minus before
 _OVERHEAD = Annotated[int, within(0, 1 << 36)]  # bytes of a driver beside a load's buffers
+_THREADS = Annotated[int, within(1, 4096)]
 _BANDWIDTH = Annotated[float, within(1e8, 1e14)]  # bytes/s
 
 
@@ -86,6 +87,8 @@ class MachineFacts:
     use_extra_bufts: bool = True  # False once that engine died of repacked CPU weights (AMX),
     extra_bufts_died_by: str = ""  # by this signal
     host_bandwidth: _BANDWIDTH | None = None  # bytes/s
+    # The number of threads that was the faster of two, by that of physical cores.
+    faster_threads: Mapping[str, _THREADS] = field(default_factory=dict)
     saved_at: str = ""
 
 
