@@ -60,7 +60,8 @@ def test_explain_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_several_files_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One object per line in the order given, an error object in the place of a bad file."""
+    """One object per line in the order given, an error object in the place of a bad file; each
+    with its rank."""
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(b"nonsense")
     paths = [str(giant_path(AYA_35B)), str(bad), str(giant_path(LLAMA_8B))]
@@ -69,6 +70,7 @@ def test_several_files_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [g.get("path") or g["model"]["path"] for g in got] == paths
     assert got[1]["error"]["kind"] == "not_gguf"
     assert got[1]["schema"] == 1
+    assert [g["rank"] for g in got] == [2, 3, 1]
 
 
 @pytest.mark.parametrize(
@@ -375,7 +377,9 @@ def test_one_bad_file_costs_its_own_row(
         assert type(why).__name__ in got[1]["error"]["message"]
         assert len(got[1]["error"]["message"]) < 300 + len(str(tmp_path))
     else:
-        assert [line[:5] for line in out.splitlines()] == ["model", "first", "bad.g", "last."]
+        assert [line.split()[1] for line in out.splitlines()[1:4]] == [
+            "first.gguf", "last.gguf", "bad.gguf",
+        ]  # fmt: skip
         assert type(why).__name__ in err
     assert main([paths[1], "--explain", *MACHINE]) == 3
     assert capsys.readouterr().err.count("\n") == 1

@@ -156,22 +156,6 @@ def test_nothing_fits_is_said_in_the_report() -> None:
     assert "What would fit" in text
 
 
-def test_the_overview_has_a_line_per_file() -> None:
-    """Several models: one line each, the unusable one with its reason."""
-    error = FileError("missing", "gone.gguf", "gone.gguf does not exist")
-    rows: list[tuple[str, Plan | KvchatError]] = [
-        ("a", plan_of()),
-        ("x/gone.gguf", error),
-        ("b", plan_of(LLAMA_8B, 24.0)),
-    ]
-    lines = overview_text(rows).splitlines()
-    assert len(lines) == 4
-    assert "41/41" in lines[1]
-    assert "does not exist" in lines[2]
-    assert "33/33" in lines[3]
-    assert all(len(line) <= 80 for line in lines)
-
-
 def test_the_overview_warns_of_another_engine_once() -> None:
     """It holds for every file alike."""
     where = replace(machine(gpu(24)), engine_version="99.0")

@@ -20,7 +20,7 @@ from tuner.errors import ExitCode, KvchatError, UsageError
 from tuner.gguf.header import models_of
 from tuner.model.model import read_model
 from tuner.planning import Plan
-from tuner.report import error_json, overview_text, report_json, report_text
+from tuner.report import error_json, overview_text, ranked, report_json, report_text
 from tuner.safe_text import utf8
 from tuner.tuning import Tuning, file_to_blame
 from tuner.units import parse_size
@@ -186,7 +186,9 @@ def _prompt(args: argparse.Namespace) -> str | None:
 def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> int:
     worst = ExitCode.OK
     rows: list[tuple[str, Plan | KvchatError]] = []
+    told: list[dict[str, Any]] = []
     for request in requests:
+        path = str(request.path)
         try:
             with file_to_blame(request.path):
                 tuning = Tuning.of(request)
@@ -195,21 +197,20 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
                 plan = _verified(tuning, plan)
             with file_to_blame(request.path):
                 advice = tuning.advise(plan) if as_json or len(requests) == 1 else None
-                told = json.dumps(report_json(plan, advice)) if as_json else ""
+                told += [report_json(plan, advice)] if as_json else []
         except KvchatError as error:
             if len(requests) == 1 and not as_json:
                 raise
             worst = error.exit_code
-            rows.append((str(request.path), error))
-            if as_json:
-                write(json.dumps(error_json(str(request.path), error)) + "\n")
+            rows.append((path, error))
+            told.append(error_json(path, error))
             continue
         if not plan.chosen.fits and worst == ExitCode.OK:
             worst = ExitCode.NO_FIT
-        rows.append((str(request.path), plan))
-        if as_json:
-            write(told + "\n")
+        rows.append((path, plan))
     if as_json:
+        for row, report in zip(ranked(rows), told, strict=True):
+            write(json.dumps({**report, "rank": row.rank}) + "\n")
         return worst
     dull = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     color = sys.stdout.isatty() and not dull

@@ -2,6 +2,10 @@
 
 from tuner.report.advice import advice_lines
 from tuner.report.json import error_json, report_json
-from tuner.report.text import overview_text, report_text
+from tuner.report.overview import overview_text
+from tuner.report.ranking import ranked
+from tuner.report.text import report_text
 
-__all__ = ["advice_lines", "error_json", "overview_text", "report_json", "report_text"]
+__all__ = [
+    "advice_lines", "error_json", "overview_text", "ranked", "report_json", "report_text",
+]  # fmt: skip

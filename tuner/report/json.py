@@ -124,11 +124,12 @@ _DISK = (
 )
 
 
-def report_json(plan: Plan, advice: Advice | None = None) -> dict[str, Any]:
+def report_json(plan: Plan, advice: Advice | None = None, rank: int = 1) -> dict[str, Any]:
     """The whole report of one model."""
     machine = plan.machine
     return {
         "schema": SCHEMA,
+        "rank": rank,
         "model": _object(_MODEL, plan.model),
         "machine": {
             "devices": [_object(_DEVICE, device) for device in machine.devices],
@@ -178,10 +179,11 @@ def candidate_json(candidate: Candidate, machine: Machine) -> dict[str, Any]:
     }
 
 
-def error_json(path: str, error: KvchatError) -> dict[str, Any]:
+def error_json(path: str, error: KvchatError, rank: int = 1) -> dict[str, Any]:
     """What stands in the place of a file that cannot be used."""
     return {
         "schema": SCHEMA,
+        "rank": rank,
         "path": path,
         "error": {"kind": error.kind, "message": str(error)},
     }
@@ -197,6 +199,7 @@ def _object(keys: tuple[Key, ...], thing: Any) -> dict[str, Any]:
 def report_keys() -> Iterator[tuple[str, str]]:
     """(key, meaning) of the whole report, in order, as Markdown."""
     yield "schema", str(SCHEMA)
+    yield "rank", "the place among the files of this run: 1 is the best to chat with here"
     yield "model", _listed(_MODEL)
     yield "machine.devices[]", _listed(_DEVICE)
     yield "machine.pools[]", f"memory, each byte of it once: {_listed(_POOL)}"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields
 
 from tuner.cells import cells, clip, pad
-from tuner.engine_version import other_engine_text
-from tuner.errors import KvchatError
 from tuner.machine.machine import Pool
 from tuner.memory.footprint import ENGINE_KINDS
 from tuner.model.model import Model
@@ -26,7 +23,6 @@ WIDTH = 80
 LEAST_WIDTH = 20  # a narrower terminal wraps the lines itself
 ROOMY = 40  # from here on names of settings have a column of their own
 BILLION = 1e9
-MAX_NAME = 60  # and at most
 MAX_PROCESSES = 3  # other processes named per GPU
 
 
@@ -76,7 +72,7 @@ def report_text(
         for line in told:
             lines += wrapped(line, width, "  - ")
     for warning in plan.warnings:
-        lines += ["", *_warning(warning, width, style)]
+        lines += ["", *warning_lines(warning, width, style)]
     return "\n".join(lines) + "\n"
 
 
@@ -245,42 +241,6 @@ def _compared(device: str, label: str, guess: int, real: int) -> Row:
     return Row((device, label, size_text(guess), size_text(real), off))
 
 
-def overview_text(
-    rows: Sequence[tuple[str, Plan | KvchatError]], *, width: int = WIDTH, color: bool = False
-) -> str:
-    """The table over several files, at most `width` columns wide: which of them fit, and how; then
-    what holds for all."""
-    style = Style(color)
-    width = max(LEAST_WIDTH, width)
-    others = (
-        Column("size", 9),
-        Column("layers", 7),
-        Column("context", 9),
-        Column("K / V", 11, right=False),
-        Column("tok/s", 6),
-    )
-    name = Column("model", MAX_NAME, right=False, gap=0)
-    listed = [_overview_row(path, result) for path, result in rows]
-    lines = table((name, *others), listed, width, style)
-    engines = (p.machine.engine_version for _, p in rows if isinstance(p, Plan))
-    for warning in dict.fromkeys(map(other_engine_text, engines)):
-        lines += ["", *_warning(warning, width, style)] if warning else []
-    return "\n".join(lines) + "\n"
-
-
-def _overview_row(path: str, result: Plan | KvchatError) -> Row:
-    if isinstance(result, KvchatError):
-        name = path.replace("\\", "/").rsplit("/", 1)[-1]
-        return Row((one_line(name),), one_line(str(result)))
-    model, c = result.model, result.chosen
-    s, n_items = c.settings, result.model.n_items
-    named = (one_line(model.path.name), size_text(model.size_bytes))
-    if not c.fits:
-        return Row(named, "does not fit")
-    pair = s.type_k if s.type_k == s.type_v else f"{s.type_k}/{s.type_v}"
-    layers = f"{min(s.n_gpu_layers, n_items)}/{n_items}"
-    return Row((*named, layers, f"{s.n_ctx:,}", pair, tps_text(c.speed.decode_tps)))
-
-
-def _warning(warning: str, width: int, style: Style) -> list[str]:
+def warning_lines(warning: str, width: int, style: Style) -> list[str]:
+    """A warning, which stands out."""
     return wrapped(warning, width, "! ", lambda line: style(line, "33"))
