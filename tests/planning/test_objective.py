@@ -8,15 +8,16 @@ from itertools import pairwise
 
 import pytest
 
-from tuner.memory.cache_types import CACHE_TYPES, HIGH_PRECISION
+from tuner.memory.cache_types import CACHE_TYPES
+from tuner.memory.rotation import Rotation
 from tuner.planning.objective import (
     FULL_UBATCH,
     LEAST_CONTEXT,
     PRICES,
     WISHED_CONTEXT,
     Objective,
-    prior_loss,
 )
+from tuner.planning.quality import CacheQuality
 from tuner.wishes import PREFERENCES
 
 TRAINED = 131_072
@@ -65,27 +66,22 @@ def test_what_context_costs() -> None:
 
 
 @pytest.mark.parametrize("prefer", PREFERENCES)
-def test_cache_types_are_priced_by_what_they_lose(prefer: str) -> None:
+@pytest.mark.parametrize("quality", [CacheQuality(Rotation(r, r)) for r in (True, False)])
+def test_cache_types_are_priced_by_what_they_lose(prefer: str, quality: CacheQuality) -> None:
     """A type that loses more never costs less, whether it holds K or V; f16 costs nothing."""
     objective = Objective.of(prefer, None, TRAINED)
 
     def price(k: str, v: str, **kw: bool) -> float:
-        return objective.cache(k, v, **{"whole": True, "slow": False, **kw})
+        given = {"whole": True, "slow": False, **kw}
+        return objective.cache(k, v, quality.of_pair(k, v), **given)
 
-    by_loss = sorted(CACHE_TYPES, key=lambda t: CACHE_TYPES[t].k_loss)
+    by_loss = sorted(CACHE_TYPES, key=lambda t: quality.of_pair(t, "f16").loss)
     assert price("f16", "f16") == 0.0
     assert all(price(a, "f16") <= price(b, "f16") for a, b in pairwise(by_loss))
     assert all(price("f16", a) <= price("f16", b) for a, b in pairwise(by_loss))
     for k, v in (("q4_0", "q4_0"), ("q8_0", "q5_1")):
         assert price(k, v, whole=False) >= price(k, v)
         assert price(k, v, slow=True) > price(k, v)
-
-
-def test_high_precision_is_where_hardly_anything_is_lost() -> None:
-    """The class and the losses say the same: each type in it loses less than each outside."""
-    assert {"f16", "q8_0"} <= HIGH_PRECISION < set(CACHE_TYPES)
-    inside = max(prior_loss(t, t) for t in HIGH_PRECISION)
-    assert inside < min(prior_loss(t, t) for t in set(CACHE_TYPES) - HIGH_PRECISION)
 
 
 def test_a_full_batch_is_free_and_a_larger_one_too() -> None:

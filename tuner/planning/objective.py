@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from tuner.memory.cache_types import CACHE_TYPES, HIGH_PRECISION
+from tuner.memory.cache_types import HIGH_PRECISION
+from tuner.planning.quality import Quality
 
 WISHED_CONTEXT = 16_384  # tokens that a chat wants when nobody says otherwise
 LEAST_CONTEXT = 4_096  # tokens; never cut below this unless the model's own context is smaller
@@ -27,7 +28,7 @@ class Prices:
     beyond_wish: float  # context up to all the model was trained for may cost this
     low_whole: float  # a cache type below q8_0 where the whole model is then on the GPU
     low_partial: float  # the same where layers stay on the CPU beside a GPU: hardly ever
-    loss: float  # exponent per nat of quality loss
+    loss: float  # exponent per nat of quality loss beyond what rounding alone makes
     ubatch: float  # each halving of n_ubatch below 512
     slow_pair: float  # K and V types for which the GPU has no fast attention kernel
 
@@ -92,10 +93,12 @@ class Objective:
         """The most that any context can be worth."""
         return math.log(self.prices.beyond_wish) if self.n_ctx_train > self.wished_context else 0.0
 
-    def cache(self, type_k: str, type_v: str, *, whole: bool, slow: bool) -> float:
-        """Log price of a pair of cache types (0 or more)."""
+    def cache(
+        self, type_k: str, type_v: str, quality: Quality, *, whole: bool, slow: bool
+    ) -> float:
+        """Log price of a pair of cache types of this quality (0 or more)."""
         p = self.prices
-        price = p.loss * prior_loss(type_k, type_v)
+        price = p.loss * quality.beyond_noise
         if not {type_k, type_v} <= HIGH_PRECISION:
             price += math.log(p.low_whole if whole else p.low_partial)
         return price + (math.log(p.slow_pair) if slow else 0.0)
@@ -103,8 +106,3 @@ class Objective:
     def ubatch(self, n_ubatch: int) -> float:
         """Log price of a compute batch smaller than `FULL_UBATCH`."""
         return math.log(self.prices.ubatch) * max(0.0, math.log2(FULL_UBATCH / n_ubatch))
-
-
-def prior_loss(type_k: str, type_v: str) -> float:
-    """Assumed quality loss of a pair, in nats per token (`cache_types.py`)."""
-    return CACHE_TYPES[type_k].k_loss + CACHE_TYPES[type_v].v_loss

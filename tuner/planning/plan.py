@@ -9,6 +9,7 @@ from tuner.machine.machine import Machine
 from tuner.memory.footprint import Footprint
 from tuner.model.model import Model
 from tuner.planning.budgets import Budgets
+from tuner.planning.quality import Quality
 from tuner.sampling import SamplingChoice
 from tuner.settings import Settings
 from tuner.wishes import Wishes
@@ -22,14 +23,6 @@ class Speed:
     prompt_tps: float
     source: str = "computed"  # of the decode speed: "computed" | "measured" on this machine
     prompt_source: str = "computed"
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """What the cache types cost: mean KL divergence in nats per token against an f16 cache."""
-
-    loss: float
-    source: str = "assumed"  # "assumed" (prior) | "measured"
 
 
 @dataclass(frozen=True, slots=True)

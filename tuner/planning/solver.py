@@ -14,6 +14,7 @@ from dataclasses import replace
 from math import inf, log
 
 from tuner.machine.machine import Machine
+from tuner.memory.cache_losses import CacheLosses
 from tuner.memory.cache_types import CACHE_TYPES, CHOSEN_TYPES
 from tuner.memory.compute.tapes import Work
 from tuner.memory.estimator import Estimator
@@ -22,8 +23,9 @@ from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.budgets import Budgets
 from tuner.planning.fitting import Fitting
-from tuner.planning.objective import LEAST_CONTEXT, Objective, prior_loss
-from tuner.planning.plan import Candidate, Quality, Speed
+from tuner.planning.objective import LEAST_CONTEXT, Objective
+from tuner.planning.plan import Candidate, Speed
+from tuner.planning.quality import CacheQuality
 from tuner.planning.search import CacheChoice, Patience, Search
 from tuner.planning.speed import Calibration, Offload, SpeedModel
 from tuner.settings import CONTEXT_PADDING, Settings
@@ -65,6 +67,7 @@ class Solver:
         estimator = Estimator(model, machine, extra)
         self.fitting = Fitting(estimator)
         self.speed = SpeedModel(model, machine, cache=estimator.cache)
+        self.quality = CacheQuality.of(model.hparams)
         self.n_items = model.n_items
         self._answers: dict[tuple[Wishes, Budgets], Candidate | None] = {}
         self._ranked: dict[Budgets, tuple[list[int], dict[tuple[int, int], float]]] = {}
@@ -101,6 +104,13 @@ class Solver:
         """The same solver with speeds as they were measured on this machine."""
         other = copy.copy(self)
         other.speed = self.speed.calibrated(calibration)
+        other._answers = {}
+        return other
+
+    def with_losses(self, measured: CacheLosses) -> Solver:
+        """The same solver with the quality of cache types as it was measured on this model."""
+        other = copy.copy(self)
+        other.quality = CacheQuality.of(self.model.hparams, measured)
         other._answers = {}
         return other
 
@@ -146,7 +156,7 @@ class Solver:
     def weigh(self, settings: Settings, objective: Objective) -> Candidate:
         """Footprint, speed, quality and score of any settings, whether they fit or not."""
         footprint = self.fitting.estimator.footprint(settings)
-        quality = Quality(prior_loss(settings.type_k, settings.type_v))
+        quality = self.quality.of_pair(settings.type_k, settings.type_v)
         fits = self.fitting.fits(footprint)
         score = self.score(settings, objective)
         return Candidate(settings, footprint, self.predict(settings), quality, fits, score)
@@ -157,11 +167,15 @@ class Solver:
         return (
             -log(self.speed.decode_seconds(self.offload(settings)))
             + objective.context(settings.n_ctx)
-            - objective.cache(
-                settings.type_k, settings.type_v, whole=whole, slow=self._slow(settings)
-            )
+            - self._cache_price(objective, settings, whole)
             - objective.ubatch(settings.n_ubatch)
         )
+
+    def _cache_price(self, objective: Objective, settings: Settings, whole: bool) -> float:
+        """Log price of the cache types of these settings, with the model on the GPUs or not."""
+        k, v = settings.type_k, settings.type_v
+        quality, slow = self.quality.of_pair(k, v), self._slow(settings)
+        return objective.cache(k, v, quality, whole=whole, slow=slow)
 
     def predict(self, settings: Settings) -> Speed:
         """Tokens/s of any settings."""
@@ -253,8 +267,8 @@ class Solver:
         ubatches = (wishes.n_ubatch,) if wishes.n_ubatch else UBATCHES
         found = []
         for type_k, type_v in self.pairs(wishes):
-            slow = self._slow(self.trial(wishes, type_k, type_v, on_gpu=on_gpu))
-            price = objective.cache(type_k, type_v, whole=whole, slow=slow)
+            trial = self.trial(wishes, type_k, type_v, on_gpu=on_gpu)
+            price = self._cache_price(objective, trial, whole)
             choice: CacheChoice | None = None
             for n_ubatch in sorted(ubatches):
                 choice = CacheChoice(

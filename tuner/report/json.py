@@ -106,7 +106,9 @@ _FOOTPRINT = (
 _SPEED = (Key("decode_tps"), Key("prompt_tps"), Key("source"), Key("prompt_source"))
 _QUALITY = (
     Key("loss", "KL divergence against an f16 cache in nats per token"),
-    Key("source"),
+    Key("noise", "what of it rounding alone makes"),
+    Key("words", "the rest of it as people would say it"),
+    Key("source", "assumed; measured by --measure"),
 )
 _QUANTIZATION = (
     Key("quantization", of=lambda other: other.name),

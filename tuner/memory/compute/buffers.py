@@ -26,6 +26,7 @@ from tuner.memory.compute.stand_ins import StandIns
 from tuner.memory.compute.tapes import Replays, SymbolicGraph
 from tuner.memory.kv_cache import CacheSizes
 from tuner.memory.placement import Placement
+from tuner.memory.rotation import rotation
 from tuner.model.model import Model
 from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.units import padded
@@ -52,6 +53,7 @@ class ComputeSizes:
         self._scratch = next((row.attention_scratch for row in rows if row.attention_scratch), "")
         self._pipelines = len(rows) > 1 and all(row.pipeline for row in rows)
         self._n_gpus = len(machine.gpus)
+        self._rotation = rotation(self._hp)
         self._recurrent = any(self._hp.recurrent)
         self._shared = self._hp.n_layer_kv < self._hp.n_layer or self._hp.cycles[0] > 0
         self._sparse = bool(self._hp.indexer_head)  # scores of every token, for each token
@@ -169,8 +171,8 @@ class ComputeSizes:
             attends_by_copy=by_copy,
             flash=flash,
             overridden=settings.n_cpu_moe > 0,
-            rotate_k=k.quantized and hp.head_k[0] % 64 == 0,
-            rotate_v=v.quantized and hp.head_v[0] % 64 == 0,
+            rotate_k=k.quantized and self._rotation.k,
+            rotate_v=v.quantized and self._rotation.v,
             k_bytes=k.bits / 8 if borrowed else 0.0,
             v_bytes=v.bits / 8 if borrowed else 0.0,
             scratch=self._scratch,

@@ -133,12 +133,10 @@ def attend(
     kind = WINDOW if hp.swa[il] else ALL
     n, n_kv = hp.n_head[il], max(1, hp.n_head_kv[il])
     dk, dv = q.shape[0], v.shape[0] if v is not None and hp.mla else hp.head_v[il]
-    rotate_k = b.shape.rotate_k and not hp.mla
-    rotate_v = b.shape.rotate_v and not hp.mla
-    if rotate_k:
+    if b.shape.rotate_k:
         q = b.hadamard(q, kind, "k", dk)
         k = b.hadamard(k, kind, "k", dk) if k is not None else None
-    if rotate_v and v is not None:
+    if b.shape.rotate_v and v is not None:
         v = b.hadamard(v, kind, "v", dv)
     g.expand(q)
     kv = [x for x in ((k, v) if hp.n_swa else (v, k)) if x is not None]
@@ -181,7 +179,7 @@ def attend(
             dv = v_rows
         y = g.new(dv * n, n_tokens, of=(g.view(y, dv, n, n_tokens, contiguous=False),))
     g.expand(y)
-    if rotate_v:
+    if b.shape.rotate_v:
         y = b.hadamard(y, kind, "v", dv)
     return y
 

@@ -1,0 +1,86 @@
+"""What cache types cost in quality: as measured on this model, or as this engine's are known to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tuner.memory.cache_losses import CacheLosses, PairLoss
+from tuner.memory.cache_types import CACHE_TYPES, NOISE, CacheType
+from tuner.memory.rotation import Rotation, rotation
+from tuner.model.hparams import HParams
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What the cache types cost: mean KL divergence in nats per token against an f16 cache."""
+
+    loss: float
+    source: str = "assumed"  # "assumed" (prior) | "measured"
+    noise: float = 0.0  # the part of it that rounding alone explains
+
+    @property
+    def beyond_noise(self) -> float:
+        """What of the loss is the types' own."""
+        return max(0.0, self.loss - self.noise)
+
+    @property
+    def words(self) -> str:
+        """The loss in words that a person can use."""
+        if self.loss == 0:
+            return "none"
+        row = next(row for row in _WORDS if self.beyond_noise <= row.at_most)
+        return row.measured if self.source == "measured" else row.assumed
+
+
+class _Words(NamedTuple):
+    """How a loss is said up to `at_most` nats per token beyond the noise: of this very model where
+    it was measured, of models as they are where not."""
+
+    at_most: float
+    measured: str
+    assumed: str
+
+
+# The steps lie between what types lost on models that were measured: q8_0 nothing that can be told
+# from rounding, q5_1 about 0.01, q4_0 about 0.05; models that broke lost 0.4 and more.
+_WORDS = (
+    _Words(0.003, "as good as f16", "as good as f16"),
+    _Words(0.02, "slightly worse than f16", "slightly worse than f16"),
+    _Words(0.15, "noticeably worse than f16", "noticeably worse than f16 with some models"),
+    _Words(float("inf"), "much worse than f16", "much worse than f16"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheQuality:
+    """What any pair of cache types costs with one model."""
+
+    rotation: Rotation
+    measured: CacheLosses | None = None
+
+    @classmethod
+    def of(cls, hp: HParams, measured: CacheLosses | None = None) -> CacheQuality:
+        """The quality of a model's caches, with what was measured of them."""
+        return cls(rotation(hp), measured)
+
+    def of_pair(self, type_k: str, type_v: str) -> Quality:
+        """The quality of a pair of types. One that was not measured loses what it is known to, and
+        no less than any of finer types did with this model."""
+        k, v = CACHE_TYPES[type_k], CACHE_TYPES[type_v]
+        pairs = self.measured.pairs if self.measured else ()
+        noise = self.measured.noise if self.measured else NOISE
+        for pair in pairs:
+            if (pair.type_k, pair.type_v) == (type_k, type_v):
+                return Quality(pair.loss, "measured", noise)
+        own = k.k_loss.of(self.rotation.k) + v.v_loss.of(self.rotation.v)
+        if own == 0:
+            return Quality(0.0)
+        finer = [pair.loss for pair in pairs if _finer(pair, k, v)]
+        return Quality(max([noise + own, *finer]), noise=noise)
+
+
+def _finer(pair: PairLoss, k: CacheType, v: CacheType) -> bool:
+    """Whether neither of a pair's types is coarser than these."""
+    types = CACHE_TYPES
+    return types[pair.type_k].bits >= k.bits and types[pair.type_v].bits >= v.bits
