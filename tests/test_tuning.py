@@ -39,6 +39,7 @@ def test_a_profile_that_still_fits_is_kept(
     loaded(tiny_model, tmp_path)
     profiles = Profiles()
     profile = profiles.list()[0]
+    assert profile.settings
     other = replace(profile.settings, n_ubatch=256)
     profiles.save(replace(profile, settings=other, saved_at=""))
     again = loaded(tiny_model, tmp_path)
@@ -147,6 +148,7 @@ def saved(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(devices, "measure", lambda **_: machine())
     loaded(tiny_model, tmp_path)
     (profile,) = Profiles().list()
+    assert profile.settings
     odd = replace(profile.settings, n_ubatch=256)
     return replace(profile, settings=odd, decode_tps=1.0, prompt_tps=1.0)
 
@@ -272,6 +274,7 @@ def test_an_engine_that_the_arithmetic_was_not_made_for(
     assert [installed in w for w in running.warnings] == [True]
     (profile,) = Profiles().list()
     assert profile.engine_version == installed
+    assert profile.settings
     Profiles().save(replace(profile, settings=replace(profile.settings, n_ubatch=256)))
     assert planned(tiny_model).chosen.settings.n_ubatch == 256
 

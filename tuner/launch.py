@@ -16,6 +16,8 @@ from tuner.engine.protocol import (
     Done,
     Generate,
     Loaded,
+    LossesMeasured,
+    MeasureLosses,
     MeasureSpeed,
     Message,
     Progress,
@@ -324,6 +326,11 @@ class Running:
         """Times the model as it is loaded; the last item is what was measured. Raises
         EngineError."""
         return self._client.measure_speed(request)
+
+    def measure_losses(self, request: MeasureLosses) -> Iterator[Progress | LossesMeasured]:
+        """Compares caches of the model; the last item is what was measured. Raises UsageError
+        where the text is too short, and EngineError."""
+        return self._client.measure_losses(request)
 
     def load_instead(self, other: Candidate) -> Iterator[LaunchEvent]:
         """Loads another plan of the same model in place of this one. It is not kept in the

@@ -97,7 +97,7 @@ class Tuning:
             request.settings,
             request.keeps_settings,
         )
-        self.solver = self._calibrated(Solver(model, machine))
+        self.solver = self._new_solver()
         self.threads = request.threads or machine.threads
         # What is tried at the load, once per machine: only there is somewhere to keep the answer.
         known = request.threads or machine.n_threads or profiles is None
@@ -155,8 +155,7 @@ class Tuning:
 
     def explorer(self, start: Settings) -> Explorer:
         """For trying out settings, beginning with these."""
-        quick, thorough = (self._calibrated(Solver(self.model, self.machine)) for _ in range(2))
-        return Explorer(quick, thorough, self.flags, start)
+        return Explorer(self._new_solver(), self._new_solver(), self.flags, start)
 
     def verify(self, plan: Plan, client: EngineClient) -> Plan:
         """The plan as the engine verifies it. Raises EngineError."""
@@ -212,7 +211,9 @@ class Tuning:
             if isinstance(again, str):
                 return _because(fresh, again)
             return _because(with_choice(fresh, again, self.solver), EXPLORED)
-        if profile is None or not fresh.chosen.fits or profile.settings == explored:
+        if profile is None or profile.settings is None or profile.settings == explored:
+            return fresh
+        if not fresh.chosen.fits:
             return fresh
         day = one_line(profile.saved_at[:10])
         saved_on = f"What was saved on {day}"
@@ -254,10 +255,18 @@ class Tuning:
             return False
         return len(settings.tensor_split) == (n if n > 1 else 0)
 
+    def _new_solver(self) -> Solver:
+        """A solver with all that was measured of this model here."""
+        solver = Solver(self.model, self.machine)
+        losses = self.lessons.losses
+        return self._calibrated(solver.with_losses(losses) if losses else solver)
+
     def _calibrated(self, solver: Solver) -> Solver:
         """The solver scaled by measured over predicted speed of the last load of this model."""
         profile = self.lessons.profile
-        if profile is None or not profile.decode_tps or not self.lessons.comparable:
+        if profile is None or profile.settings is None or not profile.decode_tps:
+            return solver
+        if not self.lessons.comparable:
             return solver
         on_gpu = profile.settings.n_gpu_layers > 0
         if not self._suits(profile.settings) or on_gpu != bool(self.machine.gpus):

@@ -30,8 +30,11 @@ KNOWN = {
 
 def losses(noise: float = 0.004, **pairs: float) -> CacheLosses:
     """A measurement of these pairs, named like q8_0__q4_0."""
-    found = [PairLoss(*name.split("__"), x, x, x, 0.9, 10.0) for name, x in pairs.items()]
-    return CacheLosses(tuple(found), noise, 12.0, 512, "")
+    found = []
+    for name, loss in pairs.items():
+        k, v = name.split("__")
+        found.append(PairLoss(k, v, loss, loss, loss, 0.9, 10.0))
+    return CacheLosses(tuple(found), noise, 12.0, 512)
 
 
 @pytest.mark.parametrize("pair", KNOWN)
@@ -49,7 +52,7 @@ def test_without_rotation_a_coarse_cache_loses_three_times_as_much() -> None:
 @pytest.mark.parametrize("quality", [ROTATED, PLAIN])
 def test_f16_loses_nothing_and_q8_0_nothing_that_could_be_told(quality: CacheQuality) -> None:
     assert quality.of_pair("f16", "f16") == Quality(0.0)
-    assert quality.of_pair("q8_0", "q8_0").beyond_noise < NOISE / 8
+    assert quality.of_pair("q8_0", "q8_0").beyond_noise < NOISE / 2
 
 
 @pytest.mark.parametrize("quality", [ROTATED, PLAIN])
@@ -81,10 +84,10 @@ def test_words_for_a_loss() -> None:
 
     assert said("f16", "f16") == "none"
     assert said("q8_0", "q8_0") == said("q8_0", "q5_1") == "as good as f16"
-    assert said("q5_1", "q5_1") == said("q8_0", "q4_0") == "slightly worse than f16"
-    assert said("q4_0", "q4_0") == "noticeably worse than f16 with some models"
-    assert said("q4_0", "q4_0", PLAIN) == "much worse than f16"
-    assert Quality(0.05, "measured", 0.004).words == "noticeably worse than f16"
+    assert said("q5_1", "q5_1") == said("q8_0", "q4_0") == "slightly worse"
+    assert said("q4_0", "q4_0") == "noticeably worse with some models"
+    assert said("q4_0", "q4_0", PLAIN) == "much worse"
+    assert Quality(0.05, "measured", 0.004).words == "noticeably worse"
     assert Quality(0.05, "measured", 0.049).words == "as good as f16"
 
 

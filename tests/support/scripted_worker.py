@@ -36,6 +36,7 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
     rate             tokens/s that are measured, at every depth (default 100)
     faster_threads   which of two numbers of threads is the faster; 0: it cannot tell
     measure_seconds  how long a measurement takes, in ten Progress steps (default 0)
+    loss             nats per token that every pair of cache types loses (default 0.01)
     garbage          these bytes (a Python literal) come in place of an answer
 
 It counts a token per four characters of the conversation. Stop acts at once: a load ends in
@@ -68,6 +69,8 @@ from tuner.engine.protocol import (
     Generate,
     Load,
     Loaded,
+    LossesMeasured,
+    MeasureLosses,
     MeasureSpeed,
     Message,
     Progress,
@@ -81,6 +84,7 @@ from tuner.engine.protocol import (
     decode,
 )
 from tuner.engine.voice import Voice
+from tuner.memory.cache_losses import CacheLosses, PairLoss
 from tuner.memory.footprint import Buffer
 
 
@@ -218,12 +222,28 @@ class _Script:
         if options.late:
             self.send(done)
 
-    def measure(self, request: MeasureSpeed) -> None:
+    def measured(self) -> bool:
+        """Takes the time of a measurement; False where it was stopped."""
         for step in range(11):
             if self.stop.wait(self.options.measure_seconds / 10 if step else 0):
                 self.send(Cancelled())
-                return
+                return False
             self.send(Progress(step / 10))
+        return True
+
+    def measure_losses(self, request: MeasureLosses) -> None:
+        if len(request.text) < request.n_tokens:  # each character is a token
+            self.send(Failed("usage", f"the text has {len(request.text)} tokens"))
+        elif self.measured():
+            rate, loss = self.options.rate, self.options.loss
+            pairs = [PairLoss(*pair, loss, loss, loss, 0.9, rate) for pair in request.pairs]
+            first = PairLoss("f16", "f16", 0.0, 0.0, 0.0, 1.0, rate)
+            losses = CacheLosses((first, *pairs), 0.004, 12.0, request.n_tokens)
+            self.send(LossesMeasured(losses))
+
+    def measure(self, request: MeasureSpeed) -> None:
+        if not self.measured():
+            return
 
         def timed(depth: int, n_tokens: int) -> Timed:
             return Timed(depth, n_tokens, n_tokens / self.options.rate, cores=1.0)
@@ -251,6 +271,8 @@ class _Script:
                 self.generate(request)
             case MeasureSpeed():
                 self.measure(request)
+            case MeasureLosses():
+                self.measure_losses(request)
 
 
 def main() -> None:
@@ -280,6 +302,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--faster-threads", type=int, default=0)
     parser.add_argument("--measure-seconds", type=float, default=0.0)
+    parser.add_argument("--loss", type=float, default=0.01)
     parser.add_argument("--garbage", default="")
     end_with_parent()
     if os.name == "posix":

@@ -23,7 +23,7 @@ from tuner.planning import Plan
 from tuner.report import error_json, overview_text, ranked, report_json, report_text
 from tuner.safe_text import utf8
 from tuner.tuning import Tuning, file_to_blame
-from tuner.units import parse_size
+from tuner.units import parse_size, parse_tokens
 from tuner.wishes import LaunchRequest
 
 
@@ -70,11 +70,13 @@ def _run(args: argparse.Namespace) -> int:
     paths = _models(args)
     if args.verify and not args.explain:
         raise UsageError("--verify goes with --explain.")
-    if args.json and not (args.explain or args.show_prompt or args.bench):
-        raise UsageError("--json goes with --explain, --show-prompt or --bench.")
+    if args.json and not (args.explain or args.show_prompt or args.bench or args.measure):
+        raise UsageError("--json goes with --explain, --show-prompt, --measure or --bench.")
     if args.thorough and not args.bench:
         raise UsageError("--thorough goes with --bench.")
     _require_one_thing(args)
+    if (args.text is not None or args.tokens is not None) and not args.measure:
+        raise UsageError("--text and --tokens go with --measure.")
     sampling = sampling_flags.stated(args)
     requests = [_request(args, path, sampling) for path in paths]
     program = options.emit(args)
@@ -91,6 +93,11 @@ def _run(args: argparse.Namespace) -> int:
         from tui.command.bench import bench  # noqa: PLC0415
 
         return bench(request, thorough=args.thorough, as_json=args.json)
+    if args.measure:
+        from tui.command.measure import measure, text_of  # noqa: PLC0415
+
+        n_tokens = None if args.tokens is None else parse_tokens(args.tokens)
+        return measure(request, model, text_of(args.text), n_tokens, as_json=args.json)
     if program:
         from tui.command.emit import emit  # noqa: PLC0415
 
@@ -124,7 +131,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _alone(args: argparse.Namespace) -> list[str]:
     """The flags that are given of those that are runs of their own."""
-    return [flag for flag in ("--bench", "--emit") if getattr(args, flag[2:])]
+    return [flag for flag in ("--bench", "--measure", "--emit") if getattr(args, flag[2:])]
 
 
 def _require_one_thing(args: argparse.Namespace) -> None:

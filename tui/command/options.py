@@ -70,6 +70,14 @@ def parser() -> argparse.ArgumentParser:
         help=f"print the plan as another program takes it, and end: {', '.join(TARGETS)}",
     )
     g.add_argument(
+        "--measure",
+        action="store_true",
+        help="measure what each pair of cache types costs this model in quality, and plan by that "
+        "from now on",
+    )
+    g.add_argument("--text", metavar="FILE", help="with --measure: the text that is read")
+    g.add_argument("--tokens", metavar="N", help="with --measure: how many tokens of it (512)")
+    g.add_argument(
         "--show-prompt",
         action="store_true",
         help="print what the model would be sent for -p TEXT, for the conversation of --resume, or "
@@ -79,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         "--json",
         action="store_true",
         help="with --explain: one JSON object per file; with --show-prompt: one with the tokens; "
-        "with --bench: its line alone",
+        "with --bench: its line alone; with --measure: one object",
     )
     g.add_argument(
         "--verify", action="store_true", help="with --explain: let the engine verify the memory"

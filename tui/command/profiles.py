@@ -49,17 +49,25 @@ def forget_machine() -> int:
 
 
 def _line(p: Profile) -> str:
-    s = p.settings
-    speed = f"{tps_text(p.decode_tps)} tokens/s" if p.decode_tps else "speed not measured"
     lines = [
         one_line(p.model_name)[:LONGEST],
-        f"    {s.n_ctx:,} tokens, K {s.type_k}, V {s.type_v}, {s.n_gpu_layers} GPU layers, "
-        f"{speed}, {one_line(p.saved_at)[:10]}",
+        f"    {_settings(p)}",
         f"    {one_line(p.model_path)}",
     ]
     if p.sampling:
         lines.insert(2, f"    {one_line(values_text(remembered(p.sampling)))}")
     return "\n".join(lines)
+
+
+def _settings(p: Profile) -> str:
+    s, day = p.settings, one_line(p.saved_at)[:10]
+    if s is None:
+        return f"its cache types were measured, {day}"
+    speed = f"{tps_text(p.decode_tps)} tokens/s" if p.decode_tps else "speed not measured"
+    return (
+        f"{s.n_ctx:,} tokens, K {s.type_k}, V {s.type_v}, {s.n_gpu_layers} GPU layers, {speed}, "
+        f"{day}"
+    )
 
 
 def _warn(profiles: Profiles) -> None:

@@ -6,6 +6,10 @@ import ctypes
 import sys
 
 
+class CancelledError(Exception):
+    """The abort flag was set during a load or a measurement."""
+
+
 class AbortFlag:
     """A byte that both Python and the engine look at. Any thread may set it.
 

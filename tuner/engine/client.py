@@ -25,6 +25,8 @@ from tuner.engine.protocol import (
     Generate,
     Load,
     Loaded,
+    LossesMeasured,
+    MeasureLosses,
     MeasureSpeed,
     Message,
     Progress,
@@ -49,6 +51,7 @@ _ENDS = {
     Generate: Done,
     CountTokens: TokenCount,
     MeasureSpeed: SpeedMeasured,
+    MeasureLosses: LossesMeasured,
 }
 _NOTED = 20  # answers to nothing that are worth a line in the log
 
@@ -180,6 +183,15 @@ class EngineClient:
         `stop`, EngineCancelled."""
         for event in self._run(request):
             if isinstance(event, Progress | SpeedMeasured):
+                yield event
+
+    def measure_losses(
+        self, request: MeasureLosses
+    ) -> Generator[Progress | LossesMeasured, None, None]:
+        """Compares caches of the loaded model. The last item is `LossesMeasured`. Raises
+        UsageError where the text is too short, and as `measure_speed` does."""
+        for event in self._run(request):
+            if isinstance(event, Progress | LossesMeasured):
                 yield event
 
     def stop(self) -> None:

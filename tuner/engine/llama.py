@@ -11,6 +11,7 @@ import ctypes
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import llama_cpp
 
@@ -275,14 +276,16 @@ class Context:
         n_threads: int,
         log: LogTap,
         abort: AbortFlag | None = None,
+        n_outputs: int = 1,
     ):
-        """Raises LlamaError."""
+        """`n_outputs`: tokens of one decode that may have logits; a chat samples from one. Raises
+        LlamaError."""
         params = llama_cpp.llama_context_default_params()
         # The engine pads the context by itself, but bounds the batch by what was asked for.
         params.n_ctx = padded(settings.n_ctx, CONTEXT_PADDING)
         params.n_batch = settings.n_batch
         params.n_ubatch = settings.n_ubatch
-        params.n_outputs_max = 1  # a chat samples from one row of logits
+        params.n_outputs_max = n_outputs
         params.n_threads = n_threads
         params.n_threads_batch = n_threads
         params.flash_attn_type = _FLASH_ATTN[settings.flash_attn]
@@ -319,6 +322,20 @@ class Context:
         batch = llama_cpp.llama_batch_get_one(array, len(tokens))
         code: int = llama_cpp.llama_decode(self.handle, batch)
         return code
+
+    def decode_all(self, tokens: Sequence[int]) -> int:
+        """`decode` with the logits of every token, at most `n_outputs` of them."""
+        array = (llama_cpp.llama_token * len(tokens))(*tokens)
+        batch = llama_cpp.llama_batch_get_one(array, len(tokens))
+        wanted = (ctypes.c_int8 * len(tokens))(*[1] * len(tokens))
+        batch.logits = ctypes.cast(wanted, ctypes.POINTER(ctypes.c_int8))
+        code: int = llama_cpp.llama_decode(self.handle, batch)
+        return code
+
+    @property
+    def logits(self) -> Any:
+        """A pointer to the float32 logits of the last decode, row after row."""
+        return llama_cpp.llama_get_logits(self.handle)
 
     def decode_one(self, token: int) -> int:
         """`decode` of one token, without building anything."""

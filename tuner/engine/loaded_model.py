@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from tuner.engine.abort import AbortFlag
+from tuner.engine.abort import AbortFlag, CancelledError
 from tuner.engine.answer import Answer
+from tuner.engine.cache_reader import measured_losses
 from tuner.engine.free_cores import FreeCores
 from tuner.engine.llama import (
     DECODE_ABORTED,
@@ -25,6 +26,8 @@ from tuner.engine.protocol import (
     Generate,
     Load,
     Loaded,
+    LossesMeasured,
+    MeasureLosses,
     MeasureSpeed,
     Message,
     Notice,
@@ -45,10 +48,6 @@ _WARM_UP_TOKENS = 4  # one alone would not use the matrix kernels (AMX) that may
 _NODE_FLOP = 4e9  # what even a slow CPU computes in well under 100 ms
 
 
-class CancelledError(Exception):
-    """The abort flag was set during a load."""
-
-
 class LoadedModel:
     """One loaded model with one conversation in its cache."""
 
@@ -57,6 +56,7 @@ class LoadedModel:
         self._abort = abort
         self._voice = voice
         self._log = log
+        self._request = request
         self._pieces: dict[int, bytes | None] = {}  # None: this token ends an answer
         self._cores = FreeCores(request.n_threads, request.exact_threads)
         self._exact_threads = request.exact_threads
@@ -263,6 +263,19 @@ class LoadedModel:
         finally:
             self._cache.forget()
         return SpeedMeasured(tuple(run.prompts), tuple(run.decodes), n_threads)
+
+    def measure_losses(self, request: MeasureLosses) -> LossesMeasured:
+        """Emits Progress; returns the final event. Raises LlamaError or CancelledError."""
+        self._voice.doing("prompt")
+        with self._log.recording():
+            return measured_losses(
+                self._model,
+                self._request,
+                request,
+                self._log,
+                self._abort,
+                lambda fraction: self._voice(Progress(fraction)),
+            )
 
     def compute(self, tokens: Sequence[int]) -> None:
         """Appends tokens (at most n_batch) to the engine's cache, unknown to ours. Raises

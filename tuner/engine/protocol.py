@@ -1,9 +1,9 @@
 """The messages between the program and the model process: JSON lines, one object each.
 
 The parent sends requests, the worker answers with events. A request that takes time (`Load`,
-`Generate`, `MeasureSpeed`) ends with exactly one of its final events; `Stop` cancels it. Requests
-are numbered, an event carries the number of the request that it answers, `Stop` that of the one it
-cancels. Everything that both sides must agree on is here.
+`Generate`, `MeasureSpeed`, `MeasureLosses`) ends with exactly one of its final events; `Stop`
+cancels it. Requests are numbered, an event carries the number of the request that it answers,
+`Stop` that of the one it cancels. Everything that both sides must agree on is here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 from tuner.json_values import from_json
+from tuner.memory.cache_losses import CacheLosses
 from tuner.memory.footprint import Buffer
 from tuner.model.chat_templates import TemplateChoice
 from tuner.sampling import Sampling as Sampling  # noqa: PLC0414 - a part of `Generate`
@@ -86,6 +87,19 @@ class MeasureSpeed:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasureLosses:
+    """Read a text with the loaded model in caches of their own, one of f16 and beside it others,
+    and compare what is predicted after each token."""
+
+    text: str
+    n_tokens: int  # of the text that are read; it must have `n_decode` more
+    n_decode: int  # tokens that are then decoded one by one, for the speed
+    chunk: int  # tokens whose logits are kept at once, of each cache
+    side_by_side: int  # caches beside that of f16 that there is memory for
+    pairs: tuple[tuple[str, str], ...]  # types of K and V
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Cancels whatever runs: a load, a prompt, a generation."""
 
@@ -95,7 +109,7 @@ class Quit:
     pass
 
 
-Request = Load | ShowPrompt | Generate | CountTokens | MeasureSpeed | Stop | Quit
+Request = Load | ShowPrompt | Generate | CountTokens | MeasureSpeed | MeasureLosses | Stop | Quit
 
 # ---------------------------------------------------------------- events
 
@@ -209,6 +223,13 @@ class SpeedMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class LossesMeasured:
+    """Final event of `MeasureLosses`: f16 and the pairs, in the order asked for."""
+
+    losses: CacheLosses
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """Final event of `ShowPrompt`."""
 
@@ -236,7 +257,8 @@ class Cancelled:
 
 
 AnswerEvent = PromptProgress | Notice | Text | WasThought | Done  # of `Generate`
-Final = Loaded | DryRunDone | Done | TokenCount | SpeedMeasured | Prompt | Failed | Cancelled
+Measured = SpeedMeasured | LossesMeasured
+Final = Loaded | DryRunDone | Done | TokenCount | Measured | Prompt | Failed | Cancelled
 Event = Alive | Progress | PromptProgress | Notice | Text | WasThought | Final
 
 

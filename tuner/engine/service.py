@@ -6,9 +6,9 @@ import time
 import traceback
 
 from tuner.engine import llama
-from tuner.engine.abort import AbortFlag
+from tuner.engine.abort import AbortFlag, CancelledError
 from tuner.engine.llama import Context, LlamaError, LogTap, NativeModel
-from tuner.engine.loaded_model import CancelledError, LoadedModel
+from tuner.engine.loaded_model import LoadedModel
 from tuner.engine.planned_file import ChangedError, PlannedFile
 from tuner.engine.prompts import Prompts
 from tuner.engine.protocol import (
@@ -19,6 +19,7 @@ from tuner.engine.protocol import (
     Failed,
     Generate,
     Load,
+    MeasureLosses,
     MeasureSpeed,
     Prompt,
     Request,
@@ -63,6 +64,8 @@ class Service:
                     )
                 case MeasureSpeed():
                     return self._loaded_model().measure_speed(request)
+                case MeasureLosses():
+                    return self._loaded_model().measure_losses(request)
                 case _:
                     return Failed("refused", f"not a request: {type(request).__name__}")
         except (CancelledError, TemplateStoppedError):

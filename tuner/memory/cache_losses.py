@@ -6,7 +6,7 @@ V types from what it predicts with an f16 cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from tuner.json_values import Speed, one_of, within
@@ -39,5 +39,19 @@ class CacheLosses:
     noise: _Loss  # of f16 itself, read in other batches: what rounding alone makes of the sums
     perplexity: Annotated[float, within(1, 1e300)]  # of f16
     n_tokens: Annotated[int, within(2, MAX_TOKENS)]
-    text: str  # the file's name; "" is the built-in one
+    text: str = ""  # the name of its file; "" is the built-in one
     engine_version: str = ""  # of llama-cpp-python
+
+    def with_others_of(self, earlier: CacheLosses | None) -> CacheLosses:
+        """With the pairs that only an earlier measurement over the same text has."""
+        if earlier is None or (earlier.n_tokens, earlier.text) != (self.n_tokens, self.text):
+            return self
+        known = {(pair.type_k, pair.type_v) for pair in self.pairs}
+        others = (p for p in earlier.pairs if (p.type_k, p.type_v) not in known)
+        return replace(self, pairs=tuple(sorted((*self.pairs, *others), key=_place)))
+
+
+def _place(pair: PairLoss) -> tuple[int, int]:
+    """In the order of the types."""
+    order = [*CACHE_TYPES]
+    return order.index(pair.type_k), order.index(pair.type_v)

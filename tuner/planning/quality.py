@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple
 
 from tuner.memory.cache_losses import CacheLosses, PairLoss
@@ -46,9 +47,9 @@ class _Words(NamedTuple):
 # from rounding, q5_1 about 0.01, q4_0 about 0.05; models that broke lost 0.4 and more.
 _WORDS = (
     _Words(0.003, "as good as f16", "as good as f16"),
-    _Words(0.02, "slightly worse than f16", "slightly worse than f16"),
-    _Words(0.15, "noticeably worse than f16", "noticeably worse than f16 with some models"),
-    _Words(float("inf"), "much worse than f16", "much worse than f16"),
+    _Words(0.02, "slightly worse", "slightly worse"),
+    _Words(0.15, "noticeably worse", "noticeably worse with some models"),
+    _Words(inf, "much worse", "much worse"),
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from tuner.engine_version import same_engine
 from tuner.machine.machine import Machine
 from tuner.machine.usable import device_key
+from tuner.memory.cache_losses import CacheLosses
 from tuner.memory.footprint import Buffer
 from tuner.model.model import Model
 from tuner.planning import Plan
@@ -114,6 +115,26 @@ class Lessons:
                 )
             )
 
+    @property
+    def losses(self) -> CacheLosses | None:
+        """What cache types cost, if it was measured on this model with the engine that is here."""
+        losses = self.profile.losses if self.profile else None
+        if losses is None or not same_engine(losses.engine_version, self._machine.engine_version):
+            return None
+        return losses
+
+    def remember_losses(self, measured: CacheLosses) -> CacheLosses:
+        """Keeps what was measured now, with what else is known by the same text. Returns that."""
+        losses = replace(measured, engine_version=self._machine.engine_version or "")
+        losses = losses.with_others_of(self.losses)
+        with self._writing:
+            if self._profiles:
+                path = str(self._model.path.resolve())
+                empty = Profile(self._model.fingerprint, self._model.name, path)
+                self.profile = replace(self.profile or empty, losses=losses)
+                self._profiles.save(self.profile)
+        return losses
+
     def remember_think(self, level: str) -> None:
         """Keeps the level of thinking that was chosen in the profile, if there is one."""
         self._change(think=level)
@@ -153,6 +174,7 @@ class Lessons:
             think=think,
             sampling=sampling,
             explored=self.explored,
+            losses=self.profile.losses if self.profile else None,
         )
         profiles.save(self.profile)
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from tuner.json_values import Bound, Speed, from_json, one_of, within
+from tuner.memory.cache_losses import CacheLosses
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer, DeviceUse
 from tuner.private_files import kvchat_folder, private_folder, read_bounded, why
@@ -56,7 +57,8 @@ class Profile:
     fingerprint: str  # Model.fingerprint: recognises the file by content
     model_name: str
     model_path: str
-    settings: Annotated[Settings, _TYPES_EXIST]  # what was chosen
+    # What was chosen; None where the model was measured, and never loaded for a chat.
+    settings: Annotated[Settings, _TYPES_EXIST] | None = None
     wishes: Mapping[str, Any] = field(default_factory=dict)  # what the user fixed: JSON values
     predicted: tuple[DeviceUse, ...] = ()
     predicted_decode_tps: float | None = None  # these two are for people who read the file
@@ -74,6 +76,7 @@ class Profile:
     sampling: Annotated[Mapping[str, Any], _SAMPLING] = field(default_factory=dict)
     # What the user chose in the fit explorer, to be loaded as it is while it fits.
     explored: Annotated[Settings, _TYPES_EXIST] | None = None
+    losses: CacheLosses | None = None  # what cache types cost, as it was measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,146 @@
+"""Measures what cache types cost a model in quality: loads it, and reads a text with each pair.
+
+Everything here blocks and belongs in a thread; what happens is told as events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tuner.engine.protocol import LossesMeasured, MeasureLosses, Progress
+from tuner.errors import NoFitError, UsageError
+from tuner.launch import Launcher, Ready, Retry, Stage, no_fit_text
+from tuner.memory.cache_losses import MAX_TOKENS, CacheLosses
+from tuner.memory.footprint import DeviceUse
+from tuner.planning import Plan, Solver, with_choice
+from tuner.settings import Settings
+from tuner.tuning import Tuning
+from tuner.units import MIB, size_text
+
+N_TOKENS = 512  # of the text, unless told otherwise
+LEAST_TOKENS = 32
+_DECODED = 16  # tokens behind them, one by one, for the speed
+_CHUNK = 128  # tokens that are read at once, at most,
+_LOGITS = 64 * MIB  # and bytes that their logits may take
+_F32 = 4
+
+MeasuringEvent = Stage | Retry | CacheLosses
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What is read. `name`: of its file; "" for the built-in one."""
+
+    text: str
+    name: str = ""
+
+    @classmethod
+    def built_in(cls) -> Text:
+        """One of our own: prose, lists, tables, letters, talk and code."""
+        return cls(Path(__file__).with_name("sample_text.txt").read_text("utf-8"))
+
+
+def measured(
+    launcher: Launcher, text: Text, n_tokens: int | None = None
+) -> Iterator[MeasuringEvent]:
+    """Loads the model with as many layers on the GPUs as a chat would have, a short f16 cache, and
+    reads `n_tokens` of the text with each pair of types that a plan could choose from, or that the
+    wishes leave. The last event is what came; the profile has it, too.
+
+    Raises UsageError where the text or the model's context is too short, and as a launch does.
+    """
+    tuning = Tuning.of(launcher.request)
+    n_tokens = _length(tuning, n_tokens)
+    yield Stage("planning")
+    plan = tuning.plan()
+    if not plan.chosen.fits:
+        raise NoFitError(no_fit_text(plan))
+    request = _request(tuning, plan, text, n_tokens)
+    for event in launcher.load(tuning, _loaded(tuning.solver, plan, n_tokens), keep=False):
+        if not isinstance(event, Ready):
+            yield event
+            continue
+        for progress in event.running.measure_losses(request):
+            match progress:
+                case Progress(fraction):
+                    yield Stage("measuring", fraction)
+                case LossesMeasured(losses):
+                    losses = replace(losses, text=text.name)
+                    yield tuning.lessons.remember_losses(losses)
+
+
+def _length(tuning: Tuning, n_tokens: int | None) -> int:
+    """Tokens that are read. Raises UsageError."""
+    trained = tuning.model.n_ctx_train or MAX_TOKENS
+    most = min(trained - _DECODED, MAX_TOKENS)
+    if n_tokens is None:
+        return max(LEAST_TOKENS, min(N_TOKENS, most))
+    if not LEAST_TOKENS <= n_tokens <= most:
+        raise UsageError(
+            f"--tokens can be {LEAST_TOKENS} to {most:,}: this model was trained for a context of "
+            f"{trained:,} tokens, of which {_DECODED} are for the speed."
+        )
+    return n_tokens
+
+
+def _loaded(solver: Solver, plan: Plan, n_tokens: int) -> Plan:
+    """The plan with a cache for the text alone."""
+    settings = replace(plan.chosen.settings, n_ctx=n_tokens + _DECODED, type_k="f16", type_v="f16")
+    candidate = solver.weigh(settings, solver.objective(plan.wishes))
+    return with_choice(replace(plan, fallbacks=()), solver.exactly(candidate), solver)
+
+
+def _request(tuning: Tuning, plan: Plan, text: Text, n_tokens: int) -> MeasureLosses:
+    """What the engine is asked for. Raises NoFitError where it has no room for two caches beside
+    the model, UsageError where there is nothing to compare."""
+    solver, model = tuning.solver, tuning.model
+    if not solver.fitting.estimator.cache.layout.rows:
+        raise UsageError("this model keeps no cache of K and V: there is nothing to measure.")
+    loaded = _loaded(solver, plan, n_tokens).chosen
+    pairs = [pair for pair in solver.pairs(tuning.wishes) if pair != ("f16", "f16")]
+    if not pairs:
+        raise UsageError("the flags leave no cache but f16: there is nothing to compare.")
+    chunk = max(1, min(_CHUNK, _LOGITS // (_F32 * model.n_vocab) // 16 * 16))
+    each = _each(solver, loaded.settings, pairs, chunk)
+    caches = 1  # beside the model's own: that of f16, then one for each pair at once
+    while caches <= len(pairs) + 1 and _fits(solver, loaded.footprint.totals, each, caches + 1):
+        caches += 1
+    if caches == 1:
+        totals = [
+            total + 2 * more for total, more in zip(loaded.footprint.totals, each, strict=True)
+        ]
+        short = zip(tuning.machine.limits, solver.budgets.missing(totals), strict=True)
+        lacking = ", ".join(
+            f"{tuning.machine.text(limit)} lacks {size_text(size)}" for limit, size in short if size
+        )
+        raise NoFitError(
+            f"Two caches of {n_tokens:,} tokens and their logits are needed beside the model, and "
+            f"{lacking}: try fewer --tokens or --gpu-layers."
+        )
+    return MeasureLosses(text.text, n_tokens, _DECODED, chunk, caches - 1, tuple(pairs))
+
+
+def _each(
+    solver: Solver, settings: Settings, pairs: Sequence[tuple[str, str]], chunk: int
+) -> list[int]:
+    """Bytes per device that one cache takes at most, with its compute buffers and logits."""
+    footprints = [
+        solver.fitting.estimator.footprint(replace(settings, type_k=k, type_v=v, n_ubatch=chunk))
+        for k, v in (("f16", "f16"), *pairs)
+    ]
+    logits = _F32 * chunk * solver.model.n_vocab  # once as they are computed,
+    each = [
+        max(map(_cache, uses)) + logits for uses in zip(*(f.uses for f in footprints), strict=True)
+    ]
+    each[-1] += logits  # and once on the host, where they are compared
+    return each
+
+
+def _cache(use: DeviceUse) -> int:
+    return use.kv_cache + use.recurrent_state + use.compute
+
+
+def _fits(solver: Solver, totals: Sequence[int], each: Sequence[int], n: int) -> bool:
+    return solver.budgets.hold([t + n * more for t, more in zip(totals, each, strict=True)])
