@@ -56,7 +56,7 @@ def measured(
     yield Stage("planning")
     plan = tuning.plan()
     if not plan.chosen.fits:
-        raise NoFitError(no_fit_text(plan))
+        raise NoFitError(no_fit_text(plan, tuning.advise(plan)))
     request = _request(tuning, plan, text, n_tokens)
     for event in launcher.load(tuning, _loaded(tuning.solver, plan, n_tokens), keep=False):
         if not isinstance(event, Ready):
