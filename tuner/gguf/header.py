@@ -87,6 +87,12 @@ def models_of(paths: Iterable[Path]) -> list[Path]:
     return models
 
 
+def named_parts(path: Path) -> list[Path]:
+    """All files of the model whose first, or only, one this is, by its name alone."""
+    match = PART_NAME.fullmatch(path.name)
+    return _sibling_paths(path, int(match["count"])) if match else [path]
+
+
 def _first_part(path: Path) -> Path | None:
     """The first part of the model that a file is a part of; None where it is none."""
     match = PART_NAME.fullmatch(path.name)

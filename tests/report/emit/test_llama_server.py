@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.support.carried import NAMES, carried, options, split, words
 from tests.support.giants import GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, gpu
@@ -20,7 +22,8 @@ from tuner.memory.cache_types import CACHE_TYPES
 from tuner.model.chat_templates import TemplateChoice
 from tuner.report.emit import TARGETS, Carried
 from tuner.sampling import SAMPLERS, LogitBias
-from tuner.settings import FIELDS
+from tuner.settings import FIELDS, MAX_CONTEXT, MAX_UBATCH
+from tuner.units import INT32
 from tuner.wishes import Wishes
 
 DATA = Path(__file__).parents[2] / "data" / "arguments.json"
@@ -117,10 +120,41 @@ def test_every_cache_type_is_one_that_the_program_has(cache_type: str, name: str
     check(program, words(program, one), recorded()[name])
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    st.fixed_dictionaries({
+        "n_ctx": st.integers(1, MAX_CONTEXT),
+        "type_k": st.sampled_from([*CACHE_TYPES]),
+        "type_v": st.sampled_from([*CACHE_TYPES]),
+        "n_gpu_layers": st.integers(0, INT32),
+        "n_cpu_moe": st.integers(0, INT32),
+        "n_ubatch": st.integers(1, MAX_UBATCH),
+        "tensor_split": st.lists(st.floats(1e-6, 1e6), max_size=2).map(tuple),
+        "flash_attn": st.sampled_from(["on", "off", "auto"]),
+        "swa_full": st.booleans(),
+        "use_extra_bufts": st.booleans(),
+    }),
+    st.text(st.characters(exclude_characters="\0/", codec="utf-8"), max_size=20),
+    st.sampled_from(["llama-server", "llama-cli"]),
+)  # fmt: skip
+def test_any_plan_is_a_command_that_the_program_takes(
+    chosen: dict[str, Any], stem: str, program: str
+) -> None:
+    """Whatever the settings and the name: known flags, values of their kind, and the path."""
+    given_words = words(program, carried(settings=chosen, file_name=f"{stem}.gguf"))
+    check(program, given_words, recorded()[_of_engine()[program]])
+    assert given_words[1] == f"/models/{stem}.gguf"
+
+
+def _of_engine() -> dict[str, str]:
+    """The recorded programs of this engine's own llama.cpp, by program."""
+    source = f"llama-cpp-python {ENGINE_VERSION}"
+    return {name.partition(" ")[0]: name for name in recorded() if source in name}
+
+
 def test_the_recorded_programs_are_of_this_engine() -> None:
     """The arguments are recorded again with each engine; beside it, a program that is in use."""
-    of_engine = [name for name in recorded() if f"llama-cpp-python {ENGINE_VERSION}" in name]
-    assert [name.split()[0] for name in of_engine] == ["llama-server", "llama-cli"]
+    assert [*_of_engine()] == ["llama-server", "llama-cli"]
 
 
 SPELT = {

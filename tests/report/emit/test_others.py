@@ -130,6 +130,22 @@ def test_any_file_name_in_a_modelfile(file_name: str) -> None:
         assert "ln -s $'/models/" in text
 
 
+@pytest.mark.parametrize("stem", ["big", "b\udcff"])
+def test_all_files_of_a_split_model_are_named(stem: str) -> None:
+    """ollama and LM Studio copy or link them, each by its name; the others open the first."""
+    one = carried(LLAMA_8B, 24.0, file_name=f"{stem}-00001-of-00003.gguf")
+    names = [f"{stem if stem == 'big' else 'model'}-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    folder = "/models" if stem == "big" else "."
+    found = re.findall(r"^FROM (.*)$", TARGETS["ollama"](one), re.MULTILINE)
+    assert found == [f"{folder}/{name}" for name in names]
+    imported = re.findall(r"lms import .* (\S+)$", TARGETS["lmstudio"](one), re.MULTILINE)
+    assert [file.rsplit("/", 1)[-1] for file in imported] == names
+    assert module(one)[0] == f"kvchat/models/{names[0]}"
+    for program in ("ollama", "lmstudio"):
+        assert TARGETS[program](one).count("ln -s") == (0 if stem == "big" else 3)
+    assert options("koboldcpp", one)["--model"] == [f"/models/{stem}-00001-of-00003.gguf"]
+
+
 def test_a_context_that_ollama_cuts_is_told() -> None:
     longer = carried(LLAMA_8B, 24.0, settings={"n_ctx": 200_000})
     assert "cuts the context to the 131,072 tokens" in " ".join(

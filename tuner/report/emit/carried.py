@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tuner.cells import wrap
+from tuner.gguf.header import named_parts
 from tuner.model.chat_templates import TemplateChoice
 from tuner.planning import Plan
 from tuner.safe_text import one_line, shell_word
@@ -15,7 +17,6 @@ from tuner.settings import Settings
 from tuner.units import size_text, tps_text
 
 WIDTH = 80  # cells of a comment's line
-LINKED = "model.gguf"  # what a file is called whose own name a program cannot take
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,19 @@ class Carried:
     def path(self) -> str:
         """The model's file, from wherever the program is started."""
         return os.path.abspath(self.plan.model.path)
+
+    @property
+    def parts(self) -> list[str]:
+        """All its files, of a split model several; the first one is `path`."""
+        return [str(part) for part in named_parts(Path(self.path))]
+
+    @property
+    def links(self) -> list[str]:
+        """What the files are called for a program that cannot be told their own names."""
+        n = len(self.parts)
+        return (
+            [f"model-{i:05d}-of-{n:05d}.gguf" for i in range(1, n + 1)] if n > 1 else ["model.gguf"]
+        )
 
     @property
     def name(self) -> str:
@@ -84,7 +98,7 @@ class Carried:
         """What to do where a program cannot be told the file's name."""
         return [
             "The file's name has characters that cannot be written here. Give it another:",
-            command("ln", "-s", self.path, LINKED),
+            *(command("ln", "-s", *pair) for pair in zip(self.parts, self.links, strict=True)),
         ]
 
 

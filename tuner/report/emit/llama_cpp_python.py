@@ -13,7 +13,7 @@ from tuner.engine_version import ENGINE_VERSION
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.model.chat_templates import CHATML
 from tuner.model.tensors import EXPERT_TENSORS
-from tuner.report.emit.carried import LINKED, Carried, comment, number
+from tuner.report.emit.carried import Carried, comment, number
 from tuner.safe_text import utf8
 
 # What `create_chat_completion` calls a value of `Sampling`; the others it does not have.
@@ -123,7 +123,8 @@ def _hooks(carried: Carried) -> Iterator[str]:
 
 def _arguments(carried: Carried) -> Iterator[_Argument]:
     s = carried.settings
-    yield _Argument("model_path", repr(carried.path if _can_be_opened(carried.path) else LINKED))
+    path = carried.path if _can_be_opened(carried.path) else carried.links[0]
+    yield _Argument("model_path", repr(path))
     yield _Argument("n_ctx", str(s.n_ctx))
     yield _Argument("n_batch", str(s.n_batch))
     yield _Argument("n_ubatch", str(s.n_ubatch))

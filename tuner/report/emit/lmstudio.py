@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tuner.model.chat_templates import CHATML
-from tuner.report.emit.carried import LINKED, WIDTH, Carried, command, comment, number
+from tuner.report.emit.carried import WIDTH, Carried, command, comment, number
 from tuner.safe_text import utf8
 
 _FOLDER = "kvchat/models"  # of LM Studio's own folder of models
@@ -29,7 +30,7 @@ def lmstudio(carried: Carried) -> str:
     """A module for Node that loads the model as planned and answers once; its config names what
     the app's own dialog has too."""
     load = _literal({"config": _config(carried)})
-    key = json.dumps(f"{_FOLDER}/{_file_name(carried)}")
+    key = json.dumps(f"{_FOLDER}/{Path(_files(carried)[0]).name}")
     lines = [
         *comment(_sentences(carried), "//"),
         'import { LMStudioClient } from "@lmstudio/sdk";',
@@ -45,11 +46,10 @@ def lmstudio(carried: Carried) -> str:
 def _sentences(carried: Carried) -> Iterator[str]:
     yield from carried.head()
     yield "Settings of LM Studio's SDK, @lmstudio/sdk 2.0; a module for Node. First:"
-    if utf8(carried.path) != carried.path:
+    if not _can_be_named(carried.path):
         yield from carried.linked()
-        yield command("lms", "import", "--symbolic-link", "--user-repo", _FOLDER, LINKED)
-    else:
-        yield command("lms", "import", "--symbolic-link", "--user-repo", _FOLDER, carried.path)
+    for file in _files(carried):
+        yield command("lms", "import", "--symbolic-link", "--user-repo", _FOLDER, file)
     yield (
         "llamaCppArgumentsOverride, which the SDK calls experimental, says what has no key of its "
         "own. In the app's dialog these are Context Length, GPU Offload "
@@ -141,6 +141,10 @@ def _literal(value: Any, indent: str = "") -> str:
     return f"{start}\n{inner}" + f",\n{inner}".join(parts) + f"\n{indent}{end}"
 
 
-def _file_name(carried: Carried) -> str:
-    whole = utf8(carried.path) == carried.path
-    return carried.plan.model.path.name if whole else LINKED
+def _files(carried: Carried) -> list[str]:
+    return carried.parts if _can_be_named(carried.path) else carried.links
+
+
+def _can_be_named(path: str) -> bool:
+    """Whether JSON, which has text alone, can name a file."""
+    return utf8(path) == path

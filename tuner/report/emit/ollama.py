@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tuner.report.emit.carried import LINKED, Carried, command, comment, number
+from tuner.report.emit.carried import Carried, command, comment, number
 
 _CACHE_TYPES = ("f16", "q8_0", "q4_0")  # that OLLAMA_KV_CACHE_TYPE is documented for
 # PARAMETER names of `Options` by those of `Sampling`; the others it does not have.
@@ -25,8 +25,9 @@ _SAMPLING = {
 
 def ollama(carried: Carried) -> str:
     """A Modelfile, how it is used, and what the server's environment must say."""
-    path = carried.path if _can_be_written(carried.path) else f"./{LINKED}"
-    lines = [*comment(_sentences(carried), "#"), f"FROM {path}"]
+    links = [f"./{link}" for link in carried.links]
+    files = carried.parts if _can_be_written(carried.path) else links
+    lines = [*comment(_sentences(carried), "#"), *(f"FROM {file}" for file in files)]
     lines += [f"PARAMETER {name} {value}" for name, value in _parameters(carried)]
     return "\n".join(lines) + "\n"
 
