@@ -135,9 +135,10 @@ def _alone(args: argparse.Namespace) -> list[str]:
 
 
 def _require_one_thing(args: argparse.Namespace) -> None:
-    alone, asked = _alone(args), args.prompt is not None
-    others = {"-p": asked, "--explain": args.explain, "--show-prompt": args.show_prompt}
-    too_many = [*alone[1:], *(flag for flag, given in others.items() if given)]
+    alone = _alone(args)
+    others = ("explain", "show_prompt", "prompt", "resume", "system", "think")
+    given = (name for name in others if getattr(args, name) not in (None, False))
+    too_many = [*alone[1:], *(f"--{name.replace('_', '-')}" for name in given)]
     if alone and too_many:
         raise UsageError(f"{alone[0]} is a run of its own: leave out {' and '.join(too_many)}.")
 
