@@ -14,7 +14,7 @@ from tuner.errors import NoFitError, UsageError
 from tuner.launch import Launcher, Ready, Retry, Stage, no_fit_text
 from tuner.memory.cache_losses import MAX_TOKENS, CacheLosses
 from tuner.memory.footprint import DeviceUse
-from tuner.planning import Plan, Solver, with_choice
+from tuner.planning import Candidate, Plan, Solver, with_choice
 from tuner.settings import Settings
 from tuner.tuning import Tuning
 from tuner.units import MIB, size_text
@@ -57,8 +57,11 @@ def measured(
     plan = tuning.plan()
     if not plan.chosen.fits:
         raise NoFitError(no_fit_text(plan, tuning.advise(plan)))
-    request = _request(tuning, plan, text, n_tokens)
-    for event in launcher.load(tuning, _loaded(tuning.solver, plan, n_tokens), keep=False):
+    solver = tuning.solver
+    short = _short(solver, plan, n_tokens)
+    request = _request(tuning, short, text, n_tokens)
+    loads = with_choice(replace(plan, fallbacks=()), short, solver)
+    for event in launcher.load(tuning, loads, keep=False):
         if not isinstance(event, Ready):
             yield event
             continue
@@ -85,41 +88,44 @@ def _length(tuning: Tuning, n_tokens: int | None) -> int:
     return n_tokens
 
 
-def _loaded(solver: Solver, plan: Plan, n_tokens: int) -> Plan:
-    """The plan with a cache for the text alone."""
+def _short(solver: Solver, plan: Plan, n_tokens: int) -> Candidate:
+    """The choice with an f16 cache for the text alone."""
     settings = replace(plan.chosen.settings, n_ctx=n_tokens + _DECODED, type_k="f16", type_v="f16")
-    candidate = solver.weigh(settings, solver.objective(plan.wishes))
-    return with_choice(replace(plan, fallbacks=()), solver.exactly(candidate), solver)
+    return solver.exactly(solver.weigh(settings, solver.objective(plan.wishes)))
 
 
-def _request(tuning: Tuning, plan: Plan, text: Text, n_tokens: int) -> MeasureLosses:
+def _request(tuning: Tuning, loaded: Candidate, text: Text, n_tokens: int) -> MeasureLosses:
     """What the engine is asked for. Raises NoFitError where it has no room for two caches beside
     the model, UsageError where there is nothing to compare."""
     solver, model = tuning.solver, tuning.model
     if not solver.fitting.estimator.cache.layout.rows:
         raise UsageError("this model keeps no cache of K and V: there is nothing to measure.")
-    loaded = _loaded(solver, plan, n_tokens).chosen
     pairs = [pair for pair in solver.pairs(tuning.wishes) if pair != ("f16", "f16")]
     if not pairs:
         raise UsageError("the flags leave no cache but f16: there is nothing to compare.")
     chunk = max(1, min(_CHUNK, _LOGITS // (_F32 * model.n_vocab) // 16 * 16))
     each = _each(solver, loaded.settings, pairs, chunk)
-    caches = 1  # beside the model's own: that of f16, then one for each pair at once
-    while caches <= len(pairs) + 1 and _fits(solver, loaded.footprint.totals, each, caches + 1):
-        caches += 1
-    if caches == 1:
-        totals = [
-            total + 2 * more for total, more in zip(loaded.footprint.totals, each, strict=True)
-        ]
-        short = zip(tuning.machine.limits, solver.budgets.missing(totals), strict=True)
-        lacking = ", ".join(
-            f"{tuning.machine.text(limit)} lacks {size_text(size)}" for limit, size in short if size
+
+    def with_caches(n: int) -> list[int]:
+        """Bytes per device with so many caches beside the model's own."""
+        return [own + n * one for own, one in zip(loaded.footprint.totals, each, strict=True)]
+
+    missing = solver.budgets.missing(with_caches(2))  # f16, and one to compare with it
+    if any(missing):
+        limits = zip(tuning.machine.limits, missing, strict=True)
+        lacking = " and ".join(
+            f"{tuning.machine.text(limit)} lacks {size_text(size)}"
+            for limit, size in limits
+            if size
         )
         raise NoFitError(
-            f"Two caches of {n_tokens:,} tokens and their logits are needed beside the model, and "
+            f"Two caches of {n_tokens:,} tokens with their logits are needed beside the model, but "
             f"{lacking}: try fewer --tokens or --gpu-layers."
         )
-    return MeasureLosses(text.text, n_tokens, _DECODED, chunk, caches - 1, tuple(pairs))
+    side_by_side = 1
+    while side_by_side <= len(pairs) and solver.budgets.hold(with_caches(side_by_side + 2)):
+        side_by_side += 1
+    return MeasureLosses(text.text, n_tokens, _DECODED, chunk, side_by_side, tuple(pairs))
 
 
 def _each(
@@ -140,7 +146,3 @@ def _each(
 
 def _cache(use: DeviceUse) -> int:
     return use.kv_cache + use.recurrent_state + use.compute
-
-
-def _fits(solver: Solver, totals: Sequence[int], each: Sequence[int], n: int) -> bool:
-    return solver.budgets.hold([t + n * more for t, more in zip(totals, each, strict=True)])

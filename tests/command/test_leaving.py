@@ -121,10 +121,13 @@ def test_the_first_interrupt_ends_one_shot(name: str, when: str, tiny_model: Pat
         assert chat.ends(1.5) == ExitCode.INTERRUPTED
 
 
-def test_an_interrupt_ends_a_bench(tiny_model: Path) -> None:
+@pytest.mark.parametrize(
+    ("flag", "stage"), [("--bench", "timingthechoice"), ("--measure", "measuring")]
+)
+def test_an_interrupt_ends_a_measurement(flag: str, stage: str, tiny_model: Path) -> None:
     """Also where the process hangs."""
-    with kvchat(str(tiny_model), "--bench", measure_seconds=20) as chat:
-        chat.until(lambda: "timingthechoice" in chat.shown)
+    with kvchat(str(tiny_model), flag, measure_seconds=20) as chat:
+        chat.until(lambda: stage in chat.shown)
         chat.worker.suspend()
         chat.process.send_signal(signal.SIGINT)
         assert chat.ends(1.5) == ExitCode.INTERRUPTED

@@ -23,6 +23,8 @@ from tuner.engine.protocol import (
     Generate,
     Load,
     Loaded,
+    LossesMeasured,
+    MeasureLosses,
     MeasureSpeed,
     Message,
     Progress,
@@ -32,7 +34,9 @@ from tuner.engine.protocol import (
     Text,
 )
 from tuner.engine.worker_process import WORKER_COMMAND
-from tuner.errors import EngineCancelled, EngineError
+from tuner.errors import EngineCancelled, EngineError, UsageError
+from tuner.measuring import Text as SampleText
+from tuner.memory.cache_losses import CacheLosses
 from tuner.settings import Settings
 from tuner.units import MIB
 
@@ -176,6 +180,46 @@ def test_a_measurement(client: EngineClient) -> None:
     assert progress
     after = list(client.generate(Generate(ASK, GREEDY)))
     assert (text_of(after), done_of(after).n_reused) == (before, 0)
+
+
+def losses_of(client: EngineClient, *pairs: tuple[str, str], text: str = "") -> CacheLosses:
+    request = MeasureLosses(text or SampleText.built_in().text, 40, 4, 16, 2, pairs)
+    *progress, measured = client.measure_losses(request)
+    assert isinstance(measured, LossesMeasured)
+    assert progress
+    return measured.losses
+
+
+def test_losses_of_caches(client: EngineClient) -> None:
+    """f16 beside f16 loses nothing, q4_0 much more than q8_0, whose loss is what rounding makes;
+    the next answer is what it would have been without."""
+    before = text_of(list(client.generate(Generate(ASK, GREEDY))))
+    pairs = (("f16", "f16"), ("q8_0", "q8_0"), ("q4_0", "q4_0"))
+    losses = losses_of(client, *pairs)
+    f16, again, q8_0, q4_0 = losses.pairs
+    assert (f16.loss, f16.same_top) == (again.loss, again.same_top) == (0.0, 1.0)
+    assert 0 < q8_0.loss < 0.02 < q4_0.loss < 0.5
+    assert q4_0.same_top < 1
+    assert q4_0.loss == pytest.approx((q4_0.loss_first + q4_0.loss_second) / 2)
+    assert 0 <= losses.noise < 0.02
+    assert 10 < losses.perplexity < 500
+    assert all(pair.decode_tps > 0 for pair in losses.pairs)
+    assert text_of(list(client.generate(Generate(ASK, GREEDY)))) == before
+
+
+def test_losses_by_too_short_a_text(client: EngineClient) -> None:
+    with pytest.raises(UsageError, match="44 are needed"):
+        losses_of(client, ("q8_0", "q8_0"), text="Short.")
+
+
+def test_losses_can_be_stopped(client: EngineClient) -> None:
+    text = SampleText.built_in().text
+    stream = client.measure_losses(MeasureLosses(text, 1000, 4, 64, 1, (("q8_0", "q8_0"),)))
+    next(stream)
+    client.stop()
+    with pytest.raises(EngineCancelled):
+        list(stream)
+    assert "Paris" in text_of(list(client.generate(Generate(CAPITAL, GREEDY))))
 
 
 def test_a_measurement_can_be_stopped(client: EngineClient) -> None:
