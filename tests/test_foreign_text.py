@@ -316,7 +316,7 @@ async def test_no_screen_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         log_path=tmp_path / NAME,
     )
     app = make_app(running, store, resume="c1", warnings=(EVIL,))
-    async with app.run_test(size=(100, 80)) as pilot:
+    async with app.run_test(size=(100, 110)) as pilot:
         screen = await chat_screen(pilot)
         prompt = screen.query_one(Prompt)
         await pilot.press("up")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from textual import events
+from textual import events, work
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
@@ -15,7 +15,13 @@ from tui.answering import Chat
 from tui.keymap import Keymap, Place, Show
 from tui.parachute import Parachute
 from tui.ports import ModelLauncher, RunningModel
-from tui.screens import ChatScreen, ConversationsScreen, KeysScreen, LoadingScreen
+from tui.screens import (
+    ChatScreen,
+    ConversationsScreen,
+    ExplorerScreen,
+    KeysScreen,
+    LoadingScreen,
+)
 from tui.screens.bindings import bindings
 from tui.storage import Conversations, Recorder
 from tuner.engine.protocol import Sampling
@@ -38,6 +44,7 @@ class KvchatApp(App[None]):
         "styles/chat.tcss",
         "styles/messages.tcss",
         "styles/lists.tcss",
+        "styles/explorer.tcss",
     ]
     BINDINGS: ClassVar[list[BindingType]] = bindings(Place.APP)
 
@@ -51,9 +58,11 @@ class KvchatApp(App[None]):
         keymap: Keymap | None = None,
         warnings: Sequence[str] = (),
         parachute: Parachute | None = None,
+        choose: bool = False,
     ):
         """`sampling`: in place of the launch's. `warnings`: what the user should hear once the
-        chat is open. `parachute`: ends the program where leaving takes too long."""
+        chat is open. `parachute`: ends the program where leaving takes too long. `choose`: the
+        settings are chosen in the fit explorer before anything is loaded."""
         super().__init__()
         self.error: KvchatError | None = None
         self._launcher = launcher
@@ -67,6 +76,7 @@ class KvchatApp(App[None]):
         self._model: RunningModel | None = None
         self._leaving = False
         self._parachute = parachute
+        self._choose = choose
         self._recorder = Recorder(store, self._not_saved, self._saved_again)
 
     @property
@@ -87,7 +97,22 @@ class KvchatApp(App[None]):
 
     def on_mount(self) -> None:
         self.set_keymap(self._keys.for_textual())
-        self.push_screen(LoadingScreen(self._launcher, self._keys))
+        if self._choose:
+            self._explore()
+        else:
+            self.push_screen(LoadingScreen(self._launcher, self._keys))
+
+    @work(group="explore")
+    async def _explore(self) -> None:
+        """Asks how to load the model, then loads it."""
+        screen = ExplorerScreen(self._launcher.explorer, self._keys)
+        choice = await self.push_screen_wait(screen)
+        if choice is None:
+            self.error = screen.error
+            await self._leave(self.error.exit_code if self.error else ExitCode.OK)
+        else:
+            self._launcher.choose(choice.settings, keep=choice.keep)
+            await self.push_screen(LoadingScreen(self._launcher, self._keys))
 
     async def on_loading_screen_loaded(self, message: LoadingScreen.Loaded) -> None:
         self._model = message.running

@@ -20,13 +20,14 @@ class Place(Enum):
     LIST = "In the list of conversations"
     RENAME = "While you rename"
     REPORT = "In the fit report"
+    EXPLORER = "In the fit explorer"
     HELP = "In this list of keys"
     LOADING = "While the model is loaded"
 
     @property
     def takes_text(self) -> bool:
         """Keys that write or edit belong to a text there."""
-        return self not in {Place.REPORT, Place.HELP, Place.LOADING}
+        return self not in {Place.REPORT, Place.EXPLORER, Place.HELP, Place.LOADING}
 
     def meets(self, other: Place) -> bool:
         """Whether a key is heard in both at once."""
@@ -83,6 +84,9 @@ ACTIONS = (
            "Lists all keys.", "keys", _IDLE | Show.PALETTE | Show.WELCOME),
     Action("model.report", ("f2",), "report", Place.CHAT, "Fit report",
            "Shows how the model is loaded, predicted and actual.", "fit", _ALWAYS | Show.PALETTE),
+    Action("model.explore", ("f3",), "explore", Place.CHAT, "Fit explorer",
+           "Tries out other settings, and loads the model with them.", "explore",
+           _ALWAYS | Show.PALETTE),
     Action("conversation.list", ("ctrl+o",), "conversations", Place.CHAT, "Conversations",
            "Lists conversations, to open, search, rename or delete.", "chats",
            _IDLE | Show.PALETTE),
@@ -132,6 +136,27 @@ ACTIONS = (
            "Goes back to the chat.", "back", Show.IDLE, opened_by="model.report"),
     Action("report.scroll", ("up", "down", "pageup", "pagedown"), "scroll", Place.REPORT,
            "Scroll", "Scrolls.", "scroll", Show.IDLE, fixed=True),
+    Action("explorer.enter", ("enter",), "enter", Place.EXPLORER, "Load",
+           "Loads what is shown, or takes over the plan of that row.", "load", Show.IDLE),
+    Action("explorer.up", ("up",), "move(-1)", Place.EXPLORER, "Row above",
+           "Goes to the row above.", "above", Show.IDLE),
+    Action("explorer.down", ("down",), "move(1)", Place.EXPLORER, "Row below",
+           "Goes to the row below.", "below", Show.IDLE),
+    Action("explorer.less", ("left",), "turn(-1)", Place.EXPLORER, "Less",
+           "Takes the next smaller value.", "less", Show.IDLE),
+    Action("explorer.more", ("right",), "turn(1)", Place.EXPLORER, "More",
+           "Takes the next larger value.", "more", Show.IDLE),
+    Action("explorer.much_less", ("pageup", "shift+left", "ctrl+left"), "turn(-5)", Place.EXPLORER,
+           "Much less", "Goes five values down."),
+    Action("explorer.much_more", ("pagedown", "shift+right", "ctrl+right"), "turn(5)",
+           Place.EXPLORER, "Much more", "Goes five values up."),
+    Action("explorer.reset", ("r",), "reset", Place.EXPLORER, "Reset",
+           "Shows what kvchat would choose by itself.", "reset",
+           Show.IDLE),
+    Action("explorer.take", tuple("123456789"), "take", Place.EXPLORER, "Take over",
+           "Takes over one of the other plans.", fixed=True),
+    Action("explorer.leave", ("escape", "q"), "leave", Place.EXPLORER, "Back",
+           "Goes back without a change.", "back", Show.IDLE, opened_by="model.explore"),
     Action("keys.close", ("escape", "q"), "dismiss", Place.HELP, "Back",
            "Goes back.", "back", Show.IDLE),
     Action("keys.scroll", ("up", "down", "pageup", "pagedown"), "scroll", Place.HELP,

@@ -8,9 +8,22 @@ from typing import Protocol
 
 from tuner.engine.protocol import AnswerEvent, Message, Sampling
 from tuner.launch import LaunchEvent, Ready, Retry, Stage
+from tuner.planning import Candidate, Dial, Explorer, Plan
 from tuner.settings import Settings
 
-__all__ = ["ModelFacts", "ModelLauncher", "Ready", "Retry", "RunningModel", "Stage"]
+__all__ = [
+    "Candidate",
+    "Dial",
+    "Explorer",
+    "LaunchEvent",
+    "ModelFacts",
+    "ModelLauncher",
+    "Plan",
+    "Ready",
+    "Retry",
+    "RunningModel",
+    "Stage",
+]
 
 
 class ModelFacts(Protocol):
@@ -64,6 +77,8 @@ class RunningModel(Protocol):
     def close(self) -> None: ...
     def kill(self) -> None: ...
     def reload(self) -> Iterator[LaunchEvent]: ...
+    def explorer(self) -> Explorer: ...
+    def change(self, settings: Settings, *, keep: bool) -> Iterator[LaunchEvent]: ...
 
 
 class ModelLauncher(Protocol):
@@ -74,5 +89,7 @@ class ModelLauncher(Protocol):
     @property
     def still(self) -> float: ...
     def start(self) -> Iterator[LaunchEvent]: ...
+    def explorer(self) -> Explorer: ...
+    def choose(self, settings: Settings, *, keep: bool | None) -> None: ...
     def cancel(self) -> None: ...
     def kill(self) -> None: ...

@@ -25,7 +25,13 @@ from tests.support.chat_fakes import (
 from tui.app import KvchatApp
 from tui.key_file import FILE, read_keymap
 from tui.keymap import ACTIONS, BY_ID, Action, Keymap, Place, Show, label, markdown
-from tui.screens import ChatScreen, KeysScreen, LoadingScreen, ReportScreen
+from tui.screens import (
+    ChatScreen,
+    ExplorerScreen,
+    KeysScreen,
+    LoadingScreen,
+    ReportScreen,
+)
 from tui.screens.conversations import ConversationsScreen, RenameScreen
 from tui.storage import Conversations
 from tui.widgets import Prompt
@@ -38,6 +44,7 @@ OWNERS: dict[Place, type[DOMNode]] = {
     Place.LIST: ConversationsScreen,
     Place.RENAME: RenameScreen,
     Place.REPORT: ReportScreen,
+    Place.EXPLORER: ExplorerScreen,
     Place.HELP: KeysScreen,
     Place.LOADING: LoadingScreen,
 }
@@ -134,19 +141,19 @@ def test_keys_are_changed_by_id(tmp_path: Path) -> None:
 
 
 def test_the_key_that_opens_a_screen_closes_it(tmp_path: Path) -> None:
-    keymap, problems = keymap_of(tmp_path, '"model.report" = "f3"')
+    keymap, problems = keymap_of(tmp_path, '"model.report" = "f9"')
     assert problems == ()
-    assert keymap.keys("report.close") == ("escape", "q", "f3")
+    assert keymap.keys("report.close") == ("escape", "q", "f9")
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('"chat.fly" = "f3"', ["chat.fly"]),
+        ('"chat.fly" = "f9"', ["chat.fly"]),
         ('"model.report" = 3', ["model.report", "in quotes"]),
-        ('"model.report" = ["f3"]', ["model.report", "in quotes"]),
+        ('"model.report" = ["f9"]', ["model.report", "in quotes"]),
         ('"model.report" = ""', ["model.report", "no key"]),
-        ('"model.report" = "f3,"', ["model.report", "no key"]),
+        ('"model.report" = "f9,"', ["model.report", "no key"]),
         ('"model.report" = "ctrl+"', ["model.report", "no key"]),
         ('"model.report" = "f99"', ["f99", "no key"]),
         ('"model.report" = "hyper+x"', ["hyper+x", "no key"]),
@@ -155,7 +162,7 @@ def test_the_key_that_opens_a_screen_closes_it(tmp_path: Path) -> None:
         ('"model.report" = "x"', ["needed for writing"]),
         ('"list.delete" = "backspace"', ["needed for writing"]),
         ('"app.quit" = "shift+left"', ["needed for writing"]),
-        ('"rename.save" = "f3"', ["rename.save", "cannot be changed"]),
+        ('"rename.save" = "f9"', ["rename.save", "cannot be changed"]),
         ('"model.report" = "ctrl+n"', ["Ctrl+N", "model.report", "conversation.new"]),
         ('"prompt.newline" = "enter"', ["Enter", "prompt.newline", "prompt.send"]),
         ('"app.quit" = "ctrl+m"', ["Enter", "app.quit", "prompt.send"]),
@@ -163,7 +170,7 @@ def test_the_key_that_opens_a_screen_closes_it(tmp_path: Path) -> None:
         ('"list.open" = "ctrl+q"', ["Ctrl+Q", "list.open", "app.quit"]),
         ("nonsense", [FILE, "cannot be read"]),
         ("a = " + "[" * 5000 + "]" * 5000, [FILE, "cannot be read"]),
-        ('"model.report" = "f3"\n"model.report" = "f4"', [FILE, "cannot be read"]),
+        ('"model.report" = "f9"\n"model.report" = "f4"', [FILE, "cannot be read"]),
     ],
 )
 def test_what_cannot_be_used_is_told(line: str, words: list[str], tmp_path: Path) -> None:
@@ -188,8 +195,8 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
 
 def test_of_two_clashing_changes_the_later_gives_way(tmp_path: Path) -> None:
     """Also along a chain: what gives way may not take the key of what took its own."""
-    keymap, problems = keymap_of(tmp_path, '"model.report" = "f3"\n"conversation.new" = "f3"')
-    assert keymap.changed == {"model.report": ("f3",)}
+    keymap, problems = keymap_of(tmp_path, '"model.report" = "f9"\n"conversation.new" = "f9"')
+    assert keymap.changed == {"model.report": ("f9",)}
     assert len(problems) == 1
     keymap, problems = keymap_of(
         tmp_path, '"model.report" = "ctrl+n"\n"conversation.new" = "ctrl+r"'
@@ -199,7 +206,7 @@ def test_of_two_clashing_changes_the_later_gives_way(tmp_path: Path) -> None:
 
 
 def test_what_is_good_in_a_file_is_used(tmp_path: Path) -> None:
-    keymap, problems = keymap_of(tmp_path, '"chat.fly" = "f3"\n"model.report" = "f4"')
+    keymap, problems = keymap_of(tmp_path, '"chat.fly" = "f9"\n"model.report" = "f4"')
     assert len(problems) == 1
     assert keymap.label("model.report") == "F4"
 
@@ -218,7 +225,7 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
     assert problems == ()
     running = FakeRunning([["One."], ["Two."], []])
     app = make_app(running, store, keymap=keymap)
-    async with app.run_test(size=(120, 80)) as pilot:
+    async with app.run_test(size=(120, 110)) as pilot:
         screen = await chat_screen(pilot)
         assert "Enter sends the message, F16 begins a new line, F17 lists all keys" in shown(pilot)
         for hint in ("F16 newline", "F17 keys", "F13 fit", "Ctrl+T new", "Ctrl+G again", "F19 all"):
@@ -274,10 +281,10 @@ async def test_exchanged_keys_work(store: Conversations, tmp_path: Path) -> None
 
 
 async def test_a_problem_with_the_keys_is_told_in_the_chat(store: Conversations) -> None:
-    app = make_app(FakeRunning(), store, warnings=("keys.toml: F3 cannot be.",))
+    app = make_app(FakeRunning(), store, warnings=("keys.toml: F9 cannot be.",))
     async with app.run_test(size=(80, 24)) as pilot:
         await chat_screen(pilot)
-        await until(pilot, lambda: "keys.toml: F3 cannot be." in shown(pilot))
+        await until(pilot, lambda: "keys.toml: F9 cannot be." in shown(pilot))
 
 
 @pytest.mark.parametrize("key", ["f1", "ctrl+p"])

@@ -13,12 +13,12 @@ from typing import Any
 from textual.pilot import Pilot
 
 from tui.app import KvchatApp
-from tui.ports import Ready, Retry, Stage
+from tui.ports import Explorer, Ready, Retry, Stage
 from tui.screens import ChatScreen
 from tui.storage import Conversations
 from tui.widgets import Prompt
 from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text, WasThought
-from tuner.errors import EngineCancelled, KvchatError
+from tuner.errors import EngineCancelled, EngineError, KvchatError
 from tuner.settings import Settings
 
 
@@ -55,6 +55,10 @@ class FakeRunning:
     usual_think: str = ""
     reloads: int = 0
     closed: bool = False
+    make_explorer: Callable[[], Explorer] | None = None
+    changes: list[tuple[Settings, bool]] = field(default_factory=list)  # and whether to keep them
+    change_said: str = ""  # a change ends with the old settings, after this
+    change_hold: threading.Event | None = None  # a change waits for it, or for a stop
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -126,6 +130,30 @@ class FakeRunning:
         yield Stage("loading", 0.5)
         yield Ready(self)  # type: ignore[arg-type]  # as much of one as the chat needs
 
+    def explorer(self) -> Explorer:
+        return explored(self.make_explorer)
+
+    def change(self, settings: Settings, *, keep: bool) -> Iterator[Stage | Retry | Ready]:
+        self.changes.append((settings, keep))
+        self._stop.clear()
+        yield Stage("loading the model", 0.25)
+        said = self.change_said
+        while self.change_hold is not None and not self.change_hold.wait(0.005):
+            if self._stop.is_set():
+                said = "It was cancelled. The model is loaded again as it was."
+                break
+        if said:
+            yield Retry(said)
+        else:
+            self.settings = settings
+        yield Ready(self)  # type: ignore[arg-type]
+
+
+def explored(make: Callable[[], Explorer] | None) -> Explorer:
+    if make is None:
+        raise EngineError("load_failed", "Nothing is known of this model.")
+    return make()
+
 
 @dataclass
 class FakeLauncher:
@@ -135,6 +163,15 @@ class FakeLauncher:
     path: Path = Path("/models/tiny.gguf")
     still: float = 0.0
     cancelled: threading.Event = field(default_factory=threading.Event)
+    make_explorer: Callable[[], Explorer] | None = None
+    chosen: tuple[Settings, bool | None] | None = None
+
+    def explorer(self) -> Explorer:
+        return explored(self.make_explorer)
+
+    def choose(self, settings: Settings, *, keep: bool | None) -> None:
+        self.chosen = settings, keep
+        self.running.settings = settings
 
     def start(self) -> Iterator[Stage | Retry | Ready]:
         yield Stage("reading the header")

@@ -26,6 +26,8 @@ from tuner.tuning import Tuning, file_to_blame
 from tuner.units import parse_size, parse_tokens
 from tuner.wishes import LaunchRequest
 
+_CHOOSE = "--choose opens the fit explorer before a chat"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line; returns its exit status."""
@@ -77,6 +79,8 @@ def _run(args: argparse.Namespace) -> int:
     _require_one_thing(args)
     if (args.text is not None or args.tokens is not None) and not args.measure:
         raise UsageError("--text and --tokens go with --measure.")
+    if args.choose and (args.explain or args.show_prompt):
+        raise UsageError(f"{_CHOOSE}: leave out --explain and --show-prompt.")
     sampling = sampling_flags.stated(args)
     requests = [_request(args, path, sampling) for path in paths]
     program = options.emit(args)
@@ -105,6 +109,8 @@ def _run(args: argparse.Namespace) -> int:
     prompt = _prompt(args)
     if args.show_prompt:
         return _show_prompt(args, request, prompt)
+    if prompt is not None and args.choose:
+        raise UsageError(f"{_CHOOSE}; -p and a piped question are answered without one.")
     if prompt is not None and args.resume:
         raise UsageError("--resume goes with the chat or --show-prompt; -p answers one question.")
     if rules := request.sampling.get("grammar"):
@@ -126,7 +132,7 @@ def _run(args: argparse.Namespace) -> int:
         )
     from tui.command.open_chat import open_chat  # noqa: PLC0415
 
-    return open_chat(request, args.system, args.resume)
+    return open_chat(request, args.system, args.resume, choose=args.choose)
 
 
 def _alone(args: argparse.Namespace) -> list[str]:
@@ -136,7 +142,7 @@ def _alone(args: argparse.Namespace) -> list[str]:
 
 def _require_one_thing(args: argparse.Namespace) -> None:
     alone = _alone(args)
-    others = ("explain", "show_prompt", "prompt", "resume", "system", "think")
+    others = ("explain", "show_prompt", "prompt", "resume", "system", "think", "choose")
     given = (name for name in others if getattr(args, name) not in (None, False))
     too_many = [*alone[1:], *(f"--{name.replace('_', '-')}" for name in given)]
     if alone and too_many:

@@ -23,8 +23,11 @@ _SIGNAL_SECONDS = 2.0  # to leave in order
 _FLUSH_SECONDS = 0.2  # for the last words, where a thread hangs
 
 
-def open_chat(request: LaunchRequest, system: str | None, resume: str | None) -> int:
-    """Runs the app until the user leaves. A launch that failed is said again on stderr."""
+def open_chat(
+    request: LaunchRequest, system: str | None, resume: str | None, *, choose: bool = False
+) -> int:
+    """Runs the app until the user leaves. A launch that failed is said again on stderr. `choose`:
+    the fit explorer comes first."""
     launcher = Launcher(request)
     parachute = Parachute(launcher.kill)
     keymap, problems = read_keymap()
@@ -42,6 +45,7 @@ def open_chat(request: LaunchRequest, system: str | None, resume: str | None) ->
             keymap=keymap,
             warnings=problems,
             parachute=parachute,
+            choose=choose,
         )
         _leave_on_signals(lambda: loop.call_soon_threadsafe(app.leave_by_signal), parachute)
         app.run(loop=loop)

@@ -138,6 +138,11 @@ def parser() -> argparse.ArgumentParser:
 
     g = p.add_argument_group("the conversation")
     g.add_argument(
+        "--choose",
+        action="store_true",
+        help="choose context, cache types and layers in the fit explorer before a load",
+    )
+    g.add_argument(
         "--resume", metavar="ID", nargs="?", const="latest", help="go on with a saved conversation"
     )
     g.add_argument("--system", metavar="TEXT", help="system prompt")

@@ -1,12 +1,22 @@
 """The screens, each with its keys from the table in keymap.py.
 
-What a screen does in threads is beside it: `reloading` and `measuring` for the chat.
+What a screen does in threads is beside it: `reloading` and `measuring` for the chat, `exploring`
+for the fit explorer.
 """
 
 from tui.screens.chat import ChatScreen
 from tui.screens.conversations import ConversationsScreen
+from tui.screens.explorer import Choice, ExplorerScreen
 from tui.screens.keys import KeysScreen
 from tui.screens.loading import LoadingScreen
 from tui.screens.report import ReportScreen
 
-__all__ = ["ChatScreen", "ConversationsScreen", "KeysScreen", "LoadingScreen", "ReportScreen"]
+__all__ = [
+    "ChatScreen",
+    "Choice",
+    "ConversationsScreen",
+    "ExplorerScreen",
+    "KeysScreen",
+    "LoadingScreen",
+    "ReportScreen",
+]

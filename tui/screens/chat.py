@@ -21,6 +21,7 @@ from tui.ports import RunningModel
 from tui.screens import advice
 from tui.screens.bindings import bindings
 from tui.screens.conversations import ConversationsScreen
+from tui.screens.explorer import Choice, ExplorerScreen
 from tui.screens.garbage import RareCollections
 from tui.screens.links import Links
 from tui.screens.measuring import Measuring
@@ -228,6 +229,8 @@ class ChatScreen(Screen[None]):
     async def on_prompt_submitted(self) -> None:
         if self.generating:
             self._activity.activity = f"still answering · {self._key('answer.stop')} stops it"
+        elif self._reloading.active:
+            self._activity.activity = f"still loading · {self._key('answer.stop')} cancels"
         elif self._dead:
             key = self._key("model.reload")
             self._activity.activity = f"the model is not running · {key} loads it again"
@@ -414,17 +417,44 @@ class ChatScreen(Screen[None]):
     async def action_to_end(self) -> None:
         await self._transcript.to_end()
 
-    # ------------------------------------------------------------ after a crash
+    # ------------------------------------------------------------ loaded anew
 
     def action_reload(self) -> None:
         if self._dead:
-            self._reloading.start(self.running_model)
+            self._reloading.start(self.running_model, self.running_model.reload)
+
+    def action_explore(self) -> None:
+        if self._reloading.active:
+            self._activity.activity = f"still loading · {self._key('answer.stop')} cancels"
+            return
+        screen = ExplorerScreen(
+            self.running_model.explorer,
+            self._keymap,
+            loaded=not self._dead,
+            busy=lambda: self.generating,
+        )
+
+        def chosen(choice: Choice | None) -> None:
+            if choice is not None:
+                self._change(choice)
+
+        self.app.push_screen(screen, chosen)
+
+    @work(group="change", exclusive=True)
+    async def _change(self, choice: Choice) -> None:
+        """Loads the model with what was chosen; what is written of an answer is kept."""
+        if await self._settle():
+            self._dead = True
+            model = self.running_model
+            change = partial(model.change, choice.settings, keep=choice.keep)
+            self._reloading.start(model, change)
 
     def on_reloading_progressed(self, message: Reloading.Progressed) -> None:
-        self._activity.activity = message.text
+        self._activity.activity = f"{message.text} · {self._key('answer.stop')} cancels"
 
     async def on_reloading_failed(self, message: Reloading.Failed) -> None:
         self._reloading.ended()
+        self._dead = True
         self._idle()
         key = self._key("model.reload")
         await self._transcript.notice(f"{message.error}\n{key} tries again.", "error")
@@ -436,10 +466,13 @@ class ChatScreen(Screen[None]):
         self._set_status()
         self._idle()
         await self._transcript.clear_notices()
+        if message.said:
+            await self._transcript.notice(message.said, "warning")
         if self.chat.waits_for_answer:
             await self._answer()
-        else:
+        elif not message.said:
             key = self._key("answer.regenerate")
             await self._transcript.notice(
-                f"The model is loaded again. Go on, or {key} for another answer."
+                f"The model is loaded again: {message.running.settings.n_ctx:,} tokens of context, "
+                f"{message.running.status()}.\nGo on, or {key} for another answer."
             )

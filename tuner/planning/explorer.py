@@ -14,6 +14,7 @@ from tuner.memory.cache_types import CACHE_TYPES, CHOSEN_TYPES
 from tuner.memory.kv_cache import cache_layout
 from tuner.model.model import Model
 from tuner.planning import constraints
+from tuner.planning.objective import LEAST_CONTEXT
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.planner import make_plan
 from tuner.planning.shortage import shortages
@@ -134,10 +135,11 @@ class Explorer:
         return make_plan(self.model, self.machine, self.wishes, solver=self._surveyor)
 
     def frontier(self) -> Iterator[Candidate]:
-        """The best plan for each context that people name, the shortest first, as far as they
-        fit: what a context costs here."""
+        """The best plan for each context that people name and a search may give, the shortest
+        first, as far as they fit: what a context costs here."""
         self._surveyor.start_plan()
-        for n_ctx in next(_dials(self._surveyor, self.wishes, ())).values:
+        contexts = next(_dials(self._surveyor, self.wishes, ())).values
+        for n_ctx in (n for n in contexts if n >= min(LEAST_CONTEXT, contexts[-1])):
             best = self._surveyor.best(replace(self.wishes, n_ctx=n_ctx))
             if best:
                 yield best

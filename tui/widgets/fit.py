@@ -1,0 +1,296 @@
+"""The parts of the fit explorer: dials, memory, figures, other plans, and what a context costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import Any
+
+from textual.content import Content
+from textual.geometry import Size
+from textual.widget import Widget
+
+from tui.ports import Candidate, Dial
+from tuner.cells import cells, clip, pad
+from tuner.machine.machine import Machine
+from tuner.report import bars
+from tuner.safe_text import one_line
+from tuner.settings import Settings
+from tuner.units import GIB, size_text, tps_text
+
+Piece = str | tuple[str, str]
+
+LABEL = 16  # cells for the name of a dial
+VALUE = 18  # and for its value with the arrows
+LEAST_DETAIL = 12
+LEAST_SLIDER, MOST_SLIDER = 12, 40
+LEAST_BAR = 8
+LEAST_NOTE, MOST_NOTE = 4, 20
+MOST_OFFER = 58  # cells that an offer takes without its layers
+WIDEST_COLUMN = 6  # of the chart
+
+# Of each part of a bar (`bars.PARTS`), from the theme.
+_COLOURS = ("$primary", "$secondary", "$accent", "$warning", "$text-muted", "$text-muted",
+            "$text-muted")  # fmt: skip
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+class Lines(Widget):
+    """A few lines that are composed for the width, each cut there."""
+
+    DEFAULT_CSS = "Lines { height: auto; width: 1fr; text-wrap: nowrap; }"
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None):  # noqa: A002
+        super().__init__(id=id, classes=classes)
+        self._made: Callable[[int], list[Content]] = lambda width: []
+        self._height = 0
+
+    def show(self, compose: Callable[[int], list[Content]]) -> None:
+        """Other lines. A layout is asked for only where there are more or fewer of them."""
+        self._made = compose
+        height = len(compose(self.content_size.width))
+        self.refresh(layout=height != self._height)
+        self._height = height
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        self._height = len(self._made(width))
+        return self._height
+
+    def render(self) -> Content:
+        return Content("\n").join(self._made(self.content_size.width))
+
+
+def line(*pieces: Piece, width: int) -> Content:
+    """A line of pieces, cut at the width."""
+    return Content.assemble(*pieces).truncate(width, ellipsis=True)
+
+
+# ---------------------------------------------------------------- dials
+
+
+def dials(
+    rows: Sequence[Dial], settings: Settings, at: int, candidate: Candidate | None, n_layers: int
+) -> Callable[[int], list[Content]]:
+    """A line for each dial, the one at `at` under the cursor. `candidate`: what the settings give,
+    as soon as it is known. `n_layers`: with experts."""
+
+    def compose(width: int) -> list[Content]:
+        lines = []
+        for i, dial in enumerate(rows):
+            here, now = i == at, dial.values.index(dial.value(settings))
+            value = _value(dial, settings, n_layers)
+            left = "◂ " if now else "  "
+            right = " ▸" if now + 1 < len(dial.values) else "  "
+            room = width - 2 - LABEL - VALUE
+            detail = _detail(dial, settings, candidate, room) if room >= LEAST_DETAIL else ""
+            lines.append(
+                line(
+                    ("▌ " if here else "  ", "$primary"),
+                    (pad(dial.label, LABEL), "bold" if here else "$text-muted"),
+                    (left, "$primary" if here else "$text-muted"),
+                    (value, "bold" if here else ""),
+                    (right, "$primary" if here else "$text-muted"),
+                    (" " * max(1, VALUE - cells(value) - 4) if detail else ""),
+                    (detail, "$text-muted"),
+                    width=width,
+                )
+            )
+        return lines
+
+    return compose
+
+
+def _value(dial: Dial, settings: Settings, n_layers: int) -> str:
+    value: Any = dial.value(settings)
+    if dial.names == ("n_gpu_layers",):
+        return f"{value} of {dial.values[-1]}"
+    if dial.names == ("n_cpu_moe",):
+        return f"{value} of {n_layers}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _detail(dial: Dial, settings: Settings, candidate: Candidate | None, room: int) -> str:
+    fixed = "  as the flag says" if dial.fixed else ""
+    if dial.names == ("n_ctx",):
+        most = f" {dial.values[-1]:,}"
+        slider = min(MOST_SLIDER, room - len(most) - len(fixed))
+        if slider < LEAST_SLIDER:
+            return fixed.strip()
+        at = round((slider - 3) * dial.values.index(settings.n_ctx) / max(1, len(dial.values) - 1))
+        return f"├{'─' * at}●{'─' * (slider - 3 - at)}┤{most}{fixed}"
+    said = ""
+    if dial.names == ("n_gpu_layers",) and candidate and candidate.settings.tensor_split:
+        said = "split " + ":".join(f"{share:g}" for share in candidate.settings.tensor_split)
+    elif dial.names[-1] == "type_v" and candidate:
+        said = f"loss {candidate.quality.loss:.4f} nats/token ({candidate.quality.source})"
+    elif dial.names == ("n_ubatch",):
+        said = "tokens read at once"
+    elif dial.names == ("n_cpu_moe",):
+        said = "layers"
+    return (said + fixed).strip()
+
+
+# ---------------------------------------------------------------- memory
+
+
+def memory(machine: Machine, candidate: Candidate) -> Callable[[int], list[Content]]:
+    """A bar for each pool of memory, and what the marks mean."""
+
+    def compose(width: int) -> list[Content]:
+        name = max(len(pool.name) for pool in machine.pools) + 1
+        lines = []
+        there = [0] * len(bars.PARTS)
+        for pool in machine.pools:
+            sizes = bars.sizes(pool, candidate.footprint)
+            there = [a + b for a, b in zip(there, sizes, strict=True)]
+            taken = sum(sizes[: len(bars.TAKEN)])
+            over = taken > pool.budget
+            numbers = f"  {(taken + pool.total - pool.free) / GIB:.1f} of {size_text(pool.total)}"
+            room = width - name - len(numbers)
+            pieces: list[Piece] = [(pad(pool.name, name), "$text-error" if over else "")]
+            if room >= LEAST_BAR:
+                pieces += _bar(sizes, pool.total, room)
+            pieces.append((numbers, "bold $text-error" if over else ""))
+            lines.append(line(*pieces, width=width))
+        legend: list[Piece] = [" " * name]
+        for part, colour, size in zip(bars.PARTS, _COLOURS, there, strict=True):
+            if size:
+                legend += [(part.mark, colour), (f" {part.label}  ", "$text-muted")]
+        return [*lines, line(*legend, width=width)]
+
+    return compose
+
+
+def _bar(sizes: Sequence[int], total: int, width: int) -> list[Piece]:
+    """The parts by their marks; what is beyond the total in the colour of errors."""
+    lengths = bars.lengths(sizes, total, width)
+    end = round(width * total / max(sum(sizes), total, 1))  # where the device ends
+    pieces: list[Piece] = []
+    at = 0
+    for part, colour, length in zip(bars.PARTS, _COLOURS, lengths, strict=True):
+        within = min(max(0, end - at), length)
+        pieces += [(part.mark * within, colour), (part.mark * (length - within), "$error")]
+        at += length
+    return [piece for piece in pieces if piece[0]]
+
+
+# ---------------------------------------------------------------- figures
+
+
+def figures(candidate: Candidate) -> Callable[[int], list[Content]]:
+    """How fast it answers and reads."""
+    speed = candidate.speed
+    about = "" if speed.source == "measured" else "~"
+    reads = "" if speed.prompt_source == "measured" else "~"
+
+    def compose(width: int) -> list[Content]:
+        return [
+            line(
+                ("answers  ", "$text-muted"),
+                f"{about}{tps_text(speed.decode_tps)} tok/s",
+                ("    reads  ", "$text-muted"),
+                f"{reads}{tps_text(speed.prompt_tps)} tok/s",
+                width=width,
+            )
+        ]
+
+    return compose
+
+
+def verdict(
+    candidate: Candidate, missing: Sequence[tuple[str, int]], *, exact: bool
+) -> Callable[[int], list[Content]]:
+    """Whether it fits, and if not, what is missing."""
+
+    def compose(width: int) -> list[Content]:
+        if missing:
+            short = ", ".join(f"{where} is short by {size_text(n)}" for where, n in missing)
+            return [line((f"! does not fit: {short}", "$text-error"), width=width)]
+        how = candidate.footprint.source if exact else "computing"
+        return [line(("fits", "$text-success"), (f" ({how})", "$text-muted"), width=width)]
+
+    return compose
+
+
+# ---------------------------------------------------------------- other plans
+
+
+def offers(
+    listed: Sequence[tuple[str, Candidate]], at: int | None, n_items: int
+) -> Callable[[int], list[Content]]:
+    """A line for each plan that can be taken over: its key and what it has."""
+
+    def compose(width: int) -> list[Content]:
+        lines = []
+        for i, (key, c) in enumerate(listed):
+            s, here = c.settings, i == at
+            pair = s.type_k if s.type_k == s.type_v else f"{s.type_k}/{s.type_v}"
+            layers = f"{min(s.n_gpu_layers, n_items)}/{n_items}"
+            text = f"{tps_text(c.speed.decode_tps):>5} t/s {s.n_ctx:>8,}  {pair:<9}"
+            text += f" {layers:>7}" if width > MOST_OFFER else ""
+            name = max(LEAST_NOTE, min(MOST_NOTE, width - 4 - cells(text)))
+            note = one_line(c.note).replace("--", "") or "kvchat's own"
+            lines.append(
+                line(
+                    ("▌ " if here else "  ", "$primary"),
+                    (f"{key} ", "$text-accent"),
+                    (pad(clip(note, name), name), "bold" if here else "$text-muted"),
+                    text,
+                    width=width,
+                )
+            )
+        return lines
+
+    return compose
+
+
+# ---------------------------------------------------------------- what a context costs
+
+
+def chart(
+    points: Sequence[tuple[int, float]], mark: tuple[int, float], height: int
+) -> Callable[[int], list[Content]]:
+    """Columns of tokens/s over contexts, the shortest first; `mark` is what is shown now, in its
+    own colour where it stands. The columns are the best that fits for each context."""
+
+    def compose(width: int) -> list[Content]:
+        if not points:
+            return []
+        values = dict(points)
+        contexts = sorted({*values, mark[0]})
+        top = max(*values.values(), mark[1])
+        scale = f"{tps_text(top)} ┤"
+        room = width - len(scale)
+        if room < len(contexts):
+            return []
+        each = min(WIDEST_COLUMN, room // len(contexts))
+        top_of_mark = max(0, ceil((height - 1) * mark[1] / top) - 1)
+        rows: list[Content] = []
+        for row in range(height - 2, -1, -1):
+            pieces: list[Piece] = [
+                (scale if row == height - 2 else "│".rjust(len(scale)), "$text-muted")
+            ]
+            for n_ctx in contexts:
+                eighths = round(8 * (height - 1) * values.get(n_ctx, 0.0) / top)
+                sign = _BLOCKS[min(8, max(0, eighths - 8 * row))]
+                here = n_ctx == mark[0]
+                if here and row == top_of_mark:
+                    pieces.append((pad("●", each), "bold $primary"))
+                else:
+                    colour = "$secondary" if here else "$text-muted"
+                    body = sign * max(1, each - 1)
+                    pieces.append((body + " " * (each - len(body)), colour))
+            rows.append(line(*pieces, width=width))
+        return [*rows, line((_axis(contexts, each, len(scale)), "$text-muted"), width=width)]
+
+    return compose
+
+
+def _axis(contexts: Sequence[int], each: int, indent: int) -> str:
+    """Contexts below their columns, as many as there is room for."""
+    text = ""
+    for i, n_ctx in enumerate(contexts):
+        name = f"{n_ctx / 1024:.3g}k"
+        if indent + i * each >= len(text) + (1 if text else 0):
+            text = text.ljust(indent + i * each) + name
+    return text
