@@ -30,7 +30,7 @@ def test_without_limits(tmp_path: Path) -> None:
     assert (host.total, host.free) == (64 * GIB, 48 * GIB)
     assert host.budget == 48 * GIB - 64 * GIB // 10
     assert usable_cores(DESKTOP, tmp_path) == 8
-    assert (host.bandwidth, host.bandwidth_source) == (40e9, "assumed")
+    assert (host.bandwidth, host.bandwidth_source) == (64e9, "assumed")
 
 
 def test_a_measured_bandwidth_is_used(tmp_path: Path) -> None:

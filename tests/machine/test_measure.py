@@ -393,7 +393,7 @@ def test_a_card_that_only_the_engine_knows_is_recognised(machine: Any) -> None:
 
 def test_what_is_not_known_of_a_machine_is_told(machine: Any) -> None:
     assert machine([RTX_3090], host_bandwidth=50e9).assumed == ()
-    assert machine([RTX_3090]).assumed == ("RAM at 40 GB/s",)
+    assert machine([RTX_3090]).assumed == ("RAM at 64 GB/s",)
     listed = Device("GPU0", "gpu", "Vulkan", "Something New", 16 * GIB, 15 * GIB, 0)
     found = machine(backends=["vulkan"], ask=lambda _: EngineAnswer((listed,)), host_bandwidth=50e9)
     assert found.assumed == ("GPU0 at 450 GB/s, the usual of 16.0 GiB, PCIe at 20 GB/s",)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.giants import gpu, machine, unified
 from tuner.memory.footprint import DeviceUse, Footprint
-from tuner.planning.budgets import Budgets, sparing_caps
+from tuner.planning.budgets import Budgets, free_ram
 from tuner.units import GIB, MIB
 
 CARD = Budgets((100, 50))
@@ -68,10 +68,10 @@ def test_more_memory_is_more_where_a_gpu_draws() -> None:
     assert Budgets((50,)).grown(7, 0).limits == (57,)
 
 
-def test_half_of_the_free_ram_is_left_alone() -> None:
-    """Not of a card, nor of what the firmware set apart."""
-    assert sparing_caps(machine(gpu(24), ram=10)) == (None, 5 * GIB)
+def test_only_what_is_free_of_the_ram_is_spared() -> None:
+    """Not of a card; of a pool with what the firmware set apart."""
+    assert free_ram(machine(gpu(24), ram=10)) == (None, 10 * GIB)
     where = unified(10, 8, carved_out=2)
-    assert sparing_caps(where) == (None, 4 * GIB, 6 * GIB)
-    spared = Budgets.of(where).at_most(sparing_caps(where))
-    assert spared.limits == (10 * GIB - 512 * MIB, 4 * GIB, 6 * GIB)
+    assert free_ram(where) == (None, 8 * GIB, 10 * GIB)
+    capped = Budgets.of(where).at_most((None, 4 * GIB, 6 * GIB))
+    assert capped.limits == (10 * GIB - 512 * MIB, 4 * GIB, 6 * GIB)

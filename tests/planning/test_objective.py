@@ -12,8 +12,8 @@ from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.rotation import Rotation
 from tuner.planning.objective import (
     FULL_UBATCH,
-    LEAST_CONTEXT,
     PRICES,
+    SECOND_TIER,
     WISHED_CONTEXT,
     Objective,
 )
@@ -56,13 +56,36 @@ def test_a_wish_that_is_met_has_no_price() -> None:
 
 
 def test_what_context_costs() -> None:
-    """Below the wish a step of 25 % and hardly more per halving; above it at most 5 %."""
+    """Below the wish 12 % for each halving, without a step; above it 4 % up to the second tier,
+    and 1 % for all the rest."""
     objective = Objective.of("balanced", None, TRAINED)
-    below = objective.context(WISHED_CONTEXT - 256)
-    assert math.exp(-below) == pytest.approx(1.25, rel=1e-3)
-    assert math.exp(-objective.context(LEAST_CONTEXT)) == pytest.approx(1.25 * 1.002**2)
-    assert math.exp(objective.context(TRAINED)) == pytest.approx(1.05)
+    for halvings in range(4):
+        price = math.exp(-objective.context(WISHED_CONTEXT >> halvings))
+        assert price == pytest.approx(1.12**halvings)
+    assert -objective.context(WISHED_CONTEXT - 256) < 0.01
+    assert math.exp(objective.context(SECOND_TIER)) == pytest.approx(1.04)
+    assert math.exp(objective.context(TRAINED)) == pytest.approx(1.04 * 1.01)
     assert objective.context(2 * TRAINED) == objective.context(TRAINED)
+    short = Objective.of("balanced", None, 40_960)
+    assert math.exp(short.context(40_960)) == pytest.approx(1.04)
+
+
+@pytest.mark.parametrize(
+    ("prefer", "n_ctx", "trained", "depth"),
+    [
+        ("balanced", None, TRAINED, 8_192),
+        ("speed", None, 8_192, 4_096),
+        ("quality", 4_000, TRAINED, 2_000),
+        ("context", 100_000, TRAINED, 8_192),
+        ("context", None, TRAINED, 65_536),
+        ("context", None, 32_768, 16_384),
+    ],
+)
+def test_plans_are_compared_at_the_depth_of_a_conversation(
+    prefer: str, n_ctx: int | None, trained: int, depth: int
+) -> None:
+    """8,192 tokens or half of the context; who wants the longest context is to fill it."""
+    assert Objective.of(prefer, n_ctx, trained).depth == depth
 
 
 @pytest.mark.parametrize("prefer", PREFERENCES)
@@ -72,8 +95,7 @@ def test_cache_types_are_priced_by_what_they_lose(prefer: str, quality: CacheQua
     objective = Objective.of(prefer, None, TRAINED)
 
     def price(k: str, v: str, **kw: bool) -> float:
-        given = {"whole": True, "slow": False, **kw}
-        return objective.cache(k, v, quality.of_pair(k, v), **given)
+        return objective.cache(k, v, quality.of_pair(k, v), **{"whole": True, **kw})
 
     by_loss = sorted(CACHE_TYPES, key=lambda t: quality.of_pair(t, "f16").loss)
     assert price("f16", "f16") == 0.0
@@ -81,7 +103,6 @@ def test_cache_types_are_priced_by_what_they_lose(prefer: str, quality: CacheQua
     assert all(price("f16", a) <= price("f16", b) for a, b in pairwise(by_loss))
     for k, v in (("q4_0", "q4_0"), ("q8_0", "q5_1")):
         assert price(k, v, whole=False) >= price(k, v)
-        assert price(k, v, slow=True) > price(k, v)
 
 
 def test_a_full_batch_is_free_and_a_larger_one_too() -> None:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
 from tuner.planning.solver import Solver
-from tuner.planning.speed import GPU_BANDWIDTH_SHARE, Calibration, Offload, SpeedModel
+from tuner.planning.speed import TURN_ANSWER, TURN_PROMPT, Calibration, Offload, SpeedModel
 from tuner.settings import Settings
+from tuner.units import GIB
 from tuner.wishes import Wishes
+
+DEPTH = 2048
 
 
 def seconds(name: str, n_gpu_layers: int, n_cpu_moe: int = 0, gib: float = 48) -> float:
     speed = SpeedModel(giant(name), machine(gpu(gib)))
-    return speed.decode_seconds(Offload(n_gpu_layers, n_cpu_moe, (n_gpu_layers,)))
+    return speed.decode_seconds(Offload(n_gpu_layers, n_cpu_moe, (n_gpu_layers,)), DEPTH)
 
 
 def bytes_read(name: str) -> float:
-    """Bytes per token that the time on the GPU alone stands for."""
-    return seconds(name, 99) * gpu(48).bandwidth * GPU_BANDWIDTH_SHARE
+    """Bytes per token that a GPU with all of the model reads."""
+    speed = SpeedModel(giant(name), machine(gpu(48)))
+    reads = speed.reads(Settings(4096), Offload(99, 0, (99,)), DEPTH)
+    parts = (reads.weights, reads.experts, reads.cache)
+    assert not any(part["host"] for part in parts)
+    return sum(part["GPU0"] for part in parts) + reads.output_head
 
 
 def test_only_the_experts_that_run_are_read() -> None:
@@ -59,7 +69,8 @@ def test_a_slow_second_gpu_slows_its_share() -> None:
     """Layers on a GPU of half the bandwidth take twice the time there."""
     speed = SpeedModel(giant(LLAMA_8B), machine(gpu(24), gpu(24, 1, bandwidth=504e9)))
     fast, half, slow = (
-        speed.decode_seconds(Offload(33, 0, counts)) for counts in ((33, 0), (17, 16), (0, 33))
+        speed.decode_seconds(Offload(33, 0, counts), DEPTH)
+        for counts in ((33, 0), (17, 16), (0, 33))
     )
     assert fast < half < slow
 
@@ -88,3 +99,98 @@ def test_a_calibrated_solver_plans_as_before_and_tells_other_speeds() -> None:
     assert scaled.speed.decode_tps == pytest.approx(plain.speed.decode_tps / 2)
     assert (plain.speed.source, scaled.speed.source) == ("computed", "measured")
     assert solver.best(Wishes()) == plain
+
+
+def test_a_token_reads_each_part_where_it_lies() -> None:
+    """Layers, experts that run and cache by device, the output apart; the parts are the whole."""
+    model = giant(QWEN_30B_A3B)
+    where = machine(gpu(24), gpu(24, 1))
+    speed = SpeedModel(model, where)
+    total = model.n_items
+    for counts, moe in (((20, total - 20), 0), ((10, 20), total - 15), ((0, 0), 0)):
+        offload = Offload(sum(counts), moe, counts)
+        for depth in (0, 4096):
+            found = speed.reads(Settings(8192), offload, depth)
+            whole = speed.reads(Settings(8192), Offload(total, 0, (total, 0)), depth)
+            for part in ("weights", "experts", "cache"):
+                here, there = (sum(getattr(each, part).values()) for each in (found, whole))
+                assert here == pytest.approx(there)
+            assert found.output_head == whole.output_head > 0
+    spread = speed.reads(Settings(8192), Offload(30, total - 15, (10, 20)), 4096)
+    assert list(spread.weights) == ["GPU0", "GPU1", "host"]
+    assert all(spread.weights.values())
+    assert all(spread.cache.values())
+    assert spread.experts["GPU0"] == 0 < spread.experts["GPU1"] < spread.experts["host"]
+
+
+def test_a_quantized_cache_is_counted_as_it_is_stored_and_timed_as_f16() -> None:
+    model, offload = giant(LLAMA_8B), Offload(33, 0, (33,))
+    speed = SpeedModel(model, machine(gpu(24)))
+    f16, q8 = (
+        speed.reads(Settings(8192, t, t), offload, 8192).cache["GPU0"] for t in ("f16", "q8_0")
+    )
+    assert q8 == pytest.approx(f16 * 34 / 64)
+    assert f16 == 2 * 32 * 2 * 1024 * 8192
+    at = [speed.predict(Settings(8192, t, t), offload).decode_tps for t in ("f16", "q8_0")]
+    assert at[0] == at[1]
+
+
+def test_depth_slows_both_and_a_copied_cache_more_so() -> None:
+    """A token with more in the cache takes longer, and longer still where the cache is copied for
+    each; a prompt too."""
+    speed, offload = SpeedModel(giant(LLAMA_8B), machine(gpu(24))), Offload(33, 0, (33,))
+    plain = [speed.decode_seconds(offload, d) for d in (0, 2048, 32_768)]
+    copied = [speed.decode_seconds(offload, d, (True,)) for d in (0, 2048, 32_768)]
+    assert plain == sorted(plain)
+    assert plain[0] == copied[0]
+    assert copied[1] / plain[1] < 1.2
+    assert copied[2] / plain[2] > 1.5
+    prompts = [speed.prompt_seconds(offload, 512, d) for d in (0, 2048, 32_768)]
+    assert prompts == sorted(prompts)
+
+
+def test_predictions_name_the_depths_up_to_the_context() -> None:
+    speed = SpeedModel(giant(LLAMA_8B), machine(gpu(24))).predict(
+        Settings(32_768), Offload(33, 0, (33,))
+    )
+    assert list(speed.decode_tps_at) == [0, 2048, 8192, 32_768]
+    assert speed.decode_tps_at[2048] == speed.decode_tps
+    turn = TURN_PROMPT / speed.prompt_tps + TURN_ANSWER / speed.decode_tps_at[8192]
+    assert speed.turn_seconds == pytest.approx(turn)
+
+
+@given(
+    n_gpu_layers=st.integers(0, 49),
+    n_cpu_moe=st.integers(0, 48),
+    n_ubatch=st.sampled_from([128, 512, 4096]),
+    depth=st.sampled_from([0, 2048, 32_768]),
+    share=st.floats(0, 1),
+    bandwidths=st.tuples(st.floats(1e11, 1e12), st.floats(1e11, 1e12)),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_no_split_has_a_shorter_turn_than_the_bound(
+    n_gpu_layers: int, n_cpu_moe: int, n_ubatch: int, depth: int, share: float,
+    bandwidths: tuple[float, float],
+) -> None:  # fmt: skip
+    """What the search takes for the least of a placement is no more than any split's."""
+    model = giant(QWEN_30B_A3B)
+    cards = [gpu(48, i, bandwidth=b) for i, b in enumerate(bandwidths)]
+    speed = SpeedModel(model, machine(*cards))
+    first = round(share * n_gpu_layers)
+    offload = Offload(n_gpu_layers, n_cpu_moe, (first, n_gpu_layers - first))
+    least = speed.least_turn(n_gpu_layers, n_cpu_moe, n_ubatch, depth, (48 * GIB, 48 * GIB))
+    assert least <= speed.turn_seconds(offload, n_ubatch, depth) * (1 + 1e-9)
+
+
+def test_the_engine_copies_weights_for_prompts_whether_that_is_quicker_or_not() -> None:
+    """Over a slow bus prompts are slower with a GPU that borrows the weights than without one, and
+    batches of twice the size nearly twice as fast."""
+    model, nothing = giant(LLAMA_8B), Offload(0, 0, (0,))
+    bus = replace(gpu(24), pcie_bandwidth=1e9)
+    slow, alone = SpeedModel(model, machine(bus)), SpeedModel(model, machine())
+    on_cpu = alone.prompt_seconds(Offload(0, 0, ()), 128, 0)
+    assert slow.prompt_seconds(nothing, 128, 0) > on_cpu
+    half, full = (slow.prompt_seconds(nothing, n, 0) for n in (512, 1024))
+    assert 1.8 < half / full <= 2.0
+    lender = SpeedModel(model, machine(replace(bus, backend="RPC", kind="rpc")))
+    assert lender.prompt_seconds(nothing, 512, 0) == on_cpu

@@ -21,6 +21,7 @@ from tests.support.giants import (
 )
 from tuner.machine.machine import Machine
 from tuner.planning.budgets import Budgets
+from tuner.planning.objective import WISHED_CONTEXT
 from tuner.planning.plan import Candidate
 from tuner.planning.planner import make_plan
 from tuner.planning.solver import Solver
@@ -215,9 +216,12 @@ def test_one_gib_more_is_more_of_the_ram() -> None:
 
 def test_context_that_nobody_asked_for_leaves_half_of_the_ram() -> None:
     where = unified(30, 32, total=36)
-    chosen = make_plan(giant(LLAMA_8B), where, Wishes()).chosen
-    assert chosen.settings.n_ctx > 16_384
-    assert sum(chosen.footprint.totals) <= 16 * GIB
+    solver = Solver(giant(LLAMA_8B), where)
+    chosen = make_plan(giant(LLAMA_8B), where, Wishes(), solver=solver).chosen
+    assert WISHED_CONTEXT < chosen.settings.n_ctx < 131_072
+    usual = chosen.settings.with_context(WISHED_CONTEXT)
+    taken = sum(solver.weigh(usual, solver.objective(Wishes())).footprint.totals)
+    assert sum(chosen.footprint.totals) <= taken + (32 * GIB - taken) // 2
 
 
 def test_the_report_has_one_bar_for_what_is_shared() -> None:

@@ -69,6 +69,13 @@ class Backend:
     # a cache of another type, "Metal" one of any cache; "" none.
     attention_scratch: str = ""
     overheads: Overheads = _LITTLE
+
+    # Speed (`planning/rates.py`): the part of a data sheet's bandwidth that decoding reaches, what
+    # each weight tensor costs beside its bytes in seconds, and its prompts against CUDA's.
+    bandwidth_share: float = 0.83
+    seconds_per_tensor: float = 5.5e-6
+    prompt_share: float = 1.0
+
     # Its devices draw from the host's memory, though the engine lists them as GPUs with their own;
     # of other backends it tells the integrated GPUs apart itself.
     unified: bool = False
@@ -131,6 +138,7 @@ _CUDA = Backend(
     unequal_heads=frozenset({(192, 128), (320, 256), (576, 512)}),
     types_without_kernel=frozenset({"iq4_nl"}),
     copies_cache=cuda_copies,
+    seconds_per_tensor=5e-6,
 )
 
 # ggml-metal/ggml-metal-device.m (`ggml_metal_device_supports_op`), ggml-metal-ops.cpp: batches of
@@ -147,6 +155,8 @@ _METAL = Backend(
     head_sizes=frozenset({32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576}),
     types_without_kernel=frozenset({"iq4_nl"}),
     equal_types_only=True,
+    seconds_per_tensor=10.5e-6,
+    prompt_share=0.77,
 )
 
 BACKENDS: dict[str, Backend] = {
@@ -161,6 +171,7 @@ BACKENDS: dict[str, Backend] = {
             library="hip",
             cmake="-DGGML_HIP=on",
             overheads=_LITTLE,
+            seconds_per_tensor=5.5e-6,
         ),
         replace(_CUDA, name="MUSA", library="musa", cmake="-DGGML_MUSA=on", overheads=_LITTLE),
         _METAL,
@@ -173,6 +184,9 @@ BACKENDS: dict[str, Backend] = {
             pipeline=True,
             borrows_weights=True,
             types_alone=frozenset({"bf16"}),
+            bandwidth_share=0.85,
+            seconds_per_tensor=4e-6,
+            prompt_share=0.75,
         ),
         # ggml-sycl/fattn.cpp; a default build has every pair of types (GGML_SYCL_FA_ALL_QUANTS)
         Backend(

@@ -11,20 +11,15 @@ from tuner.machine.cards import CardRow
 from tuner.machine.machine import ASSUMED_PCIE, Device
 from tuner.units import GIB, rate_text, size_text
 
-GENERIC_FLOPS = 40e12  # a mid-range card of the last years
-INTEGRATED_FLOPS = 10e12  # an Apple M2 or M3, a large APU
+# Peak FLOP/s, dense f16
+GENERIC_FLOPS = 100e12  # a mid-range card of the last years
+INTEGRATED_FLOPS = 10e12  # a large APU, an Apple M3 Pro
 
 # Memory in GiB, and the bandwidth in bytes/s that cards of that size usually have.
 _BANDWIDTH = {
     4: 160e9, 6: 300e9, 8: 270e9, 10: 700e9, 12: 400e9, 16: 450e9, 24: 940e9, 32: 1790e9,
     48: 800e9, 80: 2000e9,
 }  # fmt: skip
-
-# The part of a card's peak that llama.cpp's kernels reach on a prompt, CUDA's apart. Measured with
-# Llama 3.1 8B in Q4_K_M: 678 tokens/s on an M3 Max (XiongjieDai's benchmarks), 3,189 on an
-# RX 7900 XTX (llama.cpp#26284).
-_YIELD = {"Metal": 0.75}
-_YIELD_OTHER = 0.4
 
 
 def usual_bandwidth(size: int) -> float:
@@ -39,7 +34,7 @@ def by_row(gpu: Device, row: CardRow) -> Device:
         gpu,
         bandwidth=row.bandwidth,
         bandwidth_source="data sheet",
-        flops=usable_flops(row),
+        flops=peak_flops(row),
         n_sm=row.n_sm,
         clock=row.clock,
         compute_capability=row.capability if gpu.backend == "CUDA" else None,
@@ -74,8 +69,8 @@ def assumed(devices: Iterable[Device]) -> Iterator[str]:
             yield f"{device.id} at {rate}"
 
 
-def usable_flops(row: CardRow) -> float:
-    """FLOP/s that a prompt can count on."""
+def peak_flops(row: CardRow) -> float:
+    """Dense f16 FLOP/s of such a card."""
     if row.capability:
-        return nvidia.usable_flops(row.n_sm, row.clock, row.capability)
-    return row.peak * _YIELD.get(row.backend, _YIELD_OTHER)
+        return nvidia.peak_flops(row.n_sm, row.clock, row.capability)
+    return row.peak

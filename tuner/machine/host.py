@@ -22,12 +22,11 @@ from tuner.machine.cards import row_of
 from tuner.machine.machine import Device
 from tuner.units import GIB, MIB
 
-# A desktop's two channels of DDR4-3200 give 51 GB/s on paper; about 80 % of it arrives. One core
-# alone draws no more than about 12 GB/s, which is what bounds small virtual machines.
-ASSUMED_BANDWIDTH = 40e9
-ASSUMED_BANDWIDTH_PER_CORE = 12e9
-# What a core with 256-bit vectors gives llama.cpp's quantized matrix products, in FLOP/s.
-ASSUMED_FLOPS_PER_CORE = 25e9
+# On paper: between two channels of DDR4-3200 (51 GB/s) and of DDR5-5600 (90 GB/s).
+ASSUMED_BANDWIDTH = 64e9
+# FLOP/s that a core with 256-bit vectors gives llama.cpp's quantized matrix products: 55e9 to 90e9
+# in what owners of desktops measured.
+ASSUMED_FLOPS_PER_CORE = 80e9
 
 # How bandwidth is measured: more threads than these hardly bring more, less memory lies in caches.
 _MOST_THREADS = 16
@@ -114,16 +113,11 @@ def host_device(state: HostState, root: Path = Path("/"), bandwidth: float | Non
         total=total,
         free=free,
         reserve=default_reserve(total),
-        bandwidth=known or assumed_bandwidth(cores),
+        bandwidth=known or ASSUMED_BANDWIDTH,
         bandwidth_source="measured" if bandwidth else "data sheet" if sheet else "assumed",
         flops=assumed_flops(cores),
         engine_name="CPU",
     )
-
-
-def assumed_bandwidth(cores: int) -> float:
-    """Bytes/s of the RAM of a machine with so many cores."""
-    return min(ASSUMED_BANDWIDTH, ASSUMED_BANDWIDTH_PER_CORE * cores)
 
 
 def assumed_flops(cores: int) -> float:

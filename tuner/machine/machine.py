@@ -39,7 +39,7 @@ class Device:
     overhead_source: str = "assumed"  # "measured" after a load on this machine
     bandwidth: float = 0.0
     bandwidth_source: str = "assumed"  # "computed" | "measured" | "data sheet" | "stated"
-    flops: float = 0.0  # usable dense f16 FLOP/s for prompt processing
+    flops: float = 0.0  # dense f16 FLOP/s: a GPU's peak, what the host's cores reach
     n_sm: int = 0  # multiprocessors; 0: not known, or not a CUDA card
     clock: float = 0.0  # Hz, the highest that they run at
     compute_capability: tuple[int, int] | None = None  # CUDA only

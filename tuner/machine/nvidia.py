@@ -26,10 +26,6 @@ _TENSOR_FLOPS = {(7, 0): 1024, (7, 5): 1024, (8, 0): 2048, (9, 0): 4096, (10, 0)
 _TENSOR_FLOPS_OTHER = 1024  # 8.6, 8.7, 8.9, 12.x
 _CORES_PER_SM = {(6, 0): 64, (7, 0): 64, (7, 5): 64, (8, 0): 64}
 _CORES_PER_SM_OTHER = 128
-# The part of that peak that llama.cpp's kernels reach on a prompt. A rough guess: the larger the
-# tensor cores, the smaller the part. A first measured prompt replaces it.
-_YIELD = {(8, 0): 0.25, (9, 0): 0.2, (10, 0): 0.15}
-_YIELD_OTHER = 0.4
 
 NOT_INSTALLED = "no NVIDIA driver (NVML is not installed)"
 
@@ -218,7 +214,7 @@ def _completed(card: Card) -> Card:
             n_sm=card.n_sm or row.n_sm,
             clock=card.clock or row.clock,
         )
-    return replace(card, flops=usable_flops(card.n_sm, card.clock, card.compute_capability))
+    return replace(card, flops=peak_flops(card.n_sm, card.clock, card.compute_capability))
 
 
 def pcie_bandwidth(generation: int, lanes: int) -> float:
@@ -226,16 +222,15 @@ def pcie_bandwidth(generation: int, lanes: int) -> float:
     return _LANE.get(min(generation, 6), 0.0) * lanes * _LANE_YIELD
 
 
-def usable_flops(n_sm: int, clock: float, capability: tuple[int, int] | None) -> float:
-    """FLOP/s that a prompt can count on, of `n_sm` multiprocessors at `clock` Hz; 0: not known."""
+def peak_flops(n_sm: int, clock: float, capability: tuple[int, int] | None) -> float:
+    """Dense f16 FLOP/s of `n_sm` multiprocessors at `clock` Hz; 0: not known."""
     if capability is None:
         return 0.0
     if capability < (7, 0):
         cores = n_sm * _CORES_PER_SM.get(capability, _CORES_PER_SM_OTHER)
         return cores * clock * 2.0
     family = (capability[0], 0) if capability[0] in (9, 10) else capability
-    peak = n_sm * clock * _TENSOR_FLOPS.get(family, _TENSOR_FLOPS_OTHER)
-    return float(peak * _YIELD.get(family, _YIELD_OTHER))
+    return float(n_sm * clock * _TENSOR_FLOPS.get(family, _TENSOR_FLOPS_OTHER))
 
 
 def _processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:

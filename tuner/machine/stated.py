@@ -120,7 +120,7 @@ def _host(memory: Device, ram: int | None, cores: int | None) -> Device:
             memory,
             name=f"CPU with {cores} cores" if cores > 1 else "CPU with one core",
             flops=host.assumed_flops(cores),
-            bandwidth=host.assumed_bandwidth(cores),
+            bandwidth=host.ASSUMED_BANDWIDTH,
             bandwidth_source="assumed",
             source="stated",
         )

@@ -102,11 +102,8 @@ class Budgets:
         return Budgets(tuple(limits), self.shared)
 
 
-def sparing_caps(machine: Machine) -> tuple[int | None, ...]:
-    """Bytes for each limit in RAM that leave half of what is free there alone: what nobody asked
-    for takes no more, since others live there too. None for the memory of cards."""
-    free, host = machine.host.free, len(machine.gpus)
-    left_alone = free - free // 2
-    return tuple(
-        limit.free - left_alone if host in limit.devices else None for limit in machine.limits
-    )
+def free_ram(machine: Machine) -> tuple[int | None, ...]:
+    """Bytes for each limit in RAM that are free there, whatever is to be left; None for the memory
+    of cards."""
+    host = len(machine.gpus)
+    return tuple(limit.free if host in limit.devices else None for limit in machine.limits)

@@ -10,7 +10,7 @@ from operator import le
 from tuner.memory.estimator import Estimator
 from tuner.memory.footprint import Footprint
 from tuner.planning import splits
-from tuner.planning.budgets import Budgets, sparing_caps
+from tuner.planning.budgets import Budgets, free_ram
 from tuner.settings import Settings
 
 _Totals = Callable[[Settings], list[int]]  # bytes of every device
@@ -24,7 +24,7 @@ class Fitting:
         self.estimator = estimator
         self.n_items = estimator.model.n_items
         self.budgets = Budgets.of(machine)
-        self._sparing_caps = sparing_caps(machine)
+        self._free_ram = free_ram(machine)
         self.usual_compute = [0] * len(machine.gpus)  # bytes that a GPU's took where last asked for
         self._splits: dict[tuple[Settings, Budgets], list[tuple[float, ...]]] = {}
 
@@ -40,10 +40,17 @@ class Fitting:
         self.usual_compute[:] = [0] * len(self.usual_compute)
         self.estimator.forget()
 
-    @property
-    def sparing_budgets(self) -> Budgets:
-        """The budgets for context beyond the wished one: half of the free RAM is left alone."""
-        return self.budgets.at_most(self._sparing_caps)
+    def sparing_budgets(self, settings: Settings, wished: int) -> Budgets:
+        """The budgets for context beyond the `wished` one, in tokens: of the RAM that is left
+        beside these settings with that, half is left alone."""
+        return self._sparing(settings, wished, self.estimator.totals)
+
+    def _sparing(self, settings: Settings, wished: int, totals: _Totals) -> Budgets:
+        used = self.budgets.charged(totals(settings.with_context(wished)))
+        return self.budgets.at_most(
+            [None if free is None else (use + free) // 2
+             for use, free in zip(used, self._free_ram, strict=True)]
+        )  # fmt: skip
 
     def fits(self, footprint: Footprint) -> bool:
         """Whether every device and every pool stays within its budget."""
@@ -136,7 +143,8 @@ class Fitting:
     ) -> Settings | None:
         found = None
         if contexts[-1] > wished:
-            found = _reach(settings, contexts, self.sparing_budgets, totals)
+            sparing = self._sparing(settings, wished, totals)
+            found = _reach(settings, contexts, sparing, totals)
         if found is None or found.n_ctx < wished:
             up_to_wish = contexts[: bisect_right(contexts, wished)]
             found = _reach(settings, up_to_wish, self.budgets, totals) or found
@@ -172,11 +180,12 @@ class Fitting:
 
     def _has_room(self, settings: Settings, wished: int) -> bool:
         """Whether these settings are allowed, the bound that is quickly had looked at first."""
-        budgets = self.sparing_budgets if settings.n_ctx > wished else self.budgets
-        return all(
-            budgets.hold(self.estimator.totals(settings, compute=with_compute))
-            for with_compute in (False, True)
-        )
+        for totals in (self._totals_without_compute, self.estimator.totals):
+            beyond = settings.n_ctx > wished
+            budgets = self._sparing(settings, wished, totals) if beyond else self.budgets
+            if not budgets.hold(totals(settings)):
+                return False
+        return True
 
 
 class _Room:

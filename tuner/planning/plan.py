@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tuner.machine.machine import Machine
@@ -16,13 +16,26 @@ from tuner.wishes import Wishes
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
-    """Tokens/s: decode with a little context filled, and prompt processing."""
+class Reads:
+    """Bytes that one token reads, by `Device.id`, and those of the output."""
 
-    decode_tps: float
+    weights: Mapping[str, float] = field(hash=False)  # of the layers, but for experts
+    experts: Mapping[str, float] = field(hash=False)  # those that run
+    cache: Mapping[str, float] = field(hash=False)  # as it is stored, with states
+    output_head: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Tokens/s of decoding, by the number of tokens in the cache, and of prompts."""
+
+    decode_tps: float  # with `speed.QUOTED_DEPTH` tokens in the cache
     prompt_tps: float
     source: str = "computed"  # of the decode speed: "computed" | "measured" on this machine
     prompt_source: str = "computed"
+    decode_tps_at: Mapping[int, float] = field(default_factory=dict, hash=False)
+    turn_seconds: float = 0.0  # of reading a prompt and answering (`speed.turn_depth`)
+    reads: Reads | None = None  # of a token of `decode_tps`
 
 
 @dataclass(frozen=True, slots=True)

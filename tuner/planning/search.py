@@ -1,18 +1,18 @@
 """The search for the best plan: best first, in ever finer parts of the grid.
 
-A part is a placement, a choice of cache types there (with the wished context, or with less), or a
-plan of which the exact footprint is still to be had. What could still hold the best plan is opened
+A part is a placement, a choice of cache types and n_ubatch there, or a plan of which the exact
+footprint is still to be had. What could still hold the best plan is opened
 next; what was found is the answer once nothing that is left could be better.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
-from math import ceil, inf, log
+from math import ceil, log
 from typing import TYPE_CHECKING
 
 from tuner.memory.cache_types import HIGH_PRECISION
@@ -55,13 +55,10 @@ class Search:
         self.solver, self.wishes = solver, wishes
         self.fitting = solver.fitting
         self.objective = solver.objective(wishes)
-        contexts = solver.contexts(wishes)
-        at_wish = bisect_left(contexts, self.objective.wished_context)
-        self.contexts, self.below_wish = contexts, contexts[:at_wish]
-        self.from_wish = contexts[at_wish:]
+        self.contexts = solver.contexts(wishes)
         # Where the search's footprints may be too low, what it finds is no more than a bound.
         self.needs_exact = self.fitting.estimator.needs_every_layer
-        self._choices: dict[tuple[bool, bool], list[tuple[CacheChoice, Settings]]] = {}
+        self._choices: dict[bool, list[tuple[CacheChoice, Settings]]] = {}
 
     def best(self, patience: Patience) -> Candidate | None:
         """The best plan that fits, or None."""
@@ -84,27 +81,34 @@ class Search:
 
     def _placements(self) -> Iterator[PlacementNode]:
         most = self.objective.context_best
-        for seconds, k, m in self.solver.placements(self.wishes):
+        for seconds, k, m in self.solver.placements(self.wishes, self.objective.depth):
             yield PlacementNode(log(seconds) - most, k, m)
+
+    def least_cost(self, where: PlacementNode, n_ubatch: int) -> float:
+        """No plan of this placement and batch has a smaller log of its turn's seconds."""
+        seconds = self.solver.best_turn(
+            where.n_gpu_layers, where.n_cpu_moe, n_ubatch, self.objective.depth
+        )
+        return log(seconds)
 
     def choices(self, n_gpu_layers: int, n_cpu_moe: int) -> list[tuple[CacheChoice, Settings]]:
         """Cache types to choose from at a placement, and as settings with the least context."""
-        where = self.solver.whole(n_gpu_layers, n_cpu_moe), n_gpu_layers > 0
-        if where not in self._choices:
-            self._choices[where] = [
+        whole = self.solver.whole(n_gpu_layers, n_cpu_moe)
+        if whole not in self._choices:
+            self._choices[whole] = [
                 (choice, self.settings(choice))
-                for choice in self.solver.cache_choices(self.wishes, self.objective, *where)
+                for choice in self.solver.cache_choices(self.wishes, self.objective, whole)
             ]
-        return self._choices[where]
+        return self._choices[whole]
 
     def settings(self, choice: CacheChoice) -> Settings:
         """A choice with the least context, nothing offloaded yet."""
         return self.solver.settings(self.wishes, self.contexts[0], choice)
 
-    def longest_of_splits(self, base: Settings, contexts: list[int]) -> Candidate | None:
+    def longest_of_splits(self, base: Settings) -> Candidate | None:
         """The best split of these settings, each with the longest context that it allows, and
         that split improved by moving layers."""
-        solver, objective = self.solver, self.objective
+        solver, objective, contexts = self.solver, self.objective, self.contexts
         wished, wished_split = objective.wished_context, self.wishes.tensor_split
         several = len(solver.machine.gpus) > 1  # else there is one, and its own figures are at hand
         solver.work.steps += _SPLITTING if several else _FITTING
@@ -130,9 +134,9 @@ class Search:
         moved = solver.weigh(self.fitting.balanced(best.settings, contexts, wished), objective)
         return max(best, moved, key=_rank)
 
-    def confirmed(self, found: Candidate, contexts: list[int]) -> Candidate | None:
+    def confirmed(self, found: Candidate) -> Candidate | None:
         """The plan with its exact footprint, with less context where it does not fit, or None."""
-        up_to = contexts[: bisect_right(contexts, found.settings.n_ctx)]
+        up_to = self.contexts[: bisect_right(self.contexts, found.settings.n_ctx)]
         wished = self.objective.wished_context
         settings = self.fitting.longest(found.settings, up_to, wished, exact=True)
         if settings is None:
@@ -185,9 +189,8 @@ class PlacementNode(Node):
             work.steps += _LOOKING
             most = search.fitting.most_context(settings.with_offload(k, m), contexts)
             if most:
-                lost = objective.context_best - objective.context(int(most))
-                below = most < objective.wished_context
-                yield CacheNode(self.cost + lost + choice.price, self, choice, below)
+                cost = search.least_cost(self, choice.n_ubatch) - objective.context(int(most))
+                yield CacheNode(cost + choice.price, self, choice)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,56 +199,39 @@ class CacheNode(Node):
 
     where: PlacementNode
     choice: CacheChoice
-    below_wish: bool = False  # whether the context may be less than the wished one, else no less
 
     def settings(self, search: Search) -> Settings:
         """What is decided, with the least context."""
         where = self.where
         return search.settings(self.choice).with_offload(where.n_gpu_layers, where.n_cpu_moe)
 
-    def contexts(self, search: Search) -> list[int]:
-        return search.below_wish if self.below_wish else search.from_wish
-
     def opened(self, search: Search) -> Iterator[Node | Candidate]:
         """The best plan, and the same choice with a smaller n_ubatch."""
-        found = search.longest_of_splits(self.settings(search), self.contexts(search))
+        found = search.longest_of_splits(self.settings(search))
         if found:
-            yield FoundNode(-found.score, self, found) if search.needs_exact else found
-        else:
-            yield from self.with_less(search, self.cost)
+            yield FoundNode(-found.score, found) if search.needs_exact else found
         smaller = self.choice.smaller
         if smaller:
-            cost = self.cost - self.choice.price + smaller.price
+            slower = search.least_cost(self.where, smaller.n_ubatch)
+            slower -= search.least_cost(self.where, self.choice.n_ubatch)
+            cost = self.cost - self.choice.price + smaller.price + slower
             if found:
                 gain = search.gain_of_no_compute(found)
                 cost = max(cost, smaller.price - self.choice.price - found.score - gain)
             yield replace(self, cost=cost, choice=smaller)
 
-    def with_less(self, search: Search, cost: float) -> Iterator[CacheNode]:
-        """The same below the wished context, where that is left to try, at this cost or more."""
-        if self.below_wish or not search.below_wish:
-            return
-        where = self.where
-        seconds = search.solver.best_seconds(where.n_gpu_layers, where.n_cpu_moe)
-        worth = search.objective.context(search.below_wish[-1])
-        less = log(seconds) - worth + self.choice.price
-        yield replace(self, cost=max(cost, less), below_wish=True)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundNode(Node):
-    """A plan that is in `of` and fits, if its exact footprint does."""
+    """A plan that fits, if its exact footprint does."""
 
-    of: CacheNode
     found: Candidate
 
     def opened(self, search: Search) -> Iterator[Node | Candidate]:
-        """The plan, or with what else to go on."""
-        exact = search.confirmed(self.found, self.of.contexts(search))
+        """The plan, with less context where it takes that."""
+        exact = search.confirmed(self.found)
         if exact:
             yield exact
-        else:
-            yield from self.of.with_less(search, -inf)
 
 
 def _rank(c: Candidate) -> tuple[float, ...]:

@@ -23,7 +23,7 @@ from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.budgets import Budgets
 from tuner.planning.fitting import Fitting
-from tuner.planning.objective import LEAST_CONTEXT, Objective
+from tuner.planning.objective import FULL_UBATCH, LEAST_CONTEXT, Objective
 from tuner.planning.plan import Candidate, Speed
 from tuner.planning.quality import CacheQuality
 from tuner.planning.search import CacheChoice, Patience, Search
@@ -32,7 +32,9 @@ from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.units import padded
 from tuner.wishes import Wishes
 
-UBATCHES = (512, 256, 128)
+# Values of n_ubatch: where weights stay in RAM, the speed of prompts is nearly in proportion to it,
+# since a GPU copies them for every batch; elsewhere no more than the usual one is of use.
+UBATCHES = (4096, 2048, 1024, 512, 256, 128)
 MOST_CONTEXT = 1 << 22  # tokens; nobody is given more unasked
 
 # Each search with less memory takes the exact shortfall of the one before off the budgets. One
@@ -70,7 +72,8 @@ class Solver:
         self.quality = CacheQuality.of(model.hparams)
         self.n_items = model.n_items
         self._answers: dict[tuple[Wishes, Budgets], Candidate | None] = {}
-        self._ranked: dict[Budgets, tuple[list[int], dict[tuple[int, int], float]]] = {}
+        self._ranked: dict[Budgets, tuple[list[int], dict[tuple[int, int, int, int], float]]] = {}
+        self._copied: dict[tuple[str, str, str], tuple[bool, ...]] = {}
         self._ends_at: float = inf  # the work after which searches end, whatever they have
 
     def hurried(self, work: int | None = None) -> Solver:
@@ -162,25 +165,26 @@ class Solver:
         return Candidate(settings, footprint, self.predict(settings), quality, fits, score)
 
     def score(self, settings: Settings, objective: Objective) -> float:
-        """Log of the effective tokens/s of any settings (`objective.py`)."""
+        """Log of the effective turns per second of any settings (`objective.py`)."""
         whole = self.whole(settings.n_gpu_layers, settings.n_cpu_moe)
+        turn = self.speed.turn_seconds(
+            self.offload(settings), settings.n_ubatch, objective.depth, self._copies(settings)
+        )
         return (
-            -log(self.speed.decode_seconds(self.offload(settings)))
+            -log(turn)
             + objective.context(settings.n_ctx)
-            - self._cache_price(objective, settings, whole)
+            - self._cache_price(objective, settings.type_k, settings.type_v, whole)
             - objective.ubatch(settings.n_ubatch)
         )
 
-    def _cache_price(self, objective: Objective, settings: Settings, whole: bool) -> float:
-        """Log price of the cache types of these settings, with the model on the GPUs or not."""
-        k, v = settings.type_k, settings.type_v
-        quality, slow = self.quality.of_pair(k, v), self._slow(settings)
-        return objective.cache(k, v, quality, whole=whole, slow=slow)
+    def _cache_price(self, objective: Objective, type_k: str, type_v: str, whole: bool) -> float:
+        """Log price of a pair of cache types, with all of the model on the GPUs or not."""
+        quality = self.quality.of_pair(type_k, type_v)
+        return objective.cache(type_k, type_v, quality, whole=whole)
 
     def predict(self, settings: Settings) -> Speed:
         """Tokens/s of any settings."""
-        slow = self._slow(settings)
-        return self.speed.predict(settings, self.offload(settings), slow_pair=slow)
+        return self.speed.predict(settings, self.offload(settings), self._copies(settings))
 
     def exactly(self, candidate: Candidate) -> Candidate:
         """The candidate with the exact footprint."""
@@ -213,7 +217,7 @@ class Solver:
         """Wishes that leave nothing to decide but a split, as settings."""
         n_ctx = wishes.n_ctx or self.contexts(wishes)[0]
         choice = CacheChoice(
-            0.0, wishes.type_k or "f16", wishes.type_v or "f16", wishes.n_ubatch or UBATCHES[0]
+            0.0, wishes.type_k or "f16", wishes.type_v or "f16", wishes.n_ubatch or FULL_UBATCH
         )
         return replace(
             self.settings(wishes, n_ctx, choice),
@@ -256,19 +260,16 @@ class Solver:
 
     def trial(self, wishes: Wishes, type_k: str, type_v: str, *, on_gpu: bool = True) -> Settings:
         """Settings that stand for all with these cache types."""
-        choice = CacheChoice(0.0, type_k, type_v, UBATCHES[0])
+        choice = CacheChoice(0.0, type_k, type_v, FULL_UBATCH)
         trial = self.settings(wishes, LEAST_CONTEXT, choice)
         return replace(trial, n_gpu_layers=self.n_items if on_gpu else 0)
 
-    def cache_choices(
-        self, wishes: Wishes, objective: Objective, whole: bool, on_gpu: bool
-    ) -> list[CacheChoice]:
+    def cache_choices(self, wishes: Wishes, objective: Objective, whole: bool) -> list[CacheChoice]:
         """One per pair of cache types, with the largest n_ubatch, linked to the smaller ones."""
-        ubatches = (wishes.n_ubatch,) if wishes.n_ubatch else UBATCHES
+        ubatches = self.ubatches(wishes, whole)
         found = []
         for type_k, type_v in self.pairs(wishes):
-            trial = self.trial(wishes, type_k, type_v, on_gpu=on_gpu)
-            price = self._cache_price(objective, trial, whole)
+            price = self._cache_price(objective, type_k, type_v, whole)
             choice: CacheChoice | None = None
             for n_ubatch in sorted(ubatches):
                 choice = CacheChoice(
@@ -278,16 +279,23 @@ class Solver:
             found.append(choice)
         return found
 
-    def placements(self, wishes: Wishes) -> list[tuple[float, int, int]]:
-        """(seconds per token at best, n_gpu_layers, n_cpu_moe) of those whose weights there is
-        room for, the fastest first."""
+    def ubatches(self, wishes: Wishes, whole: bool) -> tuple[int, ...]:
+        """Values of n_ubatch to choose from, the largest first; `whole`: no weights stay in RAM
+        that a GPU would copy."""
+        if wishes.n_ubatch:
+            return (wishes.n_ubatch,)
+        return tuple(n for n in UBATCHES if n <= FULL_UBATCH or not whole)
+
+    def placements(self, wishes: Wishes, depth: int) -> list[tuple[float, int, int]]:
+        """(seconds of a turn at best, n_gpu_layers, n_cpu_moe) of those whose weights there is
+        room for, the fastest first. `depth`: tokens in the cache."""
         if wishes.n_gpu_layers is not None:
             layers = [wishes.n_gpu_layers]
         else:
             layers = list(range(self.n_items + 1)) if self.machine.gpus else [0]
         room, weights = sum(self._gpu_room()), self.speed.weights_offloaded
         found = [
-            (self.best_seconds(k, m), k, m)
+            (self.best_turn(k, m, self.ubatches(wishes, self.whole(k, m))[0], depth), k, m)
             for k in layers
             for m in self._moe_choices(k, wishes)
             if weights(k, m) <= room
@@ -307,15 +315,15 @@ class Solver:
         step = 1 if n_placements <= MAX_PLACEMENTS else n_placements // _COARSE
         return [0, *range(start + 1, end, step), end] if start < end else [0]
 
-    def best_seconds(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
-        """Seconds per token that no split over the GPUs beats: a lower bound."""
+    def best_turn(self, n_gpu_layers: int, n_cpu_moe: int, n_ubatch: int, depth: int) -> float:
+        """Seconds of a turn that no split over the GPUs beats: a lower bound."""
         if self.budgets not in self._ranked:
             self._ranked[self.budgets] = self._gpu_room(), {}
         room, ranked = self._ranked[self.budgets]
-        key = (n_gpu_layers, n_cpu_moe)
+        key = (n_gpu_layers, n_cpu_moe, n_ubatch, depth)
         seconds = ranked.get(key)
         if seconds is None:
-            seconds = ranked[key] = self.speed.least_seconds(*key, room)
+            seconds = ranked[key] = self.speed.least_turn(*key, room)
         return seconds
 
     def _gpu_room(self) -> list[int]:
@@ -339,5 +347,12 @@ class Solver:
         """The whole model is on the GPUs, if there are any."""
         return not self.machine.gpus or (n_gpu_layers >= self.n_items and n_cpu_moe == 0)
 
-    def _slow(self, settings: Settings) -> bool:
-        return constraints.slow_attention(self.model, settings, self.machine) is not None
+    def _copies(self, settings: Settings) -> tuple[bool, ...]:
+        """The GPUs that copy the cache for every token."""
+        s = settings
+        key = (s.type_k, s.type_v, s.flash_attn)
+        if key not in self._copied:
+            fused = s.flash_attn != "off" and not self.model.hparams.row.unfused
+            found = constraints.converts_cache(self.model, s.type_k, s.type_v, self.machine)
+            self._copied[key] = found if fused and any(found) else ()
+        return self._copied[key]

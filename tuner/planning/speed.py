@@ -1,11 +1,13 @@
-"""Predicts tokens/s from what must be read and multiplied per token.
+"""Predicts tokens/s from what must be read and multiplied per token, at any depth.
 
 Decoding one token reads every active weight and the filled part of the cache once, so its time is
-bytes over bandwidth, summed over the devices, which work one after the other. Prompt processing
-multiplies many tokens with each weight it reads, so its time is arithmetic over FLOP/s, and, for
-weights that stay in RAM while a GPU does the work, a copy of them over PCIe for every batch.
+bytes over bandwidth, summed over the devices, which work one after the other, and what each tensor
+and each hand-over costs beside its bytes. Prompt processing multiplies many tokens with each weight
+it reads, so its time is arithmetic over FLOP/s, and, for weights that stay in RAM while a GPU does
+the work, a copy of them over PCIe for every batch. What a chat waits for is a turn of both.
 
-The prediction ranks plans; `Calibration` scales it to what was measured on this machine.
+A depth is the number of tokens that are in the cache already. The rates are those of `rates.py`;
+`Calibration` scales what is shown to what was measured of this very model.
 """
 
 from __future__ import annotations
@@ -17,25 +19,35 @@ from itertools import accumulate, pairwise
 from math import prod
 
 from tuner.gguf.header import TensorInfo
-from tuner.machine.host import ASSUMED_FLOPS_PER_CORE
-from tuner.machine.machine import ASSUMED_PCIE, Device, Machine
+from tuner.gguf.types import GGML_NUMBERS
+from tuner.machine.backends import backend
+from tuner.machine.machine import ASSUMED_PCIE, Machine
 from tuner.memory.kv_cache import CacheSizes
 from tuner.model.model import Model
-from tuner.planning.plan import Speed
+from tuner.planning.plan import Reads, Speed
+from tuner.planning.rates import gpu_rate, host_rate
 from tuner.settings import Settings
 
-CONTEXT_FILLED = 2_048  # tokens in the cache for which speed is quoted
+QUOTED_DEPTH = 2_048  # tokens in the cache for which one speed is quoted
+DEPTHS = (0, QUOTED_DEPTH, 8_192, 32_768, 131_072)  # and for which several are
+CHAT_DEPTH = 8_192  # tokens that a conversation has come to; a turn of it is:
+TURN_PROMPT = 1_500  # tokens that are read
+TURN_ANSWER = 400  # tokens that are written
 
-# Shares of the peak that llama.cpp's kernels reach, and what is assumed where a device does not
-# say. Rough on purpose: only their order matters for a choice, and a measured load replaces them.
-GPU_BANDWIDTH_SHARE = 0.72
-HOST_BANDWIDTH_SHARE = 0.80
-HOST_BYTES_PER_CORE = 6e9  # bytes/s of quantized weights that one core can unpack and multiply
-GPU_FLOPS_PER_BANDWIDTH = 50.0  # FLOP/s per byte/s of memory bandwidth, prompt processing
-SECONDS_PER_TOKEN_GPU = 2e-4  # launching one graph
+SECONDS_PER_TOKEN_GPU = 3e-4  # launching one graph
 SECONDS_PER_HOP = 3e-5  # handing the hidden state from one device to another
-SLOW_PAIR_SHARE = 0.25  # of prompt speed, where every step converts the cache to f16 first
-SECONDS_PER_HOST_LAYER = 1.5e-5  # threads meeting at barriers
+SECONDS_PER_LAYER_AND_THREAD = 5.9e-6  # threads meeting at the barriers of a layer
+BARRIERS_OF_EXPERTS = 0.5  # of these where a layer has only its experts in RAM
+
+F16_SPEEDUP = 1.24  # of prompts over weights that need no unpacking
+ATTENTION_COST = 1.2  # FLOP of attention in those of a matrix product
+# Of the experts in RAM only those that a batch uses are copied to the GPU: about all of them from
+# this many tokens on, and fewer the smaller it is.
+ALL_EXPERTS_UBATCH = 2_048
+EXPERTS_GROWTH = 0.2
+# Bytes that attention moves for each byte of an f16 cache where its kernel takes f16 only, so that
+# the whole cache is copied at every step: what is stored is read, the copy written, the copy read.
+COPIED = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,15 @@ class Offload:
     counts: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Depth:
+    """Of each item and those before it, what a token at this depth costs beside the weights."""
+
+    cache: list[float]  # bytes read
+    steepest_dense: float  # bytes read per byte stored of any layer, at most, without its experts
+    steepest_full: float  # and with them
+
+
 class SpeedModel:
     """Decode and prompt speed of one model on one machine, for any offload, in microseconds.
 
@@ -73,34 +94,33 @@ class SpeedModel:
         """`cache`: that of the model, where it is at hand."""
         self.calibration = calibration or Calibration()
         self.n_items = model.n_items
-        self._gpus = [_rate(gpu) for gpu in machine.gpus]
-        self._host = _host_rate(machine)
+        self._hparams = model.hparams
+        self._cache = cache or CacheSizes(model.hparams)
+        self._ids = [device.id for device in machine.devices]
+        self._n_threads = max(1, machine.physical_cores)
+        self._gpus = [gpu_rate(gpu) for gpu in machine.gpus]
+        self._host = host_rate(machine)
         self._pcie = min((g.pcie_bandwidth or ASSUMED_PCIE for g in machine.gpus), default=0.0)
+        # The first GPU that takes weights out of RAM to itself for large batches (`op_offload`).
+        self._borrower = next(
+            (r for r, g in zip(self._gpus, machine.gpus, strict=True)
+             if backend(g.backend).borrows_weights),
+            None,
+        )  # fmt: skip
         groups = model.tensors
         tied = (groups.tied,) if groups.tied else ()
         others = [*(layer.others for layer in groups.layers), (*groups.output, *tied)]
         experts = [*(layer.experts for layer in groups.layers), ()]
         used = model.n_expert_used / model.n_expert if model.n_expert else 1.0
-        cache = cache or CacheSizes(model.hparams)
-        # A quantized cache is read faster but must be unpacked: in time it counts as f16.
-        f16 = Settings(n_ctx=CONTEXT_FILLED)
-        cache_read = [
-            cache.read(f16, il, il + 1, CONTEXT_FILLED) for il in range(model.n_layer_all)
-        ]
         self._stored = _prefix(_bytes(ts) for ts in others)
         self._expert_stored = _prefix(_bytes(ts) for ts in experts)
-        self._read = _prefix(
-            _bytes(ts) + kv for ts, kv in zip(others, (*cache_read, 0), strict=True)
-        )
         self._experts = [used * x for x in self._expert_stored]
-        # the most that is read per byte stored of any layer, without its experts and with them
-        self._dense_share = _steepest(self._read, self._stored)
-        self._full_share = _steepest(
-            [a + b for a, b in zip(self._read, self._experts, strict=True)][:-1],
-            [a + b for a, b in zip(self._stored, self._expert_stored, strict=True)][:-1],
-        )
+        self._tensors = _prefix(len(ts) for ts in others)
+        self._expert_tensors = _prefix(len(ts) for ts in experts)
         self._flops = _prefix(_flops(ts) for ts in others)
         self._expert_flops = [used * x for x in _prefix(_flops(ts) for ts in experts)]
+        self._depths: dict[int, _Depth] = {}
+        self._attentions: dict[int, list[float]] = {}
 
     def calibrated(self, calibration: Calibration) -> SpeedModel:
         """The same model with predictions scaled to what was measured."""
@@ -108,84 +128,132 @@ class SpeedModel:
         other.calibration = calibration
         return other
 
-    def decode_seconds(self, offload: Offload) -> float:
-        """Seconds per token, uncalibrated."""
+    # ------------------------------------------------------------ one token, one turn
+
+    def decode_seconds(self, offload: Offload, depth: int, copies: Sequence[bool] = ()) -> float:
+        """Seconds per token at this depth, uncalibrated. `copies`: the GPUs whose attention copies
+        the cache to f16 for every token (`constraints.converts_cache`); empty: none."""
         on_gpu = min(offload.n_gpu_layers, self.n_items) if self._gpus else 0
         start = first = self.n_items - on_gpu
-        host_bytes = self._read[first] + self._experts[first]
-        seconds = first * SECONDS_PER_HOST_LAYER
+        cache = self._at(depth).cache
+        stored, experts = self._stored, self._experts
+        host_bytes = stored[first] + experts[first] + cache[first]
         moe = max(first, min(offload.n_cpu_moe, self.n_items))
+        barriers = first + BARRIERS_OF_EXPERTS * (moe - first)
+        seconds = barriers * SECONDS_PER_LAYER_AND_THREAD * self._n_threads
         hops = (1 if first and on_gpu else 0) + 2 * (moe - first)
-        for (bandwidth, _), count in zip(self._gpus, offload.counts, strict=False):
+        for g, (rate, count) in enumerate(zip(self._gpus, offload.counts, strict=False)):
             end = min(start + count, self.n_items)
             if end <= start:
                 continue
             hops += 1
             experts_from = min(max(start, moe), end)
-            read = self._read[end] - self._read[start]
-            read += self._experts[end] - self._experts[experts_from]
-            host_bytes += self._experts[experts_from] - self._experts[start]
-            seconds += read / bandwidth
+            read = stored[end] - stored[start] + experts[end] - experts[experts_from]
+            read += (COPIED if copies and copies[g] else 1.0) * (cache[end] - cache[start])
+            host_bytes += experts[experts_from] - experts[start]
+            launches = self._tensors[end] - self._tensors[start]
+            launches += self._expert_tensors[end] - self._expert_tensors[experts_from]
+            seconds += read / rate.bandwidth + launches * rate.per_tensor
             start = end
         if on_gpu:
             seconds += SECONDS_PER_TOKEN_GPU
-        return seconds + host_bytes / self._host[0] + hops * SECONDS_PER_HOP
+        return seconds + host_bytes / self._host.bandwidth + hops * SECONDS_PER_HOP
 
-    def least_seconds(self, n_gpu_layers: int, n_cpu_moe: int, room: Sequence[float]) -> float:
-        """No split of these layers decodes a token faster, where GPU g has `room[g]` bytes.
+    def prompt_seconds(self, offload: Offload, n_ubatch: int, depth: int) -> float:
+        """Seconds per token of a prompt that fills batches of `n_ubatch` tokens, at this depth,
+        uncalibrated."""
+        on_gpu = min(offload.n_gpu_layers, self.n_items) if self._gpus else 0
+        start = first = self.n_items - on_gpu
+        moe = max(first, min(offload.n_cpu_moe, self.n_items))
+        attention = self._attention(depth)
+        seconds = attention[first] / self._host.flops
+        for rate, count in zip(self._gpus, offload.counts, strict=False):
+            end = min(start + count, self.n_items)
+            if end > start:
+                experts_from = min(max(start, moe), end)
+                work = self._flops[end] - self._flops[start] + attention[end] - attention[start]
+                work += self._expert_flops[end] - self._expert_flops[experts_from]
+                seconds += work / rate.flops
+                start = end
+        return seconds + self._host_prompt_seconds(first, moe, n_ubatch)
+
+    def _host_prompt_seconds(self, first: int, moe: int, n_ubatch: int) -> float:
+        """What the weights in RAM cost: the engine copies them to a GPU for every batch, where one
+        borrows them, whether that is quicker or not (`offload_op`, 32 tokens or more)."""
+        flops = self._flops[first] + self._expert_flops[moe]
+        if self._borrower is None:
+            return flops / self._host.flops
+        some = min(1.0, float((n_ubatch / ALL_EXPERTS_UBATCH) ** EXPERTS_GROWTH))
+        copied = self._stored[first] + some * self._expert_stored[moe]
+        return copied / (self._pcie * n_ubatch) + flops / self._borrower.flops
+
+    def turn_seconds(
+        self, offload: Offload, n_ubatch: int, depth: int, copies: Sequence[bool] = ()
+    ) -> float:
+        """Seconds of one turn of a chat, uncalibrated."""
+        decode = self.decode_seconds(offload, depth, copies)
+        return TURN_PROMPT * self.prompt_seconds(offload, n_ubatch, depth) + TURN_ANSWER * decode
+
+    # ------------------------------------------------------------ bounds
+
+    def least_turn(
+        self, n_gpu_layers: int, n_cpu_moe: int, n_ubatch: int, depth: int, room: Sequence[float]
+    ) -> float:
+        """No split of these layers has a shorter turn, where GPU g has `room[g]` bytes."""
+        on_gpu = min(n_gpu_layers, self.n_items)
+        first = self.n_items - on_gpu
+        moe = max(first, min(n_cpu_moe, self.n_items))
+        attention = self._attention(depth)
+        work = self._flops[-1] - self._flops[first] + attention[-1] - attention[first]
+        work += self._expert_flops[-1] - self._expert_flops[moe]
+        fastest = max((rate.flops for rate in self._gpus), default=1.0)
+        prompt = attention[first] / self._host.flops + work / fastest
+        prompt += self._host_prompt_seconds(first, moe, n_ubatch)
+        return TURN_PROMPT * prompt + TURN_ANSWER * self._least_decode(
+            n_gpu_layers, n_cpu_moe, depth, room
+        )
+
+    def _least_decode(
+        self, n_gpu_layers: int, n_cpu_moe: int, depth: int, room: Sequence[float]
+    ) -> float:
+        """No split of these layers decodes a token faster.
 
         The fastest GPU is given what is read most per byte stored, as much as it has room for,
         then the next. Layers with and without their experts are told apart, not single ones.
         """
         on_gpu = min(n_gpu_layers, self.n_items)
-        order = sorted(range(len(self._gpus)), key=lambda g: -self._gpus[g][0])
+        order = sorted(range(len(self._gpus)), key=lambda g: -self._gpus[g].bandwidth)
         counts = [0] * len(order)
         if order:
             counts[order[0]] = on_gpu
-        seconds = self.decode_seconds(Offload(n_gpu_layers, n_cpu_moe, tuple(counts)))
+        seconds = self.decode_seconds(Offload(n_gpu_layers, n_cpu_moe, tuple(counts)), depth)
         if len(order) <= 1 or not on_gpu:
             return seconds
+        at, stored, experts = self._at(depth), self._stored, self._experts
         first, output = self.n_items - on_gpu, self.n_items - 1
         moe = max(first, min(n_cpu_moe, output))
-        bare = self._read[moe] - self._read[first] + self._read[-1] - self._read[output]
-        full = self._read[output] - self._read[moe] + self._experts[output] - self._experts[moe]
+
+        def dense(start: int, end: int) -> float:
+            return stored[end] - stored[start] + at.cache[end] - at.cache[start]
+
+        bare = dense(first, moe) + dense(output, self.n_items)
+        full = dense(moe, output) + experts[output] - experts[moe]
         whole = left = bare + full
-        seconds -= whole / self._gpus[order[0]][0]
+        seconds -= whole / self._gpus[order[0]].bandwidth
+        least_launch = min(rate.per_tensor for rate in self._gpus)
+        launches = self._tensors[-1] - self._tensors[first]
+        launches += self._expert_tensors[-1] - self._expert_tensors[moe]
+        seconds -= launches * (self._gpus[order[0]].per_tensor - least_launch)
         held = 0.0
         for g in order:
             held += max(0.0, room[g])
-            bytes_bare = min(bare, held * self._dense_share)
-            rest = held - bytes_bare / self._dense_share
-            most = bytes_bare + min(full, rest * self._full_share)
+            bytes_bare = min(bare, held * at.steepest_dense)
+            rest = held - bytes_bare / at.steepest_dense
+            most = bytes_bare + min(full, rest * at.steepest_full)
             taken = left if g == order[-1] else most - (whole - left)
-            seconds += taken / self._gpus[g][0]
+            seconds += taken / self._gpus[g].bandwidth
             left -= taken
         return seconds
-
-    def prompt_tps(self, offload: Offload, n_ubatch: int, *, slow_pair: bool = False) -> float:
-        """Tokens/s of prompt processing, uncalibrated."""
-        on_gpu = min(offload.n_gpu_layers, self.n_items) if self._gpus else 0
-        first = self.n_items - on_gpu
-        moe = max(first, min(offload.n_cpu_moe, self.n_items))
-        total = self._flops[-1] + self._expert_flops[-1]
-        host_flops = self._flops[first] + self._expert_flops[moe]
-        if not self._gpus:
-            return self._host[1] / max(total, 1.0)
-        seconds = 0.0
-        start = first
-        for (_, flops), count in zip(self._gpus, offload.counts, strict=False):
-            end = min(start + count, self.n_items)
-            if end > start:
-                experts_from = min(max(start, moe), end)
-                work = self._flops[end] - self._flops[start]
-                work += self._expert_flops[end] - self._expert_flops[experts_from]
-                seconds += work / flops
-                start = end
-        # llama.cpp's op_offload: a large batch brings the weights to the GPU if that is quicker.
-        stored = self._stored[first] + self._expert_stored[moe]
-        copied = stored / (self._pcie * n_ubatch) + host_flops / self._gpus[0][1]
-        seconds += min(host_flops / self._host[1], copied)
-        return 1.0 / max(seconds, 1e-9) * (SLOW_PAIR_SHARE if slow_pair else 1.0)
 
     def weights_offloaded(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
         """Bytes of weights on all GPUs together, without any padding."""
@@ -196,17 +264,82 @@ class SpeedModel:
         experts = self._expert_stored[-1] - self._expert_stored[moe]
         return self._stored[-1] - self._stored[first] + experts
 
-    def predict(self, settings: Settings, offload: Offload, *, slow_pair: bool = False) -> Speed:
+    # ------------------------------------------------------------ what is shown
+
+    def predict(self, settings: Settings, offload: Offload, copies: Sequence[bool] = ()) -> Speed:
         """Calibrated speed of a whole decision."""
         known = self.calibration
-        decode = (known.decode or 1.0) / self.decode_seconds(offload)
-        prompt = self.prompt_tps(offload, settings.n_ubatch, slow_pair=slow_pair)
+        decoded, prompted = known.decode or 1.0, known.prompt or 1.0
+
+        def decode(depth: int) -> float:
+            return decoded / self.decode_seconds(offload, depth, copies)
+
+        n_ctx = settings.n_ctx
+        depth = turn_depth(n_ctx)
+        prompt = prompted / self.prompt_seconds(offload, settings.n_ubatch, depth)
         return Speed(
-            decode,
-            (known.prompt or 1.0) * prompt,
+            decode(min(QUOTED_DEPTH, n_ctx)),
+            prompt,
             "measured" if known.decode else "computed",
             "measured" if known.prompt else "computed",
+            {at: decode(at) for at in DEPTHS if at <= n_ctx},
+            TURN_PROMPT / prompt + TURN_ANSWER / decode(depth),
+            self.reads(settings, offload, min(QUOTED_DEPTH, n_ctx)),
         )
+
+    def reads(self, settings: Settings, offload: Offload, depth: int) -> Reads:
+        """Bytes that one token at this depth reads."""
+        on_gpu = min(offload.n_gpu_layers, self.n_items) if self._gpus else 0
+        first, output = self.n_items - on_gpu, self.n_items - 1
+        moe = max(first, min(offload.n_cpu_moe, self.n_items))
+        ends = [first, *(first + n for n in accumulate(offload.counts))] if on_gpu else [first]
+        # of each GPU, then the host's; the output is told apart
+        spans = [(min(a, output), min(b, output)) for a, b in (*pairwise(ends), (0, first))]
+        experts = [self._experts[b] - self._experts[min(max(a, moe), b)] for a, b in spans[:-1]]
+        ids = [*self._ids[: len(experts)], self._ids[-1]]
+        caches = [float(self._cache.read(settings, a, b, depth)) for a, b in spans]
+        return Reads(
+            dict(zip(ids, (self._stored[b] - self._stored[a] for a, b in spans), strict=True)),
+            dict(zip(ids, (*experts, self._experts[moe]), strict=True)),
+            dict(zip(ids, caches, strict=True)),
+            self._stored[-1] - self._stored[output],
+        )
+
+    # ------------------------------------------------------------ by depth
+
+    def _at(self, depth: int) -> _Depth:
+        """What a depth costs. A quantized cache is read faster but must be unpacked: in time it
+        counts as f16."""
+        found = self._depths.get(depth)
+        if found is None:
+            f16, n = Settings(n_ctx=max(depth, 1)), self.n_items - 1
+            cache = _prefix((*(self._cache.read(f16, i, i + 1, depth) for i in range(n)), 0))
+            dense = [a + b for a, b in zip(self._stored, cache, strict=True)]
+            full = [a + b for a, b in zip(dense, self._experts, strict=True)][:-1]
+            both = [a + b for a, b in zip(self._stored, self._expert_stored, strict=True)][:-1]
+            found = _Depth(cache, _steepest(dense, self._stored), _steepest(full, both))
+            self._depths[depth] = found
+        return found
+
+    def _attention(self, depth: int) -> list[float]:
+        """FLOP of one token's attention at a depth, over the items: two products per head, of which
+        a window sees no more than its size."""
+        found = self._attentions.get(depth)
+        if found is None:
+            hp = self._hparams
+            per_layer = [0.0] * self.n_items
+            for row in self._cache.layout.rows:
+                il = row.layer
+                seen = min(depth, hp.n_swa) if hp.swa[il] and hp.n_swa else depth
+                width = hp.n_head[il] * (hp.head_k[il] + hp.head_v[il])
+                per_layer[il] = ATTENTION_COST * 2.0 * width * seen
+            found = self._attentions[depth] = _prefix(per_layer)
+        return found
+
+
+def turn_depth(n_ctx: int) -> int:
+    """Tokens in the cache at which a turn of a chat with such a context is judged."""
+    return min(CHAT_DEPTH, n_ctx // 2)
 
 
 def _prefix(values: Iterable[float]) -> list[float]:
@@ -223,18 +356,14 @@ def _bytes(tensors: Iterable[TensorInfo]) -> int:
     return sum(t.n_bytes for t in tensors)
 
 
+_UNPACKED = frozenset(GGML_NUMBERS[name] for name in ("f16", "bf16"))
+
+
 def _flops(tensors: Iterable[TensorInfo]) -> float:
-    """Two per weight of every matrix that a token is multiplied with."""
-    return 2.0 * sum(prod(t.shape) for t in tensors if len(t.shape) > 1)
-
-
-def _rate(gpu: Device) -> tuple[float, float]:
-    """(bytes/s, FLOP/s) that decode and prompt processing can count on."""
-    flops = gpu.flops or gpu.bandwidth * GPU_FLOPS_PER_BANDWIDTH
-    return gpu.bandwidth * GPU_BANDWIDTH_SHARE, flops
-
-
-def _host_rate(machine: Machine) -> tuple[float, float]:
-    host, cores = machine.host, max(1, machine.physical_cores)
-    flops = host.flops or cores * ASSUMED_FLOPS_PER_CORE
-    return min(host.bandwidth * HOST_BANDWIDTH_SHARE, cores * HOST_BYTES_PER_CORE), flops
+    """Two per weight of every matrix that a token is multiplied with; of those that need no
+    unpacking, as many of the others' as take the same time."""
+    return sum(
+        2.0 * prod(t.shape) / (F16_SPEEDUP if t.ggml_type in _UNPACKED else 1.0)
+        for t in tensors
+        if len(t.shape) > 1
+    )

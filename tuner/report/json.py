@@ -16,6 +16,7 @@ from tuner.memory.footprint import KINDS, DeviceUse
 from tuner.planning import Candidate, Plan
 from tuner.planning.advice import Advice
 from tuner.planning.from_disk import ASSUMED_DISK
+from tuner.planning.speed import CHAT_DEPTH, QUOTED_DEPTH, TURN_ANSWER, TURN_PROMPT
 from tuner.settings import FIELDS
 
 SCHEMA = 1
@@ -103,7 +104,28 @@ _FOOTPRINT = (
     Key("budget", "free less reserve", lambda share: share.device.budget),
     Key("source"),
 )
-_SPEED = (Key("decode_tps"), Key("prompt_tps"), Key("source"), Key("prompt_source"))
+_SPEED = (
+    Key("decode_tps", f"with {QUOTED_DEPTH:,} tokens in the cache"),
+    Key(
+        "decode_tps_at",
+        "by tokens in the cache, up to n_ctx",
+        lambda s: {str(depth): tps for depth, tps in s.decode_tps_at.items()},
+    ),
+    Key("prompt_tps"),
+    Key(
+        "turn_seconds",
+        f"to read {TURN_PROMPT:,} tokens and write {TURN_ANSWER:,}, with {CHAT_DEPTH:,} tokens or "
+        "half of n_ctx in the cache",
+    ),
+    Key(
+        "bytes_per_token",
+        f"read with {QUOTED_DEPTH:,} tokens in the cache: weights of layers, experts that run and "
+        "cache, by device, and output_head",
+        lambda s: s.reads and asdict(s.reads),
+    ),
+    Key("source"),
+    Key("prompt_source"),
+)
 _QUALITY = (
     Key("loss", "KL divergence against an f16 cache in nats per token"),
     Key("noise", "what of it rounding alone makes"),

@@ -1,0 +1,69 @@
+"""How fast devices are at a model's two jobs: reading weights per token, multiplying prompts.
+
+The form is that of a roofline: what a data sheet promises, the part of it that llama.cpp's kernels
+reach, and what else bounds them. The constants are fitted to public measurements of about thirty
+cards and hosts (`python -m bench.speed_accuracy` says how far off each is); a backend's own are in
+its row (`machine/backends.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tuner.machine.backends import backend
+from tuner.machine.host import ASSUMED_FLOPS_PER_CORE
+from tuner.machine.machine import Device, Machine
+
+# Weights that the multiprocessors of a CUDA card get through, in bytes per multiprocessor and
+# clock: what bounds the cards that have much bandwidth for their size. Before Volta they unpack
+# quantized weights more slowly.
+BYTES_PER_SM_CLOCK = 6.1
+BYTES_PER_SM_CLOCK_PASCAL = 4.4
+
+# Of a data sheet's bandwidth what decoding draws from RAM, and of one that was measured by copying.
+HOST_BANDWIDTH_SHARE = 0.54
+HOST_COPIED_SHARE = 0.68
+HOST_BYTES_PER_CORE = 14e9  # bytes/s of quantized weights that one core unpacks and multiplies
+
+# Prompts: FLOP/s reached are REACHED * PEAK_UNIT * (peak / PEAK_UNIT) ** GROWTH, since the larger
+# the tensor cores are, the less of them is used.
+PEAK_UNIT = 1e14  # FLOP/s, dense f16
+REACHED = 0.39
+GROWTH = 0.6
+FLOPS_PER_BANDWIDTH = 150.0  # peak FLOP/s per byte/s of a card that tells nothing of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What one device reaches: bytes/s of decoding, FLOP/s of prompts, and the seconds that each
+    weight tensor costs beside its bytes."""
+
+    bandwidth: float
+    flops: float
+    per_tensor: float = 0.0
+
+
+def softmin(a: float, b: float) -> float:
+    """The smaller of two bounds, rounded off where they meet."""
+    return float((a**-6 + b**-6) ** (-1 / 6))
+
+
+def gpu_rate(gpu: Device) -> Rate:
+    """The rate of a GPU, from its bandwidth, multiprocessors and clock."""
+    row = backend(gpu.backend)
+    bandwidth = gpu.bandwidth * row.bandwidth_share
+    if gpu.n_sm and gpu.clock and gpu.backend == "CUDA":
+        old = gpu.compute_capability is not None and gpu.compute_capability < (7, 0)
+        per_clock = BYTES_PER_SM_CLOCK_PASCAL if old else BYTES_PER_SM_CLOCK
+        bandwidth = softmin(bandwidth, per_clock * gpu.n_sm * gpu.clock)
+    peak = gpu.flops or gpu.bandwidth * FLOPS_PER_BANDWIDTH
+    flops = row.prompt_share * REACHED * PEAK_UNIT * (peak / PEAK_UNIT) ** GROWTH
+    return Rate(bandwidth, flops, row.seconds_per_tensor)
+
+
+def host_rate(machine: Machine) -> Rate:
+    """The rate of the host with all its cores."""
+    host, cores = machine.host, max(1, machine.physical_cores)
+    share = HOST_COPIED_SHARE if host.bandwidth_source == "measured" else HOST_BANDWIDTH_SHARE
+    bandwidth = softmin(host.bandwidth * share, cores * HOST_BYTES_PER_CORE)
+    return Rate(bandwidth, host.flops or cores * ASSUMED_FLOPS_PER_CORE)
