@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tuner.memory.cache_losses import CacheLosses, PairLoss
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer, DeviceUse
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles, config_folder, write_atomically
@@ -34,6 +35,14 @@ PROFILE = Profile(
     decode_tps=79.25,
     engine_version="0.3.1",
     saved_at="2026-11-22T16:00:00+00:00",
+    losses=CacheLosses(
+        pairs=(PairLoss("q8_0", "q4_0", 0.0107, 0.009, 0.0124, 0.93, 71.5),),
+        noise=0.0045,
+        perplexity=17.25,
+        n_tokens=512,
+        text="own.txt",
+        engine_version="0.3.1",
+    ),
 )
 
 
@@ -190,6 +199,10 @@ def test_a_damaged_profile_is_set_aside(profiles: Profiles, text: str) -> None:
     assert profiles.load(PROFILE.fingerprint) is not None
 
 
+PAIR = asdict(PairLoss("q8_0", "q8_0", 0.1, 0.1, 0.1, 0.9, 10.0))
+MEASURED = {"noise": 0.004, "perplexity": 12.0, "n_tokens": 512}
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -216,6 +229,13 @@ def test_a_damaged_profile_is_set_aside(profiles: Profiles, text: str) -> None:
         ("settings", {"n_ctx": 1, "n_gpu_layers": -1}),
         ("settings", {"n_ctx": 1, "n_cpu_moe": 2**31}),
         ("settings", {"n_ctx": 1, "type_k": "x"}),
+        ("losses", {"pairs": [{**PAIR, "loss": -0.1}], **MEASURED}),
+        ("losses", {"pairs": [{**PAIR, "type_k": "x"}], **MEASURED}),
+        ("losses", {"pairs": [{**PAIR, "same_top": 1.1}], **MEASURED}),
+        ("losses", {"pairs": [{**PAIR, "decode_tps": 0}], **MEASURED}),
+        ("losses", {"pairs": [PAIR, PAIR], **MEASURED}),
+        ("losses", {"pairs": [PAIR], **MEASURED, "perplexity": 0.5}),
+        ("losses", {"pairs": [PAIR], **MEASURED, "n_tokens": 0}),
         ("settings", {"n_ctx": 1, "type_v": "f64"}),
         ("settings", {"n_ctx": 1, "flash_attn": "maybe"}),
         ("settings", {"n_ctx": 1, "tensor_split": [0.0, 0.0]}),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from tuner.json_values import Speed, one_of, within
+from tuner.json_values import Bound, Speed, one_of, within
 from tuner.memory.cache_types import CACHE_TYPES
 
 MAX_TOKENS = 1 << 20  # that a text is read for
@@ -31,11 +31,16 @@ class PairLoss:
     decode_tps: Speed  # tokens/s, one by one, behind the text
 
 
+_DISTINCT = Bound(
+    lambda pairs: len({(p.type_k, p.type_v) for p in pairs}) == len(pairs), "each pair once"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class CacheLosses:
     """All pairs of one measurement, f16/f16 first."""
 
-    pairs: tuple[PairLoss, ...]
+    pairs: Annotated[tuple[PairLoss, ...], _DISTINCT]
     noise: _Loss  # of f16 itself, read in other batches: what rounding alone makes of the sums
     perplexity: Annotated[float, within(1, 1e300)]  # of f16
     n_tokens: Annotated[int, within(2, MAX_TOKENS)]
