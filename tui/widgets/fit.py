@@ -122,7 +122,7 @@ def _detail(dial: Dial, settings: Settings, candidate: Candidate | None, room: i
     if dial.names == ("n_gpu_layers",) and candidate and candidate.settings.tensor_split:
         said = "split " + ":".join(f"{share:g}" for share in candidate.settings.tensor_split)
     elif dial.names[-1] == "type_v" and candidate:
-        said = f"loss {candidate.quality.loss:.4f} nats/token ({candidate.quality.source})"
+        said = f"loss: {candidate.quality.text}"
     elif dial.names == ("n_ubatch",):
         said = "tokens read at once"
     elif dial.names == ("n_cpu_moe",):

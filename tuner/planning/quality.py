@@ -33,6 +33,13 @@ class Quality:
         row = next(row for row in _WORDS if self.beyond_noise <= row.at_most)
         return row.measured if self.source == "measured" else row.assumed
 
+    @property
+    def text(self) -> str:
+        """The words, with the number where there is one."""
+        if self.loss == 0:
+            return self.words
+        return f"{self.words}, {self.loss:.4f} nats/token ({self.source})"
+
 
 class _Words(NamedTuple):
     """How a loss is said up to `at_most` nats per token beyond the noise: of this very model where

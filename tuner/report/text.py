@@ -10,7 +10,6 @@ from tuner.memory.footprint import ENGINE_KINDS
 from tuner.model.model import Model
 from tuner.planning import Plan, difference_text
 from tuner.planning.advice import Advice
-from tuner.planning.quality import Quality
 from tuner.profiles.actual import Actual, off_by
 from tuner.report import bars
 from tuner.report.advice import advice_lines
@@ -159,7 +158,7 @@ def _settings(plan: Plan, width: int) -> list[str]:
             f"about {tps_text(c.speed.decode_tps)} tokens/s ({c.speed.source}), prompts "
             f"{tps_text(c.speed.prompt_tps)} ({c.speed.prompt_source})",
         ),
-        ("cache loss", quality_text(c.quality)),
+        ("cache loss", c.quality.text),
         ("memory", f"{c.footprint.source}"),
     ]
     lines: list[str] = []
@@ -169,13 +168,6 @@ def _settings(plan: Plan, width: int) -> list[str]:
         else:
             lines += wrapped(value, width, f"  {name:<11} ")
     return lines
-
-
-def quality_text(quality: Quality) -> str:
-    """What the cache types cost, in words and nats per token."""
-    if not quality.loss:
-        return "none"
-    return f"{quality.words}: {quality.loss:.4f} nats/token ({quality.source})"
 
 
 def _others(settings: Settings) -> list[tuple[str, str]]:
