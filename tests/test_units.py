@@ -1,4 +1,4 @@
-"""Numbers as people write them: bandwidths."""
+"""Numbers as people write and read them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner.errors import UsageError
-from tuner.units import parse_rate, rate_text
+from tuner.units import parse_rate, rate_text, seconds_text
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,15 @@ def test_one_that_makes_no_sense_is_a_sentence(text: str, says: str) -> None:
 def test_what_is_shown_of_a_bandwidth_is_read_back(rate: float) -> None:
     """Within the digits that it is shown with."""
     assert parse_rate("--rate", rate_text(rate).replace(",", "")) == pytest.approx(rate, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"), (2.34, "2.3 s"), (9.94, "9.9 s"), (10, "10 s"), (45.4, "45 s"),
+        (119, "119 s"), (120, "2 min"), (725, "12 min"), (7_199, "120 min"), (7_200, "2 h"),
+        (9_000_000, "2,500 h"),
+    ],
+)  # fmt: skip
+def test_how_long_something_takes_has_two_or_three_digits(seconds: float, text: str) -> None:
+    assert seconds_text(seconds) == text

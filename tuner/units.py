@@ -13,6 +13,8 @@ MAX_SIZE = 1 << 50  # bytes, 1,024 TiB: more than any machine or model has
 UINT32, INT32 = (1 << 32) - 1, (1 << 31) - 1  # the largest numbers of these types
 
 _WHOLE_RATE = 100  # GB/s from which on a decimal says nothing
+_MINUTE = 60  # seconds
+_WHOLE_SECONDS = 10  # from which on a decimal says nothing
 _WHOLE_TPS = 10  # tokens/s from which on a decimal says nothing
 _SIZE = re.compile(r"^\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt]?)(i?b?)\s*$", re.IGNORECASE)
 _RATE = re.compile(r"^\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt])(i?)b?(?:/s|ps)?\s*$", re.IGNORECASE)
@@ -40,6 +42,16 @@ def size_text(n_bytes: float) -> str:
 def tps_text(tps: float) -> str:
     """Tokens/s with two or three digits: 3.4, 27, 1,520."""
     return f"{tps:.1f}" if tps < _WHOLE_TPS else f"{tps:,.0f}"
+
+
+def seconds_text(seconds: float) -> str:
+    """How long something takes, for people: 2.3 s, 45 s, 12 min, 3 h."""
+    if seconds < _WHOLE_SECONDS:
+        return f"{seconds:.1f} s"
+    for size, unit in ((1, "s"), (_MINUTE, "min")):
+        if seconds < 2 * _MINUTE * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / _MINUTE**2:,.0f} h"
 
 
 def parse_size(text: str) -> int:

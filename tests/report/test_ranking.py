@@ -15,7 +15,7 @@ from tuner.errors import FileError
 from tuner.planning import Plan
 from tuner.report import overview_text, ranked
 from tuner.report.ranking import RULE, Result
-from tuner.units import size_text
+from tuner.units import seconds_text, size_text, tps_text
 from tuner.wishes import Wishes
 
 TOO_MUCH = Wishes(n_ctx=8_192, type_k="f16", type_v="f16", n_gpu_layers=99)
@@ -162,6 +162,11 @@ def test_the_table_is_in_order_and_says_by_which() -> None:
     assert [line.split()[0] for line in lines[1:7]] == ["1", "2", "3", "4", "5", "6"]
     assert "33/33" in lines[1]
     assert "41/41" in lines[2]
+    slow = results()[2][1]
+    assert isinstance(slow, Plan)
+    speed = slow.chosen.speed
+    told = [seconds_text(speed.turn_seconds), tps_text(speed.decode_tps)]
+    assert lines[2].split()[-3:] == " ".join(told).split()
     assert "does not fit by " in lines[3]
     assert "missing is not there" in lines[5]
     assert " ".join(lines[7:]).strip() == RULE

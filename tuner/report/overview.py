@@ -11,7 +11,7 @@ from tuner.report.ranking import RULE, TAKE, Ranked, Result, lacking, ranked
 from tuner.report.table import Column, Row, Style, table, wrapped
 from tuner.report.text import LEAST_WIDTH, WIDTH, warning_lines
 from tuner.safe_text import one_line
-from tuner.units import size_text, tps_text
+from tuner.units import seconds_text, size_text, tps_text
 
 MAX_NAME = 60  # cells
 
@@ -28,6 +28,7 @@ def overview_text(
         Column("layers", 7),
         Column("context", 7),
         Column("K / V", 5, right=False),
+        Column("turn", 5),
         Column("tok/s", 5),
     )
     rows = sorted(ranked(results), key=lambda row: row.rank)
@@ -54,4 +55,5 @@ def _row(row: Ranked) -> Row:
         return Row(named, f"does not fit by {size_text(lacking(row.result))}")
     pair = s.type_k if s.type_k == s.type_v else f"{s.type_k}/{s.type_v}"
     layers = f"{min(s.n_gpu_layers, n_items)}/{n_items}"
-    return Row((*named, layers, f"{s.n_ctx:,}", pair, tps_text(c.speed.decode_tps)))
+    turn, decode = seconds_text(c.speed.turn_seconds), tps_text(c.speed.decode_tps)
+    return Row((*named, layers, f"{s.n_ctx:,}", pair, turn, decode))

@@ -13,14 +13,15 @@ from tuner.memory.cache_types import HIGH_PRECISION
 from tuner.model.model import Model
 from tuner.planning import Plan
 from tuner.planning.budgets import Budgets
+from tuner.planning.speed import TURN_ANSWER, TURN_PROMPT
 
 # Quantizations, as names spell them: Q4_K_M, IQ3_XXS, bf16.
 _QUANTIZATION = re.compile(r"(?<![^\W_])((i|t)?q\d\w*|b?f(16|32)|mxfp4\w*|nvfp4\w*)(?!\w)")
 ENOUGH_CONTEXT = 8_192  # tokens: less is no reason to take a larger quantization
 USEFUL_BITS = 9.0  # per weight: nobody notices what is beyond Q8_0's 8.5
 RULE = (
-    "Best first: the fastest decoding, less what a short context or a low cache type gives up; "
-    "then what does not fit, and what cannot be used."
+    f"Best first: the fastest turn ({TURN_PROMPT:,} tokens read, {TURN_ANSWER} written), less what "
+    "a short context or a low cache type gives up; then what does not fit, and what cannot be used."
 )
 TAKE = (
     "* Of several quantizations of a model: the largest, up to Q8_0, that is wholly on the GPU "
