@@ -45,7 +45,8 @@ from tuner.errors import EngineError, FileError, KvchatError
 from tuner.gguf.header import read_header
 from tuner.machine.machine import Machine
 from tuner.model.model import Model, describe, loadable_model
-from tuner.planning import Plan, make_plan
+from tuner.planning import Plan, Solver, make_plan
+from tuner.planning.advice import Advice, advise
 from tuner.planning.budgets import Budgets
 from tuner.report import overview_text, report_json, report_text
 from tuner.settings import ALL_LAYERS, Settings
@@ -146,9 +147,10 @@ def try_file(path: Path, where: Machine, wishes: Wishes, endless: float = ENDLES
         with cpu_limit(endless):
             try:
                 model, refused = _model(path)
-                plan = make_plan(model, where, wishes)
+                solver = Solver(model, where)
+                plan = make_plan(model, where, wishes, solver=solver)
                 verdict = "fits" if plan.chosen.fits else "does not fit"
-                fell += _faults(plan)
+                fell += _faults(plan, advise(plan, solver))
                 if refused:
                     raise refused
                 settings = plan.chosen.settings
@@ -192,12 +194,12 @@ def _where(error: Any, trace: Any) -> str:
     return f"{own[-1].filename.rsplit('/tuner/', 1)[1]}:{own[-1].lineno}"
 
 
-def _faults(plan: Plan) -> Iterator[str]:
+def _faults(plan: Plan, advice: Advice) -> Iterator[str]:
     """What a report may not say."""
-    text = report_text(plan) + overview_text([(str(plan.model.path), plan)])
+    text = report_text(plan, advice=advice) + overview_text([(str(plan.model.path), plan)])
     if any(len(line) > 400 for line in text.splitlines()):  # noqa: PLR2004
         yield "a line without end"
-    told = report_json(plan)
+    told = report_json(plan, advice)
     json.dumps(told)
     for path, number in _numbers(told):
         if not isfinite(number):

@@ -166,7 +166,8 @@ class Tuning:
         return self._warned(verified(plan, dry_run, self.solver))
 
     def advise(self, plan: Plan) -> Advice:
-        """What would help this plan beside other settings. Takes some 50 ms."""
+        """What would help this plan beside other settings. Takes some 50 ms, where nothing
+        fits up to half a second."""
         with file_to_blame(self.request.path):
             return advise(plan, self.solver)
 

@@ -115,9 +115,9 @@ def test_a_fall_is_seen(
 ) -> None:
     plan = make_plan
 
-    def faulty(*args: Any) -> Any:
+    def faulty(*args: Any, **kwargs: Any) -> Any:
         fault()
-        return plan(*args)
+        return plan(*args, **kwargs)
 
     monkeypatch.setattr(fuzz, "make_plan", faulty)
     path = tiny_llama(tmp_path / "m.gguf")
@@ -139,7 +139,7 @@ def test_a_fall_is_seen(
 def test_numbers_that_a_report_may_not_have_are_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: float, fall: str
 ) -> None:
-    monkeypatch.setattr(fuzz, "report_json", lambda plan: {"plan": [{"kv_cache": number}]})
+    monkeypatch.setattr(fuzz, "report_json", lambda *_: {"plan": [{"kv_cache": number}]})
     path = tiny_llama(tmp_path / "m.gguf")
     fell = try_file(path, MACHINES["no GPU"](), Wishes()).fell
     assert fell == (f"{fall} plan[].kv_cache",)

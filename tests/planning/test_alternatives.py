@@ -37,6 +37,22 @@ def test_each_alternative_has_something_that_no_other_has(
     assert all(c.note.startswith("--") for c in plan.alternatives)
 
 
+@pytest.mark.parametrize("name", [LLAMA_8B, QWEN_30B_A3B, GEMMA_27B])
+def test_one_gib_more_never_announces_less(name: str) -> None:
+    """Over sizes of a card: whatever is told of is better in something and worse in nothing."""
+    told = 0
+    for gib in range(4, 20):
+        plan = make_plan(giant(name), machine(gpu(gib)), Wishes())
+        more = plan.one_more_gib
+        if more is None:
+            continue
+        told += 1
+        assert worth(more) != worth(plan.chosen)
+        assert all(a >= b for a, b in zip(worth(more), worth(plan.chosen), strict=True)), gib
+        assert more.speed.prompt_tps > 0.98 * plan.chosen.speed.prompt_tps
+    assert told > 8
+
+
 def test_what_the_user_fixed_is_not_offered_otherwise() -> None:
     """With the types and the context fixed, only another preference is left."""
     wishes = Wishes(n_ctx=8192, type_k="f16", type_v="f16")

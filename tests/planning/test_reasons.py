@@ -10,9 +10,11 @@ import pytest
 
 from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
 from tuner.machine.machine import Machine
+from tuner.planning.alternatives import next_context
 from tuner.planning.planner import make_plan
-from tuner.planning.reasons import warnings_for
+from tuner.planning.reasons import reasons_for, warnings_for
 from tuner.planning.solver import Solver
+from tuner.units import tps_text
 from tuner.wishes import Wishes
 
 GIANTS = (LLAMA_8B, AYA_35B, QWEN_30B_A3B, GEMMA_27B)
@@ -107,7 +109,7 @@ def test_a_smaller_batch_has_its_reason() -> None:
         plan = make_plan(giant(LLAMA_8B), machine(gpu(gib)), Wishes(n_ctx=16_384))
         n_ubatch = plan.chosen.settings.n_ubatch
         said = f"n_ubatch {n_ubatch} instead of 512" in " ".join(plan.reasons)
-        assert said == (n_ubatch < 512)
+        assert said == (n_ubatch != 512)
         seen.add(n_ubatch)
     wished = make_plan(giant(LLAMA_8B), machine(gpu(24)), Wishes(n_ubatch=128))
     assert "instead of 512" not in " ".join(wished.reasons)
@@ -153,8 +155,61 @@ def test_why_the_context_is_what_it_is() -> None:
     """All of it, what is left over, what a chat gets, or what memory allows."""
     assert "all that the model was trained for" in reasons(LLAMA_8B, machine(gpu(80)))
     assert "Memory left over goes to the context" in reasons(LLAMA_8B, machine(gpu(10)))
-    assert "32,768 do not fit" in reasons(LLAMA_8B, machine(ram=6.0))
+    assert "16,384 do not fit" in reasons(LLAMA_8B, machine(ram=6.0))
     assert "The context is" not in reasons(LLAMA_8B, machine(gpu(24)), Wishes(n_ctx=9000))
+
+
+@pytest.mark.parametrize("n_ubatch", [128, 2048])
+def test_what_a_batch_does_to_prompts_is_said_in_both_numbers(n_ubatch: int) -> None:
+    """Where experts stay in RAM prompts are many times faster with a large one."""
+    solver = Solver(giant(QWEN_30B_A3B), machine(gpu(8)))
+    settings = solver.calculate(Wishes(8192, False, "q8_0", "q8_0", 49, 40)).settings
+    objective = solver.objective(Wishes())
+    usual, other = (solver.weigh(replace(settings, n_ubatch=n), objective) for n in (512, n_ubatch))
+    (told,) = (x for x in reasons_for(solver, Wishes(), other) if x.startswith("n_ubatch"))
+    assert f"at {tps_text(other.speed.prompt_tps)} tokens/s instead of " in told
+    assert told.endswith(f"{tps_text(usual.speed.prompt_tps)}.")
+    assert not any(x.startswith("n_ubatch") for x in reasons_for(solver, Wishes(), usual))
+    faster = other.speed.prompt_tps > usual.speed.prompt_tps
+    assert faster == (n_ubatch > 512)
+
+
+@pytest.mark.parametrize(
+    ("where", "limit"),
+    [
+        (machine(gpu(10)), "GPU0 has no room for more"),
+        (machine(ram=16), "half of the RAM that is left beside them is left to other programs"),
+    ],
+    ids=["card", "RAM"],
+)
+def test_what_ends_the_context_is_what_does(where: Machine, limit: str) -> None:
+    """A step more is over the budget that the sentence names, and over no other."""
+    solver = Solver(giant(LLAMA_8B), where)
+    plan = make_plan(giant(LLAMA_8B), where, Wishes(), solver=solver)
+    (told,) = (text for text in plan.reasons if "context" in text and "cache" not in text)
+    s = plan.chosen.settings
+    assert told.endswith(f"{s.n_ctx:,} tokens, and {limit}.")
+    more = solver.fitting.estimator.footprint(s.with_context(s.n_ctx + 256))
+    assert solver.fitting.fits(more) == ("half" in limit)
+
+
+def test_a_context_that_was_cut_is_held_against_the_next_one_too() -> None:
+    """Not only against all that a chat may want."""
+    where = machine(gpu(12))
+    plan = make_plan(giant(AYA_35B), where, Wishes())
+    n_ctx = plan.chosen.settings.n_ctx
+    wished = Solver(plan.model, where).objective(Wishes()).wished_context
+    assert n_ctx < wished
+    (told,) = (text for text in plan.reasons if text.startswith("The context is"))
+    named = [int(x.replace(",", "")) for x in re.findall(r"[\d,]{4,}", told)]
+    assert named == [*dict.fromkeys((n_ctx, next_context(n_ctx, wished), wished))]
+
+
+@pytest.mark.parametrize(
+    ("n_ctx", "more"), [(4096, 8192), (5120, 8192), (7680, 16384), (20_000, 32_768), (1, 1)]
+)
+def test_the_next_context_is_round_and_clearly_more(n_ctx: int, more: int) -> None:
+    assert next_context(n_ctx, 32_768 if n_ctx > 1 else 1) == more
 
 
 def test_where_f16_does_not_fit_at_all_it_is_said() -> None:

@@ -74,7 +74,7 @@ def measure(
         gpus=gpus,
         unusable=unusable,
         host=device,
-        processes=_processes(gpus, visible),
+        processes=_processes((*gpus, *unusable), visible),
         physical_cores=host.usable_cores(state, root),
         warnings=tuple(warnings),
         notes=tuple(notes),

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from math import log
 
 from tuner.machine.machine import Machine, Process
-from tuner.memory.cache_types import HIGH_PRECISION
+from tuner.machine.usable import usable
 from tuner.model.model import Model
-from tuner.model.quantizations import MIXES, in_mix, is_native
+from tuner.model.quantizations import MIXES, in_mix, is_native, tensors_of
 from tuner.planning.alternatives import dominates
 from tuner.planning.budgets import Budgets
 from tuner.planning.from_disk import FromDisk, from_disk
@@ -24,6 +25,9 @@ from tuner.wishes import Wishes
 
 # Of the size: another quantization that differs by less is none to speak of.
 _NOTICEABLE = 0.03
+MOST_TENSORS = 10_000  # ten times as many as the largest models have
+_MUCH = 1.1  # times the effective speed
+_PRECISE = "q8_0"  # the smallest type of the cache that hardly anybody tells from f16
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class OtherQuantization:
 
     name: str  # "Q3_K_M"
     size_bytes: int  # of the file, about
-    whole: bool  # on the GPUs, and with the wished context
+    whole: bool  # on the GPUs
     candidate: Candidate  # the best plan for it
 
 
@@ -43,6 +47,7 @@ class WithoutProcess:
     name: str
     pid: int
     used: tuple[tuple[str, int], ...]  # bytes that it holds, by Device.id
+    machine: Machine  # as it is then: a GPU that was left out may be of use
     candidate: Candidate
 
 
@@ -66,9 +71,8 @@ def advise(plan: Plan, solver: Solver) -> Advice:
             without_process=_without_process(asked, plan),
             from_disk=from_disk(asked, plan.wishes),
         )
-    aimed = chosen.settings.n_ctx >= asked.objective(plan.wishes).wished_context
-    whole = _is_whole(asked, chosen)
-    wanted = whole and aimed
+    long = chosen.settings.n_ctx >= _least_context(asked, plan.wishes)
+    wanted = long and _is_whole(asked, chosen)
     return Advice(
         smaller=None if wanted else _first(_whole(asked, plan.wishes, _smaller(plan.model))),
         larger=_first(_whole(asked, plan.wishes, _larger(plan.model))) if wanted else None,
@@ -83,35 +87,42 @@ def _first(found: Iterator[OtherQuantization]) -> OtherQuantization | None:
 # ------------------------------------------------------------------ other quantizations
 
 
-def _mixed(model: Model) -> list[Model]:
+def _mixed(model: Model) -> Iterator[Model]:
     """The model in every quantization that is of use, from the largest to the smallest."""
-    if is_native(model):
-        return []
-    return [in_mix(model, mix) for mix in MIXES if model.n_params >= mix.least_params]
+    if is_native(model) or len(tensors_of(model)) > MOST_TENSORS:
+        return
+    for mix in MIXES:
+        if model.n_params >= mix.least_params:
+            yield in_mix(model, mix)
 
 
-def _smaller(model: Model) -> list[Model]:
+def _smaller(model: Model) -> Iterator[Model]:
     most = model.size_bytes * (1 - _NOTICEABLE)
-    return [other for other in _mixed(model) if other.size_bytes < most]
+    return (other for other in _mixed(model) if other.size_bytes < most)
 
 
-def _larger(model: Model) -> list[Model]:
+def _larger(model: Model) -> Iterator[Model]:
     least = model.size_bytes * (1 + _NOTICEABLE)
-    return [other for other in _mixed(model) if other.size_bytes > least]
+    return (other for other in _mixed(model) if other.size_bytes > least)
 
 
 def _whole(solver: Solver, wishes: Wishes, others: Iterable[Model]) -> Iterator[OtherQuantization]:
-    """Those that are whole on the GPUs with the wished context and a cache as precise as anybody
-    wants; nothing where the user wants layers elsewhere."""
+    """Those that are whole on the GPUs with a context to work with and a cache as precise as
+    anybody wants; nothing where the user wants layers elsewhere."""
     if not solver.machine.gpus or wishes.n_gpu_layers is not None or wishes.n_cpu_moe is not None:
         return
     wished = replace(wishes, n_gpu_layers=solver.n_items, n_cpu_moe=0)
-    n_ctx = solver.objective(wishes).wished_context
-    low_is_wished = {wishes.type_k, wishes.type_v} != {None}
+    if wishes.type_k is None and wishes.type_v is None:
+        wished = replace(wished, type_k=_PRECISE, type_v=_PRECISE)
     for other, found in _planned(solver, others, wished):
-        precise = {found.settings.type_k, found.settings.type_v} <= HIGH_PRECISION
-        if found.settings.n_ctx >= n_ctx and (precise or low_is_wished):
+        if found.settings.n_ctx >= _least_context(solver, wishes):
             yield OtherQuantization(other.quantization, other.size_bytes, True, found)
+
+
+def _least_context(solver: Solver, wishes: Wishes) -> int:
+    """Tokens that a plan needs to be what one hopes for: half of those that a chat may want, since
+    bits of the weights are worth more than the other half, or all that are asked for."""
+    return wishes.n_ctx or solver.objective(wishes).wished_context // 2
 
 
 def _fitting(solver: Solver, wishes: Wishes) -> Iterator[OtherQuantization]:
@@ -149,20 +160,30 @@ def _without_process(solver: Solver, plan: Plan) -> WithoutProcess | None:
     """The best plan with the program closed that holds most of the GPUs' memory, where it is
     better."""
     largest = _largest(plan.machine.processes)
-    if not largest:
+    if not largest or plan.wishes.tensor_split is not None:  # shares of the GPUs that there are
         return None
-    freed = Budgets.of(_without(plan.machine, largest))
-    gain = [a - b for a, b in zip(freed.limits, Budgets.of(plan.machine).limits, strict=True)]
-    more = solver.with_budgets(solver.budgets.less([-x for x in gain]))
-    found = more.confirmed(plan.wishes)[1]
+    machine = _without(plan.machine, largest)
+    found = _solver_of(machine, solver, plan).confirmed(plan.wishes)[1]
     if found is None or not found.fits or not _better(found, plan.chosen):
         return None
     used = tuple((process.device, process.used) for process in largest)
-    return WithoutProcess(largest[0].name, largest[0].pid, used, found)
+    return WithoutProcess(largest[0].name, largest[0].pid, used, machine, found)
+
+
+def _solver_of(machine: Machine, solver: Solver, plan: Plan) -> Solver:
+    """One for the same devices with more memory free, or for others."""
+    if len(machine.gpus) != len(plan.machine.gpus):
+        return Solver(plan.model, machine).hurried()
+    free = zip(Budgets.of(machine).limits, Budgets.of(plan.machine).limits, strict=True)
+    return solver.with_budgets(solver.budgets.less([now - then for then, now in free]))
 
 
 def _better(found: Candidate, chosen: Candidate) -> bool:
-    return not chosen.fits or dominates(found, chosen)
+    """Better in something and worse in nothing that a user notices, or so much faster that it is
+    worth what it costs."""
+    if not chosen.fits or dominates(found, chosen):
+        return True
+    return found.score > chosen.score + log(_MUCH)
 
 
 def _largest(processes: Iterable[Process]) -> list[Process]:
@@ -176,7 +197,7 @@ def _largest(processes: Iterable[Process]) -> list[Process]:
 def _without(machine: Machine, closed: Iterable[Process]) -> Machine:
     """The machine once a process is gone."""
     used = {process.device: process.used for process in closed}
-    gpus = [
-        replace(gpu, free=min(gpu.total, gpu.free + used.get(gpu.id, 0))) for gpu in machine.gpus
-    ]
-    return replace(machine, gpus=tuple(gpus))
+    gpus = sorted((*machine.gpus, *machine.unusable), key=lambda gpu: (len(gpu.id), gpu.id))
+    freed = [replace(gpu, free=min(gpu.total, gpu.free + used.get(gpu.id, 0))) for gpu in gpus]
+    kept, unusable = usable(freed, machine.host)
+    return replace(machine, gpus=kept, unusable=unusable)

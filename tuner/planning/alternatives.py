@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tuner.planning.budgets import Budgets
+from tuner.planning.differences import NOTICEABLE
 from tuner.planning.objective import LEAST_CONTEXT
 from tuner.planning.plan import Candidate, distinct
 from tuner.planning.solver import Solver
@@ -33,9 +34,10 @@ def alternatives(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Can
         ]
     if wishes.n_ctx is None:
         wished = solver.objective(wishes).wished_context
+        more = next_context(chosen.settings.n_ctx, wished)
         trials += [
             (f"--ctx {n_ctx}", replace(wishes, n_ctx=n_ctx))
-            for n_ctx in (wished, solver.model.n_ctx_train)
+            for n_ctx in dict.fromkeys((more, wished, solver.model.n_ctx_train))
             if n_ctx
         ]
     found = distinct((_noted(solver.best(wish), note) for note, wish in trials), chosen)
@@ -75,10 +77,23 @@ def fallbacks(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candid
 
 
 def one_more_gib(solver: Solver, wishes: Wishes, chosen: Candidate) -> Candidate | None:
-    """The choice if every GPU (without one: the host) had 1 GiB more, where it differs."""
+    """What every GPU (without one: the host) with 1 GiB more would give: the choice then, or the
+    best with this context and these cache types, whichever first is better than the choice in
+    something that a user notices and worse in nothing."""
     gpus = len(solver.machine.gpus)
-    candidate = solver.with_budgets(solver.budgets.grown(GIB, gpus)).best(wishes)
-    return candidate if candidate and candidate.settings != chosen.settings else None
+    more = solver.with_budgets(solver.budgets.grown(GIB, gpus))
+    s = chosen.settings
+    for wish in (wishes, replace(wishes, n_ctx=s.n_ctx, type_k=s.type_k, type_v=s.type_v)):
+        found = more.best(wish)
+        slower = found and found.speed.prompt_tps < chosen.speed.prompt_tps * (1 - NOTICEABLE)
+        if found and not slower and dominates(found, chosen):
+            return found
+    return None
+
+
+def next_context(n_ctx: int, wished: int) -> int:
+    """The next round number of tokens that is clearly more, up to the wished one."""
+    return min(1 << (n_ctx * 3 // 2 - 1).bit_length(), wished)
 
 
 def _noted(candidate: Candidate | None, note: str) -> Candidate | None:

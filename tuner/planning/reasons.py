@@ -9,10 +9,12 @@ from tuner.machine.machine import Machine
 from tuner.memory.cache_types import HIGH_PRECISION
 from tuner.model.model import Model
 from tuner.planning import constraints
+from tuner.planning.alternatives import next_context
 from tuner.planning.differences import differences
 from tuner.planning.objective import FULL_UBATCH
 from tuner.planning.plan import Candidate
 from tuner.planning.solver import Solver
+from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.units import size_text, tps_text
 from tuner.wishes import Wishes
 
@@ -22,12 +24,8 @@ def reasons_for(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[str,
     reasons = [_layers_reason(solver, chosen)]
     types = _types_reason(solver, wishes, chosen)
     context = _context_reason(solver, wishes, chosen)
-    reasons += [r for r in (types, context) if r]
-    if chosen.settings.n_ubatch < FULL_UBATCH and wishes.n_ubatch is None:
-        reasons.append(
-            f"n_ubatch {chosen.settings.n_ubatch} instead of {FULL_UBATCH}: the smaller compute "
-            "buffer is what makes the rest fit; prompts are processed a little slower."
-        )
+    batch = _batch_reason(solver, wishes, chosen)
+    reasons += [r for r in (types, context, batch) if r]
     return tuple(reasons)
 
 
@@ -103,16 +101,72 @@ def _context_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | 
     n_ctx, n_ctx_train = chosen.settings.n_ctx, solver.model.n_ctx_train
     wished = solver.objective(wishes).wished_context
     if n_ctx < wished:
-        other = solver.best(replace(wishes, n_ctx=wished))
-        if other is None:
-            return f"The context is {n_ctx:,} tokens: {wished:,} do not fit."
-        return (
-            f"The context is {n_ctx:,} tokens: {wished:,} would slow decoding to "
-            f"{tps_text(other.speed.decode_tps)} tokens/s from "
-            f"{tps_text(chosen.speed.decode_tps)}."
-        )
-    if n_ctx == wished < n_ctx_train:
-        return f"The context is the {n_ctx:,} tokens that a chat gets where nobody asks for more."
+        return _cut_reason(solver, wishes, chosen, wished)
     if n_ctx >= n_ctx_train:
         return f"The context is all that the model was trained for: {n_ctx:,} tokens."
-    return f"Memory left over goes to the context: {n_ctx:,} tokens."
+    limit = _limit(solver, chosen.settings, wished)
+    if n_ctx == wished:
+        return f"The context is the {n_ctx:,} tokens that a chat may want{limit}."
+    return f"Memory left over goes to the context: {n_ctx:,} tokens{limit}."
+
+
+def _cut_reason(solver: Solver, wishes: Wishes, chosen: Candidate, wished: int) -> str:
+    """What the next larger context would cost, and all that is wished."""
+    n_ctx = chosen.settings.n_ctx
+    clauses = []
+    for more in dict.fromkeys((next_context(n_ctx, wished), wished)):
+        other = solver.best(replace(wishes, n_ctx=more))
+        if other is None:
+            clauses.append(f"{more:,} do not fit")
+            break
+        clauses.append(f"{more:,} would {_lost(solver.model, chosen, other)}")
+    return f"The context is {n_ctx:,} tokens: {', '.join(clauses)}."
+
+
+def _lost(model: Model, chosen: Candidate, other: Candidate) -> str:
+    """What another plan has for its longer context: slower decoding, else other settings, else
+    slower prompts."""
+    ours, theirs = chosen.speed, other.speed
+    decode = tps_text(theirs.decode_tps), tps_text(ours.decode_tps)
+    if decode[0] != decode[1]:
+        return f"slow decoding to {decode[0]} tokens/s from {decode[1]}"
+    # The context is what is explained, and the batch has a sentence of its own.
+    s = chosen.settings
+    rest = replace(other.settings, n_ctx=s.n_ctx, n_ubatch=s.n_ubatch)
+    changes = [d.clause for d in differences(model, s, rest)]
+    if changes:
+        return " and ".join(changes)
+    return f"slow prompts to {theirs.prompt_tps:,.1f} tokens/s from {ours.prompt_tps:,.1f}"
+
+
+def _limit(solver: Solver, settings: Settings, wished: int) -> str:
+    """What keeps the context from being longer, as a clause; "" where it is neither."""
+    fitting = solver.fitting
+    more = settings.with_context(settings.n_ctx + CONTEXT_PADDING)
+    short = fitting.budgets.short(fitting.estimator.totals(more))
+    limits = zip(solver.machine.limits, short, strict=True)
+    full = [solver.machine.text(limit) for limit, lacking in limits if lacking]
+    if full:
+        return f", and {' and '.join(full)} {'has' if len(full) == 1 else 'have'} no room for more"
+    if fitting.longest(more, [more.n_ctx], wished) is None:
+        return ", and half of the RAM that is left beside them is left to other programs"
+    return ""
+
+
+def _batch_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | None:
+    """Why a batch is not the usual one, with what prompts gain or lose by it."""
+    n_ubatch = chosen.settings.n_ubatch
+    if wishes.n_ubatch is not None or n_ubatch == FULL_UBATCH:
+        return None
+    usual = solver.predict(replace(chosen.settings, n_ubatch=FULL_UBATCH))
+    ours, theirs = tps_text(chosen.speed.prompt_tps), tps_text(usual.prompt_tps)
+    prompts = f"prompts run at {ours} tokens/s instead of {theirs}"
+    if n_ubatch > FULL_UBATCH:
+        return (
+            f"n_ubatch {n_ubatch} instead of {FULL_UBATCH}: weights in RAM are copied to the GPU "
+            f"once for each batch, so {prompts}."
+        )
+    text = (
+        f"n_ubatch {n_ubatch} instead of {FULL_UBATCH}: the smaller compute buffer is what makes "
+    )
+    return f"{text}the rest fit{'' if ours == theirs else f'; {prompts}'}."

@@ -276,7 +276,8 @@ class SpeedModel:
 
         n_ctx = settings.n_ctx
         depth = turn_depth(n_ctx)
-        prompt = prompted / self.prompt_seconds(offload, settings.n_ubatch, depth)
+        # A model without a matrix would take no time.
+        prompt = prompted / max(1e-9, self.prompt_seconds(offload, settings.n_ubatch, depth))
         return Speed(
             decode(min(QUOTED_DEPTH, n_ctx)),
             prompt,

@@ -135,7 +135,7 @@ _QUALITY = (
 _QUANTIZATION = (
     Key("quantization", of=lambda other: other.name),
     Key("size_bytes", "of the file, about"),
-    Key("whole", "on the GPUs, with the wished context"),
+    Key("whole", "on the GPUs"),
     Key("n_ctx", of=lambda other: other.candidate.settings.n_ctx),
     Key("decode_tps", of=lambda other: other.candidate.speed.decode_tps),
 )
@@ -166,7 +166,7 @@ def report_json(plan: Plan, advice: Advice | None = None, rank: int = 1) -> dict
         "alternatives": [candidate_json(c, machine) for c in plan.alternatives],
         "fallbacks": [candidate_json(c, machine) for c in plan.fallbacks],
         "one_more_gib": plan.one_more_gib and candidate_json(plan.one_more_gib, machine),
-        "advice": _advice(advice or Advice(), machine),
+        "advice": _advice(advice or Advice()),
         "reasons": list(plan.reasons),
         "warnings": list(plan.warnings),
         "sampling": {
@@ -176,13 +176,13 @@ def report_json(plan: Plan, advice: Advice | None = None, rank: int = 1) -> dict
     }
 
 
-def _advice(advice: Advice, machine: Machine) -> dict[str, Any]:
+def _advice(advice: Advice) -> dict[str, Any]:
     closed, disk = advice.without_process, advice.from_disk
     return {
         "smaller": advice.smaller and _object(_QUANTIZATION, advice.smaller),
         "larger": advice.larger and _object(_QUANTIZATION, advice.larger),
         "without_process": closed
-        and {**_object(_WITHOUT, closed), "plan": candidate_json(closed.candidate, machine)},
+        and {**_object(_WITHOUT, closed), "plan": candidate_json(closed.candidate, closed.machine)},
         "from_disk": disk and {**_object(_DISK, disk), "settings": asdict(disk.candidate.settings)},
     }
 
@@ -238,7 +238,7 @@ def report_keys() -> Iterator[tuple[str, str]]:
     yield "fallbacks[]", "what a launch tries, in order, if memory runs out all the same"
     yield (
         "one_more_gib",
-        "the choice if every GPU had 1 GiB more, or null where it is the same",
+        "a plan if every GPU had 1 GiB more: better in something, worse in nothing; or null",
     )
     yield (
         "advice.smaller",
