@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.chat_fakes import FakeLauncher, FakeRunning
 from tests.support.gguf_files import tiny_llama
-from tests.support.giants import AYA_35B, LLAMA_8B, giant_path
+from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, giant_path
 from tui.command import one_shot
 from tui.command.cli import main
 from tui.keymap import Keymap
@@ -57,6 +57,21 @@ def test_explain_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(explain("--json")) == 0
     got = json.loads(capsys.readouterr().out)
     assert got["plan"]["settings"]["n_gpu_layers"] == 41
+
+
+def test_what_would_help_is_in_both_reports(capsys: pytest.CaptureFixture[str]) -> None:
+    """A model that is partly in RAM; where nothing fits, with its own status."""
+    args = [str(giant_path(GEMMA_27B)), "--explain", "--vram", "16GiB", "--ram", "32GiB"]
+    assert main(args) == 0
+    text = capsys.readouterr().out
+    assert main([*args, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["advice"]["smaller"]
+    assert told["whole"]
+    assert f"As {told['quantization']}, about" in text.split("What would help")[1]
+    assert main([*args[:2], "--vram", "4GiB", "--ram", "8GiB", "--json"]) == 4
+    told = json.loads(capsys.readouterr().out)["advice"]
+    assert told["from_disk"]["per_token"] > 0
+    assert told["from_disk"]["disk"] == 3e9
 
 
 def test_several_files_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,6 +174,15 @@ def test_what_a_batch_does_to_prompts_is_said_in_both_numbers(n_ubatch: int) -> 
     assert faster == (n_ubatch > 512)
 
 
+def test_a_number_that_stays_the_same_is_not_said() -> None:
+    """Deep in a long context it is attention that prompts wait for, whatever the batch."""
+    solver = Solver(giant(LLAMA_8B), machine(gpu(8)))
+    settings = solver.calculate(Wishes(8192, False, "q8_0", "q8_0", 33)).settings
+    candidate = solver.weigh(replace(settings, n_ubatch=1024), solver.objective(Wishes()))
+    (told,) = (x for x in reasons_for(solver, Wishes(), candidate) if x.startswith("n_ubatch"))
+    assert told.endswith("once for each batch.")
+
+
 @pytest.mark.parametrize(
     ("where", "limit"),
     [

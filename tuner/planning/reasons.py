@@ -162,9 +162,10 @@ def _batch_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | No
     ours, theirs = tps_text(chosen.speed.prompt_tps), tps_text(usual.prompt_tps)
     prompts = f"prompts run at {ours} tokens/s instead of {theirs}"
     if n_ubatch > FULL_UBATCH:
+        gain = f", so {prompts}" if ours != theirs else ""
         return (
             f"n_ubatch {n_ubatch} instead of {FULL_UBATCH}: weights in RAM are copied to the GPU "
-            f"once for each batch, so {prompts}."
+            f"once for each batch{gain}."
         )
     text = (
         f"n_ubatch {n_ubatch} instead of {FULL_UBATCH}: the smaller compute buffer is what makes "
