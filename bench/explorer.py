@@ -4,8 +4,9 @@
 
 Runs the real program headless over a scripted chat, with the real arithmetic for each model
 (without one: four of the tests' headers) on a machine of cards with 12 GiB; turns each dial to and
-fro, and prints the milliseconds until the quick figures and the exact ones are drawn, and the CPU
-time of the longest thing that the screen's thread did without a pause.
+fro, and prints the milliseconds until the quick figures and the exact ones are drawn (of the quick
+ones also those of CPU time, which other programs do not lengthen), and the CPU time of the longest
+thing that the screen's thread did without a pause.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,17 +45,19 @@ from tuner.wishes import Wishes
 GOAL_MS = 50.0
 
 
-async def press(screen: ExplorerScreen, key: str) -> tuple[float, float]:
-    """Milliseconds until the quick and the exact figures are drawn; (0, 0) at the end of a dial."""
-    before, began = screen._settings, time.perf_counter()
+async def press(screen: ExplorerScreen, key: str) -> tuple[float, float, float] | None:
+    """Milliseconds until the quick and the exact figures are drawn, and of CPU time until the quick
+    ones are; None at the end of a dial."""
+    before, began, cpu = screen._settings, time.perf_counter(), time.process_time()
     screen.app.post_message(events.Key(key, None))
     while screen._settings == before:
         await asyncio.sleep(0)
         if time.perf_counter() - began > 1:
-            return 0.0, 0.0
+            return None
     quick = await drawn(screen, exact=False)
+    cpu = time.process_time() - cpu
     exact = await drawn(screen, exact=True)
-    return 1000 * (quick - began), 1000 * (exact - began)
+    return 1000 * (quick - began), 1000 * (exact - began), 1000 * cpu
 
 
 async def drawn(screen: ExplorerScreen, *, exact: bool) -> float:
@@ -77,8 +81,7 @@ async def measure(path: Path, n_gpus: int, n_steps: int) -> None:
         start = make_plan(model, where, Wishes()).chosen.settings
         return Explorer(Solver(model, where), Solver(model, where), Wishes(), start)
 
-    quick: list[float] = []
-    exact: list[float] = []
+    steps: list[tuple[float, float, float]] = []
     longest: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         store = Conversations.open(Path(folder) / "conversations.db")
@@ -97,20 +100,23 @@ async def measure(path: Path, n_gpus: int, n_steps: int) -> None:
                 for _ in screen._explorer.dials:
                     for n in range(each):
                         key = "left" if n < each // 2 else "right"
-                        a, b = await press(screen, key)
-                        if b:
-                            quick.append(a)
-                            exact.append(b)
+                        if taken := await press(screen, key):
+                            steps.append(taken)
                     await pilot.press("down")
         store.close()
+    quick, exact, cpu = zip(*steps, strict=True)
     print(
-        f"{model.name[:24]:<24} {n_gpus} GPUs  steps {len(quick):3}   quick: median "
-        f"{statistics.median(quick):5.1f} ms, most {max(quick):5.1f}   exact: median "
-        f"{statistics.median(exact):5.1f}, most {max(exact):5.1f}   over {GOAL_MS:.0f} ms: "
-        f"{sum(q > GOAL_MS for q in quick)}   screen's thread: {max(longest):4.1f} ms at most, "
-        f"over {BLOCKED_MS:.0f} ms {sum(step > BLOCKED_MS for step in longest)} times",
+        f"{model.name[:24]}, GPUs: {n_gpus}, steps: {len(steps)}, over {GOAL_MS:.0f} ms: "
+        f"{sum(step > GOAL_MS for step in quick)}\n"
+        f"  quick {line(quick)}   CPU {line(cpu)}   exact {line(exact)}\n"
+        f"  screen's thread: {max(longest):.1f} ms at most, over {BLOCKED_MS:.0f} ms "
+        f"{sum(step > BLOCKED_MS for step in longest)} times",
         flush=True,
     )
+
+
+def line(taken: Sequence[float]) -> str:
+    return f"median {statistics.median(taken):5.1f} ms, most {max(taken):5.1f}"
 
 
 def main() -> None:

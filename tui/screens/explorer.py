@@ -98,7 +98,7 @@ class ExplorerScreen(Screen[Choice | None]):
     def _say(self, text: str, style: str = "$text-muted") -> None:
         """Something in place of the verdict."""
         said = one_line(text)
-        self._lines("verdict").show(lambda width: [fit.line((said, style), width=width)])
+        self._lines("verdict").show(lambda width: [((said, style),)])
 
     # ------------------------------------------------------------ what is computed
 

@@ -18,7 +18,9 @@ from tuner.safe_text import one_line
 from tuner.settings import Settings
 from tuner.units import GIB, size_text, tps_text
 
-Piece = str | tuple[str, str]
+Piece = str | tuple[str, str]  # a text, and its style
+Row = tuple[Piece, ...]
+Compose = Callable[[int], list[Row]]  # for a width in cells
 
 LABEL = 16  # cells for the name of a dial
 VALUE = 18  # and for its value with the arrows
@@ -40,29 +42,32 @@ class Lines(Widget):
 
     DEFAULT_CSS = "Lines { height: auto; width: 1fr; text-wrap: nowrap; }"
 
-    def __init__(self, *, id: str | None = None, classes: str | None = None):  # noqa: A002
-        super().__init__(id=id, classes=classes)
-        self._made: Callable[[int], list[Content]] = lambda width: []
-        self._height = 0
+    def __init__(self, *, id: str | None = None):  # noqa: A002
+        super().__init__(id=id)
+        self._made: Compose = lambda width: []
+        self._width = 0
+        self._rows: list[Row] = []  # as composed for that width
 
-    def show(self, compose: Callable[[int], list[Content]]) -> None:
-        """Other lines. A layout is asked for only where there are more or fewer of them."""
-        self._made = compose
-        height = len(compose(self.content_size.width))
-        self.refresh(layout=height != self._height)
-        self._height = height
+    def show(self, compose: Compose) -> None:
+        """Other lines. Nothing is drawn anew where they are the same, and laid out only where there
+        are more or fewer of them."""
+        self._made, before = compose, self._rows
+        self._rows = compose(self._width)
+        if self._rows != before or not self._width:
+            self.refresh(layout=len(self._rows) != len(before))
+
+    def _composed(self, width: int) -> list[Row]:
+        if width != self._width:
+            self._width, self._rows = width, self._made(width)
+        return self._rows
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        self._height = len(self._made(width))
-        return self._height
+        return len(self._composed(width))
 
     def render(self) -> Content:
-        return Content("\n").join(self._made(self.content_size.width))
-
-
-def line(*pieces: Piece, width: int) -> Content:
-    """A line of pieces, cut at the width."""
-    return Content.assemble(*pieces).truncate(width, ellipsis=True)
+        width = self.content_size.width
+        rows = (Content.assemble(*row) for row in self._composed(width))
+        return Content("\n").join(row.truncate(width, ellipsis=True) for row in rows)
 
 
 # ---------------------------------------------------------------- dials
@@ -70,12 +75,12 @@ def line(*pieces: Piece, width: int) -> Content:
 
 def dials(
     rows: Sequence[Dial], settings: Settings, at: int, candidate: Candidate | None, n_layers: int
-) -> Callable[[int], list[Content]]:
+) -> Compose:
     """A line for each dial, the one at `at` under the cursor. `candidate`: what the settings give,
     as soon as it is known. `n_layers`: with experts."""
 
-    def compose(width: int) -> list[Content]:
-        lines = []
+    def compose(width: int) -> list[Row]:
+        lines: list[Row] = []
         for i, dial in enumerate(rows):
             here, now = i == at, dial.values.index(dial.value(settings))
             value = _value(dial, settings, n_layers)
@@ -84,7 +89,7 @@ def dials(
             room = width - 2 - LABEL - VALUE
             detail = _detail(dial, settings, candidate, room) if room >= LEAST_DETAIL else ""
             lines.append(
-                line(
+                (
                     ("▌ " if here else "  ", "$primary"),
                     (pad(dial.label, LABEL), "bold" if here else "$text-muted"),
                     (left, "$primary" if here else "$text-muted"),
@@ -92,7 +97,6 @@ def dials(
                     (right, "$primary" if here else "$text-muted"),
                     (" " * max(1, VALUE - cells(value) - 4) if detail else ""),
                     (detail, "$text-muted"),
-                    width=width,
                 )
             )
         return lines
@@ -122,7 +126,8 @@ def _detail(dial: Dial, settings: Settings, candidate: Candidate | None, room: i
     if dial.names == ("n_gpu_layers",) and candidate and candidate.settings.tensor_split:
         said = "split " + ":".join(f"{share:g}" for share in candidate.settings.tensor_split)
     elif dial.names[-1] == "type_v" and candidate:
-        said = f"loss: {candidate.quality.text}"
+        quality = candidate.quality
+        said = quality.text if len(quality.text) <= room - len(fixed) else quality.words
     elif dial.names == ("n_ubatch",):
         said = "tokens read at once"
     elif dial.names == ("n_cpu_moe",):
@@ -133,12 +138,12 @@ def _detail(dial: Dial, settings: Settings, candidate: Candidate | None, room: i
 # ---------------------------------------------------------------- memory
 
 
-def memory(machine: Machine, candidate: Candidate) -> Callable[[int], list[Content]]:
+def memory(machine: Machine, candidate: Candidate) -> Compose:
     """A bar for each pool of memory, and what the marks mean."""
 
-    def compose(width: int) -> list[Content]:
+    def compose(width: int) -> list[Row]:
         name = max(len(pool.name) for pool in machine.pools) + 1
-        lines = []
+        lines: list[Row] = []
         there = [0] * len(bars.PARTS)
         for pool in machine.pools:
             sizes = bars.sizes(pool, candidate.footprint)
@@ -151,12 +156,12 @@ def memory(machine: Machine, candidate: Candidate) -> Callable[[int], list[Conte
             if room >= LEAST_BAR:
                 pieces += _bar(sizes, pool.total, room)
             pieces.append((numbers, "bold $text-error" if over else ""))
-            lines.append(line(*pieces, width=width))
+            lines.append(tuple(pieces))
         legend: list[Piece] = [" " * name]
         for part, colour, size in zip(bars.PARTS, _COLOURS, there, strict=True):
             if size:
                 legend += [(part.mark, colour), (f" {part.label}  ", "$text-muted")]
-        return [*lines, line(*legend, width=width)]
+        return [*lines, tuple(legend)]
 
     return compose
 
@@ -177,37 +182,34 @@ def _bar(sizes: Sequence[int], total: int, width: int) -> list[Piece]:
 # ---------------------------------------------------------------- figures
 
 
-def figures(candidate: Candidate) -> Callable[[int], list[Content]]:
+def figures(candidate: Candidate) -> Compose:
     """How fast it answers and reads."""
     speed = candidate.speed
     about = "" if speed.source == "measured" else "~"
     reads = "" if speed.prompt_source == "measured" else "~"
 
-    def compose(width: int) -> list[Content]:
+    def compose(width: int) -> list[Row]:
         return [
-            line(
+            (
                 ("answers  ", "$text-muted"),
                 f"{about}{tps_text(speed.decode_tps)} tok/s",
                 ("    reads  ", "$text-muted"),
                 f"{reads}{tps_text(speed.prompt_tps)} tok/s",
-                width=width,
             )
         ]
 
     return compose
 
 
-def verdict(
-    candidate: Candidate, missing: Sequence[tuple[str, int]], *, exact: bool
-) -> Callable[[int], list[Content]]:
+def verdict(candidate: Candidate, missing: Sequence[tuple[str, int]], *, exact: bool) -> Compose:
     """Whether it fits, and if not, what is missing."""
 
-    def compose(width: int) -> list[Content]:
+    def compose(width: int) -> list[Row]:
         if missing:
             short = ", ".join(f"{where} is short by {size_text(n)}" for where, n in missing)
-            return [line((f"! does not fit: {short}", "$text-error"), width=width)]
+            return [((f"! does not fit: {short}", "$text-error"),)]
         how = candidate.footprint.source if exact else "computing"
-        return [line(("fits", "$text-success"), (f" ({how})", "$text-muted"), width=width)]
+        return [(("fits", "$text-success"), (f" ({how})", "$text-muted"))]
 
     return compose
 
@@ -215,13 +217,11 @@ def verdict(
 # ---------------------------------------------------------------- other plans
 
 
-def offers(
-    listed: Sequence[tuple[str, Candidate]], at: int | None, n_items: int
-) -> Callable[[int], list[Content]]:
+def offers(listed: Sequence[tuple[str, Candidate]], at: int | None, n_items: int) -> Compose:
     """A line for each plan that can be taken over: its key and what it has."""
 
-    def compose(width: int) -> list[Content]:
-        lines = []
+    def compose(width: int) -> list[Row]:
+        lines: list[Row] = []
         for i, (key, c) in enumerate(listed):
             s, here = c.settings, i == at
             pair = s.type_k if s.type_k == s.type_v else f"{s.type_k}/{s.type_v}"
@@ -231,12 +231,11 @@ def offers(
             name = max(LEAST_NOTE, min(MOST_NOTE, width - 4 - cells(text)))
             note = one_line(c.note).replace("--", "") or "kvchat's own"
             lines.append(
-                line(
+                (
                     ("▌ " if here else "  ", "$primary"),
                     (f"{key} ", "$text-accent"),
                     (pad(clip(note, name), name), "bold" if here else "$text-muted"),
                     text,
-                    width=width,
                 )
             )
         return lines
@@ -247,13 +246,11 @@ def offers(
 # ---------------------------------------------------------------- what a context costs
 
 
-def chart(
-    points: Sequence[tuple[int, float]], mark: tuple[int, float], height: int
-) -> Callable[[int], list[Content]]:
+def chart(points: Sequence[tuple[int, float]], mark: tuple[int, float], height: int) -> Compose:
     """Columns of tokens/s over contexts, the shortest first; `mark` is what is shown now, in its
     own colour where it stands. The columns are the best that fits for each context."""
 
-    def compose(width: int) -> list[Content]:
+    def compose(width: int) -> list[Row]:
         if not points:
             return []
         values = dict(points)
@@ -265,25 +262,33 @@ def chart(
             return []
         each = min(WIDEST_COLUMN, room // len(contexts))
         top_of_mark = max(0, ceil((height - 1) * mark[1] / top) - 1)
-        rows: list[Content] = []
+        rows: list[Row] = []
+        at = contexts.index(mark[0])
         for row in range(height - 2, -1, -1):
-            pieces: list[Piece] = [
-                (scale if row == height - 2 else "│".rjust(len(scale)), "$text-muted")
+            columns = [
+                _column(values.get(n_ctx, 0.0) * (height - 1) / top - row, each)
+                for n_ctx in contexts
             ]
-            for n_ctx in contexts:
-                eighths = round(8 * (height - 1) * values.get(n_ctx, 0.0) / top)
-                sign = _BLOCKS[min(8, max(0, eighths - 8 * row))]
-                here = n_ctx == mark[0]
-                if here and row == top_of_mark:
-                    pieces.append((pad("●", each), "bold $primary"))
-                else:
-                    colour = "$secondary" if here else "$text-muted"
-                    body = sign * max(1, each - 1)
-                    pieces.append((body + " " * (each - len(body)), colour))
-            rows.append(line(*pieces, width=width))
-        return [*rows, line((_axis(contexts, each, len(scale)), "$text-muted"), width=width)]
+            axis = scale if row == height - 2 else "│".rjust(len(scale))
+            here = (columns[at], "$secondary")
+            if row == top_of_mark:
+                here = (pad("●", each), "bold $primary")
+            rows.append(
+                (
+                    (axis + "".join(columns[:at]), "$text-muted"),
+                    here,
+                    ("".join(columns[at + 1 :]), "$text-muted"),
+                )
+            )
+        return [*rows, ((_axis(contexts, each, len(scale)), "$text-muted"),)]
 
     return compose
+
+
+def _column(height: float, width: int) -> str:
+    """One row of a column that is so many rows high from there on, a space beside it."""
+    body = _BLOCKS[min(8, max(0, round(8 * height)))] * max(1, width - 1)
+    return body.ljust(width)
 
 
 def _axis(contexts: Sequence[int], each: int, indent: int) -> str:
