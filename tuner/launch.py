@@ -30,6 +30,7 @@ from tuner.machine.measure import gpu_used_bytes
 from tuner.model.model import Model
 from tuner.planning import Candidate, Explorer, Plan, difference_text, with_choice
 from tuner.planning.advice import Advice
+from tuner.planning.shortage import short_text
 from tuner.profiles.actual import Actual
 from tuner.report import advice_lines, report_text
 from tuner.settings import Settings
@@ -116,13 +117,19 @@ class Launcher:
         yield Stage("planning")
         plan = tuning.plan()
         if not plan.chosen.fits:
-            raise NoFitError(no_fit_text(plan, tuning.advise(plan)))
+            raise NoFitError(self._why_not(tuning, plan))
         self._check()
         yield Stage("checking the plan with the engine")
         plan = tuning.verify(plan, self.client)
         if not plan.chosen.fits:
-            raise NoFitError(no_fit_text(plan, tuning.advise(plan)))
+            raise NoFitError(self._why_not(tuning, plan))
         yield from self.load(tuning, plan)
+
+    def _why_not(self, tuning: Tuning, plan: Plan) -> str:
+        if self.request.settings is None:
+            return no_fit_text(plan, tuning.advise(plan))
+        short = short_text(plan.chosen, plan.machine, tuning.solver.budgets)
+        return f"What was chosen does not fit the memory that is free now: {short}."
 
     def explorer(self) -> Explorer:
         """For trying out settings before a load, beginning with the plan's. Raises KvchatError."""

@@ -41,8 +41,8 @@ class ExplorerScreen(Screen[Choice | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(Place.EXPLORER)
 
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (70, "-usual"), (120, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (20, "-usual"), (30, "-tall")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (70, "-medium"), (120, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (20, "-middle"), (30, "-tall")]  # noqa: RUF012
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class ExplorerScreen(Screen[Choice | None]):
             with Horizontal(id="fit-below"):
                 yield Lines(id="fit-offers")
                 yield Lines(id="fit-chart")
+            yield Lines(id="fit-notes")
         yield Hints()
 
     def on_mount(self) -> None:
@@ -125,6 +126,7 @@ class ExplorerScreen(Screen[Choice | None]):
         self._lines("verdict").show(
             fit.verdict(message.candidate, message.missing, exact=message.exact)
         )
+        self._lines("notes").show(fit.notes(self._explorer.notes(message.candidate)))
         self._show_chart()
         if message.exact and self._enter_wanted:
             self._load(message)
@@ -238,8 +240,7 @@ class ExplorerScreen(Screen[Choice | None]):
         self._enter_wanted = False
         enter = self._keymap.label("explorer.enter")
         if missing:
-            short = ", ".join(f"{where} is short by {size_text(n)}" for where, n in missing)
-            self._say(f"! not loaded: {short}", "$text-error")
+            self._say(f"! not loaded: {missing}", "$text-error")
         elif explorer.described:
             self._say("! not loaded: such GPUs are only described, not here", "$text-error")
         elif self._loaded and self._settings == explorer.start:

@@ -38,11 +38,7 @@ class Exploring:
         """What settings give; `exact`: by their exact footprint, which nothing follows."""
 
         def __init__(
-            self,
-            settings: Settings,
-            candidate: Candidate,
-            missing: list[tuple[str, int]],
-            exact: bool,
+            self, settings: Settings, candidate: Candidate, missing: str, exact: bool
         ) -> None:
             super().__init__()
             self.settings, self.candidate = settings, candidate

@@ -11,8 +11,9 @@ from textual.geometry import Size
 from textual.widget import Widget
 
 from tui.ports import Candidate, Dial
-from tuner.cells import cells, clip, pad
+from tuner.cells import cells, clip, pad, wrap
 from tuner.machine.machine import Machine
+from tuner.planning.speed import TURN_ANSWER, TURN_PROMPT
 from tuner.report import bars
 from tuner.safe_text import one_line
 from tuner.settings import Settings
@@ -183,31 +184,50 @@ def _bar(sizes: Sequence[int], total: int, width: int) -> list[Piece]:
 
 
 def figures(candidate: Candidate) -> Compose:
-    """How fast it answers and reads."""
+    """How fast it answers, the more is in the cache, how fast it reads, and what a turn takes."""
     speed = candidate.speed
     about = "" if speed.source == "measured" else "~"
     reads = "" if speed.prompt_source == "measured" else "~"
+    first, *others = speed.decode_tps_at.items()
+    deeper = "".join(f" · {tps_text(tps)} at {_kilo(depth)}" for depth, tps in others)
+    turn = f"{TURN_PROMPT:,} read, {TURN_ANSWER:,} written"
 
     def compose(width: int) -> list[Row]:
         return [
             (
                 ("answers  ", "$text-muted"),
-                f"{about}{tps_text(speed.decode_tps)} tok/s",
-                ("    reads  ", "$text-muted"),
+                f"{about}{tps_text(first[1])} tok/s",
+                (" at first", "$text-muted"),
+                deeper,
+            ),
+            (
+                ("reads    ", "$text-muted"),
                 f"{reads}{tps_text(speed.prompt_tps)} tok/s",
-            )
+                ("    a turn  ", "$text-muted"),
+                f"{about}{speed.turn_seconds:,.1f} s",
+                (f" ({turn})", "$text-muted"),
+            ),
         ]
 
     return compose
 
 
-def verdict(candidate: Candidate, missing: Sequence[tuple[str, int]], *, exact: bool) -> Compose:
+def notes(said: Sequence[str]) -> Compose:
+    """What to beware of."""
+
+    def compose(width: int) -> list[Row]:
+        lines = (cut for note in said for cut in wrap(f"! {one_line(note)}", max(1, width)))
+        return [((text, "$text-warning"),) for text in lines]
+
+    return compose
+
+
+def verdict(candidate: Candidate, missing: str, *, exact: bool) -> Compose:
     """Whether it fits, and if not, what is missing."""
 
     def compose(width: int) -> list[Row]:
         if missing:
-            short = ", ".join(f"{where} is short by {size_text(n)}" for where, n in missing)
-            return [((f"! does not fit: {short}", "$text-error"),)]
+            return [((f"! does not fit: {missing}", "$text-error"),)]
         how = candidate.footprint.source if exact else "computing"
         return [(("fits", "$text-success"), (f" ({how})", "$text-muted"))]
 
@@ -295,7 +315,11 @@ def _axis(contexts: Sequence[int], each: int, indent: int) -> str:
     """Contexts below their columns, as many as there is room for."""
     text = ""
     for i, n_ctx in enumerate(contexts):
-        name = f"{n_ctx / 1024:.3g}k"
+        name = _kilo(n_ctx)
         if indent + i * each >= len(text) + (1 if text else 0):
             text = text.ljust(indent + i * each) + name
     return text
+
+
+def _kilo(n_tokens: int) -> str:
+    return f"{n_tokens / 1024:.3g}k"

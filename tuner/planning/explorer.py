@@ -17,14 +17,13 @@ from tuner.planning import constraints
 from tuner.planning.objective import LEAST_CONTEXT
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.planner import make_plan
-from tuner.planning.shortage import shortages
-from tuner.planning.solver import MOST_CONTEXT, Solver
+from tuner.planning.shortage import short_text
+from tuner.planning.solver import MOST_CONTEXT, UBATCHES, Solver
 from tuner.settings import Settings
 from tuner.wishes import Wishes
 
 # The contexts that people name: 1k, 1.5k, 2k, 3k, 4k, 6k, ...
 CONTEXTS = tuple(sorted(factor << k for factor in (2, 3) for k in range(9, 21)))
-UBATCHES = tuple(128 << k for k in range(6))
 _UNLIKE = ("f16", "q8_0")  # a pair that is refused only where no unlike types are taken
 
 
@@ -126,9 +125,13 @@ class Explorer:
         """The same with the exact footprint, which is what counts."""
         return self._solver.exactly(candidate)
 
-    def missing(self, candidate: Candidate) -> list[tuple[str, int]]:
-        """Where memory is missing, in words, and how many bytes; nothing where it fits."""
-        return shortages(candidate, self.machine, self._solver.budgets)
+    def missing(self, candidate: Candidate) -> str:
+        """Where how much memory is missing; "" where it fits."""
+        return short_text(candidate, self.machine, self._solver.budgets)
+
+    def notes(self, candidate: Candidate) -> tuple[str, ...]:
+        """What to beware of."""
+        return constraints.notes(self.model, candidate.settings, self.machine)
 
     def survey(self) -> Plan:
         """What kvchat itself would choose, and its alternatives. Tenths of a second."""

@@ -86,6 +86,12 @@ def shortages(candidate: Candidate, machine: Machine, budgets: Budgets) -> list[
     return [(machine.text(limit), lacking) for limit, lacking in limits if lacking]
 
 
+def short_text(candidate: Candidate, machine: Machine, budgets: Budgets) -> str:
+    """The same in a few words; "" where it fits."""
+    short = shortages(candidate, machine, budgets)
+    return ", ".join(f"{where} is short by {size_text(lacking)}" for where, lacking in short)
+
+
 def nearest(solver: Solver, wishes: Wishes) -> tuple[Candidate, ...]:
     """Plans that fit once some wishes are given up, then all of them. `note` says by which flags
     each is had; what it says was tried."""
