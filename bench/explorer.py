@@ -27,6 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from bench.ui_latency import BLOCKED_MS, each_step
 from tests.support.chat_fakes import FakeRunning, chat_screen, make_app, until
+from tests.support.explorers import explorer_of
 from tests.support.giants import (
     AYA_35B,
     GEMMA_27B,
@@ -39,8 +40,6 @@ from tests.support.giants import (
 from tui.screens import ExplorerScreen
 from tui.storage import Conversations
 from tuner.model.model import read_model
-from tuner.planning import Explorer, Solver, make_plan
-from tuner.wishes import Wishes
 
 GOAL_MS = 50.0
 
@@ -77,15 +76,11 @@ async def measure(path: Path, n_gpus: int, n_steps: int) -> None:
     model = read_model(path)
     where = machine(*(replace(gpu(12, i), source="measured") for i in range(n_gpus)))
 
-    def make() -> Explorer:
-        start = make_plan(model, where, Wishes()).chosen.settings
-        return Explorer(Solver(model, where), Solver(model, where), Wishes(), start)
-
     steps: list[tuple[float, float, float]] = []
     longest: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         store = Conversations.open(Path(folder) / "conversations.db")
-        app = make_app(FakeRunning(make_explorer=make), store)
+        app = make_app(FakeRunning(make_explorer=lambda: explorer_of(model, where)), store)
         async with app.run_test(size=(120, 40)) as pilot:
             await chat_screen(pilot)
             await pilot.press("f3")

@@ -48,11 +48,14 @@ def test_what_was_chosen_is_loaded_kept_and_told(tiny_model: Path, tmp_path: Pat
     assert not said
     assert after.settings == after.plan.chosen.settings == choice
     assert EXPLORED in after.plan.reasons
+    assert not [reason for reason in after.plan.reasons if "The context" in reason]
     for wishes in (Wishes(), Wishes(n_ctx=1024), Wishes(prefer="quality"), Wishes()):
         again = run(launcher(tiny_model, tmp_path, wishes).start())[1]
         again.close()
         assert (again.settings == choice) is (wishes == Wishes())
         assert (EXPLORED in again.plan.reasons) is (wishes == Wishes())
+        if wishes == Wishes():
+            assert again.plan.reasons == after.plan.reasons
 
 
 def test_a_choice_that_is_not_to_be_kept_takes_back_the_one_that_was(

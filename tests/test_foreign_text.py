@@ -14,8 +14,9 @@ import pytest
 from textual import events
 
 from tests.support.chat_fakes import FakeModel, FakeRunning, ask, chat_screen, make_app, until
+from tests.support.explorers import explorer_of
 from tests.support.gguf_files import tiny_llama
-from tests.support.giants import gpu, machine
+from tests.support.giants import LLAMA_8B, giant, gpu, machine
 from tui.app import KvchatApp
 from tui.command.output import write
 from tui.screens import ChatScreen
@@ -309,11 +310,13 @@ async def test_no_screen_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     store.save(Conversation("c1", EVIL, 1.0, 1.0, EVIL, "a"), said)
     answer = f"DONE <{EVIL}>\n\n| {EVIL} |\n|---|\n| x |\n\n```{EVIL}\n{EVIL}\n```\n"
     error = EngineError("crashed", f"died {EVIL}")
+    evil = replace(giant(LLAMA_8B), name=EVIL, quantization=EVIL)
     running = EvilRunning(
         [[f"<think>{EVIL}</think>{answer}"], [error]],
         model=FakeModel(EVIL, EVIL),
         warnings=(EVIL,),
         log_path=tmp_path / NAME,
+        make_explorer=lambda: explorer_of(evil, machine(gpu(8))),
     )
     app = make_app(running, store, resume="c1", warnings=(EVIL,))
     async with app.run_test(size=(100, 110)) as pilot:
@@ -332,7 +335,9 @@ async def test_no_screen_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         await until(pilot, lambda: "DONE" in assert_plain(app))
         await ask(pilot, "again")
         await until(pilot, lambda: "died" in assert_plain(app))
-        for key, word in (("f2", "report"), ("f1", "Other keys"), ("ctrl+o", "messages")):
+        for key, word in (
+            ("f2", "report"), ("f3", "kvchat's own"), ("f1", "Other keys"), ("ctrl+o", "messages"),
+        ):  # fmt: skip
             await pilot.press(key)
             await until(pilot, lambda word=word: word in assert_plain(app))  # type: ignore[misc]
             if key == "ctrl+o":

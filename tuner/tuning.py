@@ -211,7 +211,9 @@ class Tuning:
             again = self._again(explored, "What was chosen in the fit explorer")
             if isinstance(again, str):
                 return _because(fresh, again)
-            return _because(with_choice(fresh, again, self.solver), EXPLORED)
+            given = replace(fresh, wishes=Wishes.of_settings(again.settings))
+            plan = replace(with_choice(given, again, self.solver), wishes=fresh.wishes)
+            return _because(plan, EXPLORED)
         if profile is None or profile.settings is None or profile.settings == explored:
             return fresh
         if not fresh.chosen.fits:

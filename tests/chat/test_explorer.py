@@ -20,6 +20,7 @@ from tests.support.chat_fakes import (
     shows,
     until,
 )
+from tests.support.explorers import explorer_of
 from tests.support.giants import LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
 from tui.app import KvchatApp
 from tui.screens import ChatScreen, ExplorerScreen
@@ -28,7 +29,7 @@ from tui.widgets import fit
 from tuner.engine.protocol import Sampling
 from tuner.errors import FileError
 from tuner.machine.machine import Machine
-from tuner.planning import Explorer, Solver, make_plan
+from tuner.planning import Explorer, Solver
 from tuner.settings import Settings
 from tuner.units import tps_text
 from tuner.wishes import Wishes
@@ -37,13 +38,8 @@ SIZE = (80, 24)
 HERE = machine(replace(gpu(8), source="measured"))
 
 
-def make(
-    name: str = LLAMA_8B, where: Machine = HERE, wishes: Wishes | None = None, **changes: Any
-) -> Explorer:
-    """One that begins with the plan, or with what is changed of it."""
-    wishes, model = wishes or Wishes(), giant(name)
-    start = replace(make_plan(model, where, wishes).chosen.settings, **changes)
-    return Explorer(Solver(model, where), Solver(model, where), wishes, start)
+def make(name: str = LLAMA_8B, where: Machine = HERE, **changes: Any) -> Explorer:
+    return explorer_of(giant(name), where, **changes)
 
 
 async def explorer_screen(pilot: Pilot[None]) -> ExplorerScreen:

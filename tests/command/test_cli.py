@@ -440,6 +440,28 @@ def test_no_model_and_no_terminal(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "-p" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (("--explain",), "leave out --explain"),
+        (("--show-prompt",), "leave out --explain and --show-prompt"),
+        (("-p", "Hello?"), "-p and a piped question"),
+        (("--bench",), "--bench is a run of its own: leave out --choose."),
+        (("--json",), "--json goes with"),
+        ((), "needs the terminal"),
+    ],
+)
+def test_what_choose_does_not_go_with(
+    flags: tuple[str, ...], word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny_llama(tmp_path / "tiny.gguf")
+    assert main([str(path), "--choose", *flags]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert word in err
+
+
 def test_explain_never_loads_the_engine_or_a_screen() -> None:
     """A report imports neither llama_cpp nor Textual, nor the slow gguf package."""
     code = (

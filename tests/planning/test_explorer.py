@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.explorers import explorer_of
 from tests.support.giants import GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine, unified
 from tuner.machine.machine import Machine
 from tuner.planning import constraints
 from tuner.planning.explorer import Explorer
-from tuner.planning.planner import make_plan
 from tuner.planning.solver import Solver
 from tuner.settings import Settings
 from tuner.units import size_text
@@ -30,9 +30,7 @@ CASES = [*((LLAMA_8B, where) for where in MACHINES), (QWEN_30B_A3B, "card"), (GE
 
 
 def explorer(name: str, where: Machine, wishes: Wishes | None = None) -> Explorer:
-    wishes, model = wishes or Wishes(), giant(name)
-    start = make_plan(model, where, wishes).chosen.settings
-    return Explorer(Solver(model, where), Solver(model, where), wishes, start)
+    return explorer_of(giant(name), where, wishes)
 
 
 @cache

@@ -129,6 +129,7 @@ def _detail(dial: Dial, settings: Settings, candidate: Candidate | None, room: i
     elif dial.names[-1] == "type_v" and candidate:
         quality = candidate.quality
         said = quality.text if len(quality.text) <= room - len(fixed) else quality.words
+        said = said if quality.loss else "no loss"
     elif dial.names == ("n_ubatch",):
         said = "tokens read at once"
     elif dial.names == ("n_cpu_moe",):
