@@ -184,25 +184,26 @@ class Launcher:
     def load(self, tuning: Tuning, plan: Plan, *, keep: bool = True) -> Iterator[LaunchEvent]:
         """Loads the choice; where memory runs out all the same, what takes less of it. `keep`: it
         is what the profile has from now on."""
-        attempts = (plan.chosen, *plan.fallbacks)
-        for i, attempt in enumerate(attempts):
+        reached = plan
+        while True:
+            attempt = reached.chosen
             before = gpu_used_bytes(tuning.machine)
             try:
                 loaded = yield from self._load(attempt.settings, tuning)
+                break
             except EngineError as error:
-                if error.kind != "out_of_memory" or i + 1 == len(attempts):
+                if error.kind != "out_of_memory" or not reached.fallbacks:
                     raise
-                less = difference_text(plan.model, attempt, attempts[i + 1])
+                following, *left = reached.fallbacks
+                less = difference_text(plan.model, attempt, following)
                 yield Retry(f"Out of memory; trying {less or 'another split'}.")
-                continue
-            reached = replace(plan, fallbacks=attempts[i + 1 :])
-            if i:
-                reached = with_choice(reached, attempt, tuning.solver)
-                why = "What was planned first ran out of memory while it was loaded."
-                reached = replace(reached, reasons=(*reached.reasons, why))
-            actual = tuning.learn(reached, loaded, before, keep=keep)
-            yield Ready(Running(self, tuning, reached, loaded, actual))
-            return
+                reached = with_choice(reached, following, tuning.solver)
+                reached = reached.offering(fallbacks=tuple(left))
+        if reached is not plan:
+            why = "What was planned first ran out of memory while it was loaded."
+            reached = replace(reached, reasons=(*reached.reasons, why))
+        actual = tuning.learn(reached, loaded, before, keep=keep)
+        yield Ready(Running(self, tuning, reached, loaded, actual))
 
     def _load(self, settings: Settings, tuning: Tuning) -> Generator[LaunchEvent, None, Loaded]:
         self._check()
@@ -342,7 +343,7 @@ class Running:
     def load_instead(self, other: Candidate) -> Iterator[LaunchEvent]:
         """Loads another plan of the same model in place of this one. It is not kept in the
         profile, and nothing else is tried where it fails."""
-        plan = replace(self.plan, fallbacks=())
+        plan = self.plan.offering(fallbacks=())
         plan = with_choice(plan, self._tuning.solver.exactly(other), self._tuning.solver)
         return self._launcher.load(self._tuning, plan, keep=False)
 

@@ -60,7 +60,7 @@ def measured(
     solver = tuning.solver
     short = _short(solver, plan, n_tokens)
     request = _request(tuning, short, text, n_tokens)
-    loads = with_choice(replace(plan, fallbacks=()), short, solver)
+    loads = with_choice(plan.offering(fallbacks=()), short, solver)
     for event in launcher.load(tuning, loads, keep=False):
         if not isinstance(event, Ready):
             yield event

@@ -148,6 +148,7 @@ class Tuning:
         """The plan, or what worked before where that is still as good. Raises UsageError."""
         with file_to_blame(self.request.path):
             fresh = make_plan(self.model, self.machine, self.wishes, solver=self.solver)
+            self._settle_on(fresh.machine)
             plan = self._remembered(fresh)
         if self._without_repacking:
             plan = _because(plan, self._without_repacking)
@@ -156,6 +157,13 @@ class Tuning:
     def explorer(self, start: Settings) -> Explorer:
         """For trying out settings, beginning with these."""
         return Explorer(self._new_solver(), self._new_solver(), self.flags, start)
+
+    def _settle_on(self, machine: Machine) -> None:
+        """From now on all is said of this machine, which may have a GPU less: one that a plan does
+        better without."""
+        if machine != self.machine:
+            self.machine = self.lessons.machine = machine
+            self.solver = self._new_solver()
 
     def verify(self, plan: Plan, client: EngineClient) -> Plan:
         """The plan as the engine verifies it. Raises EngineError."""

@@ -212,7 +212,7 @@ def test_what_never_fits_exactly_is_not_promised(monkeypatch: pytest.MonkeyPatch
         return Footprint((replace(first, overhead=first.overhead + missing), *others))
 
     monkeypatch.setattr(Estimator, "exact", over)
-    plan = make_plan(giant(LLAMA_8B), where, Wishes())
+    plan = make_plan(giant(LLAMA_8B), where, Wishes(n_gpu_layers=33))
     assert not plan.chosen.fits
     assert "1 bytes" in plan.reasons[0]
 

@@ -72,7 +72,7 @@ def test_a_long_number_is_never_cut() -> None:
     """A column is as wide as its values: only names are shortened."""
     plan = plan_of()
     wide = replace(plan.chosen, settings=replace(plan.chosen.settings, n_ctx=1_048_576_000))
-    plan = replace(plan, chosen=wide, alternatives=(wide,))
+    plan = replace(plan, chosen=wide).offering(alternatives=(wide,))
     for width in (40, 80, 120):
         assert report_text(plan, width=width).count("1,048,576,000") == 3
         assert "1,048,576,000" in overview_text([("a", plan)], width=width)

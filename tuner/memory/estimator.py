@@ -49,6 +49,7 @@ class Estimator:
         self._n_gpus = len(machine.gpus)
         self._ids = [d.id for d in machine.devices]
         self._layouts = [backend(d.backend).layout for d in machine.devices]
+        self.extra = tuple(extra)
         self._fixed = [_fixed(device, extra) for device in machine.devices]
         self._weights = Weights(model, machine.gpus, machine.host)
         self.cache = CacheSizes(model.hparams)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tuner.machine.machine import Machine
 from tuner.memory.footprint import Footprint
 from tuner.model.model import Model
 from tuner.planning.budgets import Budgets
+from tuner.planning.later import Later
 from tuner.planning.quality import Quality
 from tuner.sampling import SamplingChoice
 from tuner.settings import Settings
@@ -47,7 +49,7 @@ class Candidate:
     speed: Speed
     quality: Quality
     fits: bool
-    score: float  # log of the effective tokens/s: see objective.py
+    score: float  # log of the effective turns per second: see objective.py
     note: str = ""  # how it came into a list: "--kv f16", "94% of the memory", ...
 
     def short(self, budgets: Budgets) -> list[int]:
@@ -60,6 +62,16 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Offers:
+    """What a plan has beside its choice. The choice is there long before all that: it is shown, or
+    loaded, at once, and the rest is found when somebody asks for it."""
+
+    alternatives: Later[tuple[Candidate, ...]] = field(default_factory=lambda: Later.known(()))
+    fallbacks: Later[tuple[Candidate, ...]] = field(default_factory=lambda: Later.known(()))
+    one_more_gib: Later[Candidate | None] = field(default_factory=lambda: Later.known(None))
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The solver's whole answer for one model on one machine."""
 
@@ -67,12 +79,32 @@ class Plan:
     machine: Machine
     wishes: Wishes
     chosen: Candidate
-    alternatives: tuple[Candidate, ...] = ()
-    fallbacks: tuple[Candidate, ...] = ()  # each takes less memory of the GPUs than the one before
-    one_more_gib: Candidate | None = None  # the choice if every GPU had 1 GiB more
     reasons: tuple[str, ...] = ()  # where nothing fits, the first one says what is missing
     warnings: tuple[str, ...] = ()
+    offers: Offers = field(default_factory=Offers)
     sampling: SamplingChoice = field(default_factory=SamplingChoice)
+
+    @property
+    def alternatives(self) -> tuple[Candidate, ...]:
+        """What else fits and is better in something; where nothing fits, the nearest that does.
+        The first who asks waits for tenths of a second, as with the others."""
+        return self.offers.alternatives.value
+
+    @property
+    def fallbacks(self) -> tuple[Candidate, ...]:
+        """What to try where a load runs out of memory all the same; each takes less memory of the
+        GPUs than the one before."""
+        return self.offers.fallbacks.value
+
+    @property
+    def one_more_gib(self) -> Candidate | None:
+        """The choice if every GPU had 1 GiB more, where that is better."""
+        return self.offers.one_more_gib.value
+
+    def offering(self, **offers: Any) -> Plan:
+        """The plan with other offers of the kinds that are named."""
+        known = {name: Later.known(found) for name, found in offers.items()}
+        return replace(self, offers=replace(self.offers, **known))
 
 
 def distinct(candidates: Iterable[Candidate | None], *known: Candidate) -> list[Candidate]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from tuner.errors import UsageError
 from tuner.machine.machine import Machine
 from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.alternatives import alternatives, fallbacks, one_more_gib
-from tuner.planning.plan import Candidate, Plan
+from tuner.planning.fewer_gpus import left_out_text, with_fewer_gpus
+from tuner.planning.later import Later
+from tuner.planning.plan import Candidate, Offers, Plan
 from tuner.planning.reasons import reasons_for, warnings_for
 from tuner.planning.shortage import least_short, nearest, shortage_text, ways_text
 from tuner.planning.solver import Solver
 from tuner.wishes import Wishes
+
+T = TypeVar("T")
+
+_TIE = 1e-9  # scores that differ by less are alike
 
 
 def make_plan(
@@ -39,7 +46,8 @@ def make_plan(
 
     Returns:
         The plan. `chosen` has the exact footprint and, where `chosen.fits`, is within the budget
-        of every device and pool; `fallbacks` take ever less memory. Where nothing that keeps the
+        of every device and pool; `fallbacks` take ever less memory, and are found, like the other
+        offers, when they are asked for. Where nothing that keeps the
         wishes fits, `chosen.fits` is False, `chosen` is what misses by the fewest bytes and
         `alternatives` are the nearest plans that do fit. The same question has the same answer,
         and more memory never gives a plan of a lower score.
@@ -58,7 +66,9 @@ def make_plan(
         solver = solver.with_budgets(solver.budgets.less(solver.budgets.charged(list(margins))))
     budgets = solver.budgets
     solver, chosen = solver.confirmed(wishes)
-    chosen = chosen or solver.exactly(least_short(solver, wishes))
+    found = _Found(solver, chosen) if margins else _without_useless_gpus(solver, chosen, wishes)
+    solver, chosen = found.solver, found.chosen or solver.exactly(least_short(solver, wishes))
+    machine = solver.machine
     if not chosen.fits:
         ways = nearest(solver.hurried(), wishes)
         told = shortage_text(chosen, machine, budgets, wishes), ways_text(ways)
@@ -67,21 +77,54 @@ def make_plan(
             machine,
             wishes,
             chosen,
-            alternatives=ways,
             reasons=tuple(filter(None, told)),
             warnings=warnings_for(model, chosen, machine, wishes),
-        )
+        ).offering(alternatives=ways)
     return Plan(
         model,
         machine,
         wishes,
         chosen,
-        alternatives=alternatives(solver.hurried(), wishes, chosen),
-        fallbacks=fallbacks(solver.hurried(), wishes, chosen),
-        one_more_gib=one_more_gib(solver.hurried(), wishes, chosen),
-        reasons=reasons_for(solver, wishes, chosen),
+        reasons=(*reasons_for(solver, wishes, chosen), *found.reasons),
         warnings=warnings_for(model, chosen, machine, wishes),
+        offers=_offers(solver, wishes, chosen),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A choice, the solver that found it on its machine, and what is to be said of that machine."""
+
+    solver: Solver
+    chosen: Candidate | None
+    reasons: tuple[str, ...] = ()
+
+
+def _without_useless_gpus(solver: Solver, chosen: Candidate | None, wishes: Wishes) -> _Found:
+    """The choice, or a better one with a GPU less, or with more of them less."""
+    found, more = _Found(solver, chosen), True
+    while more:
+        more = False
+        for fewer, gpu in with_fewer_gpus(found.solver, wishes, found.chosen):
+            its, other = fewer.confirmed(wishes)
+            if other and (found.chosen is None or other.score > found.chosen.score + _TIE):
+                why = left_out_text(gpu, other, found.chosen)
+                found, more = _Found(its, other, (*found.reasons, why)), True
+                break
+    return found
+
+
+def _offers(solver: Solver, wishes: Wishes, chosen: Candidate) -> Offers:
+    """What the solver finds beside its choice, each kind as if nothing had been asked before."""
+
+    def later(find: Callable[[Solver, Wishes, Candidate], T]) -> Later[T]:
+        def found() -> T:
+            solver.start_plan()
+            return find(solver.hurried(), wishes, chosen)
+
+        return Later(found)
+
+    return Offers(later(alternatives), later(fallbacks), later(one_more_gib))
 
 
 def with_choice(plan: Plan, chosen: Candidate, solver: Solver) -> Plan:

@@ -110,6 +110,13 @@ class Solver:
         other._answers = {}
         return other
 
+    def on(self, machine: Machine) -> Solver:
+        """A solver for another machine; what was measured of the model counts there too."""
+        other = Solver(self.model, machine).calibrated(self.speed.calibration)
+        other.quality = self.quality
+        other.start_plan()
+        return other
+
     def with_losses(self, measured: CacheLosses) -> Solver:
         """The same solver with the quality of cache types as it was measured on this model."""
         other = copy.copy(self)

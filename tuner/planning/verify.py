@@ -6,7 +6,7 @@ that breaks a budget, or the engine refuses the settings, is there a second look
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from tuner.errors import EngineError
@@ -81,7 +81,7 @@ def _first_taken(
     refusals: list[str] = []
     refused: set[tuple[str, str, str]] = set()
     last: EngineError | None = None
-    for computed in (plan.chosen, *plan.alternatives, *plan.fallbacks):
+    for computed in _offered(plan):
         s = computed.settings
         if _kind(s) in refused:
             continue
@@ -102,6 +102,13 @@ def _first_taken(
     raise last
 
 
+def _offered(plan: Plan) -> Iterator[Candidate]:
+    """The choice, and, if need be, what else there is."""
+    yield plan.chosen
+    yield from plan.alternatives
+    yield from plan.fallbacks
+
+
 def _kind(settings: Settings) -> tuple[str, str, str]:
     """What the engine refuses."""
     return settings.type_k, settings.type_v, settings.flash_attn
@@ -116,8 +123,7 @@ def _moved(
         return tuple(c for c in distinct(offered, chosen) if _kind(c.settings) not in refused)
 
     more = left([plan.one_more_gib] if plan.one_more_gib else [])
-    return replace(
-        with_choice(plan, chosen, solver),
+    return with_choice(plan, chosen, solver).offering(
         alternatives=left(plan.alternatives),
         fallbacks=left(plan.fallbacks),
         one_more_gib=more[0] if more else None,

@@ -41,7 +41,7 @@ class Lessons:
         """`think`: the level of thinking that was asked for, if one was. `sampling`: what flags
         state of it. `keeps_flags`: whether these two go into the profile. `settings`: those of
         `LaunchRequest`."""
-        self._profiles, self._model, self._machine = profiles, model, machine
+        self._profiles, self._model, self.machine = profiles, model, machine
         self._wishes = wishes_json(wishes)
         self._think = think
         self._keeps_flags = keeps_flags
@@ -67,7 +67,7 @@ class Lessons:
     def comparable(self) -> bool:
         """Whether the profile was made by the engine that this machine has: another's speeds,
         sizes and settings say nothing sure of this one's."""
-        profile, engine = self.profile, self._machine.engine_version
+        profile, engine = self.profile, self.machine.engine_version
         return profile is not None and same_engine(profile.engine_version, engine)
 
     @property
@@ -90,10 +90,10 @@ class Lessons:
         the signal that says that it could not. `keep`: the profile has this plan from now on."""
         actual = actual_of(plan, buffers, use_extra_bufts, vram_growth)
         if self._profiles:
-            overheads = _overheads(self._machine, actual)
+            overheads = _overheads(self.machine, actual)
             died = plan.chosen.settings.use_extra_bufts and not use_extra_bufts
             if overheads or died:
-                engine = self._machine.engine_version
+                engine = self.machine.engine_version
                 fault = (died_by or "a signal") if died else ""
                 self._profiles.learn(lambda facts: _learned(facts, engine, overheads, fault))
             if keep:
@@ -119,13 +119,13 @@ class Lessons:
     def losses(self) -> CacheLosses | None:
         """What cache types cost, if it was measured on this model with the engine that is here."""
         losses = self.profile.losses if self.profile else None
-        if losses is None or not same_engine(losses.engine_version, self._machine.engine_version):
+        if losses is None or not same_engine(losses.engine_version, self.machine.engine_version):
             return None
         return losses
 
     def remember_losses(self, measured: CacheLosses) -> CacheLosses:
         """Keeps what was measured now, with what else is known by the same text. Returns that."""
-        losses = replace(measured, engine_version=self._machine.engine_version or "")
+        losses = replace(measured, engine_version=self.machine.engine_version or "")
         losses = losses.with_others_of(self.losses)
         with self._writing:
             if self._profiles:
@@ -155,7 +155,7 @@ class Lessons:
             think = self.profile.think if self.profile else ""
             sampling = dict(self.sampling.profile)
         same = old if old and old.settings == chosen.settings else None
-        grown = zip(self._machine.gpus, actual.vram_growth, strict=True)
+        grown = zip(self.machine.gpus, actual.vram_growth, strict=True)
         self.profile = Profile(
             fingerprint=self._model.fingerprint,
             model_name=self._model.name,
@@ -170,7 +170,7 @@ class Lessons:
             off_by=differences(actual.expected, actual.footprint),
             decode_tps=same.decode_tps if same else None,
             prompt_tps=same.prompt_tps if same else None,
-            engine_version=self._machine.engine_version or "",
+            engine_version=self.machine.engine_version or "",
             think=think,
             sampling=sampling,
             explored=self.explored,

@@ -1,0 +1,71 @@
+"""A GPU that costs more than it gives is left alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.giants import GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
+from tuner.machine.machine import Machine
+from tuner.planning.planner import make_plan
+from tuner.planning.solver import Solver
+from tuner.wishes import Wishes
+
+GIANTS = (LLAMA_8B, QWEN_30B_A3B, GEMMA_27B)
+
+
+def score(name: str, where: Machine, wishes: Wishes | None = None) -> float:
+    plan = make_plan(giant(name), where, wishes or Wishes())
+    return plan.chosen.score if plan.chosen.fits else float("-inf")
+
+
+@pytest.mark.parametrize("name", GIANTS)
+@pytest.mark.parametrize("gib", [1.1, 1.25, 1.5, 2.0, 3.0])
+def test_a_tiny_gpu_is_never_worse_than_none(name: str, gib: float) -> None:
+    """Where a search with it finds less than the CPU alone, it is left out, and the plan says so."""
+    alone = machine(ram=32)
+    with_it = machine(gpu(gib, bandwidth=60e9), ram=32)
+    plan = make_plan(giant(name), with_it, Wishes())
+    assert plan.chosen.score >= score(name, alone) - 1e-9
+    found = Solver(giant(name), with_it).best(Wishes())
+    left_out = not plan.machine.gpus
+    assert left_out == (found is None or plan.chosen.score > found.score + 1e-9)
+    assert left_out == any("GPU0 (Test GPU) is left out" in text for text in plan.reasons)
+    assert [g.id for g in plan.machine.unusable] == (["GPU0"] if left_out else [])
+    assert len(plan.chosen.footprint.uses) == len(plan.machine.devices)
+
+
+def test_a_gpu_is_left_out_in_one_of_these_cases() -> None:
+    """The law above is not kept for want of a case."""
+    plans = [
+        make_plan(giant(name), machine(gpu(gib, bandwidth=60e9), ram=32), Wishes())
+        for name in GIANTS
+        for gib in (1.1, 1.25, 1.5)
+    ]
+    assert any(not plan.machine.gpus for plan in plans)
+    assert any(plan.machine.gpus for plan in plans)
+
+
+@given(
+    name=st.sampled_from(GIANTS),
+    large=st.floats(4, 24),
+    small=st.floats(1.1, 3),
+    bandwidth=st.floats(50e9, 900e9),
+)
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_a_second_small_gpu_is_never_worse_than_none(
+    name: str, large: float, small: float, bandwidth: float
+) -> None:
+    both = machine(gpu(large), gpu(small, 1, bandwidth=bandwidth))
+    assert score(name, both) >= score(name, machine(gpu(large))) - 1e-9
+
+
+def test_what_the_user_gives_a_gpu_is_kept() -> None:
+    """Layers or a split that are asked for are not taken from it."""
+    where = machine(gpu(1.25, bandwidth=60e9), ram=32)
+    plan = make_plan(giant(QWEN_30B_A3B), where, Wishes(n_gpu_layers=1))
+    assert plan.machine.gpus == where.gpus
+    two = machine(gpu(12), gpu(1.5, 1, bandwidth=60e9))
+    plan = make_plan(giant(LLAMA_8B), two, Wishes(tensor_split=(20.0, 1.0)))
+    assert plan.machine.gpus == two.gpus
