@@ -23,7 +23,7 @@ def score(name: str, where: Machine, wishes: Wishes | None = None) -> float:
 @pytest.mark.parametrize("name", GIANTS)
 @pytest.mark.parametrize("gib", [1.1, 1.25, 1.5, 2.0, 3.0])
 def test_a_tiny_gpu_is_never_worse_than_none(name: str, gib: float) -> None:
-    """Where a search with it finds less than the CPU alone, it is left out, and the plan says so."""
+    """Where a search with it finds less than the CPU alone, it is left out, and that is said."""
     alone = machine(ram=32)
     with_it = machine(gpu(gib, bandwidth=60e9), ram=32)
     plan = make_plan(giant(name), with_it, Wishes())
