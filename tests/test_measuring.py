@@ -59,7 +59,7 @@ def test_what_was_measured_is_kept_and_planned_by(tmp_path: Path, pretend: Machi
     plan = Tuning.of(LaunchRequest(path)).plan()
     assert plan.chosen.settings.type_k == plan.chosen.settings.type_v == "f16"
     asked = Tuning.of(LaunchRequest(path, Wishes(type_k="q8_0", type_v="q8_0"))).plan()
-    assert asked.chosen.quality == Quality(0.5, "measured", 0.004)
+    assert asked.chosen.quality == Quality(0.5, "measured", 0.004, precise=False)
     assert asked.chosen.quality.words == "much worse"
 
 

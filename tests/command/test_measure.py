@@ -27,7 +27,7 @@ def test_a_table_and_a_plot(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert "q8_0 / q8_0" in out
     assert "Perplexity with f16: 12.00." in out
-    assert "size of the cache, % of f16" in out
+    assert "size of the cache, of f16" in out
     assert err == (
         "kvchat: what was measured is kept in the profile, and plans go by it from now on\n"
     )

@@ -95,7 +95,7 @@ def test_cache_types_are_priced_by_what_they_lose(prefer: str, quality: CacheQua
     objective = Objective.of(prefer, None, TRAINED)
 
     def price(k: str, v: str, **kw: bool) -> float:
-        return objective.cache(k, v, quality.of_pair(k, v), **{"whole": True, **kw})
+        return objective.cache(quality.of_pair(k, v), **{"whole": True, **kw})
 
     by_loss = sorted(CACHE_TYPES, key=lambda t: quality.of_pair(t, "f16").loss)
     assert price("f16", "f16") == 0.0

@@ -14,6 +14,7 @@ from tuner.planning.quality import CacheQuality, Quality
 from tuner.planning.solver import Solver
 from tuner.wishes import Wishes
 
+LOW = ("q5_1", "q5_0", "q4_1", "q4_0")
 ROTATED, PLAIN = (CacheQuality(Rotation(r, r)) for r in (True, False))
 
 # KL divergence against f16/f16 over 1,024 tokens, SmolLM2-135M-Instruct (Q4_1) on this engine.
@@ -65,13 +66,35 @@ def test_high_precision_is_where_hardly_anything_is_lost(quality: CacheQuality) 
 
 def test_what_was_measured_on_this_model_counts() -> None:
     known = CacheQuality(Rotation(True, True), losses(q8_0__q8_0=0.3))
-    assert known.of_pair("q8_0", "q8_0") == Quality(0.3, "measured", 0.004)
+    assert known.of_pair("q8_0", "q8_0") == Quality(0.3, "measured", 0.004, precise=False)
+
+
+def test_what_is_precise_is_measured_too() -> None:
+    """By name where nothing is known: q8_0 and better."""
+    assert ROTATED.of_pair("q8_0", "q8_0").precise
+    assert not ROTATED.of_pair("q8_0", "q5_1").precise
+    known = CacheQuality(Rotation(True, True), losses(q8_0__q8_0=0.02, q8_0__q5_1=0.006))
+    assert not known.of_pair("q8_0", "q8_0").precise
+    assert known.of_pair("q8_0", "q5_1").precise
+    assert not known.of_pair("q8_0", "q5_0").precise
+
+
+def test_a_coarse_cache_that_was_measured_to_be_good_is_chosen_freely() -> None:
+    """Where q8_0 would cost layers or context."""
+    usual = Solver(giant(LLAMA_8B), machine(gpu(6.5)))
+    good = usual.with_losses(losses(**{f"{k}__{v}": 0.004 for k, v in product(LOW, LOW)}))
+    before, after = usual.best(Wishes()), good.best(Wishes())
+    assert before
+    assert after
+    assert before.settings.type_k == "q8_0"
+    assert after.settings.type_k == after.settings.type_v == "q4_0"
+    assert after.score > before.score
 
 
 def test_pair_that_was_not_measured_is_no_better_than_finer_ones_were() -> None:
     """Else a model that breaks at q8_0 would be given q5_0, of which nothing is known."""
     known = CacheQuality(Rotation(True, True), losses(q8_0__q8_0=0.3, q4_0__q4_0=0.01))
-    assert known.of_pair("q8_0", "q5_1") == Quality(0.3, "assumed", 0.004)
+    assert known.of_pair("q8_0", "q5_1") == Quality(0.3, "assumed", 0.004, precise=False)
     assert known.of_pair("q5_0", "q5_0").loss == 0.3
     assert known.of_pair("f16", "q8_0").loss < 0.01
 

@@ -64,9 +64,17 @@ def test_plot_names_the_pairs_that_no_other_beats() -> None:
     for name in ("q8_0/q8_0", "q8_0/q4_0", "q5_1/q5_1", "q4_0/q4_0"):
         assert name in plot
     assert "q4_0/q8_0" not in plot
-    assert plot.count("·") == 1
+    assert plot.count("●") == 5
     assert "\x1b" not in plot
     assert all(cells(line) <= 80 for line in plot.splitlines())
+
+
+@pytest.mark.parametrize("loss", [1e-9, 0.01, 500.0])
+def test_plot_of_pairs_that_lose_the_same(loss: float, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nothing is said aside, though there is no height to speak of."""
+    pairs = tuple(replace(pair, loss=loss if pair.loss else 0.0) for pair in LOSSES.pairs)
+    assert "q4_0/q4_0" in loss_plot(replace(LOSSES, pairs=pairs), 60)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_json_has_all_figures() -> None:

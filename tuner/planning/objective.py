@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from tuner.memory.cache_types import CACHE_TYPES, HIGH_PRECISION
 from tuner.planning.quality import Quality
 from tuner.planning.speed import turn_depth
 
@@ -103,13 +102,13 @@ class Objective:
         """The most that any context can be worth."""
         return self.context(self.n_ctx_train)
 
-    def cache(self, type_k: str, type_v: str, quality: Quality, *, whole: bool) -> float:
+    def cache(self, quality: Quality, *, whole: bool) -> float:
         """Log price of a pair of cache types of this quality (0 or more)."""
         p = self.prices
         price = p.loss * quality.beyond_noise
-        if CACHE_TYPES[type_k].quantized or CACHE_TYPES[type_v].quantized:
+        if quality.loss:
             price += math.log(p.below_f16)
-        if not {type_k, type_v} <= HIGH_PRECISION:
+        if not quality.precise:
             price += math.log(p.low_whole if whole else p.low_partial)
         return price
 

@@ -7,7 +7,7 @@ from math import inf
 from typing import NamedTuple
 
 from tuner.memory.cache_losses import CacheLosses, PairLoss
-from tuner.memory.cache_types import CACHE_TYPES, NOISE, CacheType
+from tuner.memory.cache_types import CACHE_TYPES, HIGH_PRECISION, NOISE, CacheType
 from tuner.memory.rotation import Rotation, rotation
 from tuner.model.hparams import HParams
 
@@ -19,6 +19,7 @@ class Quality:
     loss: float
     source: str = "assumed"  # "assumed" (prior) | "measured"
     noise: float = 0.0  # the part of it that rounding alone explains
+    precise: bool = True  # hardly anybody would notice it
 
     @property
     def beyond_noise(self) -> float:
@@ -50,10 +51,12 @@ class _Words(NamedTuple):
     assumed: str
 
 
+AS_GOOD = 0.003  # nats per token beyond the noise
+
 # The steps lie between what types lost on models that were measured: q8_0 nothing that can be told
 # from rounding, q5_1 about 0.01, q4_0 about 0.05; models that broke lost 0.4 and more.
 _WORDS = (
-    _Words(0.003, "as good as f16", "as good as f16"),
+    _Words(AS_GOOD, "as good as f16", "as good as f16"),
     _Words(0.02, "slightly worse", "slightly worse"),
     _Words(0.15, "noticeably worse", "noticeably worse with some models"),
     _Words(inf, "much worse", "much worse"),
@@ -80,12 +83,14 @@ class CacheQuality:
         noise = self.measured.noise if self.measured else NOISE
         for pair in pairs:
             if (pair.type_k, pair.type_v) == (type_k, type_v):
-                return Quality(pair.loss, "measured", noise)
+                precise = pair.loss - noise <= AS_GOOD
+                return Quality(pair.loss, "measured", noise, precise)
         own = k.k_loss.of(self.rotation.k) + v.v_loss.of(self.rotation.v)
         if own == 0:
             return Quality(0.0)
-        finer = [pair.loss for pair in pairs if _finer(pair, k, v)]
-        return Quality(max([noise + own, *finer]), noise=noise)
+        loss = max([noise + own, *(pair.loss for pair in pairs if _finer(pair, k, v))])
+        precise = {type_k, type_v} <= HIGH_PRECISION and loss - noise <= AS_GOOD
+        return Quality(loss, noise=noise, precise=precise)
 
 
 def _finer(pair: PairLoss, k: CacheType, v: CacheType) -> bool:

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from tuner.engine_version import other_engine_text
 from tuner.machine.machine import Machine
-from tuner.memory.cache_types import HIGH_PRECISION
 from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.alternatives import next_context
 from tuner.planning.differences import differences
 from tuner.planning.objective import FULL_UBATCH
 from tuner.planning.plan import Candidate
+from tuner.planning.quality import Quality
 from tuner.planning.solver import Solver
 from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.units import size_text, tps_text
@@ -39,16 +39,22 @@ def warnings_for(
     found = [*machine.warnings, *([other_engine] if other_engine else [])]
     found += constraints.notes(model, s, machine)
     free = wishes.type_k is None and wishes.type_v is None
-    if free and not {s.type_k, s.type_v} <= HIGH_PRECISION:
-        found.append(
-            "A cache below q8_0 costs some quality, more with some models than with others; "
-            "--kv q8_0 keeps it."
-        )
+    if free and not chosen.quality.precise:
+        found.append(_loss_warning(chosen.quality))
     if (wishes.n_gpu_layers or wishes.tensor_split) and not machine.gpus:
         found.append("No GPU is in use, so --gpu-layers and --tensor-split have no effect.")
     if wishes.n_cpu_moe and not model.moe_layers:
         found.append("This model has no experts, so --n-cpu-moe has no effect.")
     return tuple(found)
+
+
+def _loss_warning(quality: Quality) -> str:
+    if quality.source == "measured":
+        return f"With this cache the model is {quality.text}; --kv q8_0 or f16 may keep more of it."
+    return (
+        "A cache below q8_0 costs some quality, more with some models than with others; "
+        "--kv q8_0 keeps it, --measure tells how much."
+    )
 
 
 def _layers_reason(solver: Solver, chosen: Candidate) -> str:

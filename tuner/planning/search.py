@@ -15,7 +15,6 @@ from heapq import heapify, heappop, heappush
 from math import ceil, log
 from typing import TYPE_CHECKING
 
-from tuner.memory.cache_types import HIGH_PRECISION
 from tuner.planning.plan import Candidate
 from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.wishes import Wishes
@@ -237,5 +236,5 @@ class FoundNode(Node):
 def _rank(c: Candidate) -> tuple[float, ...]:
     """Score first; then what a user would rather have, so that a tie has one answer."""
     s = c.settings
-    low = not {s.type_k, s.type_v} <= HIGH_PRECISION
-    return (round(c.score, 9), -low, s.n_ctx, -c.quality.loss, s.n_ubatch, -c.footprint.total)
+    precise, loss = c.quality.precise, c.quality.loss
+    return (round(c.score, 9), precise, s.n_ctx, -loss, s.n_ubatch, -c.footprint.total)

@@ -186,8 +186,7 @@ class Solver:
 
     def _cache_price(self, objective: Objective, type_k: str, type_v: str, whole: bool) -> float:
         """Log price of a pair of cache types, with all of the model on the GPUs or not."""
-        quality = self.quality.of_pair(type_k, type_v)
-        return objective.cache(type_k, type_v, quality, whole=whole)
+        return objective.cache(self.quality.of_pair(type_k, type_v), whole=whole)
 
     def predict(self, settings: Settings) -> Speed:
         """Tokens/s of any settings."""

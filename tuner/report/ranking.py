@@ -9,7 +9,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from tuner.errors import KvchatError
-from tuner.memory.cache_types import HIGH_PRECISION
 from tuner.model.model import Model
 from tuner.planning import Plan
 from tuner.planning.budgets import Budgets
@@ -96,5 +95,4 @@ def _good(plan: Plan) -> bool:
     s, model = plan.chosen.settings, plan.model
     whole = plan.machine.gpus and s.n_gpu_layers >= model.n_items and not s.n_cpu_moe
     enough = min(ENOUGH_CONTEXT, model.n_ctx_train, plan.wishes.n_ctx or ENOUGH_CONTEXT)
-    precise = {s.type_k, s.type_v} <= HIGH_PRECISION
-    return bool(plan.chosen.fits and whole and s.n_ctx >= enough and precise)
+    return bool(plan.chosen.fits and whole and s.n_ctx >= enough and plan.chosen.quality.precise)
