@@ -13,6 +13,7 @@ from tests.report.test_report import plan_of
 from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B
 from tuner.errors import FileError
 from tuner.planning import Plan
+from tuner.planning.quality import CacheQuality
 from tuner.report import overview_text, ranked
 from tuner.report.ranking import RULE, Result
 from tuner.units import seconds_text, size_text, tps_text
@@ -75,6 +76,8 @@ def quantization(
         fingerprint=name,
     )  # fmt: skip
     chosen = replace(plan.chosen, fits=fits, settings=replace(plan.chosen.settings, **settings))
+    types = chosen.settings.type_k, chosen.settings.type_v
+    chosen = replace(chosen, quality=CacheQuality.of(model.hparams).of_pair(*types))
     return replace(plan, model=model, chosen=chosen)
 
 
