@@ -23,7 +23,7 @@ BYTES_PER_SM_CLOCK_PASCAL = 4.4
 # Of a data sheet's bandwidth what decoding draws from RAM, and of one that was measured by copying.
 HOST_BANDWIDTH_SHARE = 0.54
 HOST_COPIED_SHARE = 0.68
-HOST_BYTES_PER_CORE = 14e9  # bytes/s of quantized weights that one core unpacks and multiplies
+HOST_BYTES_PER_CORE = 16e9  # bytes/s of quantized weights that one core unpacks and multiplies
 
 # Prompts: FLOP/s reached are REACHED * PEAK_UNIT * (peak / PEAK_UNIT) ** GROWTH, since the larger
 # the tensor cores are, the less of them is used.
