@@ -29,7 +29,7 @@ def plan_of(name: str = AYA_35B, *gibs: float, wishes: Wishes | None = None) -> 
 
 
 PLANS = [
-    (AYA_35B, (24.0,)), (QWEN_30B_A3B, (12.0,)), (GEMMA_27B, (12.0, 12.0)), (LLAMA_8B, (1.0,)),
+    (AYA_35B, (24.0,)), (QWEN_30B_A3B, (12.0,)), (GEMMA_27B, (12.0, 12.0)), (LLAMA_8B, (2.5,)),
 ]  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from tuner.memory.footprint import ENGINE_KINDS
 from tuner.model.model import Model
 from tuner.planning import Plan, difference_text
 from tuner.planning.advice import Advice
+from tuner.planning.plan import Candidate, Speed
+from tuner.planning.speed import QUOTED_DEPTH, TURN_ANSWER, TURN_PROMPT, turn_depth
 from tuner.profiles.actual import Actual, off_by
 from tuner.report import bars
 from tuner.report.advice import advice_lines
@@ -17,7 +19,7 @@ from tuner.report.bars import PARTS, TAKEN
 from tuner.report.table import MIN_NAME, Column, Row, Style, table, wrapped
 from tuner.safe_text import one_line
 from tuner.settings import Settings
-from tuner.units import size_text, tps_text
+from tuner.units import seconds_text, size_text, tps_text
 
 WIDTH = 80
 LEAST_WIDTH = 20  # a narrower terminal wraps the lines itself
@@ -153,11 +155,9 @@ def _settings(plan: Plan, width: int) -> list[str]:
     rows += [
         ("batch", f"n_ubatch {s.n_ubatch}, flash attention {s.flash_attn}"),
         *_others(s),
-        (
-            "speed",
-            f"about {tps_text(c.speed.decode_tps)} tokens/s ({c.speed.source}), prompts "
-            f"{tps_text(c.speed.prompt_tps)} ({c.speed.prompt_source})",
-        ),
+        ("speed", _decode_text(c.speed)),
+        ("prompts", f"{tps_text(c.speed.prompt_tps)} tokens/s ({c.speed.prompt_source})"),
+        ("a turn", _turn_text(c)),
         ("cache loss", c.quality.text),
         ("memory", f"{c.footprint.source}"),
     ]
@@ -168,6 +168,24 @@ def _settings(plan: Plan, width: int) -> list[str]:
         else:
             lines += wrapped(value, width, f"  {name:<11} ")
     return lines
+
+
+def _decode_text(speed: Speed) -> str:
+    """Tokens/s, and how they fall as the conversation grows."""
+    deeper = [
+        f"{tps_text(tps)} at {depth:,}"
+        for depth, tps in speed.decode_tps_at.items()
+        if depth > QUOTED_DEPTH
+    ]
+    text = f"about {tps_text(speed.decode_tps)} tokens/s ({speed.source})"
+    return f"{text}; {', '.join(deeper)} tokens in the cache" if deeper else text
+
+
+def _turn_text(candidate: Candidate) -> str:
+    return (
+        f"{seconds_text(candidate.speed.turn_seconds)}: {TURN_PROMPT:,} tokens read, {TURN_ANSWER} "
+        f"written, with {turn_depth(candidate.settings.n_ctx):,} in the cache"
+    )
 
 
 def _others(settings: Settings) -> list[tuple[str, str]]:
