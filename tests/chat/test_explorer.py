@@ -347,6 +347,8 @@ def test_a_column_is_as_high_as_its_speed() -> None:
         "   │█████ █████ ▄▄▄▄▄",
         "    4k    8k    16k",
     ]
+    (label,) = fit.chart(points, (8192, 30.0), 5)(8)[-1]
+    assert label[0] == "    4k"  # the others would be cut
     assert fit.chart(points, (8192, 30.0), 5)(5) == []
     assert fit.chart([], (8192, 30.0), 5)(24) == []
 

@@ -301,7 +301,7 @@ def chart(points: Sequence[tuple[int, float]], mark: tuple[int, float], height: 
                     ("".join(columns[at + 1 :]), "$text-muted"),
                 )
             )
-        return [*rows, ((_axis(contexts, each, len(scale)), "$text-muted"),)]
+        return [*rows, ((_axis(contexts, each, len(scale), width), "$text-muted"),)]
 
     return compose
 
@@ -312,13 +312,13 @@ def _column(height: float, width: int) -> str:
     return body.ljust(width)
 
 
-def _axis(contexts: Sequence[int], each: int, indent: int) -> str:
+def _axis(contexts: Sequence[int], each: int, indent: int, width: int) -> str:
     """Contexts below their columns, as many as there is room for."""
     text = ""
     for i, n_ctx in enumerate(contexts):
-        name = _kilo(n_ctx)
-        if indent + i * each >= len(text) + (1 if text else 0):
-            text = text.ljust(indent + i * each) + name
+        start, name = indent + i * each, _kilo(n_ctx)
+        if start >= len(text) + (1 if text else 0) and start + len(name) <= width:
+            text = text.ljust(start) + name
     return text
 
 
