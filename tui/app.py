@@ -144,6 +144,12 @@ class KvchatApp(App[None]):
         return Chat(self._system_prompt, conversation, messages), ""
 
     async def on_loading_screen_failed(self, message: LoadingScreen.Failed) -> None:
+        if self._choose and message.error is not None:
+            while not isinstance(self.screen, LoadingScreen):
+                await self.pop_screen()
+            await self.pop_screen()
+            self._explore()  # something else may be chosen
+            return
         self.error = message.error
         await self._leave(message.exit_code)
 

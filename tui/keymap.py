@@ -164,7 +164,7 @@ ACTIONS = (
     Action("loading.cancel", ("escape", "ctrl+c"), "cancel", Place.LOADING, "Cancel",
            "Cancels the launch.", "cancels"),
     Action("loading.leave", ("enter", "q"), "leave", Place.LOADING, "Quit",
-           "Ends kvchat after a launch that failed.", "quits", priority=False),
+           "Ends kvchat, or goes back to choosing, after a failure.", "leaves", priority=False),
     Action("app.quit", ("ctrl+q",), "quit", Place.APP, "Quit",
            "Stops, saves and ends kvchat.", "quit", Show.PALETTE),
 )  # fmt: skip

@@ -27,7 +27,7 @@ from tui.screens import ChatScreen, ExplorerScreen
 from tui.storage import Conversations
 from tui.widgets import fit
 from tuner.engine.protocol import Sampling
-from tuner.errors import FileError
+from tuner.errors import EngineError, FileError
 from tuner.machine.machine import Machine
 from tuner.planning import Explorer, Solver
 from tuner.settings import Settings
@@ -276,6 +276,22 @@ async def test_before_a_load(store: Conversations) -> None:
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ChatScreen))
     assert launcher.chosen == (choice, True)
+
+
+async def test_after_a_load_that_failed_one_chooses_again(store: Conversations) -> None:
+    error = EngineError("out_of_memory", "There was not enough memory.")
+    launcher = FakeLauncher(FakeRunning(), error=error, make_explorer=make)
+    app = KvchatApp(launcher, store, Sampling(), choose=True)
+    async with app.run_test(size=SIZE) as pilot:
+        await explorer_screen(pilot)
+        await press(pilot, "left", "enter")
+        await until(pilot, lambda: shows(pilot, "There was not enough memory.", "Enter leaves"))
+        await pilot.press("enter")
+        await explorer_screen(pilot)
+        launcher.error = None
+        await press(pilot, "enter")
+        await until(pilot, lambda: isinstance(app.screen, ChatScreen))
+    assert app.error is None
 
 
 async def test_leaving_before_a_load_loads_nothing(store: Conversations) -> None:
