@@ -25,6 +25,9 @@ _DECODED = 16  # tokens behind them, one by one, for the speed
 _CHUNK = 128  # tokens that are read at once, at most,
 _LOGITS = 64 * MIB  # and bytes that their logits may take
 _F32 = 4
+# Bytes that a GPU's backend keeps for itself in each context, a workspace of cuBLAS and a pool for
+# scratch; nobody says how many, so this is assumed.
+_POOL = 128 * MIB
 
 MeasuringEvent = Stage | Retry | CacheLosses
 
@@ -136,12 +139,12 @@ def _each(
         solver.fitting.estimator.footprint(replace(settings, type_k=k, type_v=v, n_ubatch=chunk))
         for k, v in (("f16", "f16"), *pairs)
     ]
-    logits = _F32 * chunk * solver.model.n_vocab  # once as they are computed,
-    each = [
-        max(map(_cache, uses)) + logits for uses in zip(*(f.uses for f in footprints), strict=True)
-    ]
-    each[-1] += logits  # and once on the host, where they are compared
-    return each
+    *gpus, host = (
+        max(map(_cache, uses)) for uses in zip(*(f.uses for f in footprints), strict=True)
+    )
+    logits = _F32 * chunk * solver.model.n_vocab
+    # On whichever device they are computed, and on the host once more, where they are compared.
+    return [*(size + logits + _POOL for size in gpus), host + 2 * logits]
 
 
 def _cache(use: DeviceUse) -> int:
