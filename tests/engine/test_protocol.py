@@ -58,7 +58,7 @@ MESSAGES: list[Any] = [
     CountTokens(SAID), MeasureSpeed(128, (0, 2048), 32, 60.0),
     SpeedMeasured((Timed(0, 128, 1.5, 1.9),), (Timed(128, 32, 0.5, 2.0),), 2),
     MeasureLosses("A text.", 512, 16, 128, 3, (("q8_0", "q8_0"), ("q8_0", "q4_0"))),
-    LossesMeasured(CacheLosses((PairLoss("q8_0", "q4_0", 0.1, 0.1, 0.1, 0.9, 9.5),), 0.0, 12.0, 64)),
+    LossesMeasured(CacheLosses((PairLoss("f16", "q4_0", 0.1, 0.1, 0.1, 0.9, 9.5),), 0.0, 12.0, 64)),
     Stop(), Quit(), Alive("load", 1.5), Progress(0.5),
     Loaded(512, BUFFERS, 1.5, "file", ("careful",), use_extra_bufts=False),
     DryRunDone(BUFFERS, 0.1), PromptProgress(1, 2), Notice("Careful."), Text("…", 3),
