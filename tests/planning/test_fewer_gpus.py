@@ -61,6 +61,16 @@ def test_a_second_small_gpu_is_never_worse_than_none(
     assert score(name, both) >= score(name, machine(gpu(large))) - 1e-9
 
 
+def test_what_fits_is_not_given_up_for_what_would_be_faster_without_a_gpu() -> None:
+    """Wishes that leave nothing to decide are calculated whether they fit or not: without a slow
+    GPU that holds little they are faster, but more than the other has."""
+    wishes = Wishes(n_ctx=8192, type_k="f16", type_v="f16", n_gpu_layers=33)
+    both = machine(gpu(5.8), gpu(8.0, 1, bandwidth=60e9))
+    plan = make_plan(giant(LLAMA_8B), both, wishes)
+    assert plan.chosen.fits
+    assert plan.machine.gpus == both.gpus
+
+
 def test_what_the_user_gives_a_gpu_is_kept() -> None:
     """Layers or a split that are asked for are not taken from it."""
     where = machine(gpu(1.25, bandwidth=60e9), ram=32)

@@ -338,6 +338,18 @@ def test_free_memory_counts_not_total() -> None:
     assert busy.settings.n_gpu_layers < 15 < alone.settings.n_gpu_layers == 33
 
 
+@pytest.mark.parametrize("prefer", ["balanced", "context"])
+def test_layers_for_gpus_that_are_not_there_change_nothing(prefer: str) -> None:
+    """Without a GPU a wish for layers on one costs neither context nor cache."""
+    free = Wishes(prefer=prefer)
+    plans = [
+        Solver(giant(LLAMA_8B), machine(ram=6)).best(wishes)
+        for wishes in (free, replace(free, n_gpu_layers=33))
+    ]
+    without, asked = [plan and replace(plan.settings, n_gpu_layers=0) for plan in plans]
+    assert without == asked is not None
+
+
 def test_layers_are_capped() -> None:
     """99 means all of them and is shown as what it is."""
     plan = make_plan(giant(LLAMA_8B), machine(gpu(24)), Wishes(n_gpu_layers=99))

@@ -105,10 +105,12 @@ def _without_useless_gpus(solver: Solver, chosen: Candidate | None, wishes: Wish
     found, more = _Found(solver, chosen), True
     while more:
         more = False
-        for fewer, gpu in with_fewer_gpus(found.solver, wishes, found.chosen):
+        # Of wishes that leave nothing to decide there is a choice that does not fit.
+        best = found.chosen if found.chosen and found.chosen.fits else None
+        for fewer, gpu in with_fewer_gpus(found.solver, wishes, best):
             its, other = fewer.confirmed(wishes)
-            if other and (found.chosen is None or other.score > found.chosen.score + _TIE):
-                why = left_out_text(gpu, other, found.chosen)
+            if other and other.fits and (best is None or other.score > best.score + _TIE):
+                why = left_out_text(gpu, other, best)
                 found, more = _Found(its, other, (*found.reasons, why)), True
                 break
     return found

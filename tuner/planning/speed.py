@@ -128,12 +128,16 @@ class SpeedModel:
         other.calibration = calibration
         return other
 
+    def _on_gpus(self, n_gpu_layers: int) -> int:
+        """Items that GPUs compute: without one, none, however many are asked for."""
+        return min(n_gpu_layers, self.n_items) if self._gpus else 0
+
     # ------------------------------------------------------------ one token, one turn
 
     def decode_seconds(self, offload: Offload, depth: int, copies: Sequence[bool] = ()) -> float:
         """Seconds per token at this depth, uncalibrated. `copies`: the GPUs whose attention copies
         the cache to f16 for every token (`constraints.converts_cache`); empty: none."""
-        on_gpu = min(offload.n_gpu_layers, self.n_items) if self._gpus else 0
+        on_gpu = self._on_gpus(offload.n_gpu_layers)
         start = first = self.n_items - on_gpu
         cache = self._at(depth).cache
         stored, experts = self._stored, self._experts
@@ -162,7 +166,7 @@ class SpeedModel:
     def prompt_seconds(self, offload: Offload, n_ubatch: int, depth: int) -> float:
         """Seconds per token of a prompt that fills batches of `n_ubatch` tokens, at this depth,
         uncalibrated."""
-        on_gpu = min(offload.n_gpu_layers, self.n_items) if self._gpus else 0
+        on_gpu = self._on_gpus(offload.n_gpu_layers)
         start = first = self.n_items - on_gpu
         moe = max(first, min(offload.n_cpu_moe, self.n_items))
         attention = self._attention(depth)
@@ -200,7 +204,7 @@ class SpeedModel:
         self, n_gpu_layers: int, n_cpu_moe: int, n_ubatch: int, depth: int, room: Sequence[float]
     ) -> float:
         """No split of these layers has a shorter turn, where GPU g has `room[g]` bytes."""
-        on_gpu = min(n_gpu_layers, self.n_items)
+        on_gpu = self._on_gpus(n_gpu_layers)
         first = self.n_items - on_gpu
         moe = max(first, min(n_cpu_moe, self.n_items))
         attention = self._attention(depth)
@@ -221,7 +225,7 @@ class SpeedModel:
         The fastest GPU is given what is read most per byte stored, as much as it has room for,
         then the next. Layers with and without their experts are told apart, not single ones.
         """
-        on_gpu = min(n_gpu_layers, self.n_items)
+        on_gpu = self._on_gpus(n_gpu_layers)
         order = sorted(range(len(self._gpus)), key=lambda g: -self._gpus[g].bandwidth)
         counts = [0] * len(order)
         if order:
@@ -257,9 +261,7 @@ class SpeedModel:
 
     def weights_offloaded(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
         """Bytes of weights on all GPUs together, without any padding."""
-        if not self._gpus:
-            return 0.0
-        first = self.n_items - min(n_gpu_layers, self.n_items)
+        first = self.n_items - self._on_gpus(n_gpu_layers)
         moe = max(first, min(n_cpu_moe, self.n_items))
         experts = self._expert_stored[-1] - self._expert_stored[moe]
         return self._stored[-1] - self._stored[first] + experts
@@ -290,7 +292,7 @@ class SpeedModel:
 
     def reads(self, settings: Settings, offload: Offload, depth: int) -> Reads:
         """Bytes that one token at this depth reads."""
-        on_gpu = min(offload.n_gpu_layers, self.n_items) if self._gpus else 0
+        on_gpu = self._on_gpus(offload.n_gpu_layers)
         first, output = self.n_items - on_gpu, self.n_items - 1
         moe = max(first, min(offload.n_cpu_moe, self.n_items))
         ends = [first, *(first + n for n in accumulate(offload.counts))] if on_gpu else [first]
