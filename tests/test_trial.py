@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.giants import LLAMA_8B, giant, giant_path
+from tests.support.giants import LLAMA_8B, giant, giant_path, machine
 from tests.support.launches import launcher
 from tuner.engine.protocol import SpeedMeasured, Timed
 from tuner.errors import EngineCancelled, EngineError
 from tuner.launch import Stage
+from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
 from tuner.profiles.profiles import Profiles
 from tuner.report.receipt import Receipt
@@ -42,6 +43,23 @@ def test_a_thorough_trial_leaves_the_profile_alone(tmp_path: Path, pretend: Mach
     profile = Profiles().load(giant(LLAMA_8B).fingerprint)
     assert profile is not None
     assert profile.settings == settings[0]
+
+
+def test_a_trial_teaches_the_machine(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless others had the cores: then the receipt says so, and nothing is learned."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine())
+    for cores, busy in ((0.5, True), (1.0, False)):
+        start = launcher(tiny_model, tmp_path, rate=50, cpu_share=cores)
+        *_, told = trial(start)
+        start.client.close()
+        assert isinstance(told, Receipt)
+        assert told.busy is busy
+        facts = Profiles().machine_facts()
+        assert bool(facts.decode_paces and facts.prompt_paces) is not busy
+        (profile,) = Profiles().list()
+        assert profile.decode_tps == (None if busy else pytest.approx(50))
 
 
 def test_a_cancelled_measurement_ends_at_once(

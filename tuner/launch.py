@@ -23,6 +23,7 @@ from tuner.engine.protocol import (
     Progress,
     Sampling,
     SpeedMeasured,
+    Timed,
 )
 from tuner.engine.thinking import nearest
 from tuner.errors import EngineCancelled, EngineError, KvchatError, NoFitError
@@ -384,13 +385,25 @@ class Running:
     def _note_speed(self, done: Done) -> None:
         if done.n_decoded < MEASURED_TOKENS or done.decode_seconds <= 0 or self._was_busy(done):
             return
-        decode = done.n_decoded / done.decode_seconds
+        cores = done.decode_cpu_seconds / done.decode_seconds
+        began = done.n_ctx_used - done.n_decoded
+        decode = Timed(began, done.n_decoded, done.decode_seconds, cores)
         fresh = done.n_prompt - done.n_reused
-        prompt = self.actual.prompt_tps
-        if fresh >= MEASURED_PROMPT and done.prompt_seconds > 0:
-            prompt = fresh / done.prompt_seconds
-        self.actual = replace(self.actual, decode_tps=decode, prompt_tps=prompt)
-        self._tuning.lessons.remember_speed(self.plan, self.actual)
+        read = fresh >= MEASURED_PROMPT and done.prompt_seconds > 0
+        prompts = [Timed(done.n_reused, fresh, done.prompt_seconds, 0.0)] if read else []
+        self.learn_speed([decode], prompts)
+
+    def learn_speed(self, decodes: Sequence[Timed], prompts: Sequence[Timed]) -> None:
+        """Keeps what was timed: of this model the last of each, of the machine's devices all."""
+        actual = self.actual
+        if decodes:
+            last = decodes[-1]
+            actual = replace(actual, decode_tps=last.tps, decode_depth=last.mean_depth)
+        if prompts:
+            last = prompts[-1]
+            actual = replace(actual, prompt_tps=last.tps, prompt_depth=last.mean_depth)
+        self.actual = actual
+        self._tuning.learn_speed(self.plan, actual, decodes, prompts)
 
     def _was_busy(self, done: Done) -> bool:
         """Whether other programs had the cores that the engine computed on. Where it computes on

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tuner.engine.protocol import MeasureSpeed, Progress, SpeedMeasured
+from tuner.engine.protocol import MeasureSpeed, Progress, SpeedMeasured, Timed
 from tuner.launch import LEAST_CORES, Launcher, Ready, Retry, Running, Stage
 from tuner.report.receipt import Pace, Receipt
 from tuner.settings import Settings
@@ -47,7 +47,10 @@ def _timed(running: Running, name: str) -> Iterator[TrialEvent]:
             case Progress(fraction):
                 yield Stage(f"timing {name}", fraction)
             case SpeedMeasured():
-                yield receipt(running, request, event)
+                told = receipt(running, request, event)  # first: as it was predicted without
+                if not told.busy:
+                    running.learn_speed(event.decodes, event.prompts)
+                yield told
 
 
 def request_for(settings: Settings) -> MeasureSpeed:
@@ -61,15 +64,19 @@ def request_for(settings: Settings) -> MeasureSpeed:
 
 def receipt(running: Running, request: MeasureSpeed, measured: SpeedMeasured) -> Receipt:
     """What was measured of a running model, beside what was predicted."""
-    speed = running.tuning.solver.predict(running.settings)
+    settings, tuning = running.settings, running.tuning
+
+    def paces(kind: str, all_timed: tuple[Timed, ...]) -> tuple[Pace, ...]:
+        return tuple(Pace(t, tuning.predicted_tps(settings, kind, t)) for t in all_timed)
+
     return Receipt(
         running.plan,
         running.actual,
-        tuple(Pace(timed, speed.prompt_tps) for timed in measured.prompts),
-        tuple(Pace(timed, speed.decode_tps) for timed in measured.decodes),
+        paces("prompt", measured.prompts),
+        paces("decode", measured.decodes),
         request.depths[len(measured.decodes) :],
         measured.n_threads,
-        _was_busy(running.settings, measured),
+        _was_busy(settings, measured),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tuner.engine.client import EngineClient
-from tuner.engine.protocol import Load, Loaded
+from tuner.engine.protocol import Load, Loaded, Timed
 from tuner.engine_version import ENGINE_VERSION, installed_engine_version
 from tuner.errors import FileError, KvchatError
 from tuner.machine import measure
@@ -33,9 +33,11 @@ from tuner.profiles.actual import Actual
 from tuner.profiles.lessons import (
     Lessons,
     known_overheads,
+    known_paces,
     runs_extra_bufts,
     without_repacking_text,
 )
+from tuner.profiles.paces import paced, said_by
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
 from tuner.safe_text import cut, one_line
 from tuner.settings import Settings
@@ -201,6 +203,38 @@ class Tuning:
             keep=keep,
         )
 
+    def learn_speed(
+        self, plan: Plan, actual: Actual, decodes: Sequence[Timed], prompts: Sequence[Timed]
+    ) -> None:
+        """What was timed of a plan: its model is predicted by it from now on, and the machine's
+        devices with whatever model."""
+        self.lessons.remember_speed(plan, actual)
+        solver, settings = self.solver, plan.chosen.settings
+        self.lessons.remember_paces(
+            said_by(
+                decodes,
+                self.model.fingerprint,
+                [(device, device.pace.decode) for device in self.machine.devices],
+                lambda timed, without: solver.decode_seconds(settings, timed.mean_depth, without),
+            ),
+            said_by(
+                prompts,
+                self.model.fingerprint,
+                [(device, device.pace.prompt) for device in self.machine.devices],
+                lambda timed, without: solver.prompt_seconds(
+                    settings, timed.n_tokens, timed.mean_depth, without
+                ),
+            ),
+        )
+
+    def predicted_tps(self, settings: Settings, kind: str, timed: Timed) -> float:
+        """Tokens/s of what was timed, "prompt" or "decode", as it is predicted."""
+        known = self.solver.speed.calibration
+        if kind == "decode":
+            return (known.decode or 1.0) / self.solver.decode_seconds(settings, timed.mean_depth)
+        seconds = self.solver.prompt_seconds(settings, timed.n_tokens, timed.mean_depth)
+        return (known.prompt or 1.0) / max(1e-9, seconds)
+
     # ------------------------------------------------------------ what is remembered
 
     def _warned(self, plan: Plan) -> Plan:
@@ -282,9 +316,12 @@ class Tuning:
         on_gpu = profile.settings.n_gpu_layers > 0
         if not self._suits(profile.settings) or on_gpu != bool(self.machine.gpus):
             return solver
-        speed = solver.predict(profile.settings)
-        prompt = profile.prompt_tps / speed.prompt_tps if profile.prompt_tps else None
-        return solver.calibrated(Calibration(profile.decode_tps / speed.decode_tps, prompt))
+        settings, prompt = profile.settings, None
+        decode = profile.decode_tps * solver.decode_seconds(settings, profile.decode_depth)
+        if profile.prompt_tps:
+            n_ubatch, depth = settings.n_ubatch, profile.prompt_depth
+            prompt = profile.prompt_tps * solver.prompt_seconds(settings, n_ubatch, depth)
+        return solver.calibrated(Calibration(decode, prompt))
 
 
 def _facts(profiles: Profiles | None) -> MachineFacts:
@@ -319,7 +356,8 @@ def _machine(request: LaunchRequest, facts: MachineFacts) -> Machine:
             rpc_servers=request.rpc_servers,
         )
     threads = request.threads or facts.faster_threads.get(str(machine.physical_cores), 0)
-    return replace(machine, engine_version=engine, n_threads=threads)
+    machine = replace(machine, engine_version=engine, n_threads=threads)
+    return machine if request.stated else paced(machine, *known_paces(facts, engine))
 
 
 def _because(plan: Plan, why: str) -> Plan:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.gguf_files import Q4_0, Q4_1, tiny_llama
 from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
+from tuner.gguf.header import read_header
+from tuner.machine.machine import Pace
+from tuner.model.model import describe
 from tuner.planning.solver import Solver
-from tuner.planning.speed import TURN_ANSWER, TURN_PROMPT, Calibration, Offload, SpeedModel
+from tuner.planning.speed import (
+    TURN_ANSWER,
+    TURN_PROMPT,
+    Attention,
+    Calibration,
+    Offload,
+    SpeedModel,
+)
 from tuner.settings import Settings
 from tuner.units import GIB
 from tuner.wishes import Wishes
@@ -140,7 +154,7 @@ def test_depth_slows_both_and_a_copied_cache_more_so() -> None:
     each; a prompt too."""
     speed, offload = SpeedModel(giant(LLAMA_8B), machine(gpu(24))), Offload(33, 0, (33,))
     plain = [speed.decode_seconds(offload, d) for d in (0, 2048, 32_768)]
-    copied = [speed.decode_seconds(offload, d, (True,)) for d in (0, 2048, 32_768)]
+    copied = [speed.decode_seconds(offload, d, Attention((True,))) for d in (0, 2048, 32_768)]
     assert plain == sorted(plain)
     assert plain[0] == copied[0]
     assert copied[1] / plain[1] < 1.2
@@ -194,3 +208,92 @@ def test_the_engine_copies_weights_for_prompts_whether_that_is_quicker_or_not() 
     assert 1.8 < half / full <= 2.0
     lender = SpeedModel(model, machine(replace(bus, backend="RPC", kind="rpc")))
     assert lender.prompt_seconds(nothing, 512, 0) == on_cpu
+
+
+def on_host(**changed: Any) -> SpeedModel:
+    where = replace(machine(), physical_cores=8, **changed)
+    return SpeedModel(giant(LLAMA_8B), where)
+
+
+ON_HOST = Offload(0, 0, ())
+
+
+def test_fewer_threads_are_slower_and_more_of_them_meet_more_often() -> None:
+    """One thread per core is the fastest: with fewer a core idles, with more they wait for each
+    other."""
+    few, usual, many = (on_host(n_threads=n).decode_seconds(ON_HOST, 0) for n in (2, 8, 16))
+    assert usual < many < few
+    few, usual = (on_host(n_threads=n).prompt_seconds(ON_HOST, 512, 0) for n in (2, 8))
+    assert few == pytest.approx(4 * usual)
+    assert on_host(n_threads=8).decode_seconds(ON_HOST, 0) == on_host().decode_seconds(ON_HOST, 0)
+
+
+def test_a_device_is_as_fast_as_it_was_seen_to_be() -> None:
+    """What a machine has learned of its devices scales what each of them takes."""
+    model, card = giant(LLAMA_8B), gpu(24)
+    half = Offload(16, 0, (16,))
+    where = machine(card)
+    plain = SpeedModel(model, where)
+    for device in (0, 1):
+        devices = [*where.gpus, where.host]
+        devices[device] = replace(devices[device], pace=Pace(decode=0.5, prompt=0.25))
+        paced = SpeedModel(model, replace(where, gpus=tuple(devices[:1]), host=devices[1]))
+        each: list[tuple[Callable[[SpeedModel], float], float]] = [
+            (lambda s: s.decode_seconds(half, 0), 1.0),
+            (lambda s: s.prompt_seconds(half, 512, 2048), 3.0),
+        ]
+        for seconds, slower in each:
+            part = seconds(plain) - seconds(plain.without(device))
+            assert part >= 0
+            assert seconds(paced) == pytest.approx(seconds(plain) + slower * part, rel=1e-9)
+
+
+def test_parts_are_less_than_the_whole() -> None:
+    """What devices take, together, is less than all: launches, hand-overs and the host's attention
+    are nobody's."""
+    speed = SpeedModel(giant(LLAMA_8B), machine(gpu(24), gpu(8, 1)))
+    offload = Offload(30, 0, (20, 10))
+    whole = speed.decode_seconds(offload, 4096)
+    assert speed.without(None) is speed
+    parts = [whole - speed.without(i).decode_seconds(offload, 4096) for i in range(3)]
+    assert all(part > 0 for part in parts)
+    assert 0.5 * whole < sum(parts) < whole
+
+
+def test_the_output_costs_a_prompt_nothing(tmp_path: Path) -> None:
+    """Only the last token's logits are computed, however many tokens there are to choose from."""
+    few, many = (
+        describe(read_header(tiny_llama(tmp_path / f"{n}.gguf", n_vocab=n))) for n in (512, 1 << 16)
+    )
+    prompts = [SpeedModel(m, machine()).prompt_seconds(ON_HOST, 512, 0) for m in (few, many)]
+    assert prompts[0] == prompts[1]
+    decodes = [SpeedModel(m, machine()).decode_seconds(ON_HOST, 0) for m in (few, many)]
+    assert decodes[0] < decodes[1]
+
+
+def test_weights_without_a_matrix_kernel_slow_the_host_s_prompts(tmp_path: Path) -> None:
+    """Q4_1 on the CPU; on a GPU it is as any other."""
+    q4_0, q4_1 = (
+        describe(read_header(tiny_llama(tmp_path / f"{t}.gguf", ggml_type=t))) for t in (Q4_0, Q4_1)
+    )
+    for where, offload, ratio in (
+        (machine(), ON_HOST, 2.2),
+        (machine(gpu(8)), Offload(3, 0, (3,)), 1),
+    ):
+        a, b = (SpeedModel(m, where).prompt_seconds(offload, 512, 0) for m in (q4_0, q4_1))
+        assert b / a == pytest.approx(ratio)
+
+
+def test_a_quantized_cache_slows_the_host_s_prompts() -> None:
+    """Each of their tokens unpacks it anew; the more of it there is, the more that costs."""
+    solver = Solver(giant(LLAMA_8B), machine())
+
+    def slower(depth: int) -> float:
+        plain, packed = (
+            solver.prompt_seconds(Settings(8192, t, t), 512, depth) for t in ("f16", "q8_0")
+        )
+        return packed / plain
+
+    assert slower(0) == 1.0
+    assert 1.0 < slower(1024) < slower(8192)
+    assert solver.decode_seconds(Settings(8192), 8192) > solver.decode_seconds(Settings(8192), 0)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.gguf_files import tiny_llama
 from tests.support.giants import gpu, machine
 from tests.support.launches import ASK, launcher, loaded, run
 from tui.command.cli import main
-from tuner.engine.protocol import Sampling
+from tuner.engine.protocol import Sampling, Timed
 from tuner.launch import Running
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
@@ -217,3 +218,62 @@ def test_threads_are_not_tried_where_nobody_asks(
     ):  # fmt: skip
         load = Tuning.of(request).load_request(Settings(4096, n_gpu_layers=layers))
         assert load.other_threads == tried
+
+
+def test_what_one_model_teaches_is_counted_on_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that decodes at half of what is computed, and reads prompts at twice that: so the
+    first prediction of another model says, and --forget-machine undoes it."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine())
+    first, second = (tiny_llama(tmp_path / f"{n}.gguf", n_layer=n) for n in (2, 3))
+    running = loaded(first, tmp_path)
+    settings, solver = running.settings, running.tuning.solver
+    before = Tuning.of(LaunchRequest(second, threads=1)).plan().chosen.speed
+    decode, prompt = solver.decode_seconds(settings, 0), solver.prompt_seconds(settings, 1, 0)
+    running.learn_speed([Timed(0, 1, 2 * decode, 1.0)], [Timed(0, 1, prompt / 2, 1.0)])
+    taught = Tuning.of(LaunchRequest(second, threads=1))
+    assert taught.machine.host.pace.decode == pytest.approx(0.5)
+    assert taught.machine.host.pace.prompt == pytest.approx(2.0)
+    after = taught.plan().chosen.speed
+    assert after.decode_tps_at[0] == pytest.approx(before.decode_tps_at[0] / 2, rel=0.01)
+    assert after.prompt_tps > 1.5 * before.prompt_tps
+    assert main(["--forget-machine"]) == 0
+    assert Tuning.of(LaunchRequest(second, threads=1)).plan().chosen.speed == before
+
+
+@pytest.mark.parametrize("change", ["engine", "formula", "stated"])
+def test_paces_hold_for_the_engine_and_the_formula_that_they_are_of(
+    change: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And for this machine, not for one that is described."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine())
+    running = loaded(tiny_model, tmp_path)
+    seconds = running.tuning.solver.decode_seconds(running.settings, 0)
+    running.learn_speed([Timed(0, 1, 2 * seconds, 1.0)], [])
+    request = LaunchRequest(tiny_model, threads=1)
+    assert Tuning.of(request).machine.host.pace.decode == pytest.approx(0.5)
+    if change == "engine":
+        Profiles().learn(lambda facts: replace(facts, engine_version="0.0.1"))
+    elif change == "formula":
+        Profiles().learn(lambda facts: replace(facts, speed_formula=0))
+    else:
+        request = replace(request, cores=8)
+    assert Tuning.of(request).machine.host.pace.decode == 1.0
+
+
+def test_a_model_is_predicted_by_its_own_speed_at_any_depth(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured at one depth is predicted there, and less at a deeper one."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine())
+    running = loaded(tiny_model, tmp_path)
+    running.learn_speed([Timed(1000, 100, 2.0, 1.0)], [Timed(0, 512, 1.0, 1.0)])
+    again = Tuning.of(LaunchRequest(tiny_model, threads=1))
+    assert again.predicted_tps(running.settings, "decode", Timed(1000, 100, 1.0, 1.0)) == (
+        pytest.approx(50.0)
+    )
+    assert again.predicted_tps(running.settings, "decode", Timed(3000, 100, 1.0, 1.0)) < 50.0
+    assert again.predicted_tps(running.settings, "prompt", Timed(0, 512, 1.0, 1.0)) == (
+        pytest.approx(512.0, rel=0.01)
+    )

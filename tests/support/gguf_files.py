@@ -35,10 +35,10 @@ _FORMATS = {
 }  # fmt: skip
 
 # enum ggml_type -> (elements per block, bytes per block), the ones that tests use
-F32, F16, Q4_0, Q8_0, Q4_K, Q6_K, BF16 = 0, 1, 2, 8, 12, 14, 30
+F32, F16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K, BF16 = 0, 1, 2, 3, 8, 12, 14, 30
 _BLOCKS = {
-    F32: (1, 4), F16: (1, 2), Q4_0: (32, 18), Q8_0: (32, 34), Q4_K: (256, 144), Q6_K: (256, 210),
-    BF16: (1, 2),
+    F32: (1, 4), F16: (1, 2), Q4_0: (32, 18), Q4_1: (32, 20), Q8_0: (32, 34), Q4_K: (256, 144),
+    Q6_K: (256, 210), BF16: (1, 2),
 }  # fmt: skip
 
 

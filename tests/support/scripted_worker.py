@@ -20,7 +20,7 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
     die_by           the signal's name, default "SIGKILL"
     die_once         dies only while this file is not there, and makes it
     last_words       what it writes to its log before it dies
-    cpu_share        of one core, that its decoding took; 0: not known
+    cpu_share        of one core, that decoding and what is measured took; 0: not known
     changed          so many loads end in Failed("changed")
     warn             a warning in Loaded
     n_ctx            what Loaded reports; default: what the settings asked for
@@ -246,7 +246,7 @@ class _Script:
             return
 
         def timed(depth: int, n_tokens: int) -> Timed:
-            return Timed(depth, n_tokens, n_tokens / self.options.rate, cores=1.0)
+            return Timed(depth, n_tokens, n_tokens / self.options.rate, self.options.cpu_share)
 
         decodes = tuple(timed(depth, request.n_decode) for depth in request.depths)
         self.send(SpeedMeasured((timed(0, request.prompt),), decodes, 1))

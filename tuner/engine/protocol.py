@@ -210,7 +210,17 @@ class Timed:
     depth: int  # tokens in the cache before them
     n_tokens: int
     seconds: float  # wall time of all of them; where one by one, as many times the median
-    cores: float  # that the engine's threads had in that time, on average
+    cores: float  # that the engine's threads had in that time, on average; 0: not known
+
+    @property
+    def mean_depth(self) -> int:
+        """Tokens in the cache halfway."""
+        return self.depth + self.n_tokens // 2
+
+    @property
+    def tps(self) -> float:
+        """Tokens/s."""
+        return self.n_tokens / self.seconds
 
 
 @dataclass(frozen=True, slots=True)

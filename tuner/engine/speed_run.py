@@ -92,16 +92,14 @@ class SpeedRun:
     def _decode(self, n_tokens: int) -> Timed:
         """Token by token; the median speaks for all, since other programs disturb some."""
         until = time.monotonic() + _DECODE_SHARE * self._request.seconds
-        began, cpu, depth = time.perf_counter(), time.process_time(), self._at
-        each: list[float] = []
-        while len(each) < n_tokens and (len(each) < _LEAST_DECODED or time.monotonic() < until):
-            start = time.perf_counter()
+        depth, wall, cpu = self._at, list[float](), list[float]()
+        while len(wall) < n_tokens and (len(wall) < _LEAST_DECODED or time.monotonic() < until):
+            start, start_cpu = time.perf_counter(), time.process_time()
             self._compute(1)
-            each.append(time.perf_counter() - start)
-        wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-        usual = len(each) * median(each)
+            wall.append(time.perf_counter() - start)
+            cpu.append(time.process_time() - start_cpu)
         self._get_on()
-        return _timed(depth, len(each), usual, cpu * usual / wall)
+        return _timed(depth, len(wall), len(wall) * median(wall), len(wall) * median(cpu))
 
     def _compute(self, n_tokens: int) -> None:
         places = range(self._at, self._at + n_tokens)

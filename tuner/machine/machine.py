@@ -25,6 +25,14 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a device is beside what is computed of it, as loads on this machine have taught."""
+
+    decode: float = 1.0
+    prompt: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """A place where layers can live. Sizes in bytes, bandwidth in bytes/s, compute in FLOP/s."""
 
@@ -54,6 +62,7 @@ class Device:
     carved_out_free: int = 0
     source: str = "measured"  # "measured" | "stated" (--gpu, --vram) | "assumed"
     uuid: str = ""  # names this very card across runs, where it has such a name
+    pace: Pace = Pace()
 
     @property
     def budget(self) -> int:

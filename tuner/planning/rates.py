@@ -9,6 +9,7 @@ its row (`machine/backends.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from tuner.machine.backends import backend
 from tuner.machine.host import ASSUMED_FLOPS_PER_CORE
@@ -28,19 +29,35 @@ HOST_BYTES_PER_CORE = 16e9  # bytes/s of quantized weights that one core unpacks
 # Prompts: FLOP/s reached are REACHED * PEAK_UNIT * (peak / PEAK_UNIT) ** GROWTH, since the larger
 # the tensor cores are, the less of them is used.
 PEAK_UNIT = 1e14  # FLOP/s, dense f16
-REACHED = 0.39
+REACHED = 0.37
 GROWTH = 0.6
 FLOPS_PER_BANDWIDTH = 150.0  # peak FLOP/s per byte/s of a card that tells nothing of its own
+
+
+SECONDS_PER_LAYER_AND_THREAD = 5.9e-6  # threads meeting at the barriers of a layer
+# FLOP/s of one token's attention on a core, of whatever a cache is made: one vector at a time, of
+# 64 to 256 elements (`ggml_compute_forward_flash_attn_ext_f16_one_chunk`, ggml-cpu/ops.cpp).
+HOST_ATTENTION_PER_CORE = 15e9
+
+# Of these formulas. It goes up with each change by which what machines have learned beside them
+# (`Pace`) becomes wrong.
+SPEED_FORMULA = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
     """What one device reaches: bytes/s of decoding, FLOP/s of prompts, and the seconds that each
-    weight tensor costs beside its bytes."""
+    weight tensor and each layer costs beside its bytes. `attention`: FLOP/s of one token's
+    attention, where it takes longer than reading the cache."""
 
     bandwidth: float
     flops: float
     per_tensor: float = 0.0
+    per_layer: float = 0.0
+    attention: float = inf
+
+
+NO_TIME = Rate(inf, inf)
 
 
 def softmin(a: float, b: float) -> float:
@@ -58,12 +75,22 @@ def gpu_rate(gpu: Device) -> Rate:
         bandwidth = softmin(bandwidth, per_clock * gpu.n_sm * gpu.clock)
     peak = gpu.flops or gpu.bandwidth * FLOPS_PER_BANDWIDTH
     flops = row.prompt_share * REACHED * PEAK_UNIT * (peak / PEAK_UNIT) ** GROWTH
-    return Rate(bandwidth, flops, row.seconds_per_tensor)
+    pace = gpu.pace
+    per_tensor = row.seconds_per_tensor / pace.decode
+    return Rate(bandwidth * pace.decode, flops * pace.prompt, per_tensor)
 
 
 def host_rate(machine: Machine) -> Rate:
-    """The rate of the host with all its cores."""
-    host, cores = machine.host, max(1, machine.physical_cores)
+    """The rate of the host with the threads that compute."""
+    host, pace = machine.host, machine.host.pace
+    there = max(1, machine.physical_cores)
+    cores = min(machine.threads, there)
     share = HOST_COPIED_SHARE if host.bandwidth_source == "measured" else HOST_BANDWIDTH_SHARE
     bandwidth = softmin(host.bandwidth * share, cores * HOST_BYTES_PER_CORE)
-    return Rate(bandwidth, host.flops or cores * ASSUMED_FLOPS_PER_CORE)
+    flops = host.flops * cores / there or cores * ASSUMED_FLOPS_PER_CORE
+    return Rate(
+        bandwidth * pace.decode,
+        flops * pace.prompt,
+        per_layer=SECONDS_PER_LAYER_AND_THREAD * machine.threads / pace.decode,
+        attention=cores * HOST_ATTENTION_PER_CORE * pace.decode,
+    )

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import inf, log
 
+from tuner.machine.backends import backend
 from tuner.machine.machine import Machine
 from tuner.memory.cache_losses import CacheLosses
 from tuner.memory.cache_types import CACHE_TYPES, CHOSEN_TYPES
@@ -27,7 +28,7 @@ from tuner.planning.objective import FULL_UBATCH, LEAST_CONTEXT, Objective
 from tuner.planning.plan import Candidate, Speed
 from tuner.planning.quality import CacheQuality
 from tuner.planning.search import CacheChoice, Patience, Search
-from tuner.planning.speed import Calibration, Offload, SpeedModel
+from tuner.planning.speed import AS_IT_IS, Attention, Calibration, Offload, SpeedModel
 from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.units import padded
 from tuner.wishes import Wishes
@@ -73,7 +74,7 @@ class Solver:
         self.n_items = model.n_items
         self._answers: dict[tuple[Wishes, Budgets], Candidate | None] = {}
         self._ranked: dict[Budgets, tuple[list[int], dict[tuple[int, int, int, int], float]]] = {}
-        self._copied: dict[tuple[str, str, str], tuple[bool, ...]] = {}
+        self._attentions: dict[tuple[str, str, str], Attention] = {}
         self._ends_at: float = inf  # the work after which searches end, whatever they have
 
     def hurried(self, work: int | None = None) -> Solver:
@@ -175,7 +176,7 @@ class Solver:
         """Log of the effective turns per second of any settings (`objective.py`)."""
         whole = self.whole(settings.n_gpu_layers, settings.n_cpu_moe)
         turn = self.speed.turn_seconds(
-            self.offload(settings), settings.n_ubatch, objective.depth, self._copies(settings)
+            self.offload(settings), settings.n_ubatch, objective.depth, self._attention(settings)
         )
         return (
             -log(turn)
@@ -190,7 +191,21 @@ class Solver:
 
     def predict(self, settings: Settings) -> Speed:
         """Tokens/s of any settings."""
-        return self.speed.predict(settings, self.offload(settings), self._copies(settings))
+        return self.speed.predict(settings, self.offload(settings), self._attention(settings))
+
+    def decode_seconds(self, settings: Settings, depth: int, without: int | None = None) -> float:
+        """Seconds per token at a depth, uncalibrated; `without`: as of `SpeedModel`."""
+        speed = self.speed.without(without)
+        return speed.decode_seconds(self.offload(settings), depth, self._attention(settings))
+
+    def prompt_seconds(
+        self, settings: Settings, n_tokens: int, depth: int, without: int | None = None
+    ) -> float:
+        """Seconds per token of a prompt of `n_tokens` around a depth, likewise."""
+        n_ubatch = min(settings.n_ubatch, n_tokens)
+        speed = self.speed.without(without)
+        attention = self._attention(settings)
+        return speed.prompt_seconds(self.offload(settings), n_ubatch, depth, attention)
 
     def exactly(self, candidate: Candidate) -> Candidate:
         """The candidate with the exact footprint."""
@@ -353,12 +368,15 @@ class Solver:
         """The whole model is on the GPUs, if there are any."""
         return not self.machine.gpus or (n_gpu_layers >= self.n_items and n_cpu_moe == 0)
 
-    def _copies(self, settings: Settings) -> tuple[bool, ...]:
-        """The GPUs that copy the cache for every token."""
+    def _attention(self, settings: Settings) -> Attention:
+        """How the devices meet the cache."""
         s = settings
         key = (s.type_k, s.type_v, s.flash_attn)
-        if key not in self._copied:
-            fused = s.flash_attn != "off" and not self.model.hparams.row.unfused
-            found = constraints.converts_cache(self.model, s.type_k, s.type_v, self.machine)
-            self._copied[key] = found if fused and any(found) else ()
-        return self._copied[key]
+        if key not in self._attentions:
+            found = AS_IT_IS
+            if s.flash_attn != "off" and not self.model.hparams.row.unfused:
+                copied = constraints.converts_cache(self.model, s.type_k, s.type_v, self.machine)
+                unpacked = backend(self.machine.host.backend).slow_prompts(s.type_k, s.type_v)
+                found = Attention(copied if any(copied) else (), unpacked)
+            self._attentions[key] = found
+        return self._attentions[key]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import prod
 
@@ -25,7 +25,7 @@ from tuner.machine.machine import ASSUMED_PCIE, Machine
 from tuner.memory.kv_cache import CacheSizes
 from tuner.model.model import Model
 from tuner.planning.plan import Reads, Speed
-from tuner.planning.rates import gpu_rate, host_rate
+from tuner.planning.rates import NO_TIME, gpu_rate, host_rate
 from tuner.settings import Settings
 
 QUOTED_DEPTH = 2_048  # tokens in the cache for which one speed is quoted
@@ -36,10 +36,10 @@ TURN_ANSWER = 400  # tokens that are written
 
 SECONDS_PER_TOKEN_GPU = 3e-4  # launching one graph
 SECONDS_PER_HOP = 3e-5  # handing the hidden state from one device to another
-SECONDS_PER_LAYER_AND_THREAD = 5.9e-6  # threads meeting at the barriers of a layer
-BARRIERS_OF_EXPERTS = 0.5  # of these where a layer has only its experts in RAM
+BARRIERS_OF_EXPERTS = 0.5  # of a layer's, where it has only its experts in RAM
 
 F16_SPEEDUP = 1.24  # of prompts over weights that need no unpacking
+ROW_BY_ROW_COST = 2.2  # on the host, of prompts over weights without a matrix kernel
 ATTENTION_COST = 1.2  # FLOP of attention in those of a matrix product
 # Of the experts in RAM only those that a batch uses are copied to the GPU: about all of them from
 # this many tokens on, and fewer the smaller it is.
@@ -66,6 +66,17 @@ class Offload:
     n_gpu_layers: int
     n_cpu_moe: int
     counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """How attention meets a pair of cache types; f16 is read as it is."""
+
+    copied: tuple[bool, ...] = ()  # by which GPUs, to f16 for every token; empty: by none
+    unpacked: bool = False  # by the host, anew for every token of a prompt, as in decoding
+
+
+AS_IT_IS = Attention()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +108,6 @@ class SpeedModel:
         self._hparams = model.hparams
         self._cache = cache or CacheSizes(model.hparams)
         self._ids = [device.id for device in machine.devices]
-        self._n_threads = max(1, machine.physical_cores)
         self._gpus = [gpu_rate(gpu) for gpu in machine.gpus]
         self._host = host_rate(machine)
         self._pcie = min((g.pcie_bandwidth or ASSUMED_PCIE for g in machine.gpus), default=0.0)
@@ -117,8 +127,12 @@ class SpeedModel:
         self._experts = [used * x for x in self._expert_stored]
         self._tensors = _prefix(len(ts) for ts in others)
         self._expert_tensors = _prefix(len(ts) for ts in experts)
-        self._flops = _prefix(_flops(ts) for ts in others)
+        # Of a prompt only the last token's logits are computed: the output costs nothing there.
+        dense = [*others[:-1], ()]
+        self._flops = _prefix(_flops(ts) for ts in dense)
+        self._host_flops = _prefix(_host_flops(ts) for ts in dense)
         self._expert_flops = [used * x for x in _prefix(_flops(ts) for ts in experts)]
+        self._host_expert_flops = [used * x for x in _prefix(_host_flops(ts) for ts in experts)]
         self._depths: dict[int, _Depth] = {}
         self._attentions: dict[int, list[float]] = {}
 
@@ -132,11 +146,27 @@ class SpeedModel:
         """Items that GPUs compute: without one, none, however many are asked for."""
         return min(n_gpu_layers, self.n_items) if self._gpus else 0
 
+    def without(self, place: int | None) -> SpeedModel:
+        """The same where one device takes no time (its place in `Machine.devices`), but for the
+        attention of the host, which goes by other rules than its weights. None: as it is."""
+        if place is None:
+            return self
+        other = copy.copy(self)
+        if place == len(self._gpus):
+            other._host = replace(NO_TIME, attention=self._host.attention)
+            return other
+        other._gpus = [NO_TIME if g == place else rate for g, rate in enumerate(self._gpus)]
+        if self._borrower is self._gpus[place]:
+            other._borrower = NO_TIME
+        return other
+
     # ------------------------------------------------------------ one token, one turn
 
-    def decode_seconds(self, offload: Offload, depth: int, copies: Sequence[bool] = ()) -> float:
-        """Seconds per token at this depth, uncalibrated. `copies`: the GPUs whose attention copies
-        the cache to f16 for every token (`constraints.converts_cache`); empty: none."""
+    def decode_seconds(
+        self, offload: Offload, depth: int, attention: Attention = AS_IT_IS
+    ) -> float:
+        """Seconds per token at this depth, uncalibrated."""
+        copied = attention.copied
         on_gpu = self._on_gpus(offload.n_gpu_layers)
         start = first = self.n_items - on_gpu
         cache = self._at(depth).cache
@@ -144,7 +174,8 @@ class SpeedModel:
         host_bytes = stored[first] + experts[first] + cache[first]
         moe = max(first, min(offload.n_cpu_moe, self.n_items))
         barriers = first + BARRIERS_OF_EXPERTS * (moe - first)
-        seconds = barriers * SECONDS_PER_LAYER_AND_THREAD * self._n_threads
+        seconds = barriers * self._host.per_layer
+        seconds += self._attention(depth)[first] / self._host.attention
         hops = (1 if first and on_gpu else 0) + 2 * (moe - first)
         for g, (rate, count) in enumerate(zip(self._gpus, offload.counts, strict=False)):
             end = min(start + count, self.n_items)
@@ -153,7 +184,7 @@ class SpeedModel:
             hops += 1
             experts_from = min(max(start, moe), end)
             read = stored[end] - stored[start] + experts[end] - experts[experts_from]
-            read += (COPIED if copies and copies[g] else 1.0) * (cache[end] - cache[start])
+            read += (COPIED if copied and copied[g] else 1.0) * (cache[end] - cache[start])
             host_bytes += experts[experts_from] - experts[start]
             launches = self._tensors[end] - self._tensors[start]
             launches += self._expert_tensors[end] - self._expert_tensors[experts_from]
@@ -163,19 +194,22 @@ class SpeedModel:
             seconds += SECONDS_PER_TOKEN_GPU
         return seconds + host_bytes / self._host.bandwidth + hops * SECONDS_PER_HOP
 
-    def prompt_seconds(self, offload: Offload, n_ubatch: int, depth: int) -> float:
+    def prompt_seconds(
+        self, offload: Offload, n_ubatch: int, depth: int, attention: Attention = AS_IT_IS
+    ) -> float:
         """Seconds per token of a prompt that fills batches of `n_ubatch` tokens, at this depth,
         uncalibrated."""
         on_gpu = self._on_gpus(offload.n_gpu_layers)
         start = first = self.n_items - on_gpu
         moe = max(first, min(offload.n_cpu_moe, self.n_items))
-        attention = self._attention(depth)
-        seconds = attention[first] / self._host.flops
+        attended = self._attention(depth)
+        host = self._host.attention if attention.unpacked else self._host.flops
+        seconds = attended[first] / host
         for rate, count in zip(self._gpus, offload.counts, strict=False):
             end = min(start + count, self.n_items)
             if end > start:
                 experts_from = min(max(start, moe), end)
-                work = self._flops[end] - self._flops[start] + attention[end] - attention[start]
+                work = self._flops[end] - self._flops[start] + attended[end] - attended[start]
                 work += self._expert_flops[end] - self._expert_flops[experts_from]
                 seconds += work / rate.flops
                 start = end
@@ -184,19 +218,19 @@ class SpeedModel:
     def _host_prompt_seconds(self, first: int, moe: int, n_ubatch: int) -> float:
         """What the weights in RAM cost: the engine copies them to a GPU for every batch, where one
         borrows them, whether that is quicker or not (`offload_op`, 32 tokens or more)."""
-        flops = self._flops[first] + self._expert_flops[moe]
         if self._borrower is None:
-            return flops / self._host.flops
+            return (self._host_flops[first] + self._host_expert_flops[moe]) / self._host.flops
+        flops = self._flops[first] + self._expert_flops[moe]
         some = min(1.0, float((n_ubatch / ALL_EXPERTS_UBATCH) ** EXPERTS_GROWTH))
         copied = self._stored[first] + some * self._expert_stored[moe]
         return copied / (self._pcie * n_ubatch) + flops / self._borrower.flops
 
     def turn_seconds(
-        self, offload: Offload, n_ubatch: int, depth: int, copies: Sequence[bool] = ()
+        self, offload: Offload, n_ubatch: int, depth: int, attention: Attention = AS_IT_IS
     ) -> float:
         """Seconds of one turn of a chat, uncalibrated."""
-        decode = self.decode_seconds(offload, depth, copies)
-        return TURN_PROMPT * self.prompt_seconds(offload, n_ubatch, depth) + TURN_ANSWER * decode
+        prompt = self.prompt_seconds(offload, n_ubatch, depth, attention)
+        return TURN_PROMPT * prompt + TURN_ANSWER * self.decode_seconds(offload, depth, attention)
 
     # ------------------------------------------------------------ bounds
 
@@ -268,18 +302,20 @@ class SpeedModel:
 
     # ------------------------------------------------------------ what is shown
 
-    def predict(self, settings: Settings, offload: Offload, copies: Sequence[bool] = ()) -> Speed:
+    def predict(
+        self, settings: Settings, offload: Offload, attention: Attention = AS_IT_IS
+    ) -> Speed:
         """Calibrated speed of a whole decision."""
         known = self.calibration
         decoded, prompted = known.decode or 1.0, known.prompt or 1.0
 
         def decode(depth: int) -> float:
-            return decoded / self.decode_seconds(offload, depth, copies)
+            return decoded / self.decode_seconds(offload, depth, attention)
 
         n_ctx = settings.n_ctx
         depth = turn_depth(n_ctx)
-        # A model without a matrix would take no time.
-        prompt = prompted / max(1e-9, self.prompt_seconds(offload, settings.n_ubatch, depth))
+        seconds = self.prompt_seconds(offload, settings.n_ubatch, depth, attention)
+        prompt = prompted / max(1e-9, seconds)  # a model without a matrix would take no time
         return Speed(
             decode(min(QUOTED_DEPTH, n_ctx)),
             prompt,
@@ -360,6 +396,9 @@ def _bytes(tensors: Iterable[TensorInfo]) -> int:
 
 
 _UNPACKED = frozenset(GGML_NUMBERS[name] for name in ("f16", "bf16"))
+# Types for which the host has neither a matrix kernel (`llamafile_sgemm`, ggml-cpu/llamafile) nor a
+# repacked form (ggml-cpu/repack.cpp): each row is multiplied with each token by itself.
+_ROW_BY_ROW = frozenset(GGML_NUMBERS[name] for name in ("q4_1", "q5_1"))
 
 
 def _flops(tensors: Iterable[TensorInfo]) -> float:
@@ -367,6 +406,15 @@ def _flops(tensors: Iterable[TensorInfo]) -> float:
     unpacking, as many of the others' as take the same time."""
     return sum(
         2.0 * prod(t.shape) / (F16_SPEEDUP if t.ggml_type in _UNPACKED else 1.0)
+        for t in tensors
+        if len(t.shape) > 1
+    )
+
+
+def _host_flops(tensors: Iterable[TensorInfo]) -> float:
+    """The same on the host."""
+    return sum(
+        2.0 * prod(t.shape) * (ROW_BY_ROW_COST if t.ggml_type in _ROW_BY_ROW else 1.0)
         for t in tensors
         if len(t.shape) > 1
     )

@@ -24,6 +24,8 @@ class Actual:
     expected: Footprint  # the prediction, in the engine's way of counting
     decode_tps: float | None = None
     prompt_tps: float | None = None
+    decode_depth: int = 0  # tokens in the cache, halfway, where these were measured
+    prompt_depth: int = 0
     vram_growth: tuple[int | None, ...] = ()  # NVML after minus before, per GPU, bytes
 
 

@@ -14,7 +14,9 @@ from tuner.memory.cache_losses import CacheLosses
 from tuner.memory.footprint import Buffer
 from tuner.model.model import Model
 from tuner.planning import Plan
+from tuner.planning.rates import SPEED_FORMULA
 from tuner.profiles.actual import Actual, actual_of, differences
+from tuner.profiles.paces import DeviceSaid, Sayings, all_heard
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
 from tuner.safe_text import one_line
 from tuner.sampling import SamplingChoice, remembered
@@ -103,7 +105,14 @@ class Lessons:
     def remember_speed(self, plan: Plan, actual: Actual) -> None:
         """Keeps measured tokens/s in the profile of this load."""
         if self.profile and self.profile.settings == plan.chosen.settings:
-            self._change(decode_tps=actual.decode_tps, prompt_tps=actual.prompt_tps)
+            names = ("decode_tps", "prompt_tps", "decode_depth", "prompt_depth")
+            self._change(**{name: getattr(actual, name) for name in names})
+
+    def remember_paces(self, decode: Sequence[DeviceSaid], prompt: Sequence[DeviceSaid]) -> None:
+        """Keeps what was seen of the machine's devices for all its models."""
+        if self._profiles and (decode or prompt):
+            engine = self.machine.engine_version
+            self._profiles.learn(lambda facts: _with_paces(facts, engine, decode, prompt))
 
     def remember_threads(self, physical_cores: int, n_threads: int) -> None:
         """Keeps which number of threads was the faster on so many cores."""
@@ -206,6 +215,30 @@ def without_repacking_text(facts: MachineFacts) -> str:
     )
 
 
+def known_paces(facts: MachineFacts, engine_version: str | None) -> tuple[Sayings, Sayings]:
+    """What is known of the devices' paces at decoding and at prompts: by this very engine, and
+    beside the formula that they are to scale."""
+    same = same_engine(facts.engine_version, engine_version)
+    if not same or facts.speed_formula != SPEED_FORMULA:
+        return {}, {}
+    return facts.decode_paces, facts.prompt_paces
+
+
+def _with_paces(
+    facts: MachineFacts,
+    engine_version: str | None,
+    decode: Sequence[DeviceSaid],
+    prompt: Sequence[DeviceSaid],
+) -> MachineFacts:
+    known_decode, known_prompt = known_paces(facts, engine_version)
+    return replace(
+        _learned(facts, engine_version, {}, ""),
+        decode_paces=all_heard(known_decode, decode),
+        prompt_paces=all_heard(known_prompt, prompt),
+        speed_formula=SPEED_FORMULA,
+    )
+
+
 def _overheads(machine: Machine, actual: Actual) -> dict[str, int]:
     """What each GPU gave beyond the engine's buffers: the driver's own, by `device_key`."""
     found = {}
@@ -221,8 +254,11 @@ def _learned(
     facts: MachineFacts, engine_version: str | None, overheads: Mapping[str, int], fault: str
 ) -> MachineFacts:
     works = runs_extra_bufts(facts, engine_version)
+    same = same_engine(facts.engine_version, engine_version)
     return replace(
         facts,
+        decode_paces=facts.decode_paces if same else {},
+        prompt_paces=facts.prompt_paces if same else {},
         gpu_overhead={**known_overheads(facts, engine_version), **overheads},
         engine_version=engine_version or "",
         use_extra_bufts=works and not fault,

@@ -29,8 +29,9 @@ from tuner.memory.cache_losses import CacheLosses
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer, DeviceUse
 from tuner.private_files import kvchat_folder, private_folder, read_bounded, why
+from tuner.profiles.paces import Said
 from tuner.sampling import acceptable
-from tuner.settings import Settings
+from tuner.settings import MAX_CONTEXT, Settings
 from tuner.wishes import THINK_LEVELS
 
 SCHEMA = 1
@@ -46,6 +47,7 @@ _TYPES_EXIST = Bound(
 _SAMPLING = Bound(acceptable, "values of the sampling")
 _GROWN = Annotated[int, within(-(1 << 62), 1 << 62)]  # bytes: NVML's after the load minus before
 _OVERHEAD = Annotated[int, within(0, 1 << 36)]  # bytes of a driver beside a load's buffers
+_DEPTH = Annotated[int, within(0, MAX_CONTEXT)]
 _THREADS = Annotated[int, within(1, 4096)]
 _BANDWIDTH = Annotated[float, within(1e8, 1e14)]  # bytes/s
 
@@ -68,6 +70,8 @@ class Profile:
     off_by: Mapping[str, float] = field(default_factory=dict)  # predicted / actual - 1, over 2 %
     decode_tps: Speed | None = None
     prompt_tps: Speed | None = None
+    decode_depth: _DEPTH = 0  # tokens in the cache where these were measured
+    prompt_depth: _DEPTH = 0
     engine_version: str = ""  # of llama-cpp-python, as it made the load
     saved_at: str = ""  # ISO 8601, UTC; `save` fills it in
     machine: str = ""  # `save` fills it in
@@ -90,6 +94,10 @@ class MachineFacts:
     use_extra_bufts: bool = True  # False once that engine died of repacked CPU weights (AMX),
     extra_bufts_died_by: str = ""  # by this signal
     host_bandwidth: _BANDWIDTH | None = None  # bytes/s
+    # What models said of each device's pace, by `device_key`, under a formula of this number.
+    decode_paces: Mapping[str, tuple[Said, ...]] = field(default_factory=dict)
+    prompt_paces: Mapping[str, tuple[Said, ...]] = field(default_factory=dict)
+    speed_formula: int = 0
     # The number of threads that was the faster of two, by that of physical cores.
     faster_threads: Mapping[str, _THREADS] = field(default_factory=dict)
     saved_at: str = ""

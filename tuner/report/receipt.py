@@ -32,7 +32,7 @@ class Pace:
     @property
     def measured(self) -> float:
         """Tokens/s."""
-        return self.timed.n_tokens / self.timed.seconds
+        return self.timed.tps
 
 
 @dataclass(frozen=True, slots=True)
