@@ -12,7 +12,7 @@ from pathlib import Path
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Load, Loaded, Timed
 from tuner.engine_version import ENGINE_VERSION, installed_engine_version
-from tuner.errors import FileError, KvchatError
+from tuner.errors import FileError, KvchatError, NoFitError
 from tuner.machine import measure
 from tuner.machine.machine import Machine
 from tuner.machine.stated import stated
@@ -83,11 +83,8 @@ class Tuning:
         facts = facts or MachineFacts()
         use_extra_bufts = runs_extra_bufts(facts, machine.engine_version)
         self._without_repacking = "" if use_extra_bufts else without_repacking_text(facts)
-        self.flags = replace(request.wishes, use_extra_bufts=use_extra_bufts).for_model(model)
-        self.wishes = self.flags
-        if request.settings is not None:
-            exactly = replace(request.settings, use_extra_bufts=use_extra_bufts)
-            self.wishes = Wishes.of_settings(exactly)
+        wishes = replace(request.wishes, use_extra_bufts=use_extra_bufts)
+        self.wishes = wishes.for_model(model)
         self.lessons = Lessons(
             profiles,
             model,
@@ -158,7 +155,7 @@ class Tuning:
 
     def explorer(self, start: Settings) -> Explorer:
         """For trying out settings, beginning with these."""
-        return Explorer(self._new_solver(), self._new_solver(), self.flags, start)
+        return Explorer(self._new_solver(), self._new_solver(), self.wishes, start)
 
     def _settle_on(self, machine: Machine) -> None:
         """From now on all is said of this machine, which may have a GPU less: one that a plan does
@@ -248,14 +245,13 @@ class Tuning:
         or why not."""
         profile, explored = self.lessons.profile, self.lessons.explored
         if self.request.settings is not None:
-            return _because(fresh, EXPLORED) if self.request.settings == explored else fresh
-        if explored is not None and not self.flags.stated:
+            plan = self._exactly(fresh, self.request.settings)
+            return _because(plan, EXPLORED) if self.request.settings == explored else plan
+        if explored is not None and not self.wishes.stated:
             again = self._again(explored, "What was chosen in the fit explorer")
             if isinstance(again, str):
                 return _because(fresh, again)
-            given = replace(fresh, wishes=Wishes.of_settings(again.settings))
-            plan = replace(with_choice(given, again, self.solver), wishes=fresh.wishes)
-            return _because(plan, EXPLORED)
+            return _because(self._given(fresh, again), EXPLORED)
         if profile is None or profile.settings is None or profile.settings == explored:
             return fresh
         if not fresh.chosen.fits:
@@ -278,6 +274,22 @@ class Tuning:
             return _because(fresh, why)
         why = f"These settings worked on {day} and still fit: they are kept as saved."
         return _because(with_choice(fresh, saved, self.solver), why)
+
+    def _exactly(self, fresh: Plan, settings: Settings) -> Plan:
+        """The plan with these settings, whether they fit or not, and nothing to fall back on.
+        Raises NoFitError where they are for other GPUs."""
+        if not self._suits(settings):
+            raise NoFitError("What was chosen is for other GPUs than there are now.")
+        settings = replace(settings, use_extra_bufts=self.wishes.use_extra_bufts)
+        weighed = self.solver.weigh(settings, self.solver.objective(self.wishes))
+        plan = self._given(fresh, self.solver.exactly(weighed))
+        plan = plan.offering(alternatives=(), fallbacks=(), one_more_gib=None)
+        return replace(plan, wishes=Wishes.of_settings(settings))
+
+    def _given(self, fresh: Plan, chosen: Candidate) -> Plan:
+        """The plan with what the user chose, of which nothing is to be explained."""
+        given = replace(fresh, wishes=Wishes.of_settings(chosen.settings))
+        return replace(with_choice(given, chosen, self.solver), wishes=fresh.wishes)
 
     def _again(self, settings: Settings, what: str) -> Candidate | str:
         """Settings of an earlier launch as they are now, if they can be had; else why not, in a

@@ -76,7 +76,8 @@ class Explorer:
         """These settings as they are tried: their values are among those that dials step through,
         and their split is the one that follows."""
         bare = self._bare(settings)
-        if settings.tensor_split and self.wishes.tensor_split is None:
+        ours = len(settings.tensor_split) == len(self.machine.gpus)  # not of fewer GPUs
+        if settings.tensor_split and ours and self.wishes.tensor_split is None:
             self._splits.setdefault(bare, settings.tensor_split)
         if bare not in self._known:
             self._known.append(bare)
@@ -135,7 +136,8 @@ class Explorer:
 
     def survey(self) -> Plan:
         """What kvchat itself would choose, and its alternatives. Tenths of a second."""
-        return make_plan(self.model, self.machine, self.wishes, solver=self._surveyor)
+        plan = make_plan(self.model, self.machine, self.wishes, solver=self._surveyor)
+        return plan.offering(alternatives=plan.alternatives)  # so that nobody waits for them later
 
     def frontier(self) -> Iterator[Candidate]:
         """The best plan for each context that people name and a search may give, the shortest
