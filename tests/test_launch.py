@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -22,6 +23,8 @@ from tuner.launch import Launcher, Ready, Retry, Stage
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
 from tuner.model.model import describe
+from tuner.planning import Plan
+from tuner.planning.advice import Advice
 from tuner.profiles.profiles import Profiles
 from tuner.units import MIB
 from tuner.wishes import LaunchRequest, Wishes
@@ -39,6 +42,28 @@ def test_a_launch_tells_its_stages_and_ends_ready(
     answer = list(running.generate(ASK, Sampling()))
     assert "".join(e.text for e in answer if isinstance(e, Text)) == "Hi there"
     assert isinstance(answer[-1], Done)
+    running.close()
+
+
+def test_two_reports_are_made_one_after_the_other(
+    tiny_model: Path, tmp_path: Path, pretend: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report that is asked for while another is made waits: both go by the same solver."""
+    _, running = run(launcher(tiny_model, tmp_path).start())
+    second = Thread(target=running.report_text, args=(80,))
+    advised: list[Plan] = []
+
+    def advise(plan: Plan) -> Advice:
+        advised.append(plan)
+        if len(advised) == 1:
+            second.start()
+            second.join(0.1)
+        return Advice()
+
+    monkeypatch.setattr(running.tuning, "advise", advise)
+    running.report_text(60)
+    second.join()
+    assert len(advised) == 1
     running.close()
 
 

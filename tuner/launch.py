@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 
 from tuner.engine.client import EngineClient
 from tuner.engine.planned_file import stamps
@@ -236,6 +237,8 @@ class Running:
         self._settings = replace(plan.chosen.settings, n_ctx=loaded.n_ctx)
         self._format = loaded.chat_template  # of the last prompt
         self._advice: Advice | None = None  # once it was asked for
+        # A screen that is resized asks again before it has its answer, and there is one solver.
+        self._reporting = Lock()
 
     @property
     def model(self) -> Model:
@@ -269,9 +272,10 @@ class Running:
 
     def report_text(self, width: int) -> str:
         """The fit report of this load, predicted against actual."""
-        if self._advice is None:
-            self._advice = self._tuning.advise(self.plan)
-        return report_text(self.plan, width=width, actual=self.actual, advice=self._advice)
+        with self._reporting:
+            if self._advice is None:
+                self._advice = self._tuning.advise(self.plan)
+            return report_text(self.plan, width=width, actual=self.actual, advice=self._advice)
 
     @property
     def think(self) -> str:

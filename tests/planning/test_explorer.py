@@ -109,6 +109,16 @@ def test_it_begins_with_the_plan_whose_split_it_keeps(case: tuple[str, str]) -> 
         assert of.weighed(of.know(other.settings)).settings == other.settings
 
 
+def test_who_is_shown_the_survey_computes_nothing() -> None:
+    """Its alternatives are there: the thread that draws waits for none, and disturbs no search."""
+    surveyor = Solver(giant(LLAMA_8B), MACHINES["card"])
+    of = Explorer(Solver(surveyor.model, surveyor.machine), surveyor, Wishes(), Settings(4096))
+    plan = of.survey()
+    done = surveyor.work.steps
+    assert plan.alternatives
+    assert surveyor.work.steps == done
+
+
 def test_each_dial_has_the_values_that_make_sense() -> None:
     """Contexts as people name them, and the plan's own between them; what there is nothing of has
     no dial."""
