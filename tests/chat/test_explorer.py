@@ -31,7 +31,7 @@ from tuner.errors import EngineError, FileError
 from tuner.machine.machine import Machine
 from tuner.planning import Explorer, Solver
 from tuner.settings import Settings
-from tuner.units import tps_text
+from tuner.units import seconds_text, tps_text
 from tuner.wishes import Wishes
 
 SIZE = (80, 24)
@@ -88,7 +88,7 @@ async def test_each_step_shows_what_the_solver_says(store: Conversations) -> Non
         speed = told.speed
         for depth, words in ((0, "~{} tok/s at first"), (8192, "{} at 8k"), (32_768, "{} at 32k")):
             assert words.format(tps_text(speed.decode_tps_at[depth])) in shown(pilot)
-        assert f"a turn  ~{speed.turn_seconds:,.1f} s (1,500 read, 400 written)" in shown(pilot)
+        assert f"a turn  ~{seconds_text(speed.turn_seconds)} (1,500 read, 400 written)" in shown(pilot)
         assert f"reads    ~{tps_text(speed.prompt_tps)} tok/s" in shown(pilot)
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is chat)

@@ -17,7 +17,7 @@ from tuner.planning.speed import TURN_ANSWER, TURN_PROMPT
 from tuner.report import bars
 from tuner.safe_text import one_line
 from tuner.settings import Settings
-from tuner.units import GIB, size_text, tps_text
+from tuner.units import GIB, seconds_text, size_text, tps_text
 
 Piece = str | tuple[str, str]  # a text, and its style
 Row = tuple[Piece, ...]
@@ -205,7 +205,7 @@ def figures(candidate: Candidate) -> Compose:
                 ("reads    ", "$text-muted"),
                 f"{reads}{tps_text(speed.prompt_tps)} tok/s",
                 ("    a turn  ", "$text-muted"),
-                f"{about}{speed.turn_seconds:,.1f} s",
+                f"{about}{seconds_text(speed.turn_seconds)}",
                 (f" ({turn})", "$text-muted"),
             ),
         ]
