@@ -88,7 +88,8 @@ async def test_each_step_shows_what_the_solver_says(store: Conversations) -> Non
         speed = told.speed
         for depth, words in ((0, "~{} tok/s at first"), (8192, "{} at 8k"), (32_768, "{} at 32k")):
             assert words.format(tps_text(speed.decode_tps_at[depth])) in shown(pilot)
-        assert f"a turn  ~{seconds_text(speed.turn_seconds)} (1,500 read, 400 written)" in shown(pilot)
+        turn = f"a turn  ~{seconds_text(speed.turn_seconds)} (1,500 read, 400 written)"
+        assert turn in shown(pilot)
         assert f"reads    ~{tps_text(speed.prompt_tps)} tok/s" in shown(pilot)
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is chat)
