@@ -180,20 +180,24 @@ def test_predictions_name_the_depths_up_to_the_context() -> None:
     depth=st.sampled_from([0, 2048, 32_768]),
     share=st.floats(0, 1),
     bandwidths=st.tuples(st.floats(1e11, 1e12), st.floats(1e11, 1e12)),
+    pace=st.builds(Pace, st.sampled_from([0.05, 1.0, 20.0]), st.sampled_from([0.05, 1.0, 20.0])),
+    unpacked=st.booleans(),
 )
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 def test_no_split_has_a_shorter_turn_than_the_bound(
     n_gpu_layers: int, n_cpu_moe: int, n_ubatch: int, depth: int, share: float,
-    bandwidths: tuple[float, float],
+    bandwidths: tuple[float, float], pace: Pace, unpacked: bool,
 ) -> None:  # fmt: skip
-    """What the search takes for the least of a placement is no more than any split's."""
+    """What the search takes for the least of a placement is no more than any split's, whatever
+    the host was seen to do."""
     model = giant(QWEN_30B_A3B)
-    cards = [gpu(48, i, bandwidth=b) for i, b in enumerate(bandwidths)]
-    speed = SpeedModel(model, machine(*cards))
+    where = machine(*(gpu(48, i, bandwidth=b) for i, b in enumerate(bandwidths)))
+    speed = SpeedModel(model, replace(where, host=replace(where.host, pace=pace)))
     first = round(share * n_gpu_layers)
     offload = Offload(n_gpu_layers, n_cpu_moe, (first, n_gpu_layers - first))
     least = speed.least_turn(n_gpu_layers, n_cpu_moe, n_ubatch, depth, (48 * GIB, 48 * GIB))
-    assert least <= speed.turn_seconds(offload, n_ubatch, depth) * (1 + 1e-9)
+    attention = Attention(unpacked=unpacked)
+    assert least <= speed.turn_seconds(offload, n_ubatch, depth, attention) * (1 + 1e-9)
 
 
 def test_the_engine_copies_weights_for_prompts_whether_that_is_quicker_or_not() -> None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import log
 
 from tuner.machine.machine import Device, Machine
 from tuner.planning.plan import Candidate
-from tuner.planning.solver import UBATCHES, Solver
-from tuner.planning.speed import SpeedModel
+from tuner.planning.search import Search
+from tuner.planning.solver import Solver
 from tuner.wishes import Wishes
 
 # A GPU with more of the model than this part of its budget is never in the way.
@@ -32,9 +31,9 @@ def with_fewer_gpus(
         used = chosen.footprint.uses[i].weights if chosen else 0
         if used > HARDLY_USED * gpu.budget or (fixed and len(machine.gpus) == 1):
             continue
-        fewer = without(machine, gpu)
-        if chosen is None or _best_score(solver, fewer, wishes) > chosen.score:
-            yield solver.on(fewer), gpu
+        fewer = solver.on(without(machine, gpu))
+        if chosen is None or Search(fewer, wishes).bound > chosen.score:
+            yield fewer, gpu
 
 
 def without(machine: Machine, gpu: Device) -> Machine:
@@ -51,17 +50,3 @@ def left_out_text(gpu: Device, without_it: Candidate, with_it: Candidate | None)
     said = (f"{c.settings.n_ctx:,} tokens and {c.speed.turn_seconds:.1f} s a turn"
             for c in (with_it, without_it))  # fmt: skip
     return f"{text} With it the best would be {', without it it is '.join(said)}."
-
-
-def _best_score(solver: Solver, machine: Machine, wishes: Wishes) -> float:
-    """No plan on this machine scores more, whatever fits there. A layer's experts are best on the
-    one side or on the other, as those of all layers are."""
-    objective, n = solver.objective(wishes), solver.n_items
-    speed = SpeedModel(solver.model, machine, cache=solver.fitting.estimator.cache)
-    n_ubatch = wishes.n_ubatch or max(UBATCHES)
-    room = [gpu.budget for gpu in machine.gpus]
-    layers = range(n + 1) if machine.gpus else (0,)
-    quickest = min(
-        speed.least_turn(k, m, n_ubatch, objective.depth, room) for k in layers for m in (0, n)
-    )
-    return objective.context_best - log(quickest)

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
-from math import ceil, log
+from math import ceil, inf, log
 from typing import TYPE_CHECKING
 
 from tuner.planning.plan import Candidate
@@ -77,6 +77,11 @@ class Search:
                 elif best is None or _rank(part) > _rank(best):
                     best = part
         return best
+
+    @property
+    def bound(self) -> float:
+        """No plan scores more, quickly told."""
+        return max((-node.cost for node in self._placements()), default=-inf)
 
     def _placements(self) -> Iterator[PlacementNode]:
         most = self.objective.context_best

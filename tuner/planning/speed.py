@@ -203,7 +203,9 @@ class SpeedModel:
         start = first = self.n_items - on_gpu
         moe = max(first, min(offload.n_cpu_moe, self.n_items))
         attended = self._attention(depth)
-        host = self._host.attention if attention.unpacked else self._host.flops
+        host = self._host.flops
+        if attention.unpacked:
+            host = min(host, self._host.attention)
         seconds = attended[first] / host
         for rate, count in zip(self._gpus, offload.counts, strict=False):
             end = min(start + count, self.n_items)
