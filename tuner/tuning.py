@@ -132,7 +132,7 @@ class Tuning:
 
     def _host_computes(self, settings: Settings) -> bool:
         """Whether the host's threads have more to do than to wait for GPUs."""
-        whole = settings.n_gpu_layers >= self.model.n_items and not settings.n_cpu_moe
+        whole = self.model.whole(settings.n_gpu_layers, settings.n_cpu_moe)
         return not (self.machine.gpus and whole)
 
     @property

@@ -15,6 +15,7 @@ from tuner.model.quantizations import MIXES, in_mix
 from tuner.planning import Plan, Solver, make_plan
 from tuner.planning.advice import Advice, OtherQuantization, advise
 from tuner.planning.from_disk import ASSUMED_DISK
+from tuner.planning.speed import Calibration
 from tuner.report import advice_lines, report_json
 from tuner.units import GIB, MIB, size_text
 from tuner.wishes import Wishes
@@ -202,6 +203,10 @@ def test_a_gpu_that_was_left_out_may_be_of_use_again() -> None:
     assert "33 of 33 layers" in advice_lines(plan, advice)[0]
     told = report_json(plan, advice)["advice"]["without_process"]
     assert [use["device"] for use in told["plan"]["footprint"]] == ["GPU0", "host"]
+    known = Solver(giant(LLAMA_8B), where).calibrated(Calibration(2.0))
+    measured = advise(plan, known).without_process
+    assert measured is not None  # what is known of the model counts with the GPU too
+    assert measured.candidate.speed.source == "measured"
 
 
 def test_what_would_change_nothing_is_not_closed() -> None:

@@ -58,6 +58,11 @@ class Model:
         """What n_gpu_layers can count: every layer, and the output."""
         return self.n_layer_all + 1
 
+    def whole(self, n_gpu_layers: int, n_cpu_moe: int) -> bool:
+        """Whether so many layers on GPUs, and the experts of so many in RAM, leave no layer
+        of it to the CPU, nor a part of one."""
+        return n_gpu_layers >= self.n_items and n_cpu_moe == 0
+
     @property
     def chat_template(self) -> str | None:
         """The file's template for chat; None where it has none."""

@@ -150,7 +150,7 @@ def _planned(
 
 def _is_whole(solver: Solver, candidate: Candidate) -> bool:
     s = candidate.settings
-    return bool(solver.machine.gpus) and solver.whole(s.n_gpu_layers, s.n_cpu_moe)
+    return bool(solver.machine.gpus) and solver.model.whole(s.n_gpu_layers, s.n_cpu_moe)
 
 
 # ------------------------------------------------------------------ other programs
@@ -173,7 +173,7 @@ def _without_process(solver: Solver, plan: Plan) -> WithoutProcess | None:
 def _solver_of(machine: Machine, solver: Solver, plan: Plan) -> Solver:
     """One for the same devices with more memory free, or for others."""
     if len(machine.gpus) != len(plan.machine.gpus):
-        return Solver(plan.model, machine).hurried()
+        return solver.on(machine).hurried()
     free = zip(Budgets.of(machine).limits, Budgets.of(plan.machine).limits, strict=True)
     return solver.with_budgets(solver.budgets.less([now - then for then, now in free]))
 

@@ -61,7 +61,7 @@ def _layers_reason(solver: Solver, chosen: Candidate) -> str:
     s, n = chosen.settings, solver.n_items
     if not solver.machine.gpus:
         return "No GPU is in use: every layer runs on the CPU."
-    if s.n_gpu_layers >= n and s.n_cpu_moe == 0:
+    if solver.model.whole(s.n_gpu_layers, s.n_cpu_moe):
         if len(solver.machine.gpus) > 1:
             used = [g.id for g, c in zip(solver.machine.gpus, s.tensor_split, strict=True) if c]
             return f"All {n} layers are on {' and '.join(used)}: nothing waits for the CPU."

@@ -366,7 +366,7 @@ class Solver:
 
     def whole(self, n_gpu_layers: int, n_cpu_moe: int) -> bool:
         """The whole model is on the GPUs, if there are any."""
-        return not self.machine.gpus or (n_gpu_layers >= self.n_items and n_cpu_moe == 0)
+        return not self.machine.gpus or self.model.whole(n_gpu_layers, n_cpu_moe)
 
     def _attention(self, settings: Settings) -> Attention:
         """How the devices meet the cache."""

@@ -93,6 +93,6 @@ def _same(model: Model) -> Hashable:
 def _good(plan: Plan) -> bool:
     """Nothing of the model waits for the CPU, and neither context nor cache was given up for it."""
     s, model = plan.chosen.settings, plan.model
-    whole = plan.machine.gpus and s.n_gpu_layers >= model.n_items and not s.n_cpu_moe
+    whole = plan.machine.gpus and model.whole(s.n_gpu_layers, s.n_cpu_moe)
     enough = min(ENOUGH_CONTEXT, model.n_ctx_train, plan.wishes.n_ctx or ENOUGH_CONTEXT)
     return bool(plan.chosen.fits and whole and s.n_ctx >= enough and plan.chosen.quality.precise)
