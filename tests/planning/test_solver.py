@@ -17,6 +17,7 @@ from tuner.gguf.header import read_header
 from tuner.memory.estimator import Estimator
 from tuner.memory.footprint import Footprint
 from tuner.model.model import Model, describe
+from tuner.planning.alternatives import dominates, fallbacks
 from tuner.planning.budgets import Budgets
 from tuner.planning.objective import FULL_UBATCH, LEAST_CONTEXT, WISHED_CONTEXT
 from tuner.planning.plan import Candidate
@@ -414,21 +415,28 @@ def test_fallbacks_exist_where_one_of_two_gpus_is_empty(bandwidths: tuple[float,
     cards = (
         gpu(gib, i, bandwidth=b) for i, (gib, b) in enumerate(zip((12, 8), bandwidths, strict=True))
     )
-    plan = make_plan(giant(LLAMA_8B), machine(*cards), Wishes())
-    used, empty = sorted((0, 1), key=lambda g: -plan.chosen.footprint.uses[g].weights)
-    assert plan.chosen.footprint.uses[empty].weights == 0
-    totals = [c.footprint.uses[used].total for c in (plan.chosen, *plan.fallbacks)]
+    solver, wishes = Solver(giant(LLAMA_8B), machine(*cards)), Wishes()
+    chosen = solver.confirmed(wishes)[1]
+    assert chosen is not None
+    used, empty = sorted((0, 1), key=lambda g: -chosen.footprint.uses[g].weights)
+    assert chosen.footprint.uses[empty].weights == 0
+    offered = fallbacks(solver, wishes, chosen)
+    totals = [c.footprint.uses[used].total for c in (chosen, *offered)]
     assert len(totals) == 6
     assert totals == sorted(totals, reverse=True)
 
 
 def test_one_more_gib_is_worth_saying() -> None:
-    """What the report promises for 1 GiB more is what a machine with it would get."""
+    """What the report promises for 1 GiB more fits a machine with it, and is better in what a user
+    notices and worse in nothing."""
     plan = make_plan(giant(AYA_35B), machine(gpu(20)), Wishes())
-    larger = Solver(giant(AYA_35B), machine(gpu(21))).best(Wishes())
-    assert plan.one_more_gib is not None
-    assert larger is not None
-    assert plan.one_more_gib.settings == larger.settings
+    larger = Solver(giant(AYA_35B), machine(gpu(21)))
+    promised, chosen = plan.one_more_gib, plan.chosen
+    assert promised is not None
+    assert larger.exactly(promised).fits
+    assert dominates(promised, chosen)
+    assert promised.speed.decode_tps > chosen.speed.decode_tps
+    assert promised.settings.n_ctx >= chosen.settings.n_ctx
 
 
 def test_alternatives_are_not_dominated() -> None:

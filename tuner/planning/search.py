@@ -74,7 +74,7 @@ class Search:
             for part in node.opened(self):
                 if isinstance(part, Node):
                     heappush(queue, part)
-                elif best is None or _rank(part) > _rank(best):
+                elif best is None or rank(part) > rank(best):
                     best = part
         return best
 
@@ -131,12 +131,12 @@ class Search:
             if found is None:
                 continue
             candidate = solver.weigh(found, objective)
-            if best is None or _rank(candidate) > _rank(best):
+            if best is None or rank(candidate) > rank(best):
                 best = candidate
         if best is None or wished_split is not None:
             return best
         moved = solver.weigh(self.fitting.balanced(best.settings, contexts, wished), objective)
-        return max(best, moved, key=_rank)
+        return max(best, moved, key=rank)
 
     def confirmed(self, found: Candidate) -> Candidate | None:
         """The plan with its exact footprint, with less context where it does not fit, or None."""
@@ -238,7 +238,7 @@ class FoundNode(Node):
             yield exact
 
 
-def _rank(c: Candidate) -> tuple[float, ...]:
+def rank(c: Candidate) -> tuple[float, ...]:
     """Score first; then what a user would rather have, so that a tie has one answer."""
     s = c.settings
     precise, loss = c.quality.precise, c.quality.loss

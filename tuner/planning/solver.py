@@ -27,7 +27,7 @@ from tuner.planning.fitting import Fitting
 from tuner.planning.objective import FULL_UBATCH, LEAST_CONTEXT, Objective
 from tuner.planning.plan import Candidate, Speed
 from tuner.planning.quality import CacheQuality
-from tuner.planning.search import CacheChoice, Patience, Search
+from tuner.planning.search import CacheChoice, Patience, Search, rank
 from tuner.planning.speed import AS_IT_IS, Attention, Calibration, Offload, SpeedModel
 from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.units import padded
@@ -38,9 +38,9 @@ from tuner.wishes import Wishes
 UBATCHES = (4096, 2048, 1024, 512, 256, 128)
 MOST_CONTEXT = 1 << 22  # tokens; nobody is given more unasked
 
-# Each search with less memory takes the exact shortfall of the one before off the budgets. One
-# repetition is the rule, since the search is off by much the same for like settings; the bound is
-# for a machine where every search lands on another kind of plan.
+# Each search with less memory takes off the budgets what the one before was off by. One repetition
+# is the rule, since the search is off by much the same for like settings; the bound is for where
+# every search lands on another kind of plan.
 MAX_SEARCHES = 6
 
 
@@ -148,21 +148,32 @@ class Solver:
 
     def confirmed(self, wishes: Wishes) -> tuple[Solver, Candidate | None]:
         """The best plan with its exact footprint, or None. The search goes by quicker ones, which
-        may be lower; where the plan then breaks a budget, the search is repeated with so much
-        less. The solver is the one that found it: what it finds beside that is no better."""
+        may be lower; where the plan then breaks a budget, it is the same with less context, or
+        what a search finds with so much less memory. The solver is the one that searched last: what
+        it finds beside that is no better."""
         if wishes.complete:
             return self, self.exactly(self.calculate(wishes))
         solver, content_at = self, self.work.steps + MOST_WORK
+        best: Candidate | None = None
+        off_by = [0] * len(self.budgets.limits)
         for _ in range(MAX_SEARCHES):
             found = solver.best(wishes, content_at)
             if found is None:
-                return solver, None
-            exact = solver.exactly(found)
-            short = exact.short(self.budgets)
-            if not any(short):
-                return solver, replace(exact, fits=True)
-            solver = solver.with_budgets(solver.budgets.less(short))
-        return solver, None
+                break
+            exact = self.exactly(found)
+            if exact.fits:
+                return solver, exact if best is None or rank(exact) > rank(best) else best
+            shorter = Search(self, wishes).confirmed(found)
+            if shorter and (best is None or rank(shorter) > rank(best)):
+                best = shorter
+            charged = self.budgets.charged
+            sizes = zip(
+                off_by, exact.short(self.budgets), charged(exact.footprint.totals),
+                charged(found.footprint.totals), strict=True,
+            )  # fmt: skip
+            off_by = [max(known, short, real - guess) for known, short, real, guess in sizes]
+            solver = self.with_budgets(self.budgets.less(off_by))
+        return solver, best
 
     def weigh(self, settings: Settings, objective: Objective) -> Candidate:
         """Footprint, speed, quality and score of any settings, whether they fit or not."""
