@@ -54,19 +54,21 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds / _MINUTE**2:,.0f} h"
 
 
-def parse_size(text: str) -> int:
-    """Bytes of "24GiB", "512 MiB", "8G", "1000000"; units are powers of 1024.
+def parse_size(text: str, flag: str = "") -> int:
+    """Bytes of "24GiB", "512 MiB", "8G", "1000000"; units are powers of 1024. `flag`: whose value
+    it is, which an error names.
 
     "GB" is read as GiB too: cards are sold that way. Raises UsageError.
     """
     match = _SIZE.match(text)
+    said = f"{flag} '{text}'".lstrip()
     if not match:
-        raise UsageError(f"'{text}' is not a size; write one like 24GiB or 512MiB.")
+        raise UsageError(f"{said} is not a size; write one like 24GiB or 512MiB.")
     if not match[2] and not match[3] and 0 < float(match[1]) < MIB:
-        raise UsageError(f"'{text}' has no unit; write {text.strip()}GiB or {text.strip()}MiB.")
+        raise UsageError(f"{said} has no unit; write {text.strip()}GiB or {text.strip()}MiB.")
     size = int(float(match[1]) * _FACTORS[match[2].lower()])
     if size > MAX_SIZE:
-        raise UsageError(f"'{text}' is more memory than there is; write a size like 24GiB.")
+        raise UsageError(f"{said} is more memory than there is; write a size like 24GiB.")
     return size
 
 

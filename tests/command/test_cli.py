@@ -235,7 +235,8 @@ def test_the_worst_of_several_files_is_the_one_that_cannot_be_used(
 
 WRONG = [
     (("--tensor-split", "3,1,1"), "--tensor-split"),
-    (("--vram", "24"), "unit"),
+    (("--vram", "24"), "--vram '24' has no unit"),
+    (("--ram", "32"), "--ram '32' has no unit"),
     (("--threads", "100000"), "--threads"),
     (("--threads", "16", "--cores", "4"), "1 to 4, the stated cores"),
     (("--gpu", "RTX 3090"), "--vram"),
@@ -254,7 +255,7 @@ WRONG = [
     (("--flash-attn", "maybe"), "--flash-attn"),
     (("--prefer", "luck"), "--prefer"),
     (("--vram", "lots"), "size"),
-    (("--reserve", "1 parsec"), "size"),
+    (("--reserve", "1 parsec"), "--reserve '1 parsec' is not a size"),
     (("--tensor-split", "0,0"), "--tensor-split"),
     (("--no-such-flag",), "--no-such-flag"),
     (("--ctx", "4294967552"), "--ctx"),

@@ -175,7 +175,7 @@ def test_what_is_assumed_of_a_size() -> None:
 def test_what_is_assumed_of_a_name() -> None:
     assert named("RTX 3060", cores=8).assumed == (
         "GPU0 at 360 GB/s by the data sheet, with CUDA",
-        "GPU0 with 12.0 GiB, as it is sold beside 8.0 GiB",
+        "GPU0 with 12.0 GiB: it is sold with 8.0 GiB too",
         "RAM at 64 GB/s",
     )
     assert len(named("RTX 3060:12GiB", cores=8).assumed) == 2
@@ -198,12 +198,13 @@ def test_nothing_is_assumed_of_what_is_stated_or_measured() -> None:
         ("", "needs the name of a card"),
         ("RTX 3090,", "needs the name of a card"),
         ("RTX 3090:24", "has no unit"),
-        ("RTX 3090:", "is not a size"),
+        ("RTX 3090:", "--gpu '' is not a size"),
         ("RTX 3090:0GiB", "has no memory"),
         ("RTX 3090:big", "is not a size"),
         ("none,RTX 3090", "without a GPU"),
         ("none:4GiB", "without a GPU"),
         ("M4 Pro,M1", "machines of their own"),
+        ("RTX 3090,M4 Pro", "no other card works in a machine with M4 Pro"),
         ("\x1b[2J", "knows no card"),
     ],
 )

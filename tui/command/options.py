@@ -254,9 +254,9 @@ def gpus(args: argparse.Namespace) -> tuple[StatedGpu, ...] | None:
     if args.gpu is not None and args.vram is not None:
         raise UsageError("--gpu and --vram both say which GPUs there are; use one of them.")
     if args.gpu is not None:
-        return parse_gpus(args.gpu, None if args.ram is None else parse_size(args.ram))
+        return parse_gpus(args.gpu, None if args.ram is None else parse_size(args.ram, "--ram"))
     if args.vram is not None:
-        sizes = [parse_size(part) for value in args.vram for part in value.split(",")]
+        sizes = [parse_size(part, "--vram") for value in args.vram for part in value.split(",")]
         return tuple(StatedGpu(size) for size in sizes if size)
     return None
 

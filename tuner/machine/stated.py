@@ -32,6 +32,11 @@ def parse_gpus(texts: Sequence[str], ram: int | None = None) -> tuple[StatedGpu,
             f"{sharing[0].name} and {sharing[1].name} are machines of their own: each has its GPU "
             "and its RAM in one; name one of them."
         )
+    if sharing and len(gpus) > 1 and _row(sharing[0]).backend == "Metal":
+        raise UsageError(
+            f"no other card works in a machine with {sharing[0].name}: macOS has no driver for "
+            "one; name it alone."
+        )
     if sharing and ram is not None and ram != sharing[0].size:
         raise UsageError(
             f"{sharing[0].name} has no memory of its own: --gpu gives the machine "
@@ -42,7 +47,7 @@ def parse_gpus(texts: Sequence[str], ram: int | None = None) -> tuple[StatedGpu,
 
 def _parsed(text: str, ram: int | None) -> StatedGpu:
     name, colon, size_part = (part.strip() for part in text.partition(":"))
-    size = parse_size(size_part) if colon else cards.size_in(name)
+    size = parse_size(size_part, "--gpu") if colon else cards.size_in(name)
     row = cards.row_of(name, size)
     if row is None:
         if not name:
@@ -185,4 +190,4 @@ def _assumed_by_name(device: Device, gpu: StatedGpu) -> Iterator[str]:
     if gpu.usual and others:
         ram = " of RAM" if row.unified else ""
         listed = " and ".join(map(size_text, others))
-        yield f"{device.id} with {size_text(gpu.size)}{ram}, as it is sold beside {listed}"
+        yield f"{device.id} with {size_text(gpu.size)}{ram}: it is sold with {listed} too"
