@@ -155,7 +155,7 @@ ACTIONS = (
            Show.IDLE),
     Action("explorer.take", tuple("123456789"), "take", Place.EXPLORER, "Take over",
            "Takes over one of the other plans.", fixed=True),
-    Action("explorer.leave", ("escape", "q"), "leave", Place.EXPLORER, "Back",
+    Action("explorer.leave", ("escape", "q", "ctrl+c"), "leave", Place.EXPLORER, "Back",
            "Goes back without a change.", "back", Show.IDLE, opened_by="model.explore"),
     Action("keys.close", ("escape", "q"), "dismiss", Place.HELP, "Back",
            "Goes back.", "back", Show.IDLE),

@@ -295,12 +295,13 @@ async def test_after_a_load_that_failed_one_chooses_again(store: Conversations) 
     assert app.error is None
 
 
-async def test_leaving_before_a_load_loads_nothing(store: Conversations) -> None:
+@pytest.mark.parametrize("key", ["escape", "q", "f3", "ctrl+c"])
+async def test_leaving_before_a_load_loads_nothing(store: Conversations, key: str) -> None:
     launcher = FakeLauncher(FakeRunning(), make_explorer=make)
     app = KvchatApp(launcher, store, Sampling(), choose=True)
     async with app.run_test(size=SIZE) as pilot:
         await explorer_screen(pilot)
-        await pilot.press("escape")
+        await pilot.press(key)
         await until(pilot, lambda: app.return_code is not None)
     assert launcher.chosen is None
     assert (app.return_code, app.error) == (0, None)
