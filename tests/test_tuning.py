@@ -213,15 +213,17 @@ def test_a_profile_of_another_engine_is_planned_again(
 def test_what_is_missing_is_not_talked_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nothing fits, the last word is by how much, whatever was saved."""
+    """Where nothing fits, the last word is by how much, whatever was saved or learned."""
     monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(8)))
     path = giant_path(LLAMA_8B)
     loaded(path, tmp_path)
     (profile,) = Profiles().list()
     Profiles().save(replace(profile, engine_version="0.3.1"))
+    Profiles().learn(lambda facts: replace(facts, use_extra_bufts=False))
     monkeypatch.setattr(devices, "measure", lambda **_: machine(ram=2))
-    with pytest.raises(NoFitError, match=r"bytes\)"):
+    with pytest.raises(NoFitError, match=r"bytes\)") as raised:
         run(launcher(path, tmp_path).start())
+    assert "repacked" not in str(raised.value)
 
 
 def test_a_load_by_another_engine_replaces_what_the_first_taught(

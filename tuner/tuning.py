@@ -149,7 +149,7 @@ class Tuning:
             fresh = make_plan(self.model, self.machine, self.wishes, solver=self.solver)
             self._settle_on(fresh.machine)
             plan = self._remembered(fresh)
-        if self._without_repacking:
+        if self._without_repacking and plan.chosen.fits:
             plan = _because(plan, self._without_repacking)
         return self._warned(replace(plan, sampling=self.lessons.sampling))
 

@@ -91,15 +91,32 @@ def test_a_model_that_does_not_say_its_training_is_not_warned_of() -> None:
     assert not any("trained" in text for text in told)
 
 
-def test_flags_without_an_effect_are_told_of() -> None:
-    """Layers and a split without a GPU, experts of a model that has none."""
-    told = " ".join(
-        make_plan(
-            giant(LLAMA_8B), machine(), Wishes(n_gpu_layers=20, n_cpu_moe=4, n_ctx=4096)
-        ).warnings
+@pytest.mark.parametrize(
+    ("wishes", "told"),
+    [
+        (Wishes(n_gpu_layers=20), "--gpu-layers has"),
+        (Wishes(tensor_split=(1, 1)), "--tensor-split has"),
+        (Wishes(n_gpu_layers=20, tensor_split=(1, 1)), "--gpu-layers and --tensor-split have"),
+    ],
+)
+def test_what_has_no_effect_without_a_gpu_is_what_was_asked(wishes: Wishes, told: str) -> None:
+    """No flag is named that nobody gave."""
+    (warning,) = make_plan(giant(LLAMA_8B), machine(), replace(wishes, n_ctx=4096)).warnings
+    assert warning == f"No GPU is in use, so {told} no effect."
+
+
+def test_experts_that_a_model_has_not_wait_for_nothing() -> None:
+    """--n-cpu-moe of a model without experts makes the very plan without it."""
+    plan, usual = (
+        make_plan(giant(LLAMA_8B), machine(gpu(24)), Wishes(n_cpu_moe=n)) for n in (3, None)
     )
-    assert "--gpu-layers and --tensor-split have no effect" in told
-    assert "--n-cpu-moe has no effect" in told
+    assert plan.reasons == usual.reasons
+    assert replace(plan.chosen.settings, n_cpu_moe=0) == usual.chosen.settings
+
+
+def test_experts_asked_of_a_model_without_are_told_of() -> None:
+    told = make_plan(giant(LLAMA_8B), machine(), Wishes(n_cpu_moe=4, n_ctx=4096)).warnings
+    assert told == ("This model has no experts, so --n-cpu-moe has no effect.",)
 
 
 def test_a_smaller_batch_has_its_reason() -> None:
@@ -187,7 +204,7 @@ def test_a_number_that_stays_the_same_is_not_said() -> None:
     ("where", "limit"),
     [
         (machine(gpu(10)), "GPU0 has no room for more"),
-        (machine(ram=16), "half of the RAM that is left beside them is left to other programs"),
+        (machine(ram=16), "half of what RAM was left stays free for other programs"),
     ],
     ids=["card", "RAM"],
 )

@@ -121,6 +121,17 @@ def test_the_report_says_what_matters() -> None:
         assert words in text
 
 
+def test_experts_are_told_only_of_a_model_that_has_some() -> None:
+    for name, has in ((LLAMA_8B, False), (QWEN_30B_A3B, True)):
+        told = report_text(make_plan(giant(name), machine(gpu(24)), Wishes(n_cpu_moe=3)))
+        assert ("in RAM for the first 3 layers" in told) == has
+
+
+def test_a_setting_without_words_of_its_own_stands_in_the_column() -> None:
+    plan = make_plan(giant(LLAMA_8B), machine(), Wishes(use_extra_bufts=False))
+    assert "\n  other       use_extra_bufts False\n" in report_text(plan)
+
+
 def test_a_low_cache_type_comes_with_a_warning() -> None:
     """Where q4_0 was chosen for the user, the report says what it may cost and how to avoid it."""
     plan = plan_of(AYA_35B, 23.0)

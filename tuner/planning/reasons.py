@@ -41,8 +41,12 @@ def warnings_for(
     free = wishes.type_k is None and wishes.type_v is None
     if free and not chosen.quality.precise:
         found.append(_loss_warning(chosen.quality))
-    if (wishes.n_gpu_layers or wishes.tensor_split) and not machine.gpus:
-        found.append("No GPU is in use, so --gpu-layers and --tensor-split have no effect.")
+    if not machine.gpus:
+        asked = {"--gpu-layers": wishes.n_gpu_layers, "--tensor-split": wishes.tensor_split}
+        idle = [flag for flag, value in asked.items() if value not in (None, 0)]
+        if idle:
+            verb = "has" if len(idle) == 1 else "have"
+            found.append(f"No GPU is in use, so {' and '.join(idle)} {verb} no effect.")
     if wishes.n_cpu_moe and not model.moe_layers:
         found.append("This model has no experts, so --n-cpu-moe has no effect.")
     return tuple(found)
@@ -155,7 +159,7 @@ def _limit(solver: Solver, settings: Settings, wished: int) -> str:
     if full:
         return f", and {' and '.join(full)} {'has' if len(full) == 1 else 'have'} no room for more"
     if fitting.longest(more, [more.n_ctx], wished) is None:
-        return ", and half of the RAM that is left beside them is left to other programs"
+        return ", and half of what RAM was left stays free for other programs"
     return ""
 
 

@@ -148,7 +148,7 @@ def _settings(plan: Plan, width: int) -> list[str]:
     ]
     if plan.machine.gpus:
         rows.append(("GPU layers", f"{min(s.n_gpu_layers, n_items)} of {n_items}"))
-    if s.n_cpu_moe:
+    if s.n_cpu_moe and model.moe_layers:
         rows.append(("experts", f"in RAM for the first {s.n_cpu_moe} layers (n_cpu_moe)"))
     if s.tensor_split:
         rows.append(("split", " : ".join(f"{x:g}" for x in s.tensor_split) + " (tensor_split)"))
@@ -190,11 +190,12 @@ def _turn_text(candidate: Candidate) -> str:
 
 def _others(settings: Settings) -> list[tuple[str, str]]:
     """The settings without a phrase of their own, by name, where they are not as usual."""
-    return [
-        (f.name, f"{getattr(settings, f.name)}")
+    named = [
+        f"{f.name} {getattr(settings, f.name)}"
         for f in fields(settings)
         if f.name not in _PHRASED and getattr(settings, f.name) != f.default
     ]
+    return [("other", ", ".join(named))] if named else []
 
 
 def _choices(plan: Plan, width: int, style: Style) -> list[str]:
