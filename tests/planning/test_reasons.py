@@ -252,3 +252,19 @@ def test_the_batch_is_explained_in_one_place(name: str, gib: float) -> None:
     named = [text for text in why if "n_ubatch" in text]
     assert all(text.startswith("n_ubatch") for text in named)
     assert len(named) <= 1
+
+
+def test_what_was_not_looked_for_to_the_end_is_not_said_to_be_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A reason takes only so much work; without an answer it makes no claim."""
+    where = machine(gpu(24))
+    plan = make_plan(giant(AYA_35B), where, Wishes())
+    said = " ".join(plan.reasons)
+    assert "f16 would" in said
+    monkeypatch.setattr("tuner.planning.reasons.WHY_WORK", 1)
+    hurried = make_plan(giant(AYA_35B), where, Wishes())
+    assert hurried.chosen == plan.chosen
+    why = " ".join(hurried.reasons)
+    assert "f16" not in why
+    assert f"The context is {plan.chosen.settings.n_ctx:,} tokens." in why

@@ -18,6 +18,9 @@ from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.units import size_text, tps_text
 from tuner.wishes import Wishes
 
+# What a search for a plan to compare with may take: the choice waits for its reasons.
+WHY_WORK = 400_000
+
 
 def reasons_for(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[str, ...]:
     """Why the choice is what it is, in sentences, each held against the plan it rejects."""
@@ -91,10 +94,11 @@ def _types_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | No
         return None
     if s.type_k == s.type_v == "f16":
         return "The cache stays in f16, at full precision: it fits as it is."
-    other = solver.best(replace(wishes, type_k="f16", type_v="f16"))
+    asked = solver.hurried(WHY_WORK)
+    other = asked.best(replace(wishes, type_k="f16", type_v="f16"))
     name = s.type_k if s.type_k == s.type_v else f"{s.type_k} (K) and {s.type_v} (V)"
     if other is None:
-        return f"The cache is {name}: with f16 nothing fits."
+        return None if asked.gave_up else f"The cache is {name}: with f16 nothing fits."
     # The types are what is explained, and the batch has a sentence of its own.
     rest = replace(other.settings, type_k=s.type_k, type_v=s.type_v, n_ubatch=s.n_ubatch)
     clauses = [d.clause for d in differences(solver.model, s, rest)]
@@ -123,14 +127,15 @@ def _context_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | 
 def _cut_reason(solver: Solver, wishes: Wishes, chosen: Candidate, wished: int) -> str:
     """What the next larger context would cost, and all that is wished."""
     n_ctx = chosen.settings.n_ctx
-    clauses = []
+    asked, clauses = solver.hurried(WHY_WORK), []
     for more in dict.fromkeys((next_context(n_ctx, wished), wished)):
-        other = solver.best(replace(wishes, n_ctx=more))
+        other = asked.best(replace(wishes, n_ctx=more))
         if other is None:
-            clauses.append(f"{more:,} do not fit")
+            clauses += [] if asked.gave_up else [f"{more:,} do not fit"]
             break
         clauses.append(f"{more:,} would {_lost(solver.model, chosen, other)}")
-    return f"The context is {n_ctx:,} tokens: {', '.join(clauses)}."
+    cost = f": {', '.join(clauses)}" if clauses else ""
+    return f"The context is {n_ctx:,} tokens{cost}."
 
 
 def _lost(model: Model, chosen: Candidate, other: Candidate) -> str:

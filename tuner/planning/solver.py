@@ -85,6 +85,11 @@ class Solver:
         other._ends_at = min(ends_at, self.work.most + MOST_WORK // 4)
         return other
 
+    @property
+    def gave_up(self) -> bool:
+        """Whether its searches have ended for want of time, so that what was not found may fit."""
+        return self.work.steps > self._ends_at
+
     def start_plan(self) -> None:
         """What comes now is one plan's work: all that was computed so far is forgotten, since what
         a plan offers must not depend on what was asked before it."""
