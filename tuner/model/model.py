@@ -60,8 +60,9 @@ class Model:
 
     def whole(self, n_gpu_layers: int, n_cpu_moe: int) -> bool:
         """Whether so many layers on GPUs, and the experts of so many in RAM, leave no layer
-        of it to the CPU, nor a part of one."""
-        return n_gpu_layers >= self.n_items and n_cpu_moe == 0
+        of it to the CPU, nor a part of one; layers without experts leave none in RAM."""
+        experts_too = not self.moe_layers or n_cpu_moe <= self.moe_layers[0]
+        return n_gpu_layers >= self.n_items and experts_too
 
     @property
     def chat_template(self) -> str | None:
