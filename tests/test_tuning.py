@@ -106,6 +106,7 @@ def test_one_header_and_one_solver_per_launch(
     tiny_model: Path, tmp_path: Path, pretend: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the command line to the answer, with and without a profile to hold the plan against.
+    The machine without its GPU, which the tiny model hardly uses, is weighed by one of its own.
     A later start of the same launcher reads the file again: it may be another by then."""
     monkeypatch.setattr(
         launch, "EngineClient",
@@ -118,22 +119,23 @@ def test_one_header_and_one_solver_per_launch(
         made.append("header")
         return read_part(path)
 
-    def building(self: Solver, *args: Model | Machine, **more: Model | Machine) -> None:
-        made.append("solver")
-        build(self, *args, **more)  # type: ignore[arg-type]
+    def building(self: Solver, model: Model, where: Machine) -> None:
+        made.append(f"solver for {len(where.gpus)} GPUs")
+        build(self, model, where)
 
     monkeypatch.setattr("tuner.gguf.header.read_part", reading)
     monkeypatch.setattr("sys.stdin", None)
     monkeypatch.setattr(Solver, "__init__", building)
+    once = ["header", "solver for 0 GPUs", "solver for 1 GPUs"]
     for _ in range(2):
         assert main([str(tiny_model), "-p", "Hello?"]) == 0
-        assert sorted(made) == ["header", "solver"]
+        assert sorted(made) == once
         made.clear()
     assert Profiles().list()[0].decode_tps
     start = launcher(tiny_model, tmp_path)
     for _ in range(2):
         run(start.start())
-        assert sorted(made) == ["header", "solver"]
+        assert sorted(made) == once
         made.clear()
     start.client.close()
 

@@ -44,7 +44,7 @@ from tuner.settings import Settings
 from tuner.units import tps_text
 from tuner.wishes import LaunchRequest, Wishes
 
-# A saved choice is kept unless a fresh one is better by more than this factor of effective speed.
+# A saved choice is kept unless a fresh one is better by more than this factor of effective turns.
 WORTH_CHANGING = 1.10
 EXPLORED = "These settings were chosen in the fit explorer."
 

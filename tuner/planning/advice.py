@@ -26,7 +26,7 @@ from tuner.wishes import Wishes
 # Of the size: another quantization that differs by less is none to speak of.
 _NOTICEABLE = 0.03
 MOST_TENSORS = 10_000  # ten times as many as the largest models have
-_MUCH = 1.1  # times the effective speed
+_MUCH = 1.1  # times the effective turns per second
 _PRECISE = "q8_0"  # the smallest type of the cache that hardly anybody tells from f16
 
 
