@@ -111,6 +111,19 @@ def test_what_does_not_fit_now_is_not_loaded(
     assert [r for r in again.plan.reasons if "What was chosen in the fit explorer no longer" in r]
 
 
+def test_what_another_backend_has_no_kernel_for_is_planned_again(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was chosen with another build of the engine would now run on the CPU in silence."""
+    running = started(tiny_model, tmp_path)
+    changed(running, other(running.settings))[1].close()
+    metal = machine(replace(gpu(8), backend="Metal"))
+    monkeypatch.setattr(devices, "measure", lambda **_: metal)
+    again = loaded(tiny_model, tmp_path)
+    assert again.settings != other(running.settings)
+    assert [r for r in again.plan.reasons if "fit explorer cannot be used here now" in r]
+
+
 def test_a_cancelled_change_is_taken_back(tiny_model: Path, tmp_path: Path) -> None:
     running = started(tiny_model, tmp_path, load_seconds=0.5)
     before, events = running.settings, []

@@ -24,6 +24,7 @@ from tuner.planning import (
     Explorer,
     Plan,
     Solver,
+    constraints,
     make_plan,
     verified,
     with_choice,
@@ -296,6 +297,9 @@ class Tuning:
         sentence about `what`."""
         if not self._suits(settings):
             return f"{what} was for other GPUs: planned again."
+        refused = constraints.refusal(self.model, settings, self.machine)
+        if refused:
+            return f"{what} cannot be used here now: planned again. {refused}"
         settings = replace(settings, use_extra_bufts=self.wishes.use_extra_bufts)
         weighed = self.solver.weigh(settings, self.solver.objective(self.wishes))
         exact = self.solver.exactly(weighed)

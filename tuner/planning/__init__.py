@@ -4,10 +4,11 @@
     plan = verified(plan, dry_run)                  # the same by the engine's own figures
 
 The way through the room: `objective` says what a plan is worth, `constraints` what the engine would
-refuse, `budgets` what a plan may take, `speed` and `fitting` what settings would give and take,
-`solver` finds the best of them, `planner` makes that the whole answer (`alternatives`, `shortage`,
-`reasons`), `verify` holds it against the engine, `differences` says how two plans differ;
-`explorer` is for trying out settings by hand.
+refuse, `budgets` what a plan may take, `speed` (by the devices' `rates`), `quality` and `fitting`
+what settings would give and take, `solver` finds the best of them by a `search`, `planner` makes
+that the whole answer (`fewer_gpus`, `reasons`, `shortage`, and `later` the `alternatives`),
+`verify` holds it against the engine, `differences` says how two plans differ; `advice` is what
+else would help, `explorer` is for trying out settings by hand.
 """
 
 from tuner.planning.differences import difference_text

@@ -13,6 +13,7 @@ from tuner.machine.machine import Device, Machine
 from tuner.planning.plan import Candidate
 from tuner.planning.search import Search
 from tuner.planning.solver import Solver
+from tuner.units import seconds_text
 from tuner.wishes import Wishes
 
 # A GPU with more of the model than this part of its budget is never in the way.
@@ -47,6 +48,6 @@ def left_out_text(gpu: Device, without_it: Candidate, with_it: Candidate | None)
     text = f"{gpu.id} ({gpu.name}) is left out: it would take more than it gives."
     if with_it is None:
         return f"{text} With it nothing fits."
-    said = (f"{c.settings.n_ctx:,} tokens and {c.speed.turn_seconds:.1f} s a turn"
+    said = (f"{c.settings.n_ctx:,} tokens and {seconds_text(c.speed.turn_seconds)} a turn"
             for c in (with_it, without_it))  # fmt: skip
     return f"{text} With it the best would be {', without it it is '.join(said)}."
