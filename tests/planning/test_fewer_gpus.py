@@ -96,3 +96,19 @@ def test_what_the_user_gives_a_gpu_is_kept() -> None:
     two = machine(gpu(12), gpu(1.5, 1, bandwidth=60e9))
     plan = make_plan(giant(LLAMA_8B), two, Wishes(tensor_split=(20.0, 1.0)))
     assert plan.machine.gpus == two.gpus
+
+
+@pytest.mark.parametrize(
+    ("name", "fast", "slow"), [(GEMMA_27B, 12, 6), (LLAMA_8B, 4.5, 4), (QWEN_30B_A3B, 12, 8)]
+)
+def test_slow_gpus_may_have_nothing_to_do(name: str, fast: float, slow: float) -> None:
+    """What is best with the wished context is found where the context is open, too: the fast GPUs
+    with room left for it."""
+    where = machine(gpu(fast, bandwidth=936e9), gpu(slow, 1, bandwidth=360e9), gpu(fast, 2), ram=64)
+    solver = Solver(giant(name), where)
+    found, wished = solver.best(Wishes()), solver.best(Wishes(n_ctx=32_768))
+    assert found is not None
+    assert wished is not None
+    assert wished.settings.tensor_split[1] == 0
+    objective = solver.objective(Wishes())
+    assert found.score >= solver.score(wished.settings, objective) - 1e-9

@@ -119,7 +119,11 @@ class Search:
         if not self.fitting.could_fit(base.with_context(contexts[0]), wished_split):
             return None
         best: Candidate | None = None
-        for split in self.fitting.splits(base, wished_split):
+        # The fast GPUs, filled up with layers, have no room for a context; with room for the wished
+        # one left on them, the slow ones may have nothing to do.
+        wishing = base.with_context(min(max(wished, contexts[0]), contexts[-1]))
+        splits = [s for b in (base, wishing) for s in self.fitting.splits(b, wished_split)]
+        for split in dict.fromkeys(splits):
             trial = base.with_split(split)
             if best:
                 most = self.fitting.longest_at_most(trial, contexts, wished)
