@@ -14,10 +14,12 @@ from tuner.cells import cells
 from tuner.errors import FileError, KvchatError
 from tuner.machine.machine import Process
 from tuner.memory.footprint import ENGINE_KINDS, KINDS, DeviceUse, Footprint
-from tuner.planning.plan import Plan
+from tuner.planning.advice import Advice
+from tuner.planning.later import Later
+from tuner.planning.plan import Candidate, Plan
 from tuner.planning.planner import make_plan
 from tuner.profiles.actual import Actual
-from tuner.report import overview_text, report_text
+from tuner.report import overview_text, report_parts, report_text
 from tuner.report.bars import TAKEN
 from tuner.units import GIB, MIB
 from tuner.wishes import Wishes
@@ -196,3 +198,31 @@ def test_every_kind_of_memory_is_shown_once() -> None:
     actual = Actual(Footprint((real, host), "measured"), Footprint((use, host)))
     rows = re.findall(r"GPU0 +\S+ .*\+100\.0%", report_text(plan, actual=actual))
     assert len(rows) == len({p.label for p in TAKEN if set(p.kinds) <= set(ENGINE_KINDS)}) > 1
+
+
+def test_the_choice_is_told_before_anything_else_is_looked_for() -> None:
+    """What a plan offers, and what would help, is asked for only after the parts before it."""
+    asked: list[str] = []
+    plan = plan_of()
+    alternatives = plan.alternatives
+
+    def later() -> tuple[Candidate, ...]:
+        asked.append("alternatives")
+        return alternatives
+
+    def advise() -> Advice:
+        asked.append("advice")
+        return Advice()
+
+    plan = replace(plan, offers=replace(plan.offers, alternatives=Later(later)))
+    parts = report_parts(plan, advise=advise)
+    chosen = next(parts)
+    assert "Chosen" in chosen
+    assert "Why" in chosen
+    assert asked == []
+    assert "Also possible" in next(parts)
+    assert asked == ["alternatives"]
+    rest = "".join(parts)
+    assert asked == ["alternatives", "advice"]
+    assert report_text(plan).startswith(chosen)
+    assert report_text(plan).endswith(rest)

@@ -8,8 +8,9 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tuner.errors import ExitCode, KvchatError, UsageError
 from tuner.gguf.header import models_of
 from tuner.model.model import read_model
 from tuner.planning import Plan
-from tuner.report import error_json, overview_text, ranked, report_json, report_text
+from tuner.report import error_json, overview_text, ranked, report_json, report_parts
 from tuner.safe_text import utf8
 from tuner.tuning import Tuning, file_to_blame
 from tuner.units import parse_size, parse_tokens
@@ -210,8 +211,7 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
             if verify:
                 plan = _verified(tuning, plan)
             with file_to_blame(request.path):
-                advice = tuning.advise(plan) if as_json or len(requests) == 1 else None
-                told += [report_json(plan, advice)] if as_json else []
+                told += [report_json(plan, tuning.advise(plan))] if as_json else []
         except KvchatError as error:
             if len(requests) == 1 and not as_json:
                 raise
@@ -230,13 +230,22 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
     color = sys.stdout.isatty() and not dull
     only = rows[0][1] if len(rows) == 1 else None
     if isinstance(only, Plan):
-        write(report_text(only, width=columns(), color=color, advice=advice), coloured=color)
+        asked = partial(tuning.advise, only)
+        parts = report_parts(only, width=columns(), color=color, advise=asked)
+        while (part := _next(parts, requests[0].path)) is not None:
+            write(part, coloured=color)
     else:
         write(overview_text(rows, width=columns(), color=color), coloured=color)
         for _, result in rows:
             if isinstance(result, KvchatError):
                 complain(str(result))
     return worst
+
+
+def _next(parts: Iterator[str], path: Path) -> str | None:
+    """The next part of a file's report, if there is one; writing it is another matter."""
+    with file_to_blame(path):
+        return next(parts, None)
 
 
 def _verified(tuning: Tuning, plan: Plan) -> Plan:

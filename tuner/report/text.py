@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 
 from tuner.cells import cells, clip, pad
@@ -44,6 +45,21 @@ def report_text(
     advice: Advice | None = None,
 ) -> str:
     """The report of one model, at most `width` columns wide."""
+    return "".join(
+        report_parts(plan, width=width, color=color, actual=actual, advise=lambda: advice)
+    )
+
+
+def report_parts(
+    plan: Plan,
+    *,
+    width: int = WIDTH,
+    color: bool = False,
+    actual: Actual | None = None,
+    advise: Callable[[], Advice | None] = lambda: None,
+) -> Iterator[str]:
+    """The same part by part: the choice and why, then what else is possible, then what would help.
+    What takes time is asked for when its part is."""
     style = Style(color)
     width = max(LEAST_WIDTH, width)
     lines = [*wrapped(model_line(plan.model), width, "", style.head), ""]
@@ -63,19 +79,27 @@ def report_text(
         lines += ["", style.head("Why")]
         for reason in plan.reasons:
             lines += wrapped(reason, width, "  - ")
+    yield _joined(lines)
+    lines = []
     if plan.alternatives:
         title = "Also possible" if plan.chosen.fits else "What would fit"
         lines += ["", style.head(title), *_choices(plan, width, style)]
     gain = plan.one_more_gib and difference_text(plan.model, plan.chosen, plan.one_more_gib)
     if gain:
         lines += ["", *wrapped(f"With 1 GiB more: {gain}.", width, "")]
+    yield _joined(lines)
+    lines, advice = [], advise()
     if told := advice_lines(plan, advice) if advice else []:
         lines += ["", style.head("What would help")]
         for line in told:
             lines += wrapped(line, width, "  - ")
     for warning in plan.warnings:
         lines += ["", *warning_lines(warning, width, style)]
-    return "\n".join(lines) + "\n"
+    yield _joined(lines)
+
+
+def _joined(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def model_line(model: Model) -> str:
