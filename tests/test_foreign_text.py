@@ -271,7 +271,7 @@ def test_no_chat_does(evil_model: Path) -> None:
         assert terminal.ends(20) == 0
     assert steers(terminal.output) == []
     with kvchat(str(evil_model), fail_load=f"load_failed:{SAID}") as terminal:
-        terminal.until(lambda: "quits" in terminal.shown)
+        terminal.until(lambda: "leaves" in terminal.shown)
         terminal.press("q")
         assert terminal.ends(20) == 5
     assert steers(terminal.output) == []

@@ -52,6 +52,21 @@ def test_explain_prints_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+def test_numbers_that_break_what_is_found_late_are_the_file_s_fault(
+    form: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alternatives are looked for when a report shows them: a sentence about the file, too."""
+
+    def alternatives(*_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("tuner.planning.planner.alternatives", alternatives)
+    assert main(explain(*form)) == ExitCode.FILE
+    shown = capsys.readouterr()
+    assert "make no model" in shown.out + shown.err
+
+
 def test_explain_json(capsys: pytest.CaptureFixture[str]) -> None:
     """One JSON object on stdout."""
     assert main(explain("--json")) == 0

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 
 from tui.command.options import installed_version
-from tui.command.output import Progress, columns, tell, write
+from tui.command.output import Progress, colours, columns, tell, write
 from tui.command.signals import end_by_signals
 from tuner.errors import EngineCancelled, ExitCode, UsageError
 from tuner.launch import Launcher, Retry, Stage
@@ -45,8 +43,7 @@ def bench(request: LaunchRequest, *, thorough: bool, as_json: bool) -> int:
         tell(warning)
     line = json.dumps(receipts_json(receipts, installed_version()))
     if not as_json:
-        dull = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        color = sys.stdout.isatty() and not dull
+        color = colours()
         write(receipts_text(receipts, width=columns(), color=color) + "\n", coloured=color)
     write(line + "\n")
     return ExitCode.OK

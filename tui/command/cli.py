@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tui.command import options, sampling_flags
-from tui.command.output import columns, complain, prepare_streams, write
+from tui.command.output import colours, columns, complain, prepare_streams, write
 from tuner.demo import demo_model_path
 from tuner.errors import ExitCode, KvchatError, UsageError
 from tuner.gguf.header import models_of
@@ -226,8 +226,7 @@ def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> i
         for row, report in zip(ranked(rows), told, strict=True):
             write(json.dumps({**report, "rank": row.rank}) + "\n")
         return worst
-    dull = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    color = sys.stdout.isatty() and not dull
+    color = colours()
     only = rows[0][1] if len(rows) == 1 else None
     if isinstance(only, Plan):
         asked = partial(tuning.advise, only)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 
-from tui.command.output import Progress, columns, tell, write
+from tui.command.output import Progress, colours, columns, tell, write
 from tui.command.signals import end_by_signals
 from tuner.errors import EngineCancelled, ExitCode, UsageError
 from tuner.launch import Launcher, Retry, Stage
@@ -53,8 +51,7 @@ def measure(
     if as_json:
         write(json.dumps(losses_json(model, losses)) + "\n")
         return ExitCode.OK
-    dull = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    color, width = sys.stdout.isatty() and not dull, columns()
+    color, width = colours(), columns()
     write(losses_text(model, losses, width=width, color=color), coloured=color)
     if width >= LEAST_WIDTH and len(losses.pairs) > 2:  # noqa: PLR2004 - two points are no plot
         from tui.command.loss_plot import loss_plot  # noqa: PLC0415

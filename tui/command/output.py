@@ -4,6 +4,7 @@ engine, a model, a path) is cleaned here."""
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import sys
@@ -33,6 +34,12 @@ def prepare_screen() -> None:
 def columns() -> int:
     """How wide a report may be: as the terminal, COLUMNS, or 80 in a pipe."""
     return min(shutil.get_terminal_size().columns, MAX_COLUMNS)
+
+
+def colours() -> bool:
+    """Whether a report on stdout may be coloured: on a terminal, and https://no-color.org."""
+    dull = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not dull
 
 
 def write(text: str, *, coloured: bool = False) -> None:
