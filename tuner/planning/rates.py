@@ -25,6 +25,10 @@ BYTES_PER_SM_CLOCK_PASCAL = 4.4
 HOST_BANDWIDTH_SHARE = 0.54
 HOST_COPIED_SHARE = 0.68
 HOST_BYTES_PER_CORE = 16e9  # bytes/s of quantized weights that one core unpacks and multiplies
+SECONDS_PER_LAYER_AND_THREAD = 5.9e-6  # threads meeting at the barriers of a layer
+# FLOP/s of one token's attention on a core, of whatever a cache is made: one vector at a time, of
+# 64 to 256 elements (`ggml_compute_forward_flash_attn_ext_f16_one_chunk`, ggml-cpu/ops.cpp).
+HOST_ATTENTION_PER_CORE = 15e9
 
 # Prompts: FLOP/s reached are REACHED * PEAK_UNIT * (peak / PEAK_UNIT) ** GROWTH, since the larger
 # the tensor cores are, the less of them is used.
@@ -32,12 +36,6 @@ PEAK_UNIT = 1e14  # FLOP/s, dense f16
 REACHED = 0.37
 GROWTH = 0.6
 FLOPS_PER_BANDWIDTH = 150.0  # peak FLOP/s per byte/s of a card that tells nothing of its own
-
-
-SECONDS_PER_LAYER_AND_THREAD = 5.9e-6  # threads meeting at the barriers of a layer
-# FLOP/s of one token's attention on a core, of whatever a cache is made: one vector at a time, of
-# 64 to 256 elements (`ggml_compute_forward_flash_attn_ext_f16_one_chunk`, ggml-cpu/ops.cpp).
-HOST_ATTENTION_PER_CORE = 15e9
 
 # Of these formulas. It goes up with each change by which what machines have learned beside them
 # (`Pace`) becomes wrong.
