@@ -103,7 +103,7 @@ def test_of_several_quantizations_the_largest_is_taken(plans: tuple[Any, ...], t
 @pytest.mark.parametrize(
     "worse",
     [
-        {"n_gpu_layers": 30}, {"n_cpu_moe": 1}, {"n_ctx": 4_096}, {"type_v": "q4_0"},
+        {"n_gpu_layers": 30}, {"n_ctx": 4_096}, {"type_v": "q4_0"},
         {"fits": False},
     ],
     ids=str,
@@ -171,7 +171,7 @@ def test_the_table_is_in_order_and_says_by_which() -> None:
     told = [seconds_text(speed.turn_seconds), tps_text(speed.decode_tps)]
     assert lines[2].split()[-3:] == " ".join(told).split()
     assert "does not fit by " in lines[3]
-    assert "missing is not there" in lines[5]
+    assert "is not there" in lines[5]
     assert " ".join(lines[7:]).strip() == RULE
 
 
@@ -184,3 +184,11 @@ def test_what_to_take_is_marked_and_explained() -> None:
     assert size_text(q8.model.size_bytes) in marked[0]
     assert "* Of several quantizations" in overview_text(several)
     assert "* Of several" not in overview_text(results())
+
+
+def test_a_file_is_named_once() -> None:
+    """What is wrong with it has the room that its path would take."""
+    path = "/models/of/mine/broken.gguf"
+    rows = [*results(), (path, FileError("missing", path, f"{path} does not exist."))]
+    (line,) = [line for line in overview_text(rows).splitlines() if "broken" in line]
+    assert line.split(maxsplit=2)[1:] == ["broken.gguf", "does not exist."]

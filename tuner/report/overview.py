@@ -47,7 +47,8 @@ def _row(row: Ranked) -> Row:
     place = f"{row.rank:2} {'*' if row.take else ' '}"
     if isinstance(row.result, KvchatError):
         name = row.path.replace("\\", "/").rsplit("/", 1)[-1]
-        return Row((f"{place}{one_line(name)}",), one_line(str(row.result)))
+        said = str(row.result).removeprefix(f"{row.path} ")  # the name stands before it
+        return Row((f"{place}{one_line(name)}",), one_line(said))
     model, c = row.result.model, row.result.chosen
     s, n_items = c.settings, model.n_items
     named = (f"{place}{one_line(model.path.name)}", size_text(model.size_bytes))
