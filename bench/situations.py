@@ -205,7 +205,7 @@ SITUATIONS = (
               Expert((8 * K, 16 * K), ("f16", "q8_0"), "4-5/s", layers=(0, 0)),
               Taken(50_432, layers=0)),
     Situation(22, "none", 32, "Qwen3-30B-A3B-2507-Q4_K_M",
-              Expert((32 * K, 64 * K), ("q8_0",), "caches are small", layers=(0, 0)),
+              Expert((32 * K, 64 * K), ("q8_0", "f16"), "caches are small", layers=(0, 0)),
               Taken(16_384, "f16", layers=0)),
     Situation(23, "RTX 3090", 128, "gpt-oss-120b-MXFP4",
               _GPT_OSS_120B, Taken(102_912, n_cpu_moe=24)),

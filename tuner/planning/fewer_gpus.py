@@ -6,7 +6,7 @@ split over several needs copies of what passes between them, so that the rest wo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from tuner.machine.machine import Device, Machine
@@ -22,32 +22,44 @@ HARDLY_USED = 0.25
 
 def with_fewer_gpus(
     solver: Solver, wishes: Wishes, chosen: Candidate | None
-) -> Iterator[tuple[Solver, Device]]:
-    """Solvers of this machine without one of the GPUs that `chosen` hardly uses, and that GPU, as
-    far as they could score better; none where the wishes say what the GPUs get."""
-    machine, fixed = solver.machine, wishes.n_gpu_layers
+) -> Iterator[tuple[Solver, tuple[Device, ...]]]:
+    """Solvers of this machine without the GPUs that `chosen` hardly uses, all of them, all but one
+    or one, and these GPUs, as far as they could score better; none where the wishes say what the
+    GPUs get."""
+    machine = solver.machine
     if wishes.tensor_split is not None or solver.fitting.estimator.extra:
         return
-    for i, gpu in enumerate(machine.gpus):
-        used = chosen.footprint.uses[i].weights if chosen else 0
-        if used > HARDLY_USED * gpu.budget or (fixed and len(machine.gpus) == 1):
+    weights = [use.weights for use in chosen.footprint.uses] if chosen else [0] * len(machine.gpus)
+    used = dict(zip((gpu.id for gpu in machine.gpus), weights, strict=False))
+    idle = tuple(gpu for gpu in machine.gpus if used[gpu.id] <= HARDLY_USED * gpu.budget)
+    most = max(idle, key=lambda gpu: used[gpu.id], default=None)
+    # What several devices cost the others is often saved only where none of them is left.
+    sets = (tuple(gpu for gpu in idle if gpu != most), idle, *((gpu,) for gpu in idle))
+    for gpus in dict.fromkeys(sets):
+        if not gpus or (wishes.n_gpu_layers and len(gpus) == len(machine.gpus)):
             continue
-        fewer = solver.on(without(machine, gpu))
+        fewer = solver.on(without(machine, gpus))
         if chosen is None or Search(fewer, wishes).bound > chosen.score:
-            yield fewer, gpu
+            yield fewer, gpus
 
 
-def without(machine: Machine, gpu: Device) -> Machine:
-    """The machine with one GPU left alone."""
-    kept = tuple(other for other in machine.gpus if other != gpu)
-    return replace(machine, gpus=kept, unusable=(*machine.unusable, gpu))
+def without(machine: Machine, gpus: Collection[Device]) -> Machine:
+    """The machine with some GPUs left alone."""
+    kept = tuple(gpu for gpu in machine.gpus if gpu not in gpus)
+    return replace(machine, gpus=kept, unusable=(*machine.unusable, *gpus))
 
 
-def left_out_text(gpu: Device, without_it: Candidate, with_it: Candidate | None) -> str:
-    """Why a GPU is left alone."""
-    text = f"{gpu.id} ({gpu.name}) is left out: it would take more than it gives."
-    if with_it is None:
-        return f"{text} With it nothing fits."
+def left_out_text(
+    gpus: Sequence[Device], without_them: Candidate, with_them: Candidate | None
+) -> str:
+    """Why GPUs are left alone."""
+    names = " and ".join(f"{gpu.id} ({gpu.name})" for gpu in gpus)
+    if len(gpus) == 1:
+        text, them = f"{names} is left out: it would take more than it gives.", "it"
+    else:
+        text, them = f"{names} are left out: they would take more than they give.", "them"
+    if with_them is None:
+        return f"{text} With {them} nothing fits."
     said = (f"{c.settings.n_ctx:,} tokens and {seconds_text(c.speed.turn_seconds)} a turn"
-            for c in (with_it, without_it))  # fmt: skip
-    return f"{text} With it the best would be {', without it it is '.join(said)}."
+            for c in (with_them, without_them))  # fmt: skip
+    return f"{text} With {them} the best would be {f', without {them} it is '.join(said)}."

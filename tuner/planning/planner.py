@@ -102,18 +102,20 @@ class _Found:
 
 def _without_useless_gpus(solver: Solver, chosen: Candidate | None, wishes: Wishes) -> _Found:
     """The choice, or a better one with a GPU less, or with more of them less."""
-    found, more = _Found(solver, chosen), True
-    while more:
-        more = False
+    found = _Found(solver, chosen)
+    while True:
         # Of wishes that leave nothing to decide there is a choice that does not fit.
         best = found.chosen if found.chosen and found.chosen.fits else None
-        for fewer, gpu in with_fewer_gpus(found.solver, wishes, best):
+        better: _Found | None = None
+        for fewer, gpus in with_fewer_gpus(found.solver, wishes, best):
             its, other = fewer.confirmed(wishes)
-            if other and other.fits and (best is None or other.score > best.score + _TIE):
-                why = left_out_text(gpu, other, best)
-                found, more = _Found(its, other, (*found.reasons, why)), True
-                break
-    return found
+            beaten = better.chosen if better else best
+            if other and other.fits and (beaten is None or other.score > beaten.score + _TIE):
+                why = left_out_text(gpus, other, best)
+                better = _Found(its, other, (*found.reasons, why))
+        if better is None:
+            return found
+        found = better
 
 
 def _offers(solver: Solver, wishes: Wishes, chosen: Candidate) -> Offers:

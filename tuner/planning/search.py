@@ -57,6 +57,8 @@ class Search:
         self.contexts = solver.contexts(wishes)
         # Where the search's footprints may be too low, what it finds is no more than a bound.
         self.needs_exact = self.fitting.estimator.needs_every_layer
+        # Then a smaller compute buffer may give a faster split, not only more context.
+        self.splits_are_open = len(solver.machine.gpus) > 1 and wishes.tensor_split is None
         self._choices: dict[bool, list[tuple[CacheChoice, Settings]]] = {}
 
     def best(self, patience: Patience) -> Candidate | None:
@@ -223,7 +225,7 @@ class CacheNode(Node):
             slower = search.least_cost(self.where, smaller.n_ubatch)
             slower -= search.least_cost(self.where, self.choice.n_ubatch)
             cost = self.cost - self.choice.price + smaller.price + slower
-            if found:
+            if found and not search.splits_are_open:
                 gain = search.gain_of_no_compute(found)
                 cost = max(cost, smaller.price - self.choice.price - found.score - gain)
             yield replace(self, cost=cost, choice=smaller)
