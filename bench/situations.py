@@ -5,8 +5,8 @@
 FOLDER holds GGUF files, sparse ones or bare headers stretched to full size, named as in the table.
 For each row: the machine, the model, the expert's choice, kvchat's with its tokens/s at two depths,
 its prompts and its turn, and a verdict. `--first` judges what the first solver took, which weighed
-decoding alone and is in the table too: nine of its choices are worse, so the rule can fail. The
-exit status is 1 if one is.
+decoding alone and is in the table too: a third and more of its choices are worse, so the rule can
+fail. The exit status is 1 if one is.
 
 The verdict. A choice inside all of the expert's ranges is *ok*. Any other is held against every
 plan inside them that fits, by the same footprints and speeds, both at the same depth. It is *worse*
