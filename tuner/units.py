@@ -14,6 +14,7 @@ UINT32, INT32 = (1 << 32) - 1, (1 << 31) - 1  # the largest numbers of these typ
 
 _WHOLE_RATE = 100  # GB/s from which on a decimal says nothing
 _MINUTE = 60  # seconds
+_LONG = 600  # of a unit, from which on the next larger one is told
 _WHOLE_SECONDS = 10  # from which on a decimal says nothing
 _WHOLE_TPS = 10  # tokens/s from which on a decimal says nothing
 _SIZE = re.compile(r"^\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt]?)(i?b?)\s*$", re.IGNORECASE)
@@ -45,11 +46,12 @@ def tps_text(tps: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """How long something takes, for people: 2.3 s, 45 s, 12 min, 3 h."""
+    """How long something takes, for people, so that what differs by a tenth reads differently:
+    2.3 s, 45 s, 480 s, 12 min, 3 h."""
     if seconds < _WHOLE_SECONDS:
         return f"{seconds:.1f} s"
     for size, unit in ((1, "s"), (_MINUTE, "min")):
-        if seconds < 2 * _MINUTE * size:
+        if seconds < _LONG * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds / _MINUTE**2:,.0f} h"
 

@@ -89,6 +89,24 @@ def test_what_fits_is_not_given_up_for_what_would_be_faster_without_a_gpu() -> N
     assert plan.machine.gpus == both.gpus
 
 
+def test_a_flag_that_would_have_all_gpus_back_is_not_told_without_them() -> None:
+    """Each alternative of a plan that leaves GPUs out is what its flag really gives."""
+    slow = replace(gpu(16, 1), bandwidth=50e9)
+    model, where = giant(LLAMA_8B), machine(gpu(8), slow, ram=32)
+    plan = make_plan(model, where, Wishes())
+    assert [g.id for g in plan.machine.unusable] == ["GPU1"]
+    assert plan.alternatives
+    for c in plan.alternatives:
+        flag, value = c.note.split()
+        wish = {
+            "--prefer": lambda v: Wishes(prefer=v),
+            "--kv": lambda v: Wishes(type_k=v, type_v=v),
+            "--ctx": lambda v: Wishes(n_ctx=int(v)),
+        }[flag](value)
+        asked = make_plan(model, where, wish)
+        assert asked.chosen.settings == c.settings, c.note
+
+
 def test_what_the_user_gives_a_gpu_is_kept() -> None:
     """Layers or a split that are asked for are not taken from it."""
     where = machine(gpu(1.25, bandwidth=60e9), ram=32)

@@ -17,9 +17,12 @@ RETRY_SHARES = (0.94, 0.86, 0.72, 0.50)
 OFFERED_TYPES = ("f16", "q8_0", "q4_0")  # for K and V both: full, half and quarter size
 
 
-def alternatives(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candidate, ...]:
+def alternatives(
+    solver: Solver, wishes: Wishes, chosen: Candidate, whole: Solver | None = None
+) -> tuple[Candidate, ...]:
     """What else fits, keeps the wishes and is better than the choice in something that a user
-    notices, the fastest first. Each says in `note` by which flag it is had."""
+    notices, the fastest first. Each says in `note` by which flag it is had. `whole`: that of the
+    machine with the GPUs that `solver` leaves out; what a flag would have there is not told."""
     trials: list[tuple[str, Wishes]] = []
     for prefer in PREFERENCES:
         if prefer == "context" and len(solver.machine.gpus) > 1:
@@ -40,7 +43,12 @@ def alternatives(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Can
             for n_ctx in dict.fromkeys((more, wished, solver.model.n_ctx_train))
             if n_ctx
         ]
-    found = distinct((_noted(solver.best(wish), note) for note, wish in trials), chosen)
+    tried = (
+        _noted(best, note)
+        for note, wish in trials
+        if (best := solver.best(wish)) and not (whole and _is_better(whole.best(wish), best))
+    )
+    found = distinct(tried, chosen)
     kept: list[Candidate] = []
     for c in found:  # of equals, the first is enough
         beaten = any(dominates(o, c) for o in (chosen, *found))
@@ -94,6 +102,10 @@ def one_more_gib(solver: Solver, wishes: Wishes, chosen: Candidate) -> Candidate
 def next_context(n_ctx: int, wished: int) -> int:
     """The next round number of tokens that is clearly more, up to the wished one."""
     return min(1 << (n_ctx * 3 // 2 - 1).bit_length(), wished)
+
+
+def _is_better(other: Candidate | None, candidate: Candidate) -> bool:
+    return other is not None and other.score > candidate.score
 
 
 def _noted(candidate: Candidate | None, note: str) -> Candidate | None:

@@ -67,6 +67,7 @@ def make_plan(
     budgets = solver.budgets
     solver, chosen = solver.confirmed(wishes)
     found = _Found(solver, chosen) if margins else _without_useless_gpus(solver, chosen, wishes)
+    asked = solver
     solver, chosen = found.solver, found.chosen or solver.exactly(least_short(solver, wishes))
     machine = solver.machine
     if not chosen.fits:
@@ -87,7 +88,7 @@ def make_plan(
         chosen,
         reasons=(*reasons_for(solver, wishes, chosen), *found.reasons),
         warnings=warnings_for(model, chosen, machine, wishes),
-        offers=_offers(solver, wishes, chosen),
+        offers=_offers(solver, wishes, chosen, asked if asked.machine != machine else None),
     )
 
 
@@ -118,8 +119,9 @@ def _without_useless_gpus(solver: Solver, chosen: Candidate | None, wishes: Wish
         found = better
 
 
-def _offers(solver: Solver, wishes: Wishes, chosen: Candidate) -> Offers:
-    """What the solver finds beside its choice, each kind as if nothing had been asked before."""
+def _offers(solver: Solver, wishes: Wishes, chosen: Candidate, whole: Solver | None) -> Offers:
+    """What the solver finds beside its choice, each kind as if nothing had been asked before.
+    `whole`: that of all GPUs, where the solver's machine has fewer."""
 
     def later(find: Callable[[Solver, Wishes, Candidate], T]) -> Later[T]:
         def found() -> T:
@@ -128,7 +130,12 @@ def _offers(solver: Solver, wishes: Wishes, chosen: Candidate) -> Offers:
 
         return Later(found)
 
-    return Offers(later(alternatives), later(fallbacks), later(one_more_gib))
+    def others(hurried: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candidate, ...]:
+        if whole:
+            whole.start_plan()
+        return alternatives(hurried, wishes, chosen, whole and whole.hurried())
+
+    return Offers(later(others), later(fallbacks), later(one_more_gib))
 
 
 def with_choice(plan: Plan, chosen: Candidate, solver: Solver) -> Plan:
