@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from tuner.engine.protocol import MeasureSpeed, Progress, SpeedMeasured, Timed
 from tuner.launch import LEAST_CORES, Launcher, Ready, Retry, Running, Stage
-from tuner.report.receipt import Pace, Receipt
+from tuner.report.receipt import Receipt, Timing
 from tuner.settings import Settings
 
 SHORT_PROMPT = 128  # tokens: less than the usual n_ubatch
@@ -66,14 +66,14 @@ def receipt(running: Running, request: MeasureSpeed, measured: SpeedMeasured) ->
     """What was measured of a running model, beside what was predicted."""
     settings, tuning = running.settings, running.tuning
 
-    def paces(kind: str, all_timed: tuple[Timed, ...]) -> tuple[Pace, ...]:
-        return tuple(Pace(t, tuning.predicted_tps(settings, kind, t)) for t in all_timed)
+    def timings(kind: str, all_timed: tuple[Timed, ...]) -> tuple[Timing, ...]:
+        return tuple(Timing(t, tuning.predicted_tps(settings, kind, t)) for t in all_timed)
 
     return Receipt(
         running.plan,
         running.actual,
-        paces("prompt", measured.prompts),
-        paces("decode", measured.decodes),
+        timings("prompt", measured.prompts),
+        timings("decode", measured.decodes),
         request.depths[len(measured.decodes) :],
         measured.n_threads,
         _was_busy(settings, measured),

@@ -14,7 +14,7 @@ from tuner.engine.protocol import Timed
 from tuner.memory.footprint import Footprint
 from tuner.planning.planner import make_plan
 from tuner.profiles.actual import Actual
-from tuner.report.receipt import Pace, Receipt, receipts_json, receipts_text
+from tuner.report.receipt import Receipt, Timing, receipts_json, receipts_text
 from tuner.units import MIB
 from tuner.wishes import Wishes
 
@@ -26,8 +26,8 @@ def receipt(*, busy: bool = False, left_out: tuple[int, ...] = ()) -> Receipt:
     first, *others = expected.uses
     real = Footprint((replace(first, compute=first.compute + 8 * MIB), *others), "measured")
     actual = Actual(real, expected, vram_growth=(first.total + 8 * MIB,))
-    prompts = (Pace(Timed(0, 128, 1.0, 1.0), 160.0), Pace(Timed(32, 2016, 2.0, 1.0), 1260.0))
-    decodes = (Pace(Timed(0, 32, 1.0, 1.0), 40.0), Pace(Timed(2048, 32, 2.0, 1.0), 20.0))
+    prompts = (Timing(Timed(0, 128, 1.0, 1.0), 160.0), Timing(Timed(32, 2016, 2.0, 1.0), 1260.0))
+    decodes = (Timing(Timed(0, 32, 1.0, 1.0), 40.0), Timing(Timed(2048, 32, 2.0, 1.0), 20.0))
     return Receipt(plan, actual, prompts, decodes, left_out, 8, busy)
 
 

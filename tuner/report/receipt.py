@@ -23,7 +23,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Timing:
     """Tokens that were timed, beside the tokens/s that were predicted of them."""
 
     timed: Timed
@@ -41,8 +41,8 @@ class Receipt:
 
     plan: Plan  # whose choice it was
     actual: Actual
-    prompts: tuple[Pace, ...]
-    decodes: tuple[Pace, ...]
+    prompts: tuple[Timing, ...]
+    decodes: tuple[Timing, ...]
     left_out: tuple[int, ...]  # depths for which the time did not suffice, in tokens
     n_threads: int
     busy: bool  # other programs had the cores: the speeds are not the machine's
@@ -184,8 +184,8 @@ def _run_json(receipt: Receipt) -> dict[str, Any]:
             }
             for guess, real, grown in uses
         ],
-        "prompts": [_pace_json(pace) for pace in receipt.prompts],
-        "decodes": [_pace_json(pace) for pace in receipt.decodes],
+        "prompts": [_timing_json(pace) for pace in receipt.prompts],
+        "decodes": [_timing_json(pace) for pace in receipt.decodes],
         "left_out": list(receipt.left_out),
     }
 
@@ -194,7 +194,7 @@ def _kinds(use: DeviceUse) -> dict[str, int]:
     return {kind: getattr(use, kind) for kind in ENGINE_KINDS}
 
 
-def _pace_json(pace: Pace) -> dict[str, Any]:
+def _timing_json(pace: Timing) -> dict[str, Any]:
     return {
         **asdict(pace.timed),
         "predicted_tps": round(pace.predicted, 3),
