@@ -58,8 +58,6 @@ _OFF: dict[str, dict[str, tuple[int, ...]]] = {
         "1: n_ctx=32768 type_k=q8_0 type_v=q4_0 n_gpu_layers=99": (262144, 0),
     },
     "lfm2-dense.gguf": {
-        "1: n_ctx=12032 type_k=q8_0 type_v=q8_0 n_gpu_layers=99": (81920, 81920),
-        "1: n_ctx=32768 type_k=q8_0 type_v=q4_0 n_gpu_layers=99": (81920, 81920),
         "2: n_ctx=8192 n_gpu_layers=99": (0, -1024, 0),
     },
     "lfm2moe-moe.gguf": {

@@ -27,6 +27,9 @@ class PatternError(ValueError):
     """What a pattern says that a grammar cannot, as the rest of a sentence about it."""
 
 
+_NOTHING = '""'  # the text without a character
+
+
 def literal(text: str) -> str:
     """A text in quotes, as GBNF writes it."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -45,13 +48,17 @@ class Pattern:
         ways = self._ways(top=True)
         if self._at < len(self._text):
             raise PatternError("closes a group that it has not opened")
-        return f"({ways})"
+        return ways if ways == _NOTHING else f"({ways})"
 
     def _ways(self, *, top: bool = False) -> str:
         found = [self._sequence(top)]
         while self._next("|"):
             found.append(self._sequence(top))
-        return " | ".join(found)
+        # llama.cpp takes no repetition of a group that has nothing for one of its ways.
+        some = [way for way in found if way != _NOTHING]
+        if len(some) == len(found):
+            return " | ".join(found)
+        return f"({' | '.join(some)})?" if some else _NOTHING
 
     def _sequence(self, top: bool) -> str:
         parts: list[str] = []
@@ -62,14 +69,16 @@ class Pattern:
                 if self._at < len(self._text) and self._text[self._at] not in "|)":
                     raise PatternError("has something behind its end")
                 break
-            parts.append(self._atom() + self._quantifier())
+            atom, quantifier = self._atom(), self._quantifier()
+            if atom != _NOTHING:
+                parts.append(atom + quantifier)
         if not top and (from_start or to_end):
             raise PatternError("has ^ or $ inside a group")
         if top and not from_start:
             parts.insert(0, "char*")
         if top and not to_end:
             parts.append("char*")
-        return " ".join(parts) or '""'
+        return " ".join(parts) or _NOTHING
 
     def _atom(self) -> str:
         c = self._take()

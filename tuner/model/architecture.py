@@ -180,3 +180,7 @@ class Architecture:
     tied_in_place: bool = False  # logits are made by the embedding where it lies, without a copy
     scaled_experts: bool = False  # a factor for each expert is used, should a file have them
     output_first: bool = False  # the output is created before the embedding: never shared with it
+
+    # ---- quantizing (`llama_tensor_get_type`, src/llama-quant.cpp)
+    output_in_q8_0: bool = False  # whatever the mix
+    n_layer_70b: int = 0  # of the size that it calls 70B, with grouped heads; 0: there is none

@@ -104,7 +104,7 @@ _CACHE = (
     Architecture(
         "exaone4", window=Window(4, default=4096, n_layer=64), graph=GraphTraits(rope="window")
     ),
-    Architecture("falcon", graph=GraphTraits(parallel=_FFN_ATTENTION)),
+    Architecture("falcon", output_in_q8_0=True, graph=GraphTraits(parallel=_FFN_ATTENTION)),
     Architecture("gemma", graph=GraphTraits(scaled_input=True)),
     Architecture(
         "gemma2", window=Window(2, default=4096), graph=GraphTraits(scaled_input=True, softcap=True)
@@ -168,7 +168,7 @@ _CACHE = (
     Architecture("jais", graph=GraphTraits(rope="none")),
     Architecture("jais2"),
     Architecture("laguna", window=Window(4, dense_first=True, optional=True), graph=_STATED),
-    Architecture("llama", scaled_experts=True),
+    Architecture("llama", scaled_experts=True, n_layer_70b=80),
     Architecture(
         "llama4",
         window=Window(4, fixed=8192, zero_is_none=True),

@@ -249,12 +249,12 @@ class _Types:
     def __init__(self, mix: Mix, model: Model, tensors: list[TensorInfo]) -> None:
         hp = model.hparams
         self._mix, self._tensors = mix, tensors
-        self._architecture, self._n_expert = model.architecture, model.n_expert
+        self._row, self._n_expert = hp.row, model.n_expert
         self._n_layer = model.n_layer_all
         n_head, n_head_kv = (*hp.n_head, 0)[0], (*hp.n_head_kv, 0)[0]
         self._group = n_head // n_head_kv if n_head_kv else 0  # `n_gqa`
-        # LLM_TYPE_70B (src/models/llama.cpp)
-        self._is_70b = (model.architecture, model.n_layer_all) == ("llama", 80) and self._group > 1
+        # `llama_quant_model_from_metadata` (src/llama-quant.cpp)
+        self._is_70b = model.n_layer_all == hp.row.n_layer_70b and self._group > 1
         self._n_v = sum(_is_v(t.name) for t in tensors)
         self._tied = all(t.name != "output.weight" for t in tensors)
         self._seen_v = self._seen_down = 0
@@ -270,7 +270,7 @@ class _Types:
         mix, name = self._mix, tensor.name
         if name == "output.weight" or (self._tied and name in _EMBEDDINGS):
             block = GGML_TYPES[GGML_NUMBERS[mix.usual]].block
-            odd = self._architecture == "falcon" or tensor.shape[0] % block
+            odd = self._row.output_in_q8_0 or tensor.shape[0] % block
             return "q8_0" if odd else mix.output
         if name in _EMBEDDINGS:
             return mix.embedding or mix.usual
