@@ -86,7 +86,7 @@ wishes_of_any_kind = st.builds(
     wishes=Wishes(n_ctx=131_072, type_k="f16", type_v="f16", n_gpu_layers=99),
 )  # fmt: skip
 @settings(
-    max_examples=25,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,9 +87,30 @@ def limited(solver: Solver, free_mib: float, host_mib: float = 4096) -> Solver:
 
 def brute_force(solver: Solver, wishes: Wishes) -> float | None:
     """The best score over every cell of the grid, each weighed on its own."""
+    fitting, wished = solver.fitting, solver.objective(wishes).wished_context
+    best: float | None = None
+    for score, cell, totals in _cells(solver, wishes):
+        beyond = cell.n_ctx > wished
+        budgets = fitting.sparing_budgets(cell, wished) if beyond else fitting.budgets
+        if (best is None or score > best) and budgets.hold(totals):
+            best = score
+    return best
+
+
+_KNOWN: dict[tuple[Estimator, Wishes], list[tuple[float, Settings, list[int]]]] = {}
+
+
+def _cells(solver: Solver, wishes: Wishes) -> list[tuple[float, Settings, list[int]]]:
+    """Score, settings and bytes per device of every cell, whatever the budgets."""
+    key = solver.fitting.estimator, wishes
+    if key not in _KNOWN:
+        _KNOWN[key] = list(_all_cells(solver, wishes))
+    return _KNOWN[key]
+
+
+def _all_cells(solver: Solver, wishes: Wishes) -> Iterator[tuple[float, Settings, list[int]]]:
     objective = solver.objective(wishes)
     moe = range(solver.model.moe_layers[-1] + 2) if solver.model.moe_layers else [0]
-    best: float | None = None
     for (k, v), u, n, m, ctx in itertools.product(
         list(solver.pairs(wishes)),
         UBATCHES,
@@ -101,27 +123,18 @@ def brute_force(solver: Solver, wishes: Wishes) -> float | None:
         if u not in solver.ubatches(wishes, solver.whole(n, m)):
             continue
         found = solver.weigh(Settings(ctx, k, v, n if solver.machine.gpus else 0, m, u), objective)
-        fitting = solver.fitting
-        beyond = ctx > objective.wished_context
-        budgets = (
-            fitting.sparing_budgets(found.settings, objective.wished_context)
-            if beyond
-            else fitting.budgets
-        )
-        if budgets.hold(found.footprint.totals) and (best is None or found.score > best):
-            best = found.score
-    return best
+        yield found.score, found.settings, found.footprint.totals
 
 
 @pytest.mark.parametrize("prefer", PREFERENCES)
-@pytest.mark.parametrize("free_mib", [925, 945, 985, 995, 1005, 1015, 1040])
-def test_the_answer_is_that_of_brute_force(small: Solver, free_mib: int, prefer: str) -> None:
+def test_the_answer_is_that_of_brute_force(small: Solver, prefer: str) -> None:
     """Searching cleverly loses nothing against weighing every cell of the whole grid."""
-    solver = limited(small, free_mib)
-    wishes = Wishes(prefer=prefer)
-    found = solver.best(wishes)
-    expected = brute_force(solver, wishes)
-    assert (found and round(found.score, 9)) == (expected and round(expected, 9))
+    for free_mib in (925, 945, 985, 995, 1005, 1015, 1040):
+        solver = limited(small, free_mib)
+        wishes = Wishes(prefer=prefer)
+        found = solver.best(wishes)
+        expected = brute_force(solver, wishes)
+        assert (found and round(found.score, 9)) == (expected and round(expected, 9)), free_mib
 
 
 def test_the_brute_force_budgets_have_all_kinds_of_answers(small: Solver) -> None:
@@ -137,7 +150,7 @@ def test_the_brute_force_budgets_have_all_kinds_of_answers(small: Solver) -> Non
     prefer=st.sampled_from(PREFERENCES),
     n_ctx=st.sampled_from([None, None, 2048, 16384]),
 )
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 def test_never_over_budget(
     name: str, gibs: list[float], ram: float, prefer: str, n_ctx: int | None
 ) -> None:
@@ -158,7 +171,7 @@ def test_never_over_budget(
     more=st.floats(0.05, 6),
     prefer=st.sampled_from(PREFERENCES),
 )
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 def test_more_memory_never_gives_a_worse_plan(
     name: str, gib: float, more: float, prefer: str
 ) -> None:
@@ -186,7 +199,7 @@ def test_more_memory_never_gives_a_worse_plan(
     layers=st.sampled_from([None, 0, 1, 17]),
     n_ubatch=st.sampled_from([None, 64, 1024]),
 )
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 def test_a_fixed_wish_is_never_changed(
     name: str, gib: float, n_ctx: int | None, type_k: str | None, type_v: str | None,
     layers: int | None, n_ubatch: int | None,

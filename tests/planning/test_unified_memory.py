@@ -111,7 +111,7 @@ def machines(draw: st.DrawFn, most_gpus: int = 2) -> Machine:
     prefer=st.sampled_from(PREFERENCES[:2]),
     n_ctx=st.sampled_from([None, 2048, 16384]),
 )
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 def test_no_pool_is_ever_over_its_budget(
     name: str, where: Machine, prefer: str, n_ctx: int | None
 ) -> None:
@@ -128,7 +128,7 @@ def test_no_pool_is_ever_over_its_budget(
     more=st.floats(0.01, 8),
     what=st.sampled_from(["ram", "limit", "both"]),
 )
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 def test_more_memory_never_gives_a_worse_plan(
     name: str, where: Machine, more: float, what: str
 ) -> None:
