@@ -46,6 +46,7 @@ from tuner.wishes import LaunchRequest, Wishes
 MEMORY_SHARE, MEMORY_BYTES = 0.03, 4 * MIB
 DECODE_SHARE, PROMPT_SHARE = 0.20, 0.25
 SMALL = 128 * MIB  # of the small models
+LONG_ANSWER = 4_096  # tokens, so many that a process is killed before it has written them
 GIVEN_BACK_SECONDS = 10.0  # after a death, until the driver has all of its memory again
 
 
@@ -177,7 +178,7 @@ class Check:
             running = _running(launcher)
             before = gpu_used_bytes(running.plan.machine)
             try:
-                for event in _answer(running):
+                for event in _answer(running, LONG_ANSWER):
                     if isinstance(event, Text) and launcher.client.pid:
                         os.kill(launcher.client.pid, signal.SIGKILL)
                 yield "an answer went on after its process was killed"
@@ -213,8 +214,9 @@ def _running(launcher: Launcher) -> Running:
     return last.running
 
 
-def _answer(running: Running) -> Iterator[object]:
-    return running.generate([Message("user", "Hello")], Sampling(temperature=0, max_tokens=16))
+def _answer(running: Running, max_tokens: int = 16) -> Iterator[object]:
+    sampling = Sampling(temperature=0, max_tokens=max_tokens)
+    return running.generate([Message("user", "Hello")], sampling)
 
 
 def main() -> int:
