@@ -8,15 +8,15 @@ import pytest
 
 from tests.support.giants import LLAMA_8B, giant, giant_path, machine
 from tests.support.launches import launcher
-from tuner.engine.protocol import SpeedMeasured, Timed
+from tuner.engine.protocol import Timed
 from tuner.errors import EngineCancelled, EngineError
-from tuner.launch import Stage
+from tuner.launch import Stage, cores_were_taken
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
 from tuner.profiles.profiles import Profiles
 from tuner.report.receipt import Receipt
 from tuner.settings import Settings
-from tuner.trial import DECODED, OTHERS, _was_busy, request_for, trial
+from tuner.trial import DECODED, OTHERS, request_for, trial
 
 
 def test_the_choice_is_timed(tiny_model: Path, tmp_path: Path, pretend: Machine) -> None:
@@ -101,9 +101,10 @@ def test_a_short_prompt_is_less_than_a_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "n_gpu_layers", "busy"), [(1.9, 0, False), (1.2, 0, True), (1.2, 3, False)]
+    ("cores", "n_gpu_layers", "busy"),
+    [(1.9, 0, False), (1.2, 0, True), (1.2, 3, False), (0.0, 0, False)],
 )
 def test_others_at_the_cores_are_noticed(cores: float, n_gpu_layers: int, busy: bool) -> None:
-    """Where GPUs compute, threads wait by themselves."""
-    measured = SpeedMeasured((Timed(0, 8, 1.0, 2.0),), (Timed(0, 8, 1.0, cores),), 2)
-    assert _was_busy(Settings(4096, n_gpu_layers=n_gpu_layers), measured) is busy
+    """Where GPUs compute, threads wait by themselves; 0 is not known."""
+    timed = (Timed(0, 8, 1.0, 2.0), Timed(0, 8, 1.0, cores))
+    assert cores_were_taken(Settings(4096, n_gpu_layers=n_gpu_layers), 2, timed) is busy

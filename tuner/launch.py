@@ -5,7 +5,7 @@ Everything here blocks and belongs in a thread; what happens is told as events.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -387,11 +387,13 @@ class Running:
         return self._launcher.start()
 
     def _note_speed(self, done: Done) -> None:
-        if done.n_decoded < MEASURED_TOKENS or done.decode_seconds <= 0 or self._was_busy(done):
+        if done.n_decoded < MEASURED_TOKENS or done.decode_seconds <= 0:
             return
         cores = done.decode_cpu_seconds / done.decode_seconds
         began = done.n_ctx_used - done.n_decoded
         decode = Timed(began, done.n_decoded, done.decode_seconds, cores)
+        if cores_were_taken(self._settings, self._tuning.threads, [decode]):
+            return
         fresh = done.n_prompt - done.n_reused
         read = fresh >= MEASURED_PROMPT and done.prompt_seconds > 0
         prompts = [Timed(done.n_reused, fresh, done.prompt_seconds, 0.0)] if read else []
@@ -409,12 +411,13 @@ class Running:
         self.actual = actual
         self._tuning.learn_speed(self.plan, actual, decodes, prompts)
 
-    def _was_busy(self, done: Done) -> bool:
-        """Whether other programs had the cores that the engine computed on. Where it computes on
-        GPUs, its threads wait by themselves, and nothing can be said."""
-        if not done.decode_cpu_seconds or self._settings.n_gpu_layers:
-            return False
-        return done.decode_cpu_seconds < LEAST_CORES * done.decode_seconds * self._tuning.threads
+
+def cores_were_taken(settings: Settings, n_threads: int, timed: Iterable[Timed]) -> bool:
+    """Whether other programs had the cores that the engine computed on. Where it computes on GPUs,
+    its threads wait by themselves, and nothing can be said; nor where it is not known."""
+    if settings.n_gpu_layers:
+        return False
+    return any(0 < each.cores < LEAST_CORES * n_threads for each in timed)
 
 
 def no_fit_text(plan: Plan, advice: Advice) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tuner.engine.protocol import MeasureSpeed, Progress, SpeedMeasured, Timed
-from tuner.launch import LEAST_CORES, Launcher, Ready, Retry, Running, Stage
+from tuner.launch import Launcher, Ready, Retry, Running, Stage, cores_were_taken
+from tuner.planning.speed import CHAT_DEPTH, QUOTED_DEPTH
 from tuner.report.receipt import Receipt, Timing
 from tuner.settings import Settings
 
 SHORT_PROMPT = 128  # tokens: less than the usual n_ubatch
-DEPTHS = (0, 2_048, 8_192)  # tokens in the cache
+DEPTHS = (0, QUOTED_DEPTH, CHAT_DEPTH)  # tokens in the cache
 DECODED = 32  # tokens at each
 SECONDS = 60.0  # for the timing of one plan
 OTHERS = 2  # of the plan's alternatives, in a thorough trial
@@ -76,14 +77,5 @@ def receipt(running: Running, request: MeasureSpeed, measured: SpeedMeasured) ->
         timings("decode", measured.decodes),
         request.depths[len(measured.decodes) :],
         measured.n_threads,
-        _was_busy(settings, measured),
+        cores_were_taken(settings, measured.n_threads, (*measured.prompts, *measured.decodes)),
     )
-
-
-def _was_busy(settings: Settings, measured: SpeedMeasured) -> bool:
-    """Whether other programs had the cores that the engine computed on. Where it computes on
-    GPUs, its threads wait by themselves, and nothing can be said."""
-    if settings.n_gpu_layers:
-        return False
-    least = LEAST_CORES * measured.n_threads
-    return any(timed.cores < least for timed in (*measured.prompts, *measured.decodes))

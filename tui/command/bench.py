@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+from tui.command.following import followed
 from tui.command.options import installed_version
 from tui.command.output import Progress, colours, columns, tell, write
 from tui.command.signals import end_by_signals
 from tuner.errors import EngineCancelled, ExitCode, UsageError
-from tuner.launch import Launcher, Retry, Stage
-from tuner.report.receipt import Receipt, receipts_json, receipts_text
+from tuner.launch import Launcher
+from tuner.report.receipt import receipts_json, receipts_text
 from tuner.trial import trial
 from tuner.wishes import LaunchRequest
 
@@ -24,16 +25,9 @@ def bench(request: LaunchRequest, *, thorough: bool, as_json: bool) -> int:
         raise UsageError("--bench measures this machine: leave out what states another one.")
     launcher = Launcher(request)
     end_by_signals(launcher.kill)
-    status, receipts = Progress(), []
+    status = Progress()
     try:
-        for event in trial(launcher, thorough=thorough):
-            match event:
-                case Stage(text, fraction):
-                    status.show(text if fraction is None else f"{text} {fraction:.0%}")
-                case Retry(reason):
-                    status.say(reason)
-                case Receipt():
-                    receipts.append(event)
+        receipts = list(followed(trial(launcher, thorough=thorough), status))
     except EngineCancelled:
         return ExitCode.INTERRUPTED
     finally:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tui.command.following import followed
 from tui.command.output import Progress, colours, columns, tell, write
 from tui.command.signals import end_by_signals
 from tuner.errors import EngineCancelled, ExitCode, UsageError
-from tuner.launch import Launcher, Retry, Stage
+from tuner.launch import Launcher
 from tuner.measuring import Text, measured
-from tuner.memory.cache_losses import CacheLosses
 from tuner.model.model import Model
 from tuner.private_files import read_bounded, why
 from tuner.report.losses import losses_json, losses_text
@@ -32,22 +32,14 @@ def measure(
         raise UsageError("--measure runs the model: leave out what states another machine.")
     launcher = Launcher(request)
     end_by_signals(launcher.kill)
-    status, losses = Progress(), None
+    status = Progress()
     try:
-        for event in measured(launcher, text, n_tokens):
-            match event:
-                case Stage(said, fraction):
-                    status.show(said if fraction is None else f"{said} {fraction:.0%}")
-                case Retry(reason):
-                    status.say(reason)
-                case CacheLosses():
-                    losses = event
+        *_, losses = followed(measured(launcher, text, n_tokens), status)
     except EngineCancelled:
         return ExitCode.INTERRUPTED
     finally:
         status.show("")
         launcher.close()
-    assert losses is not None
     if as_json:
         write(json.dumps(losses_json(model, losses)) + "\n")
         return ExitCode.OK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tui.command.following import followed
 from tui.command.output import Progress, write, write_aside
 from tui.command.signals import end_by_signals
 from tuner.engine.protocol import (
@@ -15,7 +16,7 @@ from tuner.engine.protocol import (
     WasThought,
 )
 from tuner.errors import EngineCancelled, ExitCode
-from tuner.launch import Launcher, Ready, Retry, Stage
+from tuner.launch import Launcher
 from tuner.wishes import LaunchRequest
 
 _UNMARKED = "what came so far was the model's thought, of which only the end is marked"
@@ -45,16 +46,8 @@ def answer(
     end_by_signals(launcher.kill)
     status = Progress()
     try:
-        running = None
-        for event in launcher.start():
-            match event:
-                case Stage(text, fraction):
-                    status.show(text if fraction is None else f"{text} {fraction:.0%}")
-                case Retry(reason):
-                    status.say(reason)
-                case Ready():
-                    running = event.running
-        assert running is not None
+        *_, ready = followed(launcher.start(), status)
+        running = ready.running
         for warning in running.warnings:
             status.say(warning)
         told = set(running.warnings)

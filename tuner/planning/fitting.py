@@ -40,13 +40,13 @@ class Fitting:
         self.usual_compute[:] = [0] * len(self.usual_compute)
         self.estimator.forget()
 
-    def sparing_budgets(self, settings: Settings, wished: int) -> Budgets:
+    def sparing_budgets(
+        self, settings: Settings, wished: int, totals: _Totals | None = None
+    ) -> Budgets:
         """The budgets for context beyond the `wished` one, in tokens: of the RAM that is left
-        beside these settings with that, half is left alone."""
-        return self._sparing(settings, wished, self.estimator.totals)
-
-    def _sparing(self, settings: Settings, wished: int, totals: _Totals) -> Budgets:
-        used = self.budgets.charged(totals(settings.with_context(wished)))
+        beside these settings with that, half is left alone. `totals`: how bytes are counted."""
+        count = totals or self.estimator.totals
+        used = self.budgets.charged(count(settings.with_context(wished)))
         return self.budgets.at_most(
             [None if free is None else (use + free) // 2
              for use, free in zip(used, self._free_ram, strict=True)]
@@ -143,7 +143,7 @@ class Fitting:
     ) -> Settings | None:
         found = None
         if contexts[-1] > wished:
-            sparing = self._sparing(settings, wished, totals)
+            sparing = self.sparing_budgets(settings, wished, totals)
             found = _reach(settings, contexts, sparing, totals)
         if found is None or found.n_ctx < wished:
             up_to_wish = contexts[: bisect_right(contexts, wished)]
@@ -182,7 +182,7 @@ class Fitting:
         """Whether these settings are allowed, the bound that is quickly had looked at first."""
         for totals in (self._totals_without_compute, self.estimator.totals):
             beyond = settings.n_ctx > wished
-            budgets = self._sparing(settings, wished, totals) if beyond else self.budgets
+            budgets = self.sparing_budgets(settings, wished, totals) if beyond else self.budgets
             if not budgets.hold(totals(settings)):
                 return False
         return True
