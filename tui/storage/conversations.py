@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
+from tui.composing.draft import Draft
 from tui.storage import schema
 from tui.storage.database import Database, StoreError, index_message
 from tui.storage.records import (
@@ -21,6 +22,8 @@ from tui.storage.records import (
     Hit,
     StoredMessage,
     checksum,
+    draft,
+    draft_values,
     record,
     stored_message,
 )
@@ -36,6 +39,7 @@ Found = list[Hit]  # inside the class below, `list` is a method
 Records = list[Conversation]
 Messages = list[StoredMessage]
 Words = list[str]
+Texts = list[str]
 
 
 def default_path() -> Path:
@@ -123,6 +127,17 @@ class Conversations(Database):
         found = _conversations(db, among, (json.dumps(list(excerpts)), limit))
         return [Hit(conversation, excerpts.get(conversation.id, "")) for conversation in found]
 
+    def draft(self, key: str) -> Draft:
+        """What was being written last in this conversation; the key "" is that of a new one."""
+        query = "SELECT text, folds FROM drafts WHERE conversation_id = ?"
+        row = self._read(lambda db: db.execute(query, (key,)).fetchone())
+        return draft(dict(row)) if row is not None else Draft()
+
+    def prompts(self) -> Texts:
+        """What was asked in all conversations, oldest first."""
+        rows = self._read(lambda db: db.execute("SELECT text FROM prompts ORDER BY n").fetchall())
+        return [draft(dict(row)).text for row in rows]
+
     # ------------------------------------------------------------ writing
 
     def save(self, conversation: Conversation, messages: Iterable[StoredMessage] = ()) -> None:
@@ -173,6 +188,32 @@ class Conversations(Database):
         if self._fts and message.state != "interrupted":  # a growing message is indexed at its end
             index_message(db, n, utf8(message.content))
 
+    def keep_draft(self, key: str, written: Draft) -> None:
+        """Keeps what is being written in a conversation; nothing, where that is nothing. Raises
+        StoreError."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM drafts WHERE conversation_id = ?", (key,))
+            if written.text:
+                db.execute("INSERT INTO drafts VALUES (?, ?, ?)", (key, *draft_values(written)))
+
+        self._write(key or None, work)
+
+    def remember(self, prompt: str) -> None:
+        """Puts what was asked at the end of the history of all conversations, which lets its
+        oldest go; one that is very long is in its conversation alone. Raises StoreError."""
+        prompt = utf8(prompt)
+        if not 0 < len(prompt) <= schema.PROMPT_CHARS:
+            return
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM prompts WHERE text = ?", (prompt,))
+            db.execute("INSERT INTO prompts (text) VALUES (?)", (prompt,))
+            newest = "SELECT n FROM prompts ORDER BY n DESC LIMIT ?"
+            db.execute(f"DELETE FROM prompts WHERE n NOT IN ({newest})", (schema.MAX_PROMPTS,))
+
+        self._write(None, work)
+
     def rename(self, conversation_id: str, title: str) -> None:
         """Gives a title that the first message no longer changes. Raises StoreError."""
 
@@ -196,6 +237,7 @@ class Conversations(Database):
                 )
             db.execute("UPDATE conversations SET head = NULL WHERE id = ?", (conversation_id,))
             db.execute("DELETE FROM conversations WHERE id = ?", (conversation_id,))
+            db.execute("DELETE FROM drafts WHERE conversation_id = ?", (conversation_id,))
 
         self._write(conversation_id, work)
 

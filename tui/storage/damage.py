@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tui.storage import schema
-from tui.storage.records import Conversation, StoredMessage, record
+from tui.storage.records import Conversation, StoredMessage, draft, draft_values, record
 
 CHECK_SECONDS = 0.5  # that a look at the whole file may take when it is opened
 SALVAGE_SECONDS = 60.0  # that reading one damaged table may take
@@ -105,8 +105,7 @@ def examine(db: sqlite3.Connection, seconds: float = CHECK_SECONDS) -> Health:
                 db, "INSERT INTO messages_fts (messages_fts) VALUES ('integrity-check')"
             )
             return Health.WHOLE if whole else Health.INDEX
-        tables = ("conversations", "messages")
-        ours = all(_passes(db, f"PRAGMA integrity_check({table})") for table in tables)
+        ours = all(_passes(db, f"PRAGMA integrity_check({table})") for table in schema.TABLES)
         return Health.INDEX if ours else Health.DAMAGED
     finally:
         db.set_progress_handler(None, _STEPS)
@@ -221,7 +220,20 @@ def copy_over(
                 "UPDATE conversations SET head = ? WHERE id = ? AND head IS NULL",
                 (head if head in there else end, key),
             )
+        if only is None:
+            _copy_writing(source, target)
     return Salvaged(n_conversations, n_messages, records.whole and messages.whole)
+
+
+def _copy_writing(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
+    """What was being written, and the history of what was. A file from before has neither."""
+    for row in _Rows(source, "drafts"):
+        target.execute(
+            "INSERT OR IGNORE INTO drafts (conversation_id, text, folds) VALUES (?, ?, ?)",
+            (str(row.get("conversation_id")), *draft_values(draft(row))),
+        )
+    for row in _Rows(source, "prompts"):
+        target.execute("INSERT INTO prompts (text) VALUES (?)", (draft(row).text,))
 
 
 class _Rows:

@@ -49,6 +49,7 @@ class Database:
         self._file: tuple[int, int] | None = None  # device and inode of the file that is open
         self._left: list[sqlite3.Connection] = []  # of files that are no longer at `path`,
         self._behind: sqlite3.Connection | None = None  # and the one to take along from
+        self._open_one = ""  # the id of the conversation that is being written
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -82,11 +83,14 @@ class Database:
         with self._lock:
             return self._through(lambda: work(self._opened()))
 
-    def _write(self, conversation_id: str, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Lets `work` change this conversation, in one transaction. Raises StoreError, whatever
-        happens inside; nothing is changed then."""
+    def _write(
+        self, conversation_id: str | None, work: Callable[[sqlite3.Connection], None]
+    ) -> None:
+        """Lets `work` change this conversation, or what belongs to none, in one transaction.
+        Raises StoreError, whatever happens inside; nothing is changed then."""
         with self._lock:
-            self._through(lambda: _change(self._opened(conversation_id), work))
+            self._open_one = conversation_id or self._open_one
+            self._through(lambda: _change(self._opened(writes=True), work))
 
     def _through(self, call: Callable[[], T]) -> T:
         for last in (False, True):
@@ -101,17 +105,16 @@ class Database:
 
     # ------------------------------------------------------------ opening
 
-    def _opened(self, conversation_id: str | None = None) -> sqlite3.Connection:
+    def _opened(self, writes: bool = False) -> sqlite3.Connection:
         """The open database. One that is no longer at `path` is left for the one that is, and
         the conversation that is being written is taken along."""
-        writes = conversation_id is not None
         if writes and self._ready and self.saved and _identity(self.path) != self._file:
             self._left.append(self._db)  # to close it now would remove the new file's log
             self._ready, self._behind = False, self._db
         if not self._ready:
             self._begin(BUSY_SECONDS)
-        if writes and self._behind is not None:
-            damage.copy_over(self._behind, self._db, only=conversation_id)
+        if self._open_one and self._behind is not None:
+            damage.copy_over(self._behind, self._db, only=self._open_one)
             self._behind = None
             self._warn(
                 f"The file of saved conversations {self.path} was removed or replaced; this "

@@ -6,7 +6,9 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
+from tui.composing.draft import Draft
 from tui.storage.conversations import Conversations
 from tui.storage.records import Conversation, StoredMessage
 from tuner.errors import KvchatError
@@ -15,6 +17,7 @@ RETRY_SECONDS = 1.0  # between two attempts at what could not be saved
 CLOSE_SECONDS = 3.0  # that the end waits for the last of them
 
 _Job = tuple[Conversation, tuple[StoredMessage, ...], Future[None]]
+_Errand = tuple[str, Callable[[], None]]  # a name, under which a newer one takes its place
 
 
 def _nothing(_: str) -> None:
@@ -36,8 +39,10 @@ class Recorder:
         self._store = store
         self._on_problem = on_problem
         self._on_saved = on_saved
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | _Errand | None] = queue.SimpleQueue()
         self._unsaved: dict[str, tuple[Conversation, dict[str, StoredMessage]]] = {}
+        self._errands: dict[str, Callable[[], None]] = {}  # unsaved, too
+        self._n_prompts = 0
         # All of the conversation that was saved last, for a file that loses it meanwhile.
         self._written: tuple[str, dict[str, StoredMessage]] = ("", {})
         self._file = store.warning  # another one: perhaps another file
@@ -52,6 +57,15 @@ class Recorder:
         self._jobs.put((conversation, messages, done))
         return done
 
+    def keep_draft(self, key: str, draft: Draft) -> None:
+        """Queues what is being written in a conversation (`Conversations.keep_draft`)."""
+        self._jobs.put((f"draft {key}", partial(self._store.keep_draft, key, draft)))
+
+    def remember(self, prompt: str) -> None:
+        """Queues what was asked for the history of all conversations."""
+        self._n_prompts += 1
+        self._jobs.put((f"prompt {self._n_prompts}", partial(self._store.remember, prompt)))
+
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Waits for what is queued, so long at most; `problem` then says why something is not
         saved. Blocks."""
@@ -64,36 +78,49 @@ class Recorder:
 
     def _run(self) -> None:
         while True:
+            waits = self._unsaved or self._errands
             try:
-                job = self._jobs.get(timeout=RETRY_SECONDS if self._unsaved else None)
+                job = self._jobs.get(timeout=RETRY_SECONDS if waits else None)
             except queue.Empty:
                 self._attempt()
                 continue
-            if job is None:
-                self._attempt()
-                return
-            conversation, messages, done = job
-            kept = self._unsaved.pop(conversation.id, (conversation, {}))[1]
-            for message in messages:
-                kept[message.id] = message  # a newer state of a message keeps its place
-            self._unsaved[conversation.id] = (conversation, kept)
-            self._attempt()
-            done.set_result(None)
+            match job:
+                case None:
+                    self._attempt()
+                    return
+                case (str() as name, errand):
+                    self._errands[name] = errand
+                    self._attempt()
+                case (conversation, messages, done):
+                    kept = self._unsaved.pop(conversation.id, (conversation, {}))[1]
+                    for message in messages:
+                        kept[message.id] = message  # a newer state of a message keeps its place
+                    self._unsaved[conversation.id] = (conversation, kept)
+                    self._attempt()
+                    done.set_result(None)
 
     def _attempt(self) -> None:
         for key, (conversation, messages) in list(self._unsaved.items()):
-            try:
-                self._save(conversation, messages)
-            except Exception as error:  # whatever it is: it is not saved
-                problem = str(error) if isinstance(error, KvchatError) else f"Not saved: {error!r}."
-                if problem != self.problem:
-                    self.problem = problem
-                    self._on_problem(problem)
-            else:
+            if self._done(partial(self._save, conversation, messages)):
                 del self._unsaved[key]
-        if self.problem and not self._unsaved:
+        for name, errand in list(self._errands.items()):
+            if self._done(errand):
+                del self._errands[name]
+        if self.problem and not self._unsaved and not self._errands:
             self.problem = ""
             self._on_saved("")
+
+    def _done(self, work: Callable[[], None]) -> bool:
+        """Whether something could be saved; what was in the way is told."""
+        try:
+            work()
+        except Exception as error:  # whatever it is: it is not saved
+            problem = str(error) if isinstance(error, KvchatError) else f"Not saved: {error!r}."
+            if problem != self.problem:
+                self.problem = problem
+                self._on_problem(problem)
+            return False
+        return True
 
     def _save(self, conversation: Conversation, messages: dict[str, StoredMessage]) -> None:
         of, written = self._written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from functools import cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from tui.composing.draft import Draft
 from tuner.safe_text import utf8
 
 T = TypeVar("T")
@@ -55,6 +57,7 @@ class StoredMessage:
     n_ctx_used: int | None = None  # tokens in the cache after it
     tokens_per_second: float | None = None
     thought_seconds: float | None = None  # of its reasoning
+    parts: str | None = None  # JSON: what of a question is pasted or a file (composing/parts.py)
     damaged: bool = False  # it is not what was saved; filled when read
 
 
@@ -82,6 +85,22 @@ def stored_message(row: Mapping[str, Any]) -> StoredMessage:
     found = record(StoredMessage, row)
     saved = row.get("checksum")
     return replace(found, damaged=saved is not None and saved != checksum(found))
+
+
+def draft(row: Mapping[str, Any]) -> Draft:
+    """The draft of a row; what its folds hold is lost where that is damaged."""
+    try:
+        stated = json.loads(_value(str, row.get("folds")))
+    except (ValueError, RecursionError):
+        stated = {}
+    folds = stated if isinstance(stated, dict) else {}
+    kept = {label: text for label, text in folds.items() if label and isinstance(text, str)}
+    return Draft(_value(str, row.get("text")), kept)
+
+
+def draft_values(draft: Draft) -> tuple[str, str]:
+    """The text and the folds of a draft as they are stored."""
+    return utf8(draft.text), json.dumps(dict(draft.folds))
 
 
 def checksum(message: StoredMessage) -> int:

@@ -6,12 +6,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-VERSION = 3
+VERSION = 4
+MAX_PROMPTS = 1000  # that the history of all conversations holds,
+PROMPT_CHARS = 20_000  # and the longest of them
 
 MESSAGE_COLUMNS = (
     "id", "parent_id", "role", "content", "created", "state", "reasoning", "model_name",
     "model_fingerprint", "settings", "n_prompt", "n_tokens", "n_ctx_used", "tokens_per_second",
-    "thought_seconds",
+    "thought_seconds", "parts",
 )  # fmt: skip
 
 # What the store itself notes of each message.
@@ -57,13 +59,34 @@ MIGRATIONS = (
     # Of what was said; NULL for messages from before there was one.
     "ALTER TABLE messages ADD COLUMN checksum INTEGER",
     "ALTER TABLE messages ADD COLUMN thought_seconds REAL",
+    # What is being written, and what was asked, of which the newest are there from the start.
+    f"""
+    ALTER TABLE messages ADD COLUMN parts TEXT;
+    CREATE TABLE drafts (
+        conversation_id TEXT PRIMARY KEY,
+        text TEXT NOT NULL,
+        folds TEXT NOT NULL
+    );
+    CREATE TABLE prompts (n INTEGER PRIMARY KEY, text TEXT NOT NULL);
+    INSERT INTO prompts (text) SELECT content FROM (
+        SELECT max(n) AS n, content FROM messages
+        WHERE role = 'user' AND length(content) BETWEEN 1 AND {PROMPT_CHARS}
+        GROUP BY content ORDER BY n DESC LIMIT {MAX_PROMPTS}
+    ) ORDER BY n;
+    """,
 )
 
 _INDEX = (
     "CREATE VIRTUAL TABLE IF NOT EXISTS messages_fts USING fts5 "
     "(content, tokenize = 'unicode61 remove_diacritics 2')"
 )
-_CONVERSATION_COLUMNS = ("id", "title", "renamed", "created", "updated", "system_prompt", "head")
+_COLUMNS = {
+    "conversations": "id, title, renamed, created, updated, system_prompt, head",
+    "messages": ", ".join((*MESSAGE_COLUMNS, *_OWN_COLUMNS)),
+    "drafts": "conversation_id, text, folds",
+    "prompts": "n, text",
+}
+TABLES = tuple(_COLUMNS)
 
 
 # Python decodes what SQLite says, which may quote the bytes of a damaged schema.
@@ -102,10 +125,8 @@ def prepare(db: sqlite3.Connection) -> None:
                     db.execute(statement)
             db.execute(f"PRAGMA user_version = {VERSION}")
     # Names every column, so that one that is missing is met here and not in the middle of a chat.
-    conversations = ", ".join(_CONVERSATION_COLUMNS)
-    messages = ", ".join((*MESSAGE_COLUMNS, *_OWN_COLUMNS))
-    db.execute(f"SELECT {conversations} FROM conversations LIMIT 1").fetchone()
-    db.execute(f"SELECT {messages} FROM messages LIMIT 1").fetchone()
+    for table, columns in _COLUMNS.items():
+        db.execute(f"SELECT {columns} FROM {table} LIMIT 1").fetchone()
 
 
 def make_index(db: sqlite3.Connection) -> bool:
