@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,13 +46,19 @@ class Answer:
     error: str = ""
 
 
-def available() -> bool:
-    """Whether this machine's engine can serve as an oracle."""
+@cache
+def rpc_available() -> bool:
+    """Whether the engine here was built with RPC (Linux: stand-ins are found by its soname)."""
     if sys.platform != "linux":
         return False
     probe = "import ctypes, llama_cpp; ctypes.CDLL('libggml-rpc.so.0')"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False)
-    return done.returncode == 0 and platform.machine() == "x86_64"
+    return done.returncode == 0
+
+
+def available() -> bool:
+    """Whether this machine's engine can serve as an oracle."""
+    return rpc_available() and platform.machine() == "x86_64"
 
 
 class Oracle:

@@ -4,6 +4,7 @@ at; a model and a machine for many tests."""
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
 from tuner.memory.compute.graph import Graph
 from tuner.memory.compute.replica.model_graph import ModelGraph
+
+# Hundreds of processes start here; what one has compiled, no other compiles again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def pytest_xdist_auto_num_workers() -> int:

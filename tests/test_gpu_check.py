@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from bench.gpu_check import Check, memory_off, speed_off, ways
+from bench.oracle import rpc_available
 from bench.random_models import KINDS, write_model
 from tests.report.test_receipt import receipt
 from tests.support.giants import LLAMA_8B, QWEN_30B_A3B, giant
-from tests.support.standin_gpu import rpc_available, standin_gpu
+from tests.support.standin_gpu import standin_gpu
 from tuner.engine.protocol import Timed
 from tuner.memory.footprint import Footprint
 from tuner.model.model import read_model

@@ -10,10 +10,11 @@ from threading import Thread
 
 import pytest
 
+from bench.oracle import rpc_available
 from tests.support.gguf_files import tiny_llama
 from tests.support.giants import LLAMA_8B, giant_path, gpu, machine
 from tests.support.launches import ASK, launcher, run
-from tests.support.standin_gpu import rpc_available, standin_gpu
+from tests.support.standin_gpu import standin_gpu
 from tuner.demo import demo_model_path
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Done, Message, Sampling, Text

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.standin_gpu import rpc_available, standin_gpu
+from bench.oracle import rpc_available
+from tests.support.standin_gpu import standin_gpu
 from tuner.demo import demo_model_path
 from tuner.engine.client import EXTRA_BUFTS_WARNING, EngineClient
 from tuner.engine.protocol import (

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.standin_gpu import rpc_available, standin_gpu
+from bench.oracle import rpc_available
+from tests.support.standin_gpu import standin_gpu
 from tuner.engine.probe import EngineDevice, offloaded_to
 from tuner.machine.engine_build import ask_engine
 from tuner.units import GIB

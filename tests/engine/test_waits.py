@@ -16,8 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.oracle import rpc_available
 from tests.support.scripted_worker import scripted_worker
-from tests.support.standin_gpu import rpc_available, standin_gpu
+from tests.support.standin_gpu import standin_gpu
 from tuner.demo import demo_model_path
 from tuner.engine.client import EngineClient
 from tuner.engine.patience import LIMITS, Limits, Patience, Watch

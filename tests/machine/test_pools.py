@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from bench.oracle import rpc_available
 from tests.support.fake_hardware import DESKTOP, FakeCard, FakeNvml, engine_folder, write_files
 from tests.support.giants import gpu, machine, unified
-from tests.support.standin_gpu import rpc_available, standin_gpu
+from tests.support.standin_gpu import standin_gpu
 from tuner.engine.probe import EngineDevice, offloaded_to
 from tuner.machine.engine_build import EngineAnswer, devices_of
 from tuner.machine.machine import Machine, Pool

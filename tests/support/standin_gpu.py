@@ -36,15 +36,6 @@ start(f"127.0.0.1:{port}".encode(), None, 1, 1, ctypes.byref(device))
 """
 
 
-def rpc_available() -> bool:
-    """Whether the engine here was built with RPC (Linux: the stand-in uses its sonames)."""
-    if sys.platform != "linux":
-        return False
-    probe = "import ctypes, llama_cpp; ctypes.CDLL('libggml-rpc.so.0')"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False)
-    return done.returncode == 0
-
-
 @contextlib.contextmanager
 def standin_gpu(memory: int | None = None) -> Iterator[str]:
     """Starts one and gives its "host:port". `memory`: bytes that it may allocate in all."""
