@@ -78,6 +78,7 @@ async def run(turns: int, demo: bool) -> int:
         )
         async with app.run_test(size=(100, 40)) as pilot:
             screen = await chat_screen(pilot)
+            assert screen.running_model is not None
             lines: list[tuple[int, int]] = []
             for turn in range(1, turns + 1):
                 used = screen.running_model.settings.n_ctx - 64

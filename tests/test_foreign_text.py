@@ -346,7 +346,7 @@ async def test_no_screen_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 await pilot.press("escape")
             await pilot.press("escape")
             await until(pilot, lambda: isinstance(app.screen, ChatScreen))
-        screen._activity.activity = EVIL
+        screen._lines.say(EVIL)
         await pilot.pause()
         assert_plain(app)
     assert running.prompts[0][0] == Message("system", EVIL)

@@ -1,4 +1,4 @@
-"""The Textual program: from the launch to the chat, and an orderly end."""
+"""The Textual program: the chat, which loads the model, and an orderly end."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from textual.screen import Screen
 from tui.answering import Chat
 from tui.keymap import Keymap, Place, Show
 from tui.parachute import Parachute
-from tui.ports import ModelLauncher, RunningModel
+from tui.ports import ModelLauncher
 from tui.screens import (
     ChatScreen,
     ConversationsScreen,
     ExplorerScreen,
     KeysScreen,
-    LoadingScreen,
 )
 from tui.screens.bindings import bindings
 from tui.storage import Conversations, Recorder
@@ -40,7 +39,6 @@ class KvchatApp(App[None]):
 
     TITLE = "kvchat"
     CSS_PATH: ClassVar[list[str]] = [  # type: ignore[assignment]
-        "styles/loading.tcss",
         "styles/chat.tcss",
         "styles/messages.tcss",
         "styles/lists.tcss",
@@ -73,7 +71,6 @@ class KvchatApp(App[None]):
         self._keys = keymap or Keymap()
         self._warnings = tuple(warnings)
         self._chat_screen: ChatScreen | None = None
-        self._model: RunningModel | None = None
         self._leaving = False
         self._parachute = parachute
         self._choose = choose
@@ -95,12 +92,12 @@ class KvchatApp(App[None]):
             event.text = pasted(event.text)
         await super().on_event(event)
 
-    def on_mount(self) -> None:
+    async def on_mount(self) -> None:
         self.set_keymap(self._keys.for_textual())
         if self._choose:
             self._explore()
         else:
-            self.push_screen(LoadingScreen(self._launcher, self._keys))
+            await self._begin()
 
     @work(group="explore")
     async def _explore(self) -> None:
@@ -112,23 +109,21 @@ class KvchatApp(App[None]):
             await self._leave(self.error.exit_code if self.error else ExitCode.OK)
         else:
             self._launcher.choose(choice.settings, keep=choice.keep)
-            await self.push_screen(LoadingScreen(self._launcher, self._keys))
+            await self._begin()
 
-    async def on_loading_screen_loaded(self, message: LoadingScreen.Loaded) -> None:
-        self._model = message.running
+    async def _begin(self) -> None:
+        """Opens the chat, which loads the model."""
         chat, problem = await asyncio.to_thread(self._open_chat)
         self._chat_screen = ChatScreen(
-            message.running,
+            self._launcher,
             chat,
             self._store,
             self._recorder,
-            self._sampling or message.running.sampling,
+            self._sampling,
             self._keys,
             warnings=(problem, *self._warnings),
         )
-        while not isinstance(self.screen, LoadingScreen):  # the palette or the keys lie over it
-            await self.pop_screen()
-        await self.switch_screen(self._chat_screen)
+        await self.push_screen(self._chat_screen)
 
     def _open_chat(self) -> tuple[Chat, str]:
         """The conversation to begin with, and why it is not the one that was asked for."""
@@ -142,16 +137,6 @@ class KvchatApp(App[None]):
         except KvchatError as error:
             return Chat(self._system_prompt), f"{error} A new one was begun."
         return Chat(self._system_prompt, conversation, messages), ""
-
-    async def on_loading_screen_failed(self, message: LoadingScreen.Failed) -> None:
-        if self._choose and message.error is not None:
-            while not isinstance(self.screen, LoadingScreen):
-                await self.pop_screen()
-            await self.pop_screen()
-            self._explore()  # something else may be chosen
-            return
-        self.error = message.error
-        await self._leave(message.exit_code)
 
     def on_chat_screen_not_saved(self, message: ChatScreen.NotSaved) -> None:
         if self._chat_screen is not None:
@@ -171,21 +156,28 @@ class KvchatApp(App[None]):
 
     async def action_quit(self) -> None:
         """Stops, saves, closes the model, ends. Within a second or two, whatever hangs."""
-        await self._leave(ExitCode.OK if self._chat_screen else ExitCode.INTERRUPTED)
+        screen = self._chat_screen
+        if screen is not None and screen.load_error is not None:
+            self.error = screen.load_error
+            await self._leave(self.error.exit_code)
+        else:
+            there_was_one = screen is not None and screen.running_model is not None
+            await self._leave(ExitCode.OK if there_was_one else ExitCode.INTERRUPTED)
 
     async def _leave(self, exit_code: int) -> None:
         if self._leaving:
             return
         self._leaving = True
         self._arm(SETTLE_SECONDS + CLOSE_SECONDS + END_SECONDS, exit_code)
+        model = None
         if self._chat_screen is not None:
-            self._model = await self._chat_screen.finish(SETTLE_SECONDS)
-        else:
+            model = await self._chat_screen.finish(SETTLE_SECONDS)
+        if model is None:
             self._launcher.kill()
-        if self._model is not None:
+        else:
             try:
                 async with asyncio.timeout(CLOSE_SECONDS):
-                    await asyncio.to_thread(self._model.close)
+                    await asyncio.to_thread(model.close)
             except (TimeoutError, KvchatError):
                 pass  # the model process ends with this one
         self._arm(SAVE_SECONDS, exit_code)

@@ -22,12 +22,11 @@ class Place(Enum):
     REPORT = "In the fit report"
     EXPLORER = "In the fit explorer"
     HELP = "In this list of keys"
-    LOADING = "While the model is loaded"
 
     @property
     def takes_text(self) -> bool:
         """Keys that write or edit belong to a text there."""
-        return self not in {Place.REPORT, Place.EXPLORER, Place.HELP, Place.LOADING}
+        return self not in {Place.REPORT, Place.EXPLORER, Place.HELP}
 
     def meets(self, other: Place) -> bool:
         """Whether a key is heard in both at once."""
@@ -43,7 +42,7 @@ class Show(Flag):
     NOWHERE = 0
     IDLE = auto()  # hints of a place where nothing is going on
     ANSWERING = auto()  # hints of the chat while an answer is written
-    DEAD = auto()  # hints of the chat after the model process died
+    DEAD = auto()  # hints of the chat where no model runs
     PALETTE = auto()
     WELCOME = auto()
 
@@ -72,12 +71,12 @@ _ALWAYS = _IDLE | Show.ANSWERING
 # In the order in which hints are shown: those at the end give way where the line is short.
 ACTIONS = (
     Action("answer.stop", ("escape",), "stop", Place.CHAT, "Stop",
-           "Stops the answer and keeps what is written.", "stop",
+           "Stops the answer and keeps what is written, or cancels a load.", "stop",
            Show.ANSWERING | Show.PALETTE, priority=False),
     Action("prompt.send", ("enter",), "send", Place.PROMPT, "Send",
            "Sends the message.", "send", Show.IDLE | Show.WELCOME),
     Action("model.reload", ("f5",), "reload", Place.CHAT, "Reload",
-           "Loads the model again after its process died.", "reload the model", Show.DEAD),
+           "Loads the model again where it does not run.", "load the model", Show.DEAD),
     Action("prompt.newline", ("ctrl+j", "shift+enter", "alt+enter", "ctrl+enter"), "newline",
            Place.PROMPT, "New line", "Begins a new line.", "newline", _ALWAYS | Show.WELCOME),
     Action("app.keys", ("f1",), "keys", Place.APP, "Keys",
@@ -161,10 +160,6 @@ ACTIONS = (
            "Goes back.", "back", Show.IDLE),
     Action("keys.scroll", ("up", "down", "pageup", "pagedown"), "scroll", Place.HELP,
            "Scroll", "Scrolls.", "scroll", Show.IDLE, fixed=True),
-    Action("loading.cancel", ("escape", "ctrl+c"), "cancel", Place.LOADING, "Cancel",
-           "Cancels the launch.", "cancels"),
-    Action("loading.leave", ("enter", "q"), "leave", Place.LOADING, "Quit",
-           "Ends kvchat, or goes back to choosing, after a failure.", "leaves", priority=False),
     Action("app.quit", ("ctrl+q",), "quit", Place.APP, "Quit",
            "Stops, saves and ends kvchat.", "quit", Show.PALETTE),
 )  # fmt: skip

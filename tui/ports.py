@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tuner.engine.protocol import AnswerEvent, Message, Sampling
-from tuner.launch import LaunchEvent, Ready, Retry, Stage
+from tuner.launch import LaunchEvent, Planned, Ready, Retry, Stage
 from tuner.planning import Candidate, Dial, Explorer, Plan
 from tuner.settings import Settings
 
@@ -19,6 +19,7 @@ __all__ = [
     "ModelFacts",
     "ModelLauncher",
     "Plan",
+    "Planned",
     "Ready",
     "Retry",
     "RunningModel",
@@ -54,6 +55,8 @@ class RunningModel(Protocol):
     def log_path(self) -> Path | None: ...
     @property
     def still(self) -> float: ...
+    @property
+    def alive(self) -> bool: ...
 
     def report_text(self, width: int) -> str: ...
     @property
@@ -76,7 +79,6 @@ class RunningModel(Protocol):
     def stop(self) -> None: ...
     def close(self) -> None: ...
     def kill(self) -> None: ...
-    def reload(self) -> Iterator[LaunchEvent]: ...
     def explorer(self) -> Explorer: ...
     def change(self, settings: Settings, *, keep: bool) -> Iterator[LaunchEvent]: ...
 

@@ -28,6 +28,7 @@ from tuner.engine.protocol import (
 )
 from tuner.engine.thinking import nearest
 from tuner.errors import EngineCancelled, EngineError, KvchatError, NoFitError
+from tuner.machine.machine import Machine
 from tuner.machine.measure import gpu_used_bytes
 from tuner.model.model import Model
 from tuner.planning import Candidate, Explorer, Plan, difference_text, with_choice
@@ -58,6 +59,15 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """How the model is going to be loaded, in a few words, and the bytes of its file."""
+
+    text: str
+    n_ctx: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Retry:
     """A way of loading failed, the next one is tried."""
 
@@ -71,7 +81,7 @@ class Ready:
     running: Running
 
 
-LaunchEvent = Stage | Retry | Ready
+LaunchEvent = Stage | Planned | Retry | Ready
 
 
 class Launcher:
@@ -189,6 +199,8 @@ class Launcher:
         reached = plan
         while True:
             attempt = reached.chosen
+            words = _placement(reached.model, reached.machine, attempt.settings)
+            yield Planned(words, attempt.settings.n_ctx, reached.model.size_bytes)
             before = gpu_used_bytes(tuning.machine)
             try:
                 loaded = yield from self._load(attempt.settings, tuning)
@@ -301,17 +313,7 @@ class Running:
     def status(self) -> str:
         """The settings in a few words, and first that ChatML stands in for the template."""
         stands_in = "ChatML · " if self._format == "chatml" else ""
-        return stands_in + self._status()
-
-    def _status(self) -> str:
-        s, items = self._settings, self.model.n_items
-        cache = s.type_k if s.type_k == s.type_v else f"{s.type_k}/{s.type_v}"
-        if not self.plan.machine.gpus:
-            return f"CPU · KV {cache}"
-        where = f"{min(s.n_gpu_layers, items)}/{items} layers on GPU"
-        if s.n_cpu_moe:
-            where += f", experts of {s.n_cpu_moe} in RAM"
-        return f"{where} · KV {cache}"
+        return stands_in + _placement(self.model, self.plan.machine, self._settings)
 
     def vram_used(self) -> tuple[int, int] | None:
         """Bytes used and total over the GPUs that NVML knows, now; None without one."""
@@ -382,9 +384,10 @@ class Running:
         (`Launcher.change`)."""
         return self._launcher.change(settings, self.plan.chosen.settings, keep=keep)
 
-    def reload(self) -> Iterator[LaunchEvent]:
-        """Plans and loads again, after the model process died."""
-        return self._launcher.start()
+    @property
+    def alive(self) -> bool:
+        """Whether the model process runs."""
+        return self._client.alive
 
     def _note_speed(self, done: Done) -> None:
         if done.n_decoded < MEASURED_TOKENS or done.decode_seconds <= 0:
@@ -410,6 +413,18 @@ class Running:
             actual = replace(actual, prompt_tps=last.tps, prompt_depth=last.mean_depth)
         self.actual = actual
         self._tuning.learn_speed(self.plan, actual, decodes, prompts)
+
+
+def _placement(model: Model, machine: Machine, settings: Settings) -> str:
+    """Where layers and cache are, in a few words."""
+    s, items = settings, model.n_items
+    cache = s.type_k if s.type_k == s.type_v else f"{s.type_k}/{s.type_v}"
+    if not machine.gpus:
+        return f"CPU · KV {cache}"
+    where = f"{min(s.n_gpu_layers, items)}/{items} layers on GPU"
+    if s.n_cpu_moe:
+        where += f", experts of {s.n_cpu_moe} in RAM"
+    return f"{where} · KV {cache}"
 
 
 def cores_were_taken(settings: Settings, n_threads: int, timed: Iterable[Timed]) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tuner.engine.protocol import LossesMeasured, MeasureLosses, Progress
 from tuner.errors import NoFitError, UsageError
-from tuner.launch import Launcher, Ready, Retry, Stage, no_fit_text
+from tuner.launch import Launcher, Planned, Ready, Retry, Stage, no_fit_text
 from tuner.memory.cache_losses import MAX_TOKENS, CacheLosses
 from tuner.memory.footprint import DeviceUse
 from tuner.planning import Candidate, Plan, Solver, with_choice
@@ -29,7 +29,7 @@ _F32 = 4
 # scratch; nobody says how many, so this is assumed.
 _POOL = 128 * MIB
 
-MeasuringEvent = Stage | Retry | CacheLosses
+MeasuringEvent = Stage | Planned | Retry | CacheLosses
 
 
 @dataclass(frozen=True, slots=True)

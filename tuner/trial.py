@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tuner.engine.protocol import MeasureSpeed, Progress, SpeedMeasured, Timed
-from tuner.launch import Launcher, Ready, Retry, Running, Stage, cores_were_taken
+from tuner.launch import Launcher, Planned, Ready, Retry, Running, Stage, cores_were_taken
 from tuner.planning.speed import CHAT_DEPTH, QUOTED_DEPTH
 from tuner.report.receipt import Receipt, Timing
 from tuner.settings import Settings
@@ -19,7 +19,7 @@ DECODED = 32  # tokens at each
 SECONDS = 60.0  # for the timing of one plan
 OTHERS = 2  # of the plan's alternatives, in a thorough trial
 
-TrialEvent = Stage | Retry | Receipt
+TrialEvent = Stage | Planned | Retry | Receipt
 
 
 def trial(launcher: Launcher, *, thorough: bool = False) -> Iterator[TrialEvent]:

@@ -59,7 +59,7 @@ def test_everything_of_a_message_comes_back(store: Conversations) -> None:
         tokens_per_second=41.5,
     )  # fmt: skip
     store.save(conversation("c1", "bb"), [asked, answer])
-    assert store.messages("c1") == [asked, answer]
+    assert store.shown("c1") == [asked, answer]
 
 
 def test_a_growing_message_is_replaced_in_place(store: Conversations) -> None:
@@ -67,7 +67,7 @@ def test_a_growing_message_is_replaced_in_place(store: Conversations) -> None:
     store.save(conversation("c1", "a"), [message("a", None, "Hi")])
     store.save(conversation("c1", "bb"), [message("bb", "a", "Hel", state="interrupted")])
     store.save(conversation("c1", "bb"), [message("bb", "a", "Hello", state="complete")])
-    assert [m.content for m in store.messages("c1")] == ["Hi", "Hello"]
+    assert [m.content for m in store.shown("c1")] == ["Hi", "Hello"]
     assert [hit.conversation.id for hit in store.search("hello")] == ["c1"]
 
 
@@ -76,10 +76,10 @@ def test_a_regenerated_answer_is_a_branch(store: Conversations) -> None:
     first, second = message("bb", "a", "one"), message("cc", "a", "two")
     store.save(conversation("c1", "bb"), [message("a", None, "Hi"), first])
     store.save(conversation("c1", "cc"), [second])
-    assert [m.content for m in store.messages("c1")] == ["Hi", "two"]
+    assert [m.content for m in store.shown("c1")] == ["Hi", "two"]
     # An earlier head shows the first one again: nothing of it is lost.
     store.save(conversation("c1", "bb"))
-    assert store.messages("c1")[1:] == [first]
+    assert store.shown("c1")[1:] == [first]
 
 
 def test_list_is_newest_first_and_ids_may_be_shortened(store: Conversations) -> None:
@@ -226,7 +226,7 @@ def test_a_locked_file_is_saved_later(tmp_path: Path) -> None:
     other.execute("ROLLBACK")
     recorder.save(conversation("c1", "bb"), message("bb", "a", "two, whole")).result()
     recorder.close()
-    assert [m.content for m in Conversations.open(path).messages("c1")] == ["one", "two, whole"]
+    assert [m.content for m in Conversations.open(path).shown("c1")] == ["one", "two, whole"]
 
 
 def test_errors_are_one_sentence(store: Conversations) -> None:
@@ -312,8 +312,7 @@ def test_any_text_is_kept_as_utf_8_can_hold_it(
         for m in path
     ]
     assert texts == [
-        (m.content, m.reasoning, m.state, m.n_tokens, m.tokens_per_second)
-        for m in store.messages(key)
+        (m.content, m.reasoning, m.state, m.n_tokens, m.tokens_per_second) for m in store.shown(key)
     ]
     store.search(title)
     store.delete(key)
@@ -328,7 +327,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, l
     path = tmp_path_factory.mktemp("filled") / "conversations.db"
     store = Conversations.open(path)
     fill(store, 6, 12)
-    texts = {c.id: [m.content for m in store.messages(c.id)] for c in store.list()}
+    texts = {c.id: [m.content for m in store.shown(c.id)] for c in store.list()}
     store.close()
     return path.read_bytes(), texts
 
@@ -348,7 +347,7 @@ def test_a_damaged_file_opens_and_nothing_is_lost_in_silence(
     said: list[str] = []
     saver = Recorder(store, said.append, said.append)
     try:
-        found = {c.id: [m.content for m in store.messages(c.id)] for c in store.list()}
+        found = {c.id: [m.content for m in store.shown(c.id)] for c in store.list()}
         store.search("alpha")
     except StoreError as error:
         said.append(str(error))
@@ -365,8 +364,8 @@ def test_a_damaged_file_opens_and_nothing_is_lost_in_silence(
     if store.saved:
         again = Conversations.open(path)
         assert again.warning is None
-        assert [m.content for m in again.messages("new")] == ["fresh"]
-        assert again.messages("c0")[-1].content == "fresh too"
+        assert [m.content for m in again.shown("new")] == ["fresh"]
+        assert again.shown("c0")[-1].content == "fresh too"
         again.close()
 
 
@@ -379,7 +378,7 @@ def test_what_can_be_read_is_copied_over(
     path = tmp_path / "conversations.db"
     path.write_bytes(b"\0" * 4096 + whole[4096:])
     store = Conversations.open(path)
-    assert {c.id: [m.content for m in store.messages(c.id)] for c in store.list()} == texts
+    assert {c.id: [m.content for m in store.shown(c.id)] for c in store.list()} == texts
     assert "6 conversations with 72 messages were saved" in (store.warning or "")
     (kept,) = [p for p in tmp_path.iterdir() if p.suffix == ".bad"]
     assert kept.read_bytes()[4096:] == whole[4096:]
@@ -407,7 +406,7 @@ def test_a_text_that_changed_on_disk_is_told(tmp_path: Path, what: str) -> None:
     schema.prepare(into)
     damage.copy_over(again._db, into)
     copied = [stored_message(dict(row)) for row in into.execute("SELECT * FROM messages")]
-    for read in (again.messages("c1"), copied):
+    for read in (again.shown("c1"), copied):
         assert [m.damaged for m in read] == [False, True, False]
     assert again.warning is None
     again.close()
@@ -427,10 +426,10 @@ def test_a_file_from_before_there_were_checksums(tmp_path: Path) -> None:
         )
     store = Conversations.open(path)
     assert store.warning is None
-    assert store.messages("c") == [message("a", None, "before")]
+    assert store.shown("c") == [message("a", None, "before")]
     store.save(conversation("c", "bb"), [message("bb", "a", "fresh")])
     store._db.execute("UPDATE messages SET content = 'other'")
-    assert [m.damaged for m in store.messages("c")] == [False, True]
+    assert [m.damaged for m in store.shown("c")] == [False, True]
     store.close()
 
 
@@ -522,8 +521,8 @@ def test_damage_that_comes_later(tmp_path: Path, seed: int) -> None:
     assert not saver.problem
     store.close()
     again = Conversations.open(path)
-    assert again.messages("own")[0].content == "one"
-    assert again.messages("own")[-1].content.startswith("word 19")
+    assert again.shown("own")[0].content == "one"
+    assert again.shown("own")[-1].content.startswith("word 19")
     assert any("damaged" in word for word in (*said, again.warning or ""))
     again.close()
 
@@ -548,7 +547,7 @@ def test_a_file_that_is_taken_away(tmp_path: Path, gone: str) -> None:
     saver.close()
     assert "removed or replaced" in said[0]
     other = Conversations.open(path)
-    assert [m.content for m in other.messages("own")] == ["one", "two"]
+    assert [m.content for m in other.shown("own")] == ["one", "two"]
     other.close()
     store.close()
 
@@ -588,7 +587,7 @@ def test_values_of_other_types_are_read(store: Conversations) -> None:
     )
     (found,) = store.list()
     assert (found.title, found.updated, found.system_prompt) == ("1.5", 0.0, "\ufffd")
-    for read in store.messages("c0"):
+    for read in store.shown("c0"):
         assert (read.role, read.content, read.created) == ("assistant", "\ufffd\0", 0.0)
         assert read.n_tokens is None
 
@@ -646,7 +645,7 @@ def test_whatever_stops_a_save_is_told(
     assert saved.wait(5)
     saver.close()
     assert saver.problem == ""
-    assert [m.content for m in store.messages("c1")] == ["one"]
+    assert [m.content for m in store.shown("c1")] == ["one"]
 
 
 @pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
@@ -675,7 +674,7 @@ def test_a_file_that_is_held_when_the_chat_opens(
     while saver.problem and time.monotonic() < end:
         time.sleep(0.01)
     saver.close()
-    assert [m.content for m in store.messages("c1")] == ["one"]
+    assert [m.content for m in store.shown("c1")] == ["one"]
     store.close()
 
 
@@ -708,4 +707,4 @@ def test_the_end_tries_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     other.execute("ROLLBACK")
     saver.close()
     assert saver.problem == ""
-    assert [m.content for m in store.messages("c1")] == ["one"]
+    assert [m.content for m in store.shown("c1")] == ["one"]

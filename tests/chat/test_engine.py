@@ -66,12 +66,20 @@ class ClientRunning(FakeRunning):
         assert self.client is not None
         self.client.kill()
 
-    reload = load
+    @property
+    def alive(self) -> bool:
+        return self.client is not None and self.client.alive
 
 
 class ClientLauncher(FakeLauncher):
     def start(self) -> Iterator[Any]:
         return self.running.load()  # type: ignore[attr-defined,no-any-return]
+
+    def cancel(self) -> None:
+        self.running.stop()
+
+    def kill(self) -> None:
+        self.running.kill()
 
 
 async def test_stream_stop_crash_reload_through_the_real_client(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import ast
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from textual.dom import DOMNode
 
 import tui
 from tests.support.chat_fakes import (
-    FakeLauncher,
     FakeRunning,
     ask,
     chat_screen,
@@ -29,13 +27,11 @@ from tui.screens import (
     ChatScreen,
     ExplorerScreen,
     KeysScreen,
-    LoadingScreen,
     ReportScreen,
 )
 from tui.screens.conversations import ConversationsScreen, RenameScreen
 from tui.storage import Conversations
 from tui.widgets import Prompt
-from tuner.engine.protocol import Sampling
 
 OWNERS: dict[Place, type[DOMNode]] = {
     Place.APP: KvchatApp,
@@ -46,7 +42,6 @@ OWNERS: dict[Place, type[DOMNode]] = {
     Place.REPORT: ReportScreen,
     Place.EXPLORER: ExplorerScreen,
     Place.HELP: KeysScreen,
-    Place.LOADING: LoadingScreen,
 }
 
 
@@ -285,19 +280,3 @@ async def test_a_problem_with_the_keys_is_told_in_the_chat(store: Conversations)
     async with app.run_test(size=(80, 24)) as pilot:
         await chat_screen(pilot)
         await until(pilot, lambda: "keys.toml: F9 cannot be." in shown(pilot))
-
-
-@pytest.mark.parametrize("key", ["f1", "ctrl+p"])
-async def test_the_chat_opens_over_whatever_lies_on_the_loading_screen(
-    key: str, store: Conversations
-) -> None:
-    """The keys or the palette, opened while the model loads, give way to the chat."""
-    ready = threading.Event()
-    app = KvchatApp(FakeLauncher(FakeRunning(), hold=ready), store, Sampling())
-    async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: isinstance(app.screen, LoadingScreen))
-        await pilot.press(key)
-        await until(pilot, lambda: len(app.screen_stack) == 3)
-        ready.set()
-        screen = await chat_screen(pilot)
-        assert app.screen_stack[1:] == [screen]

@@ -26,8 +26,7 @@ from tests.support.chat_fakes import (
     shows,
     until,
 )
-from tui.app import KvchatApp
-from tui.screens import ChatScreen, ConversationsScreen, LoadingScreen, ReportScreen
+from tui.screens import ChatScreen, ConversationsScreen, ReportScreen
 from tui.storage import Conversation, Conversations, StoredMessage
 from tui.widgets import ActivityLine, AnswerMessage, Prompt, StatusLine
 from tui.widgets import transcript as transcript_module
@@ -343,14 +342,15 @@ async def test_regenerate_keeps_the_old_answer(store: Conversations) -> None:
     assert parents[1][1] == parents[2][1]
     latest = store.latest()
     assert latest is not None
-    assert [m.content for m in store.messages(latest.id)] == ["Go", "New answer."]
+    assert [m.content for m in store.shown(latest.id)] == ["Go", "New answer."]
 
 
 async def test_a_crash_keeps_the_conversation(store: Conversations) -> None:
     """The chat stays, names the log, keeps the partial answer, loads again and goes on."""
     crash = EngineError("crashed", "The engine died (SIGILL).")
     running = FakeRunning([["Half ", crash], ["Back."]])
-    app = make_app(running, store)
+    launcher = FakeLauncher(running)
+    app = make_app(launcher, store)
     async with app.run_test(size=SIZE) as pilot:
         screen = await chat_screen(pilot)
         await ask(pilot, "Go")
@@ -366,7 +366,7 @@ async def test_a_crash_keeps_the_conversation(store: Conversations) -> None:
         await ask(pilot, "Next")
         await until(pilot, lambda: "Back." in shown(pilot))
         app._recorder.save(screen.chat.record()).result()
-    assert running.reloads == 1
+    assert launcher.starts == 2
     assert rows(store, "content, state")[:2] == [("Go", "complete"), ("Half ", "error")]
 
 
@@ -863,25 +863,93 @@ async def test_not_saved_is_said_while_it_is_so(
     assert app.unsaved == ""
 
 
-async def test_a_failed_load_says_why(store: Conversations) -> None:
+async def test_a_failed_load_says_why_and_can_be_tried_again(store: Conversations) -> None:
+    """What was written meanwhile stays; who leaves without a model hears of it once more."""
     error = FileError("not_gguf", "/models/tiny.gguf", "tiny.gguf is not a GGUF [file].")
     launcher = FakeLauncher(FakeRunning(), error=error)
-    app = KvchatApp(launcher, store, Sampling())
+    app = make_app(launcher, store)
     async with app.run_test(size=SIZE) as pilot:
         await until(pilot, lambda: "tiny.gguf is not a GGUF [file]." in shown(pilot))
-        await pilot.press("enter")
+        assert "F5 tries again, F3 chooses other settings, Ctrl+Q quits." in shown(pilot)
+        await pilot.press(*"a draft", "f5")
+        await until(pilot, lambda: launcher.starts == 2)
+        assert app.screen.query_one(Prompt).text == "a draft"
+        await pilot.press("ctrl+q")
         await until(pilot, lambda: app.return_code is not None)
     assert app.error is error
     assert app.return_code == 3
+
+
+async def test_what_is_sent_while_the_model_loads_is_answered_when_it_is_there(
+    store: Conversations,
+) -> None:
+    """The composer is there at once; the question is saved and shown, and the next one is kept in
+    the prompt until the first is answered. How far the load is stands above it."""
+    hold = threading.Event()
+    app = make_app(FakeLauncher(FakeRunning([["Yes."]]), hold=hold), store)
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: shows(pilot, "loading 50%", "2.0 of 4.0 GiB", "Esc cancels"))
+        assert shows(pilot, "tiny.gguf", "41/41 layers on GPU · KV q8_0")
+        await pilot.press(*"Are you there?", "enter", *"More", "enter")
+        await until(pilot, lambda: "is answered first" in shown(pilot))
+        screen = app.screen
+        assert isinstance(screen, ChatScreen)
+        assert screen.query_one(Prompt).text == "More"
+        app._recorder.save(screen.chat.record()).result()
+        assert rows(store, "role, content") == [("user", "Are you there?")]
+        hold.set()
+        await until(pilot, lambda: "Yes." in shown(pilot) and not screen.generating)
+        assert "Tiny Llama" in shown(pilot)
+        assert screen.query_one(Prompt).text == "More"
+
+
+@pytest.mark.parametrize("key", ["f1", "ctrl+p"])
+async def test_a_question_of_before_is_not_asked_by_opening_it(
+    key: str, store: Conversations
+) -> None:
+    """A conversation that ends with a question stays as it was, whatever lies over the chat when
+    the model is there."""
+    store.save(
+        Conversation("c", "T", 1.0, 1.0, head="m"), [StoredMessage("m", None, "user", "Old?", 1.0)]
+    )
+    hold = threading.Event()
+    app = make_app(FakeLauncher(FakeRunning(), hold=hold), store, resume="c")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: shows(pilot, "Old?", "loading 50%"))
+        await pilot.press(key)
+        await until(pilot, lambda: len(app.screen_stack) == 3)
+        hold.set()
+        screen = app.screen_stack[1]
+        assert isinstance(screen, ChatScreen)
+        await until(pilot, lambda: screen.running_model is not None)
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is screen)
+        assert len(screen.chat.path) == 1
+
+
+async def test_a_model_process_that_ends_while_nothing_is_asked_is_noticed(
+    store: Conversations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tui.screens.chat.VRAM_SECONDS", 0.05)
+    running = FakeRunning([["Back."]])
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        running.lives = False
+        await until(pilot, lambda: shows(pilot, "process has ended", "F5 loads it again"))
+        await pilot.press("f5")
+        await until(pilot, lambda: "loaded again" in shown(pilot))
+        await ask(pilot, "Go")
+        await until(pilot, lambda: "Back." in shown(pilot))
 
 
 async def test_a_standstill_is_told(store: Conversations) -> None:
     """While a load, and then an answer, does not get on, the screen says since when."""
     running = FakeRunning([["Half", never := threading.Event()]])
     launcher = FakeLauncher(running, hold=threading.Event(), still=31.0)
-    app = KvchatApp(launcher, store, Sampling())
+    app = make_app(launcher, store)
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: "loading · not got on for 31 s" in shown(pilot))
+        await until(pilot, lambda: shows(pilot, "loading 50%", "not got on for 31 s"))
         launcher.still = 0.0
         await until(pilot, lambda: "not got on" not in shown(pilot))
         assert launcher.hold is not None
@@ -896,14 +964,17 @@ async def test_a_standstill_is_told(store: Conversations) -> None:
 
 
 async def test_a_load_can_be_cancelled(store: Conversations) -> None:
+    """The chat stays, with what was written; leaving it then says that nothing was loaded."""
     launcher = FakeLauncher(FakeRunning(), hold=threading.Event())
-    app = KvchatApp(launcher, store, Sampling())
+    app = make_app(launcher, store)
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: isinstance(app.screen, LoadingScreen) and "50%" in shown(pilot))
-        assert "tiny.gguf" in shown(pilot)
-        await pilot.press("escape")
+        await until(pilot, lambda: "50%" in shown(pilot))
+        await pilot.press(*"a draft", "escape")
+        await until(pilot, lambda: "The load was cancelled." in shown(pilot))
+        assert launcher.cancelled.is_set()
+        assert app.screen.query_one(Prompt).text == "a draft"
+        await pilot.press("ctrl+q")
         await until(pilot, lambda: app.return_code is not None)
-    assert launcher.cancelled.is_set()
     assert app.return_code == 130
     assert app.error is None
 

@@ -13,13 +13,14 @@ from typing import Any
 from textual.pilot import Pilot
 
 from tui.app import KvchatApp
-from tui.ports import Explorer, Ready, Retry, Stage
+from tui.ports import Explorer, LaunchEvent, Planned, Ready, Retry, Stage
 from tui.screens import ChatScreen
 from tui.storage import Conversations
 from tui.widgets import Prompt
 from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text, WasThought
 from tuner.errors import EngineCancelled, EngineError, KvchatError
 from tuner.settings import Settings
+from tuner.units import GIB
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class FakeRunning:
     think: str = ""
     think_levels: tuple[str, ...] = ()
     usual_think: str = ""
-    reloads: int = 0
     closed: bool = False
+    lives: bool = True
     make_explorer: Callable[[], Explorer] | None = None
     changes: list[tuple[Settings, bool]] = field(default_factory=list)  # and whether to keep them
     change_said: str = ""  # a change ends with the old settings, after this
@@ -62,6 +63,10 @@ class FakeRunning:
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
+
+    @property
+    def alive(self) -> bool:
+        return self.lives
 
     def report_text(self, width: int) -> str:
         ruler = ("-" * width)[:-1] + "|"  # as wide as the report may be, its end to be seen
@@ -125,11 +130,6 @@ class FakeRunning:
     def kill(self) -> None:
         self.close()
 
-    def reload(self) -> Iterator[Stage | Retry | Ready]:
-        self.reloads += 1
-        yield Stage("loading", 0.5)
-        yield Ready(self)  # type: ignore[arg-type]  # as much of one as the chat needs
-
     def explorer(self) -> Explorer:
         return explored(self.make_explorer)
 
@@ -166,6 +166,8 @@ class FakeLauncher:
     make_explorer: Callable[[], Explorer] | None = None
     chosen: tuple[Settings, bool | None] | None = None
 
+    starts: int = 0
+
     def explorer(self) -> Explorer:
         return explored(self.make_explorer)
 
@@ -173,15 +175,19 @@ class FakeLauncher:
         self.chosen = settings, keep
         self.running.settings = settings
 
-    def start(self) -> Iterator[Stage | Retry | Ready]:
+    def start(self) -> Iterator[LaunchEvent]:
+        self.starts += 1
+        self.cancelled.clear()
         yield Stage("reading the header")
+        yield Planned("41/41 layers on GPU · KV q8_0", self.running.settings.n_ctx, 4 * GIB)
         yield Stage("loading", 0.5)
         while self.hold is not None and not self.hold.wait(0.005):
             if self.cancelled.is_set():
                 raise EngineCancelled("the launch was cancelled")
         if self.error is not None:
             raise self.error
-        yield Ready(self.running)  # type: ignore[arg-type]
+        self.running.lives = True
+        yield Ready(self.running)  # type: ignore[arg-type]  # as much of one as the chat needs
 
     def cancel(self) -> None:
         self.cancelled.set()
@@ -191,10 +197,14 @@ class FakeLauncher:
 
 
 def make_app(
-    running: FakeRunning, store: Conversations, resume: str | None = None, **options: Any
+    running: FakeRunning | FakeLauncher,
+    store: Conversations,
+    resume: str | None = None,
+    **options: Any,
 ) -> KvchatApp:
     options.setdefault("sampling", Sampling())
-    return KvchatApp(FakeLauncher(running), store, resume=resume, **options)
+    launcher = FakeLauncher(running) if isinstance(running, FakeRunning) else running
+    return KvchatApp(launcher, store, resume=resume, **options)
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], Any], seconds: float = 20.0) -> None:
@@ -208,7 +218,12 @@ async def until(pilot: Pilot[None], condition: Callable[[], Any], seconds: float
 
 async def chat_screen(pilot: Pilot[None]) -> ChatScreen:
     """The chat, once the model is loaded."""
-    await until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen) and pilot.app.focused)
+
+    def there() -> bool:
+        screen = pilot.app.screen
+        return isinstance(screen, ChatScreen) and bool(screen.focused and screen.running_model)
+
+    await until(pilot, there)
     screen = pilot.app.screen
     assert isinstance(screen, ChatScreen)
     return screen

@@ -38,7 +38,7 @@ class Answering:
         it: its `generation.run` belongs in a thread, its `run` on the screen's, and `end` is to be
         called after both."""
         if sampling.seed is not None:  # another answer wants another seed
-            sampling = replace(sampling, seed=sampling.seed + chat.branches)
+            sampling = replace(sampling, seed=sampling.seed + chat.tree.n_following)
         prompt = chat.prompt()
         answer = chat.begin_answer(running, sampling)
         generation = Generation(running, prompt, sampling, think=think)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 from tui.ports import RunningModel
-from tui.storage import Conversation, StoredMessage
+from tui.storage import Conversation, StoredMessage, Tree
 from tuner.engine.protocol import Done, Message, Sampling
 from tuner.safe_text import utf8
 
@@ -30,14 +30,19 @@ class Chat:
         self,
         system_prompt: str | None = None,
         conversation: Conversation | None = None,
-        messages: list[StoredMessage] | None = None,
+        messages: Sequence[StoredMessage] = (),
     ):
+        """`messages`: all of the conversation's, in the order in which they were written."""
         now = time.time()
         self.conversation = conversation or Conversation(secrets.token_hex(4), "", now, now)
         if system_prompt is not None:
             self.conversation = replace(self.conversation, system_prompt=utf8(system_prompt))
-        self.path: list[StoredMessage] = messages or []
-        self.branches = 0  # answers that this session has replaced, for the next one's seed
+        self.tree = Tree(messages, self.conversation.head)
+
+    @property
+    def path(self) -> list[StoredMessage]:
+        """What is shown: from the first message to the last."""
+        return self.tree.path
 
     @property
     def last_answer(self) -> StoredMessage | None:
@@ -50,7 +55,7 @@ class Chat:
 
     def add_user(self, text: str) -> StoredMessage:
         text = utf8(text)
-        if not self.path:
+        if not self.conversation.title:
             self.conversation = replace(self.conversation, title=title_of(text))
         return self._add("user", text)
 
@@ -71,24 +76,20 @@ class Chat:
 
     def change(self, message: StoredMessage) -> StoredMessage:
         """Puts a newer state of a message in its place."""
-        for index in range(len(self.path) - 1, -1, -1):
-            if self.path[index].id == message.id:
-                self.path[index] = message
-                break
-        return message
+        return self.tree.change(message)
 
-    def drop_answer(self) -> StoredMessage | None:
-        """Takes the last answer off the path, for another one in its place. The old one stays in
-        the database as a branch."""
-        if self.path and self.path[-1].role == "assistant":
-            self.branches += 1
-            return self.path.pop()
-        return None
+    def edit(self, message: StoredMessage, text: str) -> StoredMessage:
+        """Another wording of a question, beside the old one; what followed that stays with it."""
+        self.tree.end_at(message.parent_id if message.parent_id in self.tree else None)
+        return self.add_user(text)
+
+    def ask_again(self, answer: StoredMessage) -> None:
+        """Lets the path end at what this answers: the next answer is another version of it."""
+        self.tree.end_at(answer.parent_id if answer.parent_id in self.tree else None)
 
     def record(self) -> Conversation:
         """The conversation as it is to be saved now."""
-        head = self.path[-1].id if self.path else None
-        self.conversation = replace(self.conversation, updated=time.time(), head=head)
+        self.conversation = replace(self.conversation, updated=time.time(), head=self.tree.head)
         return self.conversation
 
     def prompt(self) -> tuple[Message, ...]:
@@ -115,10 +116,8 @@ class Chat:
             yield last
 
     def _add(self, role: str, text: str) -> StoredMessage:
-        parent = self.path[-1].id if self.path else None
-        message = StoredMessage(secrets.token_hex(8), parent, role, text, time.time())
-        self.path.append(message)
-        return message
+        message = StoredMessage(secrets.token_hex(8), self.tree.head, role, text, time.time())
+        return self.tree.add(message)
 
 
 def measured(answer: StoredMessage, done: Done) -> StoredMessage:

@@ -1,6 +1,6 @@
 """The screens, each with its keys from the table in keymap.py.
 
-What a screen does in threads is beside it: `reloading` and `measuring` for the chat, `exploring`
+What a screen does in threads is beside it: `loads` and `measuring` for the chat, `exploring`
 for the fit explorer.
 """
 
@@ -8,7 +8,6 @@ from tui.screens.chat import ChatScreen
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.explorer import Choice, ExplorerScreen
 from tui.screens.keys import KeysScreen
-from tui.screens.loading import LoadingScreen
 from tui.screens.report import ReportScreen
 
 __all__ = [
@@ -17,6 +16,5 @@ __all__ = [
     "ConversationsScreen",
     "ExplorerScreen",
     "KeysScreen",
-    "LoadingScreen",
     "ReportScreen",
 ]

@@ -6,6 +6,11 @@ from tui.keymap import Keymap
 from tui.ports import RunningModel
 from tuner.errors import EngineCancelled, EngineError, KvchatError
 
+_WAYS = (
+    ("model.reload", "tries again"),
+    ("model.explore", "chooses other settings"),
+    ("app.quit", "quits"),
+)
 _DEATHS = ("crashed", "not_loaded")  # kinds of EngineError after which there is no model
 
 
@@ -26,6 +31,20 @@ def failure(error: KvchatError, running: RunningModel, keymap: Keymap) -> str:
     else:
         way_on = f"{keymap.label('answer.regenerate')} tries again."
     return f"{text}\nThe conversation is whole. {way_on}"
+
+
+def found_dead(running: RunningModel, keymap: Keymap) -> str:
+    """Of a model process that ended while nothing was asked of it."""
+    log = f" Its log: {running.log_path}" if running.log_path is not None else ""
+    key = keymap.label("model.reload")
+    return f"The model's process has ended.{log}\nThe conversation is whole. {key} loads it again."
+
+
+def not_loaded(error: KvchatError | None, keymap: Keymap) -> str:
+    """Of a load that failed, or was cancelled, and what can be done then."""
+    what = "The load was cancelled." if error is None else str(error)
+    ways = (f"{keymap.label(i)} {does}" for i, does in _WAYS)
+    return f"{what}\n{', '.join(ways)}."
 
 
 def context_full(what: str, running: RunningModel, keymap: Keymap) -> str:

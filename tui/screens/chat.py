@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -17,21 +17,20 @@ from textual.widgets import Markdown, Tooltip
 
 from tui.answering import Answering, Chat, Painter
 from tui.keymap import Keymap, Place, Show
-from tui.ports import RunningModel
+from tui.ports import LaunchEvent, ModelLauncher, Retry, RunningModel
 from tui.screens import advice
 from tui.screens.bindings import bindings
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.explorer import Choice, ExplorerScreen
 from tui.screens.garbage import RareCollections
+from tui.screens.lines import NOT_SAVED, LinesBelow
 from tui.screens.links import Links
+from tui.screens.loads import Loads
 from tui.screens.measuring import Measuring
-from tui.screens.reloading import Reloading
 from tui.screens.report import ReportScreen
-from tui.status import Status
 from tui.storage import Conversations, Recorder
-from tui.widgets import ActivityLine, Hints, Prompt, StatusLine, Transcript
+from tui.widgets import Prompt, Transcript
 from tuner.engine.protocol import Sampling
-from tuner.engine.thinking import nearest
 from tuner.errors import KvchatError
 from tuner.safe_text import one_line
 
@@ -40,12 +39,13 @@ TIDY_SECONDS = 1.0
 STOP_SECONDS = 12.0  # more than the engine's client itself waits before it ends the process
 KILL_SECONDS = 2.0  # for what was written to be saved, after the process was ended
 QUIT_SECONDS = 3.0  # within which the second Ctrl+C must come
-_NOT_SAVED = "not saved"
+LOAD_SECONDS = 1.0  # between two looks at whether a load gets on
 
 
 class ChatScreen(Screen[None]):
     """Everything here runs on the screen's thread; what blocks goes to thread workers, whose
-    results come back as messages."""
+    results come back as messages. It is open while the model loads: what is sent then is answered
+    when the model is there."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(Place.CHAT)
 
@@ -68,35 +68,32 @@ class ChatScreen(Screen[None]):
 
     def __init__(
         self,
-        running: RunningModel,
+        launcher: ModelLauncher,
         chat: Chat,
         store: Conversations,
         recorder: Recorder,
-        sampling: Sampling,
+        sampling: Sampling | None,
         keymap: Keymap,
         *,
         warnings: Sequence[str] = (),
     ):
+        """`sampling`: in place of the launch's."""
         super().__init__()
-        self.running_model = running
         self.chat = chat
         self._store = store
         self._recorder = recorder
         self._sampling = sampling
-        self._think = running.think
+        self._think = ""
         self._keymap = keymap
-        self._warnings = (*warnings, store.warning or "", *running.warnings)
+        self._warnings = (*warnings, store.warning or "")
         self._transcript = Transcript()
-        self._activity = ActivityLine()
         self._prompt = Prompt(keymap, placeholder="Write a message")
-        self._status = StatusLine()
-        self._hints = Hints()
+        self._loads = Loads(self, launcher)
+        self._lines = LinesBelow(keymap, self._loads, saved=store.saved)
         self._answering = Answering(self._transcript, recorder, self._prompt.keystrokes)
-        self._dead = False
         self._measuring = Measuring(self)
-        self._reloading = Reloading(self)
         self._quit_asked = False
-        self._saved = store.saved
+        self._sent = False  # a question that this session has yet to answer
         self._garbage = RareCollections()
         self._links = Links()
 
@@ -105,87 +102,83 @@ class ChatScreen(Screen[None]):
         """An answer is being written."""
         return self._answering.active
 
+    @property
+    def running_model(self) -> RunningModel | None:
+        """The last that was loaded, dead or not; None before the first."""
+        return self._loads.model
+
+    @property
+    def load_error(self) -> KvchatError | None:
+        """Why there has not been a model."""
+        return self._loads.error if self.running_model is None else None
+
     # ------------------------------------------------------------ layout
 
     def compose(self) -> ComposeResult:
         yield self._transcript
-        yield Vertical(self._activity, self._prompt, self._status, self._hints, id="bottom")
+        lines = self._lines
+        yield Vertical(lines.activity, self._prompt, lines.status, lines.hints, id="bottom")
 
     async def on_mount(self) -> None:
         # Tooltips are drawn as markup, and a table's are the model's own text.
         await self.query(Tooltip).remove()
-        self._set_status()
+        self._load()
         await self._show_chat()
-        for warning in self._warnings:
-            if warning:
-                await self._transcript.notice(warning, "warning")
-        self._idle()
+        await self._warn(*self._warnings)
         self._prompt.focus()
         self.set_interval(VRAM_SECONDS, self._measure)
+        self.set_interval(LOAD_SECONDS, self._tell_of_a_standstill)
         self.set_interval(TIDY_SECONDS, self._tidy)
         self._garbage.begin()
-        self._measure(count=bool(self.chat.path))
 
     def on_unmount(self) -> None:
         # However the program ends, no thread may wait for the engine.
         self._answering.stop()
+        self._loads.stop()
         self._garbage.end()
 
     async def _show_chat(self) -> None:
         await self._transcript.show(self.chat.path)
         self._prompt.set_history([m.content for m in self.chat.path if m.role == "user"])
         if not self.chat.path:
-            model = self.running_model.model
-            name = " · ".join(part for part in (one_line(model.name), model.quantization) if part)
-            await self._transcript.notice(
-                f"{name}\n{self.running_model.status()}\n\n{self._keymap.welcome()}", "welcome"
-            )
-        last = self.chat.last_answer
-        self._status.change(
-            n_ctx_used=last.n_ctx_used if last else None,
-            tokens_per_second=last.tokens_per_second if last else None,
-        )
+            await self._welcome()
+        self._lines.set_counts(self.chat)
+
+    async def _welcome(self) -> None:
+        model = self.running_model
+        if model is None:
+            title, how = one_line(self._loads.launcher.path.name), ""
+        else:
+            parts = (one_line(model.model.name), model.model.quantization)
+            title, how = " · ".join(part for part in parts if part), f"\n{model.status()}"
+        await self._transcript.notice(f"{title}{how}\n\n{self._keymap.welcome()}", "welcome")
+
+    async def _warn(self, *warnings: str) -> None:
+        for warning in filter(None, warnings):
+            await self._transcript.notice(warning, "warning")
 
     # ------------------------------------------------------------ the lines below
 
     def _key(self, action_id: str) -> str:
         return self._keymap.label(action_id)
 
-    def _set_status(self) -> None:
-        model, settings = self.running_model.model, self.running_model.settings
-        self._status.status = Status(
-            model=one_line(model.name),
-            settings=self.running_model.status(),
-            think=self._thinking,
-            n_ctx=settings.n_ctx,
-        )
+    def _measure(self, count: bool = False) -> None:
+        if self._loads.ready and self.running_model is not None:
+            prompt = self.chat.prompt() if count else None
+            self._measuring.start(self.running_model, prompt, self._think)
+
+    async def on_measuring_measured(self, message: Measuring.Measured) -> None:
+        self._lines.status.change(vram=message.vram)
+        if message.n_ctx_used is not None and not self.generating:
+            self._lines.status.change(n_ctx_used=message.n_ctx_used)
+        if message.model is self.running_model and not message.alive and self._is_idle:
+            self._loads.died()
+            self._lines.idle()
+            await self._transcript.notice(advice.found_dead(message.model, self._keymap), "error")
 
     @property
-    def _thinking(self) -> str:
-        """The level of thinking of the next answer; "" where there is no choice or none was made
-        and the template's own has no name."""
-        levels, usual = self.running_model.think_levels, self.running_model.usual_think
-        return nearest(self._think, levels, usual) or (usual if levels else "")
-
-    def _measure(self, count: bool = False) -> None:
-        prompt = self.chat.prompt() if count else None
-        self._measuring.start(self.running_model, prompt, self._think)
-
-    def on_measuring_measured(self, message: Measuring.Measured) -> None:
-        self._status.change(vram=message.vram)
-        if message.n_ctx_used is not None and not self.generating:
-            self._status.change(n_ctx_used=message.n_ctx_used)
-
-    def _idle(self) -> None:
-        """Shows what can be done now."""
-        self._idle_activity()
-        self._hint(Show.DEAD if self._dead else Show.IDLE)
-
-    def _idle_activity(self) -> None:
-        self._activity.activity = "" if self._saved else _NOT_SAVED
-
-    def _hint(self, where: Show) -> None:
-        self._hints.keys = self._keymap.hints(where, Place.CHAT, Place.PROMPT, Place.APP)
+    def _is_idle(self) -> bool:
+        return self._loads.ready and not self.generating
 
     def on_transcript_trimmed(self) -> None:
         self._garbage.let_go()
@@ -199,9 +192,7 @@ class ChatScreen(Screen[None]):
 
     def update_below(self) -> None:
         """The marker that there is more text below the view."""
-        at_end = self._transcript.at_end
-        new = "new text" if self.generating else "more"
-        self._activity.below = "" if at_end else f"↓ {new} below · {self._key('view.end')}"
+        self._lines.below(at_end=self._transcript.at_end, growing=self.generating)
 
     def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
         event.stop()
@@ -212,15 +203,15 @@ class ChatScreen(Screen[None]):
 
     def show_problem(self, problem: str) -> None:
         """Why the conversation is not saved now."""
-        self._saved = False
-        self._activity.activity = _NOT_SAVED
+        self._lines.saved = False
+        self._lines.say(NOT_SAVED)
         self.run_worker(self._transcript.notice(problem, "warning"))
 
     def show_saved(self, word: str) -> None:
         """All of the conversation is saved; `word`: what the store says of it, if anything."""
-        self._saved = self._store.saved and not self._recorder.problem
-        if self._saved and self._activity.activity == _NOT_SAVED:
-            self._idle_activity()
+        self._lines.saved = self._store.saved and not self._recorder.problem
+        if self._lines.saved and self._lines.activity.activity == NOT_SAVED:
+            self._lines.say("")
         if word:
             self.run_worker(self._transcript.notice(word, "warning"))
 
@@ -228,38 +219,42 @@ class ChatScreen(Screen[None]):
 
     async def on_prompt_submitted(self) -> None:
         if self.generating:
-            self._activity.activity = f"still answering · {self._key('answer.stop')} stops it"
-        elif self._reloading.active:
-            self._activity.activity = f"still loading · {self._key('answer.stop')} cancels"
-        elif self._dead:
+            self._lines.say(f"still answering · {self._key('answer.stop')} stops it")
+        elif self._loads.active and self._sent:
+            self._lines.say("what was sent before is answered first")
+        elif not self._loads.active and not self._loads.ready:
             key = self._key("model.reload")
-            self._activity.activity = f"the model is not running · {key} loads it again"
+            self._lines.say(f"the model is not running · {key} loads it")
         else:
             message = self.chat.add_user(self._prompt.take())
             self._recorder.save(self.chat.record(), message)
+            self._sent = True
             await self._transcript.clear_notices()
             await self._transcript.add(message)
-            await self._answer()
+            if self._loads.ready:
+                await self._answer()
 
     async def _answer(self) -> None:
         """Lets the model answer the conversation as it stands."""
-        painter = await self._answering.begin(
-            self.chat, self.running_model, self._sampling, self._think
-        )
-        self._hint(Show.ANSWERING)
+        model = self.running_model
+        assert model is not None
+        self._sent = False
+        sampling = self._sampling or model.sampling
+        painter = await self._answering.begin(self.chat, model, sampling, self._think)
+        self._lines.hint(Show.ANSWERING)
         self.run_worker(painter.generation.run, thread=True, group="engine")
-        self.run_worker(self._write(painter), group="painter")
+        self.run_worker(self._write(painter, model), group="painter")
 
-    async def _write(self, painter: Painter) -> None:
+    async def _write(self, painter: Painter, model: RunningModel) -> None:
         try:
-            await painter.run(self._activity)
-            await self._finish_answer(painter)
+            await painter.run(self._lines.activity)
+            await self._finish_answer(painter, model)
         finally:
             self._answering.end()
-            self._idle()
+            self._lines.idle()
             self.update_below()
 
-    async def _finish_answer(self, painter: Painter) -> None:
+    async def _finish_answer(self, painter: Painter, model: RunningModel) -> None:
         generation, answer = painter.generation, painter.answer
         done, error = generation.done, generation.error
         for notice in generation.notices:
@@ -267,74 +262,80 @@ class ChatScreen(Screen[None]):
         if answer.content.strip() or answer.reasoning or (error is None and generation.stopped):
             self._recorder.save(self.chat.record(), answer)
         else:  # nothing came: the question waits for another try
-            self.chat.drop_answer()
+            self.chat.tree.discard(answer)
             await self._transcript.drop_last()
             if error is None:
                 again = f"{self._key('answer.regenerate')} asks it again"
                 await self._transcript.notice(f"The model said nothing. {again}.")
         if done is not None:
-            self._status.change(
-                settings=self.running_model.status(),
+            self._lines.status.change(
+                settings=model.status(),
                 n_ctx_used=answer.n_ctx_used,
                 tokens_per_second=answer.tokens_per_second,
             )
             if done.reason == "context_full":
-                await self._context_full("The context is full: the answer ends here")
+                await self._context_full(model, "The context is full: the answer ends here")
         if error is not None:
-            await self._explain(error)
+            await self._explain(model, error)
 
-    async def _explain(self, error: KvchatError) -> None:
+    async def _explain(self, model: RunningModel, error: KvchatError) -> None:
         if error.kind == "context_full":
-            await self._context_full("The conversation no longer fits the context")
-        else:
-            self._dead = advice.is_death(error)
-            text = advice.failure(error, self.running_model, self._keymap)
-            await self._transcript.notice(text, "error")
+            await self._context_full(model, "The conversation no longer fits the context")
+            return
+        if advice.is_death(error):
+            self._loads.died()
+            self._sent = self.chat.waits_for_answer
+        await self._transcript.notice(advice.failure(error, model, self._keymap), "error")
 
-    async def _context_full(self, what: str) -> None:
-        text = advice.context_full(what, self.running_model, self._keymap)
+    async def _context_full(self, model: RunningModel, what: str) -> None:
+        text = advice.context_full(what, model, self._keymap)
         await self._transcript.notice(text, "warning")
 
     async def _settle(self, seconds: float = STOP_SECONDS) -> bool:
         """Stops what is being written and waits until it is saved; a process that does not stop
         within `seconds` is killed. False: even that did not end it."""
         if self.generating:
-            self._activity.activity = "stopping"
+            self._lines.say("stopping")
         if await self._answering.settle(seconds):
             return True
-        self.running_model.kill()
+        if self.running_model is not None:
+            self.running_model.kill()
         return await self._answering.settle(KILL_SECONDS)
 
-    async def finish(self, seconds: float) -> RunningModel:
-        """Stops, within `seconds`, and saves; the model that is to be closed."""
+    async def finish(self, seconds: float) -> RunningModel | None:
+        """Stops, within `seconds`, and saves; the model that is to be closed, if there is one."""
         await self._settle(seconds)
+        if self._loads.active:  # nothing waits for what it has not begun to do
+            self._loads.launcher.kill()
         return self.running_model
 
     # ------------------------------------------------------------ actions
 
     def action_stop(self) -> None:
-        if self._answering.stop() or self._reloading.stop():
-            self._activity.activity = "stopping"
+        if self._answering.stop():
+            self._lines.say("stopping")
+        elif self._loads.stop():
+            self._lines.say_load()
 
     async def action_interrupt(self) -> None:
         selected = self.get_selected_text() or self._prompt.selected_text
         if selected:
             self.app.copy_to_clipboard(selected)
             self.clear_selection()
-            self._activity.activity = "copied"
+            self._lines.say("copied")
         elif self.generating:
             self.action_stop()
         elif self._quit_asked:
             await self.app.action_quit()
         else:
             self._quit_asked = True
-            self._activity.activity = f"{self._key('chat.interrupt')} again quits"
+            self._lines.say(f"{self._key('chat.interrupt')} again quits")
             self.set_timer(QUIT_SECONDS, self._forget_quit)
 
     def _forget_quit(self) -> None:
         self._quit_asked = False
         if not self.generating:
-            self._idle()
+            self._lines.idle()
 
     @work(group="open", exclusive=True)
     async def action_new_chat(self) -> None:
@@ -346,9 +347,10 @@ class ChatScreen(Screen[None]):
 
     @work(group="regenerate", exclusive=True)
     async def action_regenerate(self) -> None:
-        if not await self._settle() or self._dead:
+        if not await self._settle() or not self._loads.ready:
             return
-        if self.chat.drop_answer() is not None:
+        if self.chat.path and self.chat.path[-1].role == "assistant":
+            self.chat.ask_again(self.chat.path[-1])
             await self._transcript.drop_last()
         if self.chat.waits_for_answer:
             await self._transcript.clear_notices()
@@ -384,28 +386,35 @@ class ChatScreen(Screen[None]):
 
     def action_think(self) -> None:
         """The next of the levels of thinking that the template offers."""
-        levels = self.running_model.think_levels
-        if not levels:
-            self._activity.activity = "this model's template offers no choice of thinking"
+        model = self.running_model
+        if model is None:
+            self._lines.say("the model is not loaded yet")
             return
-        now = self._thinking
+        levels = model.think_levels
+        if not levels:
+            self._lines.say("this model's template offers no choice of thinking")
+            return
+        now = self._lines.thinking(self._think)
         after = levels.index(now) + 1 if now in levels else 0
         self._think = levels[after % len(levels)]
-        self._status.change(think=self._thinking)
-        remember = partial(self.running_model.remember_think, self._think)
+        self._lines.status.change(think=self._lines.thinking(self._think))
+        remember = partial(model.remember_think, self._think)
         self.run_worker(remember, thread=True, group="think", exclusive=True)
-        self._activity.activity = f"thinking {self._think}, from the next answer on"
+        self._lines.say(f"thinking {self._think}, from the next answer on")
 
     def action_copy_answer(self) -> None:
         answer = self.chat.last_answer
         if answer is None:
-            self._activity.activity = "there is no answer to copy"
+            self._lines.say("there is no answer to copy")
         else:
             self.app.copy_to_clipboard(answer.content)
-            self._activity.activity = "answer copied"
+            self._lines.say("answer copied")
 
     def action_report(self) -> None:
-        self.app.push_screen(ReportScreen(self.running_model, self._keymap))
+        if self.running_model is None:
+            self._lines.say("the model is not loaded yet")
+        else:
+            self.app.push_screen(ReportScreen(self.running_model, self._keymap))
 
     def action_page(self, direction: int) -> None:
         rows = max(1, self._transcript.size.height - 2)
@@ -417,20 +426,30 @@ class ChatScreen(Screen[None]):
     async def action_to_end(self) -> None:
         await self._transcript.to_end()
 
-    # ------------------------------------------------------------ loaded anew
+    # ------------------------------------------------------------ loading
+
+    def _load(self, load: Callable[[], Iterator[LaunchEvent]] | None = None) -> None:
+        self._loads.start(load)
+        self._lines.set_status(self._think)
+        self._lines.idle()
+
+    def _tell_of_a_standstill(self) -> None:
+        if self._loads.active:
+            self._lines.say_load()
 
     def action_reload(self) -> None:
-        if self._dead:
-            self._reloading.start(self.running_model, self.running_model.reload)
+        if not self._loads.ready:
+            self._load()
 
     def action_explore(self) -> None:
-        if self._reloading.active:
-            self._activity.activity = f"still loading · {self._key('answer.stop')} cancels"
+        if self._loads.active:
+            self._lines.say(f"still loading · {self._key('answer.stop')} cancels")
             return
+        model, launcher = self.running_model, self._loads.launcher
         screen = ExplorerScreen(
-            self.running_model.explorer,
+            model.explorer if model is not None else launcher.explorer,
             self._keymap,
-            loaded=not self._dead,
+            loaded=self._loads.ready,
             busy=lambda: self.generating,
         )
 
@@ -443,36 +462,47 @@ class ChatScreen(Screen[None]):
     @work(group="change", exclusive=True)
     async def _change(self, choice: Choice) -> None:
         """Loads the model with what was chosen; what is written of an answer is kept."""
-        if await self._settle():
-            self._dead = True
-            model = self.running_model
-            change = partial(model.change, choice.settings, keep=choice.keep)
-            self._reloading.start(model, change)
+        if not await self._settle():
+            return
+        model = self.running_model
+        if model is not None:
+            self._load(partial(model.change, choice.settings, keep=choice.keep))
+        else:
+            self._loads.launcher.choose(choice.settings, keep=choice.keep)
+            self._load()
 
-    def on_reloading_progressed(self, message: Reloading.Progressed) -> None:
-        self._activity.activity = f"{message.text} · {self._key('answer.stop')} cancels"
+    async def on_loads_progressed(self, message: Loads.Progressed) -> None:
+        self._loads.heard(message)
+        if isinstance(message.event, Retry):
+            await self._warn(message.event.reason)
+        self._lines.set_status(self._think)
+        self._lines.say_load()
 
-    async def on_reloading_failed(self, message: Reloading.Failed) -> None:
-        self._reloading.ended()
-        self._dead = True
-        self._idle()
-        key = self._key("model.reload")
-        await self._transcript.notice(f"{message.error}\n{key} tries again.", "error")
+    async def on_loads_failed(self, message: Loads.Failed) -> None:
+        self._loads.heard(message)
+        self._lines.idle()
+        text = advice.not_loaded(message.error, self._keymap)
+        await self._transcript.notice(text, "error" if message.error else "warning")
 
-    async def on_reloading_loaded(self, message: Reloading.Loaded) -> None:
-        self._reloading.ended()
-        self._dead = False
-        self.running_model = message.running
-        self._set_status()
-        self._idle()
+    async def on_loads_loaded(self, message: Loads.Loaded) -> None:
+        first = self.running_model is None
+        self._loads.heard(message)
+        running = message.running
+        if first:
+            self._think = running.think
+        self._lines.set_status(self._think)
+        self._lines.idle()
         await self._transcript.clear_notices()
-        if message.said:
-            await self._transcript.notice(message.said, "warning")
-        if self.chat.waits_for_answer:
+        if not self.chat.path:
+            await self._welcome()
+        of_first = (*self._warnings, *running.warnings) if first else ()
+        await self._warn(*of_first, message.said)
+        if self._sent and self.chat.waits_for_answer:
             await self._answer()
-        elif not message.said:
-            key = self._key("answer.regenerate")
+        elif not first and not message.said:
             await self._transcript.notice(
-                f"The model is loaded again: {message.running.settings.n_ctx:,} tokens of context, "
-                f"{message.running.status()}.\nGo on, or {key} for another answer."
+                f"The model is loaded again: {running.settings.n_ctx:,} tokens of context, "
+                f"{running.status()}.\nGo on, or {self._key('answer.regenerate')} for another "
+                f"answer."
             )
+        self._measure(count=bool(self.chat.path))

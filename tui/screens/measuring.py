@@ -18,8 +18,12 @@ class Measuring:
     class Measured(ScreenMessage):
         """What was measured; None where it is not known."""
 
-        def __init__(self, vram: tuple[int, int] | None, n_ctx_used: int | None = None) -> None:
+        def __init__(
+            self, model: RunningModel, vram: tuple[int, int] | None, n_ctx_used: int | None
+        ) -> None:
             super().__init__()
+            self.model = model
+            self.alive = model.alive  # its process
             self.vram = vram  # bytes used, total
             self.n_ctx_used = n_ctx_used  # tokens
 
@@ -46,4 +50,4 @@ class Measuring:
             vram = model.vram_used()
         except Exception:  # a gauge that cannot be read shows nothing
             vram = None
-        self._screen.post_message(self.Measured(vram, used))
+        self._screen.post_message(self.Measured(model, vram, used))

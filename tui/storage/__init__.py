@@ -1,11 +1,12 @@
 """Saved conversations.
 
-`Conversations` is the store, `Conversation` and `StoredMessage` what it holds, `Recorder` saves
-from a thread of its own.
+`Conversations` is the store, `Conversation` and `StoredMessage` what it holds, `Tree` the order
+of a conversation's messages; `Recorder` saves from a thread of its own.
 """
 
 from tui.storage.conversations import Conversations
 from tui.storage.recorder import Recorder
 from tui.storage.records import Conversation, Hit, StoredMessage
+from tui.storage.tree import Tree
 
-__all__ = ["Conversation", "Conversations", "Hit", "Recorder", "StoredMessage"]
+__all__ = ["Conversation", "Conversations", "Hit", "Recorder", "StoredMessage", "Tree"]

@@ -1,7 +1,7 @@
 """The conversations on disk: one SQLite file, shared by every kvchat that runs.
 
-Messages form a tree: a regenerated answer has the same parent as the one it replaces, and a
-conversation's `head` names the leaf whose path is shown. All methods block and may be called from
+Messages form a tree: another answer has the same parent as the one before, and a conversation's
+`head` names the end of the path that is shown. All methods block and may be called from
 any thread.
 """
 
@@ -18,6 +18,7 @@ from tui.composing.draft import Draft
 from tui.storage import schema
 from tui.storage.database import Database, StoreError, index_message
 from tui.storage.records import (
+    DELETED,
     Conversation,
     Hit,
     StoredMessage,
@@ -27,6 +28,7 @@ from tui.storage.records import (
     record,
     stored_message,
 )
+from tui.storage.tree import Tree
 from tuner.private_files import kvchat_folder
 from tuner.safe_text import utf8
 
@@ -75,21 +77,22 @@ class Conversations(Database):
         return chosen[0] if len(chosen) == 1 and key else None
 
     def messages(self, conversation_id: str) -> Messages:
-        """The path from the first message to the head, oldest first."""
-        # A head that is lost must not hide the conversation: its last message is as good.
-        query = """WITH RECURSIVE up(id, depth) AS (
-                       SELECT coalesce(
-                           (SELECT m.id FROM messages m WHERE m.id = c.head),
-                           (SELECT m.id FROM messages m WHERE m.conversation_id = c.id
-                            ORDER BY m.n DESC LIMIT 1)), 0
-                       FROM conversations c WHERE c.id = ?
-                       UNION
-                       SELECT m.parent_id, up.depth + 1 FROM messages m JOIN up ON m.id = up.id
-                       WHERE m.parent_id IS NOT NULL
-                           AND up.depth <= (SELECT count(*) FROM messages))
-                   SELECT m.* FROM up JOIN messages m ON m.id = up.id ORDER BY up.depth DESC"""
+        """All of a conversation's messages, versions included, in the order in which they were
+        written."""
+        query = "SELECT * FROM messages WHERE conversation_id = ? ORDER BY n"
         rows = self._read(lambda db: db.execute(query, (conversation_id,)).fetchall())
         return [stored_message(dict(row)) for row in rows]
+
+    def shown(self, conversation_id: str) -> Messages:
+        """The messages that are shown, from the first to the head."""
+        found = self.get(conversation_id)
+        return Tree(self.messages(conversation_id), found.head if found else None).path
+
+    def message_ids(self, conversation_id: str) -> set[str]:
+        """Of all of a conversation's messages, to know whether another kvchat wrote some."""
+        query = "SELECT id FROM messages WHERE conversation_id = ?"
+        rows = self._read(lambda db: db.execute(query, (conversation_id,)).fetchall())
+        return {str(row["id"]) for row in rows}
 
     def search(self, text: str, limit: int = 200) -> Found:
         """Conversations whose messages or title hold every word of `text`, the newest first."""
@@ -99,33 +102,35 @@ class Conversations(Database):
         return self._read(lambda db: self._search(db, words, limit))
 
     def _search(self, db: sqlite3.Connection, words: Words, limit: int) -> Found:
-        excerpts: dict[str, str] = {}
+        found: dict[str, tuple[str, str | None]] = {}  # words and message, by conversation
         if self._fts:
             query = " ".join('"' + word.replace('"', '""') + '"*' for word in words)
             for row in db.execute(
-                """SELECT m.conversation_id AS id, snippet(messages_fts, 0, '', '', '…', 16) AS text
+                """SELECT m.conversation_id, m.id, snippet(messages_fts, 0, '', '', '…', 16) AS text
                    FROM messages_fts JOIN messages m ON m.n = messages_fts.rowid
                    WHERE messages_fts MATCH ? ORDER BY m.n DESC LIMIT ?""",
                 (query, limit * 20),
             ):
-                excerpts.setdefault(row["id"], " ".join(row["text"].split()))
+                words_there = " ".join(row["text"].split())
+                found.setdefault(row["conversation_id"], (words_there, row["id"]))
         # Without an index, before a message is indexed, and for parts of words and scripts
         # without spaces, which the index cannot find.
-        everything = not excerpts
+        everything = not found
         like = [f"%{_escape(word)}%" for word in words]
         clause = " AND ".join(["content LIKE ? ESCAPE '\\'"] * len(like))
         for row in db.execute(
-            f"""SELECT conversation_id AS id, content FROM messages
+            f"""SELECT conversation_id, id, content FROM messages
                 WHERE (? OR indexed = 0) AND {clause} ORDER BY n DESC LIMIT ?""",
             (everything, *like, limit * 20),
         ):
-            excerpts.setdefault(row["id"], _excerpt(row["content"], words[0]))
+            excerpt = _excerpt(row["content"], words[0])
+            found.setdefault(row["conversation_id"], (excerpt, row["id"]))
         title = " AND ".join(["c.title LIKE ? ESCAPE '\\'"] * len(like))
         for conversation in _conversations(db, f"WHERE {title}", (*like, limit)):
-            excerpts.setdefault(conversation.id, "")
+            found.setdefault(conversation.id, ("", None))
         among = "WHERE c.id IN (SELECT value FROM json_each(?))"
-        found = _conversations(db, among, (json.dumps(list(excerpts)), limit))
-        return [Hit(conversation, excerpts.get(conversation.id, "")) for conversation in found]
+        conversations = _conversations(db, among, (json.dumps(list(found)), limit))
+        return [Hit(each, *found[each.id]) for each in conversations]
 
     def draft(self, key: str) -> Draft:
         """What was being written last in this conversation; the key "" is that of a new one."""
@@ -262,7 +267,8 @@ def _conversations(
     be set back. The last of `values` is how many."""
     rows = db.execute(
         f"""SELECT c.*,
-                (SELECT count(*) FROM messages m WHERE m.conversation_id = c.id) AS n_messages,
+                (SELECT count(*) FROM messages m
+                 WHERE m.conversation_id = c.id AND m.state <> '{DELETED}') AS n_messages,
                 (SELECT max(n) FROM messages m WHERE m.conversation_id = c.id) AS last
             FROM conversations c {where}
             ORDER BY last DESC, c.updated DESC, c.rowid DESC LIMIT ?""",

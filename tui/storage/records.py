@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 _LARGEST = 1e11  # of a time in seconds, a count of tokens, a speed: more is damage
 ROLES = ("user", "assistant")
+DELETED = "deleted"  # a state
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +31,16 @@ class Conversation:
     updated: float
     system_prompt: str | None = None
     head: str | None = None
-    n_messages: int = 0  # all branches; filled when read
+    n_messages: int = 0  # all versions; filled when read
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
     """One message of the tree. `state` is complete, stopped, max_tokens,
-    context_full, interrupted or error.
+    context_full, interrupted, error or deleted.
 
     A message that is still being written is saved as "interrupted", so that whatever ends the
-    process leaves the truth on disk.
+    process leaves the truth on disk. One that was deleted stays without its words.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Hit:
 
     conversation: Conversation
     excerpt: str
+    message_id: str | None = None  # that holds the words; None where the title does
 
 
 def record(kind: type[T], row: Mapping[str, Any]) -> T:

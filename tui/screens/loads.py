@@ -1,0 +1,108 @@
+"""Whether there is a model to talk to, and loading one while the chat is open: the first time,
+after its process died, or with other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from textual.message import Message
+from textual.screen import Screen
+
+from tui.ports import LaunchEvent, ModelLauncher, Planned, Ready, Retry, RunningModel, Stage
+from tuner.errors import EngineCancelled, EngineError, KvchatError
+
+
+class Loads:
+    """Loads in a thread, one model at a time, and tells the screen by messages how far it is and
+    how it ended."""
+
+    class Progressed(Message):
+        """What is being done, and how it will be loaded once that is known."""
+
+        def __init__(self, event: Stage | Retry | Planned) -> None:
+            super().__init__()
+            self.event = event
+
+    class Failed(Message):
+        """There is no model. `error`: None where the load was cancelled."""
+
+        def __init__(self, error: KvchatError | None) -> None:
+            super().__init__()
+            self.error = error
+
+    class Loaded(Message):
+        """The model answers now. `said`: what did not go as it should on the way, if anything."""
+
+        def __init__(self, running: RunningModel, said: str = "") -> None:
+            super().__init__()
+            self.running = running
+            self.said = said
+
+    def __init__(self, screen: Screen[None], launcher: ModelLauncher):
+        self._screen = screen
+        self.launcher = launcher
+        self.model: RunningModel | None = None  # the last that was loaded, dead or not
+        self.ready = False  # it answers
+        self.active = False  # a load is under way
+        self.stage = Stage("starting")  # of that load
+        self.planned: Planned | None = None  # by that load
+        self.error: KvchatError | None = None  # of the last load, where it failed
+        self.cancelled = False
+
+    def start(self, load: Callable[[], Iterator[LaunchEvent]] | None = None) -> None:
+        """Begins, unless a load is under way. `load`: another way than planning and loading."""
+        if self.active:
+            return
+        self.active, self.ready, self.cancelled = True, False, False
+        self.error = self.planned = None
+        self.stage = Stage("starting")
+        run = partial(self._load, load or self.launcher.start)
+        self._screen.run_worker(run, thread=True, group="load")
+
+    def stop(self) -> bool:
+        """Cancels what is loaded; returns at once. True where there is something."""
+        if self.active:
+            self.cancelled = True
+            self.launcher.cancel()
+        return self.active
+
+    def died(self) -> None:
+        """The model's process ended."""
+        self.ready = False
+
+    # ------------------------------------------------------------ what the screen has heard
+
+    def heard(self, message: Loads.Progressed | Loads.Failed | Loads.Loaded) -> None:
+        """Takes in what the thread told, on the screen's."""
+        match message:
+            case Loads.Progressed(event=Stage() as stage):
+                self.stage = stage
+            case Loads.Progressed(event=Planned() as planned):
+                self.planned = planned
+            case Loads.Failed(error=error):
+                self.active, self.error = False, error
+            case Loads.Loaded(running=running):
+                self.active, self.ready, self.model = False, True, running
+
+    # ------------------------------------------------------------ the thread
+
+    def _load(self, load: Callable[[], Iterator[LaunchEvent]]) -> None:
+        ended = EngineError("load_failed", "The load ended without a model.")
+        end: Message = self.Failed(ended)
+        said = ""
+        try:
+            for event in load():
+                match event:
+                    case Ready(running=running):
+                        end = self.Loaded(running, said)
+                    case _:
+                        said = event.reason if isinstance(event, Retry) else said
+                        self._screen.post_message(self.Progressed(event))
+        except EngineCancelled:
+            end = self.Failed(None)
+        except KvchatError as error:
+            end = self.Failed(error)
+        except Exception as error:  # the chat must outlive a defect of ours
+            end = self.Failed(EngineError("load_failed", f"Loading failed: {error!r}."))
+        self._screen.post_message(end)
