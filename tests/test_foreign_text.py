@@ -271,8 +271,8 @@ def test_no_chat_does(evil_model: Path) -> None:
         assert terminal.ends(20) == 0
     assert steers(terminal.output) == []
     with kvchat(str(evil_model), fail_load=f"load_failed:{SAID}") as terminal:
-        terminal.until(lambda: "leaves" in terminal.shown)
-        terminal.press("q")
+        terminal.until(lambda: "F5triesagain" in terminal.shown)
+        terminal.press("\x11")
         assert terminal.ends(20) == 5
     assert steers(terminal.output) == []
 

@@ -191,9 +191,9 @@ class FakeLauncher:
 
     def cancel(self) -> None:
         self.cancelled.set()
+        self.running.stop()
 
-    def kill(self) -> None:
-        self.cancelled.set()
+    kill = cancel
 
 
 def make_app(
