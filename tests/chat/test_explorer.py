@@ -132,7 +132,8 @@ async def test_enter_loads_what_is_shown_and_the_chat_goes_on(store: Conversatio
         await until(pilot, lambda: app.screen is screen and shows(pilot, "25%", "Esc cancels"))
         await pilot.press("enter")  # answered once it is loaded
         await until(pilot, lambda: len(screen.chat.path) == 3)
-        assert shows(pilot, "One.", "hm") and len(running.prompts) == 1
+        assert shows(pilot, "One.", "hm")
+        assert len(running.prompts) == 1
         running.change_hold.set()
         await until(pilot, lambda: shows(pilot, "One.", "hm", "Two."))
         assert running.changes == [(choice, True)]
