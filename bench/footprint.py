@@ -24,7 +24,7 @@ from tests.support.headers import replay_every_shape
 from tuner.gguf.header import read_header
 from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CHOSEN_TYPES
-from tuner.memory.estimator import Estimator
+from tuner.memory.estimator import Compute, Estimator
 from tuner.model.model import Model, describe
 from tuner.planning.planner import make_plan
 from tuner.planning.solver import UBATCHES
@@ -65,10 +65,10 @@ def asked(model: Model, machines: list[Machine], count: int) -> list[Settings]:
     found: list[Settings] = []
     answer = Estimator.totals
 
-    def listen(self: Estimator, settings: Settings, *, compute: bool = True) -> list[int]:
-        if compute:
+    def listen(self: Estimator, settings: Settings, compute: Compute = "search") -> list[int]:
+        if compute == "search":
             found.append(settings)
-        return answer(self, settings, compute=compute)
+        return answer(self, settings, compute)
 
     Estimator.totals = listen  # type: ignore[method-assign]
     try:

@@ -60,6 +60,16 @@ def test_the_layers_weights_are_somewhere_once(e: Estimator, s: Settings) -> Non
 
 
 @quickly(max_examples=60, deadline=None)
+@given(_estimators, _some)
+def test_the_quicker_a_sum_the_less_it_counts(e: Estimator, s: Settings) -> None:
+    """So that a search may pass over what has no room by it."""
+    nothing, least, found = (e.totals(s, compute) for compute in ("nothing", "least", "search"))
+    for place, (a, b, c) in enumerate(zip(nothing, least, found, strict=True)):
+        assert a <= b <= c
+        assert e.total(place, s, "least") == b
+
+
+@quickly(max_examples=60, deadline=None)
 @given(_estimators, _some, st.integers(1, 40_000))
 def test_more_context_never_takes_less(e: Estimator, s: Settings, more: int) -> None:
     """Cache and compute, on every device."""

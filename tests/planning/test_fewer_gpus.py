@@ -79,6 +79,13 @@ def test_no_better_plan_without_a_gpu_is_passed_over() -> None:
     assert (where.gpus[2],) in left_out
 
 
+def test_which_of_equal_cards_is_left_out_is_not_tried() -> None:
+    """Four cards that differ by nothing but their places leave one question, not four."""
+    where = machine(*(gpu(24, i) for i in range(4)))
+    tried = [gpus for _, gpus in with_fewer_gpus(Solver(giant(LLAMA_8B), where), Wishes(), None)]
+    assert [len(gpus) for gpus in tried] == [3, 4, 1]
+
+
 def test_what_fits_is_not_given_up_for_what_would_be_faster_without_a_gpu() -> None:
     """Wishes that leave nothing to decide are calculated whether they fit or not: without a slow
     GPU that holds little they are faster, but more than the other has."""

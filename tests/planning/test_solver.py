@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support.gguf_files import Q8_0, Tensor, write_gguf
 from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
 from tuner.gguf.header import read_header
-from tuner.memory.estimator import Estimator
+from tuner.memory.estimator import Compute, Estimator
 from tuner.memory.footprint import Footprint
 from tuner.model.model import Model, describe
 from tuner.planning.alternatives import dominates, fallbacks
@@ -482,8 +482,8 @@ def test_what_is_searched_too_low_is_chosen_by_its_exact_footprint(
     plan of theirs fits all the same: the choice, what else there is and what to fall back on."""
     answer = Estimator.totals
 
-    def low(e: Estimator, s: Settings, *, compute: bool = True) -> list[int]:
-        return [n - 40 * MIB for n in answer(e, s, compute=compute)]
+    def low(e: Estimator, s: Settings, compute: Compute = "search") -> list[int]:
+        return [n - 40 * MIB for n in answer(e, s, compute)]
 
     monkeypatch.setattr(Estimator, "totals", low)
     monkeypatch.setattr(Estimator, "needs_every_layer", True)

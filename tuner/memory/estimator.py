@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from tuner.engine_version import is_other_engine
 from tuner.machine.backends import backend
@@ -15,6 +16,9 @@ from tuner.memory.placement import Placement, Weights, place
 from tuner.model.model import Model
 from tuner.settings import Settings
 
+# How compute buffers are counted: as the search knows them, as no more than that, without a replay,
+# or as nothing.
+Compute = Literal["search", "least", "nothing"]
 _Placed = tuple[list[tuple[int, ...]], list[int]]  # bytes per device: by kind, in all
 
 
@@ -110,12 +114,15 @@ class Estimator:
         where, flash = self.placement(settings), self.flash(settings)
         return self._footprint(settings, where, flash, self.compute.exact(settings, where, flash))
 
-    def totals(self, settings: Settings, *, compute: bool = True) -> list[int]:
-        """All bytes of every device as in `footprint`; without the compute buffers a lower bound,
-        quickly."""
+    def totals(self, settings: Settings, compute: Compute = "search") -> list[int]:
+        """All bytes of every device as in `footprint`, or a lower bound, the quicker the lower."""
         self.compute.replays.work.steps += _ADDING
         where, flash = self.placement(settings), self.flash(settings)
-        sizes = self.compute.search(settings, where, flash).sizes if compute else self._nothing
+        sizes = self._nothing
+        if compute == "search":
+            sizes = self.compute.search(settings, where, flash).sizes
+        elif compute == "least":
+            sizes = self.compute.least(settings, where, flash).sizes
         cache, _, held = self.cache.bytes, *self._placed(where, settings)
         return [
             size + scratch + (cache(settings, flash, layout, first, end) if end else 0)
@@ -124,7 +131,7 @@ class Estimator:
             )
         ]
 
-    def total(self, device: int, settings: Settings, *, compute: bool = True) -> int:
+    def total(self, device: int, settings: Settings, compute: Compute = "search") -> int:
         """The same of one device alone, in the machine's order."""
         self.compute.replays.work.steps += _ADDING
         where, flash = self.placement(settings), self.flash(settings)
@@ -132,7 +139,11 @@ class Estimator:
         total = self._placed(where, settings)[1][device]
         if end:
             total += self.cache.bytes(settings, flash, self._layouts[device], first, end)
-        return total + (self.compute.search_on(device, settings, where, flash) if compute else 0)
+        if compute == "search":
+            total += self.compute.search_on(device, settings, where, flash)
+        elif compute == "least":
+            total += self.compute.least_on(device, settings, where, flash)
+        return total
 
     def _footprint(
         self, settings: Settings, where: Placement, flash: bool, peaks: Peaks

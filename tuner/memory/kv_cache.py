@@ -165,6 +165,7 @@ class CacheSizes:
         self.kinds = tuple(dict.fromkeys(row.cells for row in self.layout.rows))
         self._sums: dict[tuple[str, str, bool, BufferLayout], _Sums] = {}
         self._reads: dict[tuple[str, str], dict[Cells, tuple[int, ...]]] = {}
+        self._counts: dict[tuple[int, int, bool], tuple[int, ...]] = {}  # cells of each kind
         per_layer = [0] * hp.n_layer_all
         for il, size in self.layout.states:
             per_layer[il] += padded(size, HOST_LAYOUT.alignment)
@@ -182,14 +183,19 @@ class CacheSizes:
         self, settings: Settings, flash: bool, layout: BufferLayout, first: int, end: int
     ) -> int:
         """Bytes that the caches of layers first..end take in buffers of this layout."""
-        key = (settings.type_k, settings.type_v, flash, layout)
+        s = settings
+        key = (s.type_k, s.type_v, flash, layout)
         pads, rows = self._sums.get(key) or self._prepare(key)
+        counts = self._counts.get((s.n_ctx, s.n_ubatch, s.swa_full)) or self._count(settings)
         total = pads[end] - pads[first]
-        for kind, sums in rows.items():
-            row = sums[end] - sums[first]
-            if row:
-                total += row * self.cells(kind, settings)
+        for sums, count in zip(rows.values(), counts, strict=True):
+            total += (sums[end] - sums[first]) * count
         return total
+
+    def _count(self, settings: Settings) -> tuple[int, ...]:
+        counts = tuple([self.cells(kind, settings) for kind in self.kinds])
+        self._counts[settings.n_ctx, settings.n_ubatch, settings.swa_full] = counts
+        return counts
 
     def _prepare(self, key: tuple[str, str, bool, BufferLayout]) -> _Sums:
         type_k, type_v, flash, layout = key

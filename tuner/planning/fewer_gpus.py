@@ -35,10 +35,18 @@ def with_fewer_gpus(
     most = max(idle, key=lambda gpu: used[gpu.id], default=None)
     # What several devices cost the others is often saved only where none of them is left.
     sets = (tuple(gpu for gpu in idle if gpu != most), idle, *((gpu,) for gpu in idle))
-    for gpus in dict.fromkeys(sets):
+    tried: set[tuple[Device, ...]] = set()
+    for gpus in sets:
         if not gpus or (wishes.n_gpu_layers and len(gpus) == len(machine.gpus)):
             continue
-        fewer = solver.on(without(machine, gpus))
+        left = without(machine, gpus)
+        alike = tuple(
+            replace(gpu, id="", engine_name="", device_id="", uuid="") for gpu in left.gpus
+        )
+        if alike in tried:
+            continue  # which of equal cards is left out makes no difference
+        tried.add(alike)
+        fewer = solver.on(left)
         if chosen is None or Search(fewer, wishes).bound > chosen.score:
             yield fewer, gpus
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import le
 
-from tuner.memory.estimator import Estimator
+from tuner.memory.estimator import Compute, Estimator
 from tuner.memory.footprint import Footprint
 from tuner.planning import splits
 from tuner.planning.budgets import Budgets, free_ram
 from tuner.settings import Settings
 
 _Totals = Callable[[Settings], list[int]]  # bytes of every device
+_QUICKEST_FIRST: tuple[Compute, ...] = ("nothing", "least", "search")
 
 
 class Fitting:
@@ -134,9 +136,11 @@ class Fitting:
     def longest_at_most(
         self, settings: Settings, contexts: list[int], wished: int
     ) -> Settings | None:
-        """The same with the compute buffers counted as nothing, quickly: `longest` is no longer,
-        and None where this is."""
-        return self._longest(settings, contexts, wished, self._totals_without_compute)
+        """The same with as little for the compute buffers as there could be, quickly: `longest` is
+        no longer, and None where this is."""
+        return self._longest(
+            settings, contexts, wished, partial(self.estimator.totals, compute="least")
+        )
 
     def _longest(
         self, settings: Settings, contexts: list[int], wished: int, totals: _Totals
@@ -151,7 +155,7 @@ class Fitting:
         return found
 
     def _totals_without_compute(self, settings: Settings) -> list[int]:
-        return self.estimator.totals(settings, compute=False)
+        return self.estimator.totals(settings, "nothing")
 
     def _exact_totals(self, settings: Settings) -> list[int]:
         return self.estimator.exact(settings).totals
@@ -180,7 +184,8 @@ class Fitting:
 
     def _has_room(self, settings: Settings, wished: int) -> bool:
         """Whether these settings are allowed, the bound that is quickly had looked at first."""
-        for totals in (self._totals_without_compute, self.estimator.totals):
+        for compute in _QUICKEST_FIRST:
+            totals = partial(self.estimator.totals, compute=compute)
             beyond = settings.n_ctx > wished
             budgets = self.sparing_budgets(settings, wished, totals) if beyond else self.budgets
             if not budgets.hold(totals(settings)):
@@ -193,24 +198,28 @@ class _Room:
 
     def __init__(self, fitting: Fitting, settings: Settings) -> None:
         self._fitting, self._settings = fitting, settings
+        self._without: dict[tuple[splits.Split, int], int] = {}
 
     def without_compute(self, counts: splits.Split, gpu: int) -> int:
-        return self._left(counts, gpu, compute=False)
+        found = self._without.get((counts, gpu))
+        if found is None:
+            found = self._without[counts, gpu] = self._left(counts, gpu, "nothing")
+        return found
 
     def left(self, counts: splits.Split, gpu: int) -> int:
-        left = self._left(counts, gpu, compute=True)
+        left = self._left(counts, gpu, "search")
         self._fitting.usual_compute[gpu] = self.without_compute(counts, gpu) - left
         return left
 
     def usual_compute(self, gpu: int) -> int:
         return self._fitting.usual_compute[gpu]
 
-    def _left(self, counts: splits.Split, gpu: int, *, compute: bool) -> int:
+    def _left(self, counts: splits.Split, gpu: int, compute: Compute) -> int:
         trial = self._settings.with_split(tuple(map(float, counts)))
         estimator, budgets = self._fitting.estimator, self._fitting.budgets
         if not budgets.shared:  # so that nobody else's compute buffer need be known
-            return budgets.limits[gpu] - estimator.total(gpu, trial, compute=compute)
-        return budgets.room(estimator.totals(trial, compute=compute), gpu)
+            return budgets.limits[gpu] - estimator.total(gpu, trial, compute)
+        return budgets.room(estimator.totals(trial, compute), gpu)
 
 
 def _reach(

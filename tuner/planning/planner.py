@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TypeVar
 
 from tuner.errors import UsageError
@@ -109,8 +110,8 @@ def _without_useless_gpus(solver: Solver, chosen: Candidate | None, wishes: Wish
         best = found.chosen if found.chosen and found.chosen.fits else None
         better: _Found | None = None
         for fewer, gpus in with_fewer_gpus(found.solver, wishes, best):
-            its, other = fewer.confirmed(wishes)
             beaten = better.chosen if better else best
+            its, other = fewer.confirmed(wishes, beaten.score if beaten else -inf)
             if other and other.fits and (beaten is None or other.score > beaten.score + _TIE):
                 why = left_out_text(gpus, other, best)
                 better = _Found(its, other, (*found.reasons, why))

@@ -8,15 +8,15 @@ next; what was found is the answer once nothing that is left could be better.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
-from math import ceil, inf, log
+from math import inf, log
 from typing import TYPE_CHECKING
 
 from tuner.planning.plan import Candidate
-from tuner.settings import CONTEXT_PADDING, Settings
+from tuner.settings import Settings
 from tuner.wishes import Wishes
 
 if TYPE_CHECKING:
@@ -59,17 +59,19 @@ class Search:
         self.needs_exact = self.fitting.estimator.needs_every_layer
         # Then a smaller compute buffer may give a faster split, not only more context.
         self.splits_are_open = len(solver.machine.gpus) > 1 and wishes.tensor_split is None
+        self.beat = -inf  # the score of what is found already
         self._choices: dict[bool, list[tuple[CacheChoice, Settings]]] = {}
 
-    def best(self, patience: Patience) -> Candidate | None:
-        """The best plan that fits, or None."""
+    def best(self, patience: Patience, beat: float = -inf) -> Candidate | None:
+        """The best plan that fits, or None. `beat`: a score; no lower one is of interest."""
         work = self.solver.work
         queue: list[Node] = [*self._placements()]
         heapify(queue)
         best: Candidate | None = None
+        self.beat = beat
         while queue:
             node = heappop(queue)
-            if best and (-node.cost <= best.score or work.steps > patience.content_at):
+            if -node.cost <= self.beat or (best and work.steps > patience.content_at):
                 break
             if work.steps > patience.ends_at:
                 break
@@ -77,7 +79,7 @@ class Search:
                 if isinstance(part, Node):
                     heappush(queue, part)
                 elif best is None or rank(part) > rank(best):
-                    best = part
+                    best, self.beat = part, max(beat, part.score)
         return best
 
     @property
@@ -111,14 +113,14 @@ class Search:
         """A choice with the least context, nothing offloaded yet."""
         return self.solver.settings(self.wishes, self.contexts[0], choice)
 
-    def longest_of_splits(self, base: Settings) -> Candidate | None:
+    def longest_of_splits(self, base: Settings, n_ctx: int) -> Candidate | None:
         """The best split of these settings, each with the longest context that it allows, and
-        that split improved by moving layers."""
+        that split improved by moving layers; None where none can have `n_ctx` tokens."""
         solver, objective, contexts = self.solver, self.objective, self.contexts
         wished, wished_split = objective.wished_context, self.wishes.tensor_split
         several = len(solver.machine.gpus) > 1  # else there is one, and its own figures are at hand
         solver.work.steps += _SPLITTING if several else _FITTING
-        if not self.fitting.could_fit(base.with_context(contexts[0]), wished_split):
+        if not self.fitting.could_fit(base.with_context(n_ctx), wished_split):
             return None
         best: Candidate | None = None
         # The fast GPUs, filled up with layers, have no room for a context; with room for the wished
@@ -128,21 +130,34 @@ class Search:
         for split in dict.fromkeys(splits):
             trial = base.with_split(split)
             if best:
-                most = self.fitting.longest_at_most(trial, contexts, wished)
-                if not most or solver.score(most, objective) < best.score - _TIE:
-                    continue  # whatever the compute buffers take
+                if self.at_most(trial) < best.score - _TIE:
+                    continue  # where holes between tensors fall makes it no better
             elif several and not self.fitting.could_hold(trial.with_context(contexts[0])):
                 continue
             found = self.fitting.longest(trial, contexts, wished)
-            if found is None:
+            if found is None or (best and solver.score(found, objective) < best.score - _TIE):
                 continue
             candidate = solver.weigh(found, objective)
             if best is None or rank(candidate) > rank(best):
                 best = candidate
         if best is None or wished_split is not None:
             return best
-        moved = solver.weigh(self.fitting.balanced(best.settings, contexts, wished), objective)
-        return max(best, moved, key=rank)
+        moved = self.fitting.balanced(best.settings, contexts, wished)
+        if moved == best.settings:
+            return best
+        return max(best, solver.weigh(moved, objective), key=rank)
+
+    def needed_context(self, cost: float) -> int:
+        """The least context that makes what costs so much without one better than what is found."""
+        worth = self.beat + cost
+        at = bisect_left(self.contexts, worth, key=self.objective.context)
+        return self.contexts[min(at, len(self.contexts) - 1)]
+
+    def at_most(self, settings: Settings) -> float:
+        """The score of these settings with the longest context that there could be room for."""
+        wished = self.objective.wished_context
+        most = self.fitting.longest_at_most(settings, self.contexts, wished)
+        return self.solver.score(most, self.objective) if most else -inf
 
     def confirmed(self, found: Candidate) -> Candidate | None:
         """The plan with its exact footprint, with less context where it does not fit, or None."""
@@ -152,22 +167,6 @@ class Search:
         if settings is None:
             return None
         return self.solver.exactly(self.solver.weigh(settings, self.objective))
-
-    def gain_of_no_compute(self, c: Candidate) -> float:
-        """Log worth of the context that all of a plan's compute buffers could hold instead: no
-        smaller n_ubatch can gain more."""
-        n_ctx, most = c.settings.n_ctx, self.contexts[-1]
-        if n_ctx >= most:
-            return 0.0
-        longer = self.fitting.estimator.footprint(c.settings.with_context(most))
-        pairs = list(zip(c.footprint.uses, longer.uses, strict=True))
-        charged = self.fitting.budgets.charged
-        grown = charged([then.kv_cache - now.kv_cache for now, then in pairs])
-        compute = charged([now.compute + then.compute for now, then in pairs])
-        span = most - n_ctx
-        more = max((a * span / b for a, b in zip(compute, grown, strict=True) if b > 0), default=0)
-        reach = min(n_ctx + ceil(more) + CONTEXT_PADDING, most)
-        return self.objective.context(reach) - self.objective.context(n_ctx)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,19 +215,33 @@ class CacheNode(Node):
         return search.settings(self.choice).with_offload(where.n_gpu_layers, where.n_cpu_moe)
 
     def opened(self, search: Search) -> Iterator[Node | Candidate]:
-        """The best plan, and the same choice with a smaller n_ubatch."""
-        found = search.longest_of_splits(self.settings(search))
-        if found:
-            yield FoundNode(-found.score, found) if search.needs_exact else found
+        """What is to be weighed of it, and the same choice with a smaller n_ubatch."""
+        settings, cost = self.settings(search), self.cost
+        if not search.splits_are_open:
+            cost = -search.at_most(settings.with_split(search.wishes.tensor_split or ()))
+        fastest = search.least_cost(self.where, self.choice.n_ubatch) + self.choice.price
+        yield SizedNode(cost, settings, fastest)
         smaller = self.choice.smaller
         if smaller:
             slower = search.least_cost(self.where, smaller.n_ubatch)
             slower -= search.least_cost(self.where, self.choice.n_ubatch)
             cost = self.cost - self.choice.price + smaller.price + slower
-            if found and not search.splits_are_open:
-                gain = search.gain_of_no_compute(found)
-                cost = max(cost, smaller.price - self.choice.price - found.score - gain)
             yield replace(self, cost=cost, choice=smaller)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SizedNode(Node):
+    """All but the context and the split, the least that its compute buffers take counted."""
+
+    settings: Settings  # with the least context
+    fastest: float  # the cost at least, but for what the context is worth
+
+    def opened(self, search: Search) -> Iterator[Node | Candidate]:
+        """The best plan."""
+        needed = search.needed_context(self.fastest)
+        found = search.longest_of_splits(self.settings, needed)
+        if found:
+            yield FoundNode(-found.score, found) if search.needs_exact else found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

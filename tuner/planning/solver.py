@@ -137,32 +137,34 @@ class Solver:
 
     # ------------------------------------------------------------ one plan
 
-    def best(self, wishes: Wishes, content_at: int | None = None) -> Candidate | None:
+    def best(
+        self, wishes: Wishes, content_at: int | None = None, beat: float = -inf
+    ) -> Candidate | None:
         """The best plan that fits and keeps every wish, or None. `content_at`: the work after
-        which whatever was found will do."""
+        which whatever was found will do. `beat`: a score; no lower one is of interest."""
         key = (wishes, self.budgets)
         if key in self._answers:
             return self._answers[key]
         content_at = content_at or self.work.steps + MOST_WORK
         # with nothing found by then, not even a miss is known
         ends_at = min(content_at + MOST_WORK // 2, self._ends_at)
-        found = Search(self, wishes).best(Patience(content_at, ends_at))
-        if self.work.steps <= self._ends_at:
+        found = Search(self, wishes).best(Patience(content_at, ends_at), beat)
+        if self.work.steps <= self._ends_at and (found or beat == -inf):
             self._answers[key] = found
         return found
 
-    def confirmed(self, wishes: Wishes) -> tuple[Solver, Candidate | None]:
+    def confirmed(self, wishes: Wishes, beat: float = -inf) -> tuple[Solver, Candidate | None]:
         """The best plan with its exact footprint, or None. The search goes by quicker ones, which
         may be lower; where the plan then breaks a budget, it is the same with less context, or
         what a search finds with so much less memory. The solver is the one that searched last: what
-        it finds beside that is no better."""
+        it finds beside that is no better. `beat`: a score; no lower one is of interest."""
         if wishes.complete:
             return self, self.exactly(self.calculate(wishes))
         solver, content_at = self, self.work.steps + MOST_WORK
         best: Candidate | None = None
         off_by = [0] * len(self.budgets.limits)
         for _ in range(MAX_SEARCHES):
-            found = solver.best(wishes, content_at)
+            found = solver.best(wishes, content_at, max(beat, best.score if best else -inf))
             if found is None:
                 break
             exact = self.exactly(found)
@@ -330,12 +332,13 @@ class Solver:
             layers = [wishes.n_gpu_layers]
         else:
             layers = list(range(self.n_items + 1)) if self.machine.gpus else [0]
-        room, weights = sum(self._gpu_room()), self.speed.weights_offloaded
+        *on_gpus, on_host = self._room()
+        room, speed = sum(on_gpus), self.speed
         found = [
             (self.best_turn(k, m, self.ubatches(wishes, self.whole(k, m))[0], depth), k, m)
             for k in layers
             for m in self._moe_choices(k, wishes)
-            if weights(k, m) <= room
+            if speed.weights_offloaded(k, m) <= room and speed.weights_on_host(k, m) <= on_host
         ]
         return sorted(found, key=lambda p: (p[0], -p[1], p[2]))
 
@@ -355,7 +358,7 @@ class Solver:
     def best_turn(self, n_gpu_layers: int, n_cpu_moe: int, n_ubatch: int, depth: int) -> float:
         """Seconds of a turn that no split over the GPUs beats: a lower bound."""
         if self.budgets not in self._ranked:
-            self._ranked[self.budgets] = self._gpu_room(), {}
+            self._ranked[self.budgets] = self._room()[:-1], {}
         room, ranked = self._ranked[self.budgets]
         key = (n_gpu_layers, n_cpu_moe, n_ubatch, depth)
         seconds = ranked.get(key)
@@ -363,11 +366,10 @@ class Solver:
             seconds = ranked[key] = self.speed.least_turn(*key, room)
         return seconds
 
-    def _gpu_room(self) -> list[int]:
-        """Bytes for layers on each GPU, at most."""
-        n_gpus = len(self.machine.gpus)
-        fixed = self.fitting.estimator.fixed[:n_gpus]
-        return [b - f for b, f in zip(self.budgets.limits[:n_gpus], fixed, strict=True)]
+    def _room(self) -> list[int]:
+        """Bytes for layers on each device, at most, the host last."""
+        fixed = self.fitting.estimator.fixed
+        return [b - f for b, f in zip(self.budgets.limits, fixed, strict=False)]
 
     def settings(self, wishes: Wishes, n_ctx: int, choice: CacheChoice) -> Settings:
         """A choice at a context with all that is fixed beside it, nothing offloaded yet."""

@@ -302,6 +302,13 @@ class SpeedModel:
         experts = self._expert_stored[-1] - self._expert_stored[moe]
         return self._stored[-1] - self._stored[first] + experts
 
+    def weights_on_host(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
+        """Bytes of weights in RAM without any padding, what is there whatever is offloaded and the
+        output left out."""
+        output = self.n_items - 1
+        first = min(self.n_items - self._on_gpus(n_gpu_layers), output)
+        return self._stored[first] + self._expert_stored[max(first, min(n_cpu_moe, output))]
+
     # ------------------------------------------------------------ what is shown
 
     def predict(

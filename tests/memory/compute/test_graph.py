@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tuner.memory.compute.alive import Alive
 from tuner.memory.compute.allocator import peaks, replay
 from tuner.memory.compute.graph import Graph, Node
 from tuner.memory.compute.scheduler import assign
@@ -146,12 +147,38 @@ def _as_ggml_writes_it(steps: list[int], sizes: list[int]) -> int:
 def test_the_replay_is_that_of_ggml(data: st.DataObject) -> None:
     """For any order of takes and gives, empty tensors among them."""
     sizes = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=5))
+    steps = data.draw(_steps(len(sizes)))
+    assert replay(steps, sizes, 1) == _as_ggml_writes_it(steps, sizes)
+
+
+@st.composite
+def _steps(draw: st.DrawFn, n_sizes: int) -> list[int]:
+    """A tape of takes and gives."""
     steps: list[int] = []
     held: list[int] = []
-    for n in range(data.draw(st.integers(1, 12))):
-        steps.append(data.draw(st.integers(0, len(sizes) - 1)))
+    for n in range(draw(st.integers(1, 12))):
+        steps.append(draw(st.integers(0, n_sizes - 1)))
         held.append(n)
-        for block in data.draw(st.lists(st.sampled_from(held), unique=True)):
+        for block in draw(st.lists(st.sampled_from(held), unique=True)):
             held.remove(block)
             steps.append(~block)
-    assert replay(steps, sizes, 1) == _as_ggml_writes_it(steps, sizes)
+    return steps
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_no_buffer_is_smaller_than_what_is_alive_at_once(data: st.DataObject) -> None:
+    """It is the largest sum of what is taken and not given back, whatever open sizes stand for."""
+    n = data.draw(st.integers(1, 5))
+    sizes = [data.draw(st.tuples(st.integers(0, 4), st.integers(0, 4))) for _ in range(n)]
+    steps = data.draw(_steps(n))
+    alive = Alive(steps, [((0, a), (3, b)) for a, b in sizes], [0, 3])
+    for values in ((1, 0), (0, 1), (3, 1), (1, 7)):
+        plain = [a * values[0] + b * values[1] for a, b in sizes]
+        held, taken, most = 0, [], 0
+        for step in steps:
+            if step >= 0:
+                taken.append(plain[step])
+            held += plain[step] if step >= 0 else -taken[~step]
+            most = max(most, held)
+        assert alive.least(values) == most <= replay(steps, plain, 1)

@@ -8,6 +8,8 @@ few contexts (`between.py`).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from tuner.machine.backends import HOST_LAYOUT, backend
 from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES
@@ -39,6 +41,13 @@ _COPIES = 4  # GGML_SCHED_MAX_COPIES
 _Key = tuple[Placement, str, str, int, bool, bool]
 
 
+class _Samples(NamedTuple):
+    """The search's answers for settings that differ by context alone."""
+
+    peaks: ContextSamples
+    least: ContextSamples  # what is alive at once: never more, and quickly found
+
+
 class ComputeSizes:
     """Bytes of compute buffer for any settings."""
 
@@ -61,8 +70,8 @@ class ComputeSizes:
         self._stand_ins = StandIns(self.graph)
         self._layers: dict[Placement, Layers] = {}
         self._exact: dict[tuple[_Key, int], Peaks] = {}
-        self._samples: dict[_Key, ContextSamples] = {}
-        self._alike: dict[tuple[object, ...], ContextSamples] = {}
+        self._samples: dict[_Key, _Samples] = {}
+        self._alike: dict[tuple[object, ...], _Samples] = {}
         self.replays = Replays(
             self.graph,
             self.alignments,
@@ -84,14 +93,24 @@ class ComputeSizes:
         Exact or a little more, but for the few models where every layer leaves its own holes
         (`needs_every_layer`): there it may be less, often by some MiB."""
         n_ctx = padded(settings.n_ctx, CONTEXT_PADDING)
-        return self._samples_of(settings, where, flash).at(n_ctx)
+        return self._samples_of(settings, where, flash).peaks.at(n_ctx)
+
+    def least(self, settings: Settings, where: Placement, flash: bool) -> Peaks:
+        """No more than `search` has, without a replay."""
+        n_ctx = padded(settings.n_ctx, CONTEXT_PADDING)
+        return self._samples_of(settings, where, flash).least.at(n_ctx)
 
     def search_on(self, device: int, settings: Settings, where: Placement, flash: bool) -> int:
         """Bytes on one device alone (the host last), as `search` has them."""
         n_ctx = padded(settings.n_ctx, CONTEXT_PADDING)
-        return self._samples_of(settings, where, flash).on(device, n_ctx).size
+        return self._samples_of(settings, where, flash).peaks.on(device, n_ctx).size
 
-    def _samples_of(self, settings: Settings, where: Placement, flash: bool) -> ContextSamples:
+    def least_on(self, device: int, settings: Settings, where: Placement, flash: bool) -> int:
+        """The same as `least` has them."""
+        n_ctx = padded(settings.n_ctx, CONTEXT_PADDING)
+        return self._samples_of(settings, where, flash).least.on(device, n_ctx).size
+
+    def _samples_of(self, settings: Settings, where: Placement, flash: bool) -> _Samples:
         s = settings
         key = (where, s.type_k, s.type_v, s.n_ubatch, flash, s.swa_full)
         samples = self._samples.get(key)
@@ -121,31 +140,49 @@ class ComputeSizes:
 
     def _sampled(
         self, settings: Settings, where: Placement, layers: Layers, flash: bool
-    ) -> ContextSamples:
+    ) -> _Samples:
         """The search's answers for settings that differ from these by context alone, or put
         other numbers of like layers on the devices."""
-        graph: SymbolicGraph | None = None
+        known: SymbolicGraph | None = None
+        shapes: dict[int, Shape] = {}
         plain: dict[int, Peaks] = {}
 
+        def shape_at(n_ctx: int) -> Shape:
+            if n_ctx not in shapes:
+                shapes[n_ctx] = self._shape(n_ctx, settings, layers, flash)
+            return shapes[n_ctx]
+
+        def graph(shape: Shape) -> SymbolicGraph | None:
+            nonlocal known
+            if known is None:
+                known = self._symbolic(shape, layers, where)
+            return known
+
         def peak(n_ctx: int, device: int) -> Peak:
-            nonlocal graph
-            shape = self._shape(n_ctx, settings, layers, flash)
+            shape = shape_at(n_ctx)
             if self.replays.work.done:
                 self.replays.work.steps += _GUESSING
                 return Peak(self._generous_guess(shape), guessed=True)
-            if graph is None:
-                graph = self._symbolic(shape, layers, where)
-            found = graph.peak(shape, (device + 1) % devices) if graph else None
+            opened = graph(shape)
+            found = opened.peak(shape, (device + 1) % devices) if opened else None
             if found is not None:
                 return Peak(found)
             if n_ctx not in plain:
                 plain[n_ctx] = self._plain(shape, layers, where)
             return Peak(plain[n_ctx].sizes[device], plain[n_ctx].guessed)
 
+        def least(n_ctx: int, device: int) -> Peak:
+            shape = shape_at(n_ctx)
+            opened = None if self.replays.work.done else graph(shape)
+            return Peak(opened.least(shape, (device + 1) % devices) if opened else 0)
+
         devices = len(self.alignments)
         linear = flash and not grows_unevenly(self._hp, settings, where, self._scratch)
         exact_up_to = EVERY_CONTEXT if self._sparse else settings.n_ubatch + self._hp.n_swa
-        return ContextSamples(peak, devices, exact_up_to, linear=linear)
+        return _Samples(
+            ContextSamples(peak, devices, exact_up_to, linear=linear),
+            ContextSamples(least, devices, exact_up_to, linear=linear),
+        )
 
     def _shape(self, n_ctx: int, settings: Settings, layers: Layers, flash: bool) -> Shape:
         hp = self._hp

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
+from tuner.memory.compute.alive import Alive
 from tuner.memory.compute.allocator import peaks, replay, trace
 from tuner.memory.compute.graph import HOST, Graph, Layout
 from tuner.memory.compute.replica.builder import Layers, Shape
@@ -27,6 +28,7 @@ _Traced = tuple["_SymbolicTape", set[_Pair]]
 _BUILDING = 300  # steps in whose time one layer of a graph is built,
 _LARGE = 128  # of no more layers than this; of twice as many, each takes twice as long
 _TRACING = 2  # the same for each step of a tape that is traced
+_COUNTING = 1  # and of one of which is found what is alive at once
 
 
 @dataclass(slots=True)
@@ -63,6 +65,17 @@ class _SymbolicTape:
         self._work = work
         self._places = sorted({place for size in sizes for place, _ in size})
         self._peaks: dict[tuple[float, ...], int] = {}
+        self._alive: Alive | None = None
+
+    def least(self, by_place: Sequence[float]) -> int:
+        """No more than `peak`, quickly."""
+        key = tuple([by_place[place] for place in self._places])
+        if key in self._peaks:
+            return self._peaks[key]
+        if self._alive is None:
+            self._work.steps += _COUNTING * len(self._steps)
+            self._alive = Alive(self._steps, self._sizes, self._places)
+        return self._alive.least(key)
 
     def peak(self, by_place: Sequence[float]) -> int:
         key = tuple([by_place[place] for place in self._places])
@@ -100,6 +113,15 @@ class SymbolicGraph:
         """Bytes on a device. None where its tape does not say: a coincidence of sizes lets a tensor
         take over memory that it otherwise cannot, a size is of a form that nothing in the shape
         stands for, or a builder does more with sizes than was assumed."""
+        return self._told(shape, device, _SymbolicTape.peak)
+
+    def least(self, shape: Shape, device: int) -> int:
+        """Bytes that `peak` is not below, quickly; 0 where the tape does not say."""
+        return self._told(shape, device, _SymbolicTape.least) or 0
+
+    def _told(
+        self, shape: Shape, device: int, tell: Callable[[_SymbolicTape, Sequence[float]], int]
+    ) -> int | None:
         if device not in self._traced:
             try:
                 self._traced[device] = self._trace(device)
@@ -114,7 +136,7 @@ class SymbolicGraph:
             for pair in layouts_that_differ:
                 if all(value(x, by_place) == value(y, by_place) for x, y in pair):
                     return None
-            return tape.peak(by_place)
+            return tell(tape, by_place)
         except IndexError:
             return None
 
