@@ -76,6 +76,11 @@ class Estimator:
         return [sum(kinds) for kinds in self._fixed]
 
     @property
+    def output_bytes(self) -> int:
+        """Bytes of the output's weights on a GPU."""
+        return self.totals(Settings(1, n_gpu_layers=1), "nothing")[0] - self.fixed[0]
+
+    @property
     def compute_beside(self) -> list[int]:
         """Bytes per device of the compute buffers of what lives beside the model."""
         return [kinds[KINDS.index("compute")] for kinds in self._fixed]
@@ -130,6 +135,12 @@ class Estimator:
                 held, sizes, self._layouts, where.spans, strict=True
             )
         ]
+
+    def least_with_a_layer(self, settings: Settings) -> list[int]:
+        """Bytes of compute buffers that each of several GPUs has at least where it has a layer,
+        whichever and however many of them."""
+        least, flash = self.compute.least_with_a_layer, self.flash(settings)
+        return [least(gpu, settings, flash) for gpu in range(self._n_gpus)]
 
     def total(self, device: int, settings: Settings, compute: Compute = "search") -> int:
         """The same of one device alone, in the machine's order."""

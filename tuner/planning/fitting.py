@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import le
@@ -75,6 +75,31 @@ class Fitting:
             for a, b, budget in zip(low, high, budgets, strict=True)
         )
 
+    def most_of_splits(self, settings: Settings, contexts: list[int]) -> int:
+        """No split of these settings can have more context than this many tokens; 0: none fits.
+        As `most_context`, with what a layer takes on each GPU that has any counted too."""
+
+        def lacks(n_ctx: int) -> bool:
+            at = settings.with_context(n_ctx)
+            used = self._gpus_as_one(self._without_compute(at))
+            budgets = [self._room_for_layers(at), *self.budgets.limits[len(self.machine.gpus) :]]
+            return any(u > b for u, b in zip(used, budgets, strict=True))
+
+        fit = bisect_left(contexts, True, key=lacks)
+        return contexts[fit - 1] if fit else 0
+
+    def _room_for_layers(self, settings: Settings) -> int:
+        """Bytes on all GPUs together for anything but compute buffers, at most."""
+        n_gpus = len(self.machine.gpus)
+        fixed = self.estimator.fixed[:n_gpus]
+        room = [max(0, b - f) for b, f in zip(self.budgets.limits, fixed, strict=False)]
+        least = self.estimator.least_with_a_layer(settings)
+        beside = [max(0, a - b) for a, b in zip(room, least, strict=True)]
+        # The last GPU may have the output alone, whose buffer is small.
+        output = self.estimator.output_bytes
+        gained = max(min(a, output) - b for a, b in zip(room, beside, strict=True))
+        return sum(fixed) + sum(beside) + max(0, gained)
+
     def least_lacking(self, settings: Settings) -> int:
         """Bytes that these settings lack at least, however they are split over the GPUs."""
         used = self._gpus_as_one(self._without_compute(settings))
@@ -92,11 +117,11 @@ class Fitting:
 
     def could_fit(self, settings: Settings, wished: tuple[float, ...] | None) -> bool:
         """Whether these settings with the wished split, or some split, are allowed as far as can be
-        told without the compute buffers."""
+        told with the least that compute buffers may take."""
         if len(self.machine.gpus) <= 1 or wished is not None or self.budgets.shared:
             return True  # told as quickly by `most_context`
         total = min(settings.n_gpu_layers, self.n_items)
-        return splits.could_fit(total, len(self.machine.gpus), _Room(self, settings))
+        return splits.could_fit(total, len(self.machine.gpus), _LeastRoom(self, settings))
 
     def could_hold(self, settings: Settings) -> bool:
         """Whether these settings are allowed but for the compute buffers."""
@@ -134,13 +159,12 @@ class Fitting:
         )
 
     def longest_at_most(
-        self, settings: Settings, contexts: list[int], wished: int
+        self, settings: Settings, contexts: list[int], wished: int, compute: Compute
     ) -> Settings | None:
-        """The same with as little for the compute buffers as there could be, quickly: `longest` is
-        no longer, and None where this is."""
-        return self._longest(
-            settings, contexts, wished, partial(self.estimator.totals, compute="least")
-        )
+        """The same with less for the compute buffers, quickly: `longest` is no longer, and None
+        where this is."""
+        totals = partial(self.estimator.totals, compute=compute)
+        return self._longest(settings, contexts, wished, totals)
 
     def _longest(
         self, settings: Settings, contexts: list[int], wished: int, totals: _Totals
@@ -220,6 +244,18 @@ class _Room:
         if not budgets.shared:  # so that nobody else's compute buffer need be known
             return budgets.limits[gpu] - estimator.total(gpu, trial, compute)
         return budgets.room(estimator.totals(trial, compute), gpu)
+
+
+class _LeastRoom(_Room):
+    """The most that they may have left: what any layers take counted, if there are some."""
+
+    def __init__(self, fitting: Fitting, settings: Settings) -> None:
+        super().__init__(fitting, settings)
+        self._least = fitting.estimator.least_with_a_layer(settings)
+
+    def without_compute(self, counts: splits.Split, gpu: int) -> int:
+        left = super().without_compute(counts, gpu)
+        return left - self._least[gpu] if counts[gpu] > 1 else left  # one may be the output
 
 
 def _reach(

@@ -15,7 +15,9 @@ from heapq import heapify, heappop, heappush
 from math import inf, log
 from typing import TYPE_CHECKING
 
+from tuner.memory.estimator import Compute
 from tuner.planning.plan import Candidate
+from tuner.planning.speed import AS_IT_IS, Attention
 from tuner.settings import Settings
 from tuner.wishes import Wishes
 
@@ -36,7 +38,13 @@ class CacheChoice:
     type_k: str
     type_v: str
     n_ubatch: int
+    attention: Attention = AS_IT_IS
     smaller: CacheChoice | None = None  # the same with the next smaller n_ubatch
+
+    @property
+    def smallest(self) -> CacheChoice:
+        """The same with the smallest n_ubatch."""
+        return self.smaller.smallest if self.smaller else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +100,19 @@ class Search:
         for seconds, k, m in self.solver.placements(self.wishes, self.objective.depth):
             yield PlacementNode(log(seconds) - most, k, m)
 
-    def least_cost(self, where: PlacementNode, n_ubatch: int) -> float:
-        """No plan of this placement and batch has a smaller log of its turn's seconds."""
-        seconds = self.solver.best_turn(
-            where.n_gpu_layers, where.n_cpu_moe, n_ubatch, self.objective.depth
-        )
-        return log(seconds)
+    def least_cost(self, where: PlacementNode, choice: CacheChoice) -> float:
+        """What no plan of this placement and choice is below, but for the worth of its context."""
+        k, m, depth = where.n_gpu_layers, where.n_cpu_moe, self.objective.depth
+        seconds = self.solver.best_turn(k, m, choice.n_ubatch, depth, choice.attention)
+        return log(seconds) + choice.price
 
     def choices(self, n_gpu_layers: int, n_cpu_moe: int) -> list[tuple[CacheChoice, Settings]]:
-        """Cache types to choose from at a placement, and as settings with the least context."""
+        """Cache types to choose from at a placement, and as settings with the least context and
+        the smallest n_ubatch, which a window's cache grows with."""
         whole = self.solver.whole(n_gpu_layers, n_cpu_moe)
         if whole not in self._choices:
             self._choices[whole] = [
-                (choice, self.settings(choice))
+                (choice, self.settings(choice.smallest))
                 for choice in self.solver.cache_choices(self.wishes, self.objective, whole)
             ]
         return self._choices[whole]
@@ -130,8 +138,9 @@ class Search:
         for split in dict.fromkeys(splits):
             trial = base.with_split(split)
             if best:
-                if self.at_most(trial) < best.score - _TIE:
-                    continue  # where holes between tensors fall makes it no better
+                least = best.score - _TIE
+                if self.at_most(trial, "nothing") < least or self.at_most(trial, "least") < least:
+                    continue  # whatever the compute buffers take, wherever their holes are
             elif several and not self.fitting.could_hold(trial.with_context(contexts[0])):
                 continue
             found = self.fitting.longest(trial, contexts, wished)
@@ -153,10 +162,11 @@ class Search:
         at = bisect_left(self.contexts, worth, key=self.objective.context)
         return self.contexts[min(at, len(self.contexts) - 1)]
 
-    def at_most(self, settings: Settings) -> float:
-        """The score of these settings with the longest context that there could be room for."""
+    def at_most(self, settings: Settings, compute: Compute) -> float:
+        """The score of these settings with the longest context that there could be room for, with
+        so much for the compute buffers."""
         wished = self.objective.wished_context
-        most = self.fitting.longest_at_most(settings, self.contexts, wished)
+        most = self.fitting.longest_at_most(settings, self.contexts, wished, compute)
         return self.solver.score(most, self.objective) if most else -inf
 
     def confirmed(self, found: Candidate) -> Candidate | None:
@@ -198,8 +208,8 @@ class PlacementNode(Node):
             work.steps += _LOOKING
             most = search.fitting.most_context(settings.with_offload(k, m), contexts)
             if most:
-                cost = search.least_cost(self, choice.n_ubatch) - objective.context(int(most))
-                yield CacheNode(cost + choice.price, self, choice)
+                cost = search.least_cost(self, choice) - objective.context(int(most))
+                yield CacheNode(cost, self, choice)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,16 +227,19 @@ class CacheNode(Node):
     def opened(self, search: Search) -> Iterator[Node | Candidate]:
         """What is to be weighed of it, and the same choice with a smaller n_ubatch."""
         settings, cost = self.settings(search), self.cost
+        fastest = search.least_cost(self.where, self.choice)
         if not search.splits_are_open:
-            cost = -search.at_most(settings.with_split(search.wishes.tensor_split or ()))
-        fastest = search.least_cost(self.where, self.choice.n_ubatch) + self.choice.price
-        yield SizedNode(cost, settings, fastest)
+            split = search.wishes.tensor_split or ()
+            cost = -search.at_most(settings.with_split(split), "least")
+        elif not search.fitting.budgets.shared:
+            most = search.fitting.most_of_splits(settings, search.contexts)
+            cost = fastest - search.objective.context(most) if most else inf
+        if cost < inf:
+            yield SizedNode(cost, settings, fastest)
         smaller = self.choice.smaller
         if smaller:
-            slower = search.least_cost(self.where, smaller.n_ubatch)
-            slower -= search.least_cost(self.where, self.choice.n_ubatch)
-            cost = self.cost - self.choice.price + smaller.price + slower
-            yield replace(self, cost=cost, choice=smaller)
+            slower = search.least_cost(self.where, smaller) - fastest
+            yield replace(self, cost=self.cost + slower, choice=smaller)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -73,7 +73,9 @@ class Solver:
         self.quality = CacheQuality.of(model.hparams)
         self.n_items = model.n_items
         self._answers: dict[tuple[Wishes, Budgets], Candidate | None] = {}
-        self._ranked: dict[Budgets, tuple[list[int], dict[tuple[int, int, int, int], float]]] = {}
+        self._ranked: dict[
+            Budgets, tuple[list[int], dict[tuple[int, int, int, int, Attention], float]]
+        ] = {}
         self._attentions: dict[tuple[str, str, str], Attention] = {}
         self._ends_at: float = inf  # the work after which searches end, whatever they have
 
@@ -309,10 +311,11 @@ class Solver:
         found = []
         for type_k, type_v in self.pairs(wishes):
             price = self._cache_price(objective, type_k, type_v, whole)
+            attention = self._attention(self.trial(wishes, type_k, type_v))
             choice: CacheChoice | None = None
             for n_ubatch in sorted(ubatches):
                 choice = CacheChoice(
-                    price + objective.ubatch(n_ubatch), type_k, type_v, n_ubatch, choice
+                    price + objective.ubatch(n_ubatch), type_k, type_v, n_ubatch, attention, choice
                 )
             assert choice is not None
             found.append(choice)
@@ -355,15 +358,23 @@ class Solver:
         step = 1 if n_placements <= MAX_PLACEMENTS else n_placements // _COARSE
         return [0, *range(start + 1, end, step), end] if start < end else [0]
 
-    def best_turn(self, n_gpu_layers: int, n_cpu_moe: int, n_ubatch: int, depth: int) -> float:
+    def best_turn(
+        self,
+        n_gpu_layers: int,
+        n_cpu_moe: int,
+        n_ubatch: int,
+        depth: int,
+        attention: Attention = AS_IT_IS,
+    ) -> float:
         """Seconds of a turn that no split over the GPUs beats: a lower bound."""
         if self.budgets not in self._ranked:
             self._ranked[self.budgets] = self._room()[:-1], {}
         room, ranked = self._ranked[self.budgets]
-        key = (n_gpu_layers, n_cpu_moe, n_ubatch, depth)
+        placed = (n_gpu_layers, n_cpu_moe, n_ubatch, depth)
+        key = (*placed, attention)
         seconds = ranked.get(key)
         if seconds is None:
-            seconds = ranked[key] = self.speed.least_turn(*key, room)
+            seconds = ranked[key] = self.speed.least_turn(*placed, room, attention)
         return seconds
 
     def _room(self) -> list[int]:

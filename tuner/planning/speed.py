@@ -237,36 +237,51 @@ class SpeedModel:
     # ------------------------------------------------------------ bounds
 
     def least_turn(
-        self, n_gpu_layers: int, n_cpu_moe: int, n_ubatch: int, depth: int, room: Sequence[float]
+        self,
+        n_gpu_layers: int,
+        n_cpu_moe: int,
+        n_ubatch: int,
+        depth: int,
+        room: Sequence[float],
+        met: Attention = AS_IT_IS,
     ) -> float:
-        """No split of these layers has a shorter turn, where GPU g has `room[g]` bytes."""
+        """No split of these layers has a shorter turn, where GPU g has `room[g]` bytes. `met`: how
+        attention meets the cache."""
         on_gpu = self._on_gpus(n_gpu_layers)
         first = self.n_items - on_gpu
         moe = max(first, min(n_cpu_moe, self.n_items))
         attention = self._attention(depth)
+        host = min(self._host.flops, self._host.attention) if met.unpacked else self._host.flops
         work = self._flops[-1] - self._flops[first] + attention[-1] - attention[first]
         work += self._expert_flops[-1] - self._expert_flops[moe]
         fastest = max((rate.flops for rate in self._gpus), default=1.0)
-        prompt = attention[first] / self._host.flops + work / fastest
+        prompt = attention[first] / host + work / fastest
         prompt += self._host_prompt_seconds(first, moe, n_ubatch)
         return TURN_PROMPT * prompt + TURN_ANSWER * self._least_decode(
-            n_gpu_layers, n_cpu_moe, depth, room
+            n_gpu_layers, n_cpu_moe, depth, room, met if all(met.copied) else AS_IT_IS
         )
 
     def _least_decode(
-        self, n_gpu_layers: int, n_cpu_moe: int, depth: int, room: Sequence[float]
+        self,
+        n_gpu_layers: int,
+        n_cpu_moe: int,
+        depth: int,
+        room: Sequence[float],
+        met: Attention,
     ) -> float:
         """No split of these layers decodes a token faster.
 
         The fastest GPU is given what is read most per byte stored, as much as it has room for,
-        then the next. Layers with and without their experts are told apart, not single ones.
+        then the next. Layers with and without their experts are told apart, not single ones. What
+        copies of the cache take counts as if it were on the fastest.
         """
         on_gpu = self._on_gpus(n_gpu_layers)
         order = sorted(range(len(self._gpus)), key=lambda g: -self._gpus[g].bandwidth)
         counts = [0] * len(order)
         if order:
             counts[order[0]] = on_gpu
-        seconds = self.decode_seconds(Offload(n_gpu_layers, n_cpu_moe, tuple(counts)), depth)
+        offload = Offload(n_gpu_layers, n_cpu_moe, tuple(counts))
+        seconds = self.decode_seconds(offload, depth, met)
         if len(order) <= 1 or not on_gpu:
             return seconds
         at, stored, experts = self._at(depth), self._stored, self._experts

@@ -72,6 +72,7 @@ class ComputeSizes:
         self._exact: dict[tuple[_Key, int], Peaks] = {}
         self._samples: dict[_Key, _Samples] = {}
         self._alike: dict[tuple[object, ...], _Samples] = {}
+        self._single: dict[tuple[object, ...], ContextSamples] = {}
         self.replays = Replays(
             self.graph,
             self.alignments,
@@ -86,6 +87,7 @@ class ComputeSizes:
         self._exact.clear()
         self._samples.clear()
         self._alike.clear()
+        self._single.clear()
         self.replays = self.replays.anew()
 
     def search(self, settings: Settings, where: Placement, flash: bool) -> Peaks:
@@ -109,6 +111,35 @@ class ComputeSizes:
         """The same as `least` has them."""
         n_ctx = padded(settings.n_ctx, CONTEXT_PADDING)
         return self._samples_of(settings, where, flash).least.on(device, n_ctx).size
+
+    def least_with_a_layer(self, gpu: int, settings: Settings, flash: bool) -> int:
+        """Bytes that one of several GPUs has at least where it has a layer, whichever and however
+        many."""
+        s = settings
+        key = (gpu, s.n_cpu_moe > 0, s.type_k, s.type_v, s.n_ubatch, flash, s.swa_full)
+        samples = self._single.get(key)
+        if samples is None:
+            samples = self._single[key] = self._of_one_layer(gpu, settings, flash)
+        return samples.on(0, padded(s.n_ctx, CONTEXT_PADDING)).size
+
+    def _of_one_layer(self, gpu: int, settings: Settings, flash: bool) -> ContextSamples:
+        kinds = [] if not self.replays.trims else self._stand_ins.kinds(settings.n_cpu_moe > 0)
+        layers = [((il, gpu + 1, experts),) for il, experts in kinds]
+        output = 2 if gpu == 0 else 1  # on another GPU: one on the host might be borrowed
+
+        def least(n_ctx: int, _: int) -> Peak:
+            found = []
+            for one in layers:
+                shape = self._shape(n_ctx, settings, one, flash)
+                graph = None if self.replays.work.done else self._opened(shape, one, output, 1)
+                found.append(graph.least(shape, gpu + 1) if graph else 0)
+            return Peak(min(found, default=0))
+
+        # lines over shorter ways are nowhere above those of a search
+        return ContextSamples(least, 1, self._exact_up_to(settings), linear=False)
+
+    def _exact_up_to(self, settings: Settings) -> int:
+        return EVERY_CONTEXT if self._sparse else settings.n_ubatch + self._hp.n_swa
 
     def _samples_of(self, settings: Settings, where: Placement, flash: bool) -> _Samples:
         s = settings
@@ -155,7 +186,7 @@ class ComputeSizes:
         def graph(shape: Shape) -> SymbolicGraph | None:
             nonlocal known
             if known is None:
-                known = self._symbolic(shape, layers, where)
+                known = self._opened(shape, layers, *self._ends(shape, layers, where))
             return known
 
         def peak(n_ctx: int, device: int) -> Peak:
@@ -178,7 +209,7 @@ class ComputeSizes:
 
         devices = len(self.alignments)
         linear = flash and not grows_unevenly(self._hp, settings, where, self._scratch)
-        exact_up_to = EVERY_CONTEXT if self._sparse else settings.n_ubatch + self._hp.n_swa
+        exact_up_to = self._exact_up_to(settings)
         return _Samples(
             ContextSamples(peak, devices, exact_up_to, linear=linear),
             ContextSamples(least, devices, exact_up_to, linear=linear),
@@ -218,10 +249,12 @@ class ComputeSizes:
             k_cached=k.bits / 8 if hp.row.memory == "compressed" else 0.0,
         )
 
-    def _symbolic(self, shape: Shape, layers: Layers, where: Placement) -> SymbolicGraph | None:
+    def _opened(
+        self, shape: Shape, layers: Layers, output: int, copies: int
+    ) -> SymbolicGraph | None:
         """The graph of these layers for all shapes like this one, if there can be one."""
         try:
-            return self.replays.graph(shape, layers, *self._ends(shape, layers, where))
+            return self.replays.graph(shape, layers, output, copies)
         except Exception:
             return None  # nor can there be one of plain numbers: `_plain` says so
 

@@ -37,6 +37,17 @@ class StandIns:
         self._rare = [il for at in neighbours.values() if len(at) <= _FEW for il in at]
         self._known: dict[_Layer, _Layer] = {}
 
+    def kinds(self, overridden: bool) -> list[tuple[int, bool]]:
+        """(layer, experts on the host) of all that a device may have of this model; `overridden`:
+        some experts are on the host."""
+        first = dict.fromkeys(self._first)
+        return [
+            (il, moved)
+            for il in first
+            for moved in (False, True)
+            if not moved or (overridden and self._routed[il])
+        ]
+
     def every(self, where: Placement) -> Layers:
         """All layers: (layer, device, experts on the host)."""
         return self._on_devices(range(self._n), where)

@@ -165,6 +165,11 @@ class Replays:
         self._tapes: dict[tuple[tuple[int, ...], tuple[Terms, ...], int], _SymbolicTape] = {}
         self._tried: set[tuple[int, bool, bool, bool, int]] = set()
 
+    @property
+    def trims(self) -> bool:
+        """Whether what happens on a device goes by the layers there and their neighbours alone."""
+        return self._trims
+
     def graph(self, shape: Shape, layers: Layers, output: int, copies: int) -> SymbolicGraph | None:
         """The graph of these layers with the numbers of the shape left open; None where that
         cannot be."""
