@@ -555,3 +555,13 @@ def test_a_plan_does_not_depend_on_what_was_asked_before(
             make_plan(model, where, wishes, solver=used)
         again = make_plan(model, where, question, margins=margins, solver=used)
         assert again == make_plan(model, where, question, margins=margins)
+
+
+def test_every_batch_is_looked_at_where_the_largest_has_no_room() -> None:
+    """A window's cache grows with n_ubatch: a placement may hold it with a smaller one alone."""
+    solver = Solver(giant(GEMMA_27B), machine(gpu(16)))
+    found = solver.best(Wishes())
+    assert found is not None
+    for n_ubatch in UBATCHES:
+        other = solver.best(Wishes(n_ubatch=n_ubatch))
+        assert other is None or found.score >= other.score - 1e-9
