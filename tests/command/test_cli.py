@@ -18,7 +18,7 @@ import pytest
 from tests.support.chat_fakes import FakeLauncher, FakeRunning
 from tests.support.gguf_files import tiny_llama
 from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, giant_path
-from tui.command import one_shot
+from tui.command import habits, one_shot, options
 from tui.command.cli import main
 from tui.keymap import Keymap
 from tuner import tuning
@@ -443,6 +443,29 @@ def test_a_context_of_billions_is_planned_quickly(
     path = tiny_llama(tmp_path / "odd.gguf", {"llama.context_length": 4_000_000_000})
     assert main([str(path), "--explain", "--json", *MACHINE]) == 0
     assert json.loads(capsys.readouterr().out)["plan"]["settings"]["n_ctx"] <= 1 << 22
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("-m", "x.gguf"), "there is no -m here: the model is named without a flag"),
+        (("x.gguf", "-c", "4096"), "-c is --ctx here"),
+        (("x.gguf", "-ngl=99"), "-ngl is --gpu-layers here"),
+        (("x.gguf", "--odd", "-ctk", "q8_0"), "-ctk is --type-k here"),
+        (("x.gguf", "--odd"), "unrecognized arguments: --odd"),
+    ],
+)
+def test_a_flag_of_llama_cpp_is_told_by_its_name_here(
+    flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(list(flags)) == 2
+    assert capsys.readouterr().err.startswith(f"kvchat: {said}")
+
+
+def test_what_a_flag_of_llama_cpp_is_called_here_exists() -> None:
+    known = {flag for action in options.parser()._actions for flag in action.option_strings}
+    assert set(habits.CALLED.values()) <= known
+    assert not habits.CALLED.keys() & known
 
 
 def test_no_model_and_no_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
-from tui.command import sampling_flags
+from tui.command import habits, sampling_flags
 from tui.command.numbers import number, whole
 from tui.keymap import Keymap
 from tuner.engine.template_process import MAX_TEMPLATE
@@ -30,6 +30,14 @@ MOST_CORES = 4096
 
 class _Parser(argparse.ArgumentParser):
     """Reports a wrong command line as one sentence instead of a usage dump."""
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: None = None
+    ) -> argparse.Namespace:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(habits.meant(unknown) or f"unrecognized arguments: {' '.join(unknown)}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (kvchat --help lists what there is).")
