@@ -314,6 +314,19 @@ def test_wrong_usage_is_one_sentence(
     assert word in err
 
 
+@pytest.mark.parametrize(
+    "flags", [("--gpu", "RTX 3090"), ("--cores", "8"), ("--ram-bandwidth", "90GB/s")]
+)
+def test_nothing_runs_on_hardware_that_is_only_described(
+    flags: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A card that is not here would else be a slow answer on the CPU, without a word."""
+    assert main([str(giant_path(LLAMA_8B)), *flags, "-p", "hi"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"kvchat: {flags[0]} describes another machine")
+
+
 def bad_files(folder: Path) -> dict[str, Path]:
     files = {name: folder / f"{name}.gguf" for name in ("missing", "empty", "text", "cut")}
     files["empty"].write_bytes(b"")

@@ -16,6 +16,7 @@ from tuner.machine.machine import Machine
 from tuner.planning.budgets import Budgets
 from tuner.planning.planner import make_plan
 from tuner.planning.shortage import GIVEN_UP, WITHOUT
+from tuner.units import GIB, MIB
 from tuner.wishes import Wishes
 
 
@@ -110,3 +111,18 @@ def fits_with(name: str, where: Machine, wishes: Wishes, note: str) -> bool:
     kept = wishes.without(*(n for names in GIVEN_UP for n in names)) if note == WITHOUT else wishes
     changed = {name: getattr(new, name) for name in new.fixed}
     return make_plan(giant(name), where, replace(kept, **changed)).chosen.fits
+
+
+def test_a_smaller_reserve_is_told_where_that_is_what_is_missing() -> None:
+    """With that very flag the same settings fit, and with a MiB more they do not."""
+    wishes = Wishes(n_ctx=4096, type_k="f16", type_v="f16", n_gpu_layers=33, n_ubatch=128)
+    model = giant(LLAMA_8B)
+    needs = make_plan(model, machine(gpu(24)), wishes).chosen.footprint.uses[0].total
+    where = machine(gpu((needs + 100 * MIB) / GIB))
+    (told,) = (why for why in make_plan(model, where, wishes).reasons if "--reserve" in why)
+    reserve = int(re.findall(r"--reserve (\d+)MiB", told)[0]) * MIB
+    for kept, fits in ((reserve, True), (reserve + MIB, False)):
+        tried = replace(where, gpus=(replace(where.gpus[0], reserve=kept),))
+        assert make_plan(model, tried, wishes).chosen.fits == fits
+    short = machine(gpu((needs - 100 * MIB) / GIB))
+    assert not any("--reserve" in why for why in make_plan(model, short, wishes).reasons)

@@ -114,6 +114,8 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError(f"{_CHOOSE}; -p and a piped question are answered without one.")
     if prompt is not None and args.resume:
         raise UsageError("--resume goes with the chat or --show-prompt; -p answers one question.")
+    if not args.choose:
+        _require_this_machine(request)
     if rules := request.sampling.get("grammar"):
         from tuner.engine.grammar_check import require_grammar  # noqa: PLC0415
 
@@ -148,6 +150,22 @@ def _require_one_thing(args: argparse.Namespace) -> None:
     too_many = [*alone[1:], *(f"--{name.replace('_', '-')}" for name in given)]
     if alone and too_many:
         raise UsageError(f"{alone[0]} is a run of its own: leave out {' and '.join(too_many)}.")
+
+
+def _require_this_machine(request: LaunchRequest) -> None:
+    """Raises UsageError where a launch is to be on hardware that is only described. A machine
+    without GPUs, or with so much memory, is what this one can be taken for."""
+    cards = any(gpu.name for gpu in request.gpus or ())
+    stated = {
+        "--gpu": cards, "--ram-bandwidth": request.ram_bandwidth, "--cores": request.cores
+    }  # fmt: skip
+    given = [flag for flag, value in stated.items() if value]
+    if given:
+        raise UsageError(
+            f"{' and '.join(given)} {'describes' if len(given) == 1 else 'describe'} another "
+            "machine than the one that runs the model: plan for it with --explain, --choose or "
+            "--emit."
+        )
 
 
 def _show_prompt(args: argparse.Namespace, request: LaunchRequest, prompt: str | None) -> int:

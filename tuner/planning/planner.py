@@ -16,7 +16,13 @@ from tuner.planning.fewer_gpus import left_out_text, with_fewer_gpus
 from tuner.planning.later import Later
 from tuner.planning.plan import Candidate, Offers, Plan
 from tuner.planning.reasons import reasons_for, warnings_for
-from tuner.planning.shortage import least_short, nearest, shortage_text, ways_text
+from tuner.planning.shortage import (
+    least_short,
+    nearest,
+    reserve_text,
+    shortage_text,
+    ways_text,
+)
 from tuner.planning.solver import Solver
 from tuner.wishes import Wishes
 
@@ -73,7 +79,11 @@ def make_plan(
     machine = solver.machine
     if not chosen.fits:
         ways = nearest(solver.hurried(), wishes)
-        told = shortage_text(chosen, machine, budgets, wishes), ways_text(ways)
+        told = (
+            shortage_text(chosen, machine, budgets, wishes),
+            reserve_text(chosen, machine, budgets),
+            ways_text(ways),
+        )
         return Plan(
             model,
             machine,

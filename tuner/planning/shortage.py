@@ -11,7 +11,7 @@ from tuner.memory.cache_types import CACHE_TYPES
 from tuner.planning.budgets import Budgets
 from tuner.planning.plan import Candidate, distinct
 from tuner.planning.solver import UBATCHES, Solver
-from tuner.units import size_text
+from tuner.units import MIB, size_text
 from tuner.wishes import FIXABLE, Wishes
 
 # What is given up of the wishes, one after the other: these together, every other one by itself.
@@ -68,6 +68,19 @@ def ways_text(ways: Sequence[Candidate]) -> str:
             f"K {s.type_k} and V {s.type_v}."
         )
     return ""
+
+
+def reserve_text(candidate: Candidate, machine: Machine, budgets: Budgets) -> str:
+    """With which smaller reserve these very settings would fit; "" where that is not what lacks."""
+    n_gpus, totals = len(machine.gpus), candidate.footprint.totals
+    left = [gpu.reserve + budgets.limits[i] - totals[i] for i, gpu in enumerate(machine.gpus)]
+    if not left or any(budgets.short(totals)[n_gpus:]) or min(left) < 0:
+        return ""
+    s, reserve = candidate.settings, min(left) // MIB
+    return (
+        f"With --reserve {reserve}MiB it fits, with {s.n_ctx:,} tokens of context and a cache of "
+        f"K {s.type_k} and V {s.type_v}; other programs on the GPU have no more than that left."
+    )
 
 
 def _bytes(lacking: int) -> str:
