@@ -23,6 +23,7 @@ from tui.screens import (
 )
 from tui.screens.bindings import bindings
 from tui.storage import Conversations, Recorder
+from tui.widgets.transcript import WIDTH
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode, KvchatError, UsageError
 from tuner.safe_text import pasted
@@ -57,10 +58,12 @@ class KvchatApp(App[None]):
         warnings: Sequence[str] = (),
         parachute: Parachute | None = None,
         choose: bool = False,
+        width: int = WIDTH,
     ):
         """`sampling`: in place of the launch's. `warnings`: what the user should hear once the
         chat is open. `parachute`: ends the program where leaving takes too long. `choose`: the
-        settings are chosen in the fit explorer before anything is loaded."""
+        settings are chosen in the fit explorer before anything is loaded. `width`: the most columns
+        that text takes."""
         super().__init__()
         self.error: KvchatError | None = None
         self._launcher = launcher
@@ -74,6 +77,7 @@ class KvchatApp(App[None]):
         self._leaving = False
         self._parachute = parachute
         self._choose = choose
+        self._width = width
         self._recorder = Recorder(store, self._not_saved, self._saved_again)
 
     @property
@@ -122,6 +126,7 @@ class KvchatApp(App[None]):
             self._sampling,
             self._keys,
             warnings=(problem, *self._warnings),
+            width=self._width,
         )
         await self.push_screen(self._chat_screen)
 

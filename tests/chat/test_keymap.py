@@ -213,7 +213,7 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
     """Hints, welcome, palette, the list of keys and notices follow; the old keys do nothing."""
     keymap, problems = keymap_of(
         tmp_path,
-        '"conversation.new" = "ctrl+t"\n"prompt.newline" = "f16"\n"app.keys" = "f17"\n'
+        '"conversation.new" = "alt+n"\n"prompt.newline" = "f16"\n"app.keys" = "f17"\n'
         '"model.report" = "f13"\n"answer.regenerate" = "ctrl+g"\n"list.delete" = "f18"\n'
         '"app.palette" = "f19"',
     )
@@ -223,10 +223,10 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
     async with app.run_test(size=(120, 110)) as pilot:
         screen = await chat_screen(pilot)
         assert "Enter sends the message, F16 begins a new line, F17 lists all keys" in shown(pilot)
-        for hint in ("F16 newline", "F17 keys", "F13 fit", "Ctrl+T new", "Ctrl+G again", "F19 all"):
+        for hint in ("F16 newline", "F17 keys", "F13 fit", "Alt+N new", "Ctrl+G again", "F19 all"):
             assert hint in shown(pilot)
         helps = {c.title: c.help for c in app.get_system_commands(app.screen)}
-        assert helps["New chat"] == "Begins a new conversation (Ctrl+T)"
+        assert helps["New chat"] == "Begins a new conversation (Alt+N)"
         await pilot.press("a", "f16", "b", "ctrl+j")
         await until(pilot, lambda: screen.query_one(Prompt).text == "a\nb")
         await ask(pilot, "Go")
@@ -245,7 +245,7 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
             assert row.does in shown(pilot)
             for key in keymap.keys(row.id):
                 assert label(key) in shown(pilot)
-        assert "Ctrl+T" in shown(pilot)
+        assert "Alt+N" in shown(pilot)
         assert FILE in shown(pilot)
         assert "Ctrl+N" not in shown(pilot)
         await pilot.press("f17")
@@ -257,7 +257,7 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
         await until(pilot, lambda: "F18 again deletes" in shown(pilot))
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is screen)
-        await pilot.press("ctrl+t")
+        await pilot.press("alt+n")
         await until(pilot, lambda: not screen.chat.path)
         await ask(pilot, "Say nothing")
         await until(pilot, lambda: "Ctrl+G asks it again" in shown(pilot))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tui.answering.conversation import Chat, title_of
 from tui.status import Status, compose, gauge
-from tui.widgets.segments import FENCE_LINES_MAX, Segmenter
+from tui.widgets.reading.segments import FENCE_LINES_MAX, Segmenter
 from tuner.units import GIB
 
 # ---------------------------------------------------------------- segments

@@ -10,7 +10,7 @@ from tui.answering.generation import Generation
 from tui.answering.painter import Painter
 from tui.ports import RunningModel
 from tui.storage import Recorder
-from tui.widgets import AnswerMessage, Transcript
+from tui.widgets import Transcript
 from tui.widgets.keystrokes import Keystrokes
 from tuner.engine.protocol import Sampling
 
@@ -45,9 +45,10 @@ class Answering:
         self._generation = generation
         self._done.clear()
         self._transcript.streaming = True
-        widget = await self._transcript.add(answer, streaming=True)
-        assert isinstance(widget, AnswerMessage)
-        return Painter(generation, chat, self._recorder, self._transcript, widget, self._keystrokes)
+        entry = await self._transcript.add(answer, streaming=True)
+        return Painter(
+            generation, chat, self._recorder, self._transcript, answer, entry, self._keystrokes
+        )
 
     def end(self) -> None:
         """The answer is written, drawn and saved."""

@@ -11,17 +11,18 @@ from tui.answering.conversation import Chat, measured
 from tui.answering.generation import Generation
 from tui.status import gauge
 from tui.storage import Recorder, StoredMessage
-from tui.widgets import ActivityLine, AnswerMessage, Transcript
+from tui.widgets import ActivityLine, Entry, Transcript
 from tui.widgets.keystrokes import Keystrokes
 from tuner.engine.patience import STILL_SECONDS
 from tuner.engine.protocol import PromptProgress, Text, WasThought
 from tuner.safe_text import utf8
 
-PERIOD = 0.05  # seconds between two drawings,
+PERIOD = 0.04  # seconds between two drawings,
 SHARE = 3  # and at least so many times what the screen's thread had to do since the last one,
 PERIOD_MAX = 0.5  # but never longer than this
 DRAW_CHARS = 300  # the most that one drawing adds: what it costs is what a key may have to wait;
 DRAW_CHARS_MAX = 1200  # the same while nobody types, to catch up with much that came at once
+TELL_SECONDS = 0.25  # between two words of what is being done
 SAVE_SECONDS = 1.0  # the most that is lost if the process is killed
 
 
@@ -34,15 +35,16 @@ class Painter:
         chat: Chat,
         recorder: Recorder,
         transcript: Transcript,
-        widget: AnswerMessage,
+        answer: StoredMessage,
+        entry: Entry,
         keystrokes: Keystrokes,
     ):
         self.generation = generation
-        self.answer: StoredMessage = widget.message
+        self.answer = answer
         self._chat = chat
         self._recorder = recorder
         self._transcript = transcript
-        self._widget = widget
+        self._entry = entry
         self._keystrokes = keystrokes
         self._n_tokens = 0
         self._thinks = False  # at the moment
@@ -51,7 +53,7 @@ class Painter:
 
     async def run(self, activity: ActivityLine) -> None:
         """Returns when the answer is at its end and drawn; `answer` is then its final state."""
-        saved, began = time.monotonic(), time.monotonic()
+        saved, began, told = time.monotonic(), time.monotonic(), float("-inf")
         worked = time.thread_time()
         changed = settled = False
         while True:
@@ -68,8 +70,9 @@ class Painter:
             now = time.monotonic()
             if self.generation.stopped:
                 self.generation.stop()  # again: the first may have come before the engine began
-            else:
+            elif now - told >= TELL_SECONDS:
                 activity.activity = self._doing(progress, now - began)
+                told = now
             if changed and now - saved >= SAVE_SECONDS:
                 self._recorder.save(self._chat.record(), self.answer)
                 saved, changed = now, False
@@ -83,9 +86,9 @@ class Painter:
         part, self._undrawn = self._undrawn[:n], self._undrawn[n:]
         last = final and not self._undrawn
         if part or last:
-            await self._widget.feed(part, last)
+            self._entry.feed(part, last)
         if last:
-            await self._widget.update_message(self.answer)
+            self._entry.update_message(self.answer)
 
     async def _take_in(self, said: Sequence[Text | WasThought], final: bool) -> None:
         thoughts, answers = [self.answer.reasoning], [self.answer.content]
@@ -93,7 +96,7 @@ class Painter:
             if isinstance(event, WasThought):
                 thoughts, answers = [*thoughts, *answers], []
                 self._undrawn = ""
-                await self._widget.clear()
+                self._entry.clear()
                 continue
             text = utf8(event.text)
             self._n_tokens += event.n_tokens
@@ -117,7 +120,7 @@ class Painter:
                 self.answer = replace(self.answer, state="error")
         self._chat.change(self.answer)
         self._transcript.replace(self.answer)
-        await self._widget.update_message(self.answer, streaming=True)
+        self._entry.update_message(self.answer, streaming=True)
 
     def _turn_to(self, thought: bool) -> None:
         """The model begins to think, or ends it: for how long, until the engine says so exactly."""

@@ -133,9 +133,10 @@ def _run(args: argparse.Namespace) -> int:
             "the chat needs the terminal for input, output and errors; use -p TEXT or pipe a "
             "question in."
         )
+    width = options.reading_width(args)
     from tui.command.open_chat import open_chat  # noqa: PLC0415
 
-    return open_chat(request, args.system, args.resume, choose=args.choose)
+    return open_chat(request, args.system, args.resume, choose=args.choose, width=width)
 
 
 def _alone(args: argparse.Namespace) -> list[str]:

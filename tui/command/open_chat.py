@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,14 +21,20 @@ from tuner.wishes import LaunchRequest
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl+C is a key there, no signal
 _SIGNAL_SECONDS = 2.0  # to leave in order
+_SWITCH_SECONDS = 0.0005
 _FLUSH_SECONDS = 0.2  # for the last words, where a thread hangs
 
 
 def open_chat(
-    request: LaunchRequest, system: str | None, resume: str | None, *, choose: bool = False
+    request: LaunchRequest,
+    system: str | None,
+    resume: str | None,
+    *,
+    choose: bool = False,
+    width: int,
 ) -> int:
     """Runs the app until the user leaves. A launch that failed is said again on stderr. `choose`:
-    the fit explorer comes first."""
+    the fit explorer comes first. `width`: columns that text takes at most."""
     launcher = Launcher(request)
     parachute = Parachute(launcher.kill)
     keymap, problems = read_keymap()
@@ -37,6 +44,8 @@ def open_chat(
     threads = ThreadPoolExecutor(thread_name_prefix="kvchat")
     loop.set_default_executor(threads)
     try:
+        # Textual writes to the terminal in a thread, which should not wait for drawing to end.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         app = KvchatApp(
             launcher=launcher,
             store=Conversations.open(None),
@@ -46,6 +55,7 @@ def open_chat(
             warnings=problems,
             parachute=parachute,
             choose=choose,
+            width=width,
         )
         _leave_on_signals(lambda: loop.call_soon_threadsafe(app.leave_by_signal), parachute)
         app.run(loop=loop)

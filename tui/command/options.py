@@ -25,6 +25,8 @@ from tuner.units import parse_rate, parse_size, parse_tokens
 from tuner.wishes import PREFERENCES, THINK_LEVELS, StatedGpu, Wishes
 
 MAX_CONTEXT = "max"
+READING_WIDTH = 100  # columns: longer lines are hard to read
+LEAST_WIDTH, MOST_WIDTH = 20, 1000
 MOST_CORES = 4096
 
 
@@ -155,6 +157,9 @@ def parser() -> argparse.ArgumentParser:
     )
     g.add_argument("--system", metavar="TEXT", help="system prompt")
     g.add_argument(
+        "--width", metavar="COLUMNS", help=f"columns that text takes at most ({READING_WIDTH})"
+    )
+    g.add_argument(
         "--think",
         metavar="|".join(THINK_LEVELS),
         help="how much the model thinks, as far as its chat template lets one choose; kept for the "
@@ -208,6 +213,13 @@ def wishes(args: argparse.Namespace) -> Wishes:
 def emit(args: argparse.Namespace) -> str | None:
     """The program that the plan is to be written for. Raises UsageError."""
     return _one_of("--emit", args.emit and args.emit.lower(), tuple(TARGETS))
+
+
+def reading_width(args: argparse.Namespace) -> int:
+    """The columns that the chat's text takes at most. Raises UsageError."""
+    if args.width is None:
+        return READING_WIDTH
+    return whole("--width", args.width, LEAST_WIDTH, MOST_WIDTH)
 
 
 def think(args: argparse.Namespace) -> str:

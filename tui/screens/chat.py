@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar
@@ -12,8 +13,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.message import Message
-from textual.screen import Screen
-from textual.widgets import Markdown, Tooltip
+from textual.widgets import Tooltip
 
 from tui.answering import Answering, Chat, Painter
 from tui.keymap import Keymap, Place, Show
@@ -21,8 +21,8 @@ from tui.ports import LaunchEvent, ModelLauncher, Retry, RunningModel
 from tui.screens import advice
 from tui.screens.bindings import bindings
 from tui.screens.conversations import ConversationsScreen
+from tui.screens.direct import DirectScreen
 from tui.screens.explorer import Choice, ExplorerScreen
-from tui.screens.garbage import RareCollections
 from tui.screens.lines import NOT_SAVED, LinesBelow
 from tui.screens.links import Links
 from tui.screens.loads import Loads
@@ -30,19 +30,20 @@ from tui.screens.measuring import Measuring
 from tui.screens.report import ReportScreen
 from tui.storage import Conversations, Recorder
 from tui.widgets import Prompt, Transcript
+from tui.widgets.reading.code import warm_up
+from tui.widgets.transcript import WIDTH
 from tuner.engine.protocol import Sampling
 from tuner.errors import KvchatError
 from tuner.safe_text import one_line
 
 VRAM_SECONDS = 2.0
-TIDY_SECONDS = 1.0
 STOP_SECONDS = 12.0  # more than the engine's client itself waits before it ends the process
 KILL_SECONDS = 2.0  # for what was written to be saved, after the process was ended
 QUIT_SECONDS = 3.0  # within which the second Ctrl+C must come
 LOAD_SECONDS = 1.0  # between two looks at whether a load gets on
 
 
-class ChatScreen(Screen[None]):
+class ChatScreen(DirectScreen):
     """Everything here runs on the screen's thread; what blocks goes to thread workers, whose
     results come back as messages. It is open while the model loads: what is sent then is answered
     when the model is there."""
@@ -76,8 +77,9 @@ class ChatScreen(Screen[None]):
         keymap: Keymap,
         *,
         warnings: Sequence[str] = (),
+        width: int = WIDTH,
     ):
-        """`sampling`: in place of the launch's."""
+        """`sampling`: in place of the launch's. `width`: the most columns that text takes."""
         super().__init__()
         self.chat = chat
         self._store = store
@@ -86,7 +88,7 @@ class ChatScreen(Screen[None]):
         self._think = ""
         self._keymap = keymap
         self._warnings = (*warnings, store.warning or "")
-        self._transcript = Transcript()
+        self._transcript = Transcript(width)
         self._prompt = Prompt(keymap, placeholder="Write a message")
         self._loads = Loads(self, launcher)
         self._lines = LinesBelow(keymap, self._loads, saved=store.saved)
@@ -94,7 +96,6 @@ class ChatScreen(Screen[None]):
         self._measuring = Measuring(self)
         self._quit_asked = False
         self._sent = False  # a question that this session has yet to answer
-        self._garbage = RareCollections()
         self._links = Links()
 
     @property
@@ -128,14 +129,14 @@ class ChatScreen(Screen[None]):
         self._prompt.focus()
         self.set_interval(VRAM_SECONDS, self._measure)
         self.set_interval(LOAD_SECONDS, self._tell_of_a_standstill)
-        self.set_interval(TIDY_SECONDS, self._tidy)
-        self._garbage.begin()
+        self.run_worker(warm_up, thread=True, group="lexers")
+        gc.freeze()  # what is there stays: collections need not walk it
 
     def on_unmount(self) -> None:
         # However the program ends, no thread may wait for the engine.
         self._answering.stop()
         self._loads.stop()
-        self._garbage.end()
+        gc.unfreeze()
 
     async def _show_chat(self) -> None:
         await self._transcript.show(self.chat.path)
@@ -180,13 +181,6 @@ class ChatScreen(Screen[None]):
     def _is_idle(self) -> bool:
         return self._loads.ready and not self.generating
 
-    def on_transcript_trimmed(self) -> None:
-        self._garbage.let_go()
-
-    def _tidy(self) -> None:
-        if not self.generating and not self._prompt.keystrokes.expected:
-            self._garbage.idle()
-
     def on_transcript_moved(self) -> None:
         self.update_below()
 
@@ -194,8 +188,7 @@ class ChatScreen(Screen[None]):
         """The marker that there is more text below the view."""
         self._lines.below(at_end=self._transcript.at_end, growing=self.generating)
 
-    def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
-        event.stop()
+    def on_transcript_link_clicked(self, event: Transcript.LinkClicked) -> None:
         self._links.clicked(self.app, event.href)
 
     async def on_activity_line_below_clicked(self) -> None:
@@ -419,6 +412,18 @@ class ChatScreen(Screen[None]):
     def action_page(self, direction: int) -> None:
         rows = max(1, self._transcript.size.height - 2)
         self._transcript.scroll_relative(y=direction * rows, animate=False)
+
+    def action_fold_thought(self) -> None:
+        if not self._transcript.fold():
+            self._lines.say("no thought is in this conversation")
+
+    def action_wrap_code(self) -> None:
+        wrapped = self._transcript.wrap_code()
+        self._lines.say(f"long lines of code are {'wrapped' if wrapped else 'cut'}")
+
+    def action_shift_code(self, direction: int) -> None:
+        if not self._transcript.shift_code(direction):
+            self._lines.say("no line in view is longer than the screen")
 
     async def action_to_start(self) -> None:
         await self._transcript.to_start()

@@ -7,6 +7,7 @@ import time
 
 TYPING_SECONDS = 0.6  # after a key for so long another one is expected,
 HOLD_SECONDS = 0.3  # and drawing waits for it, but no longer than this
+OUT_SECONDS = 0.004  # for Textual's thread to write the frame: drawing would keep it waiting
 
 
 class Keystrokes:
@@ -43,4 +44,5 @@ class Keystrokes:
             async with asyncio.timeout(HOLD_SECONDS):
                 await self._shown.wait()
         except TimeoutError:
-            pass
+            return
+        await asyncio.sleep(OUT_SECONDS)

@@ -1,21 +1,21 @@
 """Cuts streamed markdown into segments that are drawn apart.
 
-A markdown widget draws its last block again at each update: a long fence is highlighted, a long
-list built anew, many times a second, at a cost that grows with the square of its length. Cut into
-segments of bounded size, each update costs the same however long the answer is. Cuts are made only
-where the look does not change: between blocks, between list items, and between lines of a fence
-(whose opening line is repeated in the next segment).
+The last segment is parsed and drawn again at each update; of bounded size, it costs the same
+however long the answer is. Cuts are made only where the look does not change: between blocks,
+between list items, and between lines of a fence or rows of a table (whose opening lines are
+repeated in the next segment).
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 BLOCK_CHARS = 1200  # a segment is closed at the next block after so many characters
 LIST_CHARS = 160  # the same between two items of a list, which is costlier to draw
 FENCE_LINES = 40  # a fence is continued in the next segment after so many lines,
 FENCE_LINES_MAX = 60  # sooner at a line that starts at the margin, at the latest after so many
+TABLE_ROWS = 40  # a table is continued in the next segment after so many rows
 LINE_CHARS = 2000  # a line without an end: a paragraph is continued in the next segment
 _UNDECIDED = 12  # characters that show what a line is, if it begins with one of the marks
 _MARKS = "`~-*+#0123456789"
@@ -23,16 +23,19 @@ _MARKS = "`~-*+#0123456789"
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)")
 _ITEM = re.compile(r"^ ?(?:[-*+]|\d{1,9}[.)])\s")
 _HEADING = re.compile(r"^#{1,6}\s")
+_BELOW_HEADER = re.compile(r"^\|[\s|:-]*-[\s|:-]*$")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Text for the current segment, or for a `fresh` one. `joined`: it continues the block that
-    the segment before it ended in, so no space belongs between the two."""
+    the segment before it ended in, so no space belongs between the two; of its text, the first
+    `repeated` characters are that block's opening, which is in the segment before it already."""
 
     text: str
     fresh: bool = False
     joined: bool = False
+    repeated: int = 0
 
 
 class Segmenter:
@@ -46,7 +49,9 @@ class Segmenter:
         self._begun = False  # the first segment exists
         self._blank = True  # the line before was blank
         self._list = False  # the current block is a list at the margin
-        self._table = False
+        self._row = ""  # the line before, if it may be a row of a table
+        self._header = ""  # the first two lines of the table that we are in
+        self._table_rows = 0
         self._fence = ""  # the marks that opened the fence we are in
         self._fence_opening = ""  # its whole opening line
         self._fence_lines = 0
@@ -85,7 +90,10 @@ class Segmenter:
         bare = line.rstrip()
         margin = bool(bare) and not line[0].isspace()
         if self._fence:
+            self._row = self._header = ""
             self._fence_line(line, bare, margin, pieces)
+            return
+        if self._table_line(line, bare, pieces):
             return
         fence = _FENCE.match(bare)
         if fence and "`" not in fence[3] and (not self._list or margin):
@@ -113,6 +121,23 @@ class Segmenter:
             self._emit(line, pieces, fresh=fresh, joined=joined)
         self._blank = not bare
 
+    def _table_line(self, line: str, bare: str, pieces: list[Piece]) -> bool:
+        """Gives out a row of a table that is to be continued in the next segment."""
+        row, self._row = self._row, line if bare.startswith("|") and line[0] == "|" else ""
+        if not self._row:
+            self._header, self._table_rows = "", 0
+        elif self._header:
+            self._table_rows += 1
+            if self._table_rows > TABLE_ROWS:
+                self._table_rows = 1
+                self._emit(
+                    self._header + line, pieces, fresh=True, joined=True, repeated=len(self._header)
+                )
+                return True
+        elif row and _BELOW_HEADER.match(bare):
+            self._header = row + line
+        return False
+
     def _fence_line(self, line: str, bare: str, margin: bool, pieces: list[Piece]) -> None:
         mark = bare.strip()
         if mark.startswith(self._fence) and not mark.strip(self._fence[0]):
@@ -125,7 +150,8 @@ class Segmenter:
         full = self._fence_lines > FENCE_LINES and (margin or self._fence_lines > FENCE_LINES_MAX)
         if full and self._fence_opening and bare:
             self._fence_lines = 1
-            self._emit(self._fence_opening + line, pieces, fresh=True, joined=True)
+            opening = self._fence_opening
+            self._emit(opening + line, pieces, fresh=True, joined=True, repeated=len(opening))
         else:
             self._emit(line, pieces)
 
@@ -136,18 +162,23 @@ class Segmenter:
             opening = self._fence_opening if self._fence else ""
             at = part.find(" ") + 1
             self._emit(part[:at], pieces)
-            self._emit(opening + part[at:], pieces, fresh=True, joined=True)
+            self._emit(opening + part[at:], pieces, fresh=True, joined=True, repeated=len(opening))
         else:
             self._emit(part, pieces)
 
     def _emit(
-        self, text: str, pieces: list[Piece], fresh: bool = False, joined: bool = False
+        self,
+        text: str,
+        pieces: list[Piece],
+        fresh: bool = False,
+        joined: bool = False,
+        repeated: int = 0,
     ) -> None:
         self._fence_closed = False
         if not self._begun:
             fresh, self._begun = True, True
         self._chars = len(text) if fresh else self._chars + len(text)
-        pieces.append(Piece(text, fresh, joined and fresh))
+        pieces.append(Piece(text, fresh, joined and fresh, repeated))
 
 
 def _merged(pieces: list[Piece]) -> list[Piece]:
@@ -155,7 +186,7 @@ def _merged(pieces: list[Piece]) -> list[Piece]:
     for piece in pieces:
         if merged and not piece.fresh:
             last = merged[-1]
-            merged[-1] = Piece(last.text + piece.text, last.fresh, last.joined)
+            merged[-1] = replace(last, text=last.text + piece.text)
         else:
             merged.append(piece)
     return merged

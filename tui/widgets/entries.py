@@ -1,0 +1,462 @@
+"""What stands in the transcript: messages and notices, each a list of parts that are drawn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from tui.storage import StoredMessage
+from tui.widgets.reading.lines import Block, Kind, Line, Lines, plain
+from tui.widgets.reading.markdown import parse
+from tui.widgets.reading.rows import PAGE, Frame, Ground, Look, Row, rows_of
+from tui.widgets.reading.segments import Segmenter
+from tuner.safe_text import printable
+
+# As word processors count: each character where a script has no spaces between words.
+_WORD = re.compile("[\u3040-\u9fff]|[^\\s\u3040-\u9fff]+")
+_PART_CHARS = 2000  # of plain text that is drawn apart
+_THOUGHT = Ground(("thought",))
+_USER = Ground(("user",), "▌", "user-mark", every_row=True, filled=True)
+_FOOTER = Ground(("footer",))
+_NOTICES = {
+    "info": Ground(("notice",)),
+    "welcome": Ground(("notice",)),
+    "warning": Ground(("warning",), "!", "warning"),
+    "error": Ground(("error",), "✗", "error"),
+}
+
+
+class Part:
+    """Some text and its rows, which are made when they are to be seen and may be forgotten."""
+
+    __slots__ = ("_guess", "columns", "continues", "entry", "ground", "height", "joined", "lines",
+                 "repeated", "rows", "serial", "text", "total", "what")  # fmt: skip
+
+    def __init__(
+        self,
+        entry: Entry,
+        text: str,
+        what: str = "markdown",
+        ground: Ground = PAGE,
+        *,
+        joined: bool = False,
+        repeated: int = 0,
+    ):
+        """`what`: markdown, plain, or what only the screen has and no copy: fold, footer."""
+        self.entry = entry
+        self.text = text
+        self.what = what
+        self.ground = ground
+        self.joined = joined
+        self.repeated = repeated  # characters of the text that are in the part before, too
+        self.continues = False  # the next part goes on with this one's last block
+        self.total = 0  # lines of this one's last block in all parts
+        self.serial = 0  # its place in the entry
+        self.lines: Lines | None = None
+        self.rows: list[Row] | None = None
+        self.columns: tuple[int, ...] = ()
+        self.height = 0  # rows; 0: not known
+        self._guess = 0
+
+    @property
+    def source(self) -> str:
+        """What this part adds to the text of its entry."""
+        if self.what == "plain":
+            return f"\n{self.text}" if self.joined else self.text
+        return self.text[self.repeated :] if self.what == "markdown" else ""
+
+    def change(self, text: str) -> None:
+        """Another text."""
+        if text != self.text:
+            self.text = text
+            self.forget()
+
+    def forget(self, rows_only: bool = False) -> None:
+        """Its rows are to be made again."""
+        self.rows = None
+        self.height = self._guess = 0
+        if not rows_only:
+            self.lines = None
+
+    def let_go(self) -> None:
+        """Its rows are far from view; how many they are is still known."""
+        self.rows = self.lines = None
+
+    def parsed(self) -> Lines:
+        """Its lines."""
+        if self.lines is None:
+            if self.what == "markdown":
+                self.lines = parse(self.text, joined=self.joined, continues=self.continues)
+            elif self.what == "fold":
+                self.lines = Lines((Line(self.text, gap=True, folds=True),))
+            else:
+                self.lines = plain(self.text, gap=not self.joined)
+        return self.lines
+
+    def drawn(self, frame: Frame, look: Look) -> list[Row]:
+        """Its rows in this frame."""
+        if self.rows is None:
+            lines = self.parsed()
+            before = self.entry.part_before(self) if self.joined else None
+            columns: tuple[int, ...] = ()
+            if before is not None and lines.lines and lines.lines[0].kind is Kind.TABLE:
+                before.drawn(frame, look)
+                columns = before.columns
+            ground = self.ground
+            if self.entry.faded:
+                ground = replace(ground, styles=(*ground.styles, "faded"))
+            self.rows, self.columns = rows_of(
+                lines.lines, frame, look, ground, columns=columns, notes=self._notes(lines)
+            )
+            self.height = len(self.rows)
+        return self.rows
+
+    def _notes(self, lines: Lines) -> dict[int, str]:
+        """How long the blocks are."""
+        notes: dict[int, str] = {}
+        for n, block in enumerate(lines.blocks):
+            last = n == len(lines.blocks) - 1
+            n_lines = (self.total if last else 0) or block.code.count("\n") + 1
+            if not (last and self.continues and not self.total):
+                notes[n] = f"{n_lines:,} line{'' if n_lines == 1 else 's'}"
+        return notes
+
+    def rows_about(self, frame: Frame) -> int:
+        """How many rows it has, or may have."""
+        if not self.height and not self._guess:
+            self._guess = rows_about(self.text, frame)
+        return self.height or self._guess
+
+
+def rows_about(text: str, frame: Frame) -> int:
+    """A guess of the rows of a text."""
+    return 2 + text.count("\n") + len(text) // max(1, frame.width)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Where the cursor may stand: a message, or one of its code blocks."""
+
+    message_id: str
+    block: int | None = None
+
+
+Changed = Callable[["Entry"], None]
+
+
+class Entry:
+    """A message or a notice. Its parts are made when they are to be seen."""
+
+    def __init__(
+        self, serial: int, message: StoredMessage | None, changed: Callable[[Entry], None]
+    ):
+        self.serial = serial
+        self.at = 0  # its place in the transcript
+        self.message = message
+        self.faded = False
+        self.footer = ""
+        self.unfolded = False
+        self.streaming = False
+        self._changed = changed
+        self._notice: tuple[str, str] | None = None
+        self._parts: list[Part] | None = None
+        self._segmenter = Segmenter()
+        self._thinking = False
+        self._n_words = 0
+        self._thought_chars = 0
+        self._height: int | None = None
+
+    @classmethod
+    def of_notice(
+        cls, serial: int, text: str, kind: str, changed: Callable[[Entry], None]
+    ) -> Entry:
+        """What the program says. `kind`: info, welcome, warning or error."""
+        entry = cls(serial, None, changed)
+        entry._notice = (printable(text), kind)
+        return entry
+
+    # ------------------------------------------------------------ parts
+
+    @property
+    def parts(self) -> list[Part]:
+        """All of it, from the top."""
+        if self._parts is None:
+            self._parts = list(self._made())
+            self._numbered()
+        return self._parts
+
+    def _made(self) -> Iterator[Part]:
+        message = self.message
+        if message is None:
+            assert self._notice is not None
+            text, kind = self._notice
+            yield Part(self, text, "plain", _NOTICES.get(kind, _NOTICES["info"]))
+            return
+        if message.role == "user":
+            yield from _plain_parts(self, printable(message.content), _USER)
+        else:
+            if message.reasoning:
+                yield Part(self, self._title(), "fold", _THOUGHT)
+                if self.unfolded:
+                    text = printable(message.reasoning).strip("\n ")
+                    yield from _plain_parts(self, text, _THOUGHT)
+            self._segmenter = Segmenter()
+            yield from self._body(message.content, final=not self.streaming)
+        if self._footer_text():
+            yield Part(self, self._footer_text(), "footer", _FOOTER)
+
+    def _body(self, text: str, final: bool) -> list[Part]:
+        """New parts for more of the answer; what belongs to the last one is added to it."""
+        made: list[Part] = []
+        for piece in self._segmenter.feed(printable(text), final):
+            last = made[-1] if made else self._last_of_body()
+            if piece.fresh or last is None:
+                if last is not None and piece.joined:
+                    last.continues = True
+                    last.forget()
+                made.append(Part(self, piece.text, joined=piece.joined, repeated=piece.repeated))
+            else:
+                last.change(last.text + piece.text)
+        return made
+
+    def _last_of_body(self) -> Part | None:
+        return next((p for p in reversed(self._parts or ()) if p.what == "markdown"), None)
+
+    def _numbered(self) -> None:
+        for n, part in enumerate(self._parts or ()):
+            part.serial = n
+        self._height = None
+
+    def _again(self) -> None:
+        """Its parts are to be made anew."""
+        self._parts = None
+        self._height = None
+
+    def part_before(self, part: Part) -> Part | None:
+        """The one above it."""
+        return self.parts[part.serial - 1] if part.serial else None
+
+    def rows_about(self, frame: Frame) -> int:
+        """How many rows it has, or may have."""
+        if self._height is None:
+            if self._parts is not None:
+                self._height = sum(part.rows_about(frame) for part in self._parts)
+            else:
+                text = self.message.content if self.message else (self._notice or ("",))[0]
+                self._height = rows_about(text, frame)
+        return self._height
+
+    def resized(self) -> None:
+        """The frame is another one, or the look."""
+        self._height = None
+        for part in self._parts or ():
+            part.forget(rows_only=True)
+
+    def measured(self) -> None:
+        """Some part of it was drawn: its height may be another one."""
+        self._height = None
+
+    # ------------------------------------------------------------ an answer that grows
+
+    def feed(self, text: str, final: bool = False) -> None:
+        """Draws more of the answer."""
+        parts = self.parts
+        made = self._body(text, final)
+        if made:
+            at = len(parts) - (1 if parts and parts[-1].what == "footer" else 0)
+            parts[at:at] = made
+        self._numbered()
+        self._totals()
+        self._changed(self)
+
+    def clear(self) -> None:
+        """Takes the answer back: it turned out to be reasoning."""
+        self._segmenter = Segmenter()
+        self._parts = [part for part in self.parts if part.what != "markdown"]
+        self._numbered()
+        self._changed(self)
+
+    def update_message(self, message: StoredMessage, streaming: bool = False) -> None:
+        """A newer state of the message; the text of an answer comes through `feed`."""
+        before, self.message = self.message, message
+        self.streaming = streaming
+        self._thinking = streaming and not message.content
+        drawn = [(part, part.text) for part in self.parts]
+        if message.reasoning and (before is None or message.reasoning != before.reasoning):
+            self._thought(message)
+        elif message.reasoning:
+            self.parts[0].change(self._title())
+        self._set_footer()
+        if drawn != [(part, part.text) for part in self.parts]:
+            self._numbered()
+            self._changed(self)
+
+    def _thought(self, message: StoredMessage) -> None:
+        """The reasoning has grown."""
+        parts = self.parts
+        rest = [part for part in parts if part.what in ("markdown", "footer")]
+        old = [part for part in parts if part.what not in ("markdown", "footer")]
+        fold = old[0] if old else Part(self, "", "fold", _THOUGHT)
+        fold.change(self._title())
+        texts: list[Part] = []
+        if self.unfolded:
+            text = printable(message.reasoning).strip("\n ")
+            texts = list(_plain_parts(self, text, _THOUGHT))
+            for new, kept in zip(range(len(texts)), old[1:], strict=False):
+                if texts[new].text == kept.text:
+                    texts[new] = kept
+        self._parts = [fold, *texts, *rest]
+
+    def _title(self) -> str:
+        message = self.message
+        assert message is not None
+        if len(message.reasoning) != self._thought_chars:
+            self._thought_chars = len(message.reasoning)
+            self._n_words = len(_WORD.findall(message.reasoning))
+        words = f"{self._n_words:,} word{'' if self._n_words == 1 else 's'}"
+        sign = "▾" if self.unfolded else "▸"
+        seconds = message.thought_seconds
+        if self._thinking:
+            return f"{sign} thinking · {words}"
+        return f"{sign} thought{f' for {took(seconds)}' if seconds else ''} · {words}"
+
+    def fold(self) -> None:
+        """Shows the reasoning, or hides it."""
+        if self.message is not None and self.message.reasoning:
+            self.unfolded = not self.unfolded
+            self._thought(self.message)
+            self._numbered()
+            self._changed(self)
+
+    # ------------------------------------------------------------ beside the text
+
+    def _footer_text(self) -> str:
+        message = self.message
+        if message is None or self.streaming:
+            return ""
+        return printable(" · ".join(filter(None, (meta_line(message), self.footer))))
+
+    def _set_footer(self) -> None:
+        parts, text = self.parts, self._footer_text()
+        if parts and parts[-1].what == "footer":
+            if text:
+                parts[-1].change(text)
+            else:
+                parts.pop()
+        elif text:
+            parts.append(Part(self, text, "footer", _FOOTER))
+        self._numbered()
+
+    def set_footer(self, text: str) -> None:
+        """A dim line below the message."""
+        self.footer = text
+        if self._parts is not None:
+            self._set_footer()
+        self._changed(self)
+
+    def set_faded(self, faded: bool) -> None:
+        """The model no longer sees it."""
+        if faded != self.faded:
+            self.faded = faded
+            self.resized()
+            self._changed(self)
+
+    # ------------------------------------------------------------ what is in it
+
+    @property
+    def source(self) -> str:
+        """What it says, as it was written."""
+        if self.message is None:
+            return (self._notice or ("",))[0]
+        return printable(self.message.content)
+
+    def blocks(self) -> list[Block]:
+        """Its code blocks, those that were cut apart whole again."""
+        blocks: list[Block] = []
+        for part in self.parts:
+            if part.what == "markdown":
+                found = list(part.parsed().blocks)
+                if part.joined and part.repeated and found and blocks and _is_fence(part):
+                    first = found.pop(0)
+                    blocks[-1] = Block(blocks[-1].language, f"{blocks[-1].code}\n{first.code}")
+                blocks += found
+        return blocks
+
+    def block_of(self, part: Part, line: Line) -> int | None:
+        """The number of the code block that a line belongs to."""
+        if line.block < 0:
+            return None
+        n = 0
+        for other in self.parts:
+            if other.what != "markdown":
+                continue
+            if other.joined and other.repeated and _is_fence(other):
+                n -= 1
+            if other is part:
+                return n + line.block
+            n += len(other.parsed().blocks)
+        return None
+
+    def _totals(self) -> None:
+        """How long a block is that was cut apart, once its end is here."""
+        parts = [part for part in self.parts if part.what == "markdown"]
+        before = parts[:-1]
+        if not before or parts[-1].joined:
+            return
+        end = before[-1]
+        if end.total or not end.repeated or not _is_fence(end):
+            return
+        at = len(before) - 1
+        while at and parts[at].joined:
+            at -= 1
+        head = parts[at]
+        inside = parts[at : len(parts) - 1]
+        total = sum(part.parsed().blocks[-1].code.count("\n") + 1 for part in inside)
+        for part in inside:
+            part.total = total
+        head.forget(rows_only=True)
+
+
+def _is_fence(part: Part) -> bool:
+    return part.text.lstrip()[:1] in ("`", "~")
+
+
+def _plain_parts(entry: Entry, text: str, ground: Ground) -> Iterator[Part]:
+    """Parts of a text that is drawn as it is written, cut at its lines."""
+    at, joined = 0, False
+    while True:
+        cut = text.find("\n", at + _PART_CHARS)
+        end = len(text) if cut < 0 else cut
+        yield Part(entry, text[at:end], "plain", ground, joined=joined)
+        if cut < 0:
+            return
+        at, joined = cut + 1, True
+
+
+def meta_line(message: StoredMessage) -> str:
+    """What is not as it should be with a message, how an answer ended for example; "" where all
+    is well."""
+    if message.damaged:
+        return "this message was damaged on disk: it may not say what it said"
+    if message.state == "complete":
+        only = message.reasoning and not message.content
+        return "the model thought, and answered nothing" if only else ""
+    how = {
+        "stopped": "stopped",
+        "max_tokens": "ends at --max-tokens",
+        "context_full": "cut short: the context is full",
+        "interrupted": "interrupted: kvchat ended while this was written",
+        "error": "cut short by an error",
+    }.get(message.state, message.state)
+    if message.content:
+        return how
+    return f"{how} · nothing was {'answered yet' if message.reasoning else 'written'}"
+
+
+def took(seconds: float) -> str:
+    """A length of time as one says it."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes:
+        return f"{minutes} min {rest} s"
+    return f"{rest} s" if rest else "under 1 s"
