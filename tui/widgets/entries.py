@@ -31,7 +31,7 @@ class Part:
     """Some text and its rows, which are made when they are to be seen and may be forgotten."""
 
     __slots__ = ("_guess", "columns", "continues", "entry", "ground", "height", "joined", "lines",
-                 "repeated", "rows", "serial", "text", "total", "what")  # fmt: skip
+                 "repeated", "rows", "serial", "text", "what")  # fmt: skip
 
     def __init__(
         self,
@@ -51,7 +51,6 @@ class Part:
         self.joined = joined
         self.repeated = repeated  # characters of the text that are in the part before, too
         self.continues = False  # the next part goes on with this one's last block
-        self.total = 0  # lines of this one's last block in all parts
         self.serial = 0  # its place in the entry
         self.lines: Lines | None = None
         self.rows: list[Row] | None = None
@@ -116,10 +115,13 @@ class Part:
         """How long the blocks are."""
         notes: dict[int, str] = {}
         for n, block in enumerate(lines.blocks):
-            last = n == len(lines.blocks) - 1
-            n_lines = (self.total if last else 0) or block.code.count("\n") + 1
-            if not (last and self.continues and not self.total):
-                notes[n] = f"{n_lines:,} line{'' if n_lines == 1 else 's'}"
+            n_lines = len(block.code.split("\n")) if block.code else 0
+            if self.continues and n == len(lines.blocks) - 1:
+                below = self.entry.code_below(self)
+                if below is None:
+                    continue
+                n_lines += below
+            notes[n] = f"{n_lines:,} line{'' if n_lines == 1 else 's'}"
         return notes
 
     def rows_about(self, frame: Frame) -> int:
@@ -267,7 +269,8 @@ class Entry:
             at = len(parts) - (1 if parts and parts[-1].what == "footer" else 0)
             parts[at:at] = made
         self._numbered()
-        self._totals()
+        if made or final:
+            self._closed()
         self._changed(self)
 
     def clear(self) -> None:
@@ -398,24 +401,28 @@ class Entry:
             n += len(other.parsed().blocks)
         return None
 
-    def _totals(self) -> None:
-        """How long a block is that was cut apart, once its end is here."""
-        parts = [part for part in self.parts if part.what == "markdown"]
-        before = parts[:-1]
-        if not before or parts[-1].joined:
-            return
-        end = before[-1]
-        if end.total or not end.repeated or not _is_fence(end):
-            return
-        at = len(before) - 1
-        while at and parts[at].joined:
-            at -= 1
-        head = parts[at]
-        inside = parts[at : len(parts) - 1]
-        total = sum(part.parsed().blocks[-1].code.count("\n") + 1 for part in inside)
-        for part in inside:
-            part.total = total
-        head.forget(rows_only=True)
+    def code_below(self, part: Part) -> int | None:
+        """How many lines the code block that a part ends in has in the parts below; None where its
+        end is not here yet."""
+        n_lines, last = 0, part
+        for below in self.parts[part.serial + 1 :]:
+            if not (below.joined and _is_fence(below)):
+                break
+            n_lines += below.text.count("\n", below.repeated) + (below.text[-1:] != "\n")
+            last = below
+        lines = last.text.rstrip("\n").split("\n")
+        closed = len(lines) > 1 and _is_fence(last) and set(lines[-1].strip()) in ({"`"}, {"~"})
+        return n_lines - 1 if closed else None
+
+    def _closed(self) -> None:
+        """A block that was cut apart may have come to its end: its first part says its length."""
+        body = [part for part in self.parts if part.what == "markdown"]
+        for at in range(max(0, len(body) - 2), len(body)):
+            head = at
+            while head and body[head].joined:
+                head -= 1
+            if head < at:
+                body[head].forget(rows_only=True)
 
 
 def _is_fence(part: Part) -> bool:

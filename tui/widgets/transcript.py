@@ -258,6 +258,8 @@ class Transcript(ScrollView, can_focus=False):
         rows = round(new_value) - round(old_value)
         if self._own_scroll or not rows or self._frame is None:
             return
+        if self.scrollable_content_region.size != (self._frame.view, self._rows):
+            return  # not the user: what fits into the view has changed
         self._following = rows > 0 and round(new_value) >= self.max_scroll_y
         if not self._following:
             if abs(rows) <= _WALK * self._rows:
