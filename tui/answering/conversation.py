@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
+from tui.answering.view import View, prompt_of, view_of
 from tui.ports import RunningModel
 from tui.storage import Conversation, StoredMessage, Tree
 from tuner.engine.protocol import Done, Message, Sampling
@@ -92,28 +93,24 @@ class Chat:
         self.conversation = replace(self.conversation, updated=time.time(), head=self.tree.head)
         return self.conversation
 
-    def prompt(self) -> tuple[Message, ...]:
-        """What the model sees: roles alternate (many templates insist), so an answer that was cut
-        in its thought is left out. What was thought goes beside what was said: some templates show
-        it to the model again."""
-        return tuple(self._prompt())
+    @property
+    def view(self) -> View:
+        """What the model sees of the path."""
+        return view_of(self.path)
 
-    def _prompt(self) -> Iterator[Message]:
-        if self.conversation.system_prompt:
-            yield Message("system", self.conversation.system_prompt)
-        last: Message | None = None
-        for message in self.path:
-            if not message.content:
-                continue
-            if last is not None and last.role == message.role:
-                content = f"{last.content}\n\n{message.content}"
-                last = Message(last.role, content, message.reasoning or last.reasoning)
-                continue
-            if last is not None:
-                yield last
-            last = Message(message.role, message.content, message.reasoning)
-        if last is not None:
-            yield last
+    def prompt(self) -> tuple[Message, ...]:
+        """What the model is given (`answering/view.py`)."""
+        return prompt_of(self.conversation.system_prompt, self.view)
+
+    def let_go(self, last: StoredMessage, stands_in: str = "") -> StoredMessage:
+        """Takes this message and all before it out of the model's view."""
+        return self.change(replace(last, let_go=utf8(stands_in)))
+
+    def bring_back(self) -> StoredMessage | None:
+        """Brings back what was let go last, up to what was let go before that; None: all is in
+        view."""
+        gone = self.view.gone
+        return self.change(replace(gone[-1], let_go=None)) if gone else None
 
     def _add(self, role: str, text: str) -> StoredMessage:
         message = StoredMessage(secrets.token_hex(8), self.tree.head, role, text, time.time())

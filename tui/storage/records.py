@@ -59,6 +59,8 @@ class StoredMessage:
     tokens_per_second: float | None = None
     thought_seconds: float | None = None  # of its reasoning
     parts: str | None = None  # JSON: what of a question is pasted or a file (composing/parts.py)
+    # It and all before it are out of the model's view, which is given this instead, perhaps "".
+    let_go: str | None = None
     damaged: bool = False  # it is not what was saved; filled when read
 
 

@@ -6,14 +6,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-VERSION = 4
+VERSION = 5
 MAX_PROMPTS = 1000  # that the history of all conversations holds,
 PROMPT_CHARS = 20_000  # and the longest of them
 
 MESSAGE_COLUMNS = (
     "id", "parent_id", "role", "content", "created", "state", "reasoning", "model_name",
     "model_fingerprint", "settings", "n_prompt", "n_tokens", "n_ctx_used", "tokens_per_second",
-    "thought_seconds", "parts",
+    "thought_seconds", "parts", "let_go",
 )  # fmt: skip
 
 # What the store itself notes of each message.
@@ -74,6 +74,7 @@ MIGRATIONS = (
         GROUP BY content ORDER BY n DESC LIMIT {MAX_PROMPTS}
     ) ORDER BY n;
     """,
+    "ALTER TABLE messages ADD COLUMN let_go TEXT",
 )
 
 _INDEX = (

@@ -99,7 +99,7 @@ class Tree:
         parent = self._parent(message)
         gone = [self._messages[i] for i in self._from(message_id)]
         for each in gone:
-            self.change(replace(each, state=DELETED, content="", reasoning=""))
+            self.change(replace(each, state=DELETED, content="", reasoning="", let_go=None))
         if others := self._there(parent):
             self.show(others[-1])
         else:
