@@ -83,7 +83,7 @@ def conversation(
 
 def resumed(conversation_id: str) -> tuple[Message, ...]:
     """A saved conversation as its model sees it. Raises UsageError, StoreError."""
-    from tui.answering import Chat  # noqa: PLC0415 - it draws in Textual
+    from tui.answering import Chat  # noqa: PLC0415
     from tui.storage import Conversations  # noqa: PLC0415
 
     store = Conversations.open(None)

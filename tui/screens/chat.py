@@ -15,10 +15,10 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import Tooltip
 
-from tui.answering import Answering, Chat, Painter
+from tui.answering import Chat, advice
 from tui.keymap import Keymap, Place, Show
+from tui.painting import Answering, Painter
 from tui.ports import LaunchEvent, ModelLauncher, Retry, RunningModel
-from tui.screens import advice
 from tui.screens.bindings import bindings
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.direct import DirectScreen

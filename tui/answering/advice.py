@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tui.keymap import Keymap
+from typing import Protocol
+
 from tui.ports import RunningModel
 from tuner.errors import EngineCancelled, EngineError, KvchatError
 
@@ -14,44 +15,50 @@ _WAYS = (
 _DEATHS = ("crashed", "not_loaded")  # kinds of EngineError after which there is no model
 
 
+class Called(Protocol):
+    """How the user asks for an action of the keymap: by a key (`Keymap`), or by a command."""
+
+    def label(self, action_id: str) -> str: ...
+
+
 def is_death(error: KvchatError) -> bool:
     """Whether there is no model any more: it must be loaded again."""
     ended = isinstance(error, EngineCancelled)  # killed, since it did not stop
     return ended or (isinstance(error, EngineError) and error.kind in _DEATHS)
 
 
-def failure(error: KvchatError, running: RunningModel, keymap: Keymap) -> str:
-    """What went wrong, where its log is, and the key that goes on from there."""
+def failure(error: KvchatError, running: RunningModel, called: Called) -> str:
+    """What went wrong, where its log is, and what goes on from there."""
     text = str(error)
     log = running.log_path
     if log is not None and str(log) not in text:
         text += f" Its log: {log}"
     if is_death(error):
-        way_on = f"{keymap.label('model.reload')} loads the model again."
+        way_on = f"{called.label('model.reload')} loads the model again."
     else:
-        way_on = f"{keymap.label('answer.regenerate')} tries again."
+        way_on = f"{called.label('answer.regenerate')} tries again."
     return f"{text}\nThe conversation is whole. {way_on}"
 
 
-def found_dead(running: RunningModel, keymap: Keymap) -> str:
+def found_dead(running: RunningModel, called: Called) -> str:
     """Of a model process that ended while nothing was asked of it."""
     log = f" Its log: {running.log_path}" if running.log_path is not None else ""
-    key = keymap.label("model.reload")
+    key = called.label("model.reload")
     return f"The model's process has ended.{log}\nThe conversation is whole. {key} loads it again."
 
 
-def not_loaded(error: KvchatError | None, keymap: Keymap) -> str:
+def not_loaded(error: KvchatError | None, called: Called) -> str:
     """Of a load that failed, or was cancelled, and what can be done then."""
     what = "The load was cancelled." if error is None else str(error)
-    ways = (f"{keymap.label(i)} {does}" for i, does in _WAYS)
+    ways = (f"{called.label(i)} {does}" for i, does in _WAYS)
     return f"{what}\n{', '.join(ways)}."
 
 
-def context_full(what: str, running: RunningModel, keymap: Keymap) -> str:
+def context_full(what: str, running: RunningModel, called: Called) -> str:
     """`what` has met the end of the context; a new chat or a larger context goes on."""
     n_ctx, trained = running.settings.n_ctx, running.model.n_ctx_train
     larger = ""
     if n_ctx < trained:
         larger = f", or start kvchat with --ctx {min(2 * n_ctx, trained)} and --resume"
-    new = keymap.label("conversation.new")
+    new = called.label("conversation.new")
     return f"{what} ({n_ctx:,} tokens). Everything is kept. Begin a new chat with {new}{larger}."

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tui.answering.conversation import Chat
 from tui.answering.generation import Generation
-from tui.answering.painter import Painter
+from tui.painting.painter import Painter
 from tui.ports import RunningModel
 from tui.storage import Recorder
 from tui.widgets import Transcript
