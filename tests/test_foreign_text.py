@@ -336,7 +336,7 @@ async def test_no_screen_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         await ask(pilot, "again")
         await until(pilot, lambda: "died" in assert_plain(app))
         for key, word in (
-            ("f2", "report"), ("f3", "kvchat's own"), ("f1", "Other keys"), ("ctrl+o", "messages"),
+            ("f2", "report"), ("f3", "kvchat's own"), ("f1", "Sends"), ("ctrl+o", "messages"),
         ):  # fmt: skip
             await pilot.press(key)
             await until(pilot, lambda word=word: word in assert_plain(app))  # type: ignore[misc]

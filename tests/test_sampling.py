@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from tuner.sampling import (
     Sampling,
     SamplingChoice,
     acceptable,
+    restated,
     sampler_names,
     values,
 )
@@ -166,3 +168,30 @@ def test_names_of_samplers_are_spelt_as_llama_cpp_lets_them() -> None:
     assert sampler_names("Top-K; topp ;typ;;top_k") == ("top_k", "top_p", "typ_p")
     assert sampler_names(";".join(SAMPLERS)) == SAMPLERS
     assert not acceptable({"samplers": ("top_k", "top_k")})
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        ("temperature 1.2", {"temperature": 1.2}),
+        ("--temp 1.2 --top-p=0.9", {"temperature": 1.2, "top_p": 0.9}),
+        ("top_k: 5, seed 7", {"top_k": 5, "seed": 7}),
+    ],
+)
+def test_a_sampling_can_be_said_in_words(text: str, changes: dict[str, Any]) -> None:
+    """By the names of the flags or the fields; what is not said stays."""
+    base = Sampling(min_p=0.2)
+    assert restated(text, base) == replace(base, **changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "Say it as"), ("warm", "Say it as"), ("warmth 3", "'warmth' is none of"),
+        ("temp hot", "is a number"), ("top-p 7", "from 0 to 1"), ("samplers top_k", "is none of"),
+        ("temp nan", "from 0 to 100"),
+    ],
+)  # fmt: skip
+def test_what_is_no_sampling_is_said(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        restated(text, Sampling())

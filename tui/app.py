@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import ClassVar
 
 from textual import events, work
@@ -205,7 +206,7 @@ class KvchatApp(App[None]):
         for row in self._keys.shown(Show.PALETTE, Place.CHAT, Place.APP):
             target = self if row.place is Place.APP else screen
             if target is self or isinstance(screen, ChatScreen):
-                run = getattr(target, f"action_{row.action}")
+                run = partial(self.run_action, row.action, target)
                 yield SystemCommand(row.title, f"{row.does[:-1]} ({self._keys.label(row.id)})", run)
         for command in super().get_system_commands(screen):
             if command.title == "Theme":

@@ -16,9 +16,11 @@ class Place(Enum):
 
     PROMPT = "While you write"
     CHAT = "In the chat"
+    MESSAGE = "On a message"
     APP = "Anywhere"
     LIST = "In the list of conversations"
-    RENAME = "While you rename"
+    LINE = "While you fill in a line"
+    BRANCHES = "In the versions of a conversation"
     REPORT = "In the fit report"
     EXPLORER = "In the fit explorer"
     HELP = "In this list of keys"
@@ -26,7 +28,7 @@ class Place(Enum):
     @property
     def takes_text(self) -> bool:
         """Keys that write or edit belong to a text there."""
-        return self not in {Place.REPORT, Place.EXPLORER, Place.HELP}
+        return self in {Place.PROMPT, Place.CHAT, Place.APP, Place.LIST, Place.LINE}
 
     def meets(self, other: Place) -> bool:
         """Whether a key is heard in both at once."""
@@ -89,6 +91,8 @@ ACTIONS = (
     Action("conversation.list", ("ctrl+o",), "conversations", Place.CHAT, "Conversations",
            "Lists conversations, to open, search, rename or delete.", "chats",
            _IDLE | Show.PALETTE),
+    Action("conversation.branches", ("ctrl+b",), "branches", Place.CHAT, "Versions",
+           "Shows all versions of the conversation as a tree.", "versions", Show.PALETTE),
     Action("conversation.new", ("ctrl+n",), "new_chat", Place.CHAT, "New chat",
            "Begins a new conversation.", "new", _IDLE | Show.PALETTE),
     Action("answer.regenerate", ("ctrl+r",), "regenerate", Place.CHAT, "Regenerate",
@@ -101,7 +105,7 @@ ACTIONS = (
     Action("answer.copy", ("ctrl+y",), "copy_answer", Place.CHAT, "Copy last answer",
            "Copies the last answer to the clipboard.", "copy", Show.PALETTE),
     Action("chat.interrupt", ("ctrl+c",), "interrupt", Place.CHAT, "Interrupt",
-           "Copies a selection, stops an answer, or quits when pressed twice."),
+           "Copies a selection, stops an answer; twice, it quits."),
     Action("view.up", ("pageup",), "page(-1)", Place.CHAT, "Scroll up", "Scrolls up."),
     Action("view.down", ("pagedown",), "page(1)", Place.CHAT, "Scroll down", "Scrolls down."),
     Action("view.start", ("ctrl+home",), "to_start", Place.CHAT, "First message",
@@ -120,6 +124,49 @@ ACTIONS = (
            "Brings back an earlier message where nothing is written."),
     Action("prompt.later", ("down",), "later", Place.PROMPT, "Later message",
            "Goes back to the later ones."),
+    Action("view.messages", ("ctrl+up", "alt+up"), "to_messages", Place.CHAT, "Messages",
+           "Goes to the messages, to copy, edit or ask again.", "messages",
+           _IDLE | Show.PALETTE),
+    Action("version.back", ("ctrl+pageup",), "version(-1)", Place.CHAT, "Version before",
+           "Shows the version before, of the last message.", show=Show.PALETTE),
+    Action("version.on", ("ctrl+pagedown",), "version(1)", Place.CHAT, "Next version",
+           "Shows the next version of it.", show=Show.PALETTE),
+    Action("answer.continue", ("f8",), "go_on", Place.CHAT, "Continue",
+           "Goes on with an answer that was stopped or cut.", "continue", Show.PALETTE),
+    Action("message.copy", ("y", "c"), "copy", Place.MESSAGE, "Copy",
+           "Copies the message, or the code block.", "copy", Show.IDLE, priority=False),
+    Action("message.up", ("up", "k"), "move(-1)", Place.MESSAGE, "Up",
+           "Goes to the code block or message before.", "up", Show.IDLE, priority=False),
+    Action("message.down", ("down", "j"), "move(1)", Place.MESSAGE, "Down",
+           "Goes to the next one.", "down", Show.IDLE, priority=False),
+    Action("message.before", ("left", "h"), "version(-1)", Place.MESSAGE, "Version before",
+           "Shows the version before.", "version", Show.IDLE, priority=False),
+    Action("message.next", ("right", "l"), "version(1)", Place.MESSAGE, "Next version",
+           "Shows the next version.", "version", Show.IDLE, priority=False),
+    Action("message.edit", ("e",), "edit", Place.MESSAGE, "Edit",
+           "Asks a question in other words; the old ones are kept.", "edit", Show.IDLE,
+           priority=False),
+    Action("message.again", ("r",), "again", Place.MESSAGE, "Again",
+           "Asks for another answer; the old one is kept.", "again", Show.IDLE, priority=False),
+    Action("message.otherwise", ("R",), "again_otherwise", Place.MESSAGE, "Again otherwise",
+           "The same with another temperature, or whatever else.", priority=False),
+    Action("message.branch", ("b",), "branch", Place.MESSAGE, "Branch",
+           "Goes on from this message; what followed is kept.", "branch", Show.IDLE,
+           priority=False),
+    Action("message.save", ("s",), "save", Place.MESSAGE, "Save",
+           "Saves the message, or the code block, to a file.", "save", Show.IDLE, priority=False),
+    Action("message.delete", ("d", "delete"), "delete", Place.MESSAGE, "Delete",
+           "Deletes the message and what follows it.", "delete", Show.IDLE, priority=False),
+    Action("message.undo", ("u",), "undo", Place.MESSAGE, "Undo",
+           "Brings back what was deleted.", priority=False),
+    Action("message.fold", ("enter", "space"), "fold", Place.MESSAGE, "Fold",
+           "Shows or hides the thought.", priority=False),
+    Action("message.skip_up", ("shift+up", "K"), "move_message(-1)", Place.MESSAGE,
+           "Message before", "Goes to the message before.", priority=False),
+    Action("message.skip_down", ("shift+down", "J"), "move_message(1)", Place.MESSAGE,
+           "Next message", "Goes to the next message.", priority=False),
+    Action("message.leave", ("escape", "i", "tab"), "leave", Place.MESSAGE, "Back",
+           "Goes back to the composer.", "back", Show.IDLE, priority=False),
     # Ctrl+Y, the text area's own, copies the last answer in this program.
     Action("prompt.redo", ("ctrl+shift+z", "alt+z"), "redo", Place.PROMPT, "Redo",
            "Does again what Ctrl+Z took back."),
@@ -135,10 +182,14 @@ ACTIONS = (
     Action("list.up", ("up",), "move(-1)", Place.LIST, "Previous", "Chooses the one before."),
     Action("list.page_down", ("pagedown",), "move(10)", Place.LIST, "Ten on", "Goes ten on."),
     Action("list.page_up", ("pageup",), "move(-10)", Place.LIST, "Ten back", "Goes ten back."),
-    Action("rename.save", ("enter",), "submit", Place.RENAME, "Save",
-           "Keeps the new title.", fixed=True),
-    Action("rename.cancel", ("escape",), "dismiss", Place.RENAME, "Cancel",
-           "Keeps the old title.", priority=False),
+    Action("line.enter", ("enter",), "submit", Place.LINE, "Take it",
+           "Takes what is written.", fixed=True),
+    Action("line.leave", ("escape",), "dismiss", Place.LINE, "Cancel",
+           "Leaves everything as it was.", priority=False),
+    Action("branches.open", ("enter",), "open", Place.BRANCHES, "Show",
+           "Shows the conversation through this message.", "show", Show.IDLE),
+    Action("branches.leave", ("escape", "q"), "dismiss", Place.BRANCHES, "Back",
+           "Goes back to the chat.", "back", Show.IDLE, opened_by="conversation.branches"),
     Action("report.close", ("escape", "q"), "dismiss", Place.REPORT, "Back",
            "Goes back to the chat.", "back", Show.IDLE, opened_by="model.report"),
     Action("report.scroll", ("up", "down", "pageup", "pagedown"), "scroll", Place.REPORT,

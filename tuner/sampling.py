@@ -8,10 +8,11 @@ common/arg.cpp), but for the temperature, which is 0.8 there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
+from tuner.errors import UsageError
 from tuner.json_values import Bound, Range, from_json, within
 from tuner.units import INT32, UINT32
 
@@ -253,6 +254,33 @@ def _values() -> Iterator[Value]:
                 break
         bounds = next((one for one in about if isinstance(one, Range)), within(0, 0))
         yield Value(f.name, row, get_origin(kind) or kind, f.default, bounds.least, bounds.most)
+
+
+def restated(text: str, sampling: Sampling) -> Sampling:
+    """The sampling with what is said in words: "temperature 1.2, top-p 0.9", by the names of the
+    flags or the fields. Raises UsageError."""
+    names = {
+        name.lstrip("-").replace("-", "_"): v for v in values() for name in v.row.flags.split()
+    }
+    names |= {value.name: value for value in values()}
+    words = text.replace(",", " ").replace("=", " ").replace(":", " ").split()
+    if not words or len(words) % 2:
+        raise UsageError(f"Say it as 'temperature 1.2, top-p 0.9', not '{text}'.")
+    changes: dict[str, Any] = {}
+    for name, word in zip(words[::2], words[1::2], strict=True):
+        value = names.get(name.lstrip("-").lower().replace("-", "_"))
+        if value is None or value.kind not in (int, float):
+            known = ", ".join(v.name for v in values() if v.kind in (int, float))
+            raise UsageError(f"'{name}' is none of {known}.")
+        try:
+            changes[value.name] = value.kind(word)
+        except ValueError:
+            raise UsageError(f"{value.name} is a number, not '{word}'.") from None
+        if not acceptable(changes):
+            raise UsageError(
+                f"{value.name} must be from {value.least:g} to {value.most:g}, not {word}."
+            )
+    return replace(sampling, **changes)
 
 
 def acceptable(stated: Mapping[str, Any]) -> bool:

@@ -24,12 +24,15 @@ from tui.app import KvchatApp
 from tui.key_file import FILE, read_keymap
 from tui.keymap import ACTIONS, BY_ID, Action, Keymap, Place, Show, label, markdown
 from tui.screens import (
+    BranchesScreen,
     ChatScreen,
     ExplorerScreen,
     KeysScreen,
     ReportScreen,
 )
-from tui.screens.conversations import ConversationsScreen, RenameScreen
+from tui.screens.conversations import ConversationsScreen
+from tui.screens.line import LineScreen
+from tui.screens.messages import Messages
 from tui.storage import Conversations
 from tui.widgets import Prompt
 
@@ -38,7 +41,9 @@ OWNERS: dict[Place, type[DOMNode]] = {
     Place.CHAT: ChatScreen,
     Place.PROMPT: Prompt,
     Place.LIST: ConversationsScreen,
-    Place.RENAME: RenameScreen,
+    Place.LINE: LineScreen,
+    Place.MESSAGE: Messages,
+    Place.BRANCHES: BranchesScreen,
     Place.REPORT: ReportScreen,
     Place.EXPLORER: ExplorerScreen,
     Place.HELP: KeysScreen,
@@ -157,7 +162,7 @@ def test_the_key_that_opens_a_screen_closes_it(tmp_path: Path) -> None:
         ('"model.report" = "x"', ["needed for writing"]),
         ('"list.delete" = "backspace"', ["needed for writing"]),
         ('"app.quit" = "shift+left"', ["needed for writing"]),
-        ('"rename.save" = "f9"', ["rename.save", "cannot be changed"]),
+        ('"line.enter" = "f9"', ["line.enter", "cannot be changed"]),
         ('"model.report" = "ctrl+n"', ["Ctrl+N", "model.report", "conversation.new"]),
         ('"prompt.newline" = "enter"', ["Enter", "prompt.newline", "prompt.send"]),
         ('"app.quit" = "ctrl+m"', ["Enter", "app.quit", "prompt.send"]),
@@ -220,7 +225,7 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
     assert problems == ()
     running = FakeRunning([["One."], ["Two."], []])
     app = make_app(running, store, keymap=keymap)
-    async with app.run_test(size=(120, 110)) as pilot:
+    async with app.run_test(size=(120, 170)) as pilot:
         screen = await chat_screen(pilot)
         assert "Enter sends the message, F16 begins a new line, F17 lists all keys" in shown(pilot)
         for hint in ("F16 newline", "F17 keys", "F13 fit", "Alt+N new", "Ctrl+G again", "F19 all"):

@@ -50,6 +50,7 @@ class FakeRunning:
     prompts: list[tuple[Message, ...]] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
     thinks: list[str] = field(default_factory=list)
+    continued: list[bool] = field(default_factory=list)
     remembered: list[str] = field(default_factory=list)
     think: str = ""
     think_levels: tuple[str, ...] = ()
@@ -97,6 +98,7 @@ class FakeRunning:
         self.prompts.append(tuple(messages))
         self.samplings.append(sampling)
         self.thinks.append(think)
+        self.continued.append(continue_last)
         script = self.answers.pop(0) if self.answers else ["An answer."]
         n_tokens = 0
         reason = self.reason

@@ -18,6 +18,9 @@ TITLE_CHARS = 60
 GRAMMAR_CHARS = 1000  # that are kept with each answer, to know it by
 
 
+CUT = ("stopped", "max_tokens", "context_full", "interrupted", "error")  # states of an answer
+
+
 def title_of(text: str) -> str:
     """A title from the first message: its words on one line, cut to 60 characters."""
     flat = " ".join(text.split())
@@ -50,6 +53,12 @@ class Chat:
         return next((m for m in reversed(self.path) if m.role == "assistant" and m.content), None)
 
     @property
+    def may_go_on(self) -> bool:
+        """The last message is an answer that was stopped or cut, with words to go on from."""
+        last = self.path[-1] if self.path else None
+        return last is not None and last.state in CUT and bool(last.content.strip())
+
+    @property
     def waits_for_answer(self) -> bool:
         """The last message is the user's: the model has yet to answer it."""
         return bool(self.path) and self.path[-1].role == "user"
@@ -74,6 +83,10 @@ class Chat:
                 settings=json.dumps(settings),
             )
         )
+
+    def reopen_answer(self) -> StoredMessage:
+        """The last answer, to be gone on with; saved as interrupted until it is finished."""
+        return self.change(replace(self.path[-1], state="interrupted"))
 
     def change(self, message: StoredMessage) -> StoredMessage:
         """Puts a newer state of a message in its place."""
@@ -117,17 +130,18 @@ class Chat:
         return self.tree.add(message)
 
 
-def measured(answer: StoredMessage, done: Done) -> StoredMessage:
-    """The answer with what the engine counted."""
+def measured(answer: StoredMessage, done: Done, before: StoredMessage) -> StoredMessage:
+    """The answer with what the engine counted. `before`: what was there of it."""
     speed = done.n_decoded / done.decode_seconds if done.n_decoded and done.decode_seconds else None
+    thought = done.thought_seconds + (before.thought_seconds or 0.0)
     return replace(
         answer,
         state="complete" if done.reason == "end" else done.reason,
-        n_prompt=done.n_prompt,
-        n_tokens=done.n_decoded,
+        n_prompt=done.n_prompt if before.n_prompt is None else before.n_prompt,
+        n_tokens=done.n_decoded + (before.n_tokens or 0),
         n_ctx_used=max(
             done.n_ctx_used, done.n_prompt
         ),  # also if it was stopped before all was read
         tokens_per_second=speed,
-        thought_seconds=done.thought_seconds if answer.reasoning else None,
+        thought_seconds=thought if answer.reasoning else None,
     )

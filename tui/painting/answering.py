@@ -9,7 +9,7 @@ from tui.answering.conversation import Chat
 from tui.answering.generation import Generation
 from tui.painting.painter import Painter
 from tui.ports import RunningModel
-from tui.storage import Recorder
+from tui.storage import Recorder, StoredMessage
 from tui.widgets import Transcript
 from tui.widgets.keystrokes import Keystrokes
 from tuner.engine.protocol import Sampling
@@ -42,12 +42,26 @@ class Answering:
         prompt = chat.prompt()
         answer = chat.begin_answer(running, sampling)
         generation = Generation(running, prompt, sampling, think=think)
+        return await self._painter(generation, chat, answer)
+
+    async def go_on(
+        self, chat: Chat, running: RunningModel, sampling: Sampling, think: str = ""
+    ) -> Painter:
+        """The same for more of the last answer, which was stopped or cut short."""
+        prompt = chat.prompt()
+        answer = chat.reopen_answer()
+        return await self._painter(
+            Generation(running, prompt, sampling, continue_last=True, think=think), chat, answer
+        )
+
+    async def _painter(self, generation: Generation, chat: Chat, answer: StoredMessage) -> Painter:
         self._generation = generation
         self._done.clear()
-        self._transcript.streaming = True
-        entry = await self._transcript.add(answer, streaming=True)
+        transcript = self._transcript
+        transcript.streaming = True
+        entry = transcript.reopen(answer) or await transcript.add(answer, streaming=True)
         return Painter(
-            generation, chat, self._recorder, self._transcript, answer, entry, self._keystrokes
+            generation, chat, self._recorder, transcript, answer, entry, self._keystrokes
         )
 
     def end(self) -> None:

@@ -46,7 +46,8 @@ class Painter:
         self._transcript = transcript
         self._entry = entry
         self._keystrokes = keystrokes
-        self._n_tokens = 0
+        self._before = answer  # what was there of it, where it goes on
+        self._n_tokens = answer.n_tokens or 0
         self._thinks = False  # at the moment
         self._thinking_since = 0.0
         self._undrawn = ""  # saved already, shown as fast as the keyboard allows
@@ -115,7 +116,7 @@ class Painter:
         if final:
             done = self.generation.done
             if done is not None:
-                self.answer = measured(self.answer, done)
+                self.answer = measured(self.answer, done, self._before)
             else:
                 self.answer = replace(self.answer, state="error")
         self._chat.change(self.answer)

@@ -4,6 +4,7 @@ What a screen does in threads is beside it: `loads` and `measuring` for the chat
 for the fit explorer.
 """
 
+from tui.screens.branches import BranchesScreen
 from tui.screens.chat import ChatScreen
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.explorer import Choice, ExplorerScreen
@@ -11,6 +12,7 @@ from tui.screens.keys import KeysScreen
 from tui.screens.report import ReportScreen
 
 __all__ = [
+    "BranchesScreen",
     "ChatScreen",
     "Choice",
     "ConversationsScreen",

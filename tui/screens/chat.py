@@ -20,6 +20,7 @@ from tui.keymap import Keymap, Place, Show
 from tui.painting import Answering, Painter
 from tui.ports import LaunchEvent, ModelLauncher, Retry, RunningModel
 from tui.screens.bindings import bindings
+from tui.screens.branches import BranchesScreen, version_text
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.direct import DirectScreen
 from tui.screens.explorer import Choice, ExplorerScreen
@@ -27,14 +28,16 @@ from tui.screens.lines import NOT_SAVED, LinesBelow
 from tui.screens.links import Links
 from tui.screens.loads import Loads
 from tui.screens.measuring import Measuring
+from tui.screens.messages import Messages
 from tui.screens.report import ReportScreen
-from tui.storage import Conversations, Recorder
+from tui.storage import Conversations, Recorder, StoredMessage
 from tui.widgets import Prompt, Transcript
+from tui.widgets.entries import Item
 from tui.widgets.reading.code import warm_up
 from tui.widgets.transcript import WIDTH
 from tuner.engine.protocol import Sampling
 from tuner.errors import KvchatError
-from tuner.safe_text import one_line
+from tuner.safe_text import one_line, printable
 
 VRAM_SECONDS = 2.0
 STOP_SECONDS = 12.0  # more than the engine's client itself waits before it ends the process
@@ -88,13 +91,14 @@ class ChatScreen(DirectScreen):
         self._think = ""
         self._keymap = keymap
         self._warnings = (*warnings, store.warning or "")
-        self._transcript = Transcript(width)
+        self._transcript = Messages(self, keymap, width)
         self._prompt = Prompt(keymap, placeholder="Write a message")
         self._loads = Loads(self, launcher)
         self._lines = LinesBelow(keymap, self._loads, saved=store.saved)
         self._answering = Answering(self._transcript, recorder, self._prompt.keystrokes)
         self._measuring = Measuring(self)
         self._quit_asked = False
+        self._rewritten: StoredMessage | None = None  # the question that the next one stands beside
         self._sent = False  # a question that this session has yet to answer
         self._links = Links()
 
@@ -140,6 +144,8 @@ class ChatScreen(DirectScreen):
 
     async def _show_chat(self) -> None:
         await self._transcript.show(self.chat.path)
+        self._mark_versions()
+        self._rewritten = None
         self._prompt.set_history([m.content for m in self.chat.path if m.role == "user"])
         if not self.chat.path:
             await self._welcome()
@@ -219,21 +225,26 @@ class ChatScreen(DirectScreen):
             key = self._key("model.reload")
             self._lines.say(f"the model is not running · {key} loads it")
         else:
-            message = self.chat.add_user(self._prompt.take())
+            text, old = self._prompt.take(), self._rewritten
+            message = self.chat.edit(old, text) if old else self.chat.add_user(text)
+            self._rewritten = None
             self._recorder.save(self.chat.record(), message)
             self._sent = True
             await self._transcript.clear_notices()
-            await self._transcript.add(message)
+            if old:
+                await self.show_again()
+            else:
+                await self._transcript.add(message)
             if self._loads.ready:
                 await self._answer()
 
-    async def _answer(self) -> None:
-        """Lets the model answer the conversation as it stands."""
+    async def _answer(self, sampling: Sampling | None = None, *, go_on: bool = False) -> None:
+        """Lets the model answer the conversation as it stands, or go on with its last answer."""
         model = self.running_model
         assert model is not None
         self._sent = False
-        sampling = self._sampling or model.sampling
-        painter = await self._answering.begin(self.chat, model, sampling, self._think)
+        begin = self._answering.go_on if go_on else self._answering.begin
+        painter = await begin(self.chat, model, sampling or self.usual_sampling(), self._think)
         self._lines.hint(Show.ANSWERING)
         self.run_worker(painter.generation.run, thread=True, group="engine")
         self.run_worker(self._write(painter, model), group="painter")
@@ -246,6 +257,7 @@ class ChatScreen(DirectScreen):
             self._answering.end()
             self._lines.idle()
             self.update_below()
+            self._mark_versions()
 
     async def _finish_answer(self, painter: Painter, model: RunningModel) -> None:
         generation, answer = painter.generation, painter.answer
@@ -340,14 +352,126 @@ class ChatScreen(DirectScreen):
 
     @work(group="regenerate", exclusive=True)
     async def action_regenerate(self) -> None:
-        if not await self._settle() or not self._loads.ready:
+        if not await self._may_answer():
             return
         if self.chat.path and self.chat.path[-1].role == "assistant":
-            self.chat.ask_again(self.chat.path[-1])
-            await self._transcript.drop_last()
-        if self.chat.waits_for_answer:
+            await self.ask_again(self.chat.path[-1])
+        elif self.chat.waits_for_answer:
             await self._transcript.clear_notices()
             await self._answer()
+
+    @work(group="regenerate", exclusive=True)
+    async def action_go_on(self) -> None:
+        if not await self._may_answer():
+            return
+        if not self.chat.may_go_on:
+            self._lines.say("the last answer is whole")
+            return
+        await self._transcript.clear_notices()
+        await self._answer(go_on=True)
+
+    async def _may_answer(self) -> bool:
+        """Stops what is written; False, with a word, where there is no model to answer."""
+        if not await self._settle():
+            return False
+        if not self._loads.ready:
+            self._lines.say("the model is not loaded")
+        return self._loads.ready
+
+    # ------------------------------------------------------------ messages and versions
+
+    def say(self, text: str) -> None:
+        """A word on what a key has done."""
+        self._lines.say(text)
+
+    def usual_sampling(self) -> Sampling:
+        """How answers are drawn where nothing else is asked for."""
+        model = self.running_model
+        return self._sampling or (model.sampling if model is not None else Sampling())
+
+    async def ask_again(self, answer: StoredMessage, sampling: Sampling | None = None) -> None:
+        """Asks for another version of an answer."""
+        if not self._loads.ready:
+            self._lines.say("the model is not loaded")
+            return
+        self.chat.ask_again(answer)
+        await self.show_again()
+        await self._answer(sampling)
+
+    def rewrite(self, question: StoredMessage) -> None:
+        """Puts a question into the composer; sent, it stands beside the old one."""
+        self._prompt.text = printable(question.content)
+        self._prompt.move_cursor(self._prompt.document.end)
+        self._rewritten = question
+        self.leave_messages()
+        self._lines.say(f"asking again in other words · {self._key('answer.stop')} asks anew")
+
+    def save_changes(self, *messages: StoredMessage) -> None:
+        """The path, or what is on it, is another."""
+        self._recorder.save(self.chat.record(), *messages)
+
+    async def show_again(self, message_id: str | None = None) -> None:
+        """Shows the path; the cursor is on this message then."""
+        await self._transcript.show(self.chat.path)
+        self._mark_versions()
+        self._lines.set_counts(self.chat)
+        if message_id is not None:
+            self._transcript.cursor.put(Item(message_id))
+
+    def _mark_versions(self) -> None:
+        for message in self.chat.path:
+            text = version_text(self.chat.tree, message)
+            entry = self._transcript.entry(message.id)
+            if entry is not None and entry.footer != text:
+                entry.set_footer(text)
+
+    def leave_messages(self) -> None:
+        """Back to the composer."""
+        self._prompt.focus()
+
+    def chosen(self, there: bool) -> None:
+        """The keys are those of a message now, or no longer."""
+        if there:
+            self._lines.hint_message()
+        elif self.generating:
+            self._lines.hint(Show.ANSWERING)
+        else:
+            self._lines.hint_idle()
+
+    def action_to_messages(self) -> None:
+        if self.focused is self._transcript:
+            self._transcript.action_move_message(-1)
+        else:
+            self._transcript.focus()
+
+    @work(group="open", exclusive=True)
+    async def action_version(self, step: int) -> None:
+        tree = self.chat.tree
+        several = [m for m in self.chat.path if len(tree.versions(m)) > 1]
+        if not several or not await self._settle():
+            self._lines.say("no message has another version")
+            return
+        versions = tree.versions(several[-1])
+        at = versions.index(several[-1].id) + step
+        if 0 <= at < len(versions):
+            tree.show(versions[at])
+            self.save_changes()
+            await self.show_again()
+        self._lines.say(f"version {version_text(tree, several[-1])}")
+
+    def action_branches(self) -> None:
+        def chosen(message_id: str | None) -> None:
+            if message_id is not None:
+                self._show_through(message_id)
+
+        self.app.push_screen(BranchesScreen(self.chat.tree, self._keymap), chosen)
+
+    @work(group="open", exclusive=True)
+    async def _show_through(self, message_id: str) -> None:
+        if await self._settle():
+            self.chat.tree.show(message_id)
+            self.save_changes()
+            await self.show_again()
 
     def action_conversations(self) -> None:
         def chosen(conversation_id: str | None) -> None:

@@ -8,40 +8,22 @@ from typing import ClassVar
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.screen import ModalScreen, Screen
+from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from tui.keymap import Keymap, Place, Show
 from tui.screens.bindings import bindings
+from tui.screens.line import LineScreen
 from tui.storage import Conversations, Hit
 from tui.widgets import Hints, Plain
 from tuner.errors import KvchatError
 from tuner.safe_text import one_line
 
 SEARCH_DELAY = 0.12  # seconds after the last key
-
-
-class RenameScreen(ModalScreen[str | None]):
-    """Asks for a title."""
-
-    BINDINGS: ClassVar[list[BindingType]] = bindings(Place.RENAME)
-
-    def __init__(self, title: str):
-        super().__init__()
-        self._old = title
-
-    def compose(self) -> ComposeResult:
-        with Vertical(id="rename"):
-            yield Plain("New title")
-            yield Input(one_line(self._old), id="rename-input")
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        self.dismiss(event.value.strip() or None)
 
 
 class ConversationsScreen(Screen[str | None]):
@@ -163,7 +145,7 @@ class ConversationsScreen(Screen[str | None]):
             if new:
                 self._change(chosen, new)
 
-        self.app.push_screen(RenameScreen(title), renamed)
+        self.app.push_screen(LineScreen("New title", title), renamed)
 
     @work(thread=True, group="change")
     def _change(self, conversation_id: str, title: str | None) -> None:

@@ -36,7 +36,7 @@ class LinesBelow:
             self.say_load()
         else:
             self.say("" if self.saved else NOT_SAVED)
-        self.hint(Show.IDLE if loads.ready or loads.active else Show.DEAD)
+        self.hint_idle()
 
     def say_load(self) -> None:
         """How far a load is, and the key that ends it."""
@@ -56,6 +56,15 @@ class LinesBelow:
         if not loads.cancelled:
             parts.append(f"{self._keymap.label('answer.stop')} cancels")
         self.say(" · ".join(parts))
+
+    def hint_idle(self) -> None:
+        """The keys of the composer."""
+        there = self._loads.ready or self._loads.active
+        self.hint(Show.IDLE if there else Show.DEAD)
+
+    def hint_message(self) -> None:
+        """The keys of a message."""
+        self.hints.keys = self._keymap.hints(Show.IDLE, Place.MESSAGE)
 
     def hint(self, where: Show) -> None:
         """The keys that matter there."""

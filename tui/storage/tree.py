@@ -47,6 +47,23 @@ class Tree:
         """How often what the path ends with was answered, or gone on from, so far."""
         return len(self._children.get(self.head, []))
 
+    def outline(self) -> Iterator[tuple[int, StoredMessage]]:
+        """All messages that were not deleted, each before what follows it, with the number of forks
+        that lead to it."""
+        waiting = [(0, i) for i in reversed(self._there(None))]
+        if len(waiting) > 1:
+            waiting = [(1, i) for _, i in waiting]
+        seen: set[str] = set()
+        while waiting:
+            depth, at = waiting.pop()
+            if at in seen:
+                continue
+            seen.add(at)
+            yield depth, self._messages[at]
+            children = self._there(at)
+            below = depth + (len(children) > 1)
+            waiting += [(below, child) for child in reversed(children)]
+
     # ------------------------------------------------------------ changes
 
     def add(self, message: StoredMessage) -> StoredMessage:

@@ -273,6 +273,12 @@ class Entry:
             self._closed()
         self._changed(self)
 
+    def reopen(self, message: StoredMessage) -> None:
+        """The answer goes on: what comes through `feed` belongs to what is there."""
+        self.message, self.streaming = message, True
+        self._again()
+        self._changed(self)
+
     def clear(self) -> None:
         """Takes the answer back: it turned out to be reasoning."""
         self._segmenter = Segmenter()

@@ -105,6 +105,14 @@ class Transcript(ScrollView, can_focus=False):
         self.follow()
         return entry
 
+    def reopen(self, message: StoredMessage) -> Entry | None:
+        """An answer that is there goes on; None: it is not there."""
+        entry = self.entry(message.id)
+        if entry is not None:
+            entry.reopen(message)
+            self.follow()
+        return entry
+
     def replace(self, message: StoredMessage) -> None:
         """A newer state of a message, which its entry is told, too, while it is written."""
         entry = self.entry(message.id)

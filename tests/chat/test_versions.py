@@ -1,0 +1,173 @@
+"""Versions of answers and questions, and what the keys do on a message."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.chat_fakes import FakeRunning, ask, chat_screen, is_idle, make_app, shows, until
+from tui.screens import BranchesScreen
+from tui.screens.line import LineScreen
+from tui.storage import Conversations, StoredMessage
+from tui.widgets import Prompt
+from tuner.engine.protocol import Sampling
+
+SIZE = (80, 24)
+
+
+def said(messages: list[StoredMessage]) -> list[str]:
+    return [m.content for m in messages]
+
+
+async def test_another_answer_is_a_version_that_keys_walk(store: Conversations) -> None:
+    """The old one is a key away, in the chat and in the tree; what is shown is what is kept."""
+    running = FakeRunning([["First."], ["Second."], ["Third."]])
+    app = make_app(running, store, sampling=Sampling(seed=7))
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go")
+        assert not shows(pilot, "1/1")
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: shows(pilot, "Second.", "‹ 2/2 ›") and is_idle(screen))
+        await pilot.press("ctrl+pageup")
+        await until(pilot, lambda: shows(pilot, "First.", "‹ 1/2 ›"))
+        await ask(pilot, "More")
+        await until(pilot, lambda: shows(pilot, "Third."))
+        assert [m.content for m in running.prompts[2]] == ["Go", "First.", "More"]
+        await pilot.press("ctrl+pagedown")  # of the last message that has several
+        await until(pilot, lambda: shows(pilot, "Second.") and not shows(pilot, "Third."))
+        await pilot.press("ctrl+b")
+        await until(pilot, lambda: shows(pilot, "First.", "Second.", "Third.", "Versions"))
+        assert isinstance(app.screen, BranchesScreen)
+        await pilot.press("home", "down", "enter")
+        await until(pilot, lambda: app.screen is screen and shows(pilot, "First.", "Third."))
+        app._recorder.save(screen.chat.record()).result()
+    assert [s.seed for s in running.samplings] == [7, 8, 7]
+    (kept,) = store.list()
+    assert said(store.shown(kept.id)) == ["Go", "First.", "More", "Third."]
+    assert len(store.messages(kept.id)) == 5
+
+
+async def test_a_question_is_asked_in_other_words(store: Conversations) -> None:
+    """The old words and their answer stay, as a version."""
+    running = FakeRunning([["One."], ["Two."], ["Three."]])
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Red?")
+        await ask(pilot, "Later")
+        await pilot.press("ctrl+up", "shift+up", "shift+up", "shift+up", "e")
+        prompt = screen.query_one(Prompt)
+        await until(pilot, lambda: prompt.text == "Red?" and screen.focused is prompt)
+        await pilot.press("home", *"Dark ", "enter")
+        await until(pilot, lambda: shows(pilot, "Dark Red?", "Three.", "‹ 2/2 ›"))
+        await until(pilot, lambda: is_idle(screen))
+        assert said(screen.chat.path) == ["Dark Red?", "Three."]
+        await pilot.press("ctrl+up", "shift+up", "left")
+        await until(pilot, lambda: shows(pilot, "One.", "Later", "Two.", "‹ 1/2 ›"))
+    assert [m.content for m in running.prompts[2]] == ["Dark Red?"]
+
+
+async def test_a_message_is_deleted_and_comes_back(store: Conversations) -> None:
+    """With what follows it. On disk its words are gone at once, and there again after the undo."""
+    app = make_app(FakeRunning([["One."], ["Two."]]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "First")
+        await ask(pilot, "Second")
+        await pilot.press("ctrl+up", "up", "d")
+        await until(pilot, lambda: shows(pilot, "2 messages deleted · u undoes it"))
+        assert said(screen.chat.path) == ["First", "One."]
+        app._recorder.save(screen.chat.record()).result()
+        (kept,) = store.list()
+        assert said(store.messages(kept.id)) == ["First", "One.", "", ""]
+        assert kept.n_messages == 2
+        assert store.search("Second") == []
+        await pilot.press("u")
+        await until(pilot, lambda: shows(pilot, "Second", "Two.", "it is back"))
+        await pilot.press("u")
+        await until(pilot, lambda: shows(pilot, "nothing to undo"))
+        app._recorder.save(screen.chat.record()).result()
+    assert said(store.shown(kept.id)) == ["First", "One.", "Second", "Two."]
+
+
+async def test_a_conversation_goes_on_from_any_message(store: Conversations) -> None:
+    running = FakeRunning([["One."], ["Two."], ["Three."]])
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "First")
+        await ask(pilot, "Second")
+        await pilot.press("ctrl+up", "up", "up", "b")
+        await until(pilot, lambda: shows(pilot, "goes on from here"))
+        await ask(pilot, "Other")
+        await until(pilot, lambda: shows(pilot, "Three.", "‹ 2/2 ›"))
+        assert said(screen.chat.path) == ["First", "One.", "Other", "Three."]
+
+
+async def test_a_code_block_is_copied_and_saved(
+    store: Conversations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cursor goes over blocks, too. A file that is there is never written over."""
+    monkeypatch.chdir(tmp_path)
+    app = make_app(FakeRunning([["See:\n\n```python\nx = 1\n```\n\nThat is *it*."]]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "Go")
+        await pilot.press("ctrl+up", "y")
+        await until(pilot, lambda: app.clipboard == "x = 1")
+        assert shows(pilot, "python block of 1 line copied")
+        await pilot.press("s")
+        await until(pilot, lambda: isinstance(app.screen, LineScreen))
+        await pilot.press("enter")
+        await until(pilot, lambda: shows(pilot, "saved to code.py"))
+        assert (tmp_path / "code.py").read_text() == "x = 1\n"
+        await pilot.press("s")
+        await until(pilot, lambda: isinstance(app.screen, LineScreen))
+        await pilot.press("enter")
+        await until(pilot, lambda: shows(pilot, "is there already"))
+        await pilot.press("up", "y")
+        await until(pilot, lambda: app.clipboard.endswith("That is *it*."))
+        await pilot.press("escape", *"typed")
+        assert app.screen.query_one(Prompt).text == "typed"
+
+
+async def test_a_stopped_answer_goes_on(store: Conversations) -> None:
+    """The same message grows, from where it was; a whole answer is told apart."""
+    never = threading.Event()
+    running = FakeRunning([["Half an ", never], ["answer **is** this."]])
+    app = make_app(running, store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go", wait=False)
+        await until(pilot, lambda: shows(pilot, "Half an"))
+        await pilot.press("escape")
+        await until(pilot, lambda: is_idle(screen) and shows(pilot, "stopped"))
+        await pilot.press("f8")
+        await until(pilot, lambda: shows(pilot, "Half an answer is this.") and is_idle(screen))
+        assert running.continued == [False, True]
+        assert [m.content for m in running.prompts[1]] == ["Go", "Half an "]
+        answer = screen.chat.path[-1]
+        assert (answer.content, answer.state) == ("Half an answer **is** this.", "complete")
+        assert answer.n_tokens == 2
+        await pilot.press("f8")
+        await until(pilot, lambda: shows(pilot, "the last answer is whole"))
+
+
+async def test_another_answer_with_another_temperature(store: Conversations) -> None:
+    running = FakeRunning([["Cold."], ["Hot."]])
+    app = make_app(running, store, sampling=Sampling(temperature=0.5))
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Go")
+        await pilot.press("ctrl+up", "R")
+        await until(pilot, lambda: shows(pilot, "temperature 0.5, top-p 0.95"))
+        await pilot.press("home", "shift+end", *"warmth 3", "enter")
+        await until(pilot, lambda: shows(pilot, "'warmth' is none of"))
+        await pilot.press("R")
+        await until(pilot, lambda: isinstance(app.screen, LineScreen))
+        await pilot.press("home", "shift+end", *"temp 1.5", "enter")
+        await until(pilot, lambda: shows(pilot, "Hot.", "‹ 2/2 ›") and is_idle(screen))
+    assert [s.temperature for s in running.samplings] == [0.5, 1.5]
