@@ -25,6 +25,7 @@ UNITS = {
     "pcie": "generation and lanes",
     "peak": "TFLOP/s of f16, where no rule by n_sm and clock gives it",
     "ram_share": "of the RAM, which it may use; without it, it has memory of its own",
+    "cores": "performance cores of the CPU beside it",
 }
 GIB = 1024  # MiB
 
@@ -215,36 +216,38 @@ B200 = {
 
 @dataclass(frozen=True)
 class Chip:
-    """One of Apple's: GB/s, GB of RAM that it is sold with (the least first), TFLOP/s."""
+    """One of Apple's: GB/s, GB of RAM that it is sold with (the least first), TFLOP/s, performance
+    cores of the CPU beside that GPU (0: not known)."""
 
     name: str
     bandwidth: float
     memory: tuple[int, ...]
     peak: float
+    cores: int = 0
 
 
-# Bandwidth and memory: Apple's technical specifications of each Mac. TFLOP/s: Apple's announcements
-# of M1 and M2; it gives none since, so that later ones have their GPU cores (10, 20, 40, 80; 30 and
-# 32 of the smaller Max) times 256 a clock at M2's 1.4 GHz, than which none is slower.
+# Bandwidth, memory and cores: Apple's technical specifications of each Mac. TFLOP/s: Apple's
+# announcements of M1 and M2; it gives none since, so that later ones have their GPU cores (10, 20,
+# 40, 80; 30 and 32 of the smaller Max) times 256 a clock at M2's 1.4 GHz, which none is below.
 APPLE = [
-    Chip("M1", 68.25, (8, 16), 2.6),
-    Chip("M1 Pro", 200, (16, 32), 5.2),
-    Chip("M1 Max", 400, (32, 64), 10.4),
-    Chip("M1 Ultra", 800, (64, 128), 21.0),
-    Chip("M2", 100, (8, 16, 24), 3.6),
-    Chip("M2 Pro", 200, (16, 32), 6.8),
-    Chip("M2 Max", 400, (32, 64, 96), 13.6),
-    Chip("M2 Ultra", 800, (64, 128, 192), 27.2),
-    Chip("M3", 100, (8, 16, 24), 3.6),
-    Chip("M3 Pro", 150, (18, 36), 6.5),
-    Chip("M3 Max", 400, (48, 64, 128), 14.3),
-    Chip("M3 Max", 300, (36, 96), 10.8),
-    Chip("M3 Ultra", 819, (96, 256, 512), 28.7),
-    Chip("M4", 120, (16, 24, 32), 3.6),
-    Chip("M4 Pro", 273, (24, 48, 64), 7.2),
-    Chip("M4 Max", 546, (48, 64, 128), 14.3),
-    Chip("M4 Max", 410, (36,), 11.5),
-    Chip("M5", 153, (16, 24, 32), 3.6),
+    Chip("M1", 68.25, (8, 16), 2.6, 4),
+    Chip("M1 Pro", 200, (16, 32), 5.2, 8),
+    Chip("M1 Max", 400, (32, 64), 10.4, 8),
+    Chip("M1 Ultra", 800, (64, 128), 21.0, 16),
+    Chip("M2", 100, (8, 16, 24), 3.6, 4),
+    Chip("M2 Pro", 200, (16, 32), 6.8, 8),
+    Chip("M2 Max", 400, (32, 64, 96), 13.6, 8),
+    Chip("M2 Ultra", 800, (64, 128, 192), 27.2, 16),
+    Chip("M3", 100, (8, 16, 24), 3.6, 4),
+    Chip("M3 Pro", 150, (18, 36), 6.5, 6),
+    Chip("M3 Max", 400, (48, 64, 128), 14.3, 12),
+    Chip("M3 Max", 300, (36, 96), 10.8, 10),
+    Chip("M3 Ultra", 819, (96, 256, 512), 28.7, 24),
+    Chip("M4", 120, (16, 24, 32), 3.6, 4),
+    Chip("M4 Pro", 273, (24, 48, 64), 7.2, 10),
+    Chip("M4 Max", 546, (48, 64, 128), 14.3, 12),
+    Chip("M4 Max", 410, (36,), 11.5, 10),
+    Chip("M5", 153, (16, 24, 32), 3.6, 4),
     Chip("M5 Pro", 307, (24, 48, 64), 7.2),
     Chip("M5 Max", 614, (48, 64, 128), 14.3),
     Chip("M5 Max", 460, (36,), 11.5),
@@ -295,6 +298,7 @@ def rows(specs: list[Any]) -> list[dict[str, Any]]:
             row = {
                 "name": chip.name, "backend": "Metal", "memory": memory,
                 "bandwidth": chip.bandwidth, "peak": chip.peak, "ram_share": _METAL_SHARE[large],
+                **({"cores": chip.cores} if chip.cores else {}),
             }  # fmt: skip
             found += [row] if memory else []
     return found

@@ -182,6 +182,17 @@ def test_what_is_assumed_of_a_name() -> None:
     assert "GPU0 may have 36.0 GiB of the RAM" in named("M4 Pro:48GiB").assumed
 
 
+def test_a_mac_by_name_brings_its_cores() -> None:
+    """Its performance cores compute what is not on its GPU, not those of the machine at hand."""
+    mac = named("M4 Max:36GiB")
+    assert mac.physical_cores == 10
+    assert mac.host.flops == host.assumed_flops(10)
+    assert mac.host.bandwidth == mac.gpus[0].bandwidth
+    assert "the 10 performance cores of M4 Max" in mac.assumed
+    assert named("M4 Max:36GiB", cores=8).physical_cores == 8
+    assert "the 8 cores of this machine" in named("M5 Max:36GiB").assumed  # not known of that one
+
+
 def test_nothing_is_assumed_of_what_is_stated_or_measured() -> None:
     assert stated([], 8 * GIB, ram_bandwidth=50e9, cores=4, measured=HERE).assumed == ()
     measured_ram = replace(HERE, host=replace(HERE.host, bandwidth_source="measured"))

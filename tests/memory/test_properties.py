@@ -67,10 +67,10 @@ def test_the_quicker_a_sum_the_less_it_counts(e: Estimator, s: Settings) -> None
     for place, (a, b, c) in enumerate(zip(nothing, least, found, strict=True)):
         assert a <= b <= c
         assert e.total(place, s, "least") == b
-    # of whatever layers a GPU has, one is no more than all of them
+    # of whatever layers a GPU has, one that it must have is no more than all of them
     layers, compute = e.placement(s).on_gpus, [u.compute for u in e.footprint(s).uses]
-    for n, one, of_all in zip(layers, e.least_with_a_layer(s), compute, strict=False):
-        assert n <= 1 or one <= of_all
+    for gpu, (n, of_all) in enumerate(zip(layers, compute, strict=False)):
+        assert n <= 1 or e.least_with_layers(n - 1, gpu, s) <= of_all
 
 
 @quickly(max_examples=60, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tuner.engine.protocol import Timed
 from tuner.memory.footprint import Footprint
 from tuner.planning.planner import make_plan
 from tuner.profiles.actual import Actual
-from tuner.report.receipt import Receipt, Timing, receipts_json, receipts_text
+from tuner.report.receipt import Receipt, Timing, receipt_keys, receipts_json, receipts_text
 from tuner.units import MIB
 from tuner.wishes import Wishes
 
@@ -63,6 +64,20 @@ def test_the_line_has_what_an_issue_needs() -> None:
     )
     assert run["decodes"][0]["measured_tps"] == 32.0
     assert "\n" not in json.dumps(got)
+
+
+def test_the_description_names_every_key() -> None:
+    """What docs/report.md is made from is what is printed, in the same order."""
+    got = receipts_json([receipt()], "1.2.3")
+    run, described = got["runs"][0], dict(receipt_keys())
+    assert list(dict.fromkeys(re.split(r"[.\[]", key)[0] for key in described)) == list(got)
+    named = {key: re.findall(r"`(\w+)`", meaning) for key, meaning in described.items()}
+    assert named["model"] == list(got["model"])
+    assert named["machine.devices[]"] == list(got["machine"]["devices"][0])
+    of_runs = [key.removeprefix("runs[].").removesuffix("[]") for key in described if "runs" in key]
+    assert of_runs == list(run)
+    assert named["runs[].memory[]"] == list(run["memory"][0])
+    assert named["runs[].prompts[]"] == list(run["prompts"][0]) == list(run["decodes"][0])
 
 
 ALICE = "/home/alice/secret models"

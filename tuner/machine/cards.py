@@ -46,6 +46,7 @@ class CardRow:
     peak: float = 0.0  # of f16, of other cards
     # of the RAM, which it may use; 0: it has memory of its own. `memory` is then the RAM's.
     ram_share: float = 0.0
+    cores: int = 0  # performance cores of the CPU beside it; 0: it may be any, or is not known
     aliases: tuple[str, ...] = ()
 
     @property
@@ -79,6 +80,7 @@ def _row(row: Mapping[str, Any]) -> CardRow:
         pcie=tuple(generation_and_lanes) if generation_and_lanes else None,
         peak=row.get("peak", 0.0) * 1e12,
         ram_share=row.get("ram_share", 0.0),
+        cores=row.get("cores", 0),
         aliases=tuple(row.get("aliases", ())),
     )
 

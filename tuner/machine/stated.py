@@ -79,8 +79,8 @@ def stated(
 
     `gpus`: cards, all of their memory free; a number is a CUDA card of so many bytes of which
     nothing else is known. Sizes of 0 are left out, so that [0] is a machine without a GPU. `ram`:
-    bytes, all free; a GPU without memory of its own brings its RAM along. `reserve`: bytes to leave
-    free on each GPU. `ram_bandwidth`: bytes/s. `cores`: physical ones.
+    bytes, all free; a GPU without memory of its own brings its RAM along, a Mac's its cores.
+    `reserve`: bytes to leave free on each GPU. `ram_bandwidth`: bytes/s. `cores`: physical ones.
     """
     # With GPUs stated, those of this machine need not be looked for.
     base = measured or (measure.measure(reserve=reserve) if gpus is None else _host_only())
@@ -89,6 +89,9 @@ def stated(
     chip = next((gpu for gpu in described if gpu.name and _row(gpu).unified), None)
     if chip and ram is None:
         ram = chip.size
+    cores_stated = cores is not None
+    if chip and cores is None:
+        cores = _row(chip).cores or None
     memory = _host(base.host, ram, cores)
     if chip:
         sheet = _row(chip).bandwidth
@@ -106,7 +109,7 @@ def stated(
             processes=(),
             warnings=tuple(map(unusable_text, unusable)),
         )
-    return replace(machine, assumed=tuple(_assumed(machine, described, cores is not None)))
+    return replace(machine, assumed=tuple(_assumed(machine, described, cores_stated)))
 
 
 def _host_only() -> Machine:
@@ -174,8 +177,10 @@ def _assumed(machine: Machine, gpus: Sequence[StatedGpu], cores_stated: bool) ->
         if gpu.name:
             yield from _assumed_by_name(next(d for d in listed if d.id == f"GPU{index}"), gpu)
     yield from estimates.assumed(machine.devices)
-    if not cores_stated:
-        n = machine.physical_cores
+    n, chip = machine.physical_cores, next((gpu for gpu in gpus if gpu.name), None)
+    if not cores_stated and chip and _row(chip).cores:
+        yield f"the {n} performance cores of {chip.name}"
+    elif not cores_stated:
         yield f"the {n} cores of this machine" if n > 1 else "the one core of this machine"
 
 

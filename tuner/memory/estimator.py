@@ -136,11 +136,10 @@ class Estimator:
             )
         ]
 
-    def least_with_a_layer(self, settings: Settings) -> list[int]:
-        """Bytes of compute buffers that each of several GPUs has at least where it has a layer,
-        whichever and however many of them."""
-        least, flash = self.compute.least_with_a_layer, self.flash(settings)
-        return [least(gpu, settings, flash) for gpu in range(self._n_gpus)]
+    def least_with_layers(self, n: int, gpu: int, settings: Settings) -> int:
+        """Bytes of compute buffers that one of several GPUs has at least where it has `n` layers,
+        whichever."""
+        return self.compute.least_with_layers(n, gpu, settings, self.flash(settings))
 
     def total(self, device: int, settings: Settings, compute: Compute = "search") -> int:
         """The same of one device alone, in the machine's order."""

@@ -93,8 +93,8 @@ class Fitting:
         n_gpus = len(self.machine.gpus)
         fixed = self.estimator.fixed[:n_gpus]
         room = [max(0, b - f) for b, f in zip(self.budgets.limits, fixed, strict=False)]
-        least = self.estimator.least_with_a_layer(settings)
-        beside = [max(0, a - b) for a, b in zip(room, least, strict=True)]
+        least = self.estimator.least_with_layers
+        beside = [max(0, free - least(1, gpu, settings)) for gpu, free in enumerate(room)]
         # The last GPU may have the output alone, whose buffer is small.
         output = self.estimator.output_bytes
         gained = max(min(a, output) - b for a, b in zip(room, beside, strict=True))
@@ -249,13 +249,10 @@ class _Room:
 class _LeastRoom(_Room):
     """The most that they may have left: what any layers take counted, if there are some."""
 
-    def __init__(self, fitting: Fitting, settings: Settings) -> None:
-        super().__init__(fitting, settings)
-        self._least = fitting.estimator.least_with_a_layer(settings)
-
     def without_compute(self, counts: splits.Split, gpu: int) -> int:
-        left = super().without_compute(counts, gpu)
-        return left - self._least[gpu] if counts[gpu] > 1 else left  # one may be the output
+        left, n = super().without_compute(counts, gpu), counts[gpu] - 1  # one may be the output
+        least = self._fitting.estimator.least_with_layers
+        return left - least(n, gpu, self._settings) if n > 0 else left
 
 
 def _reach(

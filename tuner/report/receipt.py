@@ -121,6 +121,45 @@ def _memory(receipt: Receipt) -> Iterator[tuple[str, str, int, int]]:
 # ---------------------------------------------------------------- for an issue
 
 
+def receipt_keys() -> tuple[tuple[str, str], ...]:
+    """What a receipt's line says: (key, meaning), in its order."""
+    return (
+        ("kvchat_receipt", f"{SCHEMA}: the schema"),
+        ("kvchat", "kvchat's version"),
+        ("engine", "that of llama-cpp-python"),
+        ("system", "the operating system and the kind of CPU"),
+        (
+            "model",
+            "`name` (that the file gives itself), `architecture`, `quantization`, `n_params`, "
+            "`n_layer`, `n_ctx_train`, `n_embd`, `n_vocab`, `n_expert`, `n_expert_used`, "
+            "`size_bytes`, `fingerprint`",
+        ),
+        (
+            "machine.devices[]",
+            "`name`, `id`, `kind`, `backend`, `total`, `free`, `bandwidth` (bytes/s), "
+            "`bandwidth_source`, `flops` (FLOP/s in f16), `n_sm`, `clock` (Hz), "
+            "`compute_capability`, `pcie_bandwidth` (bytes/s), `unified` (its memory is the RAM)",
+        ),
+        ("machine.physical_cores", "those that this process may use"),
+        ("runs[].settings", "the plan's, as in a report"),
+        ("runs[].n_threads", "CPU threads"),
+        ("runs[].busy", "other programs had the cores: the speeds are not the machine's"),
+        (
+            "runs[].memory[]",
+            "per device: `device`, `predicted` and `measured` (each weights, kv_cache, "
+            "recurrent_state and compute), `overhead_predicted` (the driver's), `nvml_growth` "
+            "(what NVML saw it grow by, or null)",
+        ),
+        (
+            "runs[].prompts[]",
+            "`depth` (tokens in the cache before), `n_tokens` (in one go), `seconds`, `cores` "
+            "(that the threads had, on average; 0: not known), `predicted_tps`, `measured_tps`",
+        ),
+        ("runs[].decodes[]", "the same of tokens that were decoded one by one"),
+        ("runs[].left_out[]", "depths for which the time did not suffice"),
+    )
+
+
 def receipts_json(receipts: Sequence[Receipt], version: str) -> dict[str, Any]:
     """All receipts of one model, without a path, a user, a host or an address in them. `version`:
     of kvchat. Sizes in bytes, speeds in tokens/s."""

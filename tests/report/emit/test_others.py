@@ -13,12 +13,13 @@ import pytest
 
 from tests.report.emit.test_llama_server import SAMPLING, check, recorded
 from tests.support.carried import NAMES, carried, options, split
-from tests.support.giants import LLAMA_8B, QWEN_30B_A3B
+from tests.support.giants import LLAMA_8B, QWEN_30B_A3B, giant
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.model.chat_templates import TemplateChoice
 from tuner.report.emit import TARGETS, Carried
 from tuner.safe_text import utf8
 from tuner.sampling import values
+from tuner.units import size_text
 
 
 def names(text: str) -> frozenset[str]:
@@ -327,6 +328,17 @@ def test_koboldcpp_stays_within_what_it_takes(
     one = carried(LLAMA_8B, 24.0, settings=settings)
     assert options("koboldcpp", one)[flag] == [value]
     assert words in TARGETS["koboldcpp"](one)
+
+
+def test_koboldcpp_takes_more_than_the_plan() -> None:
+    """How much is told, and by which flag a plan has room for it where this one has not."""
+    told = " ".join(TARGETS["koboldcpp"](carried(LLAMA_8B, 24.0)).replace("\n#", "").split())
+    assert "Beyond the plan it takes up to" in told
+    logits = size_text(4 * giant(LLAMA_8B).n_vocab * 512)
+    assert f"the logits of a whole batch ({logits})" in told
+    assert "--reserve" not in told
+    tight = TARGETS["koboldcpp"](carried(LLAMA_8B, 6.0)).replace("\n#", "")
+    assert re.search(r"plan with --reserve \d{3,4}MiB", " ".join(tight.split()))
 
 
 def test_koboldcpp_samples_as_stated() -> None:

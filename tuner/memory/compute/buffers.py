@@ -112,31 +112,35 @@ class ComputeSizes:
         n_ctx = padded(settings.n_ctx, CONTEXT_PADDING)
         return self._samples_of(settings, where, flash).least.on(device, n_ctx).size
 
-    def least_with_a_layer(self, gpu: int, settings: Settings, flash: bool) -> int:
-        """Bytes that one of several GPUs has at least where it has a layer, whichever and however
-        many."""
+    def least_with_layers(self, n: int, gpu: int, settings: Settings, flash: bool) -> int:
+        """Bytes that one of several GPUs has at least where it has `n` layers, whichever."""
         s = settings
         key = (gpu, s.n_cpu_moe > 0, s.type_k, s.type_v, s.n_ubatch, flash, s.swa_full)
         samples = self._single.get(key)
         if samples is None:
             samples = self._single[key] = self._of_one_layer(gpu, settings, flash)
-        return samples.on(0, padded(s.n_ctx, CONTEXT_PADDING)).size
+        kinds = self._stand_ins.kinds if self.replays.trims else ()
+        n_ctx = padded(s.n_ctx, CONTEXT_PADDING)
+        sizes = [samples.on(place, n_ctx).size for place in range(len(kinds))]
+        # of the kinds that it must have some of, one is the largest; it has one in any case
+        sure = [size for size, kind in zip(sizes, kinds, strict=True) if n > kind.longest_without]
+        return max([min(sizes, default=0), *sure])
 
     def _of_one_layer(self, gpu: int, settings: Settings, flash: bool) -> ContextSamples:
-        kinds = [] if not self.replays.trims else self._stand_ins.kinds(settings.n_cpu_moe > 0)
-        layers = [((il, gpu + 1, experts),) for il, experts in kinds]
         output = 2 if gpu == 0 else 1  # on another GPU: one on the host might be borrowed
 
-        def least(n_ctx: int, _: int) -> Peak:
-            found = []
-            for one in layers:
+        def least(n_ctx: int, place: int) -> Peak:
+            kind, found = self._stand_ins.kinds[place], []
+            for moved in (False, True) if kind.routed and settings.n_cpu_moe else (False,):
+                one = ((kind.layer, gpu + 1, moved),)
                 shape = self._shape(n_ctx, settings, one, flash)
                 graph = None if self.replays.work.done else self._opened(shape, one, output, 1)
                 found.append(graph.least(shape, gpu + 1) if graph else 0)
-            return Peak(min(found, default=0))
+            return Peak(min(found))
 
         # lines over shorter ways are nowhere above those of a search
-        return ContextSamples(least, 1, self._exact_up_to(settings), linear=False)
+        n_kinds, exact_up_to = len(self._stand_ins.kinds), self._exact_up_to(settings)
+        return ContextSamples(least, n_kinds, exact_up_to, linear=False)
 
     def _exact_up_to(self, settings: Settings) -> int:
         return EVERY_CONTEXT if self._sparse else settings.n_ubatch + self._hp.n_swa

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 
 from tuner.memory.compute.replica.builder import Layers
@@ -13,6 +14,15 @@ from tuner.memory.placement import Placement
 
 _FEW = 2  # of each kind of neighbours
 _Layer = tuple[int, int, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Equal layers of a model."""
+
+    layer: int  # the first of them
+    routed: bool  # has experts
+    longest_without: int  # layers in a row of which none is of this kind
 
 
 class StandIns:
@@ -36,17 +46,12 @@ class StandIns:
         self._alike = [at for at in neighbours.values() if len(at) > _FEW]
         self._rare = [il for at in neighbours.values() if len(at) <= _FEW for il in at]
         self._known: dict[_Layer, _Layer] = {}
+        self.kinds = tuple(self._kind(il) for il in dict.fromkeys(self._first))
 
-    def kinds(self, overridden: bool) -> list[tuple[int, bool]]:
-        """(layer, experts on the host) of all that a device may have of this model; `overridden`:
-        some experts are on the host."""
-        first = dict.fromkeys(self._first)
-        return [
-            (il, moved)
-            for il in first
-            for moved in (False, True)
-            if not moved or (overridden and self._routed[il])
-        ]
+    def _kind(self, layer: int) -> Kind:
+        at = [-1, *(il for il, first in enumerate(self._first) if first == layer), self._n]
+        without = max(b - a - 1 for a, b in pairwise(at))
+        return Kind(layer, self._routed[layer], without)
 
     def every(self, where: Placement) -> Layers:
         """All layers: (layer, device, experts on the host)."""

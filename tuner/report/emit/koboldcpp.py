@@ -7,12 +7,15 @@ import json
 from collections.abc import Iterator
 
 from tuner.memory.cache_types import CACHE_TYPES
+from tuner.memory.estimator import Estimator
 from tuner.report.emit.carried import Carried, number
 from tuner.report.emit.shell import Words, script
-from tuner.units import size_text
+from tuner.units import MIB, size_text
 
 _BACKENDS = {"CUDA": "--usecublas", "ROCm": "--usecublas", "Vulkan": "--usevulkan"}
 _LEAST_CONTEXT, _MOST_CONTEXT = 256, 524_288
+_MORE_CONTEXT = 128  # tokens beside those that are asked for
+_F32 = 4  # bytes of a logit
 _BATCHES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 # The cache's type, by the numbers that older ones take alone; the others by name, since 1.112.
 _CACHE_TYPES = {"f16": "0", "q8_0": "1", "q4_0": "2", "bf16": "bf16", "q5_1": "q5_1"}
@@ -42,8 +45,7 @@ def _sentences(carried: Carried) -> Iterator[str]:
     yield from carried.head()
     yield (
         "For KoboldCpp 1.117; where flash attention is not yet the default, add --flashattention. "
-        "Beyond the plan it takes 128 tokens of context and the logits of a whole batch, up to "
-        f"{size_text(4 * plan.model.n_vocab * _batch(s.n_ubatch))}."
+        + _beyond(carried)
     )
     if s.type_k != s.type_v or s.type_k not in _CACHE_TYPES:
         taken = _cache_type(carried)
@@ -64,6 +66,26 @@ def _sentences(carried: Carried) -> Iterator[str]:
         yield "The chat template: write it to a file and add --jinjatemplate FILE."
     if lost := [name for name in carried.sampling if name not in _SAMPLING]:
         yield f"It has no {', '.join(lost)}."
+
+
+def _beyond(carried: Carried) -> str:
+    """What it takes that the plan does not count."""
+    s, plan = carried.settings, carried.plan
+    estimator = Estimator(plan.model, plan.machine)
+    planned, more = (
+        sum(estimator.totals(s.with_context(n_ctx), "nothing"))
+        for n_ctx in (s.n_ctx, s.n_ctx + _MORE_CONTEXT)
+    )
+    cache, logits = more - planned, _F32 * plan.model.n_vocab * _batch(s.n_ubatch)
+    said = (
+        f"Beyond the plan it takes up to {size_text(cache + logits)}: {_MORE_CONTEXT} tokens of "
+        f"context ({size_text(cache)}) and the logits of a whole batch ({size_text(logits)})."
+    )
+    uses = zip(plan.chosen.footprint.uses, plan.machine.gpus, strict=False)
+    if all(gpu.budget - use.total >= cache + logits for use, gpu in uses):
+        return said
+    reserve = max(gpu.reserve for gpu in plan.machine.gpus) + cache + logits
+    return f"{said} To leave room for that, plan with --reserve {-(-reserve // MIB)}MiB."
 
 
 def _flags(carried: Carried) -> Iterator[Words]:
