@@ -27,6 +27,18 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 2
 
 
+@pytest.hookimpl(trylast=True)  # by then it is marked what is a law
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where coverage is measured (.ci/run), it is by the plain cases of the rooms that have a
+    floor: each line that is traced takes twice its time, and laws run through the same ones again
+    and again."""
+    rooms = [Path(__file__).parent / name for name in ("planning", "gguf", "report")]
+    for item in items:
+        plain = not item.get_closest_marker("hypothesis")
+        if not plain or not any(item.path.is_relative_to(room) for room in rooms):
+            item.add_marker("no_cover")
+
+
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CONFIG", "DATA", "LOG"):

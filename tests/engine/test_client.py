@@ -15,6 +15,7 @@ import pytest
 from tests.support.scripted_worker import scripted_worker
 from tuner.engine.client import EXTRA_BUFTS_WARNING, EngineClient
 from tuner.engine.log import default_log_path, last_fatal_line, rotate
+from tuner.engine.log_lines import last_words
 from tuner.engine.protocol import (
     AnswerEvent,
     Done,
@@ -26,6 +27,7 @@ from tuner.engine.protocol import (
     Sampling,
     Text,
 )
+from tuner.engine.worker_process import WorkerDiedError
 from tuner.errors import EngineCancelled, EngineError, ExitCode
 from tuner.settings import Settings
 
@@ -237,16 +239,22 @@ WAYS_TO_LACK_MEMORY = [
 
 
 @pytest.mark.parametrize("words", WAYS_TO_LACK_MEMORY)
+def test_every_way_to_lack_memory_is_known(words: str) -> None:
+    """Whatever is said after it."""
+    last = ("ggml.c:9: GGML_ASSERT(something else) failed", "llama: error: it failed")
+    said = last_words([*words.splitlines(), *last])
+    assert words.splitlines()[0][:40] in said
+    assert WorkerDiedError("died", "SIGABRT", said).by_memory
+
+
 @pytest.mark.parametrize("signal_name", ["SIGABRT", "SIGSEGV"])
-def test_memory_is_looked_at_first(start: Start, words: str, signal_name: str) -> None:
-    """Whatever signal it ends in, and whatever is said after it: out of memory, so that the next
-    smaller settings are tried."""
-    said = f"{words}\nggml.c:9: GGML_ASSERT(something else) failed\nllama: error: it failed"
+def test_memory_is_looked_at_first(start: Start, signal_name: str) -> None:
+    """Whatever signal it ends in: out of memory, so that the next smaller settings are tried."""
+    said = "MemoryError\nggml.c:9: GGML_ASSERT(something else) failed\nllama: error: it failed"
     client = start(die_in="load", die_by=signal_name, last_words=said)
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(EngineError, match="MemoryError") as caught:
         list(client.load(LOAD))
     assert caught.value.kind == "out_of_memory"
-    assert words.splitlines()[0][:40] in str(caught.value)
 
 
 def test_memory_that_once_was_short_explains_no_later_death(start: Start, tmp_path: Path) -> None:

@@ -145,6 +145,9 @@ def test_any_line_is_a_message_or_the_one_error(line: bytes) -> None:
         b"9" * 10_000, b'{"n": 1e400, "type": "Stop"}', b'{"n": true, "type": "Stop"}',
         b'{"type": "Failed", "kind": [], "message": {}}', b"\x00" * 1000, b"\xef\xbb\xbf{}",
         b'{"type": "Progress", "fraction": NaN}', b'{"type": "TokenCount", "n_tokens": 1.0}',
+        b"", b"hello", b"\xff\xfe", b'{"type": ["Done"]}', b'{"type": "Done"}',
+        b'{"type": "Failed", "n": 2, "kind": {}, "message": []}',
+        b'{"type": "Alive", "doing": 3, "work": "much"}',
     ],
     ids=lambda line: repr(line[:24]),
 )  # fmt: skip

@@ -124,7 +124,7 @@ def test_what_lives_beside_the_model_is_added_by_device_and_kind(
     assert beside.totals(at, "nothing") == [a + b for a, b in zip(without, more, strict=True)]
 
 
-@quickly(max_examples=12, deadline=None, derandomize=True)
+@quickly(max_examples=6, deadline=None, derandomize=True)
 @given(
     name=st.sampled_from([LLAMA_8B, GEMMA_27B]),
     gibs=st.sampled_from([(8,), (24,), (12, 8)]),

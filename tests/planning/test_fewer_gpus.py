@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -19,8 +20,9 @@ from tuner.wishes import Wishes
 GIANTS = (LLAMA_8B, QWEN_30B_A3B, GEMMA_27B)
 
 
-def score(name: str, where: Machine, wishes: Wishes | None = None) -> float:
-    plan = make_plan(giant(name), where, wishes or Wishes())
+@cache
+def score(name: str, where: Machine) -> float:
+    plan = make_plan(giant(name), where, Wishes())
     return plan.chosen.score if plan.chosen.fits else float("-inf")
 
 
