@@ -69,7 +69,7 @@ async def test_saved_while_it_is_written(
 ) -> None:
     """The question is on disk at once and the answer while it grows: a killed program loses next
     to nothing, and what is there is marked as interrupted."""
-    monkeypatch.setattr("tui.painting.painter.SAVE_SECONDS", 0.05)
+    monkeypatch.setattr("tui.answering.growing.SAVE_SECONDS", 0.05)
     more = threading.Event()
     app = make_app(FakeRunning([["First part. ", more, "Rest."]]), store)
     async with app.run_test(size=SIZE) as pilot:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
-from tui.answering.conversation import Chat
-from tui.answering.generation import Generation
+from tui.answering import Chat, Generation, Growing
 from tui.painting.painter import Painter
 from tui.ports import RunningModel
-from tui.storage import Recorder, StoredMessage
+from tui.storage import Recorder
 from tui.widgets import Transcript
 from tui.widgets.keystrokes import Keystrokes
 from tuner.engine.protocol import Sampling
@@ -35,34 +33,23 @@ class Answering:
         self, chat: Chat, running: RunningModel, sampling: Sampling, think: str = ""
     ) -> Painter:
         """Puts an empty answer on the screen; `think`: the level of thinking. Returns what fills
-        it: its `generation.run` belongs in a thread, its `run` on the screen's, and `end` is to be
-        called after both."""
-        if sampling.seed is not None:  # another answer wants another seed
-            sampling = replace(sampling, seed=sampling.seed + chat.tree.n_following)
-        prompt = chat.prompt()
-        answer = chat.begin_answer(running, sampling)
-        generation = Generation(running, prompt, sampling, think=think)
-        return await self._painter(generation, chat, answer)
+        it: its `growing.generation.run` belongs in a thread, its `run` on the screen's, and `end`
+        is to be called after both."""
+        return await self._painter(Growing.begin(chat, running, self._recorder, sampling, think))
 
     async def go_on(
         self, chat: Chat, running: RunningModel, sampling: Sampling, think: str = ""
     ) -> Painter:
         """The same for more of the last answer, which was stopped or cut short."""
-        prompt = chat.prompt()
-        answer = chat.reopen_answer()
-        return await self._painter(
-            Generation(running, prompt, sampling, continue_last=True, think=think), chat, answer
-        )
+        return await self._painter(Growing.go_on(chat, running, self._recorder, sampling, think))
 
-    async def _painter(self, generation: Generation, chat: Chat, answer: StoredMessage) -> Painter:
-        self._generation = generation
+    async def _painter(self, growing: Growing) -> Painter:
+        self._generation = growing.generation
         self._done.clear()
-        transcript = self._transcript
+        transcript, answer = self._transcript, growing.answer
         transcript.streaming = True
         entry = transcript.reopen(answer) or await transcript.add(answer, streaming=True)
-        return Painter(
-            generation, chat, self._recorder, transcript, answer, entry, self._keystrokes
-        )
+        return Painter(growing, transcript, entry, self._keystrokes)
 
     def end(self) -> None:
         """The answer is written, drawn and saved."""

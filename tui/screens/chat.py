@@ -15,7 +15,7 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import Tooltip
 
-from tui.answering import Chat, advice
+from tui.answering import Chat, Growing, advice
 from tui.keymap import Keymap, Place, Show
 from tui.painting import Answering, Painter
 from tui.ports import LaunchEvent, ModelLauncher, Retry, RunningModel
@@ -246,28 +246,25 @@ class ChatScreen(DirectScreen):
         begin = self._answering.go_on if go_on else self._answering.begin
         painter = await begin(self.chat, model, sampling or self.usual_sampling(), self._think)
         self._lines.hint(Show.ANSWERING)
-        self.run_worker(painter.generation.run, thread=True, group="engine")
+        self.run_worker(painter.growing.generation.run, thread=True, group="engine")
         self.run_worker(self._write(painter, model), group="painter")
 
     async def _write(self, painter: Painter, model: RunningModel) -> None:
         try:
             await painter.run(self._lines.activity)
-            await self._finish_answer(painter, model)
+            await self._finish_answer(painter.growing, model)
         finally:
             self._answering.end()
             self._lines.idle()
             self.update_below()
             self._mark_versions()
 
-    async def _finish_answer(self, painter: Painter, model: RunningModel) -> None:
-        generation, answer = painter.generation, painter.answer
+    async def _finish_answer(self, growing: Growing, model: RunningModel) -> None:
+        generation, answer = growing.generation, growing.answer
         done, error = generation.done, generation.error
         for notice in generation.notices:
             await self._transcript.notice(notice, "warning")
-        if answer.content.strip() or answer.reasoning or (error is None and generation.stopped):
-            self._recorder.save(self.chat.record(), answer)
-        else:  # nothing came: the question waits for another try
-            self.chat.tree.discard(answer)
+        if not growing.end():
             await self._transcript.drop_last()
             if error is None:
                 again = f"{self._key('answer.regenerate')} asks it again"
