@@ -132,7 +132,9 @@ class ComputeSizes:
         def least(n_ctx: int, place: int) -> Peak:
             kind, found = self._stand_ins.kinds[place], []
             for moved in (False, True) if kind.routed and settings.n_cpu_moe else (False,):
-                one = ((kind.layer, gpu + 1, moved),)
+                # between two others, so that it has the input of a layer, not of a model
+                beside = (kind.layer, output, moved)
+                one = (beside, (kind.layer, gpu + 1, moved), beside)
                 shape = self._shape(n_ctx, settings, one, flash)
                 graph = None if self.replays.work.done else self._opened(shape, one, output, 1)
                 found.append(graph.least(shape, gpu + 1) if graph else 0)
