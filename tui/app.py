@@ -12,9 +12,15 @@ from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
 
-from tui.answering import Chat
+from tui.answering.conversation import opened
 from tui.keymap import Keymap, Place, Show
-from tui.parachute import Parachute
+from tui.parachute import (
+    CLOSE_SECONDS,
+    END_SECONDS,
+    SAVE_SECONDS,
+    SETTLE_SECONDS,
+    Parachute,
+)
 from tui.ports import ModelLauncher
 from tui.screens import (
     ChatScreen,
@@ -26,13 +32,8 @@ from tui.screens.bindings import bindings
 from tui.storage import Conversations, Recorder
 from tui.widgets.transcript import WIDTH
 from tuner.engine.protocol import Sampling
-from tuner.errors import ExitCode, KvchatError, UsageError
+from tuner.errors import ExitCode, KvchatError
 from tuner.safe_text import pasted
-
-SETTLE_SECONDS = 1.0  # for an answer to stop before its process is killed
-CLOSE_SECONDS = 1.5  # for the model process to end by itself
-SAVE_SECONDS = 10.0  # for the last save: another program may hold the database
-END_SECONDS = 1.5  # for everything else
 
 
 class KvchatApp(App[None]):
@@ -118,7 +119,9 @@ class KvchatApp(App[None]):
 
     async def _begin(self) -> None:
         """Opens the chat, which loads the model."""
-        chat, problem = await asyncio.to_thread(self._open_chat)
+        chat, problem = await asyncio.to_thread(
+            opened, self._store, self._system_prompt, self._resume
+        )
         self._chat_screen = ChatScreen(
             self._launcher,
             chat,
@@ -130,19 +133,6 @@ class KvchatApp(App[None]):
             width=self._width,
         )
         await self.push_screen(self._chat_screen)
-
-    def _open_chat(self) -> tuple[Chat, str]:
-        """The conversation to begin with, and why it is not the one that was asked for."""
-        if self._resume is None:
-            return Chat(self._system_prompt), ""
-        try:
-            conversation = self._store.get(self._resume)
-            if conversation is None:
-                raise UsageError(f"There is no saved conversation {self._resume!r}.")
-            messages = self._store.messages(conversation.id)
-        except KvchatError as error:
-            return Chat(self._system_prompt), f"{error} A new one was begun."
-        return Chat(self._system_prompt, conversation, messages), ""
 
     def on_chat_screen_not_saved(self, message: ChatScreen.NotSaved) -> None:
         if self._chat_screen is not None:

@@ -13,6 +13,11 @@ try:
 except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
+SETTLE_SECONDS = 1.0  # that leaving waits for an answer to stop before its process is killed,
+CLOSE_SECONDS = 1.5  # for the model process to end by itself,
+SAVE_SECONDS = 10.0  # for the last save, since another program may hold the database,
+END_SECONDS = 1.5  # and for everything else
+
 # What Textual's driver turns on, off again (textual/drivers/linux_driver.py): reports of mouse,
 # focus, size and keys, bracketed paste; then line wrap, the cursor, the usual screen.
 _AS_IT_WAS = (
@@ -25,13 +30,14 @@ class Parachute:
     """Made before the screen is taken. Once armed, the process ends after some seconds however
     busy or stuck its threads are; who ends in order is gone before that."""
 
-    def __init__(self, last_act: Callable[[], object]):
-        """`last_act`: called first, must not wait for anything."""
+    def __init__(self, last_act: Callable[[], object], *, screen_taken: bool = True):
+        """`last_act`: called first, must not wait for anything. `screen_taken`: the program draws
+        on the whole screen."""
         self._last_act = last_act
         self._timer: threading.Timer | None = None
         self._lock = threading.RLock()  # a signal handler may arm it, whatever it interrupts
         self._attributes = None
-        self.screen_taken = True  # whether there is something to give back
+        self.screen_taken = screen_taken  # whether there is something to give back
         if termios is not None:
             with contextlib.suppress(termios.error, OSError, ValueError, AttributeError):
                 self._attributes = termios.tcgetattr(sys.__stdin__.fileno())  # type: ignore[union-attr]
@@ -54,16 +60,15 @@ class Parachute:
 
     def _open(self, status: int) -> None:
         threading.Thread(target=self._last_act, daemon=True).start()
-        if self.screen_taken:
-            # A terminal that takes no more text must not keep the process either.
-            words = threading.Thread(target=self._restore, daemon=True)
-            words.start()
-            words.join(0.3)
+        # A terminal that takes no more text must not keep the process either.
+        words = threading.Thread(target=self._restore, daemon=True)
+        words.start()
+        words.join(0.3)
         os._exit(status)
 
     def _restore(self) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.write(sys.__stderr__.fileno(), _AS_IT_WAS.encode())  # type: ignore[union-attr]
+        if self.screen_taken:
+            self._give_back_the_screen()
         if termios is not None and self._attributes is not None:
             with contextlib.suppress(termios.error, OSError, ValueError, AttributeError):
                 termios.tcsetattr(
@@ -71,3 +76,7 @@ class Parachute:
                     termios.TCSANOW,
                     self._attributes,
                 )
+
+    def _give_back_the_screen(self) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.write(sys.__stderr__.fileno(), _AS_IT_WAS.encode())  # type: ignore[union-attr]

@@ -10,8 +10,9 @@ from dataclasses import asdict, replace
 
 from tui.answering.view import View, prompt_of, view_of
 from tui.ports import RunningModel
-from tui.storage import Conversation, StoredMessage, Tree
+from tui.storage import Conversation, Conversations, StoredMessage, Tree
 from tuner.engine.protocol import Done, Message, Sampling
+from tuner.errors import KvchatError, UsageError
 from tuner.safe_text import utf8
 
 TITLE_CHARS = 60
@@ -128,6 +129,22 @@ class Chat:
     def _add(self, role: str, text: str) -> StoredMessage:
         message = StoredMessage(secrets.token_hex(8), self.tree.head, role, text, time.time())
         return self.tree.add(message)
+
+
+def opened(
+    store: Conversations, system_prompt: str | None = None, resume: str | None = None
+) -> tuple[Chat, str]:
+    """The conversation to begin with, and why it is not the one that was asked for. Blocks."""
+    if resume is None:
+        return Chat(system_prompt), ""
+    try:
+        conversation = store.get(resume)
+        if conversation is None:
+            raise UsageError(f"There is no saved conversation {resume!r}.")
+        messages = store.messages(conversation.id)
+    except KvchatError as error:
+        return Chat(system_prompt), f"{error} A new one was begun."
+    return Chat(system_prompt, conversation, messages), ""
 
 
 def measured(answer: StoredMessage, done: Done, before: StoredMessage) -> StoredMessage:

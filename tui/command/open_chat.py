@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from tui.app import END_SECONDS, KvchatApp
+from tui.app import KvchatApp
 from tui.command.output import prepare_screen, tell
+from tui.command.signals import leave_by_signals
 from tui.key_file import read_keymap
-from tui.parachute import Parachute
+from tui.parachute import END_SECONDS, Parachute
 from tui.storage import Conversations
 from tuner.errors import ExitCode
 from tuner.launch import Launcher
 from tuner.wishes import LaunchRequest
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl+C is a key there, no signal
-_SIGNAL_SECONDS = 2.0  # to leave in order
 _SWITCH_SECONDS = 0.0005
 _FLUSH_SECONDS = 0.2  # for the last words, where a thread hangs
 
@@ -57,7 +56,8 @@ def open_chat(
             choose=choose,
             width=width,
         )
-        _leave_on_signals(lambda: loop.call_soon_threadsafe(app.leave_by_signal), parachute)
+        leave = partial(loop.call_soon_threadsafe, app.leave_by_signal)
+        leave_by_signals(leave, parachute, _SIGNALS)
         app.run(loop=loop)
     finally:
         parachute.fold()
@@ -82,18 +82,3 @@ def _threads_end(seconds: float) -> bool:
     for thread in others:
         thread.join(max(0.0, until - time.monotonic()))
     return not any(thread.is_alive() for thread in others)
-
-
-def _leave_on_signals(leave: Callable[[], object], parachute: Parachute) -> None:
-    """The first signal leaves in order, the second at once."""
-    asked = False
-
-    def handle(*_: object) -> None:
-        nonlocal asked
-        parachute.arm(0.0 if asked else _SIGNAL_SECONDS, ExitCode.INTERRUPTED)
-        asked = True
-        leave()
-
-    for name in _SIGNALS:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), handle)

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 from textual.binding import BindingType
 
 from tui.answering import Chat
+from tui.answering.words import saved_to
 from tui.keymap import Keymap, Place
 from tui.screens.bindings import bindings
 from tui.screens.line import LineScreen
@@ -127,18 +128,8 @@ class Messages(Transcript, can_focus=True, inherit_bindings=False):
         self.app.push_screen(LineScreen("Save to", suggestion), named)
 
     def _write(self, path: Path, picked: Picked) -> None:
-        """In a thread. What is there already is never written over."""
-        text = picked.text if picked.text.endswith("\n") else picked.text + "\n"
-        try:
-            with path.open("x", encoding="utf-8", errors="replace") as file:
-                file.write(text)
-        except FileExistsError:
-            said = f"{one_line(str(path))} is there already; nothing was written"
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            said = f"{one_line(str(path))} cannot be written: {why}"
-        else:
-            said = f"{_name(picked)} saved to {one_line(str(path))}"
+        """In a thread."""
+        said = saved_to(path, picked.text, _name(picked))
         self.app.call_from_thread(self._talk.say, said)
 
     # ------------------------------------------------------------ versions

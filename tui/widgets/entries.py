@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from tui.answering.words import how_it_ended, n_words, took, words_text
 from tui.storage import StoredMessage
 from tui.widgets.reading.lines import Block, Kind, Line, Lines, plain
 from tui.widgets.reading.markdown import parse
@@ -13,8 +13,6 @@ from tui.widgets.reading.rows import PAGE, Frame, Ground, Look, Row, rows_of
 from tui.widgets.reading.segments import Segmenter
 from tuner.safe_text import printable
 
-# As word processors count: each character where a script has no spaces between words.
-_WORD = re.compile("[\u3040-\u9fff]|[^\\s\u3040-\u9fff]+")
 _PART_CHARS = 2000  # of plain text that is drawn apart
 _THOUGHT = Ground(("thought",))
 _USER = Ground(("user",), "▌", "user-mark", every_row=True, filled=True)
@@ -322,8 +320,8 @@ class Entry:
         assert message is not None
         if len(message.reasoning) != self._thought_chars:
             self._thought_chars = len(message.reasoning)
-            self._n_words = len(_WORD.findall(message.reasoning))
-        words = f"{self._n_words:,} word{'' if self._n_words == 1 else 's'}"
+            self._n_words = n_words(message.reasoning)
+        words = words_text(self._n_words)
         sign = "▾" if self.unfolded else "▸"
         seconds = message.thought_seconds
         if self._thinking:
@@ -344,7 +342,7 @@ class Entry:
         message = self.message
         if message is None or self.streaming:
             return ""
-        return printable(" · ".join(filter(None, (meta_line(message), self.footer))))
+        return printable(" · ".join(filter(None, (how_it_ended(message), self.footer))))
 
     def _set_footer(self) -> None:
         parts, text = self.parts, self._footer_text()
@@ -445,31 +443,3 @@ def _plain_parts(entry: Entry, text: str, ground: Ground) -> Iterator[Part]:
         if cut < 0:
             return
         at, joined = cut + 1, True
-
-
-def meta_line(message: StoredMessage) -> str:
-    """What is not as it should be with a message, how an answer ended for example; "" where all
-    is well."""
-    if message.damaged:
-        return "this message was damaged on disk: it may not say what it said"
-    if message.state == "complete":
-        only = message.reasoning and not message.content
-        return "the model thought, and answered nothing" if only else ""
-    how = {
-        "stopped": "stopped",
-        "max_tokens": "ends at --max-tokens",
-        "context_full": "cut short: the context is full",
-        "interrupted": "interrupted: kvchat ended while this was written",
-        "error": "cut short by an error",
-    }.get(message.state, message.state)
-    if message.content:
-        return how
-    return f"{how} · nothing was {'answered yet' if message.reasoning else 'written'}"
-
-
-def took(seconds: float) -> str:
-    """A length of time as one says it."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes:
-        return f"{minutes} min {rest} s"
-    return f"{rest} s" if rest else "under 1 s"
