@@ -17,7 +17,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,6 @@ from textual import events
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from bench.ui_latency import BLOCKED_MS, each_step
 from tests.support.chat_fakes import FakeRunning, chat_screen, make_app, until
 from tests.support.explorers import explorer_of
 from tests.support.giants import (
@@ -42,6 +42,24 @@ from tui.storage import Conversations
 from tuner.model.model import read_model
 
 GOAL_MS = 50.0
+BLOCKED_MS = 20.0
+
+
+@contextmanager
+def each_step(steps: list[float]) -> Iterator[None]:
+    """Milliseconds of CPU time of each thing that the event loop does without a pause."""
+    run = asyncio.Handle._run
+
+    def timed(handle: asyncio.Handle) -> None:
+        began = time.thread_time()
+        run(handle)
+        steps.append(1000 * (time.thread_time() - began))
+
+    asyncio.Handle._run = timed  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        asyncio.Handle._run = run  # type: ignore[method-assign]
 
 
 async def press(screen: ExplorerScreen, key: str) -> tuple[float, float, float] | None:

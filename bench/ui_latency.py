@@ -1,191 +1,291 @@
-"""How long a key takes to reach the screen while a long answer streams, against an idle chat.
+"""How long a key takes to reach the terminal while an answer streams.
 
-    python bench/ui_latency.py [--tokens 4000] [--rate 100] [--pace 0.1]
+    python -m bench.ui_latency [--baseline REF] [--case NAME ...] [--seconds 8]
 
-Runs the real program headless with a scripted model that writes paragraphs, lists, tables, long
-fences and one line without end at `--rate` tokens a second, types into the prompt, and prints the
-time from each key to the end of the screen update that shows it, and how often and how long the
-event loop was not free (during which no key could be taken in at all): by the clock, which other
-programs' work moves too, and by the CPU time of what it did without a pause, which they do not.
+Runs the real program on a terminal of its own (a pty), its model process by script, and types into
+it: from each key to the bytes on the terminal that show it. Keys come at any moment, 35 to 105 ms
+apart. Cases are a rate in tokens a second, the messages that the conversation has already, and what
+streams; `idle` types where nothing does. Beside the times: the CPU time of the program while it
+streams, and while nothing happens at all, in percent of a core, with and without its model
+process.
+
+`--baseline` runs each case with the program of that commit, too, right before, and prints the
+ratio.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import os
+import pty
 import random
+import select
 import statistics
+import struct
+import subprocess
 import sys
 import tempfile
+import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fcntl import ioctl
 from pathlib import Path
-from typing import Any
 
-from textual import events
+import psutil
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = (40, 120)  # rows and columns
+APART = (0.035, 0.105)  # seconds from one key to the next
+LETTERS = "".join(map(chr, range(0x410, 0x450)))  # in no answer; the prompt has each once
+IDLE_SECONDS = 5.0
+PATIENCE = 30.0  # seconds, for anything to appear
+CLEAR = "\x15"  # Ctrl+U
 
-from tests.support.chat_fakes import FakeRunning, chat_screen, make_app
-from tui.screens import ChatScreen
-from tui.storage import Conversations
-from tui.widgets import Prompt
-from tuner.engine.protocol import Done, Message, Sampling, Text
-
-BEAT_SECONDS = 0.002
-BLOCKED_MS = 20.0
-LINE_CHARS = 60  # typed before the prompt is cleared: it stays one line
-PART = (
+TABLE = "| name | value | of what |\n|---|--:|:-:|\n" + "".join(
+    f"| row {n} | {n * n} | some words of `row {n}` |\n" for n in range(300)
+)
+FENCE = "```python\n" + "".join(
+    f"def function_{n}(x: int) -> int:\n    return x * {n}  # note\n\n" for n in range(300)
+)
+MIXED = (
     "## A section with a heading\n\n"
     + "Some *words* of a paragraph with `code` in it and **more** of them. " * 6
     + "\n\n"
     + "".join(f"- item {n} with a few words\n  - and a nested one\n" for n in range(8))
-    + "\n| name | value |\n|---|---|\n"
-    + "".join(f"| row {n} | {n * n} |\n" for n in range(8))
-    + "\n```python\n"
-    + "".join(
-        f"def function_{n}(x: int) -> int:\n    return x * {n}  # note\n\n" for n in range(60)
-    )
+    + "\n"
+    + "".join(TABLE.splitlines(keepends=True)[:10])
+    + "\n"
+    + "".join(FENCE.splitlines(keepends=True)[:180])
     + "```\n\n"
     + "again and again " * 120
     + "\n\n"
 )
+TEXTS = {"mixed": MIXED, "table": TABLE, "fence": FENCE}
+
+_FILL = """
+import sys
+from pathlib import Path
+from tests.support.gguf_files import tiny_llama
+from tui.storage import Conversation, Conversations, StoredMessage
+folder, n = Path(sys.argv[1]), int(sys.argv[2])
+tiny_llama(folder / "tiny.gguf", {})
+text = sys.stdin.read()
+store = Conversations.open(None)
+said = [
+    StoredMessage(f"m{i}", f"m{i - 1}" if i else None, "assistant" if i % 2 else "user",
+                  text if i % 2 else f"Question {i}?", float(i))
+    for i in range(n)
+]
+store.save(Conversation("c", "t", 1.0, 1.0, None, f"m{n - 1}" if n else None), said)
+store.close()
+"""
+_PROGRAM = """
+import sys
+from tests.support.scripted_worker import scripted_worker
+from tuner import launch
+from tuner.engine.client import EngineClient
+launch.EngineClient = lambda: EngineClient(command=scripted_worker(text=TEXT, delay=DELAY))
+from tui.start import main
+sys.exit(main())
+"""
 
 
-class Streaming(FakeRunning):
-    """Writes `tokens` tokens of four characters at `rate` a second."""
+@dataclass(frozen=True)
+class Case:
+    """What is measured. `rate`: tokens/s of four characters; 0: nothing streams."""
 
-    tokens = 4000
-    rate = 100.0
-
-    def generate(
-        self,
-        messages: Sequence[Message],
-        sampling: Sampling,
-        continue_last: bool = False,
-        think: str = "",
-    ) -> Iterator[Any]:
-        self._stop.clear()
-        text = PART * (4 * self.tokens // len(PART) + 1)
-        began = time.perf_counter()
-        n = 0
-        while n < self.tokens and not self._stop.is_set():
-            due = min(self.tokens, int((time.perf_counter() - began) * self.rate) + 1)
-            for at in range(n, due):
-                yield Text(text[4 * at : 4 * at + 4], 1)
-            n = due
-            time.sleep(1 / min(self.rate, 200))
-        yield Done("stopped" if self._stop.is_set() else "end", 1, 0, n, 0.1, n / self.rate, n)
+    name: str
+    rate: int = 200
+    n_messages: int = 20
+    text: str = "mixed"
 
 
-async def type_keys(screen: ChatScreen, seconds: float, pace: float) -> list[float]:
-    """Milliseconds from key to screen, for keys typed during so many seconds, `pace` seconds from
-    the screen update to the next key on average (as uneven as people type)."""
-    uneven = random.Random(0)
-    prompt = screen.query_one(Prompt)
-    taken: list[float] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        if len(prompt.text) > LINE_CHARS:
-            prompt.clear()
-        drawn = asyncio.Event()
-        length = len(prompt.text)
-        began = time.perf_counter()
-        screen.app.post_message(events.Key("x", "x"))
-        while len(prompt.text) == length:
-            await asyncio.sleep(0)
-        prompt.call_after_refresh(drawn.set)
-        await drawn.wait()
-        taken.append(1000 * (time.perf_counter() - began))
-        await asyncio.sleep(pace * uneven.uniform(0.5, 1.5))
-    return taken
+CASES = [
+    Case("idle", rate=0),
+    Case("100/s", rate=100),
+    Case("200/s"),
+    Case("500 messages", n_messages=500),
+    Case("2000 messages", n_messages=2000),
+    Case("a table", text="table"),
+    Case("a long fence", text="fence"),
+]
 
 
-async def watch(pauses: list[float]) -> None:
-    """Milliseconds for which the event loop kept everything waiting, until it is cancelled."""
-    while True:
-        began = time.perf_counter()
-        await asyncio.sleep(BEAT_SECONDS)
-        pauses.append(1000 * (time.perf_counter() - began - BEAT_SECONDS))
+@dataclass
+class Found:
+    """Milliseconds of each key; CPU in percent of a core."""
+
+    keys: list[float] = field(default_factory=list)
+    cpu: float = 0.0
+    idle_cpu: float = 0.0
+    idle_cpu_all: float = 0.0
+    open_seconds: float = 0.0
+
+    @property
+    def p50(self) -> float:
+        return statistics.median(self.keys)
+
+    @property
+    def p95(self) -> float:
+        return statistics.quantiles(self.keys, n=20)[18]
+
+    def line(self, name: str) -> str:
+        return (
+            f"{name:<24} keys {len(self.keys):4}   p50 {self.p50:5.1f}   p95 {self.p95:5.1f}   most"
+            f" {max(self.keys):5.1f} ms   CPU {self.cpu:4.1f} %   at rest {self.idle_cpu:.2f} %"
+            f" ({self.idle_cpu_all:.2f} % with the model process)   open {self.open_seconds:.2f} s"
+        )
+
+
+class Terminal:
+    """A running program and the other end of its terminal."""
+
+    def __init__(self, process: subprocess.Popen[bytes], master: int):
+        self.process = process
+        self._master = master
+
+    def press(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def read_until(self, text: str, seconds: float = PATIENCE) -> float:
+        """Seconds until these characters came."""
+        began, wanted, data = time.perf_counter(), text.encode(), b""
+        while wanted not in data:
+            left = began + seconds - time.perf_counter()
+            if left <= 0 or self.process.poll() is not None:
+                raise RuntimeError(f"{text!r} did not appear")
+            if select.select([self._master], [], [], left)[0]:
+                data = data[-256:] + os.read(self._master, 1 << 16)
+        return time.perf_counter() - began
+
+    def read_for(self, seconds: float) -> int:
+        """Reads for so long; how many bytes came."""
+        n, end = 0, time.perf_counter() + seconds
+        while (left := end - time.perf_counter()) > 0:
+            if select.select([self._master], [], [], left)[0]:
+                n += len(os.read(self._master, 1 << 16))
+        return n
+
+    def cpu_seconds(self) -> tuple[float, float]:
+        """CPU time of the program, and of it and its model process."""
+        program = psutil.Process(self.process.pid)
+        times = [process.cpu_times() for process in (program, *program.children(recursive=True))]
+        each = [one.user + one.system for one in times]
+        return each[0], sum(each)
 
 
 @contextmanager
-def each_step(steps: list[float]) -> Iterator[None]:
-    """Milliseconds of CPU time of each thing that the event loop does without a pause."""
-    run = asyncio.Handle._run
-
-    def timed(handle: asyncio.Handle) -> None:
-        began = time.thread_time()
-        run(handle)
-        steps.append(1000 * (time.thread_time() - began))
-
-    asyncio.Handle._run = timed  # type: ignore[assignment,method-assign]
-    try:
-        yield
-    finally:
-        asyncio.Handle._run = run  # type: ignore[method-assign]
-
-
-def line(name: str, taken: list[float]) -> str:
-    cuts = statistics.quantiles(taken, n=100)
-    return (
-        f"{name:<10} keys {len(taken):4}   median {statistics.median(taken):6.1f} ms"
-        f"   95 % {cuts[94]:6.1f} ms   99 % {cuts[98]:6.1f} ms   most {max(taken):6.1f} ms"
-    )
-
-
-async def measure(tokens: int, rate: float, pace: float) -> None:
-    running = Streaming()
-    running.tokens, running.rate = tokens, rate
+def started(tree: Path, case: Case, seconds: float) -> Iterator[Terminal]:
+    """The program of a tree, with a conversation of so many messages."""
     with tempfile.TemporaryDirectory() as folder:
-        store = Conversations.open(Path(folder) / "conversations.db")
-        app = make_app(running, store)
-        async with app.run_test(size=(120, 40)) as pilot:
-            screen = await chat_screen(pilot)
-            await type_keys(screen, 1.0, pace)  # warm up
-            idle = await type_keys(screen, 4.0, pace)
-            prompt = screen.query_one(Prompt)
-            prompt.text = "Go"
-            await pilot.press("enter")
-            pauses: list[float] = []
-            watcher = asyncio.create_task(watch(pauses))
-            cpu = time.process_time()
-            steps: list[float] = []
-            with each_step(steps):
-                busy = await type_keys(screen, tokens / rate, pace)
-            cpu = (time.process_time() - cpu) * rate / tokens
-            watcher.cancel()
-            while screen.generating:
-                await asyncio.sleep(0.05)
-            after = await type_keys(screen, 4.0, pace)
-        store.close()
-    print(line("idle", idle))
-    print(line("streaming", busy))
-    print(line("after", after))
-    blocked = [pause for pause in pauses if pause > BLOCKED_MS]
-    print(
-        f"streaming: loop blocked over {BLOCKED_MS:.0f} ms {len(blocked) * rate / tokens:.2f} times"
-        f" a second, at most {max(pauses):.1f} ms; {100 * cpu:.0f} % of a core"
-    )
-    long = [step for step in steps if step > BLOCKED_MS]
-    print(
-        f"streaming: steps of over {BLOCKED_MS:.0f} ms of CPU time {len(long) * rate / tokens:.2f}"
-        f" times a second, at most {max(steps):.1f} ms"
-    )
-    median = statistics.median(busy) / statistics.median(idle)
-    high = statistics.quantiles(busy, n=100)[94] / statistics.quantiles(idle, n=100)[94]
-    print(f"streaming / idle: median {median:.2f}   95 % {high:.2f}")
+        homes = ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "HOME")
+        env = {
+            **os.environ, **dict.fromkeys(homes, folder), "TERM": "xterm-256color",
+            "PYTHONPATH": str(tree),
+        }  # fmt: skip
+        for name in ("KVCHAT_DATA_DIR", "KVCHAT_CONFIG_DIR", "KVCHAT_LOG_DIR"):
+            env[name] = folder
+        subprocess.run(
+            [sys.executable, "-c", _FILL, folder, str(case.n_messages)],
+            input=MIXED[:1200].encode(), cwd=tree, env=env, check=True, capture_output=True,
+        )  # fmt: skip
+        text = TEXTS[case.text]
+        n_chars = int(4 * max(case.rate, 1) * (seconds + 4))
+        text = (text * (n_chars // len(text) + 1))[:n_chars]
+        delay = 1 / case.rate if case.rate else 0.01
+        code = _PROGRAM.replace("TEXT", repr(text)).replace("DELAY", repr(delay))
+        master, slave = pty.openpty()
+        ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
+        args = [f"{folder}/tiny.gguf", "--resume", "c", "--no-profile"]
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *args], cwd=tree, env=env, stdin=slave, stdout=slave,
+            stderr=slave, start_new_session=True,
+        )  # fmt: skip
+        os.close(slave)
+        try:
+            yield Terminal(process, master)
+        finally:
+            process.kill()
+            process.wait()
+            os.close(master)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--tokens", type=int, default=4000)
-    parser.add_argument("--rate", type=float, default=100.0)
-    parser.add_argument("--pace", type=float, default=0.1, help="seconds between keys")
-    options = parser.parse_args()
-    asyncio.run(measure(options.tokens, options.rate, options.pace))
+def typed(terminal: Terminal, seconds: float) -> list[float]:
+    """Milliseconds of each key that is typed in so many seconds."""
+    uneven = random.Random(0)
+    found: list[float] = []
+    end = time.perf_counter() + seconds
+    letters = iter("")
+    while time.perf_counter() < end:
+        letter = next(letters, "")
+        if not letter:
+            terminal.press(CLEAR)
+            terminal.read_for(0.2)
+            letters = iter(LETTERS)
+            continue
+        terminal.press(letter)
+        found.append(1000 * terminal.read_until(letter))
+        terminal.read_for(uneven.uniform(*APART))
+    return found
+
+
+def measure(tree: Path, case: Case, seconds: float) -> Found:
+    """One case with the program of a tree."""
+    found = Found()
+    with started(tree, case, seconds) as terminal:
+        found.open_seconds = terminal.read_until("Write a message")
+        terminal.read_for(3.0)  # the model is there, all is drawn
+        before = terminal.cpu_seconds()
+        terminal.read_for(IDLE_SECONDS)
+        after = terminal.cpu_seconds()
+        found.idle_cpu = 100 * (after[0] - before[0]) / IDLE_SECONDS
+        found.idle_cpu_all = 100 * (after[1] - before[1]) / IDLE_SECONDS
+        typed(terminal, 0.5)
+        if case.rate:
+            terminal.press(f"{CLEAR}Go\r")
+            terminal.read_for(1.5)
+        before, began = terminal.cpu_seconds(), time.perf_counter()
+        found.keys = typed(terminal, seconds)
+        after, ended = terminal.cpu_seconds(), time.perf_counter()
+        found.cpu = 100 * (after[0] - before[0]) / (ended - began)
+    return found
+
+
+@contextmanager
+def tree_of(ref: str) -> Iterator[Path]:
+    """The files of a commit."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.run(
+            ["git", "archive", ref], cwd=ROOT, check=True, capture_output=True
+        ).stdout
+        subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
+        yield Path(folder)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--baseline", metavar="REF", help="a commit to compare with")
+    parser.add_argument("--case", action="append", choices=[case.name for case in CASES])
+    parser.add_argument("--seconds", type=float, default=8.0, help="of typing in each case")
+    args = parser.parse_args(argv)
+    cases = [case for case in CASES if not args.case or case.name in args.case]
+    with tree_of(args.baseline or "HEAD") as baseline:
+        for case in cases:
+            before = measure(baseline, case, args.seconds) if args.baseline else None
+            now = measure(ROOT, case, args.seconds)
+            if before is not None:
+                print(before.line(f"{case.name}, {args.baseline}"), flush=True)
+            print(now.line(case.name), flush=True)
+            if before is not None:
+                print(
+                    f"{'':24} ratio   p50 {now.p50 / before.p50:.2f}   p95"
+                    f" {now.p95 / before.p95:.2f}   CPU {now.cpu / before.cpu:.2f}",
+                    flush=True,
+                )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

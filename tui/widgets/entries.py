@@ -9,7 +9,7 @@ from tui.answering.words import how_it_ended, n_words, took, words_text
 from tui.storage import StoredMessage
 from tui.widgets.reading.lines import Block, Kind, Line, Lines, plain
 from tui.widgets.reading.markdown import parse
-from tui.widgets.reading.rows import PAGE, Frame, Ground, Look, Row, rows_of
+from tui.widgets.reading.rows import PAGE, Before, Frame, Ground, Look, Row, rows_of
 from tui.widgets.reading.segments import Segmenter
 from tuner.safe_text import printable
 
@@ -28,8 +28,8 @@ _NOTICES = {
 class Part:
     """Some text and its rows, which are made when they are to be seen and may be forgotten."""
 
-    __slots__ = ("_guess", "columns", "continues", "entry", "ground", "height", "joined", "lines",
-                 "repeated", "rows", "serial", "text", "what")  # fmt: skip
+    __slots__ = ("_before", "_guess", "columns", "continues", "entry", "ground", "height", "joined",
+                 "lines", "repeated", "rows", "serial", "text", "what")  # fmt: skip
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Part:
         self.columns: tuple[int, ...] = ()
         self.height = 0  # rows; 0: not known
         self._guess = 0
+        self._before: Before = ((), ())
 
     @property
     def source(self) -> str:
@@ -69,16 +70,22 @@ class Part:
             self.text = text
             self.forget()
 
-    def forget(self, rows_only: bool = False) -> None:
-        """Its rows are to be made again."""
+    def forget(self, resized: bool = False) -> None:
+        """Its rows are to be made again. `resized`: its text is the same, its frame or look is
+        not."""
+        if resized or self.rows is None or self.lines is None:
+            self._before = ((), ())
+        else:
+            self._before = (self.lines.lines, self.rows)
         self.rows = None
         self.height = self._guess = 0
-        if not rows_only:
+        if not resized:
             self.lines = None
 
     def let_go(self) -> None:
         """Its rows are far from view; how many they are is still known."""
         self.rows = self.lines = None
+        self._before = ((), ())
 
     def parsed(self) -> Lines:
         """Its lines."""
@@ -104,8 +111,10 @@ class Part:
             if self.entry.faded:
                 ground = replace(ground, styles=(*ground.styles, "faded"))
             self.rows, self.columns = rows_of(
-                lines.lines, frame, look, ground, columns=columns, notes=self._notes(lines)
-            )
+                lines.lines, frame, look, ground, columns=columns, notes=self._notes(lines),
+                before=self._before,
+            )  # fmt: skip
+            self._before = ((), ())
             self.height = len(self.rows)
         return self.rows
 
@@ -251,7 +260,7 @@ class Entry:
         """The frame is another one, or the look."""
         self._height = None
         for part in self._parts or ():
-            part.forget(rows_only=True)
+            part.forget(resized=True)
 
     def measured(self) -> None:
         """Some part of it was drawn: its height may be another one."""
@@ -426,7 +435,7 @@ class Entry:
             while head and body[head].joined:
                 head -= 1
             if head < at:
-                body[head].forget(rows_only=True)
+                body[head].forget()
 
 
 def _is_fence(part: Part) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock
@@ -29,14 +29,27 @@ _DOLLARS = re.compile(r"\$(?![\s$])([^$\n]*[^\s$\\])\$(?!\d)")
 _BRACKETS = {"(": "\\)", "[": "\\]"}
 
 
-@cache
 def _parser() -> MarkdownIt:
     # Without HTML: parsed as such, `Vec<String>` outside a code span would vanish. Without
     # references: `[1]: http://...` would, too, and what is cut apart cannot refer to each other.
     parser = MarkdownIt("gfm-like", {"html": False})
     parser.disable("reference")
-    parser.inline.ruler.before("escape", "maths", _maths)
+    return parser
+
+
+@cache
+def _blocks() -> MarkdownIt:
+    """Finds blocks alone: what is in them is parsed by `_drawn`, which remembers."""
+    parser = _parser()
     parser.block.ruler.before("fence", "display", _display, {"alt": ["paragraph"]})
+    parser.core.ruler.enableOnly(["normalize", "block"])
+    return parser
+
+
+@cache
+def _inlines() -> MarkdownIt:
+    parser = _parser()
+    parser.inline.ruler.before("escape", "maths", _maths)
     parser.core.ruler.push("printable", _printable)
     return parser
 
@@ -101,7 +114,7 @@ def _source_line(state: StateBlock, line: int) -> str:
 def parse(text: str, *, joined: bool = False, continues: bool = False) -> Lines:
     """Markdown as lines. `joined`: it goes on with the block that the text before it ended in, of
     which it repeats the opening; `continues`: another text goes on with the block at its end."""
-    tokens = _parser().parse(text)
+    tokens = _blocks().parse(text)
     writer = _Writer(text, joined, continues)
     writer.write(tokens)
     return Lines(tuple(writer.lines), tuple(writer.blocks))
@@ -225,7 +238,7 @@ class _Writer:
 
     def _lines_of(self, token: Token) -> None:
         first, last = self._map(token)
-        drawn = list(_drawn(token))
+        drawn = _drawn(token.content)
         for n, (text, spans) in enumerate(drawn):
             at = first + n if first + n < last else None
             until = last if n == len(drawn) - 1 and at is not None else None
@@ -290,7 +303,7 @@ class _Writer:
                 style = str(token.attrs.get("style", ""))
                 aligns.append(style.partition("text-align:")[2] or "left")
             elif token.type == "inline":
-                text, spans = next(_drawn(token), ("", ()))
+                text, spans = _drawn(token.content)[0]
                 rows[-1].append(Cell(text, spans))
         table = Table(tuple(map(tuple, rows)), tuple(aligns))
         repeated = self._joined and not self.lines
@@ -320,8 +333,10 @@ def joined_cells(cells: Sequence[Cell]) -> tuple[str, tuple[Span, ...]]:
 BETWEEN = "  "  # two cells of a table, where they are copied
 
 
-def _drawn(inline: Token) -> Iterator[tuple[str, tuple[Span, ...]]]:
-    """The lines of an inline token."""
+@lru_cache(maxsize=1024)
+def _drawn(source: str) -> tuple[tuple[str, tuple[Span, ...]], ...]:
+    """The lines of what stands in a block, one at least, each with its spans. While an answer
+    streams in, most of them are those of the drawing before."""
     texts: list[str] = []
     spans: list[Span] = []
     stack: list[tuple[str, int, str]] = []
@@ -334,7 +349,8 @@ def _drawn(inline: Token) -> Iterator[tuple[str, tuple[Span, ...]]]:
             spans.append(Span(at, at + len(text), style, link))
         at += len(text)
 
-    for token in inline.children or ():
+    inline = _inlines().parseInline(source)
+    for token in inline[0].children or () if inline else ():
         kind = token.type
         if kind in ("softbreak", "hardbreak"):
             add("\n")
@@ -354,8 +370,8 @@ def _drawn(inline: Token) -> Iterator[tuple[str, tuple[Span, ...]]]:
             add(token.content.replace("\t", " "))
     text = "".join(texts)
     if "\n" not in text:
-        yield text.rstrip(), tuple(spans)
-        return
+        return ((text.rstrip(), tuple(spans)),)
+    lines: list[tuple[str, tuple[Span, ...]]] = []
     start = 0
     for row in text.split("\n"):
         end = start + len(row)
@@ -364,5 +380,6 @@ def _drawn(inline: Token) -> Iterator[tuple[str, tuple[Span, ...]]]:
             for s in spans
             if s.start < end and s.end > start
         )
-        yield row.rstrip(), tuple(inside)
+        lines.append((row.rstrip(), tuple(inside)))
         start = end + 1
+    return tuple(lines)

@@ -67,6 +67,7 @@ class Ground:
 
 
 PAGE = Ground()
+Before = tuple[Sequence[Line], Sequence[Row]]
 
 
 def rows_of(
@@ -77,12 +78,24 @@ def rows_of(
     *,
     columns: Sequence[int] = (),
     notes: Mapping[int, str] | None = None,
+    before: Before = ((), ()),
 ) -> tuple[list[Row], tuple[int, ...]]:
     """The rows, and the column widths of the last table. `columns`: those of a table that goes on
-    here; `notes`: what stands at the right end of the first rule of a code block."""
+    here; `notes`: what stands at the right end of the first rule of a code block; `before`: the
+    lines and rows of the drawing before, in the same frame: lines that are the same have the same
+    rows, which a screen need not be told again."""
     pen = _Pen(frame, look, ground, tuple(columns), notes or {})
+    old_lines, old_rows = before
+    at = 0  # of the old rows
     for number, line in enumerate(lines):
-        pen.line(number, line)
+        first = at
+        while at < len(old_rows) and old_rows[at].line == number:
+            at += 1
+        same = number < len(old_lines) and old_lines[number] == line
+        if same and line.kind in (Kind.TEXT, Kind.CODE):
+            pen.rows += old_rows[first:at]
+        else:
+            pen.line(number, line)
     return pen.rows, pen.columns
 
 

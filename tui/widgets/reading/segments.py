@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 BLOCK_CHARS = 1200  # a segment is closed at the next block after so many characters
 LIST_CHARS = 160  # the same between two items of a list, which is costlier to draw
-FENCE_LINES = 40  # a fence is continued in the next segment after so many lines,
-FENCE_LINES_MAX = 60  # sooner at a line that starts at the margin, at the latest after so many
-TABLE_ROWS = 40  # a table is continued in the next segment after so many rows
+FENCE_LINES = 24  # a fence is continued in the next segment after so many lines,
+FENCE_LINES_MAX = 36  # sooner at a line that starts at the margin, at the latest after so many
+TABLE_ROWS = 30  # a table is continued in the next segment after so many rows
 LINE_CHARS = 2000  # a line without an end: a paragraph is continued in the next segment
 _UNDECIDED = 12  # characters that show what a line is, if it begins with one of the marks
 _MARKS = "`~-*+#0123456789"
