@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from textual.app import App, ComposeResult
+from textual.events import MouseScrollRight
 from textual.pilot import Pilot
 
 from tests.support.chat_fakes import shown
@@ -203,7 +204,8 @@ async def test_long_code_says_that_there_is_more() -> None:
     async with sheet([message(1, ANSWER)]) as (pilot, transcript):
         (row,) = [row for row in shown(pilot).splitlines() if "return x" in row]
         assert row.rstrip().endswith("…")
-        assert transcript.shift_code(1)
+        x, y = place(pilot, "return x")
+        await pilot._post_mouse_events([MouseScrollRight], Transcript, (x, y), button=0)
         await pilot.pause()
         (row,) = [row for row in shown(pilot).splitlines() if "long long" in row]
         assert row.startswith("   …")
@@ -225,6 +227,7 @@ async def test_the_cursor_goes_over_messages_and_blocks() -> None:
     into view."""
     messages = [message(n, ANSWER if n % 2 else "") for n in range(12)]
     async with sheet(messages) as (pilot, transcript):
+        transcript.block_keys = "y copy"
         cursor = transcript.cursor
         assert cursor.picked is None
         assert cursor.move(-1)
@@ -234,6 +237,7 @@ async def test_the_cursor_goes_over_messages_and_blocks() -> None:
         await pilot.pause()
         marked = [row for row in shown(pilot).splitlines() if row.startswith("┃")]
         assert len(marked) == 4
+        assert marked[-1].rstrip().endswith("─ y copy")
         assert cursor.move(-1)
         assert cursor.item == Item("m11")
         assert cursor.picked.text == ANSWER

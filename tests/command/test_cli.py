@@ -256,6 +256,8 @@ WRONG = [
     (("--threads", "16", "--cores", "4"), "1 to 4, the stated cores"),
     (("--gpu", "RTX 3090"), "--vram"),
     (("--cores", "0"), "--cores"),
+    (("--width", "10"), "--width"),
+    (("--width", "wide"), "--width"),
     (("--cores", "100000"), "--cores"),
     (("--ram-bandwidth", "0GB/s"), "89.6GB/s"),
     (("--ram-bandwidth", "90"), "has no unit"),

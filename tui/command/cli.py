@@ -82,6 +82,7 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError("--text and --tokens go with --measure.")
     if args.choose and (args.explain or args.show_prompt):
         raise UsageError(f"{_CHOOSE}: leave out --explain and --show-prompt.")
+    width = options.reading_width(args)
     sampling = sampling_flags.stated(args)
     requests = [_request(args, path, sampling) for path in paths]
     program = options.emit(args)
@@ -127,13 +128,12 @@ def _run(args: argparse.Namespace) -> int:
         request = replace(request, keeps_flags=False)  # one question's are not the model's
         return answer(request, prompt, utf8(args.system or ""), show_thinking=args.show_thinking)
     if args.show_thinking:
-        raise UsageError("--show-thinking goes with -p; in the chat Enter on a thought unfolds it.")
+        raise UsageError("--show-thinking goes with -p; in the chat Ctrl+T unfolds it.")
     if not all(s is not None and s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError(
             "the chat needs the terminal for input, output and errors; use -p TEXT or pipe a "
             "question in."
         )
-    width = options.reading_width(args)
     from tui.command.open_chat import open_chat  # noqa: PLC0415
 
     return open_chat(request, args.system, args.resume, choose=args.choose, width=width)

@@ -70,6 +70,8 @@ class Messages(Transcript, can_focus=True, inherit_bindings=False):
         super().__init__(width)
         self._talk = talk
         self._keymap = keymap
+        shown = (f"{keymap.label(f'message.{what}')} {what}" for what in ("copy", "save"))
+        self.block_keys = "  ".join(shown)
         self._gone: list[tuple[Chat, list[StoredMessage]]] = []  # what was deleted, newest last
 
     def on_focus(self) -> None:

@@ -55,6 +55,7 @@ class Transcript(ScrollView, can_focus=False):
         """`width`: the most columns that text takes."""
         super().__init__()
         self.streaming = False  # an answer is being written
+        self.block_keys = ""  # what keys do on a code block: shown on the one that the cursor is on
         self.cursor = Cursor(lambda: self._entries, self._cursor_moved)
         self._most = width
         self._wrap_code = False
@@ -190,13 +191,13 @@ class Transcript(ScrollView, can_focus=False):
         self._reframe(force=True)
         return self._wrap_code
 
-    def shift_code(self, direction: int) -> bool:
-        """Moves the long lines of a code block to the left or to the right: of the one that the
-        cursor is on, or else of the last one in view that has any. False: there is none."""
+    def shift_code(self, direction: int, chosen: Item | None = None) -> bool:
+        """Moves the long lines of a code block to the left (-1) or to the right (1): of the chosen
+        one, or the one that the cursor is on, or else of the last one in view that has any. False:
+        there is none."""
+        chosen = chosen or self.cursor.item
         for part, row in reversed(self._view):
-            line = part.parsed().lines[row.line]
-            item = self._item_of(part, line)
-            chosen = self.cursor.item
+            item = self._item_of(part, part.parsed().lines[row.line])
             if item is None or not row.wide:
                 continue
             if chosen is not None and chosen.block is not None and item != chosen:
@@ -254,12 +255,30 @@ class Transcript(ScrollView, can_focus=False):
             self.follow()
         super().scroll_relative(x, y, **how)  # type: ignore[arg-type]
 
-    def on_mouse_scroll_up(self) -> None:
-        self.hold()
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        if event.shift:
+            self._wheel_across(event, -1)
+        else:
+            self.hold()
 
-    def on_mouse_scroll_down(self) -> None:
-        if self._ends_here:
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        if event.shift:
+            self._wheel_across(event, 1)
+        elif self._ends_here:
             self.follow()
+
+    def on_mouse_scroll_left(self, event: events.MouseScrollLeft) -> None:
+        self._wheel_across(event, -1)
+
+    def on_mouse_scroll_right(self, event: events.MouseScrollRight) -> None:
+        self._wheel_across(event, 1)
+
+    def _wheel_across(self, event: events.MouseEvent, direction: int) -> None:
+        """Moves the long lines of what is below the mouse."""
+        event.prevent_default()
+        if 0 <= event.y < len(self._view):
+            part, row = self._view[event.y]
+            self.shift_code(direction, self._item_of(part, part.parsed().lines[row.line]))
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
@@ -543,7 +562,27 @@ class Transcript(ScrollView, can_focus=False):
             if self.cursor.on(part, line):
                 sign = Strip([Segment("┃", self._look("cursor"))], 1)
                 strip = Strip.join([sign, strip.crop(1, strip.cell_length)])
+                if self.cursor.item.block is not None and self._closes(part, row):
+                    strip = self._with_keys(strip)
         return strip if strip.cell_length == width else strip.crop_extend(0, width, self._look())
+
+    def _closes(self, part: Part, row: Row) -> bool:
+        """Whether a row is the rule below a code block."""
+        lines = part.parsed().lines
+        line = lines[row.line]
+        below = lines[row.line + 1 : row.line + 2]
+        return line.kind is Kind.RULE and not any(one.block == line.block for one in below)
+
+    def _with_keys(self, strip: Strip) -> Strip:
+        """A rule that says at its right end what keys do on its block."""
+        assert self._frame is not None
+        end = self._frame.margin + self._frame.width
+        keys = f" {self.block_keys}"
+        if not self.block_keys or _cells(keys) > self._frame.width // 2:
+            return strip
+        said = Strip([Segment(keys, self._look("footer"))], _cells(keys))
+        before, after = strip.crop(0, end - _cells(keys)), strip.crop(end, strip.cell_length)
+        return Strip.join([before, said, after])
 
     def _marked(self, part: Part, row: Row, selection: Selection | None) -> Strip:
         """A row with what is selected and what was searched for."""
