@@ -58,6 +58,8 @@ MAY_ASK_STREAMS = {"tui/command/cli.py"}  # what they are, before anything is wr
 # What a widget of these draws is markup unless it is told otherwise.
 MAY_BE_STATIC = {"tui/widgets/plain.py", "tui/screens/keys.py"}
 MAY_BE_MARKDOWN: set[str] = set()
+MAY_HAVE_TITLES = {"tui/widgets/prompt.py"}  # numbers alone, as Content
+MAY_START = {"tui/composing/editor.py"}  # the terminal is lent to it
 
 _PRINTS = re.compile(
     r"^(print|input|getpass|pprint|(getpass|logging|pprint)\.\w+|warnings\.warn\w*|traceback\.print_\w+"
@@ -86,7 +88,8 @@ def ways_round(name: str, source: str) -> Iterator[str]:
             )
             what = "" if asks or name in MAY_PRINT | MAY_ASK_STREAMS else "gives a stream away"
         elif isinstance(node, ast.Attribute) and node.attr in _MARKUP:
-            what = "draws markup" if isinstance(node.ctx, ast.Store) else ""
+            stores = isinstance(node.ctx, ast.Store) and name not in MAY_HAVE_TITLES
+            what = "draws markup" if stores else ""
         elif isinstance(node, ast.ImportFrom) and node.module == "sys":
             what = "hides a stream" if any("std" in one.name for one in node.names) else ""
         if what:
@@ -99,6 +102,7 @@ def _call_round(name: str, call: ast.Call) -> str:
         return "prints"
     if (
         _STARTS.match(called)
+        and name not in MAY_START
         and not given >= {"stdout", "stderr"}
         and "capture_output" not in given
     ):

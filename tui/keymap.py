@@ -65,6 +65,7 @@ class Action:
     priority: bool = True  # heard before the focused widget
     opened_by: str = ""
     fixed: bool = False
+    slash: str = ""  # the command of that name, without the slash
 
 
 _IDLE = Show.IDLE | Show.DEAD
@@ -78,34 +79,47 @@ ACTIONS = (
     Action("prompt.send", ("enter",), "send", Place.PROMPT, "Send",
            "Sends the message.", "send", Show.IDLE | Show.WELCOME),
     Action("model.reload", ("f5",), "reload", Place.CHAT, "Reload",
-           "Loads the model again where it does not run.", "load the model", Show.DEAD),
+           "Loads the model again where it does not run.", "load the model", Show.DEAD,
+           slash="reload"),
     Action("prompt.newline", ("ctrl+j", "shift+enter", "alt+enter", "ctrl+enter"), "newline",
            Place.PROMPT, "New line", "Begins a new line.", "newline", _ALWAYS | Show.WELCOME),
     Action("app.keys", ("f1",), "keys", Place.APP, "Keys",
-           "Lists all keys.", "keys", _IDLE | Show.PALETTE | Show.WELCOME),
+           "Lists all keys.", "keys", _IDLE | Show.PALETTE | Show.WELCOME, slash="help"),
     Action("model.report", ("f2",), "report", Place.CHAT, "Fit report",
-           "Shows how the model is loaded, predicted and actual.", "fit", _ALWAYS | Show.PALETTE),
+           "Shows how the model is loaded, predicted and actual.", "fit", _ALWAYS | Show.PALETTE,
+           slash="fit"),
     Action("model.explore", ("f3",), "explore", Place.CHAT, "Fit explorer",
            "Tries out other settings, and loads the model with them.", "explore",
-           _ALWAYS | Show.PALETTE),
+           _ALWAYS | Show.PALETTE, slash="explore"),
     Action("conversation.list", ("ctrl+o",), "conversations", Place.CHAT, "Conversations",
            "Lists conversations, to open, search, rename or delete.", "chats",
-           _IDLE | Show.PALETTE),
+           _IDLE | Show.PALETTE, slash="open"),
     Action("conversation.branches", ("ctrl+b",), "branches", Place.CHAT, "Versions",
-           "Shows all versions of the conversation as a tree.", "versions", Show.PALETTE),
+           "Shows all versions of the conversation as a tree.", "versions", Show.PALETTE,
+           slash="versions"),
     Action("conversation.new", ("ctrl+n",), "new_chat", Place.CHAT, "New chat",
-           "Begins a new conversation.", "new", _IDLE | Show.PALETTE),
+           "Begins a new conversation.", "new", _IDLE | Show.PALETTE, slash="new"),
     Action("answer.regenerate", ("ctrl+r",), "regenerate", Place.CHAT, "Regenerate",
-           "Asks for another answer; the old one is kept.", "again", _IDLE | Show.PALETTE),
+           "Asks for another answer; the old one is kept.", "again", _IDLE | Show.PALETTE,
+           slash="again"),
     Action("app.palette", ("ctrl+p",), "command_palette", Place.APP, "Commands",
-           "Shows all commands.", "all", _IDLE | Show.WELCOME),
+           "Shows all commands.", "all", _IDLE | Show.WELCOME, slash="commands"),
     Action("answer.think", ("f6",), "think", Place.CHAT, "Thinking",
            "Changes how much the model thinks, from the next answer on.", "thinking",
-           Show.PALETTE),
+           Show.PALETTE, slash="think"),
+    Action("prompt.unfold", ("f4",), "unfold", Place.PROMPT, "Unfold",
+           "Opens the folded paste at the cursor, or else the first."),
+    Action("prompt.edit", ("ctrl+g",), "edit", Place.CHAT, "Edit in $EDITOR",
+           "Opens what you write in your editor.", "editor", Show.PALETTE, slash="edit"),
+    Action("model.context", ("f7",), "context", Place.CHAT, "Context",
+           "Says what fills the context, and how much is left.", "context", Show.PALETTE,
+           slash="context"),
+    Action("prompt.keys", ("question_mark",), "keys", Place.PROMPT, "Keys",
+           "Lists all keys where nothing is written.", fixed=True),
     Action("answer.copy", ("ctrl+y",), "copy_answer", Place.CHAT, "Copy last answer",
-           "Copies the last answer to the clipboard.", "copy", Show.PALETTE),
+           "Copies the last answer to the clipboard.", "copy", Show.PALETTE, slash="copy"),
     Action("chat.interrupt", ("ctrl+c",), "interrupt", Place.CHAT, "Interrupt",
-           "Copies a selection, stops an answer; twice, it quits."),
+           "Copies, stops an answer, clears the draft; twice, it quits."),
     Action("view.up", ("pageup",), "page(-1)", Place.CHAT, "Scroll up", "Scrolls up."),
     Action("view.down", ("pagedown",), "page(1)", Place.CHAT, "Scroll down", "Scrolls down."),
     Action("view.start", ("ctrl+home",), "to_start", Place.CHAT, "First message",
@@ -113,7 +127,7 @@ ACTIONS = (
     Action("view.end", ("ctrl+end",), "to_end", Place.CHAT, "Newest message",
            "Goes to the newest message."),
     Action("view.thought", ("ctrl+t",), "fold_thought", Place.CHAT, "Thought",
-           "Shows or hides what the model thought.", "thought", Show.PALETTE),
+           "Shows or hides a thought, or a question's files and pastes.", "thought", Show.PALETTE),
     Action("view.wrap", ("alt+w",), "wrap_code", Place.CHAT, "Wrap code",
            "Wraps long lines of code, or cuts them again.", "wrap", Show.PALETTE),
     Action("view.right", ("alt+right",), "shift_code(1)", Place.CHAT, "Right",
@@ -168,8 +182,12 @@ ACTIONS = (
     Action("message.leave", ("escape", "i", "tab"), "leave", Place.MESSAGE, "Back",
            "Goes back to the composer.", "back", Show.IDLE, priority=False),
     # Ctrl+Y, the text area's own, copies the last answer in this program.
+    Action("prompt.take", ("tab",), "take", Place.PROMPT, "Complete",
+           "Takes the file or command that is offered.", fixed=True),
+    Action("prompt.undo", ("ctrl+z",), "undo", Place.PROMPT, "Undo",
+           "Takes back the last change of what is written."),
     Action("prompt.redo", ("ctrl+shift+z", "alt+z"), "redo", Place.PROMPT, "Redo",
-           "Does again what Ctrl+Z took back."),
+           "Does again what was taken back."),
     Action("list.open", ("enter",), "open", Place.LIST, "Open",
            "Opens the chosen conversation.", "open", Show.IDLE),
     Action("list.leave", ("escape",), "leave", Place.LIST, "Back",
@@ -220,14 +238,14 @@ ACTIONS = (
     Action("keys.scroll", ("up", "down", "pageup", "pagedown"), "scroll", Place.HELP,
            "Scroll", "Scrolls.", "scroll", Show.IDLE, fixed=True),
     Action("app.quit", ("ctrl+q",), "quit", Place.APP, "Quit",
-           "Stops, saves and ends kvchat.", "quit", Show.PALETTE),
+           "Stops, saves and ends kvchat.", "quit", Show.PALETTE, slash="quit"),
 )  # fmt: skip
 
 BY_ID: Mapping[str, Action] = {row.id: row for row in ACTIONS}
 
 _LABELS = {
     "escape": "Esc", "pageup": "PgUp", "pagedown": "PgDn", "insert": "Ins", "delete": "Del",
-    "up": "↑", "down": "↓", "left": "←", "right": "→",
+    "up": "↑", "down": "↓", "left": "←", "right": "→", "question_mark": "?",
 }  # fmt: skip
 
 
@@ -255,8 +273,9 @@ class Keymap:
         return label(self.keys(action_id)[0])
 
     def labels(self, row: Action, between: str = ", ") -> str:
-        """All keys of a row as people write them."""
-        return between.join(label(key) for key in self.keys(row.id))
+        """All keys of a row as people write them, and its command."""
+        slash = (f"/{row.slash}",) if row.slash else ()
+        return between.join((*map(label, self.keys(row.id)), *slash))
 
     def shown(self, where: Show, *places: Place) -> Iterator[Action]:
         """The rows that are shown there, of these places."""

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tui.composing.commands import (
+    COMMANDS,
+    PLACES,
+    UnknownCommandError,
+    as_text,
+    choices,
+    command,
+)
 from tui.composing.draft import Draft, folds, label, spans
 from tui.composing.history import History
+from tui.keymap import ACTIONS, Keymap
 
 SHORT = st.text("ab []1\n", max_size=12)
 
@@ -97,3 +107,52 @@ def test_what_is_asked_is_the_next_to_come_back() -> None:
     assert history.earlier() is None
     history.add("two")
     assert [history.earlier(), history.earlier(), history.earlier()] == ["two", "one", "elsewhere"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("a text /help", "a text /help"),
+        ("/usr/bin/x is a program", "/usr/bin/x is a program"),
+        ("/etc/", "/etc/"),
+        ("/.config", "/.config"),
+        ("//help", "/help"),
+        (" /help", "/help"),
+        ("// a comment", "/ a comment"),
+        ("/2 of it", "/2 of it"),
+    ],
+)
+def test_a_text_with_a_slash_is_sent(text: str, sent: str) -> None:
+    assert command(text) is None
+    assert as_text(text) == sent
+
+
+@pytest.mark.parametrize("text", ["/hepl", "/help me", "/new\nplease", "/", "/no-such"])
+def test_what_looks_like_a_command_and_is_none_is_told(text: str) -> None:
+    with pytest.raises(UnknownCommandError, match="a space before it sends it as text"):
+        command(text)
+
+
+def test_commands_are_rows_of_the_table() -> None:
+    assert {"help", "new", "open", "copy", "fit", "explore", "think", "context", "quit"} <= set(
+        COMMANDS
+    )
+    slashes = [row.slash for row in ACTIONS if row.slash]
+    assert len(slashes) == len(set(slashes))
+    for slash, row in COMMANDS.items():
+        assert command(f"/{slash} ") is command(f"/{slash.upper()}") is row
+        assert row.place in PLACES
+
+
+@given(st.sampled_from(sorted(COMMANDS)), st.integers(1, 3))
+def test_a_command_is_offered_while_it_is_typed(slash: str, typed: int) -> None:
+    offered = [choice.text for choice in choices(f"/{slash[:typed]}", Keymap())]
+    assert f"/{slash}" in offered
+    assert all(text.startswith(f"/{slash[:typed]}") for text in offered)
+
+
+def test_nothing_is_offered_for_a_path() -> None:
+    assert len(list(choices("/", Keymap()))) == len(COMMANDS)
+    assert not list(choices("/usr/", Keymap()))
+    assert not list(choices("help", Keymap()))
+    assert not list(choices("/zzz", Keymap()))

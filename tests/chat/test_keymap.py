@@ -115,7 +115,9 @@ def test_the_table_is_read_without_textual() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
     lines = markdown().splitlines()
     assert len(lines) == len(ACTIONS) + 2
-    assert "| In the chat | Ctrl+N | Begins a new conversation. | `conversation.new` |" in lines
+    assert (
+        "| In the chat | Ctrl+N, /new | Begins a new conversation. | `conversation.new` |" in lines
+    )
 
 
 # ---------------------------------------------------------------- the file
@@ -206,9 +208,9 @@ def test_of_two_clashing_changes_the_later_gives_way(tmp_path: Path) -> None:
 
 
 def test_what_is_good_in_a_file_is_used(tmp_path: Path) -> None:
-    keymap, problems = keymap_of(tmp_path, '"chat.fly" = "f9"\n"model.report" = "f4"')
+    keymap, problems = keymap_of(tmp_path, '"chat.fly" = "f9"\n"model.report" = "f14"')
     assert len(problems) == 1
-    assert keymap.label("model.report") == "F4"
+    assert keymap.label("model.report") == "F14"
 
 
 # ---------------------------------------------------------------- on the screen
@@ -219,7 +221,7 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
     keymap, problems = keymap_of(
         tmp_path,
         '"conversation.new" = "alt+n"\n"prompt.newline" = "f16"\n"app.keys" = "f17"\n'
-        '"model.report" = "f13"\n"answer.regenerate" = "ctrl+g"\n"list.delete" = "f18"\n'
+        '"model.report" = "f13"\n"answer.regenerate" = "f15"\n"list.delete" = "f18"\n'
         '"app.palette" = "f19"',
     )
     assert problems == ()
@@ -228,7 +230,7 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
     async with app.run_test(size=(120, 170)) as pilot:
         screen = await chat_screen(pilot)
         assert "Enter sends the message, F16 begins a new line, F17 lists all keys" in shown(pilot)
-        for hint in ("F16 newline", "F17 keys", "F13 fit", "Alt+N new", "Ctrl+G again", "F19 all"):
+        for hint in ("F16 newline", "F17 keys", "F13 fit", "Alt+N new", "F15 again", "F19 all"):
             assert hint in shown(pilot)
         helps = {c.title: c.help for c in app.get_system_commands(app.screen)}
         assert helps["New chat"] == "Begins a new conversation (Alt+N)"
@@ -238,7 +240,7 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
         await pilot.press("ctrl+r")
         await pilot.pause()
         assert len(running.prompts) == 1
-        await pilot.press("ctrl+g")
+        await pilot.press("f15")
         await until(pilot, lambda: "Two." in shown(pilot) and not screen.generating)
         await pilot.press("f13")
         await until(pilot, lambda: isinstance(app.screen, ReportScreen))
@@ -265,7 +267,7 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
         await pilot.press("alt+n")
         await until(pilot, lambda: not screen.chat.path)
         await ask(pilot, "Say nothing")
-        await until(pilot, lambda: "Ctrl+G asks it again" in shown(pilot))
+        await until(pilot, lambda: "F15 asks it again" in shown(pilot))
 
 
 async def test_exchanged_keys_work(store: Conversations, tmp_path: Path) -> None:

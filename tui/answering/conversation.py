@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from tui.answering.view import View, prompt_of, view_of
+from tui.composing.parts import asked
 from tui.ports import RunningModel
 from tui.storage import Conversation, Conversations, StoredMessage, Tree
 from tuner.engine.protocol import Done, Message, Sampling
@@ -64,11 +65,13 @@ class Chat:
         """The last message is the user's: the model has yet to answer it."""
         return bool(self.path) and self.path[-1].role == "user"
 
-    def add_user(self, text: str) -> StoredMessage:
+    def add_user(self, text: str, parts: str | None = None) -> StoredMessage:
+        """A question; `parts`: what of it was pasted or is a file (composing/parts.py)."""
         text = utf8(text)
         if not self.conversation.title:
-            self.conversation = replace(self.conversation, title=title_of(text))
-        return self._add("user", text)
+            written = asked(text, parts).whole
+            self.conversation = replace(self.conversation, title=title_of(written))
+        return self.change(replace(self._add("user", text), parts=parts))
 
     def begin_answer(self, running: RunningModel, sampling: Sampling) -> StoredMessage:
         """An empty answer of this model; saved as interrupted until it is finished."""
@@ -93,10 +96,10 @@ class Chat:
         """Puts a newer state of a message in its place."""
         return self.tree.change(message)
 
-    def edit(self, message: StoredMessage, text: str) -> StoredMessage:
+    def edit(self, message: StoredMessage, text: str, parts: str | None = None) -> StoredMessage:
         """Another wording of a question, beside the old one; what followed that stays with it."""
         self.tree.end_at(message.parent_id if message.parent_id in self.tree else None)
-        return self.add_user(text)
+        return self.add_user(text, parts)
 
     def ask_again(self, answer: StoredMessage) -> None:
         """Lets the path end at what this answers: the next answer is another version of it."""

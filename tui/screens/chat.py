@@ -16,11 +16,14 @@ from textual.message import Message
 from textual.widgets import Tooltip
 
 from tui.answering import Chat, Growing, advice
-from tui.keymap import Keymap, Place, Show
+from tui.composing.commands import UnknownCommandError
+from tui.composing.parts import Question, asked
+from tui.keymap import Action, Keymap, Place, Show
 from tui.painting import Answering, Painter
 from tui.ports import LaunchEvent, ModelLauncher, Retry, RunningModel
 from tui.screens.bindings import bindings
 from tui.screens.branches import BranchesScreen, version_text
+from tui.screens.composing import Composing
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.direct import DirectScreen
 from tui.screens.explorer import Choice, ExplorerScreen
@@ -30,6 +33,7 @@ from tui.screens.loads import Loads
 from tui.screens.measuring import Measuring
 from tui.screens.messages import Messages
 from tui.screens.report import ReportScreen
+from tui.screens.weighing import Moment, Weighing
 from tui.storage import Conversations, Recorder, StoredMessage
 from tui.widgets import Prompt, Transcript
 from tui.widgets.entries import Item
@@ -37,7 +41,7 @@ from tui.widgets.reading.code import warm_up
 from tui.widgets.transcript import WIDTH
 from tuner.engine.protocol import Sampling
 from tuner.errors import KvchatError
-from tuner.safe_text import one_line, printable
+from tuner.safe_text import one_line
 
 VRAM_SECONDS = 2.0
 STOP_SECONDS = 12.0  # more than the engine's client itself waits before it ends the process
@@ -101,6 +105,9 @@ class ChatScreen(DirectScreen):
         self._rewritten: StoredMessage | None = None  # the question that the next one stands beside
         self._sent = False  # a question that this session has yet to answer
         self._links = Links()
+        self._composing = Composing(
+            self, self._prompt, store, recorder, self._moment, self._lines.say
+        )
 
     @property
     def generating(self) -> bool:
@@ -122,7 +129,9 @@ class ChatScreen(DirectScreen):
     def compose(self) -> ComposeResult:
         yield self._transcript
         lines = self._lines
-        yield Vertical(lines.activity, self._prompt, lines.status, lines.hints, id="bottom")
+        prompt, notes = self._prompt, self._composing.notes
+        below = (prompt.offers, prompt, lines.status, lines.hints)
+        yield Vertical(lines.activity, notes, *below, id="bottom")
 
     async def on_mount(self) -> None:
         # Tooltips are drawn as markup, and a table's are the model's own text.
@@ -146,7 +155,7 @@ class ChatScreen(DirectScreen):
         await self._transcript.show(self.chat.path)
         self._mark_versions()
         self._rewritten = None
-        self._prompt.set_history([m.content for m in self.chat.path if m.role == "user"])
+        await self._composing.show(self.chat)
         if not self.chat.path:
             await self._welcome()
         self._lines.set_counts(self.chat)
@@ -216,27 +225,70 @@ class ChatScreen(DirectScreen):
 
     # ------------------------------------------------------------ asking and answering
 
+    def _moment(self) -> Moment:
+        """What the draft would be sent to now."""
+        ready = self._loads.ready and not self.generating
+        model = self.running_model if ready else None
+        return Moment(
+            model,
+            self.chat.prompt(),
+            self._think,
+            model.settings.n_ctx if model is not None else 0,
+            tuple(m.n_ctx_used for m in self.chat.view.messages if m.n_ctx_used),
+        )
+
+    def on_text_area_changed(self) -> None:
+        self._composing.changed()
+
+    def on_prompt_said(self, message: Prompt.Said) -> None:
+        self._lines.say(message.text)
+
     async def on_prompt_submitted(self) -> None:
-        if self.generating:
+        try:
+            command = self._composing.command()
+        except UnknownCommandError as problem:
+            self._lines.say(str(problem))
+            return
+        if command is not None:
+            self._prompt.wipe()
+            await self._run(command)
+        elif self.generating:
             self._lines.say(f"still answering · {self._key('answer.stop')} stops it")
         elif self._loads.active and self._sent:
             self._lines.say("what was sent before is answered first")
         elif not self._loads.active and not self._loads.ready:
             key = self._key("model.reload")
             self._lines.say(f"the model is not running · {key} loads it")
+        elif (question := self._composing.question()) is not None:
+            await self._send(question)
+
+    async def on_weighing_weighed(self, message: Weighing.Weighed) -> None:
+        question = self._composing.weighed(message.weight)
+        if question is not None and not self.generating:
+            await self._send(question)
+
+    async def _send(self, question: Question) -> None:
+        """Adds a question, or another wording of one, and has it answered."""
+        draft, old = self._prompt.take(), self._rewritten
+        content, parts = question.content, question.parts
+        add = partial(self.chat.edit, old) if old else self.chat.add_user
+        message = add(content, parts)
+        self._rewritten = None
+        self._recorder.save(self.chat.record(), message)
+        self._composing.sent(self.chat, draft)
+        self._sent = True
+        await self._transcript.clear_notices()
+        if old:
+            await self.show_again()
         else:
-            text, old = self._prompt.take(), self._rewritten
-            message = self.chat.edit(old, text) if old else self.chat.add_user(text)
-            self._rewritten = None
-            self._recorder.save(self.chat.record(), message)
-            self._sent = True
-            await self._transcript.clear_notices()
-            if old:
-                await self.show_again()
-            else:
-                await self._transcript.add(message)
-            if self._loads.ready:
-                await self._answer()
+            await self._transcript.add(message)
+        if self._loads.ready:
+            await self._answer()
+
+    async def _run(self, command: Action) -> None:
+        """Does what a command names, where its key would."""
+        of = {Place.APP: self.app, Place.PROMPT: self._prompt}.get(command.place, self)
+        await self.app.run_action(command.action, of)
 
     async def _answer(self, sampling: Sampling | None = None, *, go_on: bool = False) -> None:
         """Lets the model answer the conversation as it stands, or go on with its last answer."""
@@ -306,6 +358,7 @@ class ChatScreen(DirectScreen):
 
     async def finish(self, seconds: float) -> RunningModel | None:
         """Stops, within `seconds`, and saves; the model that is to be closed, if there is one."""
+        self._composing.keep()
         await self._settle(seconds)
         if self._loads.active:  # nothing waits for what it has not begun to do
             self._loads.launcher.kill()
@@ -327,6 +380,8 @@ class ChatScreen(DirectScreen):
             self._lines.say("copied")
         elif self.generating:
             self.action_stop()
+        elif self._prompt.wipe():
+            self._lines.say(f"cleared · {self._key('prompt.undo')} brings it back")
         elif self._quit_asked:
             await self.app.action_quit()
         else:
@@ -397,8 +452,7 @@ class ChatScreen(DirectScreen):
 
     def rewrite(self, question: StoredMessage) -> None:
         """Puts a question into the composer; sent, it stands beside the old one."""
-        self._prompt.text = printable(question.content)
-        self._prompt.move_cursor(self._prompt.document.end)
+        self._prompt.put(asked(question.content, question.parts))
         self._rewritten = question
         self.leave_messages()
         self._lines.say(f"asking again in other words · {self._key('answer.stop')} asks anew")
@@ -496,6 +550,7 @@ class ChatScreen(DirectScreen):
     async def forget(self, conversation_id: str) -> None:
         """A conversation was deleted; if it is the open one, a new one begins."""
         if conversation_id == self.chat.conversation.id:
+            self._composing.moves_on()
             await self.action_new_chat().wait()
 
     def action_think(self) -> None:
@@ -529,6 +584,20 @@ class ChatScreen(DirectScreen):
             self._lines.say("the model is not loaded yet")
         else:
             self.app.push_screen(ReportScreen(self.running_model, self._keymap))
+
+    def action_edit(self) -> None:
+        self._composing.edit()
+
+    async def action_context(self) -> None:
+        status, n = self._lines.status.status, len(self.chat.path)
+        if status is None or status.n_ctx_used is None:
+            self._lines.say("the context is not counted yet")
+            return
+        used, n_ctx = status.n_ctx_used, status.n_ctx
+        await self._transcript.notice(
+            f"{used:,} of {n_ctx:,} tokens of context are used by {n} "
+            f"message{'' if n == 1 else 's'}; {max(0, n_ctx - used):,} are left."
+        )
 
     def action_page(self, direction: int) -> None:
         rows = max(1, self._transcript.size.height - 2)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tui.answering.words import how_it_ended, n_words, took, words_text
+from tui.composing.parts import shown
 from tui.storage import StoredMessage
 from tui.widgets.reading.lines import Block, Kind, Line, Lines, plain
 from tui.widgets.reading.markdown import parse
@@ -203,7 +204,9 @@ class Entry:
             yield Part(self, text, "plain", _NOTICES.get(kind, _NOTICES["info"]))
             return
         if message.role == "user":
-            yield from _plain_parts(self, printable(message.content), _USER)
+            whole = self.unfolded or not message.parts
+            text = message.content if whole else shown(message.content, message.parts)
+            yield from _plain_parts(self, printable(text), _USER)
         else:
             if message.reasoning:
                 yield Part(self, self._title(), "fold", _THOUGHT)
@@ -337,13 +340,22 @@ class Entry:
             return f"{sign} thinking · {words}"
         return f"{sign} thought{f' for {took(seconds)}' if seconds else ''} · {words}"
 
+    @property
+    def may_fold(self) -> bool:
+        """It has reasoning, or files or pastes."""
+        return self.message is not None and bool(self.message.reasoning or self.message.parts)
+
     def fold(self) -> None:
-        """Shows the reasoning, or hides it."""
-        if self.message is not None and self.message.reasoning:
-            self.unfolded = not self.unfolded
+        """Shows the reasoning, or the files and pastes of a question, or hides them."""
+        if self.message is None or not self.may_fold:
+            return
+        self.unfolded = not self.unfolded
+        if self.message.reasoning:
             self._thought(self.message)
             self._numbered()
-            self._changed(self)
+        else:
+            self._again()
+        self._changed(self)
 
     # ------------------------------------------------------------ beside the text
 

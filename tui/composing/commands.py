@@ -1,0 +1,49 @@
+"""A draft that begins with a slash: a command, or a text after all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tui.composing.completion import Choice
+from tui.keymap import ACTIONS, Action, Keymap, Place
+from tuner.safe_text import one_line
+
+_COMMAND = re.compile(r"/([A-Za-z][\w-]*)?(?![\w/.])")  # a path goes on after its first name
+_TYPED = re.compile(r"/[A-Za-z-]*")
+COMMANDS = {row.slash: row for row in ACTIONS if row.slash}
+PLACES = (Place.CHAT, Place.APP, Place.PROMPT)
+
+
+class UnknownCommandError(Exception):
+    """A command that there is not; `str()` says so, and how it is sent as a text."""
+
+
+def command(text: str) -> Action | None:
+    """The command that a draft is; None: it is a text to be sent. Raises UnknownCommandError."""
+    text = text.rstrip()
+    match = _COMMAND.match(text)
+    if match is None:
+        return None
+    word = match.group()
+    row = COMMANDS.get(word[1:].lower())
+    way_out = "a space before it sends it as text"
+    if row is None:
+        raise UnknownCommandError(f"there is no command {one_line(word)[:40]} · {way_out}")
+    if match.end() < len(text):
+        raise UnknownCommandError(f"nothing goes after /{row.slash} · {way_out}")
+    return row
+
+
+def as_text(text: str) -> str:
+    """What is sent of a text that begins with a slash: the second slash, or the space before the
+    first, only says that it is no command."""
+    return text[1:] if text.startswith(("//", " /")) else text
+
+
+def choices(typed: str, keymap: Keymap) -> Iterator[Choice]:
+    """The commands that begin as a draft does, if it may become one."""
+    if _TYPED.fullmatch(typed):
+        for slash, row in COMMANDS.items():
+            if slash.startswith(typed[1:].lower()):
+                yield Choice(f"/{slash}", f"{row.does} {keymap.label(row.id)}")

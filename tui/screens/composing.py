@@ -1,0 +1,239 @@
+"""What is being written: kept for its conversation, weighed while one writes, made a question."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from textual.app import SuspendNotSupported
+from textual.screen import Screen
+
+from tui.answering import Chat
+from tui.composing import commands, editor
+from tui.composing.attaching import Attaching
+from tui.composing.draft import Draft
+from tui.composing.files import bytes_text
+from tui.composing.mentions import mentions
+from tui.composing.parts import Question, asked, composed
+from tui.keymap import Action
+from tui.screens.weighing import Moment, Weighing, Weight
+from tui.storage import Conversations, Recorder
+from tui.widgets import Plain, Prompt
+from tuner.errors import KvchatError
+
+KEEP_SECONDS = 1.0  # the most of a draft that is lost if the process is killed
+WEIGH_SECONDS = 0.3  # after a change, until its tokens are counted
+NOTES = 4  # rows above the prompt
+NEARLY_FULL = 0.8  # of the context, from which on a word is said
+_ROLE_BYTES = 64  # more than a template puts around a message
+
+
+class Composing:
+    """Lives on the screen's thread; reads, counts and saves in others."""
+
+    def __init__(
+        self,
+        screen: Screen[Any],
+        prompt: Prompt,
+        store: Conversations,
+        recorder: Recorder,
+        now: Callable[[], Moment],
+        say: Callable[[str], None],
+    ):
+        """`now`: what a draft would be sent to; `say`: tells something in a few words."""
+        self.notes = Plain(id="draft-notes")
+        self._screen = screen
+        self._prompt = prompt
+        self._store = store
+        self._recorder = recorder
+        self._now = now
+        self._say = say
+        self._weighing = Weighing(screen, Attaching(prompt.folder))
+        self._key: str | None = None  # of the conversation that the draft belongs to
+        self._kept = Draft()  # as it was saved last
+        self._due: set[str] = set()  # what is done soon
+        self._sending: Draft | None = None  # waits for its weight
+        self._history_read = False
+
+    # ------------------------------------------------------------ kept
+
+    async def show(self, chat: Chat) -> None:
+        """Another conversation is open: its draft takes the place of the other one's, which is
+        kept; its questions, and those of all conversations, can be walked through."""
+        self._prompt.set_history(
+            [asked(m.content, m.parts).whole for m in chat.path if m.role == "user"]
+        )
+        key = chat.conversation.id if chat.path else ""
+        if key == self._key:
+            return
+        if self._key is not None:
+            self.keep()
+            self._prompt.put_away()
+        self._key, self._kept = key, Draft()
+        try:
+            draft = await asyncio.to_thread(self._store.draft, key)
+            if not self._history_read:
+                self._history_read = True
+                self._prompt.set_all_history(await asyncio.to_thread(self._store.prompts))
+        except KvchatError:
+            return  # the store has said so itself
+        if self._key == key:
+            self._kept = draft
+            self._prompt.restore(draft)
+
+    def moves_on(self) -> None:
+        """The conversation is gone: what is being written is a new one's."""
+        self._key = ""
+
+    def keep(self) -> None:
+        """Saves the draft now."""
+        draft = self._prompt.draft
+        if self._key is not None and draft != self._kept:
+            self._kept = draft
+            self._recorder.keep_draft(self._key, draft)
+
+    def sent(self, chat: Chat, draft: Draft) -> None:
+        """The draft has become a question of this conversation."""
+        self._recorder.remember(draft.whole)
+        if self._key is not None:
+            self._recorder.keep_draft(self._key, Draft())
+        self._key, self._kept = chat.conversation.id, Draft()
+
+    # ------------------------------------------------------------ while one writes
+
+    def changed(self) -> None:
+        """The draft is another one, or what it would be sent to."""
+        if self._sending is not None and self._prompt.draft != self._sending:
+            self._sending = None
+        self._soon("keep", KEEP_SECONDS, self.keep)
+        self._soon("weigh", WEIGH_SECONDS, self.weigh)
+
+    def _soon(self, name: str, seconds: float, work: Callable[[], None]) -> None:
+        """Does that once in so many seconds, however often it is asked for."""
+        if name not in self._due:
+            self._due.add(name)
+            self._screen.set_timer(seconds, partial(self._do, name, work))
+
+    def _do(self, name: str, work: Callable[[], None]) -> None:
+        self._due.discard(name)
+        work()
+
+    def weigh(self) -> None:
+        """Counts the draft as it is now."""
+        draft = self._prompt.draft
+        if draft.text:
+            self._weighing.ask(draft, self._prompt.uncounted, self._now())
+        else:
+            self._tell(None)
+
+    def weighed(self, weight: Weight) -> Question | None:
+        """What a draft comes to is known; gives back the question that waited for it."""
+        if weight.draft != self._prompt.draft:
+            return None  # a newer one follows
+        if weight.n_folds:  # their labels tell it from now on
+            for name, n_tokens in weight.n_folds.items():
+                self._prompt.relabel(name, n_tokens)
+            if self._sending is not None:
+                self._sending = self._prompt.draft
+            self.weigh()
+            return None
+        self._tell(weight)
+        if self._sending != weight.draft:
+            return None
+        self._sending = None
+        return self._sendable(weight)
+
+    def _tell(self, weight: Weight | None) -> None:
+        """Shows it: the tokens in the prompt's border, the rest above."""
+        self._prompt.show_size(size(weight) if weight is not None else "")
+        lines = tuple(told(weight)) if weight is not None else ()
+        more = len(lines) - NOTES
+        if more > 0:
+            lines = (*lines[: NOTES - 1], f"… and {more + 1} more")
+        self.notes.show("\n".join(lines))
+        self.notes.display = bool(lines)
+
+    # ------------------------------------------------------------ sent
+
+    def command(self) -> Action | None:
+        """The command that the draft is. Raises UnknownCommandError."""
+        return commands.command(self._prompt.text)
+
+    def question(self) -> Question | None:
+        """What is sent of the draft; None: it must be read or counted first, or cannot be sent,
+        which is said."""
+        draft, moment = self._prompt.draft, self._now()
+        text = Draft(commands.as_text(draft.text), draft.folds)
+        if any(mentions(draft.text)) or (moment.running is not None and not fits(text, moment)):
+            self._sending = draft
+            self.weigh()
+            return None
+        return composed(text)
+
+    def _sendable(self, weight: Weight) -> Question | None:
+        if weight.attached.problems or weight.too_many:
+            self._say("this cannot be sent as it is")
+            return None
+        return weight.question
+
+    # ------------------------------------------------------------ elsewhere
+
+    def edit(self) -> None:
+        """Lets the user's editor have the draft. Blocks until that is left: the screen is the
+        editor's meanwhile."""
+        self.keep()
+        whole = self._prompt.draft.whole
+        try:
+            command = editor.editor()
+            with self._screen.app.suspend():
+                changed = editor.edited(whole, command)
+        except KvchatError as error:
+            self._say(str(error))
+        except SuspendNotSupported:
+            self._say("this terminal cannot be lent to an editor")
+        else:
+            if changed != whole:
+                self._prompt.rewrite(changed)
+
+
+def fits(draft: Draft, moment: Moment) -> bool:
+    """Whether it certainly does, without counting: a text has no more tokens than bytes."""
+    texts = [*(f"{m.content}{m.reasoning}" for m in moment.before), draft.whole]
+    n_bytes = sum(len(text.encode(errors="replace")) + _ROLE_BYTES for text in texts)
+    return n_bytes < moment.n_ctx
+
+
+def size(weight: Weight) -> str:
+    """How long the draft is with its files, in tokens where they are counted."""
+    if weight.n_question is not None:
+        return f"{weight.n_question:,} token{'' if weight.n_question == 1 else 's'}"
+    content = weight.question.content
+    n_lines = content.count("\n") + 1
+    return f"{n_lines:,} line{'' if n_lines == 1 else 's'}, {len(content):,} characters"
+
+
+def told(weight: Weight) -> Iterator[str]:
+    """What one should know before it is sent, a line each."""
+    for sentence in weight.attached.problems:
+        yield f"! {sentence}"
+    used, n_ctx = weight.n_total or 0, weight.moment.n_ctx
+    if weight.too_many:
+        yield f"! {used:,} of {n_ctx:,} tokens with this: it does not fit{_pushed_out(weight)}."
+    elif used > NEARLY_FULL * n_ctx:
+        yield f"! {used:,} of {n_ctx:,} tokens with this: {n_ctx - used:,} are left for the answer."
+    for file, n_tokens in zip(weight.attached.files, weight.n_files, strict=True):
+        encoding = () if file.encoding == "UTF-8" else (file.encoding,)
+        tokens = () if n_tokens is None else (f"{n_tokens:,} tokens",)
+        yield " · ".join((file.name, file.kind, *encoding, bytes_text(file.n_bytes), *tokens))
+    yield from weight.attached.remarks
+
+
+def _pushed_out(weight: Weight) -> str:
+    """How much of the conversation holds as many tokens as are too many."""
+    for n, held in enumerate(weight.moment.turns, 1):
+        if held >= weight.too_many:
+            turns = "question with its answer is" if n == 1 else f"{n} questions with answers are"
+            return f", {weight.too_many:,} too many; the oldest {turns} as long"
+    return f", {weight.too_many:,} too many"

@@ -1,0 +1,124 @@
+"""What a draft comes to with its files, in a thread: read, counted, held against the context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from textual.message import Message as ScreenMessage
+from textual.screen import Screen
+
+from tui.composing.attaching import Attached, Attaching
+from tui.composing.commands import as_text
+from tui.composing.draft import Draft
+from tui.composing.parts import Question, composed
+from tui.ports import RunningModel
+from tui.widgets.newest import Newest
+from tuner.engine.protocol import Message
+
+_KNOWN = 64  # texts whose tokens are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a draft would be sent to. `running`: None where nothing can be counted now."""
+
+    running: RunningModel | None = None
+    before: tuple[Message, ...] = ()
+    think: str = ""
+    n_ctx: int = 0
+    turns: tuple[int, ...] = ()  # the tokens in the context after each answer
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What a draft comes to. The counts are tokens; None: not counted."""
+
+    draft: Draft
+    moment: Moment
+    attached: Attached
+    question: Question
+    n_files: tuple[int | None, ...] = ()  # of each file
+    n_question: int | None = None
+    n_total: int | None = None  # of the conversation with it
+    n_folds: Mapping[str, int] = field(default_factory=dict)  # of those whose label does not say
+
+    @property
+    def too_many(self) -> int:
+        """The tokens by which it does not fit, one for an answer among them; 0 where it does, or
+        where nothing is known."""
+        return max(0, self.n_total + 1 - self.moment.n_ctx) if self.n_total else 0
+
+
+def with_question(before: tuple[Message, ...], content: str) -> tuple[Message, ...]:
+    """The conversation with a question at its end; one that waits for its answer is joined with
+    it, as roles alternate."""
+    if before and before[-1].role == "user":
+        return (*before[:-1], Message("user", f"{before[-1].content}\n\n{content}"))
+    return (*before, Message("user", content))
+
+
+class Weighing:
+    """Weighs the newest draft and tells the screen by a message."""
+
+    class Weighed(ScreenMessage):
+        """What the draft comes to."""
+
+        def __init__(self, weight: Weight) -> None:
+            super().__init__()
+            self.weight = weight
+
+    def __init__(self, screen: Screen[Any], attaching: Attaching):
+        self._screen = screen
+        self._attaching = attaching
+        self._newest: Newest[tuple[Draft, Mapping[str, str], Moment]]
+        self._newest = Newest(screen, self._weigh, "weigh")
+        self._known: dict[tuple[int, str], int] = {}  # by model and text
+
+    def ask(self, draft: Draft, uncounted: Mapping[str, str], moment: Moment) -> None:
+        """Weighs this in place of what still waits; `uncounted`: folds whose tokens are asked
+        for, too."""
+        self._newest.ask((draft, uncounted, moment))
+
+    def _weigh(self, wanted: tuple[Draft, Mapping[str, str], Moment]) -> None:
+        draft, uncounted, moment = wanted
+        attached = self._attaching.attach(draft.text)
+        text = Draft(as_text(draft.text), draft.folds)
+        plain = composed(text, [(file, None) for file in attached.files])
+        weight = Weight(draft, moment, attached, plain, (None,) * len(attached.files))
+        if moment.running is not None and draft.text:
+            with suppress(Exception):  # what cannot be counted shows no number
+                weight = self._counted(moment.running, weight, text, uncounted)
+        self._screen.post_message(self.Weighed(weight))
+
+    def _counted(
+        self, running: RunningModel, weight: Weight, text: Draft, uncounted: Mapping[str, str]
+    ) -> Weight:
+        moment, files = weight.moment, weight.attached.files
+        n_files = tuple(self._tokens(running, file.block) for file in files)
+        question = composed(text, list(zip(files, n_files, strict=True)))
+        everything = with_question(moment.before, question.content)
+        return Weight(
+            weight.draft,
+            moment,
+            weight.attached,
+            question,
+            n_files,
+            self._tokens(running, question.content),
+            running.count_tokens(everything, moment.think),
+            {name: self._tokens(running, folded) for name, folded in uncounted.items()},
+        )
+
+    def _tokens(self, running: RunningModel, text: str) -> int:
+        """The tokens of a text alone: what a message of it has more than one of a single token."""
+        key = (id(running), text)
+        if key not in self._known:
+            while len(self._known) >= _KNOWN:
+                del self._known[next(iter(self._known))]
+            one, all_of_it = (
+                running.count_tokens((Message("user", content),)) for content in ("x", text)
+            )
+            self._known[key] = max(0, all_of_it - one + 1)
+        return self._known[key]

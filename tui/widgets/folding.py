@@ -1,0 +1,135 @@
+"""A text area in which long pastes stand as labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+from rich.text import Text
+from textual.widgets import TextArea
+from textual.widgets.text_area import Edit, EditResult, Location
+
+from tui.composing.draft import Draft, folds, label, spans
+
+
+class FoldingTextArea(TextArea):
+    """The cursor passes a label as a whole, and an edit takes it as a whole."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"prompt--label"}
+
+    def __init__(self, placeholder: str = "") -> None:
+        super().__init__(
+            soft_wrap=True,
+            show_line_numbers=False,
+            tab_behavior="focus",
+            placeholder=placeholder,
+            highlight_cursor_line=False,
+        )
+        self.folds: dict[str, str] = {}  # all that there were: Ctrl+Z may bring one back
+
+    @property
+    def draft(self) -> Draft:
+        """What is written."""
+        return Draft(self.text.strip("\n"), self.folds).pruned()
+
+    def as_shown(self, text: str) -> str:
+        """A text that comes in at once: its label where it is long."""
+        if not folds(text):
+            return text
+        name = label(text, None, self.folds)
+        self.folds[name] = text
+        return name
+
+    def replace_all(self, text: str) -> None:
+        """Another text for all of it; Ctrl+Z takes that back."""
+        self.history.checkpoint()
+        self.replace(text, (0, 0), self.document.end, maintain_selection_offset=False)
+        self.move_cursor(self.document.end)
+
+    def unfold(self) -> bool:
+        """Opens the label at the cursor, or else the first; False: there is none."""
+        found = list(self._labels())
+        if not found:
+            return False
+        here = (one for one in found if one[1] <= self.cursor_location <= one[2])
+        name, start, end = next(here, found[0])
+        self.history.checkpoint()
+        self.replace(self.folds[name], start, end, maintain_selection_offset=False)
+        return True
+
+    @property
+    def uncounted(self) -> dict[str, str]:
+        """The labels that do not tell the tokens of their texts."""
+        return {name: text for name, text in self.draft.folds.items() if "tokens" not in name}
+
+    def relabel(self, name: str, n_tokens: int) -> str:
+        """Tells the tokens of what a label stands for; the label that it has then."""
+        better = label(self.folds[name], n_tokens, self.folds)
+        self.folds[better] = self.folds[name]
+        for found, start, end in reversed(list(self._labels())):
+            if found == name:
+                self.history.checkpoint()
+                self.replace(better, start, end)
+        return better
+
+    def _labels(self) -> Iterator[tuple[str, Location, Location]]:
+        """The labels in the text and where they stand, in order."""
+        for row in range(self.document.line_count if self.folds else 0):
+            line = self.document.get_line(row)
+            for start, end in spans(line, self.folds):
+                yield line[start:end], (row, start), (row, end)
+
+    # ------------------------------------------------------------ as a whole
+
+    def edit(self, edit: Edit) -> EditResult:
+        """An edit inside of a label is one of all of it, or comes after it."""
+        if self.folds:
+            top, bottom = edit.top, edit.bottom
+            edit.to_location = self._outside(bottom, 1)
+            edit.from_location = edit.to_location if top == bottom else self._outside(top, 0)
+        return super().edit(edit)
+
+    def _outside(self, location: Location, end: int) -> Location:
+        """The location, or that of the label's start (0) or end (1) where it is within one."""
+        row, column = location
+        for span in spans(self.document.get_line(row), self.folds):
+            if span[0] < column < span[1]:
+                return row, span[end]
+        return location
+
+    def get_cursor_left_location(self) -> Location:
+        return self._outside(super().get_cursor_left_location(), 0)
+
+    def get_cursor_right_location(self) -> Location:
+        return self._outside(super().get_cursor_right_location(), 1)
+
+    def undo(self) -> None:
+        self._step(super().undo)
+
+    def redo(self) -> None:
+        self._step(super().redo)
+
+    def _step(self, step: Callable[[], None]) -> None:
+        """One step through the history; that a label was written otherwise is none."""
+        while True:
+            before, text = self._meaning(), self.text
+            step()
+            if self.text == text or self._meaning() != before:
+                return
+
+    def _watch_show_vertical_scrollbar(self) -> None:
+        # A step through the history tells the new size before it moves the cursor (Textual 8.2),
+        # which may still be where there is no line any more.
+        if self.cursor_location[0] < self.document.line_count:
+            super()._watch_show_vertical_scrollbar()
+
+    def _meaning(self) -> list[tuple[bool, str]]:
+        return [(bool(name), text) for name, text in Draft(self.text, self.folds).pieces()]
+
+    def get_line(self, line_index: int) -> Text:
+        line = super().get_line(line_index)
+        if self.folds:
+            style = self.get_component_rich_style("prompt--label", partial=True)
+            for start, end in spans(line.plain, self.folds):
+                line.stylize(style, start, end)
+        return line
