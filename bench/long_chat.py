@@ -2,13 +2,12 @@
 
     python -m bench.long_chat [--turns 1000] [--demo]
 
-Runs the real program headless, asks so many questions, and prints every 100 turns, after two
-seconds of rest, the resident memory of the program and of the model process, the widgets on the
-screen, and those that memory holds. Answers come by script (lists, headings, code), or with --demo
-from the embedded model, eight tokens each; where its context is full a new chat begins. At the end
-it prints by how much the program grew a turn after the first 100, which should be little more than
-what was said (one or two KiB of messages); the widgets must be no more than then by half; exit
-status 1 otherwise.
+Runs the real program headless, asks so many questions, and prints every 100 turns the resident
+memory of the program and of the model process, the widgets on the screen, and those that memory
+holds. Answers come by script (lists, headings, code), or with --demo from the embedded model, eight
+tokens each; where its context is full a new chat begins. At the end it prints by how much the
+program grew a turn after the first 100, which should be little more than what was said and where it
+is shown (a few KiB); the widgets must be no more than then by half; exit status 1 otherwise.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from tuner.units import KIB, MIB
 from tuner.wishes import LaunchRequest, Wishes
 
 STEP = 100  # turns between two lines
-REST_SECONDS = 2.0  # in which the program tidies up, as it does when nobody types
 ANSWER = (
     "## A heading\n\nSome *words* of `code`.\n\n- one\n- two\n- three\n\n```python\nx = 1\n```\n"
 )
@@ -90,7 +88,6 @@ async def run(turns: int, demo: bool) -> int:
                 await until(pilot, lambda n=n_messages: len(screen.chat.path) >= n + 2)  # type: ignore[misc]
                 await until(pilot, lambda: is_idle(screen), 120)
                 if turn % STEP == 0:
-                    await asyncio.sleep(REST_SECONDS)
                     lines.append(_line(app, turn))
             await pilot.press("ctrl+q")
         store.close()

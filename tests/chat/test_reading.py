@@ -181,6 +181,7 @@ def test_displayed_maths_is_no_list() -> None:
     [
         (r"E = mc^2", "E = mc²"),
         (r"\sum_{i=1}^{n} i = \frac{n(n+1)}{2}", "∑ᵢ₌₁ⁿ i = n(n+1)/2"),
+        (r"2\frac{a}{b} + \frac{c}{2}\frac{d}{\frac{e}{f}}", "2(a/b) + (c/2)(d/(e/f))"),
         (r"\sqrt{x^2+1} \sqrt[3]{y}", "√(x²+1) ∛y"),
         (r"x_{ij}^{T}\mathbf{v} \in \mathbb{R}^n", "xᵢⱼᵀv ∈ ℝⁿ"),
         (r"\left( \frac{1}{2} \right)", "( 1/2 )"),

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from textual.app import App, ComposeResult
+from textual.color import Color
 from textual.events import MouseScrollRight
 from textual.pilot import Pilot
 
@@ -292,10 +293,10 @@ async def test_what_is_said_beside_the_messages() -> None:
 
 
 async def test_another_theme_is_seen_at_once() -> None:
-    async with sheet([message(1, "an answer")]) as (pilot, _):
-        colours = set()
-        for theme in ("textual-dark", "textual-light", "ansi-dark"):
+    """All of its colours, also those of 16 alone."""
+    async with sheet([message(0, "a question")]) as (pilot, _):
+        for theme in ("textual-light", "ansi-dark", "textual-dark"):
             pilot.app.theme = theme
             await pilot.pause()
-            colours.add(pilot.app.screen.get_style_at(*place(pilot, "an answer")).color)
-        assert len(colours) == 3
+            primary = Color.parse(pilot.app.theme_variables["primary"])
+            assert pilot.app.screen.get_style_at(*place(pilot, "▌")).color == primary.rich_color

@@ -685,6 +685,7 @@ class ChatScreen(DirectScreen):
         running = message.running
         if first:
             self._think = running.think
+            gc.freeze()  # once more, with what the load has brought
         self._lines.set_status(self._think)
         self._lines.idle()
         await self._transcript.clear_notices()

@@ -487,6 +487,9 @@ class Transcript(ScrollView, can_focus=False):
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
+        self.call_later(self._restyle)  # component classes have their new styles after this
+
+    def _restyle(self) -> None:
         if self._frame is not None and self._look.changed():
             self._reframe(force=True)
 

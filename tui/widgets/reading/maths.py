@@ -80,6 +80,9 @@ _TAKES = {"frac": 2, "dfrac": 2, "tfrac": 2, "binom": 2, "sqrt": 1, "mathbb": 1,
 SUSPICIOUS = re.compile(
     r"[\\^_=<>+]|^[A-Za-z0-9]$|^[a-z]\([a-z]\)$"
 )  # a text between dollars is maths
+# Around a fraction, until it is seen what stands beside it; of the characters without a meaning.
+_BEGIN, _END = "\ue000", "\ue001"
+_FRACTION = re.compile(f"{_BEGIN}([^{_BEGIN}{_END}]*){_END}")
 _DEEP = 24  # braces within braces: what is deeper stays LaTeX
 
 
@@ -90,8 +93,8 @@ def readable(source: str) -> str:
     bare = re.sub(r"\\.", "", text)
     if bare.count("{") != bare.count("}") or bare.endswith("\\"):
         return source  # half of it is not here yet
-    reader = _Reader(text)
-    return re.sub(r"(?<=\S)[ \t]{3,}", "  ", reader.group(0, top=True)).strip(" \t")
+    shown = _FRACTION.sub(_told_apart, _Reader(text).group(0, top=True))
+    return re.sub(r"(?<=\S)[ \t]{3,}", "  ", shown).strip(" \t")
 
 
 class _Reader:
@@ -192,7 +195,7 @@ class _Reader:
         if name == "sqrt":
             sign = {"": "√", "3": "∛", "4": "∜"}.get(root, f"{root}√")
             return sign + _wrapped(held[0])
-        return f"{_wrapped(held[0])}/{_wrapped(held[1])}"
+        return f"{_BEGIN}{_wrapped(held[0])}/{_wrapped(held[1])}{_END}"
 
     def _groups(self, depth: int) -> Iterator[str]:
         """What stands in braces right here."""
@@ -211,5 +214,12 @@ class _Reader:
 
 
 def _wrapped(text: str) -> str:
-    text = text.strip()
+    text = _FRACTION.sub(r"\1", text).strip()
     return text if _SIMPLE.match(text) else f"({text})"
+
+
+def _told_apart(fraction: re.Match[str]) -> str:
+    """A fraction is in brackets where what is beside it would be read into it."""
+    before, after = fraction.string[: fraction.start()][-1:], fraction.string[fraction.end() :][:1]
+    beside = before.isalnum() or after.isalnum() or before in (")", _END) or after in ("(", _BEGIN)
+    return f"({fraction[1]})" if beside and (before or after) else fraction[1]
