@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,34 @@ async def test_another_answer_with_another_temperature(store: Conversations) -> 
         await pilot.press("home", "shift+end", *"temp 1.5", "enter")
         await until(pilot, lambda: shows(pilot, "Hot.", "‹ 2/2 ›") and is_idle(screen))
     assert [s.temperature for s in running.samplings] == [0.5, 1.5]
+
+
+async def test_another_kvchat_in_the_same_conversation_is_heard(store: Conversations) -> None:
+    """What it wrote after the last message is shown before one's own is sent; what it wrote
+    elsewhere is a version. Nothing of either vanishes."""
+    app = make_app(FakeRunning([["Mine."], ["Mine too."], ["And this."]]), store)
+    other = Conversations.open(store.path)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "One?")
+        app._recorder.save(screen.chat.record()).result()
+        conversation = screen.chat.conversation
+        theirs = StoredMessage("t1", conversation.head, "user", "Theirs?", 2.0)
+        answer = StoredMessage("t2", "t1", "assistant", "An answer to them.", 2.0)
+        other.save(replace(conversation, head="t2"), [theirs, answer])
+        await ask(pilot, "Two?", wait=False)
+        await until(pilot, lambda: shows(pilot, "Theirs?", "to them.", "2 more messages"))
+        assert screen.query_one(Prompt).text == "Two?"
+        await pilot.press("enter")
+        await until(pilot, lambda: shows(pilot, "Mine too.") and is_idle(screen))
+        aside = StoredMessage("t3", "t2", "user", "Aside?", 3.0)
+        other.save(replace(conversation, head="t3"), [aside])
+        await ask(pilot, "Three?", wait=False)
+        await until(pilot, lambda: shows(pilot, "what it wrote is another version"))
+        await pilot.press("enter")
+        await until(pilot, lambda: shows(pilot, "And this.") and is_idle(screen))
+        app._recorder.save(screen.chat.record()).result()
+    other.close()
+    path = ["One?", "Mine.", "Theirs?", "An answer to them.", "Two?", "Mine too.", "Three?"]
+    assert said(store.shown(conversation.id)) == [*path, "And this."]
+    assert len(store.messages(conversation.id)) == len(path) + 2

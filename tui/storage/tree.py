@@ -35,6 +35,11 @@ class Tree:
         return self._messages[message_id]
 
     @property
+    def ids(self) -> set[str]:
+        """Of all messages, whether they are shown or not."""
+        return set(self._messages)
+
+    @property
     def head(self) -> str | None:
         return self.path[-1].id if self.path else None
 
