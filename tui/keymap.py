@@ -169,6 +169,8 @@ ACTIONS = (
            priority=False),
     Action("message.save", ("s",), "save", Place.MESSAGE, "Save",
            "Saves the message, or the code block, to a file.", "save", Show.IDLE, priority=False),
+    Action("message.open", ("o",), "open", Place.MESSAGE, "Open",
+           "Opens it in your editor.", "open", Show.IDLE, priority=False),
     Action("message.delete", ("d", "delete"), "delete", Place.MESSAGE, "Delete",
            "Deletes the message and what follows it.", "delete", Show.IDLE, priority=False),
     Action("message.undo", ("u",), "undo", Place.MESSAGE, "Undo",

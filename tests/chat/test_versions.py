@@ -68,6 +68,12 @@ async def test_a_question_is_asked_in_other_words(store: Conversations) -> None:
         assert said(screen.chat.path) == ["Dark Red?", "Three."]
         await pilot.press("ctrl+up", "shift+up", "left")
         await until(pilot, lambda: shows(pilot, "One.", "Later", "Two.", "‹ 1/2 ›"))
+        for away in (("escape",), ("ctrl+c",)):  # the next one is then no wording of an old one
+            await pilot.press("ctrl+up", "shift+up", "shift+up", "shift+up", "e")
+            await until(pilot, lambda: prompt.text == "Red?" and screen._rewritten is not None)
+            await pilot.press(*away)
+            await until(pilot, lambda: screen._rewritten is None)
+            await pilot.press("ctrl+c")
     assert [m.content for m in running.prompts[2]] == ["Dark Red?"]
 
 
@@ -195,7 +201,7 @@ async def test_another_kvchat_in_the_same_conversation_is_heard(store: Conversat
         aside = StoredMessage("t3", "t2", "user", "Aside?", 3.0)
         other.save(replace(conversation, head="t3"), [aside])
         await ask(pilot, "Three?", wait=False)
-        await until(pilot, lambda: shows(pilot, "what it wrote is another version"))
+        await until(pilot, lambda: shows(pilot, "Another kvchat is in this conversation"))
         await pilot.press("enter")
         await until(pilot, lambda: shows(pilot, "And this.") and is_idle(screen))
         app._recorder.save(screen.chat.record()).result()

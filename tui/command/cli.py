@@ -128,7 +128,7 @@ def _run(args: argparse.Namespace) -> int:
         request = replace(request, keeps_flags=False)  # one question's are not the model's
         return answer(request, prompt, utf8(args.system or ""), show_thinking=args.show_thinking)
     if args.show_thinking:
-        raise UsageError("--show-thinking goes with -p; in the chat Ctrl+T unfolds it.")
+        raise UsageError("--show-thinking goes with -p; in the chat a thought unfolds.")
     if not all(s is not None and s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError(
             "the chat needs the terminal for input, output and errors; use -p TEXT or pipe a "

@@ -41,12 +41,13 @@ def editor(environ: Mapping[str, str] = os.environ) -> list[str]:
     raise EditorError("No editor was found; set $EDITOR to one.")
 
 
-def edited(text: str, command: list[str]) -> str:
+def edited(text: str, command: list[str], suffix: str = "md") -> str:
     """The text as the editor leaves it, in a file that only the user can read and that is gone
-    afterwards. Raises EditorError; the text is then as it was."""
+    afterwards. `suffix`: of its name, by which editors know what it is. Raises EditorError; the
+    text is then as it was."""
     name = cut(command[0])
     try:
-        descriptor, path = tempfile.mkstemp(prefix="kvchat-", suffix=".md")
+        descriptor, path = tempfile.mkstemp(prefix="kvchat-", suffix=f".{suffix}")
     except OSError as error:
         raise EditorError(f"No file for the editor can be made ({why(error)}).") from error
     try:

@@ -26,6 +26,7 @@ from tui.screens.branches import BranchesScreen, version_text
 from tui.screens.composing import Composing
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.direct import DirectScreen
+from tui.screens.elsewhere import catch_up
 from tui.screens.explorer import Choice, ExplorerScreen
 from tui.screens.lines import NOT_SAVED, LinesBelow
 from tui.screens.links import Links
@@ -238,6 +239,8 @@ class ChatScreen(DirectScreen):
         )
 
     def on_text_area_changed(self) -> None:
+        if not self._prompt.text:
+            self._rewritten = None
         self._composing.changed()
 
     def on_prompt_said(self, message: Prompt.Said) -> None:
@@ -269,6 +272,11 @@ class ChatScreen(DirectScreen):
 
     async def _send(self, question: Question) -> None:
         """Adds a question, or another wording of one, and has it answered."""
+        if news := await catch_up(self.chat, self._store):
+            await self.show_again()
+            await self._transcript.notice(news, "warning")
+            self._lines.say(f"{self._key('prompt.send')} sends yours after that")
+            return
         draft, old = self._prompt.take(), self._rewritten
         content, parts = question.content, question.parts
         add = partial(self.chat.edit, old) if old else self.chat.add_user
@@ -371,6 +379,9 @@ class ChatScreen(DirectScreen):
             self._lines.say("stopping")
         elif self._loads.stop():
             self._lines.say_load()
+        elif self._rewritten is not None:
+            self._rewritten = None
+            self._lines.say("a new question")
 
     async def action_interrupt(self) -> None:
         selected = self.get_selected_text() or self._prompt.selected_text
@@ -475,6 +486,10 @@ class ChatScreen(DirectScreen):
             entry = self._transcript.entry(message.id)
             if entry is not None and entry.footer != text:
                 entry.set_footer(text)
+
+    def open_text(self, text: str, suffix: str) -> None:
+        """Shows it in the user's editor."""
+        self._composing.lend(text, suffix)
 
     def leave_messages(self) -> None:
         """Back to the composer."""

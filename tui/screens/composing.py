@@ -181,21 +181,25 @@ class Composing:
     # ------------------------------------------------------------ elsewhere
 
     def edit(self) -> None:
-        """Lets the user's editor have the draft. Blocks until that is left: the screen is the
-        editor's meanwhile."""
+        """Lets the user's editor have the draft."""
         self.keep()
         whole = self._prompt.draft.whole
+        changed = self.lend(whole)
+        if changed is not None and changed != whole:
+            self._prompt.rewrite(changed)
+
+    def lend(self, text: str, suffix: str = "md") -> str | None:
+        """Opens a text in the user's editor and returns it as that leaves it; None, with a word,
+        where there is none. Blocks: the screen is the editor's meanwhile."""
         try:
             command = editor.editor()
             with self._screen.app.suspend():
-                changed = editor.edited(whole, command)
+                return editor.edited(text, command, suffix)
         except KvchatError as error:
             self._say(str(error))
         except SuspendNotSupported:
             self._say("this terminal cannot be lent to an editor")
-        else:
-            if changed != whole:
-                self._prompt.rewrite(changed)
+        return None
 
 
 def fits(draft: Draft, moment: Moment) -> bool:

@@ -56,6 +56,8 @@ class Talk(Protocol):
         """The keys are those of a message now, or no longer."""
 
     def save_changes(self, *messages: StoredMessage) -> None: ...
+    def open_text(self, text: str, suffix: str) -> None:
+        """Shows it in the user's editor."""
 
 
 class Messages(Transcript, can_focus=True, inherit_bindings=False):
@@ -114,6 +116,10 @@ class Messages(Transcript, can_focus=True, inherit_bindings=False):
         if picked := self.cursor.picked:
             self.app.copy_to_clipboard(picked.text)
             self._talk.say(f"{_name(picked)} copied")
+
+    def action_open(self) -> None:
+        if picked := self.cursor.picked:
+            self._talk.open_text(picked.text, _suffix(picked))
 
     def action_save(self) -> None:
         picked = self.cursor.picked
