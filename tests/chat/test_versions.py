@@ -209,3 +209,20 @@ async def test_another_kvchat_in_the_same_conversation_is_heard(store: Conversat
     path = ["One?", "Mine.", "Theirs?", "An answer to them.", "Two?", "Mine too.", "Three?"]
     assert said(store.shown(conversation.id)) == [*path, "And this."]
     assert len(store.messages(conversation.id)) == len(path) + 2
+
+
+async def test_search_reaches_versions_that_are_not_shown(store: Conversations) -> None:
+    """Opened from what was found in it, the conversation leads through that message."""
+    app = make_app(FakeRunning([["An apple."], ["A pear."]]), store)
+    async with app.run_test(size=SIZE) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Fruit?")
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: shows(pilot, "A pear.") and is_idle(screen))
+        app._recorder.save(screen.chat.record()).result()
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: not screen.chat.path)
+        await pilot.press("ctrl+o", *"apple")
+        await until(pilot, lambda: shows(pilot, "An apple."))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen is screen and shows(pilot, "An apple.", "‹ 1/2 ›"))

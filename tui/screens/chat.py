@@ -24,7 +24,7 @@ from tui.ports import LaunchEvent, ModelLauncher, Retry, RunningModel
 from tui.screens.bindings import bindings
 from tui.screens.branches import BranchesScreen, version_text
 from tui.screens.composing import Composing
-from tui.screens.conversations import ConversationsScreen
+from tui.screens.conversations import ConversationsScreen, Opened
 from tui.screens.direct import DirectScreen
 from tui.screens.elsewhere import catch_up
 from tui.screens.explorer import Choice, ExplorerScreen
@@ -282,6 +282,7 @@ class ChatScreen(DirectScreen):
         add = partial(self.chat.edit, old) if old else self.chat.add_user
         message = add(content, parts)
         self._rewritten = None
+        self._transcript.mark("")
         self._recorder.save(self.chat.record(), message)
         self._composing.sent(self.chat, draft)
         self._sent = True
@@ -540,26 +541,34 @@ class ChatScreen(DirectScreen):
             await self.show_again()
 
     def action_conversations(self) -> None:
-        def chosen(conversation_id: str | None) -> None:
-            if conversation_id is not None and conversation_id != self.chat.conversation.id:
-                self._open(conversation_id)
+        def chosen(opened: Opened | None) -> None:
+            if opened is not None:
+                self._open(opened)
 
         self.app.push_screen(ConversationsScreen(self._store, self._keymap), chosen)
 
     @work(group="open", exclusive=True)
-    async def _open(self, conversation_id: str) -> None:
+    async def _open(self, opened: Opened) -> None:
+        """Shows a conversation, through the message that was found in it."""
         if not await self._settle():
             return
-        try:
-            conversation = await asyncio.to_thread(self._store.get, conversation_id)
-            messages = await asyncio.to_thread(self._store.messages, conversation_id)
-        except KvchatError as error:
-            await self._transcript.notice(str(error), "error")
-            return
-        if conversation is not None:
+        if opened.conversation_id != self.chat.conversation.id:
+            try:
+                conversation = await asyncio.to_thread(self._store.get, opened.conversation_id)
+                messages = await asyncio.to_thread(self._store.messages, opened.conversation_id)
+            except KvchatError as error:
+                await self._transcript.notice(str(error), "error")
+                return
+            if conversation is None:
+                return
             self.chat = Chat(None, conversation, messages)
             await self._show_chat()
             self._measure(count=True)
+        if opened.message_id in self.chat.tree and opened.message_id is not None:
+            self.chat.tree.show(opened.message_id)
+            await self.show_again()
+            self._transcript.mark(opened.words)
+            self._transcript.scroll_to_item(Item(opened.message_id))
 
     @work(group="forget")
     async def forget(self, conversation_id: str) -> None:

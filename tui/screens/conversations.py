@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import work
@@ -26,8 +27,17 @@ from tuner.safe_text import one_line
 SEARCH_DELAY = 0.12  # seconds after the last key
 
 
-class ConversationsScreen(Screen[str | None]):
-    """Gives back the id of the conversation to open, or None."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The conversation to open, and where the words that were searched for stand in it."""
+
+    conversation_id: str
+    message_id: str | None = None
+    words: str = ""
+
+
+class ConversationsScreen(Screen[Opened | None]):
+    """Gives back what to open, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(Place.LIST)
 
@@ -52,6 +62,7 @@ class ConversationsScreen(Screen[str | None]):
         self._keymap = keymap
         self._store = store
         self._hits: list[Hit] = []
+        self._found = ""  # the words that they hold
         self._to_delete: str | None = None
         self._delay: Timer | None = None
 
@@ -82,7 +93,7 @@ class ConversationsScreen(Screen[str | None]):
 
     def on_conversations_screen_found(self, message: Found) -> None:
         chosen = self._chosen
-        self._hits = message.hits
+        self._hits, self._found = message.hits, message.text.strip()
         listing = self.query_one(OptionList)
         listing.clear_options()
         listing.add_options([Option(_entry(hit), id=hit.conversation.id) for hit in message.hits])
@@ -106,11 +117,12 @@ class ConversationsScreen(Screen[str | None]):
         self.query_one("#conversations-note", Plain).show(text)
 
     def action_open(self) -> None:
-        if self._chosen is not None:
-            self.dismiss(self._chosen)
+        chosen = next((hit for hit in self._hits if hit.conversation.id == self._chosen), None)
+        if chosen is not None:
+            self.dismiss(Opened(chosen.conversation.id, chosen.message_id, self._found))
 
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        self.dismiss(event.option.id)
+    def on_option_list_option_selected(self) -> None:
+        self.action_open()
 
     def action_leave(self) -> None:
         self.dismiss(None)
