@@ -38,7 +38,7 @@ from tuner.profiles.lessons import (
     runs_extra_bufts,
     without_repacking_text,
 )
-from tuner.profiles.paces import paced, said_by
+from tuner.profiles.paces import paced, parts_of, said_by
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
 from tuner.safe_text import cut, one_line
 from tuner.settings import Settings
@@ -212,13 +212,13 @@ class Tuning:
             said_by(
                 decodes,
                 self.model.fingerprint,
-                [(device, device.pace.decode) for device in self.machine.devices],
+                parts_of(self.machine, "decode"),
                 lambda timed, without: solver.decode_seconds(settings, timed.mean_depth, without),
             ),
             said_by(
                 prompts,
                 self.model.fingerprint,
-                [(device, device.pace.prompt) for device in self.machine.devices],
+                parts_of(self.machine, "prompt"),
                 lambda timed, without: solver.prompt_seconds(
                     settings, timed.n_tokens, timed.mean_depth, without
                 ),

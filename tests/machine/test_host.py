@@ -13,6 +13,7 @@ from tests.support.fake_hardware import DESKTOP, write_files
 from tuner.machine.host import (
     HostState,
     default_reserve,
+    f16_step,
     fast_cores,
     host_device,
     measure_bandwidth,
@@ -234,3 +235,17 @@ def test_a_quota_bounds_the_other_threads_too(tmp_path: Path) -> None:
     """Of 16 logical CPUs a group may use 10."""
     files = {"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": "1000000 100000\n"}
     assert other_threads(DESKTOP, write_files(tmp_path, files)) == 10
+
+
+@pytest.mark.parametrize(
+    ("flags", "step"),
+    [("fma avx2", 32), ("avx2 avx512f", 64), ("avx2 avx512f avx512_fp16", 128), (None, 32)],
+)
+def test_how_much_a_step_of_the_engine_takes_is_the_cpu_s(
+    flags: str | None, step: int, tmp_path: Path
+) -> None:
+    (tmp_path / "proc").mkdir()
+    if flags:
+        (tmp_path / "proc/cpuinfo").write_text(f"model name\t: CPU\nflags\t\t: fpu {flags}\n")
+    assert f16_step(tmp_path) == step
+    assert host_device(DESKTOP, tmp_path).f16_step == step

@@ -19,7 +19,7 @@ from tuner.machine.machine import Pace
 from tuner.model.model import describe
 from tuner.planning.solver import Solver
 from tuner.planning.speed import (
-    AS_IT_IS,
+    LEAST,
     TURN_ANSWER,
     TURN_PROMPT,
     Attention,
@@ -181,26 +181,30 @@ def test_predictions_name_the_depths_up_to_the_context() -> None:
     depth=st.sampled_from([0, 2048, 32_768]),
     share=st.floats(0, 1),
     bandwidths=st.tuples(st.floats(1e11, 1e12), st.floats(1e11, 1e12)),
-    pace=st.builds(Pace, st.sampled_from([0.05, 1.0, 20.0]), st.sampled_from([0.05, 1.0, 20.0])),
+    pace=st.builds(Pace, *[st.sampled_from([0.05, 1.0, 20.0])] * 3),
     met=st.builds(
-        Attention, st.sampled_from([(), (True, True), (True, False), (False, True)]), st.booleans()
+        Attention,
+        st.sampled_from([(), (True, True), (True, False), (False, True)]),
+        st.booleans(),
+        st.sampled_from([("f16", "f16"), ("q8_0", "f16"), ("q4_0", "q4_0")]),
     ),
+    step=st.sampled_from([32, 128]),
 )
 @settings(max_examples=120, deadline=None, derandomize=True)
 def test_no_split_has_a_shorter_turn_than_the_bound(
     n_gpu_layers: int, n_cpu_moe: int, n_ubatch: int, depth: int, share: float,
-    bandwidths: tuple[float, float], pace: Pace, met: Attention,
+    bandwidths: tuple[float, float], pace: Pace, met: Attention, step: int,
 ) -> None:  # fmt: skip
     """What the search takes for the least of a placement is no more than any split's, whatever
     the host was seen to do."""
     model = giant(QWEN_30B_A3B)
     where = machine(*(gpu(48, i, bandwidth=b) for i, b in enumerate(bandwidths)))
-    speed = SpeedModel(model, replace(where, host=replace(where.host, pace=pace)))
+    speed = SpeedModel(model, replace(where, host=replace(where.host, pace=pace, f16_step=step)))
     first = round(share * n_gpu_layers)
     offload = Offload(n_gpu_layers, n_cpu_moe, (first, n_gpu_layers - first))
     room = (48 * GIB, 48 * GIB)
     found = speed.turn_seconds(offload, n_ubatch, depth, met)
-    for known in (AS_IT_IS, met):
+    for known in (LEAST, met):
         least = speed.least_turn(n_gpu_layers, n_cpu_moe, n_ubatch, depth, room, known)
         assert least <= found * (1 + 1e-9)
 
@@ -286,23 +290,45 @@ def test_weights_without_a_matrix_kernel_slow_the_host_s_prompts(tmp_path: Path)
         describe(read_header(tiny_llama(tmp_path / f"{t}.gguf", ggml_type=t))) for t in (Q4_0, Q4_1)
     )
     for where, offload, ratio in (
-        (machine(), ON_HOST, 2.2),
+        (machine(), ON_HOST, 2.0),
         (machine(gpu(8)), Offload(3, 0, (3,)), 1),
     ):
         a, b = (SpeedModel(m, where).prompt_seconds(offload, 512, 0) for m in (q4_0, q4_1))
         assert b / a == pytest.approx(ratio)
 
 
-def test_a_quantized_cache_slows_the_host_s_prompts() -> None:
-    """Each of their tokens unpacks it anew; the more of it there is, the more that costs."""
+def test_a_quantized_cache_slows_the_host() -> None:
+    """Each token unpacks it anew, of a prompt too; the more of it there is, the more that costs,
+    and q4_0 more than q8_0."""
     solver = Solver(giant(LLAMA_8B), machine())
 
-    def slower(depth: int) -> float:
-        plain, packed = (
-            solver.prompt_seconds(Settings(8192, t, t), 512, depth) for t in ("f16", "q8_0")
-        )
+    def slower(kind: str, depth: int, prompt: bool) -> float:
+        settings = [Settings(8192, t, t) for t in ("f16", kind)]
+        if prompt:
+            plain, packed = (solver.prompt_seconds(s, 512, depth) for s in settings)
+        else:
+            plain, packed = (solver.decode_seconds(s, depth) for s in settings)
         return packed / plain
 
-    assert slower(0) == 1.0
-    assert 1.0 < slower(1024) < slower(8192)
+    for prompt in (False, True):
+        assert slower("q8_0", 0, prompt) == 1.0
+        assert 1.0 < slower("q8_0", 1024, prompt) < slower("q8_0", 8192, prompt)
+        assert slower("q4_0", 1024, prompt) > slower("q8_0", 1024, prompt)
     assert solver.decode_seconds(Settings(8192), 8192) > solver.decode_seconds(Settings(8192), 0)
+
+
+def test_the_host_s_attention_has_a_pace_of_its_own() -> None:
+    """It is a part of the time with the place behind the devices, which its weights do not move."""
+    model, where = giant(LLAMA_8B), machine()
+    plain = SpeedModel(model, where)
+    paced = SpeedModel(model, replace(where, host=replace(where.host, pace=Pace(attention=0.5))))
+    packed = Attention(unpacked=True, pair=("q8_0", "q8_0"))
+    each: list[Callable[[SpeedModel], float]] = [
+        lambda s: s.decode_seconds(ON_HOST, 4096, packed),
+        lambda s: s.prompt_seconds(ON_HOST, 512, 4096, packed),
+    ]
+    for seconds in each:
+        part = seconds(plain) - seconds(plain.without(1))
+        assert part > 0
+        assert seconds(paced) == pytest.approx(seconds(plain) + part)
+    assert plain.without(1).decode_seconds(ON_HOST, 0) == plain.decode_seconds(ON_HOST, 0)

@@ -19,10 +19,12 @@ from tuner.profiles.paces import (
     MOST,
     MOST_MODELS,
     Said,
+    attention_key,
     blamed,
     heard,
     pace_of,
     paced,
+    parts_of,
     said_by,
 )
 
@@ -95,7 +97,7 @@ def test_nobody_is_blamed_for_a_part(shares: list[float], rest: float, measured:
         assert 0 < found[1] <= MOST * 1.001
 
 
-def test_a_time_says_something_of_one_device() -> None:
+def test_a_time_says_something_of_one_part() -> None:
     """Twice as slow as predicted, on a host known to be at 0.8 of what is computed: 0.4."""
     where = machine(gpu(8))
     parts = {0: 0.1, 1: 0.9}  # seconds per token on the GPU and the host
@@ -104,20 +106,44 @@ def test_a_time_says_something_of_one_device() -> None:
         return sum(part for place, part in parts.items() if place != without)
 
     timed = Timed(0, 64, 64 * (0.1 + 1.8), 1.0)
-    paces = [(where.gpus[0], 1.0), (where.host, 0.8)]
-    ((key, said),) = said_by([timed], "m", paces, predicted)
+    known = replace(where, host=replace(where.host, pace=Pace(0.8)))
+    made_of = parts_of(known, "decode")
+    ((key, said),) = said_by([timed], "m", made_of, predicted)
     assert key == device_key(where.host)
     assert (said.model, said.n_tokens) == ("m", 64)
     assert said.pace == pytest.approx(0.4)
     parts[0] = 0.9
-    assert not said_by([timed], "m", paces, predicted)
+    assert not said_by([timed], "m", made_of, predicted)
+
+
+@given(st.floats(0.3, 3), st.floats(0.3, 3), st.permutations([0, 512, 1024]))
+def test_times_of_one_measurement_explain_each_other(
+    weights: float, attention: float, depths: list[int]
+) -> None:
+    """With an empty cache a time tells of the host's weights, what a later one takes longer of its
+    attention, in whatever order they come."""
+    where = machine()
+    made_of = parts_of(where, "decode")
+
+    def predicted(timed: Timed, without: int | None) -> float:
+        return (without != 0) * 1.0 + (without != 1) * timed.depth / 512
+
+    all_timed = [Timed(d, 8, 8 * (1 / weights + d / 512 / attention), 1.0) for d in depths]
+    said = dict(said_by(all_timed, "m", made_of, predicted))
+    assert said[device_key(where.host)].pace == pytest.approx(weights)
+    if 1 / attention > 0.5:  # else it is too small a part to say something of
+        assert said[attention_key(where.host)].pace == pytest.approx(attention)
+    assert not said_by([t for t in all_timed if t.depth == 512], "m", made_of, predicted)
 
 
 def test_the_machine_has_the_paces_of_its_devices() -> None:
     """By the key that names a device across runs; what was learned of another one is not used."""
     where = machine(gpu(8))
     decode = {device_key(where.host): (Said("m", 0.7, 9),), "another": (Said("m", 0.1, 9),)}
-    prompt = {device_key(where.gpus[0]): (Said("m", 1.3, 9),)}
+    prompt = {
+        device_key(where.gpus[0]): (Said("m", 1.3, 9),),
+        attention_key(where.host): (Said("m", 0.6, 9),),
+    }
     got = paced(where, decode, prompt)
-    assert got.host.pace == Pace(0.7, 1.0)
+    assert got.host.pace == Pace(0.7, 1.0, 0.6)
     assert got.gpus[0].pace == Pace(1.0, 1.3)

@@ -78,6 +78,17 @@ def cpu_name(root: Path = Path("/")) -> str:
     return platform.processor() or platform.machine() or "CPU"
 
 
+def f16_step(root: Path = Path("/")) -> int:
+    """Elements of an f16 vector that a step of ggml's loops takes when it was built for this CPU
+    (`GGML_F16_STEP`, ggml-cpu/simd-mappings.h); what they leave over goes one by one."""
+    for line in _text(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "flags":
+            flags = value.split()
+            return 128 if "avx512_fp16" in flags else 64 if "avx512f" in flags else 32
+    return 32
+
+
 def _sysctl(name: str) -> str:
     """A value of macOS's; "" where it has none of that name."""
     command = ["/usr/sbin/sysctl", "-n", name]
@@ -116,6 +127,7 @@ def host_device(state: HostState, root: Path = Path("/"), bandwidth: float | Non
         bandwidth=known or ASSUMED_BANDWIDTH,
         bandwidth_source="measured" if bandwidth else "data sheet" if sheet else "assumed",
         flops=assumed_flops(cores),
+        f16_step=f16_step(root),
         engine_name="CPU",
     )
 

@@ -28,8 +28,9 @@ class Process:
 class Pace:
     """How fast a device is beside what is computed of it, as loads on this machine have taught."""
 
-    decode: float = 1.0
+    decode: float = 1.0  # reading weights and cache
     prompt: float = 1.0
+    attention: float = 1.0  # of the host's cores, row by row (`planning/host_attention.py`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Device:
     clock: float = 0.0  # Hz, the highest that they run at
     compute_capability: tuple[int, int] | None = None  # CUDA only
     pcie_bandwidth: float = 0.0  # host to device, bytes/s; 0: `ASSUMED_PCIE`
+    # of the host: elements of an f16 row that a step of the engine's loops takes (`host.f16_step`)
+    f16_step: int = 32
     engine_name: str = ""  # the engine's own name for it ("CUDA0"), where known
     device_id: str = ""  # its PCI address, where the engine says it: the same under every backend
     # has no memory of its own: Metal, integrated GPUs, a server that gives out the host's RAM

@@ -30,6 +30,10 @@ class CacheType:
     `ggml` is its number in `enum ggml_type`; `block` elements are stored in `block_bytes` bytes:
     both stand in `tuner/gguf/types.py`. `k_loss` and `v_loss` are what this type is taken to lose
     where it holds K or V: they rank types, whatever the model. Models differ: some break at q4_0.
+    `k_seconds` and `v_seconds`: what a core takes for an element of a row of it when one token is
+    attended to: a product with K (`vec_dot`), V unpacked to f32 and added up (`to_float`; f16 is
+    added up as it is). Measured kernel by kernel at head sizes of 64 to 256 on a core with AVX-512;
+    the machine learns how fast its own cores are beside that (`Pace.attention`).
     """
 
     name: str
@@ -38,6 +42,8 @@ class CacheType:
     block_bytes: int
     k_loss: Loss
     v_loss: Loss
+    k_seconds: float
+    v_seconds: float
     chosen: bool  # a search may choose it; others are used only where a user asks for them
 
     @property
@@ -55,12 +61,18 @@ class CacheType:
 
 
 def _type(
-    name: str, k: tuple[float, float], v: tuple[float, float], *, chosen: bool = True
+    name: str,
+    k: tuple[float, float],
+    v: tuple[float, float],
+    ns: tuple[float, float],
+    *,
+    chosen: bool = True,
 ) -> CacheType:
-    """`k` and `v`: losses with rotation and without."""
+    """`k` and `v`: losses with rotation and without. `ns`: nanoseconds per element of K and V."""
     number = GGML_NUMBERS[name]
     form = GGML_TYPES[number]
-    return CacheType(name, number, form.block, form.block_bytes, Loss(*k), Loss(*v), chosen)
+    losses, seconds = (Loss(*k), Loss(*v)), (ns[0] * 1e-9, ns[1] * 1e-9)
+    return CacheType(name, number, form.block, form.block_bytes, *losses, *seconds, chosen)
 
 
 _NOTHING = (0.0, 0.0)
@@ -74,15 +86,15 @@ _NOTHING = (0.0, 0.0)
 CACHE_TYPES: dict[str, CacheType] = {
     t.name: t
     for t in (
-        _type("f32", _NOTHING, _NOTHING, chosen=False),
-        _type("f16", _NOTHING, _NOTHING),
-        _type("bf16", (0.0001, 0.0001), (0.0001, 0.0001), chosen=False),
-        _type("q8_0", (0.0002, 0.0008), (0.0001, 0.0004)),
-        _type("q5_1", (0.0091, 0.0190), (0.0015, 0.0019)),
-        _type("q5_0", (0.0098, 0.0420), (0.0019, 0.0030)),
-        _type("q4_1", (0.0379, 0.0810), (0.0058, 0.0066)),
-        _type("iq4_nl", (0.0394, 0.1030), (0.0058, 0.0070), chosen=False),
-        _type("q4_0", (0.0436, 0.1560), (0.0064, 0.0120)),
+        _type("f32", _NOTHING, _NOTHING, (0.06, 0.06), chosen=False),
+        _type("f16", _NOTHING, _NOTHING, (0.045, 0.035)),
+        _type("bf16", (0.0001, 0.0001), (0.0001, 0.0001), (0.045, 0.16), chosen=False),
+        _type("q8_0", (0.0002, 0.0008), (0.0001, 0.0004), (0.03, 0.26)),
+        _type("q5_1", (0.0091, 0.0190), (0.0015, 0.0019), (0.06, 1.27)),
+        _type("q5_0", (0.0098, 0.0420), (0.0019, 0.0030), (0.06, 1.92)),
+        _type("q4_1", (0.0379, 0.0810), (0.0058, 0.0066), (0.05, 0.66)),
+        _type("iq4_nl", (0.0394, 0.1030), (0.0058, 0.0070), (0.06, 1.5), chosen=False),
+        _type("q4_0", (0.0436, 0.1560), (0.0064, 0.0120), (0.05, 0.64)),
     )
 }
 CHOSEN_TYPES = tuple(t.name for t in CACHE_TYPES.values() if t.chosen)

@@ -26,9 +26,6 @@ HOST_BANDWIDTH_SHARE = 0.54
 HOST_COPIED_SHARE = 0.68
 HOST_BYTES_PER_CORE = 16e9  # bytes/s of quantized weights that one core unpacks and multiplies
 SECONDS_PER_LAYER_AND_THREAD = 5.9e-6  # threads meeting at the barriers of a layer
-# FLOP/s of one token's attention on a core, of whatever a cache is made: one vector at a time, of
-# 64 to 256 elements (`ggml_compute_forward_flash_attn_ext_f16_one_chunk`, ggml-cpu/ops.cpp).
-HOST_ATTENTION_PER_CORE = 15e9
 
 # Prompts: FLOP/s reached are REACHED * PEAK_UNIT * (peak / PEAK_UNIT) ** GROWTH, since the larger
 # the tensor cores are, the less of them is used.
@@ -39,14 +36,14 @@ FLOPS_PER_BANDWIDTH = 150.0  # peak FLOP/s per byte/s of a card that tells nothi
 
 # Of these formulas. It goes up with each change by which what machines have learned beside them
 # (`Pace`) becomes wrong.
-SPEED_FORMULA = 1
+SPEED_FORMULA = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
     """What one device reaches: bytes/s of decoding, FLOP/s of prompts, and the seconds that each
-    weight tensor and each layer costs beside its bytes. `attention`: FLOP/s of one token's
-    attention, where it takes longer than reading the cache."""
+    weight tensor and each layer costs beside its bytes. `attention`: cores that attend to one token
+    after the other, beside reading the cache (`host_attention.py`)."""
 
     bandwidth: float
     flops: float
@@ -90,5 +87,5 @@ def host_rate(machine: Machine) -> Rate:
         bandwidth * pace.decode,
         flops * pace.prompt,
         per_layer=SECONDS_PER_LAYER_AND_THREAD * machine.threads / pace.decode,
-        attention=cores * HOST_ATTENTION_PER_CORE * pace.decode,
+        attention=cores * pace.attention,
     )

@@ -28,7 +28,7 @@ from tuner.planning.objective import FULL_UBATCH, LEAST_CONTEXT, Objective
 from tuner.planning.plan import Candidate, Speed
 from tuner.planning.quality import CacheQuality
 from tuner.planning.search import CacheChoice, Patience, Search, rank
-from tuner.planning.speed import AS_IT_IS, Attention, Calibration, Offload, SpeedModel
+from tuner.planning.speed import AS_IT_IS, LEAST, Attention, Calibration, Offload, SpeedModel
 from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.units import padded
 from tuner.wishes import Wishes
@@ -364,7 +364,7 @@ class Solver:
         n_cpu_moe: int,
         n_ubatch: int,
         depth: int,
-        attention: Attention = AS_IT_IS,
+        attention: Attention = LEAST,
     ) -> float:
         """Seconds of a turn that no split over the GPUs beats: a lower bound."""
         if self.budgets not in self._ranked:
@@ -406,6 +406,7 @@ class Solver:
             if s.flash_attn != "off" and not self.model.hparams.row.unfused:
                 copied = constraints.converts_cache(self.model, s.type_k, s.type_v, self.machine)
                 unpacked = backend(self.machine.host.backend).slow_prompts(s.type_k, s.type_v)
-                found = Attention(copied if any(copied) else (), unpacked)
+                pair = (s.type_k, s.type_v)
+                found = Attention(copied if any(copied) else (), unpacked, pair)
             self._attentions[key] = found
         return self._attentions[key]

@@ -6,8 +6,9 @@ and each hand-over costs beside its bytes. Prompt processing multiplies many tok
 it reads, so its time is arithmetic over FLOP/s, and, for weights that stay in RAM while a GPU does
 the work, a copy of them over PCIe for every batch. What a chat waits for is a turn of both.
 
-A depth is the number of tokens that are in the cache already. The rates are those of `rates.py`;
-`Calibration` scales what is shown to what was measured of this very model.
+A depth is the number of tokens that are in the cache already. The rates are those of `rates.py`,
+attention is added up by `attended.py`; `Calibration` scales what is shown to what was measured of
+this very model.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from math import prod
+from math import inf, prod
 
 from tuner.gguf.header import TensorInfo
 from tuner.gguf.types import GGML_NUMBERS
@@ -24,6 +25,8 @@ from tuner.machine.backends import backend
 from tuner.machine.machine import ASSUMED_PCIE, Machine
 from tuner.memory.kv_cache import CacheSizes
 from tuner.model.model import Model
+from tuner.planning.attended import Attended, prefix
+from tuner.planning.host_kernels import TILED_COST, Pair, weight_cost
 from tuner.planning.plan import Reads, Speed
 from tuner.planning.rates import NO_TIME, gpu_rate, host_rate
 from tuner.settings import Settings
@@ -39,8 +42,7 @@ SECONDS_PER_HOP = 3e-5  # handing the hidden state from one device to another
 BARRIERS_OF_EXPERTS = 0.5  # of a layer's, where it has only its experts in RAM
 
 F16_SPEEDUP = 1.24  # of prompts over weights that need no unpacking
-ROW_BY_ROW_COST = 2.2  # on the host, of prompts over weights without a matrix kernel
-ATTENTION_COST = 1.2  # FLOP of attention in those of a matrix product
+ATTENTION_COST = 1.2  # FLOP of attention in those of a matrix product, on a GPU
 # Of the experts in RAM only those that a batch uses are copied to the GPU: about all of them from
 # this many tokens on, and fewer the smaller it is.
 ALL_EXPERTS_UBATCH = 2_048
@@ -74,9 +76,11 @@ class Attention:
 
     copied: tuple[bool, ...] = ()  # by which GPUs, to f16 for every token; empty: by none
     unpacked: bool = False  # by the host, anew for every token of a prompt, as in decoding
+    pair: Pair | None = ("f16", "f16")  # None: what the host is fastest with
 
 
 AS_IT_IS = Attention()
+LEAST = Attention(pair=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,6 @@ class SpeedModel:
         """`cache`: that of the model, where it is at hand."""
         self.calibration = calibration or Calibration()
         self.n_items = model.n_items
-        self._hparams = model.hparams
         self._cache = cache or CacheSizes(model.hparams)
         self._ids = [device.id for device in machine.devices]
         self._gpus = [gpu_rate(gpu) for gpu in machine.gpus]
@@ -122,19 +125,20 @@ class SpeedModel:
         others = [*(layer.others for layer in groups.layers), (*groups.output, *tied)]
         experts = [*(layer.experts for layer in groups.layers), ()]
         used = model.n_expert_used / model.n_expert if model.n_expert else 1.0
-        self._stored = _prefix(_bytes(ts) for ts in others)
-        self._expert_stored = _prefix(_bytes(ts) for ts in experts)
+        self._stored = prefix(_bytes(ts) for ts in others)
+        self._expert_stored = prefix(_bytes(ts) for ts in experts)
         self._experts = [used * x for x in self._expert_stored]
-        self._tensors = _prefix(len(ts) for ts in others)
-        self._expert_tensors = _prefix(len(ts) for ts in experts)
+        self._tensors = prefix(len(ts) for ts in others)
+        self._expert_tensors = prefix(len(ts) for ts in experts)
         # Of a prompt only the last token's logits are computed: the output costs nothing there.
         dense = [*others[:-1], ()]
-        self._flops = _prefix(_flops(ts) for ts in dense)
-        self._host_flops = _prefix(_host_flops(ts) for ts in dense)
-        self._expert_flops = [used * x for x in _prefix(_flops(ts) for ts in experts)]
-        self._host_expert_flops = [used * x for x in _prefix(_host_flops(ts) for ts in experts)]
+        self._flops = prefix(_flops(ts) for ts in dense)
+        self._host_flops = prefix(_host_flops(ts) for ts in dense)
+        self._expert_flops = [used * x for x in prefix(_flops(ts) for ts in experts)]
+        self._host_expert_flops = [used * x for x in prefix(_host_flops(ts) for ts in experts)]
         self._depths: dict[int, _Depth] = {}
-        self._attentions: dict[int, list[float]] = {}
+        step = machine.host.f16_step
+        self._attended = Attended(model.hparams, self._cache, self.n_items, step)
 
     def calibrated(self, calibration: Calibration) -> SpeedModel:
         """The same model with predictions scaled to what was measured."""
@@ -148,10 +152,14 @@ class SpeedModel:
 
     def without(self, place: int | None) -> SpeedModel:
         """The same where one device takes no time (its place in `Machine.devices`), but for the
-        attention of the host, which goes by other rules than its weights. None: as it is."""
+        attention of the host, which goes by other rules than its weights and has the place behind
+        them. None: as it is."""
         if place is None:
             return self
         other = copy.copy(self)
+        if place > len(self._gpus):
+            other._host = replace(self._host, attention=inf)
+            return other
         if place == len(self._gpus):
             other._host = replace(NO_TIME, attention=self._host.attention)
             return other
@@ -175,7 +183,7 @@ class SpeedModel:
         moe = max(first, min(offload.n_cpu_moe, self.n_items))
         barriers = first + BARRIERS_OF_EXPERTS * (moe - first)
         seconds = barriers * self._host.per_layer
-        seconds += self._attention(depth)[first] / self._host.attention
+        seconds += self._attended.core_seconds(depth, attention.pair)[first] / self._host.attention
         hops = (1 if first and on_gpu else 0) + 2 * (moe - first)
         for g, (rate, count) in enumerate(zip(self._gpus, offload.counts, strict=False)):
             end = min(start + count, self.n_items)
@@ -202,20 +210,24 @@ class SpeedModel:
         on_gpu = self._on_gpus(offload.n_gpu_layers)
         start = first = self.n_items - on_gpu
         moe = max(first, min(offload.n_cpu_moe, self.n_items))
-        attended = self._attention(depth)
-        host = self._host.flops
-        if attention.unpacked:
-            host = min(host, self._host.attention)
-        seconds = attended[first] / host
+        attended = self._attended.flop(depth)
+        seconds = self._prompt_attention(first, depth, attention)
         for rate, count in zip(self._gpus, offload.counts, strict=False):
             end = min(start + count, self.n_items)
             if end > start:
                 experts_from = min(max(start, moe), end)
-                work = self._flops[end] - self._flops[start] + attended[end] - attended[start]
+                work = self._flops[end] - self._flops[start]
+                work += ATTENTION_COST * (attended[end] - attended[start])
                 work += self._expert_flops[end] - self._expert_flops[experts_from]
                 seconds += work / rate.flops
                 start = end
         return seconds + self._host_prompt_seconds(first, moe, n_ubatch)
+
+    def _prompt_attention(self, first: int, depth: int, attention: Attention) -> float:
+        """What the host's attention costs a token of a prompt."""
+        if attention.unpacked:
+            return self._attended.core_seconds(depth, attention.pair)[first] / self._host.attention
+        return TILED_COST * self._attended.flop(depth)[first] / self._host.flops
 
     def _host_prompt_seconds(self, first: int, moe: int, n_ubatch: int) -> float:
         """What the weights in RAM cost: the engine copies them to a GPU for every batch, where one
@@ -243,22 +255,27 @@ class SpeedModel:
         n_ubatch: int,
         depth: int,
         room: Sequence[float],
-        met: Attention = AS_IT_IS,
+        met: Attention = LEAST,
     ) -> float:
         """No split of these layers has a shorter turn, where GPU g has `room[g]` bytes. `met`: how
-        attention meets the cache."""
+        attention meets the cache, if its types are known."""
         on_gpu = self._on_gpus(n_gpu_layers)
         first = self.n_items - on_gpu
         moe = max(first, min(n_cpu_moe, self.n_items))
-        attention = self._attention(depth)
-        host = min(self._host.flops, self._host.attention) if met.unpacked else self._host.flops
-        work = self._flops[-1] - self._flops[first] + attention[-1] - attention[first]
+        attention = self._attended.flop(depth)
+        work = self._flops[-1] - self._flops[first]
+        work += ATTENTION_COST * (attention[-1] - attention[first])
         work += self._expert_flops[-1] - self._expert_flops[moe]
         fastest = max((rate.flops for rate in self._gpus), default=1.0)
-        prompt = attention[first] / host + work / fastest
+        ways = (met,) if met.pair else (LEAST, replace(LEAST, unpacked=True))
+        prompt = min(self._prompt_attention(first, depth, way) for way in ways) + work / fastest
         prompt += self._host_prompt_seconds(first, moe, n_ubatch)
         return TURN_PROMPT * prompt + TURN_ANSWER * self._least_decode(
-            n_gpu_layers, n_cpu_moe, depth, room, met if all(met.copied) else AS_IT_IS
+            n_gpu_layers,
+            n_cpu_moe,
+            depth,
+            room,
+            met if all(met.copied) else replace(met, copied=()),
         )
 
     def _least_decode(
@@ -371,12 +388,11 @@ class SpeedModel:
     # ------------------------------------------------------------ by depth
 
     def _at(self, depth: int) -> _Depth:
-        """What a depth costs. A quantized cache is read faster but must be unpacked: in time it
-        counts as f16."""
+        """What a depth costs to read, for caches of any type the time of f16; what unpacking takes
+        the host is `Attended.core_seconds`."""
         found = self._depths.get(depth)
         if found is None:
-            f16, n = Settings(n_ctx=max(depth, 1)), self.n_items - 1
-            cache = _prefix((*(self._cache.read(f16, i, i + 1, depth) for i in range(n)), 0))
+            cache = self._attended.read(depth)
             dense = [a + b for a, b in zip(self._stored, cache, strict=True)]
             full = [a + b for a, b in zip(dense, self._experts, strict=True)][:-1]
             both = [a + b for a, b in zip(self._stored, self._expert_stored, strict=True)][:-1]
@@ -384,29 +400,10 @@ class SpeedModel:
             self._depths[depth] = found
         return found
 
-    def _attention(self, depth: int) -> list[float]:
-        """FLOP of one token's attention at a depth, over the items: two products per head, of which
-        a window sees no more than its size."""
-        found = self._attentions.get(depth)
-        if found is None:
-            hp = self._hparams
-            per_layer = [0.0] * self.n_items
-            for row in self._cache.layout.rows:
-                il = row.layer
-                seen = min(depth, hp.n_swa) if hp.swa[il] and hp.n_swa else depth
-                width = hp.n_head[il] * (hp.head_k[il] + hp.head_v[il])
-                per_layer[il] = ATTENTION_COST * 2.0 * width * seen
-            found = self._attentions[depth] = _prefix(per_layer)
-        return found
-
 
 def turn_depth(n_ctx: int) -> int:
     """Tokens in the cache at which a turn of a chat with such a context is judged."""
     return min(CHAT_DEPTH, n_ctx // 2)
-
-
-def _prefix(values: Iterable[float]) -> list[float]:
-    return list(accumulate(values, initial=0.0))
 
 
 def _steepest(read: Sequence[float], stored: Sequence[float]) -> float:
@@ -420,9 +417,6 @@ def _bytes(tensors: Iterable[TensorInfo]) -> int:
 
 
 _UNPACKED = frozenset(GGML_NUMBERS[name] for name in ("f16", "bf16"))
-# Types for which the host has neither a matrix kernel (`llamafile_sgemm`, ggml-cpu/llamafile) nor a
-# repacked form (ggml-cpu/repack.cpp): each row is multiplied with each token by itself.
-_ROW_BY_ROW = frozenset(GGML_NUMBERS[name] for name in ("q4_1", "q5_1"))
 
 
 def _flops(tensors: Iterable[TensorInfo]) -> float:
@@ -437,8 +431,4 @@ def _flops(tensors: Iterable[TensorInfo]) -> float:
 
 def _host_flops(tensors: Iterable[TensorInfo]) -> float:
     """The same on the host."""
-    return sum(
-        2.0 * prod(t.shape) * (ROW_BY_ROW_COST if t.ggml_type in _ROW_BY_ROW else 1.0)
-        for t in tensors
-        if len(t.shape) > 1
-    )
+    return sum(2.0 * prod(t.shape) * weight_cost(t.ggml_type) for t in tensors if len(t.shape) > 1)

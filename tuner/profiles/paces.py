@@ -1,17 +1,19 @@
 """How fast this machine's devices are beside what is computed of them, learned from all its models.
 
-A time is one number, and several devices may have taken it. What it was off by is put down to the
-one that takes nearly all of it, if there is one; the others are taken to be as fast as is known of
-them so far. Each model has one say per device, so that the one that is used daily does not speak
-for all, and the middle of what they say counts.
+A time is one number, and several devices may have taken it, or the host's memory and its cores.
+What it was off by is put down to the part that takes nearly all of it, if there is one; the others
+are taken to be as fast as is known of them so far. Times of one measurement explain each other: the
+one with an empty cache tells of the weights, and what a later one takes longer of attention. Each
+model has one say per part, so that the one that is used daily does not speak for all, and the
+middle of what they say counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tuner.engine.protocol import Timed
 from tuner.json_values import within
@@ -20,7 +22,8 @@ from tuner.machine.usable import device_key
 
 LEAST, MOST = 0.05, 20.0  # a pace outside is a mistake, not a machine
 MOST_MODELS = 8  # per device; the one that was heard longest ago is forgotten first
-LEAST_SHARE = 0.8  # of the time, that a device must take to be the one to blame
+LEAST_SHARE = 0.8  # of the time that is not explained yet, which the part to blame must take,
+LEAST_PART = 0.25  # and of the whole
 # Tokens for which what a model has said so far counts at most: later ones still move it.
 MEMORY = 512
 
@@ -36,9 +39,22 @@ class Said:
 
 Sayings = Mapping[str, tuple[Said, ...]]  # by `device_key`
 DeviceSaid = tuple[str, Said]  # of the device with this key
-# Predicted seconds per token of what was timed, if the device at this place took no time; None: as
+Part = tuple[str, float]  # what a time is made of: its key, and the pace that the prediction has
+# Predicted seconds per token of what was timed, if the part at this place took no time; None: as
 # it is.
 Predicted = Callable[[Timed, int | None], float]
+
+
+def attention_key(host: Device) -> str:
+    """What the attention of a host's cores is known by, beside its weights."""
+    return f"{device_key(host)} attention"
+
+
+def parts_of(machine: Machine, job: Literal["decode", "prompt"]) -> list[Part]:
+    """What a time of this machine is made of: its devices in their order, then the host's
+    attention."""
+    devices = [(device_key(device), getattr(device.pace, job)) for device in machine.devices]
+    return [*devices, (attention_key(machine.host), machine.host.pace.attention)]
 
 
 def heard(known: Sequence[Said], new: Said) -> tuple[Said, ...]:
@@ -74,48 +90,65 @@ def pace_of(known: Sequence[Said]) -> float:
 def paced(machine: Machine, decode: Sayings, prompt: Sayings) -> Machine:
     """The machine with what was learned of its devices."""
 
+    attention = attention_key(machine.host)
+
     def of(device: Device) -> Device:
         key = device_key(device)
         pace = Pace(pace_of(decode.get(key, ())), pace_of(prompt.get(key, ())))
         return replace(device, pace=pace)
 
-    return replace(machine, gpus=tuple(map(of, machine.gpus)), host=of(machine.host))
+    host = of(machine.host)
+    said = (*decode.get(attention, ()), *prompt.get(attention, ()))
+    host = replace(host, pace=replace(host.pace, attention=pace_of(said)))
+    return replace(machine, gpus=tuple(map(of, machine.gpus)), host=host)
 
 
 def said_by(
-    all_timed: Sequence[Timed],
-    model: str,
-    paces: Sequence[tuple[Device, float]],
-    predicted: Predicted,
+    all_timed: Sequence[Timed], model: str, parts: Sequence[Part], predicted: Predicted
 ) -> list[DeviceSaid]:
-    """What times say, each of the device that took nearly all of it. `paces`: those that the
-    prediction has of each of the machine's devices, in their order."""
+    """What the times of one measurement say, each of the part that took nearly all of what earlier
+    ones, less deep, do not explain."""
     found = []
-    for timed in all_timed:
+    factors: dict[int, float] = {}  # what is known from this measurement, by place
+    for timed in sorted(all_timed, key=lambda timed: timed.depth):
         whole = predicted(timed, None)
-        shares = [whole - predicted(timed, place) for place in range(len(paces))]
-        blame = blamed(shares, whole - sum(shares), timed.seconds / timed.n_tokens)
+        shares = [whole - predicted(timed, place) for place in range(len(parts))]
+        rest = whole - sum(shares)
+        shares = [share / factors.get(place, 1.0) for place, share in enumerate(shares)]
+        blame = blamed(shares, rest, timed.seconds / timed.n_tokens, factors.keys())
         if blame is not None:
             place, factor = blame
-            device, pace = paces[place]
-            said = Said(model, _bounded(pace * factor), min(MEMORY, timed.n_tokens))
-            found.append((device_key(device), said))
+            factors[place] = factors.get(place, 1.0) * factor
+            key, pace = parts[place]
+            said = Said(model, _bounded(pace * factors[place]), min(MEMORY, timed.n_tokens))
+            found.append((key, said))
     return found
 
 
-def blamed(shares: Sequence[float], rest: float, measured: float) -> tuple[int, float] | None:
-    """Which device what was measured says something of, and how much faster than predicted it is:
-    (place, factor). None where none takes nearly all of the time.
+def blamed(
+    shares: Sequence[float], rest: float, measured: float, explained: Collection[int] = ()
+) -> tuple[int, float] | None:
+    """Which part what was measured says something of, and how much faster than predicted it is:
+    (place, factor). None where none takes nearly all of what is not explained.
 
-    `shares`: predicted seconds of each device; `rest`: of what is no device's. `measured`: seconds
-    in all.
+    `shares`: predicted seconds of each part; `rest`: of what is none's. `measured`: seconds in all.
+    `explained`: places of which is known what they take.
     """
-    place = max(range(len(shares)), key=lambda i: shares[i])
-    most = shares[place]
-    if most <= LEAST_SHARE * (sum(shares) + rest):
-        return None
-    others = sum(shares) + rest - most
-    return place, most / max(measured - others, most / MOST)
+    whole = sum(shares) + rest
+    for candidates, total in (
+        (range(len(shares)), whole),
+        (
+            [i for i in range(len(shares)) if i not in explained],
+            whole - sum(shares[i] for i in explained),
+        ),
+    ):
+        place = max(candidates, key=lambda i: shares[i], default=None)
+        if place is None:
+            continue
+        most = shares[place]
+        if most > LEAST_SHARE * total and most > LEAST_PART * whole:
+            return place, most / max(measured - (whole - most), most / MOST)
+    return None
 
 
 def _bounded(pace: float) -> float:
