@@ -176,7 +176,7 @@ ACTIONS = (
     Action("message.undo", ("u",), "undo", Place.MESSAGE, "Undo",
            "Brings back what was deleted.", priority=False),
     Action("message.fold", ("enter", "space"), "fold", Place.MESSAGE, "Fold",
-           "Shows or hides the thought.", priority=False),
+           "Shows or hides the thought, or files and pastes.", priority=False),
     Action("message.skip_up", ("shift+up", "K"), "move_message(-1)", Place.MESSAGE,
            "Message before", "Goes to the message before.", priority=False),
     Action("message.skip_down", ("shift+down", "J"), "move_message(1)", Place.MESSAGE,

@@ -85,6 +85,7 @@ async def test_each_conversation_has_its_draft(store: Conversations) -> None:
     async with make_app(FakeRunning(), store, resume=first).run_test(size=(80, 24)) as pilot:
         await chat_screen(pilot)
         await until(pilot, lambda: prompt_of(pilot).text == "more of one")
+        await until(pilot, lambda: shows(pilot, "11 tokens"))  # counted without a key more
 
 
 async def test_a_draft_is_weighed_and_its_files_go_along(
@@ -134,7 +135,7 @@ async def test_what_does_not_fit_is_told_and_not_sent(store: Conversations) -> N
         await chat_screen(pilot)
         await ask(pilot, "q" * 50)
         prompt_of(pilot).post_message(events.Paste(LONG))
-        await until(pilot, lambda: shows(pilot, "[30 lines, 229 tokens]", "229 tokens"))
+        await until(pilot, lambda: shows(pilot, "[30 lines, 229 tokens]", "F4 unfolds · 229 tok"))
         await pilot.press("x")
         await pilot.press(*("y" * 40))
         await until(pilot, lambda: shows(pilot, "! 330 of 400 tokens with this: 70 are left"))
@@ -157,6 +158,7 @@ async def test_commands(store: Conversations) -> None:
         await pilot.press("enter")
         await until(pilot, lambda: shows(pilot, "there is no command /hepl"))
         assert prompt_of(pilot).text == "/hepl"
+        assert "token" not in shown(pilot).split("Tiny")[0]
         await write(pilot, "/help")
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, KeysScreen))

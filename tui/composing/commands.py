@@ -35,6 +35,11 @@ def command(text: str) -> Action | None:
     return row
 
 
+def may_be_command(text: str) -> bool:
+    """Whether a text is none that would be sent as it is."""
+    return _COMMAND.match(text) is not None
+
+
 def as_text(text: str) -> str:
     """What is sent of a text that begins with a slash: the second slash, or the space before the
     first, only says that it is no command."""
@@ -46,4 +51,4 @@ def choices(typed: str, keymap: Keymap) -> Iterator[Choice]:
     if _TYPED.fullmatch(typed):
         for slash, row in COMMANDS.items():
             if slash.startswith(typed[1:].lower()):
-                yield Choice(f"/{slash}", f"{row.does} {keymap.label(row.id)}")
+                yield Choice(f"/{slash}", f"{keymap.label(row.id)} · {row.does}")

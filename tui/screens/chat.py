@@ -107,7 +107,13 @@ class ChatScreen(DirectScreen):
         self._sent = False  # a question that this session has yet to answer
         self._links = Links()
         self._composing = Composing(
-            self, self._prompt, store, recorder, self._moment, self._lines.say
+            self,
+            self._prompt,
+            store,
+            recorder,
+            now=self._moment,
+            say=self._lines.say,
+            unfold_key=self._key("prompt.unfold"),
         )
 
     @property
@@ -316,6 +322,7 @@ class ChatScreen(DirectScreen):
             await self._finish_answer(painter.growing, model)
         finally:
             self._answering.end()
+            self._composing.weigh()
             self._lines.idle()
             self.update_below()
             self._mark_versions()
@@ -726,3 +733,4 @@ class ChatScreen(DirectScreen):
                 f"answer."
             )
         self._measure(count=bool(self.chat.path))
+        self._composing.weigh()

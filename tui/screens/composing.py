@@ -18,7 +18,7 @@ from tui.composing.files import bytes_text
 from tui.composing.mentions import mentions
 from tui.composing.parts import Question, asked, composed
 from tui.keymap import Action
-from tui.screens.weighing import Moment, Weighing, Weight
+from tui.screens.weighing import Moment, Wanted, Weighing, Weight
 from tui.storage import Conversations, Recorder
 from tui.widgets import Plain, Prompt
 from tuner.errors import KvchatError
@@ -41,8 +41,10 @@ class Composing:
         recorder: Recorder,
         now: Callable[[], Moment],
         say: Callable[[str], None],
+        unfold_key: str,
     ):
-        """`now`: what a draft would be sent to; `say`: tells something in a few words."""
+        """`now`: what a draft would be sent to; `say`: tells something in a few words;
+        `unfold_key`: as people write it."""
         self.notes = Plain(id="draft-notes")
         self._screen = screen
         self._prompt = prompt
@@ -50,6 +52,7 @@ class Composing:
         self._recorder = recorder
         self._now = now
         self._say = say
+        self._unfold_key = unfold_key
         self._weighing = Weighing(screen, Attaching(prompt.folder))
         self._key: str | None = None  # of the conversation that the draft belongs to
         self._kept = Draft()  # as it was saved last
@@ -121,10 +124,11 @@ class Composing:
         work()
 
     def weigh(self) -> None:
-        """Counts the draft as it is now."""
+        """Counts the draft as it is now; a command is none."""
         draft = self._prompt.draft
-        if draft.text:
-            self._weighing.ask(draft, self._prompt.uncounted, self._now())
+        if draft.text and not commands.may_be_command(draft.text):
+            exact = self._sending is not None
+            self._weighing.ask(Wanted(draft, self._prompt.uncounted, self._now(), exact))
         else:
             self._tell(None)
 
@@ -147,7 +151,8 @@ class Composing:
 
     def _tell(self, weight: Weight | None) -> None:
         """Shows it: the tokens in the prompt's border, the rest above."""
-        self._prompt.show_size(size(weight) if weight is not None else "")
+        opens = f"{self._unfold_key} unfolds · " if weight and weight.draft.folds else ""
+        self._prompt.show_size(f"{opens}{size(weight)}" if weight is not None else "")
         lines = tuple(told(weight)) if weight is not None else ()
         more = len(lines) - NOTES
         if more > 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from textual.message import Message as ScreenMessage
@@ -19,6 +19,7 @@ from tui.widgets.newest import Newest
 from tuner.engine.protocol import Message
 
 _KNOWN = 64  # texts whose tokens are kept
+_ONE = "x"  # a single token
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,17 @@ class Weight:
         return max(0, self.n_total + 1 - self.moment.n_ctx) if self.n_total else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A draft to be weighed. `uncounted`: folds whose tokens are asked for, too; `exact`: with all
+    of the conversation, as it would be sent."""
+
+    draft: Draft
+    uncounted: Mapping[str, str]
+    moment: Moment
+    exact: bool = False
+
+
 def with_question(before: tuple[Message, ...], content: str) -> tuple[Message, ...]:
     """The conversation with a question at its end; one that waits for its answer is joined with
     it, as roles alternate."""
@@ -73,43 +85,56 @@ class Weighing:
     def __init__(self, screen: Screen[Any], attaching: Attaching):
         self._screen = screen
         self._attaching = attaching
-        self._newest: Newest[tuple[Draft, Mapping[str, str], Moment]]
-        self._newest = Newest(screen, self._weigh, "weigh")
+        self._newest: Newest[Wanted] = Newest(screen, self._weigh, "weigh")
         self._known: dict[tuple[int, str], int] = {}  # by model and text
+        self._base: tuple[object, int] = (None, 0)  # a conversation, and its tokens
 
-    def ask(self, draft: Draft, uncounted: Mapping[str, str], moment: Moment) -> None:
-        """Weighs this in place of what still waits; `uncounted`: folds whose tokens are asked
-        for, too."""
-        self._newest.ask((draft, uncounted, moment))
+    def ask(self, wanted: Wanted) -> None:
+        """Weighs this in place of what still waits."""
+        self._newest.ask(wanted)
 
-    def _weigh(self, wanted: tuple[Draft, Mapping[str, str], Moment]) -> None:
-        draft, uncounted, moment = wanted
+    def _weigh(self, wanted: Wanted) -> None:
+        draft, moment = wanted.draft, wanted.moment
         attached = self._attaching.attach(draft.text)
         text = Draft(as_text(draft.text), draft.folds)
         plain = composed(text, [(file, None) for file in attached.files])
         weight = Weight(draft, moment, attached, plain, (None,) * len(attached.files))
         if moment.running is not None and draft.text:
             with suppress(Exception):  # what cannot be counted shows no number
-                weight = self._counted(moment.running, weight, text, uncounted)
+                weight = self._counted(moment.running, weight, text, wanted)
         self._screen.post_message(self.Weighed(weight))
 
     def _counted(
-        self, running: RunningModel, weight: Weight, text: Draft, uncounted: Mapping[str, str]
+        self, running: RunningModel, weight: Weight, text: Draft, wanted: Wanted
     ) -> Weight:
-        moment, files = weight.moment, weight.attached.files
+        files, moment = weight.attached.files, weight.moment
         n_files = tuple(self._tokens(running, file.block) for file in files)
         question = composed(text, list(zip(files, n_files, strict=True)))
-        everything = with_question(moment.before, question.content)
-        return Weight(
-            weight.draft,
-            moment,
-            weight.attached,
-            question,
-            n_files,
-            self._tokens(running, question.content),
-            running.count_tokens(everything, moment.think),
-            {name: self._tokens(running, folded) for name, folded in uncounted.items()},
+        n_question = self._tokens(running, question.content)
+        if wanted.exact:
+            n_total = self._of_all(running, moment, question.content)
+        else:
+            n_total = self._before(running, moment) + n_question
+        n_folds = {name: self._tokens(running, text) for name, text in wanted.uncounted.items()}
+        return replace(
+            weight,
+            question=question,
+            n_files=n_files,
+            n_question=n_question,
+            n_total=n_total,
+            n_folds=n_folds,
         )
+
+    def _of_all(self, running: RunningModel, moment: Moment, content: str) -> int:
+        return running.count_tokens(with_question(moment.before, content), moment.think)
+
+    def _before(self, running: RunningModel, moment: Moment) -> int:
+        """The tokens of the conversation without the question's own, counted once: a long one is
+        not read again with every word."""
+        of = (running, moment.before, moment.think)
+        if self._base[0] != of:
+            self._base = (of, self._of_all(running, moment, _ONE) - 1)
+        return self._base[1]
 
     def _tokens(self, running: RunningModel, text: str) -> int:
         """The tokens of a text alone: what a message of it has more than one of a single token."""
@@ -118,7 +143,7 @@ class Weighing:
             while len(self._known) >= _KNOWN:
                 del self._known[next(iter(self._known))]
             one, all_of_it = (
-                running.count_tokens((Message("user", content),)) for content in ("x", text)
+                running.count_tokens((Message("user", content),)) for content in (_ONE, text)
             )
             self._known[key] = max(0, all_of_it - one + 1)
         return self._known[key]
