@@ -28,6 +28,7 @@ from tui.widgets import Prompt
 from tuner.demo import demo_model_path
 from tuner.engine.protocol import Message, Sampling
 from tuner.launch import Launcher
+from tuner.settings import Settings
 from tuner.units import KIB, MIB
 from tuner.wishes import LaunchRequest, Wishes
 
@@ -65,7 +66,9 @@ def _line(app: KvchatApp, turn: int) -> tuple[int, int]:
 async def run(turns: int, demo: bool) -> int:
     with tempfile.TemporaryDirectory() as folder:
         store = Conversations.open(Path(folder) / "conversations.db")
-        scripted = FakeRunning([[ANSWER] for _ in range(turns)])
+        scripted = FakeRunning(
+            [[ANSWER] for _ in range(turns)], settings=Settings(n_ctx=100 * (turns + 1))
+        )
         scripted.prompts = _Forgetful()
         fake = FakeLauncher(scripted)
         request = LaunchRequest(demo_model_path(), Wishes(n_ctx=2048), use_profile=False)

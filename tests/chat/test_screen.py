@@ -447,7 +447,7 @@ async def test_a_long_history_is_made_where_one_looks(
 ) -> None:
     """2,000 messages open with the rows of a few of them; each step up shows what is right above,
     and what was seen long ago is let go."""
-    monkeypatch.setattr("tui.widgets.transcript.KEPT", 30)
+    monkeypatch.setattr("tui.widgets.page.KEPT", 30)
     fill(store, "k", 2000)
     app = make_app(FakeRunning(), store, resume="k")
     async with app.run_test(size=SIZE) as pilot:
@@ -455,7 +455,7 @@ async def test_a_long_history_is_made_where_one_looks(
         transcript = screen.query_one(Transcript)
         await until(pilot, lambda: "message number 1999." in shown(pilot))
         assert len(transcript.children) == 0
-        assert len(transcript._drawn) < 20
+        assert len(transcript._page.drawn) < 20
         seen: list[int] = []
         for _ in range(6):
             found = [int(n) for n in re.findall(r"message number (\d+)\.", shown(pilot))]
@@ -466,7 +466,7 @@ async def test_a_long_history_is_made_where_one_looks(
         await pilot.press("ctrl+home")
         await until(pilot, lambda: "message number 0." in shown(pilot))
         await pilot.press(*["pagedown"] * 6)
-        assert len(transcript._drawn) <= 30
+        assert len(transcript._page.drawn) <= 30
         await pilot.press("ctrl+end")
         await until(pilot, lambda: "message number 1999." in shown(pilot))
         await until(pilot, lambda: "below" not in shown(pilot))
@@ -492,7 +492,7 @@ async def test_a_turn_leaves_nothing_but_its_messages(
 ) -> None:
     """Memory grows by the conversation's own text and where it is shown: nothing that was drawn is
     left of a turn that is out of view."""
-    monkeypatch.setattr("tui.widgets.transcript.KEPT", 8)
+    monkeypatch.setattr("tui.widgets.page.KEPT", 8)
     turns = 6
     answer = "## Answer\n\n- one\n- two\n\n```python\nx = 1\n```\n"
     app = make_app(FakeRunning([[answer] for _ in range(2 * turns)]), store)

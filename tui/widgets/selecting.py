@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from textual.geometry import Offset
 from textual.selection import Selection
 
 from tui.widgets.entries import Entry, Part
@@ -86,9 +87,21 @@ def _mark(part: Part, line: Line) -> str:
     return found[0] if found else ""
 
 
-def word_at(text: str, at: int) -> tuple[int, int]:
-    """The word [start, end) around a character."""
-    for found in re.finditer(r"\w+|[^\w\s]+|\s+", text):
-        if found.start() <= at < found.end():
-            return found.span()
-    return len(text), len(text)
+def around(part: Part, number: int, x: int, *, whole: bool) -> Selection:
+    """The word that a character is in, or its whole line: of code, the whole block."""
+    lines = part.parsed().lines
+    first = last = number
+    if whole:
+        while first and _same_code(lines[number], lines[first - 1]):
+            first -= 1
+        while last + 1 < len(lines) and _same_code(lines[number], lines[last + 1]):
+            last += 1
+        start, end = 0, len(lines[last].text)
+    else:
+        words = re.finditer(r"\w+|[^\w\s]+|\s+", lines[number].text)
+        start, end = next((w.span() for w in words if w.start() <= x < w.end()), (x, x))
+    return Selection(Offset(start, line_number(part, first)), Offset(end, line_number(part, last)))
+
+
+def _same_code(line: Line, other: Line) -> bool:
+    return line.kind is other.kind is Kind.CODE and line.block == other.block
