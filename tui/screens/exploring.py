@@ -3,7 +3,6 @@ context costs."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ from textual.message import Message
 from textual.screen import Screen
 
 from tui.ports import Candidate, Explorer, Plan
+from tui.widgets.newest import Newest
 from tuner.errors import EngineError, KvchatError
 from tuner.settings import Settings
 
@@ -61,9 +61,7 @@ class Exploring:
     def __init__(self, screen: Screen[Any]):
         self._screen = screen
         self._ended = False
-        self._lock = threading.Lock()  # guards the two below
-        self._wanted: Settings | None = None
-        self._weighing = False
+        self._newest: Newest[tuple[Explorer, Settings]] = Newest(screen, self._weigh, "weigh")
 
     def open(self, make: Callable[[], Explorer]) -> None:
         """Makes the explorer; then looks at what there is beside the settings that are shown."""
@@ -75,11 +73,7 @@ class Exploring:
 
     def weigh(self, explorer: Explorer, settings: Settings) -> None:
         """Weighs these in place of what still waits."""
-        with self._lock:
-            self._wanted = settings
-            begin, self._weighing = not self._weighing, True
-        if begin:
-            self._screen.run_worker(partial(self._weigh, explorer), thread=True, group="weigh")
+        self._newest.ask((explorer, settings))
 
     def _open(self, make: Callable[[], Explorer]) -> None:
         try:
@@ -94,23 +88,18 @@ class Exploring:
         except Exception as error:
             self._fail(error)
 
-    def _weigh(self, explorer: Explorer) -> None:
-        settings: Settings | None = None
-        while True:
-            with self._lock:
-                if self._ended or self._wanted is settings:
-                    self._weighing = False
-                    return
-                settings = self._wanted
-            assert settings is not None
-            try:
-                quick = explorer.weighed(settings)
-                self._tell(self.Weighed(settings, quick, explorer.missing(quick), False))
-                if self._wanted is settings:
-                    exact = explorer.exactly(quick)
-                    self._tell(self.Weighed(settings, exact, explorer.missing(exact), True))
-            except Exception as error:
-                self._fail(error)
+    def _weigh(self, wanted: tuple[Explorer, Settings]) -> None:
+        explorer, settings = wanted
+        if self._ended:
+            return
+        try:
+            quick = explorer.weighed(settings)
+            self._tell(self.Weighed(settings, quick, explorer.missing(quick), False))
+            if not self._newest.overtaken:
+                exact = explorer.exactly(quick)
+                self._tell(self.Weighed(settings, exact, explorer.missing(exact), True))
+        except Exception as error:
+            self._fail(error)
 
     def _tell(self, message: Message) -> None:
         if not self._ended:

@@ -30,6 +30,11 @@ class Newest(Generic[T]):
         if begin:
             self._host.run_worker(self._run, thread=True, group=self._group)
 
+    @property
+    def overtaken(self) -> bool:
+        """A newer wish waits for this one to be done."""
+        return self._wanted is not None
+
     def _run(self) -> None:
         while True:
             with self._lock:
