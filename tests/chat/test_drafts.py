@@ -11,7 +11,7 @@ import pytest
 
 from tests.chat.test_conversations import conversation, message
 from tui.composing.draft import Draft
-from tui.storage import Recorder, damage, database, recorder, schema
+from tui.storage import Recorder, Tree, damage, database, recorder, schema
 from tui.storage.conversations import Conversations
 
 FOLDED = Draft("see [2 lines]\ud800", {"[2 lines]": "a\nb"})
@@ -52,14 +52,17 @@ def test_the_history_is_bounded_and_names_each_text_once(
     monkeypatch.setattr(schema, "MAX_PROMPTS", 3)
     monkeypatch.setattr(schema, "PROMPT_CHARS", 10)
     for text in ("one", "two", "three", "one", "four", "", "much too long"):
-        store.remember(text)
+        store.remember(text, text)
     assert store.prompts() == ["three", "one", "four"]
 
 
-def test_the_history_of_an_older_file_is_what_was_asked_in_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [3, 5])
+def test_the_history_of_an_older_file_is_what_was_asked_in_it(tmp_path: Path, version: int) -> None:
     path = tmp_path / "conversations.db"
     with sqlite3.connect(path) as db:
-        db.executescript(";".join((*schema.MIGRATIONS[:3], "PRAGMA user_version = 3")))
+        db.executescript(
+            ";".join((*schema.MIGRATIONS[:version], f"PRAGMA user_version = {version}"))
+        )
         db.execute("INSERT INTO conversations (id, title, created, updated) VALUES ('c','t',1,1)")
         for n, text in enumerate(["first", "second", "", "first", "x" * 20_001]):
             for role in ("user", "assistant"):
@@ -79,7 +82,7 @@ def test_the_history_of_an_older_file_is_what_was_asked_in_it(tmp_path: Path) ->
 
 def test_they_are_copied_out_of_a_damaged_file(store: Conversations) -> None:
     store.keep_draft("c1", FOLDED)
-    store.remember("a question")
+    store.remember("a", "a question")
     into = database._memory()
     schema.prepare(into)
     damage.copy_over(store._db, into)
@@ -112,7 +115,7 @@ def test_the_recorder_keeps_what_a_lock_holds_back(
     saver = Recorder(store, problems.append)
     for text in ("one", "two"):
         saver.keep_draft("c1", Draft(text))
-        saver.remember(text)
+        saver.remember(text, text)
     saver.save(conversation("c1", None)).result()
     assert len(problems) == 1
     other.execute("ROLLBACK")
@@ -120,3 +123,20 @@ def test_the_recorder_keeps_what_a_lock_holds_back(
     assert saver.problem == ""
     assert store.draft("c1") == Draft("two")
     assert store.prompts() == ["one", "two"]
+
+
+def test_what_was_deleted_is_gone_from_the_history(store: Conversations) -> None:
+    """With its message, and with its conversation."""
+    for key in ("c1", "c2"):
+        first = message(f"{key}a", None, f"first of {key}", parts="[]")
+        second = message(f"{key}a2", f"{key}a", f"second of {key}")
+        store.save(conversation(key, second.id), [first, second])
+        for one in (first, second):
+            store.remember(one.id, one.content)
+    store.delete("c1")
+    assert store.prompts() == ["first of c2", "second of c2"]
+    tree = Tree(store.messages("c2"), "c2a2")
+    gone = [tree[each.id] for each in tree.remove("c2a")]
+    assert [each.parts for each in gone] == [None, None]
+    store.save(conversation("c2", None), gone)
+    assert store.prompts() == []

@@ -98,8 +98,8 @@ class Composing:
             self._recorder.keep_draft(self._key, draft)
 
     def sent(self, chat: Chat, draft: Draft) -> None:
-        """The draft has become a question of this conversation."""
-        self._recorder.remember(draft.whole)
+        """The draft has become the last question of this conversation."""
+        self._recorder.remember(chat.path[-1].id, draft.whole)
         if self._key is not None:
             self._recorder.keep_draft(self._key, Draft())
         self._key, self._kept = chat.conversation.id, Draft()

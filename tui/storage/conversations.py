@@ -190,6 +190,8 @@ class Conversations(Database):
                     {changes}, updated = excluded.updated, indexed = 0 RETURNING n""",
             _utf8(conversation_id, time.time(), *values.values()),
         ).fetchone()
+        if message.state == DELETED:
+            db.execute("DELETE FROM prompts WHERE message_id = ?", (message.id,))
         if self._fts and message.state != "interrupted":  # a growing message is indexed at its end
             index_message(db, n, utf8(message.content))
 
@@ -204,16 +206,17 @@ class Conversations(Database):
 
         self._write(key or None, work)
 
-    def remember(self, prompt: str) -> None:
-        """Puts what was asked at the end of the history of all conversations, which lets its
-        oldest go; one that is very long is in its conversation alone. Raises StoreError."""
+    def remember(self, message_id: str, prompt: str) -> None:
+        """Puts what was asked with a message at the end of the history of all conversations, which
+        lets its oldest go; one that is very long is in its conversation alone. It goes when the
+        message goes. Raises StoreError."""
         prompt = utf8(prompt)
         if not 0 < len(prompt) <= schema.PROMPT_CHARS:
             return
 
         def work(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM prompts WHERE text = ?", (prompt,))
-            db.execute("INSERT INTO prompts (text) VALUES (?)", (prompt,))
+            db.execute("INSERT INTO prompts (message_id, text) VALUES (?, ?)", (message_id, prompt))
             newest = "SELECT n FROM prompts ORDER BY n DESC LIMIT ?"
             db.execute(f"DELETE FROM prompts WHERE n NOT IN ({newest})", (schema.MAX_PROMPTS,))
 
@@ -240,6 +243,11 @@ class Conversations(Database):
                     "(SELECT n FROM messages WHERE conversation_id = ?)",
                     (conversation_id,),
                 )
+            db.execute(
+                "DELETE FROM prompts WHERE message_id IN "
+                "(SELECT id FROM messages WHERE conversation_id = ?)",
+                (conversation_id,),
+            )
             db.execute("UPDATE conversations SET head = NULL WHERE id = ?", (conversation_id,))
             db.execute("DELETE FROM conversations WHERE id = ?", (conversation_id,))
             db.execute("DELETE FROM drafts WHERE conversation_id = ?", (conversation_id,))

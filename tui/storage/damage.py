@@ -233,7 +233,10 @@ def _copy_writing(source: sqlite3.Connection, target: sqlite3.Connection) -> Non
             (str(row.get("conversation_id")), *draft_values(draft(row))),
         )
     for row in _Rows(source, "prompts"):
-        target.execute("INSERT INTO prompts (text) VALUES (?)", (draft(row).text,))
+        target.execute(
+            "INSERT INTO prompts (message_id, text) VALUES (?, ?)",
+            (str(row.get("message_id")), draft(row).text),
+        )
 
 
 class _Rows:

@@ -42,7 +42,6 @@ class Recorder:
         self._jobs: queue.SimpleQueue[_Job | _Errand | None] = queue.SimpleQueue()
         self._unsaved: dict[str, tuple[Conversation, dict[str, StoredMessage]]] = {}
         self._errands: dict[str, Callable[[], None]] = {}  # unsaved, too
-        self._n_prompts = 0
         # All of the conversation that was saved last, for a file that loses it meanwhile.
         self._written: tuple[str, dict[str, StoredMessage]] = ("", {})
         self._file = store.warning  # another one: perhaps another file
@@ -61,10 +60,10 @@ class Recorder:
         """Queues what is being written in a conversation (`Conversations.keep_draft`)."""
         self._jobs.put((f"draft {key}", partial(self._store.keep_draft, key, draft)))
 
-    def remember(self, prompt: str) -> None:
-        """Queues what was asked for the history of all conversations."""
-        self._n_prompts += 1
-        self._jobs.put((f"prompt {self._n_prompts}", partial(self._store.remember, prompt)))
+    def remember(self, message_id: str, prompt: str) -> None:
+        """Queues what was asked for the history of all conversations (`Conversations.remember`)."""
+        work = partial(self._store.remember, message_id, prompt)
+        self._jobs.put((f"prompt {message_id}", work))
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Waits for what is queued, so long at most; `problem` then says why something is not

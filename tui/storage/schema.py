@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-VERSION = 5
+VERSION = 6
 MAX_PROMPTS = 1000  # that the history of all conversations holds,
 PROMPT_CHARS = 20_000  # and the longest of them
 
@@ -59,22 +59,25 @@ MIGRATIONS = (
     # Of what was said; NULL for messages from before there was one.
     "ALTER TABLE messages ADD COLUMN checksum INTEGER",
     "ALTER TABLE messages ADD COLUMN thought_seconds REAL",
-    # What is being written, and what was asked, of which the newest are there from the start.
-    f"""
+    """
     ALTER TABLE messages ADD COLUMN parts TEXT;
     CREATE TABLE drafts (
         conversation_id TEXT PRIMARY KEY,
         text TEXT NOT NULL,
         folds TEXT NOT NULL
     );
-    CREATE TABLE prompts (n INTEGER PRIMARY KEY, text TEXT NOT NULL);
-    INSERT INTO prompts (text) SELECT content FROM (
-        SELECT max(n) AS n, content FROM messages
+    """,
+    "ALTER TABLE messages ADD COLUMN let_go TEXT",
+    # What was asked, of which the newest are there from the start.
+    f"""
+    DROP TABLE IF EXISTS prompts;
+    CREATE TABLE prompts (n INTEGER PRIMARY KEY, message_id TEXT NOT NULL, text TEXT NOT NULL);
+    INSERT INTO prompts (message_id, text) SELECT id, content FROM (
+        SELECT max(n) AS n, id, content FROM messages
         WHERE role = 'user' AND length(content) BETWEEN 1 AND {PROMPT_CHARS}
         GROUP BY content ORDER BY n DESC LIMIT {MAX_PROMPTS}
     ) ORDER BY n;
     """,
-    "ALTER TABLE messages ADD COLUMN let_go TEXT",
 )
 
 _INDEX = (
@@ -85,7 +88,7 @@ _COLUMNS = {
     "conversations": "id, title, renamed, created, updated, system_prompt, head",
     "messages": ", ".join((*MESSAGE_COLUMNS, *_OWN_COLUMNS)),
     "drafts": "conversation_id, text, folds",
-    "prompts": "n, text",
+    "prompts": "n, message_id, text",
 }
 TABLES = tuple(_COLUMNS)
 

@@ -121,7 +121,8 @@ class Tree:
         parent = self._parent(message)
         gone = [self._messages[i] for i in self._from(message_id)]
         for each in gone:
-            self.change(replace(each, state=DELETED, content="", reasoning="", let_go=None))
+            nothing = replace(each, content="", reasoning="", parts=None, let_go=None)
+            self.change(replace(nothing, state=DELETED))
         if others := self._there(parent):
             self.show(others[-1])
         else:
