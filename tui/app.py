@@ -45,6 +45,7 @@ class KvchatApp(App[None]):
         "styles/chat.tcss",
         "styles/messages.tcss",
         "styles/lists.tcss",
+        "styles/compare.tcss",
         "styles/explorer.tcss",
     ]
     BINDINGS: ClassVar[list[BindingType]] = bindings(Place.APP)

@@ -21,6 +21,7 @@ class Place(Enum):
     LIST = "In the list of conversations"
     LINE = "While you fill in a line"
     BRANCHES = "In the versions of a conversation"
+    COMPARE = "While two answers are compared"
     REPORT = "In the fit report"
     EXPLORER = "In the fit explorer"
     HELP = "In this list of keys"
@@ -28,7 +29,7 @@ class Place(Enum):
     @property
     def takes_text(self) -> bool:
         """Keys that write or edit belong to a text there."""
-        return self in {Place.PROMPT, Place.CHAT, Place.APP, Place.LIST, Place.LINE}
+        return self in {Place.PROMPT, Place.CHAT, Place.APP, Place.LIST, Place.LINE, Place.COMPARE}
 
     def meets(self, other: Place) -> bool:
         """Whether a key is heard in both at once."""
@@ -102,6 +103,9 @@ ACTIONS = (
     Action("answer.regenerate", ("ctrl+r",), "regenerate", Place.CHAT, "Regenerate",
            "Asks for another answer; the old one is kept.", "again", _IDLE | Show.PALETTE,
            slash="again"),
+    Action("answer.compare", ("f10",), "compare", Place.CHAT, "Compare",
+           "Asks the last question under two settings, side by side.", "compare", Show.PALETTE,
+           slash="compare"),
     Action("app.palette", ("ctrl+p",), "command_palette", Place.APP, "Commands",
            "Shows all commands.", "all", _IDLE | Show.WELCOME, slash="commands"),
     Action("answer.think", ("f6",), "think", Place.CHAT, "Thinking",
@@ -164,6 +168,8 @@ ACTIONS = (
            "Asks for another answer; the old one is kept.", "again", Show.IDLE, priority=False),
     Action("message.otherwise", ("R",), "again_otherwise", Place.MESSAGE, "Again otherwise",
            "The same with another temperature, or whatever else.", priority=False),
+    Action("message.compare", ("x",), "compare", Place.MESSAGE, "Compare",
+           "Asks the question under two settings, side by side.", priority=False),
     Action("message.branch", ("b",), "branch", Place.MESSAGE, "Branch",
            "Goes on from this message; what followed is kept.", "branch", Show.IDLE,
            priority=False),
@@ -210,6 +216,23 @@ ACTIONS = (
            "Shows the conversation through this message.", "show", Show.IDLE),
     Action("branches.leave", ("escape", "q"), "dismiss", Place.BRANCHES, "Back",
            "Goes back to the chat.", "back", Show.IDLE, opened_by="conversation.branches"),
+    Action("compare.run", ("enter",), "run", Place.COMPARE, "Ask",
+           "Asks for both answers, one after the other.", "ask both", Show.IDLE),
+    Action("compare.switch", ("tab", "shift+tab"), "switch", Place.COMPARE, "Other setting",
+           "Goes to the other setting.", "other", Show.IDLE),
+    Action("compare.leave", ("escape",), "leave", Place.COMPARE, "Back",
+           "Stops what is asked for, or goes back to the chat.", "back", Show.IDLE,
+           opened_by="answer.compare"),
+    Action("compare.left", ("alt+left", "f7"), "keep(0)", Place.COMPARE, "Keep the left",
+           "Keeps the left or upper answer, as a version in the conversation.", "keep left",
+           Show.IDLE),
+    Action("compare.right", ("alt+right", "f8"), "keep(1)", Place.COMPARE, "Keep the right",
+           "Keeps the right or lower one.", "keep right", Show.IDLE),
+    Action("compare.interrupt", ("ctrl+c",), "interrupt", Place.COMPARE, "Interrupt",
+           "Copies a selection; else it stops, or goes back."),
+    Action("compare.up", ("pageup",), "page(-1)", Place.COMPARE, "Scroll up", "Scrolls both up."),
+    Action("compare.down", ("pagedown",), "page(1)", Place.COMPARE, "Scroll down",
+           "Scrolls both down."),
     Action("report.close", ("escape", "q"), "dismiss", Place.REPORT, "Back",
            "Goes back to the chat.", "back", Show.IDLE, opened_by="model.report"),
     Action("report.scroll", ("up", "down", "pageup", "pagedown"), "scroll", Place.REPORT,

@@ -153,7 +153,9 @@ class Launcher:
         shall do the same; None leaves that as it was."""
         self.request = replace(self.request, settings=settings, keeps_settings=keep)
 
-    def change(self, settings: Settings, before: Settings, *, keep: bool) -> Iterator[LaunchEvent]:
+    def change(
+        self, settings: Settings, before: Settings, *, keep: bool | None
+    ) -> Iterator[LaunchEvent]:
         """Loads other settings in place of those that were loaded `before`, which are loaded again
         where the others cannot be, or after a `cancel`. `keep`: as in `choose`."""
         request = self.request
@@ -379,7 +381,7 @@ class Running:
         the model was loaded."""
         return self._tuning.explorer(self.plan.chosen.settings)
 
-    def change(self, settings: Settings, *, keep: bool) -> Iterator[LaunchEvent]:
+    def change(self, settings: Settings, *, keep: bool | None) -> Iterator[LaunchEvent]:
         """Loads other settings in place of these, and these again where that fails
         (`Launcher.change`)."""
         return self._launcher.change(settings, self.plan.chosen.settings, keep=keep)

@@ -26,6 +26,7 @@ from tui.keymap import ACTIONS, BY_ID, Action, Keymap, Place, Show, label, markd
 from tui.screens import (
     BranchesScreen,
     ChatScreen,
+    CompareScreen,
     ExplorerScreen,
     KeysScreen,
     ReportScreen,
@@ -44,6 +45,7 @@ OWNERS: dict[Place, type[DOMNode]] = {
     Place.LINE: LineScreen,
     Place.MESSAGE: Messages,
     Place.BRANCHES: BranchesScreen,
+    Place.COMPARE: CompareScreen,
     Place.REPORT: ReportScreen,
     Place.EXPLORER: ExplorerScreen,
     Place.HELP: KeysScreen,

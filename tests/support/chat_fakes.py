@@ -58,7 +58,9 @@ class FakeRunning:
     closed: bool = False
     lives: bool = True
     make_explorer: Callable[[], Explorer] | None = None
-    changes: list[tuple[Settings, bool]] = field(default_factory=list)  # and whether to keep them
+    changes: list[tuple[Settings, bool | None]] = field(
+        default_factory=list
+    )  # whether to keep them
     change_said: str = ""  # a change ends with the old settings, after this
     change_hold: threading.Event | None = None  # a change waits for it, or for a stop
 
@@ -135,7 +137,7 @@ class FakeRunning:
     def explorer(self) -> Explorer:
         return explored(self.make_explorer)
 
-    def change(self, settings: Settings, *, keep: bool) -> Iterator[Stage | Retry | Ready]:
+    def change(self, settings: Settings, *, keep: bool | None) -> Iterator[Stage | Retry | Ready]:
         self.changes.append((settings, keep))
         self._stop.clear()
         yield Stage("loading the model", 0.25)

@@ -105,6 +105,12 @@ class Chat:
         """Lets the path end at what this answers: the next answer is another version of it."""
         self.tree.end_at(answer.parent_id if answer.parent_id in self.tree else None)
 
+    def keep(self, answer: StoredMessage) -> StoredMessage:
+        """Takes in an answer that was written outside, as another version of what follows its
+        question."""
+        self.ask_again(answer)
+        return self.tree.add(answer)
+
     def record(self) -> Conversation:
         """The conversation as it is to be saved now."""
         self.conversation = replace(self.conversation, updated=time.time(), head=self.tree.head)

@@ -31,8 +31,9 @@ class Growing:
     """Takes in what a generation says, and has it saved. Lives where its `Chat` does."""
 
     def __init__(
-        self, chat: Chat, generation: Generation, recorder: Recorder, answer: StoredMessage
+        self, chat: Chat, generation: Generation, recorder: Recorder | None, answer: StoredMessage
     ):
+        """`recorder`: None where the answer is not to be saved."""
         self.generation = generation
         self.answer = answer
         self.n_tokens = answer.n_tokens or 0
@@ -49,7 +50,7 @@ class Growing:
         cls,
         chat: Chat,
         running: RunningModel,
-        recorder: Recorder,
+        recorder: Recorder | None,
         sampling: Sampling,
         think: str = "",
     ) -> Growing:
@@ -66,7 +67,7 @@ class Growing:
         cls,
         chat: Chat,
         running: RunningModel,
-        recorder: Recorder,
+        recorder: Recorder | None,
         sampling: Sampling,
         think: str = "",
     ) -> Growing:
@@ -115,7 +116,7 @@ class Growing:
         if self.generation.stopped:
             self.generation.stop()
         now = time.monotonic()
-        if self._unsaved and now - self._saved_at >= SAVE_SECONDS:
+        if self._recorder and self._unsaved and now - self._saved_at >= SAVE_SECONDS:
             self._recorder.save(self._chat.record(), self.answer)
             self._saved_at, self._unsaved = now, False
 
@@ -125,7 +126,8 @@ class Growing:
         answer, generation = self.answer, self.generation
         stopped = generation.error is None and generation.stopped
         if answer.content.strip() or answer.reasoning or stopped:
-            self._recorder.save(self._chat.record(), answer)
+            if self._recorder:
+                self._recorder.save(self._chat.record(), answer)
             return True
         self._chat.tree.discard(answer)
         return False

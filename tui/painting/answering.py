@@ -16,7 +16,8 @@ from tuner.engine.protocol import Sampling
 class Answering:
     """Knows whether an answer is being written. Lives on the screen's thread."""
 
-    def __init__(self, transcript: Transcript, recorder: Recorder, keystrokes: Keystrokes):
+    def __init__(self, transcript: Transcript, recorder: Recorder | None, keystrokes: Keystrokes):
+        """`recorder`: None where answers are not to be saved."""
         self._transcript = transcript
         self._recorder = recorder
         self._keystrokes = keystrokes

@@ -6,6 +6,7 @@ for the fit explorer.
 
 from tui.screens.branches import BranchesScreen
 from tui.screens.chat import ChatScreen
+from tui.screens.compare import CompareScreen
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.explorer import Choice, ExplorerScreen
 from tui.screens.keys import KeysScreen
@@ -15,6 +16,7 @@ __all__ = [
     "BranchesScreen",
     "ChatScreen",
     "Choice",
+    "CompareScreen",
     "ConversationsScreen",
     "ExplorerScreen",
     "KeysScreen",

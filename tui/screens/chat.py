@@ -16,6 +16,7 @@ from textual.message import Message
 from textual.widgets import Tooltip
 
 from tui.answering import Chat, Growing, advice
+from tui.answering.comparing import path_to_question
 from tui.composing.commands import UnknownCommandError
 from tui.composing.parts import Question, asked
 from tui.keymap import Action, Keymap, Place, Show
@@ -23,6 +24,7 @@ from tui.painting import Answering, Painter
 from tui.ports import LaunchEvent, ModelLauncher, Retry, RunningModel
 from tui.screens.bindings import bindings
 from tui.screens.branches import BranchesScreen, version_text
+from tui.screens.compare import CompareScreen
 from tui.screens.composing import Composing
 from tui.screens.conversations import ConversationsScreen, Opened
 from tui.screens.direct import DirectScreen
@@ -346,9 +348,10 @@ class ChatScreen(DirectScreen):
             if done.reason == "context_full":
                 await self._context_full(model, "The context is full: the answer ends here")
         if error is not None:
-            await self._explain(model, error)
+            await self.explain(model, error)
 
-    async def _explain(self, model: RunningModel, error: KvchatError) -> None:
+    async def explain(self, model: RunningModel, error: KvchatError) -> None:
+        """Says why an answer failed, and how it goes on from there."""
         if error.kind == "context_full":
             await self._context_full(model, "The conversation no longer fits the context")
             return
@@ -468,6 +471,26 @@ class ChatScreen(DirectScreen):
         self.chat.ask_again(answer)
         await self.show_again()
         await self._answer(sampling)
+
+    def action_compare(self) -> None:
+        self.compare()
+
+    def compare(self, message: StoredMessage | None = None) -> None:
+        """Asks a question under two settings: the one that is, or led to, this message, or the
+        last."""
+        path = path_to_question(self.chat.path, message)
+        if self.generating:
+            self._lines.say(f"still answering · {self._key('answer.stop')} stops it")
+        elif not self._loads.ready or not path:
+            self._lines.say("the model is not loaded" if path else "nothing was asked yet")
+        else:
+            screen = CompareScreen(self, self._loads, path, self._think, self._keymap)
+            self.app.push_screen(screen, self._back)
+
+    def _back(self, _: None) -> None:
+        """From a screen in which the model may have been asked, or loaded."""
+        self._lines.idle()
+        self.chosen(self.focused is self._transcript)
 
     def rewrite(self, question: StoredMessage) -> None:
         """Puts a question into the composer; sent, it stands beside the old one."""
@@ -726,7 +749,7 @@ class ChatScreen(DirectScreen):
         await self._warn(*of_first, message.said)
         if self._sent and self.chat.waits_for_answer:
             await self._answer()
-        elif not first and not message.said:
+        elif not first and not message.said and not isinstance(self.app.screen, CompareScreen):
             await self._transcript.notice(
                 f"The model is loaded again: {running.settings.n_ctx:,} tokens of context, "
                 f"{running.status()}.\nGo on, or {self._key('answer.regenerate')} for another "

@@ -16,6 +16,25 @@ NOT_SAVED = "not saved"
 BAR = 12  # cells of a load's
 
 
+def load_text(loads: Loads, key: str) -> str:
+    """How far a load is, and the key that ends it."""
+    fraction, still = loads.stage.fraction, loads.launcher.still
+    if loads.cancelled:
+        parts = ["cancelling"]
+    elif fraction is None:
+        parts = [loads.stage.text]
+    else:
+        size = loads.planned.size_bytes / GIB if loads.planned else 0.0
+        done = f" · {fraction * size:.1f} of {size:.1f} GiB" if size >= 1 else ""
+        bar = gauge(round(100 * fraction), 100, BAR)
+        parts = [f"{loads.stage.text} {fraction:.0%} {bar}{done}"]
+    if still >= STILL_SECONDS:
+        parts.append(f"not got on for {still:.0f} s")
+    if not loads.cancelled:
+        parts.append(f"{key} cancels")
+    return " · ".join(parts)
+
+
 class LinesBelow:
     """The widgets, and the words in them."""
 
@@ -40,22 +59,7 @@ class LinesBelow:
 
     def say_load(self) -> None:
         """How far a load is, and the key that ends it."""
-        loads = self._loads
-        fraction, still = loads.stage.fraction, loads.launcher.still
-        if loads.cancelled:
-            parts = ["cancelling"]
-        elif fraction is None:
-            parts = [loads.stage.text]
-        else:
-            size = loads.planned.size_bytes / GIB if loads.planned else 0.0
-            done = f" · {fraction * size:.1f} of {size:.1f} GiB" if size >= 1 else ""
-            bar = gauge(round(100 * fraction), 100, BAR)
-            parts = [f"{loads.stage.text} {fraction:.0%} {bar}{done}"]
-        if still >= STILL_SECONDS:
-            parts.append(f"not got on for {still:.0f} s")
-        if not loads.cancelled:
-            parts.append(f"{self._keymap.label('answer.stop')} cancels")
-        self.say(" · ".join(parts))
+        self.say(load_text(self._loads, self._keymap.label("answer.stop")))
 
     def hint_idle(self) -> None:
         """The keys of the composer."""

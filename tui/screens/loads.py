@@ -48,6 +48,7 @@ class Loads:
         self.stage = Stage("starting")  # of that load
         self.planned: Planned | None = None  # by that load
         self.error: KvchatError | None = None  # of the last load, where it failed
+        self.said = ""  # what did not go as it should in the last that did not
         self.cancelled = False
 
     def start(self, load: Callable[[], Iterator[LaunchEvent]] | None = None) -> None:
@@ -82,8 +83,9 @@ class Loads:
                 self.planned = planned
             case Loads.Failed(error=error):
                 self.active, self.error = False, error
-            case Loads.Loaded(running=running):
-                self.active, self.ready, self.model = False, True, running
+            case Loads.Loaded(running=running, said=said):
+                self.active, self.ready = False, True
+                self.model, self.said = running, said
 
     # ------------------------------------------------------------ the thread
 

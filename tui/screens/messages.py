@@ -47,6 +47,9 @@ class Talk(Protocol):
     def rewrite(self, question: StoredMessage) -> None:
         """Puts a question into the composer, to be asked in other words."""
 
+    def compare(self, message: StoredMessage | None = None) -> None:
+        """Asks the question of a message under two settings."""
+
     def usual_sampling(self) -> Sampling: ...
     def say(self, text: str) -> None: ...
     def leave_messages(self) -> None:
@@ -192,6 +195,10 @@ class Messages(Transcript, can_focus=True, inherit_bindings=False):
         title = "Another answer, drawn how?"
         value = f"temperature {usual.temperature:g}, top-p {usual.top_p:g}"
         self.app.push_screen(LineScreen(title, value), said)
+
+    def action_compare(self) -> None:
+        if message := self._message():
+            self._talk.compare(message)
 
     def action_edit(self) -> None:
         message = self._message()

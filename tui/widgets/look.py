@@ -11,7 +11,7 @@ NAMES = (
     "em", "strong", "strike", "link", "inline-code", "maths", "mark", "quote", "quote-mark",
     "h1", "h2", "h3", "h4", "h5", "h6", "rule", "label", "language", "head", "code",
     "comment", "keyword", "string", "number", "function", "class", "builtin", "deleted", "inserted",
-    "selected", "found", "cursor", "more",
+    "selected", "found", "differs", "cursor", "more",
 )  # fmt: skip
 _PREFIX = "transcript--"
 CLASSES = {_PREFIX + name for name in NAMES}

@@ -1,5 +1,5 @@
 """What lies over the rows of a transcript when they are painted: what is selected, what was found,
-where the cursor is, and how far long lines are moved."""
+what differs from another text, where the cursor is, and how far long lines are moved."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _MORE = "…"
 _Span = tuple[int, int]
 
 
-def spans(line: Line, selected: _Span | None, found: re.Pattern[str] | None) -> Iterator[
-    tuple[_Span, str]
-]:  # fmt: skip
+def spans(
+    line: Line, selected: _Span | None, found: re.Pattern[str] | None, differing: Sequence[_Span]
+) -> Iterator[tuple[_Span, str]]:
     """What of a line is marked, and the name of the style."""
+    yield from ((span, "differs") for span in differing)
     if found is not None:
         yield from ((match.span(), "found") for match in found.finditer(line.text))
     if selected is not None:

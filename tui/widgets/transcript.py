@@ -7,7 +7,7 @@ an answer to be drawn.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from textual import events
 from textual.geometry import Offset, Region, Size
@@ -64,6 +64,7 @@ class Transcript(ScrollView, can_focus=False):
         self._shown: list[Row] = []
         self._shifts: dict[Item, int] = {}  # columns by which a block's long lines are moved
         self._found: re.Pattern[str] | None = None
+        self._differing: Mapping[int, Sequence[tuple[int, int]]] = {}
         self._pressed: Offset | None = None
 
     # ------------------------------------------------------------ what it shows
@@ -142,6 +143,21 @@ class Transcript(ScrollView, can_focus=False):
     def mark(self, words: str) -> None:
         """Marks these words wherever they stand; "" for none."""
         self._found = re.compile(re.escape(words), re.IGNORECASE) if words else None
+        self.refresh()
+
+    def answer_lines(self) -> list[tuple[int, str]]:
+        """The lines of all answers as they are drawn, each with its number."""
+        parts = (p for entry in self._page.entries for p in entry.parts if p.what == "markdown")
+        return [
+            (line_number(part, n), line.text)
+            for part in parts
+            for n, line in enumerate(part.parsed().lines)
+        ]
+
+    def mark_differing(self, spans: Mapping[int, Sequence[tuple[int, int]]]) -> None:
+        """Marks characters [start, end) of lines, by their number, as not those of another
+        text."""
+        self._differing = spans
         self.refresh()
 
     def fold(self) -> bool:
@@ -359,11 +375,12 @@ class Transcript(ScrollView, can_focus=False):
             return Strip.blank(self._width, self._look())
         part, row = view[y]
         strip = row.strip
-        if selection is not None or self._found is not None:
+        if selection is not None or self._found is not None or self._differing:
             line = _line(part, row)
             number = line_number(part, row.line)
             selected = selection.get_span(number) if selection is not None else None
-            for span, style in overlays.spans(line, selected, self._found):
+            differing = self._differing.get(number, ())
+            for span, style in overlays.spans(line, selected, self._found, differing):
                 strip = overlays.marked(strip, row, line, span, self._look(style))
         if row.wide:
             strip = overlays.cut(strip, frame, self._shift(part, row), self._look)
