@@ -50,6 +50,7 @@ def _line(app: KvchatApp, turn: int) -> tuple[int, int]:
     process = psutil.Process()
     worker = sum(child.memory_info().rss for child in process.children(recursive=True))
     resident = process.memory_info().rss
+    gc.unfreeze()  # what is frozen is not listed
     gc.collect()
     from textual.widget import Widget  # noqa: PLC0415 - beside its only use
 

@@ -5,9 +5,10 @@
 Runs the real program on a terminal of its own (a pty), its model process by script, and types into
 it: from each key to the bytes on the terminal that show it. Keys come at any moment, 35 to 105 ms
 apart. Cases are a rate in tokens a second, the messages that the conversation has already, and what
-streams; `idle` types where nothing does. Beside the times: the CPU time of the program while it
-streams, and while nothing happens at all, in percent of a core, with and without its model
-process.
+streams; `idle` types where nothing does. What keeps a key waiting is what the screen's thread does
+without a pause: the longest and the third longest of these steps are told in CPU time, which other
+programs do not lengthen. Beside these: the CPU time of the program while it streams, and while
+nothing happens at all, in percent of a core, with and without its model process.
 
 `--baseline` runs each case with the program of that commit, too, right before, and prints the
 ratio.
@@ -16,10 +17,12 @@ ratio.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pty
 import random
 import select
+import signal
 import statistics
 import struct
 import subprocess
@@ -82,7 +85,21 @@ store.save(Conversation("c", "t", 1.0, 1.0, None, f"m{n - 1}" if n else None), s
 store.close()
 """
 _PROGRAM = """
-import sys
+import asyncio, json, signal, sys, time
+from pathlib import Path
+steps = []
+run = asyncio.Handle._run
+def timed(handle):
+    began = time.thread_time()
+    run(handle)
+    steps.append(1000 * (time.thread_time() - began))
+def tell(*_):
+    part = Path(STEPS).with_suffix(".part")
+    part.write_text(json.dumps(sorted(steps)))
+    part.rename(STEPS)
+    steps.clear()
+asyncio.Handle._run = timed
+signal.signal(signal.SIGUSR1, tell)
 from tests.support.scripted_worker import scripted_worker
 from tuner import launch
 from tuner.engine.client import EngineClient
@@ -115,9 +132,11 @@ CASES = [
 
 @dataclass
 class Found:
-    """Milliseconds of each key; CPU in percent of a core."""
+    """Milliseconds of each key, and of CPU time of each thing that the screen's thread did without
+    a pause, in order; CPU in percent of a core."""
 
     keys: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
     cpu: float = 0.0
     idle_cpu: float = 0.0
     idle_cpu_all: float = 0.0
@@ -134,7 +153,8 @@ class Found:
     def line(self, name: str) -> str:
         return (
             f"{name:<24} keys {len(self.keys):4}   p50 {self.p50:5.1f}   p95 {self.p95:5.1f}   most"
-            f" {max(self.keys):5.1f} ms   CPU {self.cpu:4.1f} %   at rest {self.idle_cpu:.2f} %"
+            f" {max(self.keys):5.1f} ms   longest steps {self.steps[-3]:4.1f} {self.steps[-1]:4.1f}"
+            f" ms of CPU   CPU {self.cpu:4.1f} %   at rest {self.idle_cpu:.2f} %"
             f" ({self.idle_cpu_all:.2f} % with the model process)   open {self.open_seconds:.2f} s"
         )
 
@@ -142,9 +162,10 @@ class Found:
 class Terminal:
     """A running program and the other end of its terminal."""
 
-    def __init__(self, process: subprocess.Popen[bytes], master: int):
+    def __init__(self, process: subprocess.Popen[bytes], master: int, steps: Path):
         self.process = process
         self._master = master
+        self._steps = steps
 
     def press(self, keys: str) -> None:
         os.write(self._master, keys.encode())
@@ -167,6 +188,16 @@ class Terminal:
             if select.select([self._master], [], [], left)[0]:
                 n += len(os.read(self._master, 1 << 16))
         return n
+
+    def steps(self) -> list[float]:
+        """The steps of the screen's thread since the last call, in order."""
+        self._steps.unlink(missing_ok=True)
+        self.process.send_signal(signal.SIGUSR1)
+        end = time.perf_counter() + PATIENCE
+        while not self._steps.exists() and time.perf_counter() < end:
+            self.read_for(0.02)
+        found: list[float] = json.loads(self._steps.read_text())
+        return found
 
     def cpu_seconds(self) -> tuple[float, float]:
         """CPU time of the program, and of it and its model process."""
@@ -195,7 +226,11 @@ def started(tree: Path, case: Case, seconds: float) -> Iterator[Terminal]:
         n_chars = int(4 * max(case.rate, 1) * (seconds + 4))
         text = (text * (n_chars // len(text) + 1))[:n_chars]
         delay = 1 / case.rate if case.rate else 0.01
-        code = _PROGRAM.replace("TEXT", repr(text)).replace("DELAY", repr(delay))
+        steps = Path(folder) / "steps.json"
+        values = {"TEXT": repr(text), "DELAY": repr(delay), "STEPS": repr(str(steps))}
+        code = _PROGRAM
+        for name, value in values.items():
+            code = code.replace(name, value)
         master, slave = pty.openpty()
         ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
         args = [f"{folder}/tiny.gguf", "--resume", "c", "--no-profile"]
@@ -205,7 +240,7 @@ def started(tree: Path, case: Case, seconds: float) -> Iterator[Terminal]:
         )  # fmt: skip
         os.close(slave)
         try:
-            yield Terminal(process, master)
+            yield Terminal(process, master, steps)
         finally:
             process.kill()
             process.wait()
@@ -247,7 +282,9 @@ def measure(tree: Path, case: Case, seconds: float) -> Found:
             terminal.press(f"{CLEAR}Go\r")
             terminal.read_for(1.5)
         before, began = terminal.cpu_seconds(), time.perf_counter()
+        terminal.steps()
         found.keys = typed(terminal, seconds)
+        found.steps = terminal.steps()
         after, ended = terminal.cpu_seconds(), time.perf_counter()
         found.cpu = 100 * (after[0] - before[0]) / (ended - began)
     return found

@@ -13,7 +13,7 @@ from itertools import accumulate
 from tui.widgets.entries import Entry, Part
 from tui.widgets.reading.rows import Frame, Look, Row
 
-KEPT = 400  # parts whose rows are remembered
+KEPT = 200  # parts whose rows are remembered
 _WALK = 3  # views, within which scrolling counts rows and does not guess them
 
 Shown = tuple[Part, Row]
