@@ -269,6 +269,19 @@ def test_rows_that_were_seen_while_it_streamed_are_made_again() -> None:
     assert rows_of_entry(entry) == rows_of_entry(entry_of(DOCUMENT))
 
 
+def test_what_is_drawn_again_has_its_rows_from_before() -> None:
+    """While a fence grows, only its last lines are new rows: the others need no painting."""
+    entry = entry_of("", 1)
+    frame = Frame(44, 40, 3)
+    entry.feed("Text.\n\n```python\na = 1\nb = 2\nc = ")
+    before = [row for part in entry.parts for row in part.drawn(frame, plain_look)]
+    entry.feed("3\nd = 4\n")
+    after = [row for part in entry.parts for row in part.drawn(frame, plain_look)]
+    assert [row.strip.text.strip() for row in after[5:8]] == ["b = 2", "c = 3", "d = 4"]
+    same = [n for n, (old, new) in enumerate(zip(before, after, strict=False)) if old is new]
+    assert same == [0, 1, 4, 5], "the text, the first two lines of code"
+
+
 def test_a_fence_right_below_a_table() -> None:
     """The backticks are a row of the table until the third one comes."""
     entry = entry_of("", 1)

@@ -48,14 +48,12 @@ class Answering:
         self._generation = growing.generation
         self._done.clear()
         transcript, answer = self._transcript, growing.answer
-        transcript.streaming = True
         entry = transcript.reopen(answer) or await transcript.add(answer, streaming=True)
         return Painter(growing, transcript, entry, self._keystrokes)
 
     def end(self) -> None:
         """The answer is written, drawn and saved."""
         self._generation = None
-        self._transcript.streaming = False
         self._done.set()
 
     def stop(self) -> bool:

@@ -52,7 +52,6 @@ class Transcript(ScrollView, can_focus=False):
     def __init__(self, width: int = WIDTH) -> None:
         """`width`: the most columns that text takes."""
         super().__init__()
-        self.streaming = False  # an answer is being written
         self.block_keys = ""  # what keys do on a code block: shown on the one that the cursor is on
         self._look = WidgetLook(self)
         self._page = Page(self._look, self._place)

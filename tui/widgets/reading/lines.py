@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 
 
@@ -63,7 +63,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block of code. `whole`: it begins and ends here, and is not to be continued."""
+    """A block of code, without its fence."""
 
     language: str
     code: str
@@ -74,7 +74,7 @@ class Lines:
     """A text as lines, and the code blocks in it."""
 
     lines: tuple[Line, ...] = ()
-    blocks: tuple[Block, ...] = field(default=())
+    blocks: tuple[Block, ...] = ()
 
 
 def plain(text: str, style: str = "", *, gap: bool = True) -> Lines:
