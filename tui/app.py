@@ -30,6 +30,7 @@ from tui.screens import (
 )
 from tui.screens.bindings import bindings
 from tui.storage import Conversations, Recorder
+from tui.when_full import Way
 from tui.widgets.transcript import WIDTH
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode, KvchatError
@@ -62,6 +63,7 @@ class KvchatApp(App[None]):
         parachute: Parachute | None = None,
         choose: bool = False,
         width: int = WIDTH,
+        when_full: Way | None = None,
     ):
         """`sampling`: in place of the launch's. `warnings`: what the user should hear once the
         chat is open. `parachute`: ends the program where leaving takes too long. `choose`: the
@@ -81,6 +83,7 @@ class KvchatApp(App[None]):
         self._parachute = parachute
         self._choose = choose
         self._width = width
+        self._when_full = when_full
         self._recorder = Recorder(store, self._not_saved, self._saved_again)
 
     @property
@@ -132,6 +135,7 @@ class KvchatApp(App[None]):
             self._keys,
             warnings=(problem, *self._warnings),
             width=self._width,
+            when_full=self._when_full,
         )
         await self.push_screen(self._chat_screen)
 

@@ -24,6 +24,7 @@ class Place(Enum):
     COMPARE = "While two answers are compared"
     REPORT = "In the fit report"
     EXPLORER = "In the fit explorer"
+    CONTEXT = "Where room is made in the context"
     HELP = "In this list of keys"
 
     @property
@@ -116,7 +117,7 @@ ACTIONS = (
     Action("prompt.edit", ("ctrl+g",), "edit", Place.CHAT, "Edit in $EDITOR",
            "Opens what you write in your editor.", "editor", Show.PALETTE, slash="edit"),
     Action("model.context", ("f7",), "context", Place.CHAT, "Context",
-           "Says what fills the context, and how much is left.", "context", Show.PALETTE,
+           "Says what fills the context, and makes room in it.", "context", Show.PALETTE,
            slash="context"),
     Action("prompt.keys", ("question_mark",), "keys", Place.PROMPT, "Keys",
            "Lists all keys where nothing is written.", fixed=True),
@@ -258,6 +259,16 @@ ACTIONS = (
            "Takes over one of the other plans.", fixed=True),
     Action("explorer.leave", ("escape", "q", "ctrl+c"), "leave", Place.EXPLORER, "Back",
            "Goes back without a change.", "back", Show.IDLE, opened_by="model.explore"),
+    Action("context.grow", ("g",), "choose('grow')", Place.CONTEXT, "Larger",
+           "Loads the model with a larger context; the conversation goes on.", "larger", Show.IDLE),
+    Action("context.drop", ("d",), "choose('drop')", Place.CONTEXT, "Let go",
+           "Takes the oldest turns out of the model's view; they are kept.", "let go", Show.IDLE),
+    Action("context.summarise", ("s",), "choose('summarise')", Place.CONTEXT, "Summarise",
+           "Lets the model write a summary that stands in for them.", "summarise", Show.IDLE),
+    Action("context.bring_back", ("u",), "choose('bring_back')", Place.CONTEXT, "Bring back",
+           "Brings back what was let go last.", "undo", Show.IDLE),
+    Action("context.leave", ("escape", "q"), "dismiss", Place.CONTEXT, "Later",
+           "Leaves everything as it is.", "later", Show.IDLE, opened_by="model.context"),
     Action("keys.close", ("escape", "q"), "dismiss", Place.HELP, "Back",
            "Goes back.", "back", Show.IDLE),
     Action("keys.scroll", ("up", "down", "pageup", "pagedown"), "scroll", Place.HELP,

@@ -20,7 +20,7 @@ from tests.support.chat_fakes import (
     until,
 )
 from tui.composing.draft import Draft
-from tui.screens import ChatScreen, KeysScreen
+from tui.screens import ChatScreen, ContextScreen, KeysScreen
 from tui.storage import Conversations
 from tui.widgets import Prompt
 from tuner.settings import Settings
@@ -140,9 +140,9 @@ async def test_what_does_not_fit_is_told_and_not_sent(store: Conversations) -> N
         await pilot.press(*("y" * 40))
         await until(pilot, lambda: shows(pilot, "! 330 of 400 tokens with this: 70 are left"))
         prompt_of(pilot).post_message(events.Paste(LONG))
-        await until(pilot, lambda: shows(pilot, "does not fit, 160 too many."))
+        await until(pilot, lambda: shows(pilot, "559 of 400 tokens with this, 160 too many"))
         await pilot.press("enter")
-        await until(pilot, lambda: shows(pilot, "this cannot be sent as it is"))
+        await until(pilot, lambda: shows(pilot, "makes room and sends it"))
         assert len(running.prompts) == 1
         assert prompt_of(pilot).draft.whole == f"{LONG}x{'y' * 40}{LONG}"
 
@@ -171,7 +171,8 @@ async def test_commands(store: Conversations) -> None:
         assert sent == ["/help", "/usr/bin/x is what?"]
         await write(pilot, "/context")
         await pilot.press("enter")
-        await until(pilot, lambda: shows(pilot, "tokens of context are used by 4 messages"))
+        await until(pilot, lambda: isinstance(app.screen, ContextScreen))
+        await pilot.press("escape")
         await write(pilot, "/new")
         await pilot.press("enter")
         await until(pilot, lambda: not screen.chat.path)

@@ -27,6 +27,7 @@ from tui.screens import (
     BranchesScreen,
     ChatScreen,
     CompareScreen,
+    ContextScreen,
     ExplorerScreen,
     KeysScreen,
     ReportScreen,
@@ -48,6 +49,7 @@ OWNERS: dict[Place, type[DOMNode]] = {
     Place.COMPARE: CompareScreen,
     Place.REPORT: ReportScreen,
     Place.EXPLORER: ExplorerScreen,
+    Place.CONTEXT: ContextScreen,
     Place.HELP: KeysScreen,
 }
 

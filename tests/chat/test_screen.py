@@ -360,22 +360,6 @@ async def test_after_a_crash_an_unanswered_question_is_answered(store: Conversat
     assert [row[0] for row in rows(store, "content")] == ["Go", "Here I am."]
 
 
-async def test_a_full_context_is_explained(store: Conversations) -> None:
-    """Both ends: the answer runs into it, and a prompt that is already too long."""
-    full = EngineError("context_full", "too long")
-    running = FakeRunning([["Cut"], [full]], reason="context_full")
-    app = make_app(running, store)
-    async with app.run_test(size=(100, 30)) as pilot:
-        await chat_screen(pilot)
-        await ask(pilot, "Go")
-        await until(pilot, lambda: "The context is full" in shown(pilot))
-        assert "--ctx 8192" in shown(pilot)
-        assert "cut short: the context is full" in shown(pilot)
-        await ask(pilot, "More")
-        await until(pilot, lambda: "no longer fits the context (4,096 tokens)" in shown(pilot))
-        assert "More" in shown(pilot)
-
-
 async def test_an_answer_without_a_word_says_so(store: Conversations) -> None:
     """Else the question would seem to be ignored; it waits for another try."""
     app = make_app(FakeRunning([[], ["Now I do."]]), store)

@@ -278,7 +278,7 @@ async def test_what_is_said_beside_the_messages() -> None:
             ).color
 
         before = style("an answer")
-        entry.set_faded(True)
+        transcript.fade(messages, 2)
         transcript.mark("LOOK")
         await pilot.pause()
         assert style("an answer") != before

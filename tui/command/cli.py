@@ -134,9 +134,17 @@ def _run(args: argparse.Namespace) -> int:
             "the chat needs the terminal for input, output and errors; use -p TEXT or pipe a "
             "question in."
         )
+    when_full = options.when_full(args)
     from tui.command.open_chat import open_chat  # noqa: PLC0415
 
-    return open_chat(request, args.system, args.resume, choose=args.choose, width=width)
+    return open_chat(
+        request,
+        args.system,
+        args.resume,
+        choose=args.choose,
+        width=width,
+        when_full=when_full,
+    )
 
 
 def _alone(args: argparse.Namespace) -> list[str]:

@@ -15,6 +15,7 @@ from tui.command.signals import leave_by_signals
 from tui.key_file import read_keymap
 from tui.parachute import END_SECONDS, Parachute
 from tui.storage import Conversations
+from tui.when_full import Way
 from tuner.errors import ExitCode
 from tuner.launch import Launcher
 from tuner.wishes import LaunchRequest
@@ -31,9 +32,11 @@ def open_chat(
     *,
     choose: bool = False,
     width: int,
+    when_full: Way | None = None,
 ) -> int:
     """Runs the app until the user leaves. A launch that failed is said again on stderr. `choose`:
-    the fit explorer comes first. `width`: columns that text takes at most."""
+    the fit explorer comes first. `width`: columns that text takes at most.
+    `when_full`: how room is made in a full context without asking."""
     launcher = Launcher(request)
     parachute = Parachute(launcher.kill)
     keymap, problems = read_keymap()
@@ -55,6 +58,7 @@ def open_chat(
             parachute=parachute,
             choose=choose,
             width=width,
+            when_full=when_full,
         )
         leave = partial(loop.call_soon_threadsafe, app.leave_by_signal)
         leave_by_signals(leave, parachute, _SIGNALS)

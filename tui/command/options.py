@@ -12,6 +12,7 @@ from typing import NoReturn
 from tui.command import habits, sampling_flags
 from tui.command.numbers import number, whole
 from tui.keymap import Keymap
+from tui.when_full import ASK, WHEN_FULL, Way
 from tuner.engine.template_process import MAX_TEMPLATE
 from tuner.errors import UsageError
 from tuner.machine.stated import parse_gpus
@@ -160,6 +161,12 @@ def parser() -> argparse.ArgumentParser:
         "--width", metavar="COLUMNS", help=f"columns that text takes at most ({READING_WIDTH})"
     )
     g.add_argument(
+        "--when-full",
+        metavar="|".join(WHEN_FULL),
+        help="in a full context: ask what to do, let the oldest turns go, summarise them, or load "
+        f"a larger context ({ASK})",
+    )
+    g.add_argument(
         "--think",
         metavar="|".join(THINK_LEVELS),
         help="how much the model thinks, as far as its chat template lets one choose; kept for the "
@@ -220,6 +227,12 @@ def reading_width(args: argparse.Namespace) -> int:
     if args.width is None:
         return READING_WIDTH
     return whole("--width", args.width, LEAST_WIDTH, MOST_WIDTH)
+
+
+def when_full(args: argparse.Namespace) -> Way | None:
+    """How room is made in a full context without asking. Raises UsageError."""
+    stated = args.when_full and args.when_full.lower()
+    return WHEN_FULL[_one_of("--when-full", stated, tuple(WHEN_FULL)) or ASK]
 
 
 def think(args: argparse.Namespace) -> str:

@@ -51,6 +51,12 @@ class Answering:
         entry = transcript.reopen(answer) or await transcript.add(answer, streaming=True)
         return Painter(growing, transcript, entry, self._keystrokes)
 
+    def begin_aside(self, generation: Generation) -> None:
+        """The model is asked something beside the conversation, which whoever asks reads; `end` is
+        to be called afterwards."""
+        self._generation = generation
+        self._done.clear()
+
     def end(self) -> None:
         """The answer is written, drawn and saved."""
         self._generation = None

@@ -30,14 +30,17 @@ from tui.screens.conversations import ConversationsScreen, Opened
 from tui.screens.direct import DirectScreen
 from tui.screens.elsewhere import catch_up
 from tui.screens.explorer import Choice, ExplorerScreen
+from tui.screens.full_context import FullContext, Waits
 from tui.screens.lines import NOT_SAVED, LinesBelow
 from tui.screens.links import Links
 from tui.screens.loads import Loads
+from tui.screens.making_room import MakingRoom, NoRoomError
 from tui.screens.measuring import Measuring
 from tui.screens.messages import Messages
 from tui.screens.report import ReportScreen
 from tui.screens.weighing import Moment, Weighing
 from tui.storage import Conversations, Recorder, StoredMessage
+from tui.when_full import Way
 from tui.widgets import Prompt, Transcript
 from tui.widgets.entries import Item
 from tui.widgets.reading.code import warm_up
@@ -45,6 +48,7 @@ from tui.widgets.transcript import WIDTH
 from tuner.engine.protocol import Sampling
 from tuner.errors import KvchatError
 from tuner.safe_text import one_line
+from tuner.settings import Settings
 
 VRAM_SECONDS = 2.0
 STOP_SECONDS = 12.0  # more than the engine's client itself waits before it ends the process
@@ -88,8 +92,10 @@ class ChatScreen(DirectScreen):
         *,
         warnings: Sequence[str] = (),
         width: int = WIDTH,
+        when_full: Way | None = None,
     ):
-        """`sampling`: in place of the launch's. `width`: the most columns that text takes."""
+        """`sampling`: in place of the launch's. `width`: the most columns that text takes.
+        `when_full`: how room is made in a full context without asking."""
         super().__init__()
         self.chat = chat
         self._store = store
@@ -104,6 +110,8 @@ class ChatScreen(DirectScreen):
         self._lines = LinesBelow(keymap, self._loads, saved=store.saved)
         self._answering = Answering(self._transcript, recorder, self._prompt.keystrokes)
         self._measuring = Measuring(self)
+        room = MakingRoom(self, self._answering, recorder, self._lines.say)
+        self._full = FullContext(self, room, self._transcript, self._prompt, keymap, when_full)
         self._quit_asked = False
         self._rewritten: StoredMessage | None = None  # the question that the next one stands beside
         self._sent = False  # a question that this session has yet to answer
@@ -115,6 +123,7 @@ class ChatScreen(DirectScreen):
             recorder,
             now=self._moment,
             say=self._lines.say,
+            full=self._full,
             unfold_key=self._key("prompt.unfold"),
         )
 
@@ -129,6 +138,16 @@ class ChatScreen(DirectScreen):
         return self._loads.model
 
     @property
+    def ready(self) -> RunningModel | None:
+        """The model, where it can be asked something."""
+        return self.running_model if self._loads.ready else None
+
+    @property
+    def think(self) -> str:
+        """The level of thinking of the next answer."""
+        return self._think
+
+    @property
     def load_error(self) -> KvchatError | None:
         """Why there has not been a model."""
         return self._loads.error if self.running_model is None else None
@@ -140,7 +159,7 @@ class ChatScreen(DirectScreen):
         lines = self._lines
         prompt, notes = self._prompt, self._composing.notes
         below = (prompt.offers, prompt, lines.status, lines.hints)
-        yield Vertical(lines.activity, notes, *below, id="bottom")
+        yield Vertical(lines.activity, self._full, notes, *below, id="bottom")
 
     async def on_mount(self) -> None:
         # Tooltips are drawn as markup, and a table's are the model's own text.
@@ -164,6 +183,7 @@ class ChatScreen(DirectScreen):
         await self._transcript.show(self.chat.path)
         self._mark_versions()
         self._rewritten = None
+        self._full.shown()
         await self._composing.show(self.chat)
         if not self.chat.path:
             await self._welcome()
@@ -196,6 +216,7 @@ class ChatScreen(DirectScreen):
         self._lines.status.change(vram=message.vram)
         if message.n_ctx_used is not None and not self.generating:
             self._lines.status.change(n_ctx_used=message.n_ctx_used)
+            self._full.counted(message.n_ctx_used, message.model.settings.n_ctx)
         if message.model is self.running_model and not message.alive and self._is_idle:
             self._loads.died()
             self._lines.idle()
@@ -249,6 +270,7 @@ class ChatScreen(DirectScreen):
     def on_text_area_changed(self) -> None:
         if not self._prompt.text:
             self._rewritten = None
+        self._full.draft_changed()
         self._composing.changed()
 
     def on_prompt_said(self, message: Prompt.Said) -> None:
@@ -328,6 +350,7 @@ class ChatScreen(DirectScreen):
             self._lines.idle()
             self.update_below()
             self._mark_versions()
+        await self._full.answered()
 
     async def _finish_answer(self, growing: Growing, model: RunningModel) -> None:
         generation, answer = growing.generation, growing.answer
@@ -345,24 +368,19 @@ class ChatScreen(DirectScreen):
                 n_ctx_used=answer.n_ctx_used,
                 tokens_per_second=answer.tokens_per_second,
             )
-            if done.reason == "context_full":
-                await self._context_full(model, "The context is full: the answer ends here")
-        if error is not None:
+            self._full.counted(answer.n_ctx_used, model.settings.n_ctx)
+            self._full.wait(Waits.ANSWER if done.reason == "context_full" else None)
+        if error is not None and error.kind == "context_full":
+            await self._full.take_back()
+        elif error is not None:
             await self.explain(model, error)
 
     async def explain(self, model: RunningModel, error: KvchatError) -> None:
         """Says why an answer failed, and how it goes on from there."""
-        if error.kind == "context_full":
-            await self._context_full(model, "The conversation no longer fits the context")
-            return
         if advice.is_death(error):
             self._loads.died()
             self._sent = self.chat.waits_for_answer
         await self._transcript.notice(advice.failure(error, model, self._keymap), "error")
-
-    async def _context_full(self, model: RunningModel, what: str) -> None:
-        text = advice.context_full(what, model, self._keymap)
-        await self._transcript.notice(text, "warning")
 
     async def _settle(self, seconds: float = STOP_SECONDS) -> bool:
         """Stops what is being written and waits until it is saved; a process that does not stop
@@ -393,6 +411,8 @@ class ChatScreen(DirectScreen):
         elif self._rewritten is not None:
             self._rewritten = None
             self._lines.say("a new question")
+        else:
+            self._full.later()
 
     async def action_interrupt(self) -> None:
         selected = self.get_selected_text() or self._prompt.selected_text
@@ -507,6 +527,7 @@ class ChatScreen(DirectScreen):
         """Shows the path; the cursor is on this message then."""
         await self._transcript.show(self.chat.path)
         self._mark_versions()
+        self._full.shown()
         self._lines.set_counts(self.chat)
         if message_id is not None:
             self._transcript.cursor.put(Item(message_id))
@@ -642,17 +663,6 @@ class ChatScreen(DirectScreen):
     def action_edit(self) -> None:
         self._composing.edit()
 
-    async def action_context(self) -> None:
-        status, n = self._lines.status.status, len(self.chat.path)
-        if status is None or status.n_ctx_used is None:
-            self._lines.say("the context is not counted yet")
-            return
-        used, n_ctx = status.n_ctx_used, status.n_ctx
-        await self._transcript.notice(
-            f"{used:,} of {n_ctx:,} tokens of context are used by {n} "
-            f"message{'' if n == 1 else 's'}; {max(0, n_ctx - used):,} are left."
-        )
-
     def action_page(self, direction: int) -> None:
         rows = max(1, self._transcript.size.height - 2)
         self._transcript.scroll_relative(y=direction * rows, animate=False)
@@ -674,6 +684,39 @@ class ChatScreen(DirectScreen):
 
     async def action_to_end(self) -> None:
         await self._transcript.to_end()
+
+    # ------------------------------------------------------------ room in the context
+
+    def action_context(self) -> None:
+        """Shows what fills the context, and the ways to room in it."""
+        self._full.choose()
+
+    def load(self, settings: Settings) -> None:
+        """Loads the model with these; they are not kept for later launches."""
+        self._change(Choice(settings, keep=False))
+
+    async def go_on(self) -> None:
+        """Goes on with the last answer."""
+        await self._answer(go_on=True)
+
+    async def failed(self, error: KvchatError) -> None:
+        """Tells what was in the way of something that the model should do."""
+        if isinstance(error, NoRoomError):
+            await self._warn(str(error))
+        elif self.running_model is not None:
+            await self.explain(self.running_model, error)
+
+    def recount(self) -> None:
+        """Counts what is in the context."""
+        self._measure(count=True)
+
+    def idle(self) -> None:
+        """Nothing is being done any more."""
+        self._lines.idle()
+
+    def busy(self) -> None:
+        """Something is being done that can be stopped."""
+        self._lines.hint(Show.ANSWERING)
 
     # ------------------------------------------------------------ loading
 
@@ -755,5 +798,6 @@ class ChatScreen(DirectScreen):
                 f"{running.status()}.\nGo on, or {self._key('answer.regenerate')} for another "
                 f"answer."
             )
+            await self._full.go_on()
         self._measure(count=bool(self.chat.path))
         self._composing.weigh()

@@ -18,6 +18,7 @@ from tui.composing.files import bytes_text
 from tui.composing.mentions import mentions
 from tui.composing.parts import Question, asked, composed
 from tui.keymap import Action
+from tui.screens.full_context import FullContext
 from tui.screens.weighing import Moment, Wanted, Weighing, Weight
 from tui.storage import Conversations, Recorder
 from tui.widgets import Plain, Prompt
@@ -26,7 +27,6 @@ from tuner.errors import KvchatError
 KEEP_SECONDS = 1.0  # the most of a draft that is lost if the process is killed
 WEIGH_SECONDS = 0.3  # after a change, until its tokens are counted
 NOTES = 4  # rows above the prompt
-NEARLY_FULL = 0.8  # of the context, from which on a word is said
 _ROLE_BYTES = 64  # more than a template puts around a message
 
 
@@ -41,10 +41,11 @@ class Composing:
         recorder: Recorder,
         now: Callable[[], Moment],
         say: Callable[[str], None],
+        full: FullContext,
         unfold_key: str,
     ):
         """`now`: what a draft would be sent to; `say`: tells something in a few words;
-        `unfold_key`: as people write it."""
+        `full`: hears what it comes to; `unfold_key`: as people write it."""
         self.notes = Plain(id="draft-notes")
         self._screen = screen
         self._prompt = prompt
@@ -52,6 +53,7 @@ class Composing:
         self._recorder = recorder
         self._now = now
         self._say = say
+        self._full = full
         self._unfold_key = unfold_key
         self._weighing = Weighing(screen, Attaching(prompt.folder))
         self._key: str | None = None  # of the conversation that the draft belongs to
@@ -151,6 +153,7 @@ class Composing:
 
     def _tell(self, weight: Weight | None) -> None:
         """Shows it: the tokens in the prompt's border, the rest above."""
+        self._full.weighed(weight)
         opens = f"{self._unfold_key} unfolds · " if weight and weight.draft.folds else ""
         self._prompt.show_size(f"{opens}{size(weight)}" if weight is not None else "")
         lines = tuple(told(weight)) if weight is not None else ()
@@ -178,10 +181,13 @@ class Composing:
         return composed(text)
 
     def _sendable(self, weight: Weight) -> Question | None:
-        if weight.attached.problems or weight.too_many:
+        if weight.attached.problems:
             self._say("this cannot be sent as it is")
-            return None
-        return weight.question
+        elif weight.too_many:
+            self._full.refuse()
+        else:
+            return weight.question
+        return None
 
     # ------------------------------------------------------------ elsewhere
 
@@ -227,22 +233,8 @@ def told(weight: Weight) -> Iterator[str]:
     """What one should know before it is sent, a line each."""
     for sentence in weight.attached.problems:
         yield f"! {sentence}"
-    used, n_ctx = weight.n_total or 0, weight.moment.n_ctx
-    if weight.too_many:
-        yield f"! {used:,} of {n_ctx:,} tokens with this: it does not fit{_pushed_out(weight)}."
-    elif used > NEARLY_FULL * n_ctx:
-        yield f"! {used:,} of {n_ctx:,} tokens with this: {n_ctx - used:,} are left for the answer."
     for file, n_tokens in zip(weight.attached.files, weight.n_files, strict=True):
         encoding = () if file.encoding == "UTF-8" else (file.encoding,)
         tokens = () if n_tokens is None else (f"{n_tokens:,} tokens",)
         yield " · ".join((file.name, file.kind, *encoding, bytes_text(file.n_bytes), *tokens))
     yield from weight.attached.remarks
-
-
-def _pushed_out(weight: Weight) -> str:
-    """How much of the conversation holds as many tokens as are too many."""
-    for n, held in enumerate(weight.moment.turns, 1):
-        if held >= weight.too_many:
-            turns = "question with its answer is" if n == 1 else f"{n} questions with answers are"
-            return f", {weight.too_many:,} too many; the oldest {turns} as long"
-    return f", {weight.too_many:,} too many"

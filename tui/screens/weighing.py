@@ -52,6 +52,13 @@ class Weight:
         where nothing is known."""
         return max(0, self.n_total + 1 - self.moment.n_ctx) if self.n_total else 0
 
+    @property
+    def pushed_out(self) -> int:
+        """How many of the oldest questions hold, with their answers, as many tokens as are too
+        many; 0: not even all of them, or nothing is too much."""
+        held = (n for n, tokens in enumerate(self.moment.turns, 1) if tokens >= self.too_many)
+        return next(held, 0) if self.too_many else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:

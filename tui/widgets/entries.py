@@ -215,8 +215,18 @@ class Entry:
                     yield from _plain_parts(self, text, _THOUGHT)
             self._segmenter = Segmenter()
             yield from self._body(message.content, final=not self.streaming)
+            yield from self._summary(message)
         if self._footer_text():
             yield Part(self, self._footer_text(), "footer", _FOOTER)
+
+    def _summary(self, message: StoredMessage) -> Iterator[Part]:
+        """What the model is given in place of this message and those above."""
+        if message.let_go:
+            words = words_text(n_words(message.let_go))
+            title = f"{self._sign} a summary stands in for what is above · {words}"
+            yield Part(self, title, "fold", _THOUGHT)
+            if self.unfolded:
+                yield from _plain_parts(self, printable(message.let_go), _THOUGHT)
 
     def _body(self, text: str, final: bool) -> list[Part]:
         """New parts for more of the answer; what belongs to the last one is added to it."""
@@ -307,6 +317,8 @@ class Entry:
         elif message.reasoning:
             self.parts[0].change(self._title())
         self._set_footer()
+        if before is not None and before.let_go != message.let_go:
+            self._again()
         if drawn != [(part, part.text) for part in self.parts]:
             self._numbered()
             self._changed(self)
@@ -334,23 +346,27 @@ class Entry:
             self._thought_chars = len(message.reasoning)
             self._n_words = n_words(message.reasoning)
         words = words_text(self._n_words)
-        sign = "▾" if self.unfolded else "▸"
         seconds = message.thought_seconds
         if self._thinking:
-            return f"{sign} thinking · {words}"
-        return f"{sign} thought{f' for {took(seconds)}' if seconds else ''} · {words}"
+            return f"{self._sign} thinking · {words}"
+        return f"{self._sign} thought{f' for {took(seconds)}' if seconds else ''} · {words}"
+
+    @property
+    def _sign(self) -> str:
+        return "▾" if self.unfolded else "▸"
 
     @property
     def may_fold(self) -> bool:
-        """It has reasoning, or files or pastes."""
-        return self.message is not None and bool(self.message.reasoning or self.message.parts)
+        """It has reasoning, or files or pastes, or a summary stands in for it."""
+        message = self.message
+        return message is not None and bool(message.reasoning or message.parts or message.let_go)
 
     def fold(self) -> None:
-        """Shows the reasoning, or the files and pastes of a question, or hides them."""
+        """Shows the reasoning, a summary, or the files and pastes of a question, or hides them."""
         if self.message is None or not self.may_fold:
             return
         self.unfolded = not self.unfolded
-        if self.message.reasoning:
+        if self.streaming:
             self._thought(self.message)
             self._numbered()
         else:
@@ -363,7 +379,8 @@ class Entry:
         message = self.message
         if message is None or self.streaming:
             return ""
-        return printable(" · ".join(filter(None, (how_it_ended(message), self.footer))))
+        gone = "" if message.let_go is None else "up to here out of the model's view"
+        return printable(" · ".join(filter(None, (how_it_ended(message), self.footer, gone))))
 
     def _set_footer(self) -> None:
         parts, text = self.parts, self._footer_text()
@@ -384,11 +401,10 @@ class Entry:
         self._changed(self)
 
     def set_faded(self, faded: bool) -> None:
-        """The model no longer sees it."""
+        """The model no longer sees it. Who says so of entries has them placed again."""
         if faded != self.faded:
             self.faded = faded
             self.resized()
-            self._changed(self)
 
     # ------------------------------------------------------------ what is in it
 

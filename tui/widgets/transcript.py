@@ -133,11 +133,23 @@ class Transcript(ScrollView, can_focus=False):
         self._page.remove(gone)
 
     def entry(self, message_id: str) -> Entry | None:
-        """The entry of a message: its footer and whether it is faded are set there."""
+        """The entry of a message: its footer is set there."""
         for entry in reversed(self._page.entries):
             if entry.message is not None and entry.message.id == message_id:
                 return entry
         return None
+
+    def fade(self, path: Sequence[StoredMessage], n_gone: int) -> None:
+        """The first messages of the path, so many, are out of the model's view."""
+        place = {message.id: n for n, message in enumerate(path)}
+        for entry in self._page.entries:
+            message = entry.message
+            if message is not None and message.id in place:
+                n = place[message.id]
+                entry.set_faded(n < n_gone)
+                if message.let_go != path[n].let_go:
+                    entry.update_message(path[n])
+        self._place()
 
     def mark(self, words: str) -> None:
         """Marks these words wherever they stand; "" for none."""

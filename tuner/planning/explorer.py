@@ -14,6 +14,7 @@ from tuner.memory.cache_types import CACHE_TYPES, CHOSEN_TYPES
 from tuner.memory.kv_cache import cache_layout
 from tuner.model.model import Model
 from tuner.planning import constraints
+from tuner.planning.differences import difference_text
 from tuner.planning.objective import LEAST_CONTEXT
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.planner import make_plan
@@ -143,11 +144,33 @@ class Explorer:
         """The best plan for each context that people name and a search may give, the shortest
         first, as far as they fit: what a context costs here."""
         self._surveyor.start_plan()
-        contexts = next(_dials(self._surveyor, self.wishes, ())).values
+        contexts = self._contexts()
         for n_ctx in (n for n in contexts if n >= min(LEAST_CONTEXT, contexts[-1])):
             best = self._surveyor.best(replace(self.wishes, n_ctx=n_ctx))
             if best:
                 yield best
+
+    def larger(self, least: int = 0) -> Candidate | None:
+        """The best plan for about one and a half times the context that it began with, and for
+        `least` tokens at least; None where no larger one fits."""
+        self._surveyor.start_plan()
+        now = self.start.n_ctx
+        contexts = [n for n in self._contexts() if n >= max(now + 1, least)]
+        enough = [n for n in contexts if n >= 3 * now // 2]
+        for n_ctx in (*enough[:1], *(n for n in reversed(contexts) if n not in enough)):
+            _, best = self._surveyor.confirmed(replace(self.wishes, n_ctx=n_ctx, max_ctx=False))
+            if best and best.fits:
+                return best
+        return None
+
+    def difference(self, candidate: Candidate) -> str:
+        """What a candidate has that the settings it began with have not, in words."""
+        return difference_text(self.model, self.weighed(self.start), candidate)
+
+    def _contexts(self) -> tuple[int, ...]:
+        """Those that people name, as far as the model goes."""
+        values: tuple[int, ...] = next(_dials(self._surveyor, self.wishes, ())).values
+        return values
 
     def _bare(self, settings: Settings) -> Settings:
         """The settings without a split that follows from them."""
