@@ -500,6 +500,7 @@ def test_no_model_and_no_terminal(capsys: pytest.CaptureFixture[str], tmp_path: 
         (("--explain",), "leave out --explain"),
         (("--show-prompt",), "leave out --explain and --show-prompt"),
         (("-p", "Hello?"), "-p and a piped question"),
+        (("-p", "Hello?", "--plain"), "-p and a piped question"),
         (("--bench",), "--bench is a run of its own: leave out --choose."),
         (("--json",), "--json goes with"),
         ((), "needs the terminal"),

@@ -24,7 +24,8 @@ _ESCAPES = re.compile(r"\x1b(\[[0-9;?<>=]*[ -/]*[@-~]|\].*?(\x07|\x1b\\)|[()].|.
 
 # Runs kvchat's command line with another worker and little patience.
 _PROGRAM = """
-import sys
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl+C is a signal from this terminal
 from tests.support.scripted_worker import scripted_worker
 from tuner import launch
 from tuner.engine.client import EngineClient
@@ -101,8 +102,11 @@ class Terminal:
 
 
 @contextmanager
-def kvchat(*args: str, before: str = "", **script: object) -> Iterator[Terminal]:
-    """Starts it. `script`: of the scripted worker; `before`: code that runs first."""
+def kvchat(
+    *args: str, before: str = "", term: str = "xterm-256color", **script: object
+) -> Iterator[Terminal]:
+    """Starts it. `script`: of the scripted worker; `before`: code that runs first; `term`: what
+    the terminal calls itself."""
     master, slave = pty.openpty()
     ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     code = _PROGRAM.replace("SCRIPT", repr(script)).replace("BEFORE", before)
@@ -113,7 +117,7 @@ def kvchat(*args: str, before: str = "", **script: object) -> Iterator[Terminal]
         stdout=slave,
         stderr=slave,
         start_new_session=True,
-        env={**os.environ, "TERM": "xterm-256color"},
+        env={**os.environ, "TERM": term},
     )
     os.close(slave)
     try:

@@ -18,7 +18,9 @@ _DEATHS = ("crashed", "not_loaded")  # kinds of EngineError after which there is
 class Called(Protocol):
     """How the user asks for an action of the keymap: by a key (`Keymap`), or by a command."""
 
-    def label(self, action_id: str) -> str: ...
+    def label(self, action_id: str) -> str:
+        """Empty where that is not possible."""
+        ...
 
 
 def is_death(error: KvchatError) -> bool:
@@ -50,7 +52,7 @@ def found_dead(running: RunningModel, called: Called) -> str:
 def not_loaded(error: KvchatError | None, called: Called) -> str:
     """Of a load that failed, or was cancelled, and what can be done then."""
     what = "The load was cancelled." if error is None else str(error)
-    ways = (f"{called.label(i)} {does}" for i, does in _WAYS)
+    ways = (f"{name} {does}" for i, does in _WAYS if (name := called.label(i)))
     return f"{what}\n{', '.join(ways)}."
 
 

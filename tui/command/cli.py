@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tui.command import options, sampling_flags
-from tui.command.output import colours, columns, complain, prepare_streams, write
+from tui.command.output import colours, columns, complain, dumb, prepare_streams, write
 from tuner.demo import demo_model_path
 from tuner.errors import ExitCode, KvchatError, UsageError
 from tuner.gguf.header import models_of
@@ -113,6 +113,8 @@ def _run(args: argparse.Namespace) -> int:
         return _show_prompt(args, request, prompt)
     if prompt is not None and args.choose:
         raise UsageError(f"{_CHOOSE}; -p and a piped question are answered without one.")
+    if prompt is not None and args.plain:
+        raise UsageError("--plain is a chat; -p and a piped question are answered without one.")
     if prompt is not None and args.resume:
         raise UsageError("--resume goes with the chat or --show-prompt; -p answers one question.")
     if not args.choose:
@@ -127,13 +129,11 @@ def _run(args: argparse.Namespace) -> int:
 
         request = replace(request, keeps_flags=False)  # one question's are not the model's
         return answer(request, prompt, utf8(args.system or ""), show_thinking=args.show_thinking)
-    if args.show_thinking:
-        raise UsageError("--show-thinking goes with -p; in the chat a thought unfolds.")
-    if not all(s is not None and s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
-        raise UsageError(
-            "the chat needs the terminal for input, output and errors; use -p TEXT or pipe a "
-            "question in."
-        )
+    in_lines = args.plain or dumb()
+    if args.show_thinking and not in_lines:
+        raise UsageError("--show-thinking goes with -p and --plain; in the chat a thought unfolds.")
+    if in_lines or not _terminal(sys.stdin, sys.stdout, sys.stderr):
+        return _chat_in_lines(args, request)
     when_full = options.when_full(args)
     from tui.command.open_chat import open_chat  # noqa: PLC0415
 
@@ -147,6 +147,24 @@ def _run(args: argparse.Namespace) -> int:
     )
 
 
+def _chat_in_lines(args: argparse.Namespace, request: LaunchRequest) -> int:
+    """The chat where the screen is not to be drawn on, or cannot be."""
+    if not _terminal(sys.stdin) or not (_terminal(sys.stdout) or _terminal(sys.stderr)):
+        raise UsageError("the chat needs the terminal; use -p TEXT or pipe a question in.")
+    if args.choose:
+        raise UsageError(f"{_CHOOSE}, and draws on the whole screen; leave it out.")
+    if args.when_full:
+        raise UsageError("--when-full goes with the screen; in lines the user says what is done.")
+    from tui.command.plain import chat_in_lines  # noqa: PLC0415
+
+    return chat_in_lines(request, args.system, args.resume, show_thinking=args.show_thinking)
+
+
+def _terminal(*streams: TextIO | None) -> bool:
+    """Whether all of these are one."""
+    return all(stream is not None and stream.isatty() for stream in streams)
+
+
 def _alone(args: argparse.Namespace) -> list[str]:
     """The flags that are given of those that are runs of their own."""
     return [flag for flag in ("--bench", "--measure", "--emit") if getattr(args, flag[2:])]
@@ -154,7 +172,7 @@ def _alone(args: argparse.Namespace) -> list[str]:
 
 def _require_one_thing(args: argparse.Namespace) -> None:
     alone = _alone(args)
-    others = ("explain", "show_prompt", "prompt", "resume", "system", "think", "choose")
+    others = ("explain", "show_prompt", "prompt", "resume", "system", "think", "choose", "plain")
     given = (name for name in others if getattr(args, name) not in (None, False))
     too_many = [*alone[1:], *(f"--{name.replace('_', '-')}" for name in given)]
     if alone and too_many:

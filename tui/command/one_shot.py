@@ -19,7 +19,7 @@ from tuner.errors import EngineCancelled, ExitCode
 from tuner.launch import Launcher
 from tuner.wishes import LaunchRequest
 
-_UNMARKED = "what came so far was the model's thought, of which only the end is marked"
+UNMARKED = "what came so far was the model's thought, of which only the end is marked"
 _NO_ANSWER = "the model thought and did not answer"
 _NOTHING = "the model said nothing"
 _HIDDEN = "; --show-thinking shows the thought"
@@ -83,7 +83,7 @@ def _print(events: Iterable[AnswerEvent], status: Progress, show_thinking: bool)
                 write(event.text)
             case WasThought():
                 write("\n\n")
-                status.say(_UNMARKED)
+                status.say(UNMARKED)
                 thought, answered, said = "\n", False, False
             case Notice():
                 status.say(event.text)

@@ -154,6 +154,12 @@ def parser() -> argparse.ArgumentParser:
         help="choose context, cache types and layers in the fit explorer before a load",
     )
     g.add_argument(
+        "--plain",
+        action="store_true",
+        help="chat in lines, without a screen that is drawn: for screen readers, and terminals "
+        "that take no more (TERM=dumb)",
+    )
+    g.add_argument(
         "--resume", metavar="ID", nargs="?", const="latest", help="go on with a saved conversation"
     )
     g.add_argument("--system", metavar="TEXT", help="system prompt")
@@ -180,7 +186,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--show-thinking",
         action="store_true",
-        help="with -p: what the model thinks, on the error output",
+        help="with -p: what the model thinks, on the error output; with --plain: before the answer",
     )
     g = p.add_argument_group(sampling_flags.TITLE)
     sampling_flags.add(g)

@@ -8,11 +8,14 @@ import os
 import re
 import shutil
 import sys
+import time
 
 from tui.command.ascii_signs import FOR_SCREENS, FOR_TEXT
+from tui.command.pace import Pace
 from tuner.safe_text import one_line, printable
 
 _COLOUR = re.compile(r"(\x1b\[(?:[0-2]|3[0-7])m)")
+PROGRESS_SECONDS = 1.0  # between two lines of it
 MAX_COLUMNS = 120  # a wider report is no easier to read
 
 
@@ -38,8 +41,12 @@ def columns() -> int:
 
 def colours() -> bool:
     """Whether a report on stdout may be coloured: on a terminal, and https://no-color.org."""
-    dull = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return sys.stdout.isatty() and not dull
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and not dumb()
+
+
+def dumb() -> bool:
+    """Whether the terminal understands no escapes."""
+    return os.environ.get("TERM") == "dumb"
 
 
 def write(text: str, *, coloured: bool = False) -> None:
@@ -59,6 +66,21 @@ def write_aside(text: str) -> None:
         sys.stderr.flush()
 
 
+def ask(prompt: str, *, edited: bool = False) -> str:
+    """A line from the terminal. `prompt`: kvchat's own words. `edited`: readline is there to edit
+    it. Raises EOFError where there is no more."""
+    if edited:
+        return input(prompt)
+    if sys.stdout.isatty():
+        write(prompt)
+    else:
+        write_aside(prompt)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.removesuffix("\n")
+
+
 def tell(message: str) -> None:
     """One line on stderr."""
     if sys.stderr is not None:
@@ -74,14 +96,19 @@ def complain(message: str) -> None:
 
 
 class Progress:
-    """One line on stderr that is rewritten in place; nothing where stderr is no terminal."""
+    """One line on stderr that is rewritten in place; on a dumb terminal a line from time to time,
+    and nothing where stderr is no terminal."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
+        self._pace = Pace(PROGRESS_SECONDS) if dumb() else None
         self._shown = False
 
     def show(self, text: str) -> None:
-        if self._live and (text or self._shown):
+        if self._live and self._pace is not None:
+            if text and self._pace.due(text, time.monotonic()):
+                tell(text)
+        elif self._live and (text or self._shown):
             sys.stderr.write(f"\r\x1b[K{one_line(text)}")
             sys.stderr.flush()
             self._shown = bool(text)

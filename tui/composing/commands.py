@@ -12,6 +12,7 @@ from tuner.safe_text import one_line
 _COMMAND = re.compile(r"/([A-Za-z][\w-]*)?(?![\w/.])")  # a path goes on after its first name
 _TYPED = re.compile(r"/[A-Za-z-]*")
 COMMANDS = {row.slash: row for row in ACTIONS if row.slash}
+WAY_OUT = "a space before it sends it as text"
 PLACES = (Place.CHAT, Place.APP, Place.PROMPT)
 
 
@@ -21,23 +22,22 @@ class UnknownCommandError(Exception):
 
 def command(text: str) -> Action | None:
     """The command that a draft is; None: it is a text to be sent. Raises UnknownCommandError."""
-    text = text.rstrip()
-    match = _COMMAND.match(text)
-    if match is None:
+    found = parted(text)
+    if found is None:
         return None
-    word = match.group()
-    row = COMMANDS.get(word[1:].lower())
-    way_out = "a space before it sends it as text"
+    word, rest = found
+    row = COMMANDS.get(word)
     if row is None:
-        raise UnknownCommandError(f"there is no command {one_line(word)[:40]} · {way_out}")
-    if match.end() < len(text):
-        raise UnknownCommandError(f"nothing goes after /{row.slash} · {way_out}")
+        raise UnknownCommandError(f"there is no command {one_line(f'/{word}')[:40]} · {WAY_OUT}")
+    if rest:
+        raise UnknownCommandError(f"nothing goes after /{row.slash} · {WAY_OUT}")
     return row
 
 
-def may_be_command(text: str) -> bool:
-    """Whether a text is none that would be sent as it is."""
-    return _COMMAND.match(text) is not None
+def parted(text: str) -> tuple[str, str] | None:
+    """The word after the slash, in small letters, and what goes after that; None: it is a text."""
+    match = _COMMAND.match(text)
+    return match and ((match[1] or "").lower(), text[match.end() :].strip())
 
 
 def as_text(text: str) -> str:

@@ -17,6 +17,7 @@ from textual.widgets import Tooltip
 
 from tui.answering import Chat, Growing, advice
 from tui.answering.comparing import path_to_question
+from tui.answering.elsewhere import taken_in, written
 from tui.composing.commands import UnknownCommandError
 from tui.composing.parts import Question, asked
 from tui.keymap import Action, Keymap, Place, Show
@@ -28,7 +29,6 @@ from tui.screens.compare import CompareScreen
 from tui.screens.composing import Composing
 from tui.screens.conversations import ConversationsScreen, Opened
 from tui.screens.direct import DirectScreen
-from tui.screens.elsewhere import catch_up
 from tui.screens.explorer import Choice, ExplorerScreen
 from tui.screens.full_context import FullContext, Waits
 from tui.screens.lines import NOT_SAVED, LinesBelow
@@ -302,7 +302,9 @@ class ChatScreen(DirectScreen):
 
     async def _send(self, question: Question) -> None:
         """Adds a question, or another wording of one, and has it answered."""
-        if news := await catch_up(self.chat, self._store):
+        of, known = self.chat.conversation.id, self.chat.tree.ids
+        messages = await asyncio.to_thread(written, self._store, of, known)
+        if news := taken_in(self.chat, messages):
             await self.show_again()
             await self._transcript.notice(news, "warning")
             self._lines.say(f"{self._key('prompt.send')} sends yours after that")

@@ -128,7 +128,7 @@ class Composing:
     def weigh(self) -> None:
         """Counts the draft as it is now; a command is none."""
         draft = self._prompt.draft
-        if draft.text and not commands.may_be_command(draft.text):
+        if draft.text and commands.parted(draft.text) is None:
             exact = self._sending is not None
             self._weighing.ask(Wanted(draft, self._prompt.uncounted, self._now(), exact))
         else:

@@ -9,8 +9,9 @@ from functools import partial
 from textual.message import Message
 from textual.screen import Screen
 
+from tui.answering import launching
 from tui.ports import LaunchEvent, ModelLauncher, Planned, Ready, Retry, RunningModel, Stage
-from tuner.errors import EngineCancelled, EngineError, KvchatError
+from tuner.errors import KvchatError
 
 
 class Loads:
@@ -90,21 +91,13 @@ class Loads:
     # ------------------------------------------------------------ the thread
 
     def _load(self, load: Callable[[], Iterator[LaunchEvent]]) -> None:
-        ended = EngineError("load_failed", "The load ended without a model.")
-        end: Message = self.Failed(ended)
         said = ""
-        try:
-            for event in load():
-                match event:
-                    case Ready(running=running):
-                        end = self.Loaded(running, said)
-                    case _:
-                        said = event.reason if isinstance(event, Retry) else said
-                        self._screen.post_message(self.Progressed(event))
-        except EngineCancelled:
-            end = self.Failed(None)
-        except KvchatError as error:
-            end = self.Failed(error)
-        except Exception as error:  # the chat must outlive a defect of ours
-            end = self.Failed(EngineError("load_failed", f"Loading failed: {error!r}."))
-        self._screen.post_message(end)
+        for event in launching.events(load):
+            match event:
+                case Ready(running=running):
+                    self._screen.post_message(self.Loaded(running, said))
+                case launching.Failed(error=error):
+                    self._screen.post_message(self.Failed(error))
+                case _:
+                    said = event.reason if isinstance(event, Retry) else said
+                    self._screen.post_message(self.Progressed(event))

@@ -1,0 +1,331 @@
+"""The chat in lines: what it reads, what it says in words, what it saves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.support.chat_fakes import FakeLauncher, FakeRunning
+from tui.answering import Chat
+from tui.command.pace import Pace, quarter
+from tui.command.plain import words
+from tui.command.plain.commands import COMMANDS, Commands, WrongCommandError, command
+from tui.command.plain.entries import entry
+from tui.command.plain.keyboard import Keyboard
+from tui.command.plain.session import Session
+from tui.keymap import ACTIONS
+from tui.storage import Conversations
+from tuner.engine.protocol import PromptProgress, Text, WasThought
+from tuner.errors import EngineError, ExitCode, KvchatError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Conversations]:
+    opened = Conversations.open(tmp_path / "conversations.db")
+    yield opened
+    opened.close()
+
+
+class Typed:
+    """A keyboard on which this is typed: lines, and exceptions as keys raise them; then Ctrl+D."""
+
+    left = had_text = edits = False
+
+    def __init__(self, *typed: str | type[BaseException]):
+        self._typed = list(typed)
+        self.remembered: list[str] = []
+        self.interrupts: Callable[[], bool] = lambda: False
+
+    @property
+    def interrupted(self) -> bool:
+        return self.interrupts()
+
+    def remember(self, *entries: str) -> None:
+        self.remembered += entries
+
+    def line(self, _: str, __: str = "") -> str:
+        step = self._typed.pop(0) if self._typed else EOFError
+        if isinstance(step, str):
+            return step
+        raise step
+
+
+def session(
+    store: Conversations, running: FakeRunning | FakeLauncher, *typed: Any, **options: Any
+) -> Session:
+    launcher = FakeLauncher(running) if isinstance(running, FakeRunning) else running
+    keyboard = Typed(*typed)
+    chat = options.pop("chat", None) or Chat()
+    return Session(launcher, store, cast(Keyboard, keyboard), chat, **options)
+
+
+def talk(
+    store: Conversations, running: FakeRunning | FakeLauncher, *typed: Any, **more: Any
+) -> int:
+    """Types all of it and leaves; the exit status."""
+    talked = session(store, running, *typed, **more)
+    status = talked.run()
+    assert talked.close(5) == ""
+    return status
+
+
+def said(store: Conversations) -> list[str]:
+    """The path that is shown of the newest conversation."""
+    newest = store.latest()
+    return [m.content for m in store.shown(newest.id)] if newest is not None else []
+
+
+def said_by(talked: Session) -> str:
+    """The last message so far."""
+    return talked.chat.path[-1].content if talked.chat.path else ""
+
+
+# ---------------------------------------------------------------- what is read
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        (["one"], "one"),
+        (["one\\", "two\\", "three"], "one\ntwo\nthree"),
+        (["one\\"], "one"),
+        (['"""', "one", "", "two \\", '"""'], "one\n\ntwo \\"),
+        (['"""one', 'two"""'], "one\ntwo"),
+        (['"""one"""'], "one"),
+        (['"""', "left open"], "left open"),
+        (['say """'], 'say """'),
+    ],
+)
+def test_an_entry_may_have_several_lines(lines: list[str], text: str) -> None:
+    """A backslash goes on, quotes hold a block; the end of the input ends both."""
+    left = iter(lines)
+    began: list[bool] = []
+
+    def line(more: bool) -> str:
+        began.append(more)
+        try:
+            return next(left)
+        except StopIteration:
+            raise EOFError from None
+
+    assert entry(line) == text
+    assert began[0] is False
+    assert all(began[1:])
+
+
+def test_progress_is_a_line_a_second_at_most() -> None:
+    """The newest is said when its time has come, and nothing twice."""
+    pace = Pace(1.0)
+    heard = [
+        line
+        for now, line in [(0.0, "0 %"), (0.5, "25 %"), (0.9, "50 %"), (1.1, "50 %"), (3.0, "50 %")]
+        if pace.due(line, now)
+    ]
+    assert heard == ["0 %", "50 %"]
+    assert [quarter(f) for f in (0.0, 0.24, 0.25, 0.99, 1.0)] == [
+        "0 %", "0 %", "25 %", "75 %", "100 %",
+    ]  # fmt: skip
+
+
+def test_commands_are_the_chat_s_by_name() -> None:
+    """Those that it has not are few; what it advises by key is advised by command."""
+    of_the_chat = {row.slash for row in ACTIONS if row.slash}
+    assert {row.name for row in COMMANDS} - of_the_chat == {"list", "show", "save"}
+    assert Commands().label("answer.regenerate") == "/again"
+    assert Commands().label("model.explore") == ""  # a screen
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("/open 3f", ("open", "3f")), ("/AGAIN ", ("again", "")), ("/think", ("think", "")),
+        ("/tmp/x is full", None), (" /new", None), ("a /new", None),
+    ],
+)  # fmt: skip
+def test_what_a_command_is(text: str, found: tuple[str, str] | None) -> None:
+    row = command(text)
+    assert (row and (row[0].name, row[1])) == found
+
+
+@pytest.mark.parametrize("text", ["/nothing", "/new now", "/open", "/"])
+def test_what_is_no_command_is_told(text: str) -> None:
+    with pytest.raises(WrongCommandError):
+        command(text)
+
+
+# ---------------------------------------------------------------- what is said and saved
+
+
+def test_a_conversation_is_saved_with_all_its_versions(
+    store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = FakeRunning([["One."], ["Another."], ["Of other words."]])
+    assert talk(store, running, "Hello", "/again", "/versions 1", "/edit Hello!") == ExitCode.OK
+    assert said(store) == ["Hello!", "Of other words."]
+    newest = store.latest()
+    assert newest is not None
+    assert {m.content for m in store.messages(newest.id)} > {"Hello", "One.", "Another."}
+    assert store.prompts() == ["Hello", "Hello!"]
+    out, err = capsys.readouterr()
+    assert "version 1 of 2 of the last answer" in err
+    assert out.count("One.") == 2  # as it came, and as it was gone back to
+    assert "\x1b" not in out + err
+
+
+def test_a_saved_conversation_goes_on(
+    store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk(store, FakeRunning([["One."]]), "Hello")
+    newest = store.latest()
+    assert newest is not None
+    running = FakeRunning([["Two."]])
+    talk(store, running, "/list", f"/open {newest.id}", "More", "/new", "/context")
+    out, err = capsys.readouterr()
+    assert f"{newest.id}: Hello, 2 messages" in out
+    assert "You: Hello\n\nTiny Llama: One.\n" in out
+    assert [m.content for m in running.prompts[0]] == ["Hello", "One.", "More"]
+    assert "0 of 4,096 tokens of context are used; 4,096 are left" in err
+
+
+def test_an_answer_that_is_stopped_is_kept_and_goes_on(
+    store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl+C where it is written; /continue makes one answer of both parts."""
+    running = FakeRunning([["Once upon", threading.Event()], [" a time."]])
+    talked, press = session(store, running, "Tell", "/continue"), iter([True])
+    keyboard = cast(Typed, talked._keyboard)
+    keyboard.interrupts = lambda: said_by(talked) == "Once upon" and next(press, False)
+    talked.run()
+    talked.close(5)
+    assert said(store) == ["Tell", "Once upon a time."]
+    assert "stopped, and kept; /continue goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shows", [False, True])
+def test_a_thought_is_said_in_words_and_shown_if_asked_for(
+    shows: bool, store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thought = Text("They greet me.", 4, thought=True)
+    running = FakeRunning([[PromptProgress(1, 1), thought, "Hi."]], thought_seconds=4.0)
+    talk(store, running, "Hello", show_thinking=shows)
+    out, err = capsys.readouterr()
+    assert "kvchat: thinking\n" in err
+    assert "thought for" in err
+    assert "3 words" in err
+    assert ("They greet me.\n" in out) is shows
+    assert "Hi.\n" in out
+
+
+def test_an_answer_that_was_a_thought_is_told(
+    store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only its end was marked: what was said stays, and is no part of the answer."""
+    talk(store, FakeRunning([["Let me see.", WasThought(), "Yes."]]), "Hello")
+    assert said(store) == ["Hello", "Yes."]
+    assert "model's thought" in capsys.readouterr().err
+
+
+def test_a_model_that_dies_is_loaded_again_and_answers(
+    store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = FakeRunning([[EngineError("crashed", "It died.")], ["Back."]])
+    launcher = FakeLauncher(running)
+    assert talk(store, launcher, "Hello", "/again", "/reload") == ExitCode.OK
+    assert said(store) == ["Hello", "Back."]
+    err = capsys.readouterr().err
+    assert "It died." in err
+    assert "/reload loads the model again." in err
+    assert "the model is not running; /reload loads it" in err  # of /again
+
+
+def test_a_load_that_fails_leaves_the_chat_open(
+    store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its exit status is that of the chat; a question is kept, a second one is not glued to it."""
+    launcher = FakeLauncher(FakeRunning(), error=EngineError("load_failed", "No such luck."))
+    assert talk(store, launcher, "One", "Two", "/fit", "/nothing") == ExitCode.ENGINE
+    assert said(store) == ["One"]
+    err = capsys.readouterr().err
+    assert "No such luck.\nkvchat: /reload tries again, /quit quits." in err
+    assert "it is saved" in err
+    assert "not sent" in err
+
+
+def test_what_another_kvchat_wrote_comes_first(
+    store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said before the question is sent; Ctrl+C does not send it."""
+    talk(store, FakeRunning([["One."]]), "Hello")
+    newest = store.latest()
+    assert newest is not None
+    chat = Chat(None, newest, store.messages(newest.id))
+    talk(store, FakeRunning([["Two."]]), "Elsewhere", chat=Chat(None, newest, chat.path))
+    running = FakeRunning([["Three."]])
+    talk(store, running, "Mine", KeyboardInterrupt, "Mine", chat=chat)
+    assert said(store) == ["Hello", "One.", "Elsewhere", "Two.", "Mine", "Three."]
+    assert "Another kvchat went on" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_at_the_second_time(
+    store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An entry between them, an empty one too, makes the next one the first again."""
+    interrupt = KeyboardInterrupt
+    running = FakeRunning()
+    talk(store, running, interrupt, "", interrupt, "Hello", interrupt, interrupt, "never")
+    assert said(store) == ["Hello", "An answer."]
+    assert capsys.readouterr().err.count("Ctrl+C again") == 3
+
+
+def test_a_file_goes_along_and_the_conversation_is_written_to_one(
+    store: Conversations, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes, saved = tmp_path / "notes.txt", tmp_path / "talk.txt"
+    notes.write_text("Buy milk.")
+    running = FakeRunning([["Milk."]])
+    ask = f"What of @{notes}?"
+    talk(store, running, ask, "What of @/dev/null/x.txt?", f"/save {saved}", f"/save {saved}")
+    assert "Buy milk." in running.prompts[0][-1].content
+    assert saved.read_text().startswith(f"You: {ask}")
+    assert "Buy milk." not in saved.read_text()  # its name is
+    err = capsys.readouterr().err
+    assert "goes along" in err
+    assert "There is no file /dev/null/x.txt" in err
+    assert "is there already; nothing was written" in err
+
+
+def test_how_much_it_thinks_and_how_it_is_loaded(
+    store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = FakeRunning(think_levels=("on", "off"), usual_think="on")
+    talk(store, running, "/think", "/think OFF", "Hello", "/fit")
+    assert running.thinks == ["off"]
+    assert running.remembered == ["off"]
+    out, err = capsys.readouterr()
+    assert "thinking is on; there is on, off" in err
+    assert "report for" in out
+    assert "---" not in out  # a line that only draws
+
+
+def test_a_report_is_read_without_its_bars() -> None:
+    assert words.without_bars("GPU0\n  ██▓▓░░\n  █ weights 1 GiB\n\n---\n") == (
+        "GPU0\n  █ weights 1 GiB\n\n"
+    )
+
+
+def test_a_store_that_cannot_be_read_keeps_nobody_from_talking(
+    store: Conversations, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def damaged(*_: object) -> list[str]:
+        raise KvchatError("It is damaged.")
+
+    for name in ("prompts", "list", "message_ids"):
+        monkeypatch.setattr(store, name, damaged)
+    talk(store, FakeRunning(), "/list", "Hello")
+    out, err = capsys.readouterr()
+    assert "It is damaged." in err
+    assert "An answer." in out
