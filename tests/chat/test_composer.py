@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,3 +195,25 @@ async def test_the_editor_gets_the_draft(
         await pilot.press("ctrl+g")
         await until(pilot, lambda: shows(pilot, "$VISUAL is no command"))
         assert prompt_of(pilot).text == "a draft"
+
+
+async def test_what_is_sent_at_once_loses_no_draft(
+    store: Conversations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A draft that is still being read, where another program holds the file, stays saved."""
+    read, go_on = store.draft, threading.Event()
+
+    def slow(key: str) -> Draft:
+        go_on.wait(20)
+        return read(key)
+
+    store.keep_draft("", Draft("from before"))
+    monkeypatch.setattr(store, "draft", slow)
+    running = FakeRunning()
+    async with make_app(running, store).run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        await write(pilot, "quick")
+        await pilot.press("enter")
+        await until(pilot, lambda: running.prompts)
+        go_on.set()
+    assert read("") == Draft("from before")

@@ -184,7 +184,7 @@ class ChatScreen(DirectScreen):
         self._mark_versions()
         self._rewritten = None
         self._full.shown()
-        await self._composing.show(self.chat)
+        self._composing.show(self.chat)
         if not self.chat.path:
             await self._welcome()
         self._lines.set_counts(self.chat)

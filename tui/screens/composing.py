@@ -58,13 +58,15 @@ class Composing:
         self._weighing = Weighing(screen, Attaching(prompt.folder))
         self._key: str | None = None  # of the conversation that the draft belongs to
         self._kept = Draft()  # as it was saved last
+        self._read = False  # what was saved of it before is known, and nothing overwrites it
         self._due: set[str] = set()  # what is done soon
         self._sending: Draft | None = None  # waits for its weight
         self._history_read = False
+        self._lines: tuple[str, ...] = ()  # of the notes
 
     # ------------------------------------------------------------ kept
 
-    async def show(self, chat: Chat) -> None:
+    def show(self, chat: Chat) -> None:
         """Another conversation is open: its draft takes the place of the other one's, which is
         kept; its questions, and those of all conversations, can be walked through."""
         self._prompt.set_history(
@@ -76,16 +78,21 @@ class Composing:
         if self._key is not None:
             self.keep()
             self._prompt.put_away()
-        self._key, self._kept = key, Draft()
+        self._key, self._kept, self._read = key, Draft(), False
+        self._screen.run_worker(self._bring_back(key), group="draft")
+
+    async def _bring_back(self, key: str) -> None:
+        """Puts the draft of a conversation into the prompt as soon as it is read."""
+        draft = Draft()
         try:
             draft = await asyncio.to_thread(self._store.draft, key)
             if not self._history_read:
                 self._history_read = True
                 self._prompt.set_all_history(await asyncio.to_thread(self._store.prompts))
         except KvchatError:
-            return  # the store has said so itself
+            pass  # whoever saves next hears of it
         if self._key == key:
-            self._kept = draft
+            self._kept, self._read = draft, True
             self._prompt.restore(draft)
 
     def moves_on(self) -> None:
@@ -95,16 +102,16 @@ class Composing:
     def keep(self) -> None:
         """Saves the draft now."""
         draft = self._prompt.draft
-        if self._key is not None and draft != self._kept:
+        if self._key is not None and self._read and draft != self._kept:
             self._kept = draft
             self._recorder.keep_draft(self._key, draft)
 
     def sent(self, chat: Chat, draft: Draft) -> None:
         """The draft has become the last question of this conversation."""
         self._recorder.remember(chat.path[-1].id, draft.whole)
-        if self._key is not None:
+        if self._key is not None and self._read:
             self._recorder.keep_draft(self._key, Draft())
-        self._key, self._kept = chat.conversation.id, Draft()
+        self._key, self._kept, self._read = chat.conversation.id, Draft(), True
 
     # ------------------------------------------------------------ while one writes
 
@@ -146,7 +153,7 @@ class Composing:
             self.weigh()
             return None
         self._tell(weight)
-        if self._sending != weight.draft:
+        if self._sending != weight.draft or not weight.exact:
             return None
         self._sending = None
         return self._sendable(weight)
@@ -160,8 +167,10 @@ class Composing:
         more = len(lines) - NOTES
         if more > 0:
             lines = (*lines[: NOTES - 1], f"… and {more + 1} more")
-        self.notes.show("\n".join(lines))
-        self.notes.display = bool(lines)
+        if lines != self._lines:  # another text is another layout
+            self._lines = lines
+            self.notes.show("\n".join(lines))
+            self.notes.display = bool(lines)
 
     # ------------------------------------------------------------ sent
 

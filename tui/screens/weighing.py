@@ -45,6 +45,7 @@ class Weight:
     n_question: int | None = None
     n_total: int | None = None  # of the conversation with it
     n_folds: Mapping[str, int] = field(default_factory=dict)  # of those whose label does not say
+    exact: bool = False  # as it would be sent
 
     @property
     def too_many(self) -> int:
@@ -105,7 +106,8 @@ class Weighing:
         attached = self._attaching.attach(draft.text)
         text = Draft(as_text(draft.text), draft.folds)
         plain = composed(text, [(file, None) for file in attached.files])
-        weight = Weight(draft, moment, attached, plain, (None,) * len(attached.files))
+        n_files = (None,) * len(attached.files)
+        weight = Weight(draft, moment, attached, plain, n_files, exact=wanted.exact)
         if moment.running is not None and draft.text:
             with suppress(Exception):  # what cannot be counted shows no number
                 weight = self._counted(moment.running, weight, text, wanted)

@@ -68,7 +68,8 @@ class Prompt(FoldingTextArea):
         """Puts a draft before what has been written meanwhile."""
         self.folds |= draft.folds
         if draft.text:
-            self.text = printable(draft.text) + self.text
+            between = "\n" if self.text else ""
+            self.text = f"{printable(draft.text)}{between}{self.text}"
             self.move_cursor(self.document.end)
 
     def put(self, draft: Draft) -> None:
