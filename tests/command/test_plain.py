@@ -21,6 +21,7 @@ from tui.keymap import ACTIONS
 from tui.storage import Conversations
 from tuner.engine.protocol import PromptProgress, Text, WasThought
 from tuner.errors import EngineError, ExitCode, KvchatError
+from tuner.settings import Settings
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_progress_is_a_line_a_second_at_most() -> None:
 def test_commands_are_the_chat_s_by_name() -> None:
     """Those that it has not are few; what it advises by key is advised by command."""
     of_the_chat = {row.slash for row in ACTIONS if row.slash}
-    assert {row.name for row in COMMANDS} - of_the_chat == {"list", "show", "save"}
+    assert {row.name for row in COMMANDS} - of_the_chat == {"list", "show", "save", "drop"}
     assert Commands().label("answer.regenerate") == "/again"
     assert Commands().label("model.explore") == ""  # a screen
 
@@ -253,6 +254,24 @@ def test_a_load_that_fails_leaves_the_chat_open(
     assert "No such luck.\nkvchat: /reload tries again, /quit quits." in err
     assert "it is saved" in err
     assert "not sent" in err
+
+
+def test_a_question_that_does_not_fit_waits_for_room(
+    store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another one takes its place, nothing is glued to it; /drop makes room and asks."""
+    full = EngineError("context_full", "It does not fit.")
+    running = FakeRunning(
+        [[Text("x" * 80, 80)], [full], [full], ["Short."]], settings=Settings(n_ctx=100)
+    )
+    talk(store, running, "Hello", "Too long", "Still too long", "/drop")
+    assert said(store) == ["Hello", "x" * 80, "Still too long", "Short."]
+    assert [m.content for m in running.prompts[-2]] == ["Hello", "x" * 80, "Still too long"]
+    assert [m.content for m in running.prompts[-1]] == ["Still too long"]
+    err = capsys.readouterr().err
+    assert "85 of 100 tokens of context are used" in err  # after the first answer
+    assert "no longer fits" in err
+    assert "the oldest 2 messages are out of the model's view" in err
 
 
 def test_what_another_kvchat_wrote_comes_first(

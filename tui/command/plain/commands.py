@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tui.answering import Chat, Growing
+from tui.answering.room import Situation
 from tui.answering.words import saved_to
 from tui.command.output import columns, complain, write
 from tui.command.plain import words
@@ -171,6 +172,25 @@ def _context(session: Session, _: str) -> None:
         complain(words.context(used, running.settings.n_ctx))
 
 
+def _drop(session: Session, _: str) -> None:
+    running, chat = session.model.running, session.chat
+    if running is None or not session.has_model():
+        return
+    goes_on = not chat.waits_for_answer and chat.may_go_on
+    system = chat.conversation.system_prompt
+    situation = Situation(running, system, chat.view, session.think, goes_on=goes_on)
+    cut = situation.cut()
+    if cut is None:
+        complain("nothing that could go would make enough room")
+        return
+    last = chat.let_go(chat.tree[cut.gone[-1].id], cut.stands_in)
+    session.recorder.save(chat.record(), last)
+    n = len(situation.going(cut))
+    complain(f"the oldest {n} messages are out of the model's view; they are kept here")
+    if chat.waits_for_answer:
+        session.ask()
+
+
 def _fit(session: Session, _: str) -> None:
     if session.model.running is None:
         complain("the model is not loaded yet")
@@ -217,6 +237,7 @@ COMMANDS = (
          does="Says how many versions the last answer or question has, or shows another."),
     _row("answer.think", _think, takes="[LEVEL]"),
     _row("model.context", _context),
+    Command("drop", "Lets the oldest turns go out of the model's view, where it is full.", _drop),
     _row("model.report", _fit),
     Command("save", "Writes the conversation to a new file.", _save, "FILE"),
     _row("model.reload", _reload),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tui.answering import Chat, Growing, advice
 from tui.answering.elsewhere import taken_in, written
+from tui.answering.room import NEARLY_FULL
 from tui.answering.words import how_it_ended
 from tui.command.output import complain, write
 from tui.command.plain import words
@@ -58,6 +59,7 @@ class Session:
         self._attaching = Attaching(Path.cwd())
         self._growing: Growing | None = None  # what is being written
         self._asked = False  # a question that this session has yet to answer
+        self._refused: StoredMessage | None = None  # the question that does not fit the context
         self._welcomed = False
 
     def run(self) -> int:
@@ -129,6 +131,9 @@ class Session:
         if not self.model.ready and self.chat.waits_for_answer and instead_of is None:
             complain("not sent: the question before has no answer yet; /reload loads the model")
             return
+        if instead_of is None and self._refused is not None and self.chat.waits_for_answer:
+            instead_of = self._refused
+            complain("this stands in for the question that did not fit")
         question = self._question(text)
         if question is None or not self._caught_up():
             complain("not sent")
@@ -169,7 +174,7 @@ class Session:
     def ask(self, begin: Begin = Growing.begin) -> None:
         """Lets the model answer the conversation as it stands, or go on."""
         running = self.model.running
-        self._asked = True
+        self._asked, self._refused = True, None
         if running is None or not self.model.ready:
             complain("it is saved; the model is not running, /reload loads it and asks")
             return
@@ -209,8 +214,8 @@ class Session:
         """How it ended, where it is not as it should."""
         done, error = growing.generation.done, growing.generation.error
         if error is not None and error.kind == "context_full":
-            what = "The conversation no longer fits the context"
-            say(advice.context_full(what, running, Commands()))
+            self._refused = self.chat.path[-1] if self.chat.waits_for_answer else None
+            self._tell_full("The conversation no longer fits the context", running)
         elif error is not None:
             if advice.is_death(error):
                 self.model.ready = False
@@ -219,11 +224,17 @@ class Session:
         elif not came:
             complain("the model said nothing; /again asks it again")
         elif done is not None and done.reason == "context_full":
-            what = "The context is full: the answer ends here"
-            say(advice.context_full(what, running, Commands()))
+            self._tell_full("The context is full: the answer ends here", running)
         elif how := how_it_ended(growing.answer):
             goes_on = "; /continue goes on" if self.chat.may_go_on else ""
             complain(f"{how}, and kept{goes_on}")
+        used, n_ctx = growing.answer.n_ctx_used or 0, running.settings.n_ctx
+        if done is not None and done.reason != "context_full" and used > NEARLY_FULL * n_ctx:
+            complain(words.context(used, n_ctx))
+
+    def _tell_full(self, what: str, running: RunningModel) -> None:
+        say(advice.context_full(what, running, Commands()))
+        complain("/drop lets the oldest turns go, and goes on from there")
 
     # ------------------------------------------------------------ the conversation, the model
 
