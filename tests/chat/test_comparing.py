@@ -10,6 +10,8 @@ from itertools import islice
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from textual.pilot import Pilot
+from textual.widgets import Input
 
 from tests.support.chat_fakes import FakeRunning, ask, chat_screen, make_app, shows, until
 from tui.answering.comparing import EXAMPLE, Setting, path_to_question, setting_of
@@ -29,10 +31,13 @@ USUAL = Setting(Sampling(seed=7), "Be kind.", "q8_0", "f16")
 
 def test_a_setting_is_said_in_words() -> None:
     sampling = replace(USUAL.sampling, temperature=1.2, top_p=0.9)
+    hot = replace(USUAL, sampling=replace(USUAL.sampling, temperature=2.0))
     assert setting_of(EXAMPLE, USUAL) == Setting(sampling, "Be brief.", "q8_0", "q4_0")
     assert setting_of("", USUAL) == USUAL
+    assert setting_of(f"{hot.words}, temp 1.2, kv q4_0, top-p 0.9, kv q8_0/q4_0", USUAL) == replace(
+        USUAL, sampling=sampling, type_v="q4_0"
+    )
     assert setting_of("kv=Q4_0", USUAL) == replace(USUAL, type_k="q4_0", type_v="q4_0")
-    hot = replace(USUAL, sampling=replace(USUAL.sampling, temperature=2.0))
     assert setting_of("kv q8_0/f16, temp 2", USUAL) == hot
     said = "Say kv 1, and system: too."
     assert setting_of(f"System:{said}", USUAL) == replace(USUAL, system_prompt=said)
@@ -129,6 +134,13 @@ def test_of_long_texts_the_beginning_is_compared() -> None:
 # ---------------------------------------------------------------- the screen
 
 
+def says(pilot: Pilot[None], text: str) -> None:
+    """Writes a setting where the cursor is."""
+    field = pilot.app.screen.focused
+    assert isinstance(field, Input)
+    field.value = text
+
+
 async def test_two_answers_side_by_side_and_one_is_kept(store: Conversations) -> None:
     """A trial leaves no trace but for what is kept, which is a version with its own settings."""
     hold = threading.Event()
@@ -142,9 +154,11 @@ async def test_two_answers_side_by_side_and_one_is_kept(store: Conversations) ->
         await pilot.press("f10")
         await until(pilot, lambda: isinstance(app.screen, CompareScreen))
         assert shows(pilot, "temperature 0.7, top-p 0.95, kv q8_0/f16")
-        await pilot.press("home", "shift+end", *"warm 1", "enter")
+        says(pilot, "warm 1")
+        await pilot.press("enter")
         await until(pilot, lambda: shows(pilot, "right: 'warm' is none of"))
-        await pilot.press("home", "shift+end", *"temp 1.5, system: Be brief.", "enter")
+        says(pilot, "temp 1.5, system: Be brief.")
+        await pilot.press("enter")
         await until(pilot, lambda: shows(pilot, "The sky"))
         await pilot.press("enter", "alt+left")
         await until(pilot, lambda: shows(pilot, "it is still being written"))
@@ -180,17 +194,21 @@ async def test_two_answers_side_by_side_and_one_is_kept(store: Conversations) ->
 
 
 async def test_another_cache_is_loaded_and_taken_back(store: Conversations) -> None:
-    """Without a word in the profile; what is cancelled or cannot be loaded is told."""
+    """Without a word in the profile; what is cancelled is told, and who leaves on the way back
+    finds it in the chat."""
     before = Settings(n_ctx=4096, type_k="q8_0")
     other = replace(before, type_k="q4_0", type_v="q4_0")
-    running = FakeRunning([["Red."], ["Left."], ["Right."], ["Left."]], settings=before)
+    gate = threading.Event()
+    said = [["Red."], ["Left."], ["Right."], ["Left."], ["Left."], [gate, "Right."]]
+    running = FakeRunning(said, settings=before)
     app = make_app(running, store)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await chat_screen(pilot)
         await ask(pilot, "Which?")
         await pilot.press("ctrl+up", "x")
         await until(pilot, lambda: isinstance(app.screen, CompareScreen))
-        await pilot.press("home", "shift+end", *"kv q4_0", "enter")
+        says(pilot, "kv q4_0")
+        await pilot.press("enter")
         await until(pilot, lambda: shows(pilot, "Left.", "Right.", "other from the start"))
         assert running.changes == [(other, None), (before, None)]
         running.change_hold = threading.Event()  # and it never comes
@@ -202,9 +220,18 @@ async def test_another_cache_is_loaded_and_taken_back(store: Conversations) -> N
         assert app.screen is not screen
         assert running.changes[2:] == [(other, None)]
         assert running.settings == before
+        running.change_hold = None
+        await pilot.press("enter")
+        await until(pilot, lambda: len(running.prompts) == 6)
+        running.change_hold = hold = threading.Event()
+        gate.set()
+        await until(pilot, lambda: running.changes[3:] == [(other, None), (before, None)])
+        await until(pilot, lambda: shows(pilot, "loading the model 25%"))
         await pilot.press("escape")
-        await until(pilot, lambda: app.screen is screen)
+        await until(pilot, lambda: app.screen is screen and shows(pilot, "loading the model"))
         assert shows(pilot, "y copy")  # the keys of the message that it came from
+        hold.set()
+        await until(pilot, lambda: screen._loads.ready and running.settings == before)
         await pilot.press("escape")
         await ask(pilot, "And now?")
         await until(pilot, lambda: shows(pilot, "An answer."))

@@ -52,9 +52,9 @@ def setting_of(text: str, usual: Setting) -> Setting:
     if said:
         text, system = text[: said.start()], utf8(text[said.end() :].strip()) or None
     types = usual.type_k, usual.type_v
-    if kv := _KV.search(text):
-        text, types = text[: kv.start()] + text[kv.end() :], _types(kv[1])
-    text = text.strip(" ,;")
+    for kv in _KV.findall(text):  # of what is said twice the last counts
+        types = _types(kv)
+    text = _KV.sub(" ", text).strip(" ,")
     sampling = restated(text, usual.sampling) if text else usual.sampling
     return Setting(sampling, system, *types)
 
