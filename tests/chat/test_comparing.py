@@ -6,6 +6,7 @@ import json
 import threading
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from tests.support.chat_fakes import FakeRunning, ask, chat_screen, make_app, shows, until
+from tests.support.chat_fakes import FakeRunning, ask, chat_screen, make_app, shown, shows, until
 from tui.answering.comparing import EXAMPLE, Setting, path_to_question, setting_of
 from tui.answering.differing import MOST_WORDS, Spans, differences
 from tui.screens import CompareScreen
@@ -164,7 +165,9 @@ async def test_two_answers_side_by_side_and_one_is_kept(store: Conversations) ->
         await until(pilot, lambda: shows(pilot, "it is still being written"))
         hold.set()
         await until(pilot, lambda: shows(pilot, "the same for 1 word · 80% in both"))
-        assert shows(pilot, "The sky is blue.", "The sea is blue.", "tokens")
+        assert shows(pilot, "The sky is blue.", "The sea is blue.")
+        assert shown(pilot).count("2 tokens · 50 t/s · first word") == 1
+        assert shown(pilot).count("1 token · 50 t/s · first word") == 1
         underlined = [
             segment.text
             for strip in app.screen._compositor.render_strips()
@@ -199,7 +202,14 @@ async def test_another_cache_is_loaded_and_taken_back(store: Conversations) -> N
     before = Settings(n_ctx=4096, type_k="q8_0")
     other = replace(before, type_k="q4_0", type_v="q4_0")
     gate = threading.Event()
-    said = [["Red."], ["Left."], ["Right."], ["Left."], ["Left."], [gate, "Right."]]
+    said: list[list[Any]] = [
+        ["Red."],
+        ["Left."],
+        ["Right."],
+        ["Left."],
+        ["Left."],
+        [gate, "Right."],
+    ]
     running = FakeRunning(said, settings=before)
     app = make_app(running, store)
     async with app.run_test(size=(80, 24)) as pilot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 from tui.ports import RunningModel
@@ -37,6 +38,8 @@ class Generation:
         self._progress: PromptProgress | None = None
         self._finished = threading.Event()
         self._stopped = threading.Event()
+        self._began: float | None = None
+        self.first_seconds: float | None = None  # until its first word, of a thought even
         self.notices: list[str] = []  # what the user should know of this answer
         self.done: Done | None = None
         self.error: KvchatError | None = None
@@ -52,9 +55,12 @@ class Generation:
 
     def run(self) -> None:
         """Reads the engine to the end. Never raises: what went wrong is in `error`."""
+        self._began = time.monotonic()
         try:
             for event in self._running.generate(*self._request):
                 if isinstance(event, Text | WasThought):
+                    if self.first_seconds is None:
+                        self.first_seconds = self.seconds
                     with self._lock:
                         self._said.append(event)
                 elif isinstance(event, PromptProgress):
@@ -69,6 +75,11 @@ class Generation:
             self.error = EngineError("crashed", f"The engine failed: {error!r}.")
         finally:
             self._finished.set()
+
+    @property
+    def seconds(self) -> float:
+        """For which the engine has been asked."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
 
     @property
     def still(self) -> float:

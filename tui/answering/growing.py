@@ -110,6 +110,11 @@ class Growing:
         self._unsaved = True
         return Taken(text, anew, True, finished, progress)
 
+    @property
+    def n_new(self) -> int:
+        """Tokens that came by now, without those of an answer that is gone on with."""
+        return self.n_tokens - (self._before.n_tokens or 0)
+
     def keep(self) -> None:
         """To be called often: asks again for a stop that was asked for, since the first may have
         come before the engine began, and saves what there is from time to time."""

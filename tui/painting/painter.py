@@ -11,6 +11,7 @@ from tui.widgets import ActivityLine, Entry, Transcript
 from tui.widgets.keystrokes import Keystrokes
 from tuner.engine.patience import STILL_SECONDS
 from tuner.engine.protocol import PromptProgress
+from tuner.units import tps_text
 
 PERIOD = 0.04  # seconds between two drawings,
 SHARE = 3  # and at least so many times what the screen's thread had to do since the last one,
@@ -18,6 +19,7 @@ PERIOD_MAX = 0.5  # but never longer than this
 DRAW_CHARS = 300  # the most that one drawing adds: what it costs is what a key may have to wait;
 DRAW_CHARS_MAX = 1200  # the same while nobody types, to catch up with much that came at once
 TELL_SECONDS = 0.25  # between two words of what is being done
+RATE_SECONDS = 1.0  # since the first word, after which one may say how fast they come
 
 
 class Painter:
@@ -34,7 +36,7 @@ class Painter:
 
     async def run(self, activity: ActivityLine) -> None:
         """Returns when the answer is at its end and drawn."""
-        began, told = time.monotonic(), float("-inf")
+        told = float("-inf")
         worked = time.thread_time()
         while True:
             taken = self.growing.take()
@@ -45,7 +47,7 @@ class Painter:
                 return
             now = time.monotonic()
             if now - told >= TELL_SECONDS and not self.growing.generation.stopped:
-                activity.activity = self._doing(taken.progress, now - began)
+                activity.activity = self._doing(taken.progress)
                 told = now
             self.growing.keep()
             # Most of the work, layout and painting, comes after the call that asks for it.
@@ -70,13 +72,17 @@ class Painter:
         if last:
             self._entry.update_message(self.growing.answer)
 
-    def _doing(self, progress: PromptProgress | None, seconds: float) -> str:
-        still = self.growing.generation.still
+    def _doing(self, progress: PromptProgress | None) -> str:
+        generation = self.growing.generation
+        still = generation.still
         if still >= STILL_SECONDS:
             return f"the engine has not got on for {still:.0f} s"
         if n_tokens := self.growing.n_tokens:
-            rate = f" · {n_tokens:,} tokens" if seconds > 1 else ""
-            return f"{'thinking' if self.growing.thinks else 'writing'}{rate}"
+            what = "thinking" if self.growing.thinks else "writing"
+            seconds = generation.seconds - (generation.first_seconds or 0.0)
+            if seconds < RATE_SECONDS:
+                return what
+            return f"{what} · {n_tokens:,} tokens · {tps_text(self.growing.n_new / seconds)} t/s"
         if progress is not None and progress.total and progress.done < progress.total:
             bar = gauge(progress.done, progress.total, 12)
             return f"reading {progress.done:,}/{progress.total:,} tokens {bar}"

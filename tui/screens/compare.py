@@ -302,10 +302,10 @@ def _by_number(lines: Sequence[tuple[int, str]], spans: Spans) -> Spans:
 
 def _figures(growing: Growing) -> str:
     """How an answer came."""
-    speed, done = growing.answer.tokens_per_second, growing.generation.done
+    speed, first = growing.answer.tokens_per_second, growing.generation.first_seconds
     parts = (
         f"{growing.n_tokens:,} token{'' if growing.n_tokens == 1 else 's'}",
         "" if speed is None else f"{tps_text(speed)} t/s",
-        "" if done is None else f"prompt read in {seconds_text(done.prompt_seconds)}",
+        "" if first is None else f"first word {seconds_text(first)}",
     )
     return " · ".join(part for part in parts if part)
