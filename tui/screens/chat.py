@@ -182,7 +182,7 @@ class ChatScreen(DirectScreen):
     async def _show_chat(self) -> None:
         await self._transcript.show(self.chat.path)
         self._mark_versions()
-        self._rewritten = None
+        self._rewrite(None)
         self._full.shown()
         self._composing.show(self.chat)
         if not self.chat.path:
@@ -268,8 +268,6 @@ class ChatScreen(DirectScreen):
         )
 
     def on_text_area_changed(self) -> None:
-        if not self._prompt.text:
-            self._rewritten = None
         self._full.draft_changed()
         self._composing.changed()
 
@@ -313,7 +311,7 @@ class ChatScreen(DirectScreen):
         content, parts = question.content, question.parts
         add = partial(self.chat.edit, old) if old else self.chat.add_user
         message = add(content, parts)
-        self._rewritten = None
+        self._rewrite(None)
         self._transcript.mark("")
         self._recorder.save(self.chat.record(), message)
         self._composing.sent(self.chat, draft)
@@ -411,7 +409,7 @@ class ChatScreen(DirectScreen):
         elif self._loads.stop():
             self._lines.say_load()
         elif self._rewritten is not None:
-            self._rewritten = None
+            self._rewrite(None)
             self._lines.say("a new question")
         else:
             self._full.later()
@@ -425,6 +423,7 @@ class ChatScreen(DirectScreen):
         elif self.generating:
             self.action_stop()
         elif self._prompt.wipe():
+            self._rewrite(None)
             self._lines.say(f"cleared · {self._key('prompt.undo')} brings it back")
         elif self._quit_asked:
             await self.app.action_quit()
@@ -517,9 +516,14 @@ class ChatScreen(DirectScreen):
     def rewrite(self, question: StoredMessage) -> None:
         """Puts a question into the composer; sent, it stands beside the old one."""
         self._prompt.put(asked(question.content, question.parts))
-        self._rewritten = question
+        self._rewrite(question)
         self.leave_messages()
-        self._lines.say(f"asking again in other words · {self._key('answer.stop')} asks anew")
+
+    def _rewrite(self, question: StoredMessage | None) -> None:
+        """The next question stands beside this one; None: after all that is shown."""
+        self._rewritten = question
+        key = self._key("answer.stop")
+        self._prompt.border_title = f"in other words · {key}: a new question" if question else None
 
     def save_changes(self, *messages: StoredMessage) -> None:
         """The path, or what is on it, is another."""
@@ -547,7 +551,7 @@ class ChatScreen(DirectScreen):
 
     def leave_messages(self) -> None:
         """Back to the composer."""
-        self._prompt.focus()
+        self.set_focus(self._prompt)
 
     def chosen(self, there: bool) -> None:
         """The keys are those of a message now, or no longer."""
@@ -562,7 +566,7 @@ class ChatScreen(DirectScreen):
         if self.focused is self._transcript:
             self._transcript.action_move_message(-1)
         else:
-            self._transcript.focus()
+            self.set_focus(self._transcript)  # now: the next key is for a message
 
     @work(group="open", exclusive=True)
     async def action_version(self, step: int) -> None:
@@ -573,11 +577,11 @@ class ChatScreen(DirectScreen):
             return
         versions = tree.versions(several[-1])
         at = versions.index(several[-1].id) + step
-        if 0 <= at < len(versions):
-            tree.show(versions[at])
-            self.save_changes()
-            await self.show_again()
-        self._lines.say(f"version {version_text(tree, several[-1])}")
+        at = min(max(at, 0), len(versions) - 1)
+        tree.show(versions[at])
+        self.save_changes()
+        await self.show_again()
+        self._lines.say(f"version {version_text(tree, tree[versions[at]])}")
 
     def action_branches(self) -> None:
         def chosen(message_id: str | None) -> None:

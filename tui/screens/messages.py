@@ -213,6 +213,9 @@ class Messages(Transcript, can_focus=True, inherit_bindings=False):
         message = self._message()
         if message is None:
             return
+        path = self._talk.chat.path
+        if message.role == "user":  # after its answer, or two questions would stand in a row
+            message = next((m for m in path if m.parent_id == message.id), message)
         self._talk.chat.tree.end_at(message.id)
         self._talk.save_changes()
         await self._talk.show_again()
