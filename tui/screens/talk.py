@@ -1,0 +1,453 @@
+"""The open conversation on a screen: what is asked, what is answered, which of its versions is
+shown. What other parts of the chat need of it is here, too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from textual import work
+
+from tui.answering import Chat, Growing, advice
+from tui.answering.comparing import path_to_question
+from tui.answering.elsewhere import taken_in, written
+from tui.composing.parts import Question, asked
+from tui.keymap import Keymap, Show
+from tui.painting import Answering, Painter
+from tui.ports import LaunchEvent, ModelLauncher, RunningModel
+from tui.screens.branches import version_text
+from tui.screens.compare import CompareScreen
+from tui.screens.composing import Composing
+from tui.screens.conversations import Opened
+from tui.screens.direct import DirectScreen
+from tui.screens.explorer import Choice
+from tui.screens.full_context import FullContext, Waits
+from tui.screens.lines import LinesBelow
+from tui.screens.links import Links
+from tui.screens.loads import Loads
+from tui.screens.making_room import MakingRoom, NoRoomError
+from tui.screens.measuring import Measuring
+from tui.screens.messages import Messages
+from tui.screens.weighing import Moment
+from tui.storage import Conversations, Recorder, StoredMessage
+from tui.when_full import Way
+from tui.widgets import Prompt
+from tui.widgets.entries import Item
+from tui.widgets.transcript import WIDTH
+from tuner.engine.protocol import Sampling
+from tuner.errors import KvchatError
+from tuner.safe_text import one_line
+from tuner.settings import Settings
+
+STOP_SECONDS = 12.0  # more than the engine's client itself waits before it ends the process
+KILL_SECONDS = 2.0  # for what was written to be saved, after the process was ended
+
+
+class TalkScreen(DirectScreen):
+    """Everything here runs on the screen's thread; what blocks goes to thread workers, whose
+    results come back as messages."""
+
+    def __init__(
+        self,
+        launcher: ModelLauncher,
+        chat: Chat,
+        store: Conversations,
+        recorder: Recorder,
+        sampling: Sampling | None,
+        keymap: Keymap,
+        *,
+        warnings: Sequence[str] = (),
+        width: int = WIDTH,
+        when_full: Way | None = None,
+    ):
+        """`sampling`: in place of the launch's. `width`: the most columns that text takes.
+        `when_full`: how room is made in a full context without asking."""
+        super().__init__()
+        self.chat = chat
+        self._store = store
+        self._recorder = recorder
+        self._sampling = sampling
+        self._think = ""
+        self._keymap = keymap
+        self._warnings = (*warnings, store.warning or "")
+        self._transcript = Messages(self, keymap, width)
+        self._prompt = Prompt(keymap, placeholder="Write a message")
+        self._loads = Loads(self, launcher)
+        self._lines = LinesBelow(keymap, self._loads, saved=store.saved)
+        self._answering = Answering(self._transcript, recorder, self._prompt.keystrokes)
+        self._measuring = Measuring(self)
+        room = MakingRoom(self, self._answering, recorder, self._lines.say)
+        self._full = FullContext(self, room, self._transcript, self._prompt, keymap, when_full)
+        self._quit_asked = False
+        self._rewritten: StoredMessage | None = None  # the question that the next one stands beside
+        self._sent = False  # a question that this session has yet to answer
+        self._links = Links()
+        self._composing = Composing(
+            self,
+            self._prompt,
+            store,
+            recorder,
+            now=self._moment,
+            say=self._lines.say,
+            full=self._full,
+            unfold_key=self._key("prompt.unfold"),
+        )
+
+    @property
+    def generating(self) -> bool:
+        """An answer is being written."""
+        return self._answering.active
+
+    @property
+    def running_model(self) -> RunningModel | None:
+        """The last that was loaded, dead or not; None before the first."""
+        return self._loads.model
+
+    @property
+    def ready(self) -> RunningModel | None:
+        """The model, where it can be asked something."""
+        return self.running_model if self._loads.ready else None
+
+    @property
+    def think(self) -> str:
+        """The level of thinking of the next answer."""
+        return self._think
+
+    @property
+    def load_error(self) -> KvchatError | None:
+        """Why there has not been a model."""
+        return self._loads.error if self.running_model is None else None
+
+    # ------------------------------------------------------------ what is shown
+
+    async def _show_chat(self) -> None:
+        await self._transcript.show(self.chat.path)
+        self._mark_versions()
+        self._rewrite(None)
+        self._full.shown()
+        self._composing.show(self.chat)
+        if not self.chat.path:
+            await self._welcome()
+        self._lines.set_counts(self.chat)
+
+    async def _welcome(self) -> None:
+        model = self.running_model
+        if model is None:
+            title, how = one_line(self._loads.launcher.path.name), ""
+        else:
+            parts = (one_line(model.model.name), model.model.quantization)
+            title, how = " · ".join(part for part in parts if part), f"\n{model.status()}"
+        await self._transcript.notice(f"{title}{how}\n\n{self._keymap.welcome()}", "welcome")
+
+    async def _warn(self, *warnings: str) -> None:
+        for warning in filter(None, warnings):
+            await self._transcript.notice(warning, "warning")
+
+    async def show_again(self, message_id: str | None = None) -> None:
+        """Shows the path; the cursor is on this message then."""
+        await self._transcript.show(self.chat.path)
+        self._mark_versions()
+        self._full.shown()
+        self._lines.set_counts(self.chat)
+        if message_id is not None:
+            self._transcript.cursor.put(Item(message_id))
+
+    def _mark_versions(self) -> None:
+        for message in self.chat.path:
+            text = version_text(self.chat.tree, message)
+            entry = self._transcript.entry(message.id)
+            if entry is not None and entry.footer != text:
+                entry.set_footer(text)
+
+    def _key(self, action_id: str) -> str:
+        return self._keymap.label(action_id)
+
+    def say(self, text: str) -> None:
+        """A word on what a key has done."""
+        self._lines.say(text)
+
+    def idle(self) -> None:
+        """Nothing is being done any more."""
+        self._lines.idle()
+
+    def busy(self) -> None:
+        """Something is being done that can be stopped."""
+        self._lines.hint(Show.ANSWERING)
+
+    def update_below(self) -> None:
+        """The marker that there is more text below the view."""
+        self._lines.below(at_end=self._transcript.at_end, growing=self.generating)
+
+    # ------------------------------------------------------------ asking and answering
+
+    def _moment(self) -> Moment:
+        """What the draft would be sent to now."""
+        ready = self._loads.ready and not self.generating
+        model = self.running_model if ready else None
+        return Moment(
+            model,
+            self.chat.prompt(),
+            self._think,
+            model.settings.n_ctx if model is not None else 0,
+            tuple(m.n_ctx_used for m in self.chat.view.messages if m.n_ctx_used),
+        )
+
+    async def _send(self, question: Question) -> None:
+        """Adds a question, or another wording of one, and has it answered."""
+        of, known = self.chat.conversation.id, self.chat.tree.ids
+        messages = await asyncio.to_thread(written, self._store, of, known)
+        if news := taken_in(self.chat, messages):
+            await self.show_again()
+            await self._transcript.notice(news, "warning")
+            self._lines.say(f"{self._key('prompt.send')} sends yours after that")
+            return
+        draft, old = self._prompt.take(), self._rewritten
+        content, parts = question.content, question.parts
+        add = partial(self.chat.edit, old) if old else self.chat.add_user
+        message = add(content, parts)
+        self._rewrite(None)
+        self._transcript.mark("")
+        self._recorder.save(self.chat.record(), message)
+        self._composing.sent(self.chat, draft)
+        self._sent = True
+        await self._transcript.clear_notices()
+        if old:
+            await self.show_again()
+        else:
+            await self._transcript.add(message)
+        if self._loads.ready:
+            await self._answer()
+
+    async def _answer(self, sampling: Sampling | None = None, *, go_on: bool = False) -> None:
+        """Lets the model answer the conversation as it stands, or go on with its last answer."""
+        model = self.running_model
+        assert model is not None
+        self._sent = False
+        begin = self._answering.go_on if go_on else self._answering.begin
+        painter = await begin(self.chat, model, sampling or self.usual_sampling(), self._think)
+        self._lines.hint(Show.ANSWERING)
+        self.run_worker(painter.growing.generation.run, thread=True, group="engine")
+        self.run_worker(self._write(painter, model), group="painter")
+
+    async def _write(self, painter: Painter, model: RunningModel) -> None:
+        try:
+            await painter.run(self._lines.activity)
+            await self._finish_answer(painter.growing, model)
+        finally:
+            self._answering.end()
+            self._composing.weigh()
+            self._lines.idle()
+            self.update_below()
+            self._mark_versions()
+        await self._full.answered()
+
+    async def _finish_answer(self, growing: Growing, model: RunningModel) -> None:
+        generation, answer = growing.generation, growing.answer
+        done, error = generation.done, generation.error
+        for notice in generation.notices:
+            await self._transcript.notice(notice, "warning")
+        if not growing.end():
+            await self._transcript.drop_last()
+            if error is None:
+                again = f"{self._key('answer.regenerate')} asks it again"
+                await self._transcript.notice(f"The model said nothing. {again}.")
+        if done is not None:
+            self._lines.status.change(
+                settings=model.status(),
+                n_ctx_used=answer.n_ctx_used,
+                tokens_per_second=answer.tokens_per_second,
+            )
+            self._full.counted(answer.n_ctx_used, model.settings.n_ctx)
+            self._full.wait(Waits.ANSWER if done.reason == "context_full" else None)
+        if error is not None and error.kind == "context_full":
+            await self._full.take_back()
+        elif error is not None:
+            await self.explain(model, error)
+
+    async def explain(self, model: RunningModel, error: KvchatError) -> None:
+        """Says why an answer failed, and how it goes on from there."""
+        if advice.is_death(error):
+            self._loads.died()
+            self._sent = self.chat.waits_for_answer
+        await self._transcript.notice(advice.failure(error, model, self._keymap), "error")
+
+    async def failed(self, error: KvchatError) -> None:
+        """Tells what was in the way of something that the model should do."""
+        if isinstance(error, NoRoomError):
+            await self._warn(str(error))
+        elif self.running_model is not None:
+            await self.explain(self.running_model, error)
+
+    async def _settle(self, seconds: float = STOP_SECONDS) -> bool:
+        """Stops what is being written and waits until it is saved; a process that does not stop
+        within `seconds` is killed. False: even that did not end it."""
+        if self.generating:
+            self._lines.say("stopping")
+        if await self._answering.settle(seconds):
+            return True
+        if self.running_model is not None:
+            self.running_model.kill()
+        return await self._answering.settle(KILL_SECONDS)
+
+    async def _may_answer(self) -> bool:
+        """Stops what is written; False, with a word, where there is no model to answer."""
+        if not await self._settle():
+            return False
+        if not self._loads.ready:
+            self._lines.say("the model is not loaded")
+        return self._loads.ready
+
+    async def go_on(self) -> None:
+        """Goes on with the last answer."""
+        await self._answer(go_on=True)
+
+    def _measure(self, count: bool = False) -> None:
+        if self._loads.ready and self.running_model is not None:
+            prompt = self.chat.prompt() if count else None
+            self._measuring.start(self.running_model, prompt, self._think)
+
+    def recount(self) -> None:
+        """Counts what is in the context."""
+        self._measure(count=True)
+
+    # ------------------------------------------------------------ messages and versions
+
+    def usual_sampling(self) -> Sampling:
+        """How answers are drawn where nothing else is asked for."""
+        model = self.running_model
+        return self._sampling or (model.sampling if model is not None else Sampling())
+
+    async def ask_again(self, answer: StoredMessage, sampling: Sampling | None = None) -> None:
+        """Asks for another version of an answer."""
+        if not self._loads.ready:
+            self._lines.say("the model is not loaded")
+            return
+        self.chat.ask_again(answer)
+        await self.show_again()
+        await self._answer(sampling)
+
+    def rewrite(self, question: StoredMessage) -> None:
+        """Puts a question into the composer; sent, it stands beside the old one."""
+        self._prompt.put(asked(question.content, question.parts))
+        self._rewrite(question)
+        self.leave_messages()
+
+    def _rewrite(self, question: StoredMessage | None) -> None:
+        """The next question stands beside this one; None: after all that is shown."""
+        self._rewritten = question
+        key = self._key("answer.stop")
+        self._prompt.border_title = f"in other words · {key}: a new question" if question else None
+
+    def save_changes(self, *messages: StoredMessage) -> None:
+        """The path, or what is on it, is another."""
+        self._recorder.save(self.chat.record(), *messages)
+
+    def open_text(self, text: str, suffix: str) -> None:
+        """Shows it in the user's editor."""
+        self._composing.lend(text, suffix)
+
+    def leave_messages(self) -> None:
+        """Back to the composer."""
+        self.set_focus(self._prompt)
+
+    def chosen(self, there: bool) -> None:
+        """The keys are those of a message now, or no longer."""
+        if there:
+            self._lines.hint_message()
+        elif self.generating:
+            self._lines.hint(Show.ANSWERING)
+        else:
+            self._lines.hint_idle()
+
+    async def _show_version(self, step: int) -> None:
+        """Another version of the last message that has several."""
+        tree = self.chat.tree
+        several = [m for m in self.chat.path if len(tree.versions(m)) > 1]
+        if not several or not await self._settle():
+            self._lines.say("no message has another version")
+            return
+        versions = tree.versions(several[-1])
+        at = versions.index(several[-1].id) + step
+        at = min(max(at, 0), len(versions) - 1)
+        tree.show(versions[at])
+        self.save_changes()
+        await self.show_again()
+        self._lines.say(f"version {version_text(tree, tree[versions[at]])}")
+
+    @work(group="open", exclusive=True)
+    async def _show_through(self, message_id: str) -> None:
+        if await self._settle():
+            self.chat.tree.show(message_id)
+            self.save_changes()
+            await self.show_again()
+
+    async def _new_chat(self) -> None:
+        """Begins a new conversation, with the same system prompt."""
+        if await self._settle():
+            self.chat = Chat(self.chat.conversation.system_prompt)
+            await self._show_chat()
+            self.set_focus(self._prompt)
+
+    @work(group="open", exclusive=True)
+    async def _open(self, opened: Opened) -> None:
+        """Shows a conversation, through the message that was found in it."""
+        if not await self._settle():
+            return
+        if opened.conversation_id != self.chat.conversation.id:
+            try:
+                conversation = await asyncio.to_thread(self._store.get, opened.conversation_id)
+                messages = await asyncio.to_thread(self._store.messages, opened.conversation_id)
+            except KvchatError as error:
+                await self._transcript.notice(str(error), "error")
+                return
+            if conversation is None:
+                return
+            self.chat = Chat(None, conversation, messages)
+            await self._show_chat()
+            self._measure(count=True)
+        if opened.message_id in self.chat.tree and opened.message_id is not None:
+            self.chat.tree.show(opened.message_id)
+            await self.show_again()
+            self._transcript.mark(opened.words)
+            self._transcript.scroll_to_item(Item(opened.message_id))
+
+    def compare(self, message: StoredMessage | None = None) -> None:
+        """Asks a question under two settings: the one that is, or led to, this message, or the
+        last."""
+        path = path_to_question(self.chat.path, message)
+        if self.generating:
+            self._lines.say(f"still answering · {self._key('answer.stop')} stops it")
+        elif not self._loads.ready or not path:
+            self._lines.say("the model is not loaded" if path else "nothing was asked yet")
+        else:
+            screen = CompareScreen(self, self._loads, path, self._think, self._keymap)
+            self.app.push_screen(screen, self._back)
+
+    def _back(self, _: None) -> None:
+        """From a screen in which the model may have been asked, or loaded."""
+        self._lines.idle()
+        self.chosen(self.focused is self._transcript)
+
+    # ------------------------------------------------------------ another model
+
+    def _load(self, load: Callable[[], Iterator[LaunchEvent]] | None = None) -> None:
+        self._loads.start(load)
+        self._lines.set_status(self._think)
+        self._lines.idle()
+
+    def load(self, settings: Settings) -> None:
+        """Loads the model with these; they are not kept for later launches."""
+        self._change(Choice(settings, keep=False))
+
+    @work(group="change", exclusive=True)
+    async def _change(self, choice: Choice) -> None:
+        """Loads the model with what was chosen; what is written of an answer is kept."""
+        if not await self._settle():
+            return
+        model = self.running_model
+        if model is not None:
+            self._load(partial(model.change, choice.settings, keep=choice.keep))
+        else:
+            self._loads.launcher.choose(choice.settings, keep=choice.keep)
+            self._load()
