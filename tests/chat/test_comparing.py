@@ -177,9 +177,8 @@ async def test_two_answers_side_by_side_and_one_is_kept(store: Conversations) ->
         assert {"sky", "sea"} <= set(underlined)
         assert [m.content for m in screen.chat.path] == ["Which?", "Red."]
         await pilot.press("alt+right")
-        await until(pilot, lambda: shows(pilot, "kept as version ‹ 2/2 ›"))
-        await pilot.press("alt+right")
-        await until(pilot, lambda: shows(pilot, "it is kept as version ‹ 2/2 ›"))
+        await until(pilot, lambda: shows(pilot, "kept in the conversation ‹ 2/2 ›"))
+        await pilot.press("alt+right")  # it is there already
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is screen and shows(pilot, "The sea", "‹ 2/2 ›"))
         app._recorder.save(screen.chat.record()).result()

@@ -34,6 +34,7 @@ from tuner.settings import Settings
 from tuner.units import seconds_text, tps_text
 
 LOOK_SECONDS = 0.1  # between two looks at a load
+CHARS = 400  # of the question that are shown
 SIDES = ("left", "right")
 
 
@@ -130,7 +131,7 @@ class CompareScreen(Screen[None]):
     # ------------------------------------------------------------ layout
 
     def compose(self) -> ComposeResult:
-        yield Plain(one_line(self._path[-1].content), id="compare-question")
+        yield Plain(one_line(self._path[-1].content[:CHARS]), id="compare-question")
         yield Container(*self._columns, id="compare")
         yield self._line
         yield Hints()
@@ -195,8 +196,8 @@ class CompareScreen(Screen[None]):
             self._going_back = True
             if self._loads.ready:
                 said = await self._load(before) or said
-            self._say(said)
-            await self._mark(said)
+            found = await self._mark()
+            self._say(" · ".join(part for part in (said, found) if part))
         finally:
             self._busy = self._going_back = False
 
@@ -204,6 +205,8 @@ class CompareScreen(Screen[None]):
         """Loads what it takes and has the question answered; why that is all, if it is."""
         if said := await self._load(settings):
             return said
+        if self._stopped:
+            return "stopped"
         self._say(f"{self._keymap.label('compare.leave')} stops it")
         model = self._model
         asked = trial(self._talk.chat.conversation, self._path, setting)
@@ -226,13 +229,14 @@ class CompareScreen(Screen[None]):
             return str(self._loads.error or "the load was cancelled")
         if _types(self._model.settings) != _types(settings):
             return self._loads.said or "the model is loaded with another cache"
-        return "stopped" if self._stopped and not self._going_back else ""
+        return ""
 
-    async def _mark(self, said: str) -> None:
-        """Marks where the answers differ, and says how far they do. They are read from the top."""
-        sides = [column.transcript.answer_lines() for column in self._columns]
+    async def _mark(self) -> str:
+        """Marks where the answers differ, and says how far they do; "" where there are not two.
+        They are read from the top."""
         if not all(column.answer for column in self._columns):
-            return
+            return ""
+        sides = [column.transcript.answer_lines() for column in self._columns]
         left, right = ([text for _, text in lines] for lines in sides)
         found = await asyncio.to_thread(differences, left, right)
         for column, lines, spans in zip(
@@ -240,7 +244,7 @@ class CompareScreen(Screen[None]):
         ):
             column.transcript.mark_differing(_by_number(lines, spans))
             await column.transcript.to_start()
-        self._say(" · ".join(part for part in (said, str(found)) if part))
+        return str(found)
 
     # ------------------------------------------------------------ actions
 
@@ -280,15 +284,13 @@ class CompareScreen(Screen[None]):
         if answer is None or setting is None:
             writes = column.answering.active
             self._say("it is still being written" if writes else f"nothing is at the {SIDES[side]}")
-        elif answer.id in chat.tree:
-            self._say(f"it is kept as version {version_text(chat.tree, answer)}")
         else:
-            if setting.system_prompt != chat.conversation.system_prompt:
-                answer = with_system_prompt(answer, setting)
-            self._talk.save_changes(chat.keep(answer))
-            await self._talk.show_again()
-            version = version_text(chat.tree, answer)
-            self._say(f"kept{f' as version {version}' if version else ''}")
+            if answer.id not in chat.tree:
+                if setting.system_prompt != chat.conversation.system_prompt:
+                    answer = with_system_prompt(answer, setting)
+                self._talk.save_changes(chat.keep(answer))
+                await self._talk.show_again()
+            self._say(f"kept in the conversation {version_text(chat.tree, answer)}")
 
 
 def _types(settings: Settings) -> tuple[str, str]:
