@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -119,3 +120,26 @@ def test_a_report_in_ascii(environment: dict[str, str]) -> None:
     assert "# weights" in text
     assert "= cache" in text
     assert found.stderr == b""
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_a_dumb_terminal_is_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One a second at most, and no escape; elsewhere one line is rewritten."""
+    now = iter([0.0, 0.5, 1.5])
+    clock = SimpleNamespace(monotonic=lambda: next(now))
+    monkeypatch.setattr("tui.command.output.time", clock)
+    shown = {}
+    for term in ("dumb", "xterm"):
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr("sys.stderr", stderr := _Terminal())
+        progress = output.Progress()
+        for text in ("loading", "loading 10%", "loading 90%", ""):
+            progress.show(text)
+        progress.say("done")
+        shown[term] = stderr.getvalue()
+    assert shown["dumb"] == "kvchat: loading\nkvchat: loading 90%\nkvchat: done\n"
+    assert "\x1b[K" in shown["xterm"]
