@@ -234,6 +234,8 @@ async def test_a_summary_is_written_and_can_be_stopped(store: Conversations) -> 
         await pilot.press("s")
         await until(pilot, lambda: shows(pilot, "▸ a summary stands in for what is above"))
         assert "> one" in screen.chat.view.stands_in
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: shows(pilot, "> one", "They talked."))
         assert "They talked." in screen.chat.view.stands_in
         await ask(pilot, "three")
         assert seen(running)[0] == f"{screen.chat.view.stands_in}\n\ntwo"

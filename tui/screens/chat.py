@@ -349,6 +349,7 @@ class ChatScreen(TalkScreen):
     async def on_loads_failed(self, message: Loads.Failed) -> None:
         self._loads.heard(message)
         self._lines.idle()
+        await self._full.loaded(as_planned=False)
         text = advice.not_loaded(message.error, self._keymap)
         await self._transcript.notice(text, "error" if message.error else "warning")
 
@@ -374,8 +375,8 @@ class ChatScreen(TalkScreen):
                 f"{running.status()}.\nGo on, or {self._key('answer.regenerate')} for another "
                 f"answer."
             )
-            await self._full.go_on()
-        self._measure(count=bool(self.chat.path))
+        await self._full.loaded(as_planned=not message.said)
+        self._measure(count=bool(self.chat.path) and not self.generating)
         self._composing.weigh()
 
     async def on_measuring_measured(self, message: Measuring.Measured) -> None:

@@ -94,7 +94,10 @@ class ContextScreen(ModalScreen[Way | None]):
         text = messages(gone) if gone else "nothing was let go"
         self.post_message(self.Found(Way.BRING_BACK, text, gone > 0))
         try:
-            self.post_message(self.Counted(situation.n_tokens(situation.view)))
+            n_tokens = situation.n_tokens(situation.view)
+            if not situation.draft:  # no more are there: the opening of the next answer may be one
+                n_tokens = min(n_tokens, situation.n_ctx)
+            self.post_message(self.Counted(n_tokens))
         except KvchatError as error:
             for way in (Way.DROP, Way.SUMMARISE):
                 self.post_message(self.Found(way, str(error), False))

@@ -92,6 +92,7 @@ class FullContext(Plain):
         self._refused = Draft()  # the question that waits
         self._used = self._n_ctx = 0  # tokens
         self._total = 0  # in use with what is written, as it was told last
+        self._grows = False  # a larger context is being loaded
         self._done = ""  # what is to be said of it, once what waited for it is answered
         self._put_off_at = 0  # tokens in use when the user put it off; 0: not put off
 
@@ -244,15 +245,18 @@ class FullContext(Plain):
             return
         talk.idle()
         if isinstance(made, Settings):
+            self._grows = True
             talk.load(made)
         elif made and chat is talk.chat:
             self._fade()
-            talk.say(made)
+            self._used = 0  # until it is counted
             self._done = made
             if self._waits is None:
                 talk.recount()
                 await self.answered()
-            await self.go_on()
+            else:
+                talk.say(made)
+            await self._go_on()
 
     def _situation(self) -> Situation | None:
         """What is in the context or is to come there; None: no model runs."""
@@ -265,8 +269,14 @@ class FullContext(Plain):
         system, think = chat.conversation.system_prompt, self._talk.think
         return Situation(model, system, chat.view, think, "" if goes_on else draft, goes_on)
 
-    async def go_on(self) -> None:
-        """There may be room now for what waited for it."""
+    async def loaded(self, *, as_planned: bool) -> None:
+        """A load has ended: perhaps that of a larger context."""
+        grows, self._grows = self._grows, False
+        if grows and as_planned:
+            await self._go_on()
+
+    async def _go_on(self) -> None:
+        """There is room now for what waited for it."""
         waits = self._waits
         self.wait(None)
         if waits is Waits.QUESTION:

@@ -172,11 +172,11 @@ class Transcript(ScrollView, can_focus=False):
         self.refresh()
 
     def fold(self) -> bool:
-        """Shows or hides the reasoning of the message that the cursor is on, or else of the last
-        one in view that has any. False: there is none."""
+        """Shows or hides the reasoning, a summary, or the files and pastes, of the message that the
+        cursor is on, or else of the last one in view that has any. False: there is none."""
         seen = [part.entry for part, _ in self._page.view]
         for entry in (self.cursor.entry, *reversed(seen), *reversed(self._page.entries)):
-            if entry is not None and entry.message is not None and entry.message.reasoning:
+            if entry is not None and entry.may_fold:
                 entry.fold()
                 return True
         return False
