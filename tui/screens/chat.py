@@ -86,14 +86,14 @@ class ChatScreen(TalkScreen):
     def show_problem(self, problem: str) -> None:
         """Why the conversation is not saved now."""
         self._lines.saved = False
-        self._lines.say(NOT_SAVED)
+        self._lines.doing(NOT_SAVED)
         self.run_worker(self._transcript.notice(problem, "warning"))
 
     def show_saved(self, word: str) -> None:
         """All of the conversation is saved; `word`: what the store says of it, if anything."""
         self._lines.saved = self._store.saved and not self._recorder.problem
         if self._lines.saved and self._lines.activity.activity == NOT_SAVED:
-            self._lines.say("")
+            self._lines.doing("")
         if word:
             self.run_worker(self._transcript.notice(word, "warning"))
 
@@ -154,7 +154,7 @@ class ChatScreen(TalkScreen):
 
     def action_stop(self) -> None:
         if self._answering.stop():
-            self._lines.say("stopping")
+            self._lines.doing("stopping")
         elif self._loads.stop():
             self._lines.say_load()
         elif self._rewritten is not None:

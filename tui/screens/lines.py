@@ -45,7 +45,11 @@ class LinesBelow:
         self.saved = saved  # all of the conversation
 
     def say(self, text: str) -> None:
-        """What is going on, or what a key has just done."""
+        """For a while: what a key has just done, or why it cannot."""
+        self.activity.say(text)
+
+    def doing(self, text: str) -> None:
+        """What is going on, until something else is."""
         self.activity.activity = text
 
     def idle(self) -> None:
@@ -54,12 +58,12 @@ class LinesBelow:
         if loads.active:
             self.say_load()
         else:
-            self.say("" if self.saved else NOT_SAVED)
+            self.doing("" if self.saved else NOT_SAVED)
         self.hint_idle()
 
     def say_load(self) -> None:
         """How far a load is, and the key that ends it."""
-        self.say(load_text(self._loads, self._keymap.label("answer.stop")))
+        self.doing(load_text(self._loads, self._keymap.label("answer.stop")))
 
     def hint_idle(self) -> None:
         """The keys of the composer."""

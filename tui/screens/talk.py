@@ -77,7 +77,7 @@ class TalkScreen(DirectScreen):
         self._lines = LinesBelow(keymap, self._loads, saved=store.saved)
         self._answering = Answering(self._transcript, recorder, self._prompt.keystrokes)
         self._measuring = Measuring(self)
-        room = MakingRoom(self, self._answering, recorder, self._lines.say)
+        room = MakingRoom(self, self._answering, recorder, self._lines.doing)
         self._full = FullContext(self, room, self._transcript, self._prompt, keymap, when_full)
         self._quit_asked = False
         self._rewritten: StoredMessage | None = None  # the question that the next one stands beside
@@ -283,7 +283,7 @@ class TalkScreen(DirectScreen):
         """Stops what is being written and waits until it is saved; a process that does not stop
         within `seconds` is killed. False: even that did not end it."""
         if self.generating:
-            self._lines.say("stopping")
+            self._lines.doing("stopping")
         if await self._answering.settle(seconds):
             return True
         if self.running_model is not None:

@@ -8,10 +8,13 @@ from textual import events
 from textual.content import Content
 from textual.message import Message
 from textual.reactive import reactive
+from textual.timer import Timer
 from textual.widget import Widget
 
 from tui.status import Status, compose
 from tuner.safe_text import one_line
+
+WORD_SECONDS = 4.0
 
 
 class StatusLine(Widget):
@@ -31,23 +34,38 @@ class StatusLine(Widget):
 
 
 class ActivityLine(Widget):
-    """What is being done, and whether there is more below. Its row is always there, so that the
-    text above does not jump."""
+    """What is being done, or for a while a word on what a key has done; and whether there is more
+    below. Its row is always there, so that the text above does not jump."""
 
     activity: reactive[str] = reactive("")
+    word: reactive[str] = reactive("")
     below: reactive[str] = reactive("")
 
     class BelowClicked(Message):
         """The user wants to see the end."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: Timer | None = None
+
     def render(self) -> Content:
         width = self.content_size.width
-        left, right = one_line(self.activity), self.below
+        left, right = one_line(self.word or self.activity), self.below
         if right and len(left) + len(right) + 2 > width:
             left = ""  # what is below is the thing one can act upon
         right = right if len(right) <= width else "↓"[:width]
         space = " " * max(0, width - len(left) - len(right))
         return Content.assemble((left[:width], "$text-muted"), space, (right, "$text-accent"))
+
+    def say(self, word: str) -> None:
+        """A word that stands as long as one reads it, whatever else is done."""
+        if self._said is not None:
+            self._said.stop()
+        self.word = word
+        self._said = self.set_timer(WORD_SECONDS, self._forget)
+
+    def _forget(self) -> None:
+        self.word = ""
 
     def on_click(self, event: events.Click) -> None:
         if self.below:
