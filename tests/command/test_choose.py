@@ -11,8 +11,15 @@ if sys.platform == "win32":
     pytest.skip("terminals of POSIX", allow_module_level=True)
 
 from tests.support.gguf_files import tiny_llama
-from tests.support.terminal import kvchat
+from tests.support.terminal import Terminal, kvchat
 from tuner.profiles.profiles import Profiles
+
+
+def answered(terminal: Terminal) -> None:
+    """The model is loaded: it has answered."""
+    terminal.until(lambda: "Writeamessage" in terminal.shown)
+    terminal.press("Hello\r")
+    terminal.until(lambda: "Hello,world" in terminal.shown)
 
 
 def test_what_is_chosen_is_loaded_and_kept(tmp_path: Path) -> None:
@@ -23,13 +30,13 @@ def test_what_is_chosen_is_loaded_and_kept(tmp_path: Path) -> None:
         terminal.press("\x1b[D")
         terminal.until(lambda: terminal.shown.rindex("fits") > terminal.shown.index("own"))
         terminal.press("\r")
-        terminal.until(lambda: "Writeamessage" in terminal.shown)
+        answered(terminal)
         terminal.press("\x11")
         assert terminal.ends(10) == 0
     (profile,) = Profiles().list()
     assert profile.explored == profile.settings
     with kvchat(path, "--threads", "1") as terminal:
-        terminal.until(lambda: "Writeamessage" in terminal.shown)
+        answered(terminal)
         terminal.press("\x11")
         assert terminal.ends(10) == 0
     assert [p.settings for p in Profiles().list()] == [profile.explored]
