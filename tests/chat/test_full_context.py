@@ -26,13 +26,14 @@ from tests.support.chat_fakes import (
 from tests.support.explorers import explorer_of
 from tests.support.giants import LLAMA_8B, giant, gpu, machine
 from tui.answering.room import Situation, newest_that_fit, standing_in
-from tui.answering.view import View, prompt_of, view_of
+from tui.answering.view import View, cuts, prompt_of, view_of
 from tui.screens import ContextScreen
 from tui.storage import Conversations
 from tui.when_full import Way
 from tui.widgets import Prompt
 from tuner.engine.protocol import Message, Sampling
 from tuner.errors import EngineError
+from tuner.planning import Explorer
 from tuner.settings import Settings
 
 SIZE = (90, 24)
@@ -71,22 +72,21 @@ def seen(running: FakeRunning) -> list[str]:
 def test_what_stays_fits_with_what_is_to_be_asked(
     lengths: list[int], n_draft: int, goes_on: bool, for_summary: bool
 ) -> None:
-    """Half of the context stays free, or as much as the last turn leaves; never a turn more goes
-    than that takes, and an answer that is gone on with stays."""
+    """Half of the context stays free, a turn less gone would leave less; where the last turn takes
+    more, what fits. An answer that is gone on with stays. Nothing goes where that is no help."""
     said = ["q" if n % 2 == 0 else "a" * length for n, length in enumerate(lengths)]
     now = situation(*said, draft="d" * n_draft, goes_on=goes_on)
+    kept = 50 - (12.5 if for_summary else 0)
+    possible = list(cuts(now.view, whole=not goes_on))
     cut = now.cut(for_summary=for_summary)
     if cut is None:
-        shortest = View(tuple(now.view.messages), ())
-        assert goes_on or len(said) < 2 or now.n_tokens(shortest) >= now.n_ctx or len(said) % 2
+        assert not possible or now.n_tokens(possible[-1]) >= now.n_ctx
         return
     assert now.n_tokens(cut) < now.n_ctx
-    assert len(cut.messages) < len(said)
-    assert not goes_on or len(said) % 2 or cut.messages[-1] == now.view.messages[-1]
-    kept = 100 // 2 - (100 / 8 if for_summary else 0)
-    longer = len(cut.gone) - 2
-    if longer > 0:
-        assert now.n_tokens(View(now.view.messages[:longer], now.view.messages[longer:])) > kept
+    assert now.n_tokens(cut) <= kept or cut == possible[-1]
+    longer = possible[: possible.index(cut)]
+    assert all(now.n_tokens(view) > kept for view in longer)
+    assert cut.messages or not goes_on
 
 
 @given(st.lists(st.text("ab", max_size=6), max_size=8), st.integers(0, 30))
@@ -243,15 +243,28 @@ async def test_a_summary_is_written_and_can_be_stopped(store: Conversations) -> 
 
 async def test_a_larger_context_is_loaded_and_the_answer_goes_on(store: Conversations) -> None:
     """The context fills while an answer is written: with `--when-full grow` the planner's larger
-    one is loaded without asking, not kept for later launches, and the answer goes on where it
-    stopped."""
+    one is looked for without asking, which can be stopped; it is loaded, not kept for later
+    launches, and the answer goes on where it stopped."""
     where = machine(replace(gpu(8), source="measured"))
-    running = Small([["Half a "], ["sentence."]], reasons=["context_full"])
-    running.make_explorer = lambda: explorer_of(giant(LLAMA_8B), where, n_ctx=8192)
+    planned = threading.Event()
+
+    def explorer() -> Explorer:
+        assert planned.wait(20)
+        return explorer_of(giant(LLAMA_8B), where, n_ctx=8192)
+
+    running = Small([["Half a "], ["sentence."]], reasons=["context_full"], make_explorer=explorer)
     app = make_app(running, store, when_full=Way.GROW)
     async with app.run_test(size=SIZE) as pilot:
         screen = await chat_screen(pilot)
-        await ask(pilot, "one")
+        await ask(pilot, "one", wait=False)
+        await until(pilot, lambda: shows(pilot, "planning a larger context"))
+        await pilot.press("escape")
+        await until(pilot, lambda: not shows(pilot, "planning a larger context"))
+        planned.set()
+        assert shows(pilot, "the answer stopped · F7 makes room and goes on")
+        await context_screen(pilot)
+        assert shows(pilot, "g  A larger context: 12,288 tokens of context")
+        await pilot.press("g")
         await until(pilot, lambda: shows(pilot, "Half a sentence."))
         await until(pilot, lambda: is_idle(screen))
         assert [(s.n_ctx, keep) for s, keep in running.changes] == [(12_288, False)]

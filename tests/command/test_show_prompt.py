@@ -115,6 +115,7 @@ def test_another_template(model: str, tmp_path: Path, capsys: pytest.CaptureFixt
         (("--chat-template", "empty.jinja"), "is empty"),
         (("--chat-template", "model.gguf"), "it is no text"),
         (("--think", "much"), "--think takes one of off, low, medium, high, on, not 'much'."),
+        (("--when-full", "cut"), "--when-full takes one of ask, drop, summarise, grow, not 'cut'."),
         (("--verify",), "--verify goes with --explain."),
     ],
 )

@@ -102,8 +102,9 @@ class Growing:
             n_tokens=self.n_tokens,
         )
         if finished:
-            done = self.generation.done
-            ended = replace(self.answer, state="error")
+            done, error = self.generation.done, self.generation.error
+            full = error is not None and error.kind == "context_full"
+            ended = replace(self.answer, state="context_full" if full else "error")
             self.answer = ended if done is None else measured(self.answer, done, self._before)
             self._settled = True
         self._chat.change(self.answer)

@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError("--text and --tokens go with --measure.")
     if args.choose and (args.explain or args.show_prompt):
         raise UsageError(f"{_CHOOSE}: leave out --explain and --show-prompt.")
-    width = options.reading_width(args)
+    width, when_full = options.reading_width(args), options.when_full(args)
     sampling = sampling_flags.stated(args)
     requests = [_request(args, path, sampling) for path in paths]
     program = options.emit(args)
@@ -133,8 +133,9 @@ def _run(args: argparse.Namespace) -> int:
     if args.show_thinking and not in_lines:
         raise UsageError("--show-thinking goes with -p and --plain; in the chat a thought unfolds.")
     if in_lines or not _terminal(sys.stdin, sys.stdout, sys.stderr):
+        if args.when_full:
+            raise UsageError("--when-full goes with the chat on a screen; in lines it is told.")
         return _chat_in_lines(args, request)
-    when_full = options.when_full(args)
     from tui.command.open_chat import open_chat  # noqa: PLC0415
 
     return open_chat(

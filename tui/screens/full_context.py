@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from textual import work
+from textual.worker import Worker
 
 from tui.answering import Chat
 from tui.answering.room import NEARLY_FULL, Situation
@@ -92,6 +93,7 @@ class FullContext(Plain):
         self._refused = Draft()  # the question that waits
         self._used = self._n_ctx = 0  # tokens
         self._total = 0  # in use with what is written, as it was told last
+        self._making: Worker[None] | None = None
         self._grows = False  # a larger context is being loaded
         self._done = ""  # what is to be said of it, once what waited for it is answered
         self._put_off_at = 0  # tokens in use when the user put it off; 0: not put off
@@ -124,7 +126,12 @@ class FullContext(Plain):
         self._make_at_once()
 
     def later(self) -> bool:
-        """The user does not want to hear of it now; False: nothing was said."""
+        """The user does not want to hear of it now, nor of what is being counted or planned;
+        False: nothing was said."""
+        if self._making is not None and self._making.is_running:
+            self._making.cancel()
+            self._talk.idle()
+            return True
         said = self.display
         self._put_off_at = self._total
         self.wait(None)
@@ -214,7 +221,7 @@ class FullContext(Plain):
 
     def _make_at_once(self) -> None:
         if self._waits is not None and self._always is not None:
-            self._make(self._always)
+            self._making = self._make(self._always)
 
     def choose(self) -> None:
         """Shows the ways to room, and goes the one that is chosen."""
@@ -228,7 +235,7 @@ class FullContext(Plain):
 
     def _chosen(self, way: Way | None) -> None:
         if way is not None:
-            self._make(way)
+            self._making = self._make(way)
 
     @work(group="room", exclusive=True)
     async def _make(self, way: Way) -> None:
