@@ -133,8 +133,6 @@ def _run(args: argparse.Namespace) -> int:
     if args.show_thinking and not in_lines:
         raise UsageError("--show-thinking goes with -p and --plain; in the chat a thought unfolds.")
     if in_lines or not _terminal(sys.stdin, sys.stdout, sys.stderr):
-        if args.when_full:
-            raise UsageError("--when-full goes with the chat on a screen; in lines it is told.")
         return _chat_in_lines(args, request)
     from tui.command.open_chat import open_chat  # noqa: PLC0415
 
@@ -155,7 +153,7 @@ def _chat_in_lines(args: argparse.Namespace, request: LaunchRequest) -> int:
     if args.choose:
         raise UsageError(f"{_CHOOSE}, and draws on the whole screen; leave it out.")
     if args.when_full:
-        raise UsageError("--when-full goes with the screen; in lines the user says what is done.")
+        raise UsageError("--when-full goes with the chat on a screen; in lines it is told.")
     from tui.command.plain import chat_in_lines  # noqa: PLC0415
 
     return chat_in_lines(request, args.system, args.resume, show_thinking=args.show_thinking)
