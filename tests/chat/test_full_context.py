@@ -14,6 +14,7 @@ from textual.pilot import Pilot
 
 from tests.chat.test_view import path_of
 from tests.support.chat_fakes import (
+    FakeLauncher,
     FakeRunning,
     ask,
     chat_screen,
@@ -27,7 +28,7 @@ from tests.support.explorers import explorer_of
 from tests.support.giants import LLAMA_8B, giant, gpu, machine
 from tui.answering.room import Situation, newest_that_fit, standing_in
 from tui.answering.view import View, cuts, prompt_of, view_of
-from tui.screens import ContextScreen
+from tui.screens import ChatScreen, ContextScreen
 from tui.storage import Conversations
 from tui.when_full import Way
 from tui.widgets import Prompt
@@ -208,9 +209,43 @@ async def test_the_oldest_turns_are_let_go_and_come_back(store: Conversations) -
         await until(pilot, lambda: shows(pilot, "The model sees 2 messages again."))
         assert not any(e.faded for e in screen._transcript._page.entries)
         app._recorder.save(screen.chat.record()).result()
-    kept = store.shown(screen.chat.conversation.id)
-    assert [m.content for m in kept][::2] == ["one", "two", "three " * 6]
-    assert all(m.let_go is None for m in kept)
+        kept = store.shown(screen.chat.conversation.id)
+        assert [m.content for m in kept][::2] == ["one", "two", "three " * 6]
+        assert all(m.let_go is None for m in kept)
+        screen.rewrite(kept[0])  # what followed it is out of the way
+        screen.query_one(Prompt).text = "four " * 10
+        await pilot.press("enter")
+        await until(pilot, lambda: running.prompts[-1][0].content == "four " * 10)
+
+
+async def test_a_question_that_was_sent_before_the_model_was_there_comes_back(
+    store: Conversations,
+) -> None:
+    """It could not be counted; it is no part of the conversation, stands before what is written
+    meanwhile, and goes on its own with what is sent next. One that had an answer keeps that."""
+    running = Small([["An answer."], ["a" * 80]])
+    launcher = FakeLauncher(running, hold=threading.Event())
+    app = make_app(launcher, store)
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, ChatScreen) and app.screen.focused)
+        screen = app.screen
+        assert isinstance(screen, ChatScreen)
+        await ask(pilot, "long " * 30, wait=False)
+        await until(pilot, lambda: len(screen.chat.path) == 1)
+        screen.query_one(Prompt).text = "more"
+        assert launcher.hold is not None
+        launcher.hold.set()
+        await until(pilot, lambda: shows(pilot, "F7 makes room and sends it"))
+        assert screen.chat.path == []
+        assert screen.query_one(Prompt).text == "long " * 30 + "\n\nmore"
+        screen.query_one(Prompt).text = ""
+        await until(pilot, lambda: not shows(pilot, "F7 makes room"))
+        await ask(pilot, "short")
+        assert seen(running) == ["short"]
+        running.settings = Settings(n_ctx=5)
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: is_idle(screen) and shows(pilot, "An answer."))
+        assert [m.content for m in screen.chat.path] == ["short", "An answer."]
 
 
 async def test_a_summary_is_written_and_can_be_stopped(store: Conversations) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import Enum, auto
 from typing import Protocol
 
@@ -11,6 +10,7 @@ from textual.worker import Worker
 
 from tui.answering import Chat
 from tui.answering.room import NEARLY_FULL, Situation
+from tui.answering.view import View
 from tui.composing.draft import Draft
 from tui.composing.parts import asked
 from tui.keymap import Keymap
@@ -47,6 +47,10 @@ class Talk(Protocol):
 
     @property
     def think(self) -> str: ...
+    @property
+    def next_view(self) -> View:
+        """What the model would see of the conversation with what is asked next."""
+
     def say(self, text: str) -> None: ...
     def busy(self) -> None: ...
     def idle(self) -> None: ...
@@ -203,11 +207,11 @@ class FullContext(Plain):
             tree.remove(question.id)
             talk.save_changes(tree[question.id])
             await talk.show_again()
+            back, written = asked(question.content, question.parts), self._prompt.draft
             if versions:
                 talk.rewrite(tree[versions[-1]])
-            draft = asked(question.content, question.parts)
-            between = "\n\n" if self._prompt.text else ""
-            self._prompt.restore(replace(draft, text=draft.text + between))
+            text = "\n\n".join(filter(None, (back.text, written.text)))
+            self._prompt.put(Draft(text, {**written.folds, **back.folds}))
             self.wait(Waits.QUESTION)
         talk.recount()
 
@@ -274,7 +278,9 @@ class FullContext(Plain):
         weight = self._current
         draft = weight.question.content if weight else self._prompt.draft.whole
         system, think = chat.conversation.system_prompt, self._talk.think
-        return Situation(model, system, chat.view, think, "" if goes_on else draft, goes_on)
+        if goes_on:
+            return Situation(model, system, chat.view, think, goes_on=True)
+        return Situation(model, system, self._talk.next_view, think, draft)
 
     async def loaded(self, *, as_planned: bool) -> None:
         """A load has ended: perhaps that of a larger context."""

@@ -12,6 +12,7 @@ from textual import work
 from tui.answering import Chat, Growing, advice
 from tui.answering.comparing import path_to_question
 from tui.answering.elsewhere import taken_in, written
+from tui.answering.view import View, prompt_of, view_of
 from tui.composing.parts import Question, asked
 from tui.keymap import Keymap, Show
 from tui.painting import Answering, Painter
@@ -181,16 +182,24 @@ class TalkScreen(DirectScreen):
 
     # ------------------------------------------------------------ asking and answering
 
+    @property
+    def next_view(self) -> View:
+        """What the model would see of the conversation with what is asked next."""
+        path, old = self.chat.path, self._rewritten
+        before = (n for n, each in enumerate(path) if old is not None and each.id == old.id)
+        return view_of(path[: next(before, len(path))])
+
     def _moment(self) -> Moment:
         """What the draft would be sent to now."""
         ready = self._loads.ready and not self.generating
         model = self.running_model if ready else None
+        view = self.next_view
         return Moment(
             model,
-            self.chat.prompt(),
+            prompt_of(self.chat.conversation.system_prompt, view),
             self._think,
             model.settings.n_ctx if model is not None else 0,
-            tuple(m.n_ctx_used for m in self.chat.view.messages if m.n_ctx_used),
+            tuple(m.n_ctx_used for m in view.messages if m.n_ctx_used),
         )
 
     async def _send(self, question: Question) -> None:
