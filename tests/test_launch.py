@@ -23,11 +23,12 @@ from tuner.gguf.header import read_header
 from tuner.launch import Launcher, Ready, Retry, Stage
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
+from tuner.machine.nvidia import Reading
 from tuner.model.model import describe
 from tuner.planning import Plan
 from tuner.planning.advice import Advice
 from tuner.profiles.profiles import Profiles
-from tuner.units import MIB
+from tuner.units import GIB, MIB
 from tuner.wishes import LaunchRequest, Wishes
 
 
@@ -105,6 +106,31 @@ def test_the_ladder_is_walked_down(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert running.settings.n_ctx <= 30_000
     assert running.settings.n_gpu_layers == 33
     running.close()
+
+
+def test_how_a_loaded_model_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in use on a GPU is held against what the engine has put there; the cache fills with
+    its tokens; the deeper, the slower."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(12)))
+    start = launcher(giant_path(LLAMA_8B), tmp_path)
+    _, running = run(start.start())
+    running.actual = replace(running.actual, footprint=running.plan.chosen.footprint)
+    used = [12 * GIB]
+    monkeypatch.setattr(
+        "tuner.launch.gpu_readings", lambda _: {"GPU0": Reading(used[0], 12 * GIB, 60)}
+    )
+    assert running.vitals().vram == (12 * GIB, 12 * GIB)
+    assert running.vitals().temperature == 60
+    assert running.vitals().power is None
+    assert not running.vitals().spilled
+    used[0] = 2 * GIB  # less than the weights
+    assert running.vitals().spilled
+    filled, whole = running.cache_bytes(100)
+    assert running.cache_bytes(running.settings.n_ctx) == (whole, whole)
+    assert filled * running.settings.n_ctx == whole * 100
+    assert 0 < running.expected_tps(30_000) < running.expected_tps(10)
+    running.close()
+    assert not running.vitals().spilled  # what it had is free again
 
 
 def test_nothing_fits_is_an_error_with_advice(

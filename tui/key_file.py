@@ -1,7 +1,7 @@
 """The user's own keys: `keys.toml` in kvchat's folder of settings, read once at start.
 
     "conversation.new" = "ctrl+t"
-    "model.report" = "f9, ctrl+g"
+    "model.report" = "f12, ctrl+g"
 
 The ids are those of keymap.py. What cannot be used is told in a sentence, and its row keeps the key
 that it has without the file.
@@ -59,7 +59,7 @@ def read_keymap(folder: Path | None = None) -> tuple[Keymap, tuple[str, ...]]:
         stated = dict(_flat(tomllib.loads(text)))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         return Keymap(), (
-            f'Your keys in {path} cannot be read ({error}); a line is like "model.report" = "f9".',
+            f'Your keys in {path} cannot be read ({error}); a line is like "model.report" = "f12".',
         )
     problems: list[str] = []
     wanted: dict[str, tuple[str, ...]] = {}
@@ -88,7 +88,7 @@ def _keys_of(action_id: str, value: object) -> tuple[str, ...]:
     if row.fixed:
         raise ValueError(f"the key of {action_id} cannot be changed.")
     if not isinstance(value, str):
-        raise ValueError(f'{action_id} needs a key in quotes, like "f9" or "ctrl+t".')
+        raise ValueError(f'{action_id} needs a key in quotes, like "f12" or "ctrl+t".')
     return tuple(_key(row, part) for part in value.split(","))
 
 
@@ -108,7 +108,7 @@ def _key(row: Action, text: str) -> str:
         and (not character or not modifiers or (not writes and name.isascii() and name.isalnum()))
     ):
         raise ValueError(
-            f"{text!r} is no key for {row.id}; one is written like f9, ctrl+t or pageup."
+            f"{text!r} is no key for {row.id}; one is written like f12, ctrl+t or pageup."
         )
     if row.place.takes_text and writes:
         raise ValueError(f"{row.id} cannot have {label(key)}, which is needed for writing.")

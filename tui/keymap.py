@@ -23,6 +23,7 @@ class Place(Enum):
     BRANCHES = "In the versions of a conversation"
     COMPARE = "While two answers are compared"
     REPORT = "In the fit report"
+    DETAILS = "In the plots of the session"
     EXPLORER = "In the fit explorer"
     CONTEXT = "Where room is made in the context"
     HELP = "In this list of keys"
@@ -90,6 +91,9 @@ ACTIONS = (
     Action("model.report", ("f2",), "report", Place.CHAT, "Fit report",
            "Shows how the model is loaded, predicted and actual.", "fit", _ALWAYS | Show.PALETTE,
            slash="fit"),
+    Action("model.details", ("f9",), "details", Place.CHAT, "Session",
+           "Plots speed, context, memory and heat of this session.", "session", Show.PALETTE,
+           slash="session"),
     Action("model.explore", ("f3",), "explore", Place.CHAT, "Fit explorer",
            "Tries out other settings, and loads the model with them.", "explore",
            _ALWAYS | Show.PALETTE, slash="explore"),
@@ -238,6 +242,10 @@ ACTIONS = (
     Action("report.close", ("escape", "q"), "dismiss", Place.REPORT, "Back",
            "Goes back to the chat.", "back", Show.IDLE, opened_by="model.report"),
     Action("report.scroll", ("up", "down", "pageup", "pagedown"), "scroll", Place.REPORT,
+           "Scroll", "Scrolls.", "scroll", Show.IDLE, fixed=True),
+    Action("details.close", ("escape", "q"), "dismiss", Place.DETAILS, "Back",
+           "Goes back to the chat.", "back", Show.IDLE, opened_by="model.details"),
+    Action("details.scroll", ("up", "down", "pageup", "pagedown"), "scroll", Place.DETAILS,
            "Scroll", "Scrolls.", "scroll", Show.IDLE, fixed=True),
     Action("explorer.enter", ("enter",), "enter", Place.EXPLORER, "Load",
            "Loads what is shown, or takes over the plan of that row.", "load", Show.IDLE),

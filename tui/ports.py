@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tuner.engine.protocol import AnswerEvent, Message, Sampling
 from tuner.launch import LaunchEvent, Planned, Ready, Retry, Stage
+from tuner.machine.vitals import Vitals
 from tuner.planning import Candidate, Dial, Explorer, Plan
 from tuner.settings import Settings
 
@@ -24,6 +25,7 @@ __all__ = [
     "Retry",
     "RunningModel",
     "Stage",
+    "Vitals",
 ]
 
 
@@ -41,7 +43,8 @@ class ModelFacts(Protocol):
 
 
 class RunningModel(Protocol):
-    """A loaded model. Every method but `stop` and `kill` blocks and belongs in a thread."""
+    """A loaded model. Every method but `stop`, `kill`, `cache_bytes` and `expected_tps` blocks
+    and belongs in a thread."""
 
     @property
     def model(self) -> ModelFacts: ...
@@ -67,7 +70,9 @@ class RunningModel(Protocol):
     def usual_think(self) -> str: ...
     def remember_think(self, level: str) -> None: ...
     def status(self) -> str: ...
-    def vram_used(self) -> tuple[int, int] | None: ...
+    def vitals(self) -> Vitals: ...
+    def cache_bytes(self, n_tokens: int) -> tuple[int, int]: ...
+    def expected_tps(self, depth: int) -> float: ...
     def generate(
         self,
         messages: Sequence[Message],

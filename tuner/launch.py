@@ -29,7 +29,10 @@ from tuner.engine.protocol import (
 from tuner.engine.thinking import nearest
 from tuner.errors import EngineCancelled, EngineError, KvchatError, NoFitError
 from tuner.machine.machine import Machine
-from tuner.machine.measure import gpu_used_bytes
+from tuner.machine.measure import gpu_readings, gpu_used_bytes, ram_used
+from tuner.machine.vitals import Vitals
+from tuner.memory.footprint import ENGINE_KINDS
+from tuner.memory.kv_cache import CacheSizes
 from tuner.model.model import Model
 from tuner.planning import Candidate, Explorer, Plan, difference_text, with_choice
 from tuner.planning.advice import Advice
@@ -46,6 +49,8 @@ MEASURED_PROMPT = 128
 # Nor does one of which the engine's threads had less than this share of their cores: another
 # program took it. On a machine that does nothing else they have nearly all of it.
 LEAST_CORES = 0.75
+
+HELD = 0.98  # of what the engine has on a GPU: where less is in use there, the rest is elsewhere
 
 REPLANS = 3  # of a file that changes under a launch
 
@@ -249,6 +254,7 @@ class Running:
         self._launcher, self._tuning = launcher, tuning
         self._client = launcher.client
         self._settings = replace(plan.chosen.settings, n_ctx=loaded.n_ctx)
+        self._cache = CacheSizes(plan.model.hparams)
         self._format = loaded.chat_template  # of the last prompt
         self._advice: Advice | None = None  # once it was asked for
         # A screen that is resized asks again before it has its answer, and there is one solver.
@@ -317,12 +323,31 @@ class Running:
         stands_in = "ChatML · " if self._format == "chatml" else ""
         return stands_in + _placement(self.model, self.plan.machine, self._settings)
 
-    def vram_used(self) -> tuple[int, int] | None:
-        """Bytes used and total over the GPUs that NVML knows, now; None without one."""
-        used = gpu_used_bytes(self.plan.machine)
-        if not used:
-            return None
-        return sum(used.values()), sum(g.total for g in self.plan.machine.gpus if g.id in used)
+    def vitals(self) -> Vitals:
+        """How the memory stands now."""
+        gpus, pid = gpu_readings(self.plan.machine), self._client.pid
+        uses = {use.device: use for use in self.actual.footprint.uses}
+        # On some systems a driver moves to RAM what a GPU has no room for, and says nothing.
+        spilled = pid is not None and any(
+            reading.used < HELD * sum(getattr(uses[name], kind) for kind in ENGINE_KINDS)
+            for name, reading in gpus.items()
+        )
+        return Vitals(gpus, ram_used(pid), spilled)
+
+    def cache_bytes(self, n_tokens: int) -> tuple[int, int]:
+        """Bytes of the cache, states included, that so many tokens fill, and all that it has. Does
+        not block."""
+        uses = self.actual.footprint.uses
+        whole = sum(use.kv_cache + use.recurrent_state for use in uses)
+        filled = self._cache.filled(self._settings, 0, self.model.hparams.n_layer_all, n_tokens)
+        return min(filled, whole), whole
+
+    def expected_tps(self, depth: int) -> float:
+        """Tokens/s of decoding that the plan expects with so many tokens in the cache, or a few
+        more: of the next depth that it has a speed for. Does not block."""
+        at = self.plan.chosen.speed.decode_tps_at
+        deeper = [tps for known, tps in at.items() if known >= depth] or [*at.values()][-1:]
+        return max(deeper, default=self.plan.chosen.speed.decode_tps)
 
     def generate(
         self,

@@ -16,6 +16,7 @@ _WHOLE_RATE = 100  # GB/s from which on a decimal says nothing
 _MINUTE = 60  # seconds
 _LONG = 600  # of a unit, from which on the next larger one is told
 _WHOLE_SECONDS = 10  # from which on a decimal says nothing
+_WHOLE_K = 100  # k tokens from which on a decimal says nothing
 _WHOLE_TPS = 10  # tokens/s from which on a decimal says nothing
 _SIZE = re.compile(r"^\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt]?)(i?b?)\s*$", re.IGNORECASE)
 _RATE = re.compile(r"^\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt])(i?)b?(?:/s|ps)?\s*$", re.IGNORECASE)
@@ -43,6 +44,14 @@ def size_text(n_bytes: float) -> str:
 def tps_text(tps: float) -> str:
     """Tokens/s with two or three digits: 3.4, 27, 1,520."""
     return f"{tps:.1f}" if tps < _WHOLE_TPS else f"{tps:,.0f}"
+
+
+def tokens_text(n_tokens: int) -> str:
+    """A number of tokens by thousands of 1,024, as contexts are named: 812, 11.9k, 32k, 1,024k."""
+    if n_tokens < KIB:
+        return f"{n_tokens:,}"
+    thousands = f"{n_tokens / KIB:,.1f}" if n_tokens < _WHOLE_K * KIB else f"{n_tokens / KIB:,.0f}"
+    return f"{thousands.removesuffix('.0')}k"
 
 
 def seconds_text(seconds: float) -> str:

@@ -33,6 +33,7 @@ from tui.screens import (
     ReportScreen,
 )
 from tui.screens.conversations import ConversationsScreen
+from tui.screens.details import DetailsScreen
 from tui.screens.line import LineScreen
 from tui.screens.messages import Messages
 from tui.storage import Conversations
@@ -48,6 +49,7 @@ OWNERS: dict[Place, type[DOMNode]] = {
     Place.BRANCHES: BranchesScreen,
     Place.COMPARE: CompareScreen,
     Place.REPORT: ReportScreen,
+    Place.DETAILS: DetailsScreen,
     Place.EXPLORER: ExplorerScreen,
     Place.CONTEXT: ContextScreen,
     Place.HELP: KeysScreen,
@@ -147,17 +149,17 @@ def test_keys_are_changed_by_id(tmp_path: Path) -> None:
 
 
 def test_the_key_that_opens_a_screen_closes_it(tmp_path: Path) -> None:
-    keymap, problems = keymap_of(tmp_path, '"model.report" = "f9"')
+    keymap, problems = keymap_of(tmp_path, '"model.report" = "f12"')
     assert problems == ()
-    assert keymap.keys("report.close") == ("escape", "q", "f9")
+    assert keymap.keys("report.close") == ("escape", "q", "f12")
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('"chat.fly" = "f9"', ["chat.fly"]),
+        ('"chat.fly" = "f12"', ["chat.fly"]),
         ('"model.report" = 3', ["model.report", "in quotes"]),
-        ('"model.report" = ["f9"]', ["model.report", "in quotes"]),
+        ('"model.report" = ["f12"]', ["model.report", "in quotes"]),
         ('"model.report" = ""', ["model.report", "no key"]),
         ('"model.report" = "f9,"', ["model.report", "no key"]),
         ('"model.report" = "ctrl+"', ["model.report", "no key"]),
@@ -168,7 +170,7 @@ def test_the_key_that_opens_a_screen_closes_it(tmp_path: Path) -> None:
         ('"model.report" = "x"', ["needed for writing"]),
         ('"list.delete" = "backspace"', ["needed for writing"]),
         ('"app.quit" = "shift+left"', ["needed for writing"]),
-        ('"line.enter" = "f9"', ["line.enter", "cannot be changed"]),
+        ('"line.enter" = "f12"', ["line.enter", "cannot be changed"]),
         ('"model.report" = "ctrl+n"', ["Ctrl+N", "model.report", "conversation.new"]),
         ('"prompt.newline" = "enter"', ["Enter", "prompt.newline", "prompt.send"]),
         ('"app.quit" = "ctrl+m"', ["Enter", "app.quit", "prompt.send"]),
@@ -176,7 +178,7 @@ def test_the_key_that_opens_a_screen_closes_it(tmp_path: Path) -> None:
         ('"list.open" = "ctrl+q"', ["Ctrl+Q", "list.open", "app.quit"]),
         ("nonsense", [FILE, "cannot be read"]),
         ("a = " + "[" * 5000 + "]" * 5000, [FILE, "cannot be read"]),
-        ('"model.report" = "f9"\n"model.report" = "f4"', [FILE, "cannot be read"]),
+        ('"model.report" = "f12"\n"model.report" = "f4"', [FILE, "cannot be read"]),
     ],
 )
 def test_what_cannot_be_used_is_told(line: str, words: list[str], tmp_path: Path) -> None:
@@ -201,8 +203,8 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
 
 def test_of_two_clashing_changes_the_later_gives_way(tmp_path: Path) -> None:
     """Also along a chain: what gives way may not take the key of what took its own."""
-    keymap, problems = keymap_of(tmp_path, '"model.report" = "f9"\n"conversation.new" = "f9"')
-    assert keymap.changed == {"model.report": ("f9",)}
+    keymap, problems = keymap_of(tmp_path, '"model.report" = "f12"\n"conversation.new" = "f12"')
+    assert keymap.changed == {"model.report": ("f12",)}
     assert len(problems) == 1
     keymap, problems = keymap_of(
         tmp_path, '"model.report" = "ctrl+n"\n"conversation.new" = "ctrl+r"'
@@ -212,7 +214,7 @@ def test_of_two_clashing_changes_the_later_gives_way(tmp_path: Path) -> None:
 
 
 def test_what_is_good_in_a_file_is_used(tmp_path: Path) -> None:
-    keymap, problems = keymap_of(tmp_path, '"chat.fly" = "f9"\n"model.report" = "f14"')
+    keymap, problems = keymap_of(tmp_path, '"chat.fly" = "f12"\n"model.report" = "f14"')
     assert len(problems) == 1
     assert keymap.label("model.report") == "F14"
 
@@ -287,7 +289,7 @@ async def test_exchanged_keys_work(store: Conversations, tmp_path: Path) -> None
 
 
 async def test_a_problem_with_the_keys_is_told_in_the_chat(store: Conversations) -> None:
-    app = make_app(FakeRunning(), store, warnings=("keys.toml: F9 cannot be.",))
+    app = make_app(FakeRunning(), store, warnings=("keys.toml: F12 cannot be.",))
     async with app.run_test(size=(80, 24)) as pilot:
         await chat_screen(pilot)
-        await until(pilot, lambda: "keys.toml: F9 cannot be." in shown(pilot))
+        await until(pilot, lambda: "keys.toml: F12 cannot be." in shown(pilot))

@@ -29,6 +29,8 @@ from tui.storage import Conversation, Conversations, StoredMessage
 from tui.widgets import ActivityLine, Entry, Prompt, StatusLine, Transcript
 from tuner.engine.protocol import PromptProgress, Sampling, Text, WasThought
 from tuner.errors import EngineError, FileError
+from tuner.machine.nvidia import Reading
+from tuner.machine.vitals import Vitals
 from tuner.units import GIB
 
 SIZE = (80, 24)
@@ -54,7 +56,7 @@ async def test_an_answer_is_streamed_drawn_and_saved(store: Conversations) -> No
         await ask(pilot, "Say hello")
         await until(pilot, lambda: "Hello world, x." in shown(pilot))
         assert "Say hello" in shown(pilot)
-        assert "50.0 tok/s" in shown(pilot)
+        assert "50 t/s" in shown(pilot)
         app._recorder.save(screen.chat.record()).result()
         saved = rows(store, "role, content, state, model_name, tokens_per_second")
         assert saved == [
@@ -109,12 +111,12 @@ async def test_stop_while_the_prompt_is_read(store: Conversations) -> None:
     async with app.run_test(size=SIZE) as pilot:
         screen = await chat_screen(pilot)
         await ask(pilot, "Long", wait=False)
-        await until(pilot, lambda: "reading 512/2,048 tokens" in shown(pilot))
+        await until(pilot, lambda: "reading 512 of 2,048 tokens" in shown(pilot))
         await pilot.press("escape")
         await until(pilot, lambda: is_idle(screen))
         await until(pilot, lambda: "nothing was written" in shown(pilot))
-        assert "context 4/4,096" in shown(pilot)  # the question counts, read or not
-        assert "tok/s" not in shown(pilot)  # and no speed is made of no tokens
+        assert "4 of 4k" in shown(pilot)  # the question counts, read or not
+        assert "t/s" not in shown(pilot)  # and no speed is made of no tokens
         await ask(pilot, "Again")
         await until(pilot, lambda: "Fine." in shown(pilot))
     assert [(m.role, m.content) for m in running.prompts[1]] == [("user", "Long\n\nAgain")]
@@ -648,7 +650,9 @@ async def test_copy_the_last_answer(store: Conversations) -> None:
 
 
 async def test_status_line_at_80_and_200_columns(store: Conversations) -> None:
-    running = FakeRunning([["An ", "answer."]], vram=(int(18.2 * GIB), 24 * GIB))
+    gpu = Reading(int(18.2 * GIB), 24 * GIB, 64, 213.4)
+    now = Vitals({"GPU0": gpu}, (9 * GIB, 64 * GIB))
+    running = FakeRunning([["An ", "answer."]], now=now)
     app = make_app(running, store)
     async with app.run_test(size=(200, 50)) as pilot:
         screen = await chat_screen(pilot)
@@ -656,14 +660,15 @@ async def test_status_line_at_80_and_200_columns(store: Conversations) -> None:
         line = screen.query_one(StatusLine)
         await until(pilot, lambda: "VRAM" in str(line.render()))
         assert str(line.render()) == (
-            "Tiny Llama · 41/41 layers on GPU · K q8_0 V f16 · context 4/4,096 ━─────── 0%"
-            " · VRAM 18.2/24.0 GiB · 50.0 tok/s"
+            "Tiny Llama · 41/41 layers on GPU · K q8_0 V f16 · █░░░░░░░ 4 of 4k, 4 MiB of 4.0 GiB"
+            " · VRAM ██████░░ 18.2 of 24.0 GiB · RAM █░░░░░░░ 9.0 of 64.0 GiB"
+            " · 64 °C 213 W · 50 t/s"
         )
         await pilot.resize_terminal(80, 24)
         await until(pilot, lambda: line.size.width < 80)
         text = str(line.render())
         assert len(text) <= line.size.width
-        for part in ("Tiny Llama", "4/4,096", "18.2/24 GiB", "50.0 tok/s"):
+        for part in ("Tiny Llama", "4 of 4k", "18.2 of 24.0 GiB", "50 t/s"):
             assert part in text
 
 

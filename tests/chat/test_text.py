@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tui.answering.conversation import Chat, title_of
+from tui.answering.figures import Pace, figures
 from tui.status import Status, compose, gauge
+from tui.storage import StoredMessage
 from tui.widgets.reading.segments import FENCE_LINES_MAX, Segmenter
-from tuner.units import GIB
+from tuner.cells import cells
+from tuner.units import GIB, MIB, tokens_text
 
 # ---------------------------------------------------------------- segments
 
@@ -88,45 +93,91 @@ def test_a_table_row_comes_whole() -> None:
 
 # ---------------------------------------------------------------- status line
 
-FULL = Status(
+WHOLE = Status(
     "SmolLM2-135M-Instruct", "41/41 layers on GPU · K q8_0 V q8_0 · ctx 16384", 16384, 1234,
-    (int(18.2 * GIB), 24 * GIB), 41.23,
+    (int(18.2 * GIB), 24 * GIB), 41.23, "high", (90 * MIB, 1200 * MIB), (9 * GIB, 64 * GIB), 71,
+    213.4, "spilling",
 )  # fmt: skip
 
 
-def test_status_at_200_columns_says_everything() -> None:
-    assert compose(FULL, 200) == (
-        "SmolLM2-135M-Instruct · 41/41 layers on GPU · K q8_0 V q8_0"
-        " · context 1,234/16,384 ━─────── 8% · VRAM 18.2/24.0 GiB · 41.2 tok/s"
+def test_status_says_everything_where_there_is_room() -> None:
+    assert compose(WHOLE, 300) == (
+        "! spilling · SmolLM2-135M-Instruct · 41/41 layers on GPU · K q8_0 V q8_0 · thinking high"
+        " · █░░░░░░░ 1.2k of 16k, 90 MiB of 1.2 GiB · VRAM ██████░░ 18.2 of 24.0 GiB"
+        " · RAM █░░░░░░░ 9.0 of 64.0 GiB · 71 °C 213 W · 41 t/s"
     )
 
 
-def test_status_at_80_columns_keeps_what_matters() -> None:
-    assert (
-        compose(FULL, 80)
-        == ("SmolLM2-135M-Instr… · 41/41 layers on GPU · 1,234/16,384 8% · 41.2 tok/s")
-        or len(compose(FULL, 80)) <= 80
-    )
-    for part in ("SmolLM2", "1,234/16,384", "41.2 tok/s"):
-        assert part in compose(FULL, 80)
+@pytest.mark.parametrize(
+    ("width", "parts"),
+    [
+        (120, ("! spilling", "SmolLM2", "41/41 layers", "█░░░░░░░ 1.2k of 16k", "VRAM", "41 t/s")),
+        (80, ("! spilling", "SmolLM2", "1.2k of 16k", "18.2 of 24.0 GiB", "41 t/s")),
+        (60, ("! spilling", "SmolLM2", "1.2k of 16k", "41 t/s")),
+        (25, ("! spilling", "8%")),
+        (10, ("! spilling",)),
+    ],
+)
+def test_status_keeps_what_matters(width: int, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        assert part in compose(WHOLE, width)
 
 
-@pytest.mark.parametrize("width", range(0, 200))
+@pytest.mark.parametrize("width", range(0, 240))
 def test_status_never_cuts_a_number(width: int) -> None:
     """At every width the line fits, and each number in it is one of the whole ones."""
-    line = compose(FULL, width)
-    assert len(line) <= width
-    whole = set(compose(FULL, 200).split()) | {"18.2/24"}
-    for word in line.split():
-        if word[0].isdigit():
-            assert word in whole
+    line = compose(WHOLE, width)
+    assert cells(line) <= width
+    whole = {word.rstrip(",") for word in compose(WHOLE, 300).split()} | {"8%"}
+    assert {word.rstrip(",") for word in line.split() if word[0].isdigit()} <= whole
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [(0, "0"), (1023, "1,023"), (1024, "1k"), (12_146, "11.9k"), (131_072, "128k"),
+     (1 << 20, "1,024k")],
+)  # fmt: skip
+def test_tokens_are_told_as_contexts_are(n: int, text: str) -> None:
+    assert tokens_text(n) == text
 
 
 def test_gauge() -> None:
-    assert gauge(0, 100) == "────────"
-    assert gauge(1, 100000) == "━───────"  # something is used
-    assert gauge(100, 100) == "━━━━━━━━"
-    assert gauge(300, 100) == "━━━━━━━━"
+    assert gauge(0, 100) == "░░░░░░░░"
+    assert gauge(1, 100000) == "█░░░░░░░"  # something is used
+    assert gauge(100, 100) == "████████"
+    assert gauge(300, 100) == "████████"
+
+
+# ---------------------------------------------------------------- how an answer came
+
+
+def test_the_speed_of_now_is_that_of_the_last_seconds() -> None:
+    """Not of the whole answer, and nothing before there is enough of it."""
+    now = 0.0
+    pace = Pace(lambda: now)
+    assert pace.tps is None
+    pace.note(10)
+    assert pace.tps is None
+    for _ in range(10):
+        now += 1.0
+        pace.note(round(10 + 100 * now))
+    assert pace.tps == pytest.approx(100)
+    fast = 10 + 100 * now
+    for step in range(1, 6):
+        now += 1.0
+        pace.note(round(fast + 10 * step))
+    assert pace.tps == pytest.approx(10)
+
+
+def test_the_figures_of_an_answer_are_what_is_known_of_it() -> None:
+    answer = StoredMessage("a", None, "assistant", "Yes.", 0.0)
+    assert figures(answer) == ""
+    assert figures(replace(answer, n_tokens=1)) == "1 token"
+    full = replace(
+        answer, n_tokens=412, tokens_per_second=34.2, first_seconds=0.61, n_prompt=12_146,
+        n_reused=11_900,
+    )  # fmt: skip
+    assert figures(full) == "412 tokens · 34 t/s · first word 0.6 s · read 246 new of 12,146"
 
 
 # ---------------------------------------------------------------- the conversation

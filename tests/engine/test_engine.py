@@ -155,7 +155,9 @@ def test_second_turn_processes_only_what_is_new(client: EngineClient) -> None:
     assert done.n_reused >= done_of(first).n_prompt + 10
     assert done.n_prompt - done.n_reused < 30
     progress = [e for e in second if isinstance(e, PromptProgress)]
-    assert progress[-1] == PromptProgress(*[done.n_prompt - done.n_reused] * 2)
+    assert progress[-1] == PromptProgress(
+        n_new := done.n_prompt - done.n_reused, n_new, done.n_reused
+    )
     assert done.n_ctx_used >= done.n_prompt
     # Cutting back works too: the first question again reuses all but its last token.
     again = done_of(list(client.generate(Generate(ASK, GREEDY))))

@@ -6,8 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.support.fake_hardware import (
@@ -20,10 +22,11 @@ from tests.support.fake_hardware import (
     write_files,
 )
 from tuner.engine_version import REQUIREMENT
+from tuner.machine import host, nvidia
 from tuner.machine import measure as devices
-from tuner.machine import nvidia
 from tuner.machine.engine_build import EngineAnswer
 from tuner.machine.machine import Device, Machine
+from tuner.machine.nvidia import Reading
 from tuner.machine.stated import stated
 from tuner.machine.usable import device_key
 from tuner.units import GIB, MIB
@@ -432,9 +435,31 @@ def test_used_memory_is_read_live(machine: Any) -> None:
     found = machine(TWO, {"CUDA_VISIBLE_DEVICES": "1"})
     later = FakeNvml([replace(RTX_3090, used=9 * GIB), RTX_4090])
     assert devices.gpu_used_bytes(found, later) == {"GPU0": 9 * GIB}
+    assert devices.gpu_readings(found, later)["GPU0"] == Reading(9 * GIB, 24 * GIB, 45, 31.5)
+    silent = FakeNvml([replace(RTX_3090, temperature=None, power=None)])
+    assert devices.gpu_readings(found, silent)["GPU0"] == Reading(GIB, 24 * GIB, None, None)
     gone = FakeNvml([RTX_4090])
     assert devices.gpu_used_bytes(found, gone) == {}
     assert devices.gpu_used_bytes(stated([GIB], GIB)) == {}
+
+
+def test_mapped_files_of_the_model_s_process_count_as_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system takes them for free, and a model that runs on the CPU is made of them. A process
+    that is gone counts for nothing, and more than there is cannot be used."""
+    memory = SimpleNamespace(total=16 * GIB, available=12 * GIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(host, "within_limits", lambda total, free: (total, free))
+    mapped = {1: 3 * GIB, 2: 30 * GIB}
+
+    def process(pid: int) -> Any:
+        if pid not in mapped:
+            raise psutil.NoSuchProcess(pid)
+        return SimpleNamespace(memory_info=lambda: SimpleNamespace(shared=mapped[pid]))
+
+    monkeypatch.setattr(psutil, "Process", process)
+    used = [devices.ram_used(pid)[0] for pid in (None, 1, 2, 3)]
+    assert used == [4 * GIB, 7 * GIB, 16 * GIB, 4 * GIB]
+    assert devices.ram_used()[1] == 16 * GIB
 
 
 def test_this_machine_can_be_measured() -> None:

@@ -13,14 +13,14 @@ from typing import Any
 from textual.pilot import Pilot
 
 from tui.app import KvchatApp
-from tui.ports import Explorer, LaunchEvent, Planned, Ready, Retry, Stage
+from tui.ports import Explorer, LaunchEvent, Planned, Ready, Retry, Stage, Vitals
 from tui.screens import ChatScreen
 from tui.storage import Conversations
 from tui.widgets import Prompt
 from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text, WasThought
 from tuner.errors import EngineCancelled, EngineError, KvchatError
 from tuner.settings import Settings
-from tuner.units import GIB
+from tuner.units import GIB, MIB
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class FakeRunning:
     sampling: Sampling = field(default_factory=Sampling)
     warnings: tuple[str, ...] = ()
     log_path: Path | None = Path("/logs/engine.log")
-    vram: tuple[int, int] | None = None
+    now: Vitals = field(default_factory=lambda: Vitals({}, (8 * GIB, 64 * GIB)))
+    expects: float = 0.0  # tokens/s
     still: float = 0.0
     prompts: list[tuple[Message, ...]] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
@@ -83,8 +84,15 @@ class FakeRunning:
     def status(self) -> str:
         return "41/41 layers on GPU · K q8_0 V f16 · ctx 4096"
 
-    def vram_used(self) -> tuple[int, int] | None:
-        return self.vram
+    def vitals(self) -> Vitals:
+        return self.now
+
+    def cache_bytes(self, n_tokens: int) -> tuple[int, int]:
+        """1 MiB a token."""
+        return n_tokens * MIB, self.settings.n_ctx * MIB
+
+    def expected_tps(self, depth: int) -> float:
+        return self.expects
 
     def count_tokens(self, messages: Sequence[Message], think: str = "") -> int:
         return sum(len(message.content) for message in messages)

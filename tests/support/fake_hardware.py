@@ -30,6 +30,8 @@ class FakeCard:
     compute: Sequence[tuple[int, int | None]] = ()  # (pid, bytes)
     graphics: Sequence[tuple[int, int | None]] = ()
     mig: Sequence[FakeCard] | None = None
+    temperature: int | None = 45  # °C
+    power: int | None = 31_500  # mW
 
 
 RTX_4090 = FakeCard(
@@ -73,6 +75,7 @@ class FakeNvml:
 
     NVML_CLOCK_SM = 1
     NVML_CLOCK_MEM = 2
+    NVML_TEMPERATURE_GPU = 0
 
     def nvmlInit(self) -> None:  # noqa: N802
         if self.init_error:
@@ -91,6 +94,13 @@ class FakeNvml:
     def nvmlDeviceGetMemoryInfo(self, card: FakeCard) -> Any:  # noqa: N802
         total = _known(card.total)
         return SimpleNamespace(total=total, used=card.used, free=total - card.used)
+
+    def nvmlDeviceGetTemperature(self, card: FakeCard, sensor: int) -> Any:  # noqa: N802
+        assert sensor == self.NVML_TEMPERATURE_GPU
+        return _known(card.temperature)
+
+    def nvmlDeviceGetPowerUsage(self, card: FakeCard) -> Any:  # noqa: N802
+        return _known(card.power)
 
     def nvmlDeviceGetCudaComputeCapability(self, card: FakeCard) -> Any:  # noqa: N802
         return _known(card.capability)

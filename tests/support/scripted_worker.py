@@ -186,10 +186,10 @@ class _Script:
         self.questions += 1
         total = _count(request.messages)
         reused = min(self.cached, total - 1)
-        self.send(PromptProgress(0, total - reused))
+        self.send(PromptProgress(0, total - reused, reused))
         if options.stuck_in == "prompt":
             self.stick()
-        self.send(PromptProgress(total - reused, total - reused))
+        self.send(PromptProgress(total - reused, total - reused, reused))
         if options.garbage:
             sys.stdout.buffer.write(ast.literal_eval(options.garbage))
             sys.stdout.buffer.flush()

@@ -159,11 +159,14 @@ def opened(
 def measured(answer: StoredMessage, done: Done, before: StoredMessage) -> StoredMessage:
     """The answer with what the engine counted. `before`: what was there of it."""
     speed = done.n_decoded / done.decode_seconds if done.n_decoded and done.decode_seconds else None
+    whole = before.n_prompt is None  # not the rest of one
     thought = done.thought_seconds + (before.thought_seconds or 0.0)
     return replace(
         answer,
         state="complete" if done.reason == "end" else done.reason,
-        n_prompt=done.n_prompt if before.n_prompt is None else before.n_prompt,
+        n_prompt=done.n_prompt if whole else before.n_prompt,
+        n_reused=done.n_reused if whole else before.n_reused,
+        prompt_seconds=done.prompt_seconds if whole else before.prompt_seconds,
         n_tokens=done.n_decoded + (before.n_tokens or 0),
         n_ctx_used=max(
             done.n_ctx_used, done.n_prompt

@@ -100,6 +100,7 @@ class Growing:
             content="".join(answers),
             reasoning="".join(thoughts),
             n_tokens=self.n_tokens,
+            first_seconds=self._first_seconds,
         )
         if finished:
             done, error = self.generation.done, self.generation.error
@@ -115,6 +116,12 @@ class Growing:
     def n_new(self) -> int:
         """Tokens that came by now, without those of an answer that is gone on with."""
         return self.n_tokens - (self._before.n_tokens or 0)
+
+    @property
+    def _first_seconds(self) -> float | None:
+        """Until the first word, also of an answer that is gone on with."""
+        goes_on = bool(self._before.content or self._before.reasoning)
+        return self._before.first_seconds if goes_on else self.generation.first_seconds
 
     def keep(self) -> None:
         """To be called often: asks again for a stop that was asked for, since the first may have

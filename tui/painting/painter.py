@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from tui.answering import Growing, Taken
-from tui.status import gauge
+from tui.answering.figures import Pace
+from tui.painting.doing import doing
 from tui.widgets import ActivityLine, Entry, Transcript
 from tui.widgets.keystrokes import Keystrokes
-from tuner.engine.patience import STILL_SECONDS
 from tuner.engine.protocol import PromptProgress
-from tuner.units import tps_text
 
 PERIOD = 0.04  # seconds between two drawings,
 SHARE = 3  # and at least so many times what the screen's thread had to do since the last one,
@@ -19,7 +19,9 @@ PERIOD_MAX = 0.5  # but never longer than this
 DRAW_CHARS = 300  # the most that one drawing adds: what it costs is what a key may have to wait;
 DRAW_CHARS_MAX = 1200  # the same while nobody types, to catch up with much that came at once
 TELL_SECONDS = 0.25  # between two words of what is being done
-RATE_SECONDS = 1.0  # since the first word, after which one may say how fast they come
+
+
+Live = Callable[[int | None, float | None], None]
 
 
 class Painter:
@@ -33,9 +35,11 @@ class Painter:
         self._entry = entry
         self._keystrokes = keystrokes
         self._undrawn = ""  # saved already, shown as fast as the keyboard allows
+        self._pace = Pace()
 
-    async def run(self, activity: ActivityLine) -> None:
-        """Returns when the answer is at its end and drawn."""
+    async def run(self, activity: ActivityLine, live: Live | None = None) -> None:
+        """Returns when the answer is at its end and drawn. `live` is told, a few times a second,
+        the tokens in the cache and the tokens/s of now; None: not known yet."""
         told = float("-inf")
         worked = time.thread_time()
         while True:
@@ -46,14 +50,19 @@ class Painter:
             if taken.finished and not self._undrawn:
                 return
             now = time.monotonic()
-            if now - told >= TELL_SECONDS and not self.growing.generation.stopped:
-                activity.activity = self._doing(taken.progress)
+            if now - told >= TELL_SECONDS and not (taken.finished or self._stopped):
+                self._tell(activity, live, taken.progress)
                 told = now
             self.growing.keep()
             # Most of the work, layout and painting, comes after the call that asks for it.
             work, worked = time.thread_time() - worked, time.thread_time()
             await asyncio.sleep(min(PERIOD_MAX, max(PERIOD, SHARE * work)))
             await self._keystrokes.gap()
+
+    @property
+    def _stopped(self) -> bool:
+        """The user asked for it: what is said is that it stops."""
+        return self.growing.generation.stopped
 
     def _take_in(self, taken: Taken) -> None:
         if taken.anew:
@@ -72,18 +81,13 @@ class Painter:
         if last:
             self._entry.update_message(self.growing.answer)
 
-    def _doing(self, progress: PromptProgress | None) -> str:
-        generation = self.growing.generation
-        still = generation.still
-        if still >= STILL_SECONDS:
-            return f"the engine has not got on for {still:.0f} s"
-        if n_tokens := self.growing.n_tokens:
-            what = "thinking" if self.growing.thinks else "writing"
-            seconds = generation.seconds - (generation.first_seconds or 0.0)
-            if seconds < RATE_SECONDS:
-                return what
-            return f"{what} · {n_tokens:,} tokens · {tps_text(self.growing.n_new / seconds)} t/s"
-        if progress is not None and progress.total and progress.done < progress.total:
-            bar = gauge(progress.done, progress.total, 12)
-            return f"reading {progress.done:,}/{progress.total:,} tokens {bar}"
-        return "thinking" if progress is None or not progress.total else "reading"
+    def _tell(
+        self, activity: ActivityLine, live: Live | None, progress: PromptProgress | None
+    ) -> None:
+        growing = self.growing
+        if growing.n_new:
+            self._pace.note(growing.n_new)
+        activity.activity = doing(growing, progress, self._pace.tps)
+        if live is not None:
+            read = None if progress is None else progress.n_reused + progress.done
+            live(None if read is None else read + growing.n_new, self._pace.tps)

@@ -21,6 +21,7 @@ from tui.screens.bindings import bindings
 from tui.screens.branches import BranchesScreen
 from tui.screens.compare import CompareScreen
 from tui.screens.conversations import ConversationsScreen, Opened
+from tui.screens.details import DetailsScreen
 from tui.screens.explorer import Choice, ExplorerScreen
 from tui.screens.lines import NOT_SAVED
 from tui.screens.loads import Loads
@@ -274,6 +275,10 @@ class ChatScreen(TalkScreen):
         else:
             self.set_focus(self._transcript)  # now: the next key is for a message
 
+    def action_details(self) -> None:
+        lines = self._lines
+        self.app.push_screen(DetailsScreen(lines.session, lines.status, self._keymap))
+
     def action_page(self, direction: int) -> None:
         rows = max(1, self._transcript.size.height - 2)
         self._transcript.scroll_relative(y=direction * rows, animate=False)
@@ -380,9 +385,9 @@ class ChatScreen(TalkScreen):
         self._composing.weigh()
 
     async def on_measuring_measured(self, message: Measuring.Measured) -> None:
-        self._lines.status.change(vram=message.vram)
+        self._lines.measured(message.vitals)
         if message.n_ctx_used is not None and not self.generating:
-            self._lines.status.change(n_ctx_used=message.n_ctx_used)
+            self._lines.used(message.n_ctx_used)
             self._full.counted(message.n_ctx_used, message.model.settings.n_ctx)
         if message.model is self.running_model and not message.alive and self._is_idle:
             self._loads.died()

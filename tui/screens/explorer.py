@@ -17,7 +17,7 @@ from tui.ports import Candidate, Explorer
 from tui.screens.bindings import bindings
 from tui.screens.exploring import Exploring
 from tui.widgets import Hints, Plain, fit
-from tui.widgets.fit import Lines
+from tui.widgets.lines import Lines
 from tuner.errors import KvchatError
 from tuner.safe_text import one_line
 from tuner.settings import Settings

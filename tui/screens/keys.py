@@ -34,7 +34,7 @@ class KeysScreen(Screen[None]):
             for place in Place:
                 yield Plain(place.value, classes="place")
                 yield Static(self._table(place), classes="keys")
-            own = f'Other keys: a line like "model.report" = "f9" in {key_file()}.'
+            own = f'Other keys: a line like "model.report" = "f12" in {key_file()}.'
             yield Plain(own, classes="keys")
         yield Hints()
 

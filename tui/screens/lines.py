@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from tui.answering import Chat
+from tui.answering.session import Session
 from tui.keymap import Keymap, Place, Show
+from tui.ports import Vitals
 from tui.screens.loads import Loads
 from tui.status import Status, gauge
+from tui.storage import StoredMessage
 from tui.widgets import ActivityLine, Hints, StatusLine
 from tuner.engine.patience import STILL_SECONDS
 from tuner.engine.thinking import nearest
@@ -13,6 +16,10 @@ from tuner.safe_text import one_line
 from tuner.units import GIB
 
 NOT_SAVED = "not saved"
+SPILLING = "spilling"  # out of a GPU's memory, into RAM
+TOO_SLOW = "slower than predicted"
+SLOWER = 0.6  # of what was predicted: a prediction is not better than that
+TELLING_TOKENS = 48  # a shorter answer says nothing of the speed
 BAR = 12  # cells of a load's
 
 
@@ -42,7 +49,19 @@ class LinesBelow:
         self.activity, self.status, self.hints = ActivityLine(), StatusLine(), Hints()
         self._keymap = keymap
         self._loads = loads
-        self.saved = saved  # all of the conversation
+        self._saved = saved
+        self._spilled = self._slower = False
+        self.session = Session()
+
+    @property
+    def saved(self) -> bool:
+        """All of the conversation is."""
+        return self._saved
+
+    @saved.setter
+    def saved(self, saved: bool) -> None:
+        self._saved = saved
+        self._set_word()
 
     def say(self, text: str) -> None:
         """For a while: what a key has just done, or why it cannot."""
@@ -94,6 +113,8 @@ class LinesBelow:
         if self._loads.active and planned is not None:
             self.status.change(settings=planned.text, n_ctx=planned.n_ctx)
         elif model is not None:
+            self._slower = self._spilled = False
+            self._set_word()
             self.status.change(
                 model=one_line(model.model.name),
                 settings=model.status(),
@@ -104,10 +125,53 @@ class LinesBelow:
     def set_counts(self, chat: Chat) -> None:
         """Tokens and speed as its last answer left them."""
         last = chat.last_answer
-        self.status.change(
-            n_ctx_used=last.n_ctx_used if last else None,
-            tokens_per_second=last.tokens_per_second if last else None,
-        )
+        self.used(last.n_ctx_used if last else None)
+        self.status.change(tokens_per_second=last.tokens_per_second if last else None)
+
+    def answered(self, answer: StoredMessage) -> None:
+        """The same as this answer left them, which has just come."""
+        self.session.answered(answer)
+        self.used(answer.n_ctx_used)
+        self.status.change(tokens_per_second=answer.tokens_per_second)
+        model, tps = self._loads.model, answer.tokens_per_second
+        if model is not None and tps and (answer.n_tokens or 0) >= TELLING_TOKENS:
+            expected = model.expected_tps(answer.n_ctx_used or 0)
+            self._slower = tps < SLOWER * expected
+        self._set_word()
+
+    def used(self, n_tokens: int | None) -> None:
+        """So many tokens are in the cache."""
+        model = self._loads.model
+        cache = None if model is None or n_tokens is None else model.cache_bytes(n_tokens)
+        self.status.change(n_ctx_used=n_tokens, cache=cache)
+
+    def live(self, n_tokens: int | None, tps: float | None) -> None:
+        """As it is while an answer is written: tokens in the cache, and tokens/s of now."""
+        if n_tokens is not None:
+            self.used(n_tokens)
+        if tps is not None:
+            self.status.change(tokens_per_second=tps)
+
+    def measured(self, vitals: Vitals | None) -> None:
+        """How the memory stands now; None: it could not be read."""
+        status = self.status.status
+        self.session.sample(vitals, status.n_ctx_used if status else None)
+        self._spilled = vitals is not None and vitals.spilled
+        if vitals is None:
+            self.status.change(vram=None, ram=None, temperature=None, power=None)
+        else:
+            self.status.change(
+                vram=vitals.vram,
+                ram=vitals.ram,
+                temperature=vitals.temperature,
+                power=vitals.power,
+            )
+        self._set_word()
+
+    def _set_word(self) -> None:
+        """What is not as it should be, the worst alone."""
+        words = ((not self.saved, NOT_SAVED), (self._spilled, SPILLING), (self._slower, TOO_SLOW))
+        self.status.change(word=next((word for true, word in words if true), ""))
 
     def thinking(self, think: str) -> str:
         """The level of thinking of the next answer; "" where there is no choice or none was made

@@ -8,7 +8,7 @@ from functools import partial
 from textual.message import Message as ScreenMessage
 from textual.screen import Screen
 
-from tui.ports import RunningModel
+from tui.ports import RunningModel, Vitals
 from tuner.engine.protocol import Message
 
 
@@ -19,12 +19,12 @@ class Measuring:
         """What was measured; None where it is not known."""
 
         def __init__(
-            self, model: RunningModel, vram: tuple[int, int] | None, n_ctx_used: int | None
+            self, model: RunningModel, vitals: Vitals | None, n_ctx_used: int | None
         ) -> None:
             super().__init__()
             self.model = model
             self.alive = model.alive  # its process
-            self.vram = vram  # bytes used, total
+            self.vitals = vitals
             self.n_ctx_used = n_ctx_used  # tokens
 
     def __init__(self, screen: Screen[None]):
@@ -33,8 +33,8 @@ class Measuring:
     def start(
         self, model: RunningModel, count: Sequence[Message] | None = None, think: str = ""
     ) -> None:
-        """Measures GPU memory and, where there is something to `count`, its tokens. What was begun
-        before is no longer waited for."""
+        """Measures how the memory stands and, where there is something to `count`, its tokens. What
+        was begun before is no longer waited for."""
         self._screen.run_worker(
             partial(self._measure, model, count, think),
             thread=True,
@@ -47,7 +47,7 @@ class Measuring:
         try:
             if count is not None:
                 used = model.count_tokens(count, think)
-            vram = model.vram_used()
+            vitals = model.vitals()
         except Exception:  # a gauge that cannot be read shows nothing
-            vram = None
-        self._screen.post_message(self.Measured(model, vram, used))
+            vitals = None
+        self._screen.post_message(self.Measured(model, vitals, used))

@@ -23,6 +23,7 @@ from tui.screens.composing import Composing
 from tui.screens.conversations import Opened
 from tui.screens.direct import DirectScreen
 from tui.screens.explorer import Choice
+from tui.screens.footers import Footers
 from tui.screens.full_context import FullContext, Waits
 from tui.screens.lines import LinesBelow
 from tui.screens.links import Links
@@ -73,6 +74,7 @@ class TalkScreen(DirectScreen):
         self._keymap = keymap
         self._warnings = (*warnings, store.warning or "")
         self._transcript = Messages(self, keymap, width)
+        self._footers = Footers(self._transcript)
         self._prompt = Prompt(keymap, placeholder="Write a message")
         self._loads = Loads(self, launcher)
         self._lines = LinesBelow(keymap, self._loads, saved=store.saved)
@@ -124,7 +126,7 @@ class TalkScreen(DirectScreen):
 
     async def _show_chat(self) -> None:
         await self._transcript.show(self.chat.path)
-        self._mark_versions()
+        self._footers.mark(self.chat)
         self._rewrite(None)
         self._full.shown()
         self._composing.show(self.chat)
@@ -148,18 +150,14 @@ class TalkScreen(DirectScreen):
     async def show_again(self, message_id: str | None = None) -> None:
         """Shows the path; the cursor is on this message then."""
         await self._transcript.show(self.chat.path)
-        self._mark_versions()
+        self._footers.mark(self.chat)
         self._full.shown()
         self._lines.set_counts(self.chat)
         if message_id is not None:
             self._transcript.cursor.put(Item(message_id))
 
-    def _mark_versions(self) -> None:
-        for message in self.chat.path:
-            text = version_text(self.chat.tree, message)
-            entry = self._transcript.entry(message.id)
-            if entry is not None and entry.footer != text:
-                entry.set_footer(text)
+    def on_transcript_cursor_moved(self) -> None:
+        self._footers.cursor_moved(self.chat)
 
     def _key(self, action_id: str) -> str:
         return self._keymap.label(action_id)
@@ -241,14 +239,14 @@ class TalkScreen(DirectScreen):
 
     async def _write(self, painter: Painter, model: RunningModel) -> None:
         try:
-            await painter.run(self._lines.activity)
+            await painter.run(self._lines.activity, self._lines.live)
             await self._finish_answer(painter.growing, model)
         finally:
             self._answering.end()
             self._composing.weigh()
             self._lines.idle()
             self.update_below()
-            self._mark_versions()
+            self._footers.mark(self.chat)
         await self._full.answered()
 
     async def _finish_answer(self, growing: Growing, model: RunningModel) -> None:
@@ -262,11 +260,8 @@ class TalkScreen(DirectScreen):
                 again = f"{self._key('answer.regenerate')} asks it again"
                 await self._transcript.notice(f"The model said nothing. {again}.")
         if done is not None:
-            self._lines.status.change(
-                settings=model.status(),
-                n_ctx_used=answer.n_ctx_used,
-                tokens_per_second=answer.tokens_per_second,
-            )
+            self._lines.status.change(settings=model.status())
+            self._lines.answered(answer)
             self._full.counted(answer.n_ctx_used, model.settings.n_ctx)
             self._full.wait(Waits.ANSWER if done.reason == "context_full" else None)
         if error is not None and error.kind == "context_full":

@@ -61,6 +61,9 @@ class StoredMessage:
     parts: str | None = None  # JSON: what of a question is pasted or a file (composing/parts.py)
     # It and all before it are out of the model's view, which is given this instead, perhaps "".
     let_go: str | None = None
+    n_reused: int | None = None  # tokens of the prompt that were in the cache already
+    prompt_seconds: float | None = None  # in which the rest was read
+    first_seconds: float | None = None  # from the asking to the first word, of a thought even
     damaged: bool = False  # it is not what was saved; filled when read
 
 

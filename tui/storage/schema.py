@@ -6,14 +6,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-VERSION = 6
+VERSION = 7
 MAX_PROMPTS = 1000  # that the history of all conversations holds,
 PROMPT_CHARS = 20_000  # and the longest of them
 
 MESSAGE_COLUMNS = (
     "id", "parent_id", "role", "content", "created", "state", "reasoning", "model_name",
     "model_fingerprint", "settings", "n_prompt", "n_tokens", "n_ctx_used", "tokens_per_second",
-    "thought_seconds", "parts", "let_go",
+    "thought_seconds", "parts", "let_go", "n_reused", "prompt_seconds", "first_seconds",
 )  # fmt: skip
 
 # What the store itself notes of each message.
@@ -77,6 +77,12 @@ MIGRATIONS = (
         WHERE role = 'user' AND length(content) BETWEEN 1 AND {PROMPT_CHARS}
         GROUP BY content ORDER BY n DESC LIMIT {MAX_PROMPTS}
     ) ORDER BY n;
+    """,
+    # How the prompt of an answer was read.
+    """
+    ALTER TABLE messages ADD COLUMN n_reused INTEGER;
+    ALTER TABLE messages ADD COLUMN prompt_seconds REAL;
+    ALTER TABLE messages ADD COLUMN first_seconds REAL;
     """,
 )
 

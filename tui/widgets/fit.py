@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
-from textual.content import Content
-from textual.geometry import Size
-from textual.widget import Widget
-
 from tui.ports import Candidate, Dial
+from tui.widgets.lines import Compose, Piece, Row
+from tui.widgets.plots import column
 from tuner.cells import cells, clip, pad, wrap
 from tuner.machine.machine import Machine
 from tuner.planning.speed import TURN_ANSWER, TURN_PROMPT
 from tuner.report import bars
 from tuner.safe_text import one_line
 from tuner.settings import Settings
-from tuner.units import GIB, seconds_text, size_text, tps_text
-
-Piece = str | tuple[str, str]  # a text, and its style
-Row = tuple[Piece, ...]
-Compose = Callable[[int], list[Row]]  # for a width in cells
+from tuner.units import GIB, seconds_text, size_text, tokens_text, tps_text
 
 LABEL = 16  # cells for the name of a dial
 VALUE = 18  # and for its value with the arrows
@@ -35,40 +29,6 @@ WIDEST_COLUMN = 6  # of the chart
 # Of each part of a bar (`bars.PARTS`), from the theme.
 _COLOURS = ("$primary", "$secondary", "$accent", "$warning", "$text-muted", "$text-muted",
             "$text-muted")  # fmt: skip
-_BLOCKS = " ▁▂▃▄▅▆▇█"
-
-
-class Lines(Widget):
-    """A few lines that are composed for the width, each cut there."""
-
-    DEFAULT_CSS = "Lines { height: auto; width: 1fr; text-wrap: nowrap; }"
-
-    def __init__(self, *, id: str | None = None):  # noqa: A002
-        super().__init__(id=id)
-        self._made: Compose = lambda width: []
-        self._width = 0
-        self._rows: list[Row] = []  # as composed for that width
-
-    def show(self, compose: Compose) -> None:
-        """Other lines. Nothing is drawn anew where they are the same, and laid out only where there
-        are more or fewer of them."""
-        self._made, before = compose, self._rows
-        self._rows = compose(self._width)
-        if self._rows != before or not self._width:
-            self.refresh(layout=len(self._rows) != len(before))
-
-    def _composed(self, width: int) -> list[Row]:
-        if width != self._width:
-            self._width, self._rows = width, self._made(width)
-        return self._rows
-
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        return len(self._composed(width))
-
-    def render(self) -> Content:
-        width = self.content_size.width
-        rows = (Content.assemble(*row) for row in self._composed(width))
-        return Content("\n").join(row.truncate(width, ellipsis=True) for row in rows)
 
 
 # ---------------------------------------------------------------- dials
@@ -190,7 +150,7 @@ def figures(candidate: Candidate) -> Compose:
     about = "" if speed.source == "measured" else "~"
     reads = "" if speed.prompt_source == "measured" else "~"
     first, *others = speed.decode_tps_at.items()
-    deeper = "".join(f" · {tps_text(tps)} at {_kilo(depth)}" for depth, tps in others)
+    deeper = "".join(f" · {tps_text(tps)} at {tokens_text(depth)}" for depth, tps in others)
     turn = f"{TURN_PROMPT:,} read, {TURN_ANSWER:,} written"
 
     def compose(width: int) -> list[Row]:
@@ -287,7 +247,7 @@ def chart(points: Sequence[tuple[int, float]], mark: tuple[int, float], height: 
         at = contexts.index(mark[0])
         for row in range(height - 2, -1, -1):
             columns = [
-                _column(values.get(n_ctx, 0.0) * (height - 1) / top - row, each)
+                column(values.get(n_ctx, 0.0) * (height - 1) / top - row, each)
                 for n_ctx in contexts
             ]
             axis = scale if row == height - 2 else "│".rjust(len(scale))
@@ -306,21 +266,11 @@ def chart(points: Sequence[tuple[int, float]], mark: tuple[int, float], height: 
     return compose
 
 
-def _column(height: float, width: int) -> str:
-    """One row of a column that is so many rows high from there on, a space beside it."""
-    body = _BLOCKS[min(8, max(0, round(8 * height)))] * max(1, width - 1)
-    return body.ljust(width)
-
-
 def _axis(contexts: Sequence[int], each: int, indent: int, width: int) -> str:
     """Contexts below their columns, as many as there is room for."""
     text = ""
     for i, n_ctx in enumerate(contexts):
-        start, name = indent + i * each, _kilo(n_ctx)
+        start, name = indent + i * each, tokens_text(n_ctx)
         if start >= len(text) + (1 if text else 0) and start + len(name) <= width:
             text = text.ljust(start) + name
     return text
-
-
-def _kilo(n_tokens: int) -> str:
-    return f"{n_tokens / 1024:.3g}k"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from textual import events
@@ -11,10 +12,20 @@ from textual.reactive import reactive
 from textual.timer import Timer
 from textual.widget import Widget
 
-from tui.status import Status, compose
+from tui.status import EMPTY, FULL, SEPARATOR, WARNING, Status, compose
 from tuner.safe_text import one_line
 
 WORD_SECONDS = 4.0
+
+
+# Stretches of a gauge, and the word at the beginning.
+_PIECES = re.compile(f"({FULL}+|{EMPTY}+|^{WARNING} [^{SEPARATOR.strip()}]+)")
+_COLOURS = {FULL: "$secondary", EMPTY: "$text-disabled", WARNING: "$text-warning"}
+
+
+def _styled(piece: str) -> str | tuple[str, str]:
+    colour = _COLOURS.get(piece[:1])
+    return (piece, colour) if colour else piece
 
 
 class StatusLine(Widget):
@@ -30,7 +41,8 @@ class StatusLine(Widget):
     def render(self) -> Content:
         if self.status is None:
             return Content("")
-        return Content(one_line(compose(self.status, self.content_size.width)))
+        line = one_line(compose(self.status, self.content_size.width))
+        return Content.assemble(*map(_styled, _PIECES.split(line)))
 
 
 class ActivityLine(Widget):

@@ -42,6 +42,9 @@ class Transcript(ScrollView, can_focus=False):
     class Moved(Message):
         """The end of the conversation came into view, or left it."""
 
+    class CursorMoved(Message):
+        """The cursor is on another message or block, or on none."""
+
     class LinkClicked(Message):
         """The user clicked on a link."""
 
@@ -131,6 +134,11 @@ class Transcript(ScrollView, can_focus=False):
         if self.cursor.entry in gone:
             self.cursor.item = None
         self._page.remove(gone)
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """All messages and notices, from the top."""
+        return self._page.entries
 
     def entry(self, message_id: str) -> Entry | None:
         """The entry of a message: its footer is set there."""
@@ -252,6 +260,7 @@ class Transcript(ScrollView, can_focus=False):
         if self.cursor.item is not None:
             self.scroll_to_item(self.cursor.item)
         self.refresh()
+        self.post_message(self.CursorMoved())
 
     def scroll_relative(
         self, x: float | None = None, y: float | None = None, **how: object

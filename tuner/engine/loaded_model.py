@@ -305,7 +305,7 @@ class LoadedModel:
     def _read_prompt(self, prompt: Sequence[int], start: int) -> bool:
         """False where it was stopped; what is done by then stays in the cache."""
         total = len(prompt) - start
-        self._voice(PromptProgress(0, total))
+        self._voice(PromptProgress(0, total, start))
         checkpoint, at = self._cache.checkpoint_at(prompt), start
         while at < len(prompt):
             if self._abort:
@@ -323,7 +323,7 @@ class LoadedModel:
                 raise self._decode_error(code)
             self._cache.tokens.extend(part)
             at = end
-            self._voice(PromptProgress(at - start, total))
+            self._voice(PromptProgress(at - start, total, start))
         return not self._abort
 
     def _answer(

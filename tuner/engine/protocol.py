@@ -159,6 +159,7 @@ class PromptProgress:
 
     done: int
     total: int
+    n_reused: int = 0  # tokens that were in the cache already
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,11 +107,7 @@ def default_reserve(total: int) -> int:
 def host_device(state: HostState, root: Path = Path("/"), bandwidth: float | None = None) -> Device:
     """The host, within the limits of its control group. `root` is where /proc and /sys lie;
     `bandwidth` a measured one, in bytes/s."""
-    total, free = state.total, state.available
-    for limit, used in _memory_limits(root):
-        if limit < state.total:
-            total = min(total, limit)
-            free = min(free, max(0, limit - used))
+    total, free = within_limits(state.total, state.available, root)
     cores = usable_cores(state, root)
     chip = row_of(state.name, state.total)  # one that has its GPU beside it, on the same RAM
     sheet = chip.bandwidth if chip and chip.unified else None
@@ -130,6 +126,16 @@ def host_device(state: HostState, root: Path = Path("/"), bandwidth: float | Non
         f16_step=f16_step(root),
         engine_name="CPU",
     )
+
+
+def within_limits(total: int, available: int, root: Path = Path("/")) -> tuple[int, int]:
+    """Bytes of RAM in all and free, where the system has these, within the control group."""
+    most, free = total, available
+    for limit, used in _memory_limits(root):
+        if limit < total:
+            most = min(most, limit)
+            free = min(free, max(0, limit - used))
+    return most, free
 
 
 def assumed_flops(cores: int) -> float:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tuner.machine import engine_build, estimates, host, nvidia
 from tuner.machine.cards import row_of
@@ -92,14 +95,32 @@ def other_threads() -> int:
     return host.other_threads(HostState.now())
 
 
-def gpu_used_bytes(machine: Machine, nvml: Any | None = None) -> dict[str, int]:
-    """Bytes in use now on each GPU that NVML knows, by Device.id. Two NVML calls per GPU, so that
-    a status line can ask once a second; nothing is asked on a machine without such a GPU."""
+def gpu_readings(machine: Machine, nvml: Any | None = None) -> dict[str, nvidia.Reading]:
+    """How each GPU with memory of its own that NVML knows stands now, by Device.id. Four NVML calls
+    per GPU, so that a status line can ask once a second; nothing is asked on a machine without such
+    a GPU."""
     ids = {gpu.uuid: gpu.id for gpu in machine.gpus if gpu.uuid and not gpu.unified}
     if not ids:
         return {}
-    used = nvidia.used_bytes(nvidia.load_nvml() if nvml is None else nvml, list(ids))
-    return {ids[uuid]: size for uuid, size in used.items()}
+    found = nvidia.readings(nvidia.load_nvml() if nvml is None else nvml, list(ids))
+    return {ids[uuid]: reading for uuid, reading in found.items()}
+
+
+def gpu_used_bytes(machine: Machine, nvml: Any | None = None) -> dict[str, int]:
+    """Bytes in use now on each of these GPUs, by Device.id."""
+    return {name: reading.used for name, reading in gpu_readings(machine, nvml).items()}
+
+
+def ram_used(pid: int | None = None) -> tuple[int, int]:
+    """Bytes of RAM in use and in all, within the limits of the control group. `pid`: a process
+    whose mapped files count as used, which the system takes for free (Linux alone tells them)."""
+    memory = psutil.virtual_memory()
+    total, free = host.within_limits(memory.total, memory.available)
+    mapped = 0
+    with suppress(psutil.Error):
+        if pid is not None:
+            mapped = getattr(psutil.Process(pid).memory_info(), "shared", 0)
+    return min(total, total - free + mapped), total
 
 
 # ---------------------------------------------------------------- devices

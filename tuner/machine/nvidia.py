@@ -69,6 +69,17 @@ class Cards:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a card stands now. None: the card or its driver does not say; a MIG instance never
+    does."""
+
+    used: int  # bytes, by all programs
+    total: int  # bytes
+    temperature: int | None = None  # °C
+    power: float | None = None  # W
+
+
 # ---------------------------------------------------------------- asking NVML
 
 
@@ -108,17 +119,24 @@ def read_cards(nvml: Any | None) -> Cards:
     return Cards(tuple(sorted(cards, key=lambda card: card.bus_id)))
 
 
-def used_bytes(nvml: Any | None, uuids: list[str]) -> dict[str, int]:
-    """Bytes in use now on each of these cards; a card that does not answer is left out."""
-    used: dict[str, int] = {}
+def readings(nvml: Any | None, uuids: list[str]) -> dict[str, Reading]:
+    """How each of these cards stands now; one that does not say what memory it has is left out."""
+    found: dict[str, Reading] = {}
     if nvml is None:
-        return used
+        return found
     for uuid in uuids:
         handle = _ask(nvml.nvmlDeviceGetHandleByUUID, uuid)
         memory = None if handle is None else _ask(nvml.nvmlDeviceGetMemoryInfo, handle)
-        if memory is not None:
-            used[uuid] = int(memory.used)
-    return used
+        if memory is None:
+            continue
+        milliwatts = _ask(nvml.nvmlDeviceGetPowerUsage, handle)
+        found[uuid] = Reading(
+            int(memory.used),
+            int(memory.total),
+            _ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+            None if milliwatts is None else milliwatts / 1000,
+        )
+    return found
 
 
 def _ask(call: Callable[..., Any], *arguments: Any) -> Any:

@@ -217,10 +217,16 @@ class CacheSizes:
     def read(self, settings: Settings, first: int, end: int, n_filled: int) -> int:
         """Bytes read by one token's attention in layers first..end with `n_filled` tokens in the
         context; a window is never read beyond its size. States are read and written whole."""
+        states = self.states[end] - self.states[first]
+        return self.filled(settings, first, end, n_filled) + states
+
+    def filled(self, settings: Settings, first: int, end: int, n_filled: int) -> int:
+        """Bytes that so many tokens fill in the caches of layers first..end, states included; a
+        window holds no more than its size."""
         key = (settings.type_k, settings.type_v)
         if key not in self._reads:
             _, self._reads[key] = self._prepare((*key, True, HOST_LAYOUT))
-        total = 2 * (self.states[end] - self.states[first])
+        total = self.states[end] - self.states[first]
         for kind, sums in self._reads[key].items():
             if kind == ALL:
                 n = n_filled
