@@ -17,6 +17,7 @@ from textual.widgets import Input
 from tui.answering import Chat, Growing, advice
 from tui.answering.comparing import EXAMPLE, Setting, setting_of, trial, with_system_prompt
 from tui.answering.differing import Spans, differences
+from tui.answering.figures import figures
 from tui.keymap import Keymap, Place, Show
 from tui.painting import Answering
 from tui.ports import RunningModel
@@ -31,7 +32,6 @@ from tuner.errors import KvchatError, UsageError
 from tuner.safe_text import one_line
 from tuner.sampling import Sampling
 from tuner.settings import Settings
-from tuner.units import seconds_text, tps_text
 
 LOOK_SECONDS = 0.1  # between two looks at a load
 CHARS = 400  # of the question that are shown
@@ -94,7 +94,7 @@ class Column(Vertical):
             await painter.run(self.line)
         finally:
             self.answering.end()
-        self.line.activity = _figures(painter.growing)
+        self.line.activity = figures(painter.growing.answer)
         for notice in generation.notices:
             await self.transcript.notice(notice, "warning")
         if generation.error is not None:
@@ -300,14 +300,3 @@ def _types(settings: Settings) -> tuple[str, str]:
 def _by_number(lines: Sequence[tuple[int, str]], spans: Spans) -> Spans:
     """The spans by the numbers that the transcript gives its lines."""
     return {lines[n][0]: found for n, found in spans.items()}
-
-
-def _figures(growing: Growing) -> str:
-    """How an answer came."""
-    speed, first = growing.answer.tokens_per_second, growing.generation.first_seconds
-    parts = (
-        f"{growing.n_tokens:,} token{'' if growing.n_tokens == 1 else 's'}",
-        "" if speed is None else f"{tps_text(speed)} t/s",
-        "" if first is None else f"first word {seconds_text(first)}",
-    )
-    return " · ".join(part for part in parts if part)

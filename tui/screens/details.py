@@ -66,9 +66,9 @@ class DetailsScreen(Screen[None]):
 
     def _plots(self) -> Iterator[Plot]:
         of, status = self._session, self._status.status
-        yield _speeds("answers", of.speeds)
+        yield _speeds("answers", tuple(of.speeds))
         if of.reads:
-            yield _speeds("reading", of.reads)
+            yield _speeds("reading", tuple(of.reads))
         if status is not None and status.n_ctx:
             used = tokens_text(status.n_ctx_used or 0)
             whole = tokens_text(status.n_ctx)
