@@ -341,7 +341,7 @@ class TalkScreen(DirectScreen):
         """The next question stands beside this one; None: after all that is shown."""
         self._rewritten = question
         key = self._key("answer.stop")
-        self._prompt.border_title = f"in other words · {key}: a new question" if question else None
+        self._prompt.show_purpose(f"in other words · {key}: a new question" if question else "")
 
     def save_changes(self, *messages: StoredMessage) -> None:
         """The path, or what is on it, is another."""

@@ -108,6 +108,10 @@ class Prompt(FoldingTextArea):
         """How long the draft is, in the border."""
         self.border_subtitle = Content(size)
 
+    def show_purpose(self, purpose: str) -> None:
+        """What becomes of the draft, in the border; "" where it is a usual question."""
+        self.border_title = Content(purpose) if purpose else None
+
     # ------------------------------------------------------------ keys
 
     def on_key(self, event: events.Key) -> None:
