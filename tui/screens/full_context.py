@@ -173,7 +173,7 @@ class FullContext(Plain):
             then = " and sends it" if self._waits else ""
             return f"! {of_all}, {_too_many(weight)} · {key} makes room{then}"
         if self._n_ctx and total >= NEARLY_FULL * self._n_ctx:
-            left = f"{max(0, self._n_ctx - total):,} are left"
+            left = f"{self._n_ctx - total:,} are left" if total < self._n_ctx else "no more fits"
             return f"! {of_all}: {left} · {key} makes room · {esc} later"
         return ""
 
