@@ -68,10 +68,17 @@ def compose(status: Status, width: int) -> str:
         shown = (choices[level[part]] for part, choices in forms.items())
         return SEPARATOR.join(part for part in shown if part)
 
+    shortened: list[str] = []
     for part in _STEPS:
         if cells(line()) <= width:
             break
-        level[part] = min(level[part] + 1, len(forms[part]) - 1)
+        if level[part] + 1 < len(forms[part]):
+            level[part] += 1
+            shortened.append(part)
+    for part in reversed(shortened):  # what went in vain, as more had to go all the same
+        level[part] -= 1
+        if cells(line()) > width:
+            level[part] += 1
     text = line()
     return text if cells(text) <= width else ""
 

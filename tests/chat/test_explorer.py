@@ -86,11 +86,11 @@ async def test_each_step_shows_what_the_solver_says(store: Conversations) -> Non
         taken = told.footprint.uses[0].total / (1 << 30)
         await until(pilot, lambda: shows(pilot, "31 of 33", f"{taken:.1f} of 8.0 GiB"))
         speed = told.speed
-        for depth, words in ((0, "~{} tok/s at first"), (8192, "{} at 8k"), (32_768, "{} at 32k")):
+        for depth, words in ((0, "~{} t/s at first"), (8192, "{} at 8k"), (32_768, "{} at 32k")):
             assert words.format(tps_text(speed.decode_tps_at[depth])) in shown(pilot)
         turn = f"a turn  ~{seconds_text(speed.turn_seconds)} (1,500 read, 400 written)"
         assert turn in shown(pilot)
-        assert f"reads    ~{tps_text(speed.prompt_tps)} tok/s" in shown(pilot)
+        assert f"reads    ~{tps_text(speed.prompt_tps)} t/s" in shown(pilot)
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is chat)
     assert not running.changes

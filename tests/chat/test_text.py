@@ -114,7 +114,7 @@ def test_status_says_everything_where_there_is_room() -> None:
         (120, ("! spilling", "SmolLM2", "41/41 layers", "█░░░░░░░ 1.2k of 16k", "VRAM", "41 t/s")),
         (80, ("! spilling", "SmolLM2", "1.2k of 16k", "18.2 of 24.0 GiB", "41 t/s")),
         (60, ("! spilling", "SmolLM2", "1.2k of 16k", "41 t/s")),
-        (25, ("! spilling", "8%")),
+        (25, ("! spilling", "1.2k of 16k")),
         (10, ("! spilling",)),
     ],
 )

@@ -157,13 +157,13 @@ def figures(candidate: Candidate) -> Compose:
         return [
             (
                 ("answers  ", "$text-muted"),
-                f"{about}{tps_text(first[1])} tok/s",
+                f"{about}{tps_text(first[1])} t/s",
                 (" at first", "$text-muted"),
                 deeper,
             ),
             (
                 ("reads    ", "$text-muted"),
-                f"{reads}{tps_text(speed.prompt_tps)} tok/s",
+                f"{reads}{tps_text(speed.prompt_tps)} t/s",
                 ("    a turn  ", "$text-muted"),
                 f"{about}{seconds_text(speed.turn_seconds)}",
                 (f" ({turn})", "$text-muted"),
