@@ -59,9 +59,9 @@ def test_a_field_added_survives_the_search(
     answer = Estimator.totals
     asked: set[int] = set()
 
-    def listen(self: Estimator, settings: Settings, **how: Any) -> list[int]:
+    def listen(self: Estimator, settings: Settings, *of: Any, **how: Any) -> list[int]:
         asked.add(getattr(settings, ADDED, 0))
-        return answer(self, settings, **how)
+        return answer(self, settings, *of, **how)
 
     monkeypatch.setattr(Estimator, "totals", listen)
     assert added_to(make_plan(giant(name), where, Wishes())) == {16}

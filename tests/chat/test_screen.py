@@ -462,7 +462,7 @@ def alive() -> Counter[str]:
     """What of Textual's and of ours memory holds, by type; without drawn lines, which what is on
     the screen has more or fewer of, and plain numbers, whose caches have an end."""
     gc.collect()
-    passing = ("geometry.", "box_model.", "layout.", "strip.", "cache.", "style.")
+    passing = ("geometry.", "box_model.", "layout.", "strip.", "cache.", "style.", "content.Span")
     kinds = (type(one) for one in gc.get_objects())
     names = (f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
     return Counter(
