@@ -78,7 +78,8 @@ class Estimator:
     @property
     def output_bytes(self) -> int:
         """Bytes of the output's weights on a GPU."""
-        return self.totals(Settings(1, n_gpu_layers=1), "nothing")[0] - self.fixed[0]
+        only = Settings(1, n_gpu_layers=1)
+        return self._placed(self.placement(only), only)[1][0] - self.fixed[0]
 
     @property
     def compute_beside(self) -> list[int]:
