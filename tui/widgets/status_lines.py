@@ -23,26 +23,36 @@ _PIECES = re.compile(f"({FULL}+|{EMPTY}+|^{WARNING} [^{SEPARATOR.strip()}]+)")
 _COLOURS = {FULL: "$secondary", EMPTY: "$text-disabled", WARNING: "$text-warning"}
 
 
-def _styled(piece: str) -> str | tuple[str, str]:
-    colour = _COLOURS.get(piece[:1])
-    return (piece, colour) if colour else piece
+def _styled(piece: str, other: str = "") -> tuple[str, str]:
+    return piece, _COLOURS.get(piece[:1], other)
 
 
 class StatusLine(Widget):
     """Model, settings, context, memory and speed, fitted to the width."""
 
-    status: reactive[Status | None] = reactive(None)
+    status: reactive[Status | None] = reactive(None, repaint=False)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._line = ""  # as it was drawn last
 
     def change(self, **changes: object) -> None:
         """Shows new values of some of the fields of `Status`."""
         if self.status is not None:
             self.status = replace(self.status, **changes)  # type: ignore[arg-type]
 
+    def watch_status(self) -> None:
+        """A few bytes more or less are no reason to draw it again."""
+        if self._composed() != self._line:
+            self.refresh()
+
+    def _composed(self) -> str:
+        status = self.status
+        return one_line(compose(status, self.content_size.width)) if status is not None else ""
+
     def render(self) -> Content:
-        if self.status is None:
-            return Content("")
-        line = one_line(compose(self.status, self.content_size.width))
-        return Content.assemble(*map(_styled, _PIECES.split(line)))
+        self._line = self._composed()
+        return Content.assemble(*map(_styled, _PIECES.split(self._line)))
 
 
 class ActivityLine(Widget):
@@ -67,7 +77,8 @@ class ActivityLine(Widget):
             left = ""  # what is below is the thing one can act upon
         right = right if len(right) <= width else "↓"[:width]
         space = " " * max(0, width - len(left) - len(right))
-        return Content.assemble((left[:width], "$text-muted"), space, (right, "$text-accent"))
+        pieces = [_styled(piece, "$text-muted") for piece in _PIECES.split(left[:width])]
+        return Content.assemble(*pieces, space, (right, "$text-accent"))
 
     def say(self, word: str) -> None:
         """A word that stands as long as one reads it, whatever else is done."""
