@@ -254,10 +254,11 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
         await until(pilot, lambda: app.screen is screen)
         await pilot.press("f17")
         await until(pilot, lambda: isinstance(app.screen, KeysScreen))
+        listed = shown(pilot)
         for row in ACTIONS:
-            assert row.does in shown(pilot)
+            assert row.does in listed
             for key in keymap.keys(row.id):
-                assert label(key) in shown(pilot)
+                assert label(key) in listed
         assert "Alt+N" in shown(pilot)
         assert FILE in shown(pilot)
         assert "Ctrl+N" not in shown(pilot)
