@@ -51,6 +51,7 @@ class Prompt(FoldingTextArea):
     def __init__(self, keymap: Keymap, placeholder: str = "", folder: Path | None = None) -> None:
         """`folder`: where names of files are seen from, the current one by default."""
         super().__init__(placeholder)
+        self.cursor_blink = False  # two paintings a second for nothing: at rest, nothing is drawn
         self.keystrokes = Keystrokes()
         self.offers = Offers(self._picked)
         self.folder = folder or Path.cwd()
