@@ -41,6 +41,11 @@ def size_text(n_bytes: float) -> str:
     return f"{n_bytes:.0f} B"
 
 
+def count_text(n: int, noun: str) -> str:
+    """How many of something: 1 token, 1,204 tokens."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def tps_text(tps: float) -> str:
     """Tokens/s with two or three digits: 3.4, 27, 1,520."""
     return f"{tps:.1f}" if tps < _WHOLE_TPS else f"{tps:,.0f}"

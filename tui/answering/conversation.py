@@ -55,6 +55,12 @@ class Chat:
         return next((m for m in reversed(self.path) if m.role == "assistant" and m.content), None)
 
     @property
+    def forked(self) -> StoredMessage | None:
+        """The last message that is shown of those that have other versions."""
+        versions = self.tree.versions
+        return next((m for m in reversed(self.path) if len(versions(m)) > 1), None)
+
+    @property
     def may_go_on(self) -> bool:
         """The last message is an answer that was stopped or cut, with words to go on from."""
         last = self.path[-1] if self.path else None

@@ -9,6 +9,8 @@ from difflib import SequenceMatcher
 from itertools import groupby
 from typing import NamedTuple
 
+from tuner.units import count_text
+
 MOST_WORDS = 4000  # of a text; what follows is not looked at, since time grows by the square
 
 # A word or a sign; each character where a script has no spaces between words.
@@ -40,7 +42,7 @@ class Differences:
         if not self.left and not self.right and self.whole:
             return "the same, word for word"
         n = self.n_first
-        first = f"the same for {n:,} word{'' if n == 1 else 's'}" if n else "other from the start"
+        first = f"the same for {count_text(n, 'word')}" if n else "other from the start"
         of = "" if self.whole else f" of the first {MOST_WORDS:,} words"
         return f"{first} · {self.share:.0%}{of} in both"
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from tui.storage import StoredMessage
-from tuner.units import seconds_text, tps_text
+from tuner.units import count_text, seconds_text, tps_text
 
 WINDOW_SECONDS = 5.0  # over which the speed of now is told,
 LEAST_SECONDS = 0.5  # once so much of it is there
@@ -36,11 +36,6 @@ class Pace:
         return (now - before) / (last - began) if last - began >= LEAST_SECONDS else None
 
 
-def tokens(n: int) -> str:
-    """1 token, 1,234 tokens."""
-    return f"{n:,} token{'' if n == 1 else 's'}"
-
-
 def first_word(seconds: float | None) -> str:
     """How long the first word took; "" where that is not known."""
     return "" if seconds is None else f"first word {seconds_text(seconds)}"
@@ -51,7 +46,7 @@ def figures(answer: StoredMessage) -> str:
     of 12,146. The tokens that are not new were in the cache."""
     speed, prompt, reused = answer.tokens_per_second, answer.n_prompt, answer.n_reused
     parts = (
-        tokens(answer.n_tokens) if answer.n_tokens else "",
+        count_text(answer.n_tokens, "token") if answer.n_tokens else "",
         "" if speed is None else f"{tps_text(speed)} t/s",
         first_word(answer.first_seconds),
         "" if prompt is None or reused is None else f"read {prompt - reused:,} new of {prompt:,}",

@@ -32,11 +32,6 @@ def how_it_ended(message: StoredMessage) -> str:
     return f"{how} · nothing was {'answered yet' if message.reasoning else 'written'}"
 
 
-def words_text(n_words: int) -> str:
-    """How many words: 1 word, 1,204 words."""
-    return f"{n_words:,} word{'' if n_words == 1 else 's'}"
-
-
 def n_words(text: str) -> int:
     """How many words a text has."""
     return len(_WORD.findall(text))

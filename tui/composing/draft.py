@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from tuner.units import count_text
+
 FOLD_LINES = 20  # a paste of more lines folds,
 FOLD_CHARS = 4000  # and one of more characters, however few its lines
 
@@ -70,7 +72,7 @@ def label(text: str, n_tokens: int | None, taken: Mapping[str, str]) -> str:
     the labels that there are; none comes to stand for two texts."""
     n_lines = len(text.splitlines())
     size = f"{len(text):,} characters" if n_tokens is None else f"{n_tokens:,} tokens"
-    name = f"{n_lines:,} line{'' if n_lines == 1 else 's'}, {size}"
+    name = f"{count_text(n_lines, 'line')}, {size}"
     found, number = f"[{name}]", 1
     while taken.get(found, text) != text:
         number += 1

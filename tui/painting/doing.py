@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tui.answering import Growing
-from tui.answering.figures import first_word, tokens
+from tui.answering.figures import first_word
 from tui.status import gauge
 from tuner.engine.patience import STILL_SECONDS
 from tuner.engine.protocol import PromptProgress
-from tuner.units import seconds_text, tps_text
+from tuner.units import count_text, seconds_text, tps_text
 
 BAR = 12  # cells
 LONG_SECONDS = 1.0  # a reading that takes longer says for how long, and how fast it is
@@ -24,7 +24,7 @@ def doing(growing: Growing, progress: PromptProgress | None, tps: float | None) 
         if tps is None:
             return what
         speed, first = f"{tps_text(tps)} t/s", first_word(generation.first_seconds)
-        return " · ".join(filter(None, (what, tokens(growing.n_tokens), speed, first)))
+        return " · ".join(filter(None, (what, count_text(growing.n_tokens, "token"), speed, first)))
     if progress is not None and progress.total and progress.done < progress.total:
         return _reading(progress, generation.seconds)
     return "thinking" if progress is None or not progress.total else "reading"

@@ -23,6 +23,7 @@ from tui.screens.weighing import Moment, Wanted, Weighing, Weight
 from tui.storage import Conversations, Recorder
 from tui.widgets import Plain, Prompt
 from tuner.errors import KvchatError
+from tuner.units import count_text
 
 KEEP_SECONDS = 1.0  # the most of a draft that is lost if the process is killed
 WEIGH_SECONDS = 0.3  # after a change, until its tokens are counted
@@ -232,10 +233,10 @@ def fits(draft: Draft, moment: Moment) -> bool:
 def size(weight: Weight) -> str:
     """How long the draft is with its files, in tokens where they are counted."""
     if weight.n_question is not None:
-        return f"{weight.n_question:,} token{'' if weight.n_question == 1 else 's'}"
+        return count_text(weight.n_question, "token")
     content = weight.question.content
     n_lines = content.count("\n") + 1
-    return f"{n_lines:,} line{'' if n_lines == 1 else 's'}, {len(content):,} characters"
+    return f"{count_text(n_lines, 'line')}, {len(content):,} characters"
 
 
 def told(weight: Weight) -> Iterator[str]:

@@ -16,11 +16,12 @@ from textual.widgets.option_list import Option
 from tui.answering.room import Situation
 from tui.keymap import Keymap, Place, Show
 from tui.screens.bindings import bindings
-from tui.screens.making_room import larger_context, messages, room
+from tui.screens.making_room import larger_context, room
 from tui.when_full import Way
 from tui.widgets import Hints, Plain
 from tuner.errors import KvchatError
 from tuner.safe_text import one_line
+from tuner.units import count_text
 
 _WAYS = {
     Way.GROW: "A larger context",
@@ -78,7 +79,7 @@ class ContextScreen(ModalScreen[Way | None]):
         if situation.draft:
             text += ", with what is written"
         if gone := len(situation.view.gone):
-            text += f" · {messages(gone)} out of the model's view"
+            text += f" · {count_text(gone, 'message')} out of the model's view"
         self.query_one("#context-title", Plain).show(text)
 
     def _row(self, way: Way) -> str:
@@ -91,7 +92,7 @@ class ContextScreen(ModalScreen[Way | None]):
     def _count(self) -> None:
         situation = self._situation
         gone = len(situation.view.gone)
-        text = messages(gone) if gone else "nothing was let go"
+        text = count_text(gone, "message") if gone else "nothing was let go"
         self.post_message(self.Found(Way.BRING_BACK, text, gone > 0))
         try:
             n_tokens = situation.n_tokens(situation.view)
@@ -111,11 +112,12 @@ class ContextScreen(ModalScreen[Way | None]):
     def _dropped(self) -> str:
         cut = room(self._situation)
         left = self._situation.n_tokens(cut)
-        return f"{messages(len(self._situation.going(cut)))}, {left:,} tokens stay"
+        return f"{count_text(len(self._situation.going(cut)), 'message')}, {left:,} tokens stay"
 
     def _summarised(self) -> str:
         cut = room(self._situation, for_summary=True)
-        return f"{messages(len(self._situation.going(cut)))}, your own words kept where they fit"
+        gone = count_text(len(self._situation.going(cut)), "message")
+        return f"{gone}, your own words kept where they fit"
 
     def _find(self, way: Way, find: Callable[[], str]) -> None:
         try:

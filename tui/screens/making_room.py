@@ -19,6 +19,7 @@ from tui.when_full import Way
 from tuner.engine.protocol import WasThought
 from tuner.errors import KvchatError
 from tuner.settings import Settings
+from tuner.units import count_text
 
 PERIOD = 0.05  # seconds between two looks at a summary that is written
 
@@ -65,7 +66,7 @@ class MakingRoom:
     def _mark(self, chat: Chat, situation: Situation, cut: View) -> str:
         last = chat.let_go(chat.tree[cut.gone[-1].id], cut.stands_in)
         self._recorder.save(chat.record(), last)
-        n = messages(len(situation.going(cut)))
+        n = count_text(len(situation.going(cut)), "message")
         if cut.stands_in != situation.view.stands_in:
             return f"The oldest {n} are summarised for the model; they are kept here."
         return f"The oldest {n} are out of the model's view; they are kept here."
@@ -76,7 +77,7 @@ class MakingRoom:
         if last is None:
             raise NoRoomError("Nothing was let go: the model sees all of this conversation.")
         self._recorder.save(chat.record(), last)
-        return f"The model sees {messages(before - len(chat.view.gone))} again."
+        return f"The model sees {count_text(before - len(chat.view.gone), 'message')} again."
 
     # ------------------------------------------------------------ a summary
 
@@ -128,8 +129,8 @@ class MakingRoom:
             elif not n_tokens and progress is not None and progress.done < progress.total:
                 self._say(f"reading {progress.done:,}/{progress.total:,} tokens to summarise")
             else:
-                tokens = f"{n_tokens:,} token{'' if n_tokens == 1 else 's'}"
-                self._say(f"summarising {messages(n_messages)} · {tokens}")
+                tokens = count_text(n_tokens, "token")
+                self._say(f"summarising {count_text(n_messages, 'message')} · {tokens}")
             await asyncio.sleep(PERIOD)
 
 
@@ -152,8 +153,3 @@ def room(situation: Situation, *, for_summary: bool = False) -> View:
     if situation.draft:
         raise NoRoomError("What is written is too long by itself for this context.")
     raise NoRoomError("There are no older turns that could be let go.")
-
-
-def messages(n: int) -> str:
-    """So many of them, in words."""
-    return f"{n:,} message{'' if n == 1 else 's'}"

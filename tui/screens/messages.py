@@ -21,6 +21,7 @@ from tui.widgets.transcript import WIDTH
 from tuner.errors import UsageError
 from tuner.safe_text import one_line
 from tuner.sampling import Sampling, restated
+from tuner.units import count_text
 
 # A file for a code block, by the language of its fence.
 _SUFFIXES = {
@@ -57,6 +58,9 @@ class Talk(Protocol):
 
     def chosen(self, there: bool) -> None:
         """The keys are those of a message now, or no longer."""
+
+    async def show_through(self, message_id: str, *, cursor: bool = False) -> None:
+        """Lets the path lead through a message; `cursor`: which is on it then."""
 
     def save_changes(self, *messages: StoredMessage) -> None: ...
     def open_text(self, text: str, suffix: str) -> None:
@@ -149,16 +153,13 @@ class Messages(Transcript, can_focus=True, inherit_bindings=False):
         message = self._message()
         if message is None:
             return
-        versions = self._talk.chat.tree.versions(message)
-        at = versions.index(message.id) + step
-        if not 0 <= at < len(versions):
-            which = "first" if step < 0 else "last"
-            alone = len(versions) == 1
-            self._talk.say("it has one version" if alone else f"that is the {which} version")
-            return
-        self._talk.chat.tree.show(versions[at])
-        self._talk.save_changes()
-        await self._talk.show_again(versions[at])
+        tree = self._talk.chat.tree
+        if there := tree.version(message, step):
+            await self._talk.show_through(there, cursor=True)
+        elif len(tree.versions(message)) == 1:
+            self._talk.say("it has one version")
+        else:
+            self._talk.say(f"that is the {'first' if step < 0 else 'last'} version")
 
     async def action_again(self) -> None:
         await self._again()
@@ -231,9 +232,8 @@ class Messages(Transcript, can_focus=True, inherit_bindings=False):
         self._gone.append((chat, gone))
         self._talk.save_changes(*(chat.tree[each.id] for each in gone))
         await self._talk.show_again(chat.tree.head)
-        n = len(gone)
         key = self._keymap.label("message.undo")
-        self._talk.say(f"{n} message{'' if n == 1 else 's'} deleted · {key} undoes it")
+        self._talk.say(f"{count_text(len(gone), 'message')} deleted · {key} undoes it")
 
     async def action_undo(self) -> None:
         chat = self._talk.chat
@@ -252,7 +252,7 @@ def _name(picked: Picked) -> str:
     """What it is, in a word or two."""
     if picked.item.block is not None:
         n = len(picked.text.splitlines())
-        lines = f"{n:,} line{'' if n == 1 else 's'}"
+        lines = count_text(n, "line")
         return f"{one_line(picked.language)} block of {lines}".strip()
     return "question" if picked.message.role == "user" else "answer"
 

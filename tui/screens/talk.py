@@ -125,14 +125,11 @@ class TalkScreen(DirectScreen):
     # ------------------------------------------------------------ what is shown
 
     async def _show_chat(self) -> None:
-        await self._transcript.show(self.chat.path)
-        self._footers.mark(self.chat)
+        await self.show_again()
         self._rewrite(None)
-        self._full.shown()
         self._composing.show(self.chat)
         if not self.chat.path:
             await self._welcome()
-        self._lines.set_counts(self.chat)
 
     async def _welcome(self) -> None:
         model = self.running_model
@@ -155,6 +152,12 @@ class TalkScreen(DirectScreen):
         self._lines.set_counts(self.chat)
         if message_id is not None:
             self._transcript.cursor.put(Item(message_id))
+
+    async def show_through(self, message_id: str, *, cursor: bool = False) -> None:
+        """Lets the path lead through a message; `cursor`: which is on it then."""
+        self.chat.tree.show(message_id)
+        self.save_changes()
+        await self.show_again(message_id if cursor else None)
 
     def on_transcript_cursor_moved(self) -> None:
         self._footers.cursor_moved(self.chat)
@@ -366,25 +369,18 @@ class TalkScreen(DirectScreen):
 
     async def _show_version(self, step: int) -> None:
         """Another version of the last message that has several."""
-        tree = self.chat.tree
-        several = [m for m in self.chat.path if len(tree.versions(m)) > 1]
-        if not several or not await self._settle():
+        tree, forked = self.chat.tree, self.chat.forked
+        if forked is None or not await self._settle():
             self._lines.say("no message has another version")
             return
-        versions = tree.versions(several[-1])
-        at = versions.index(several[-1].id) + step
-        at = min(max(at, 0), len(versions) - 1)
-        tree.show(versions[at])
-        self.save_changes()
-        await self.show_again()
-        self._lines.say(f"version {version_text(tree, tree[versions[at]])}")
+        there = tree.version(forked, step) or forked.id
+        await self.show_through(there)
+        self._lines.say(f"version {version_text(tree, tree[there])}")
 
     @work(group="open", exclusive=True)
     async def _show_through(self, message_id: str) -> None:
         if await self._settle():
-            self.chat.tree.show(message_id)
-            self.save_changes()
-            await self.show_again()
+            await self.show_through(message_id)
 
     async def _new_chat(self) -> None:
         """Begins a new conversation, with the same system prompt."""

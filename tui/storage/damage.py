@@ -16,6 +16,7 @@ from typing import Any
 
 from tui.storage import schema
 from tui.storage.records import Conversation, StoredMessage, draft, draft_values, record
+from tuner.units import count_text
 
 CHECK_SECONDS = 0.5  # that a look at the whole file may take when it is opened
 SALVAGE_SECONDS = 60.0  # that reading one damaged table may take
@@ -65,8 +66,8 @@ class Salvaged:
         if not self.n_conversations:
             return "nothing in it could be read" if not self.whole else "there was nothing in it"
         found = (
-            f"{_count(self.n_conversations, 'conversation')} with "
-            f"{_count(self.n_messages, 'message')} were saved from it"
+            f"{count_text(self.n_conversations, 'conversation')} with "
+            f"{count_text(self.n_messages, 'message')} were saved from it"
         )
         return found if self.whole else f"{found}, the rest could not be read"
 
@@ -309,7 +310,3 @@ def _add_message(
         (key, *values.values()),
     )
     return 1
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -47,6 +47,12 @@ class Tree:
         """Of a message all that stand in its place, itself among them, the oldest first."""
         return tuple(self._there(self._parent(message)))
 
+    def version(self, message: StoredMessage, step: int) -> str | None:
+        """The version `step` further on; None: there is none."""
+        versions = self.versions(message)
+        at = versions.index(message.id) + step
+        return versions[at] if 0 <= at < len(versions) else None
+
     @property
     def n_following(self) -> int:
         """How often what the path ends with was answered, or gone on from, so far."""

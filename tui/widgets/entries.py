@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from tui.answering.words import how_it_ended, n_words, took, words_text
+from tui.answering.words import how_it_ended, n_words, took
 from tui.composing.parts import shown
 from tui.storage import StoredMessage
 from tui.widgets.reading.lines import Block, Kind, Line, Lines, plain
@@ -13,6 +13,7 @@ from tui.widgets.reading.markdown import parse
 from tui.widgets.reading.rows import PAGE, Before, Frame, Ground, Look, Row, rows_of
 from tui.widgets.reading.segments import Segmenter
 from tuner.safe_text import printable
+from tuner.units import count_text
 
 _PART_CHARS = 2000  # of plain text that is drawn apart
 _THOUGHT = Ground(("thought",))
@@ -129,7 +130,7 @@ class Part:
                 if below is None:
                     continue
                 n_lines += below
-            notes[n] = f"{n_lines:,} line{'' if n_lines == 1 else 's'}"
+            notes[n] = count_text(n_lines, "line")
         return notes
 
     def rows_about(self, frame: Frame) -> int:
@@ -222,7 +223,7 @@ class Entry:
     def _summary(self, message: StoredMessage) -> Iterator[Part]:
         """What the model is given in place of this message and those above."""
         if message.let_go:
-            words = words_text(n_words(message.let_go))
+            words = count_text(n_words(message.let_go), "word")
             title = f"{self._sign} a summary stands in for what is above · {words}"
             yield Part(self, title, "fold", _THOUGHT)
             if self.unfolded:
@@ -345,7 +346,7 @@ class Entry:
         if len(message.reasoning) != self._thought_chars:
             self._thought_chars = len(message.reasoning)
             self._n_words = n_words(message.reasoning)
-        words = words_text(self._n_words)
+        words = count_text(self._n_words, "word")
         seconds = message.thought_seconds
         if self._thinking:
             return f"{self._sign} thinking · {words}"

@@ -17,7 +17,7 @@ from tuner.profiles.actual import Actual, off_by
 from tuner.report.table import Column, Row, Style, table, wrapped
 from tuner.report.text import WIDTH, model_line
 from tuner.safe_text import cut
-from tuner.units import size_text, tps_text
+from tuner.units import count_text, size_text, tps_text
 
 SCHEMA = 1
 
@@ -77,7 +77,7 @@ def _heading(receipt: Receipt) -> str:
         parts.append(f"{min(s.n_gpu_layers, n_items)} of {n_items} layers on GPUs")
     if s.n_cpu_moe:
         parts.append(f"experts of {s.n_cpu_moe} layers in RAM")
-    threads = f"{receipt.n_threads} thread{'' if receipt.n_threads == 1 else 's'}"
+    threads = count_text(receipt.n_threads, "thread")
     return ", ".join([*parts, f"n_ubatch {s.n_ubatch}", threads])
 
 

@@ -122,18 +122,18 @@ def _continue(session: Session, _: str) -> None:
 
 def _versions(session: Session, number: str) -> None:
     chat = session.chat
-    several = [m for m in chat.path if len(chat.tree.versions(m)) > 1]
-    if not several:
+    forked = chat.forked
+    if forked is None:
         complain("no message has another version")
         return
-    versions = chat.tree.versions(several[-1])
+    versions = chat.tree.versions(forked)
     if number.isdecimal() and 1 <= int(number) <= len(versions):
         chat.tree.show(versions[int(number) - 1])
         session.recorder.save(chat.record())
         session.tell_where()
     shown = {message.id for message in chat.path}
     at = next(n for n, version in enumerate(versions, 1) if version in shown)
-    what = "answer" if several[-1].role == "assistant" else "question"
+    what = "answer" if forked.role == "assistant" else "question"
     complain(f"version {at} of {len(versions)} of the last {what} that has several")
 
 

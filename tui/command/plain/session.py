@@ -28,6 +28,7 @@ from tui.ports import ModelLauncher, RunningModel
 from tui.storage import Conversations, Recorder, StoredMessage
 from tuner.engine.protocol import Sampling
 from tuner.errors import KvchatError
+from tuner.units import count_text
 
 KILL_SECONDS = 12.0  # after a stop; the engine's client ends its process before that
 _PROMPT, _MORE = "You: ", "more: "
@@ -247,7 +248,7 @@ class Session:
     def tell_where(self) -> None:
         """Which conversation this is, and how it ends."""
         n = len(self.chat.path)
-        complain(f"{self.chat.conversation.title}: {n} message{'' if n == 1 else 's'}")
+        complain(f"{self.chat.conversation.title}: {count_text(n, 'message')}")
         for message in self.chat.path[-2:]:
             write(f"\n{words.spoken(message)}\n")
         if self.chat.waits_for_answer:

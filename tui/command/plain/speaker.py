@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 
 from tui.answering import Growing, Taken
-from tui.answering.words import n_words, took, words_text
+from tui.answering.words import n_words, took
 from tui.command.one_shot import UNMARKED
 from tui.command.output import PROGRESS_SECONDS, complain, write
 from tui.command.pace import Pace, quarter
 from tuner.engine.patience import STILL_SECONDS
 from tuner.engine.protocol import PromptProgress
+from tuner.units import count_text
 
 THOUGHT_SECONDS = 10.0  # between two words on a thought that goes on
 
@@ -62,14 +63,14 @@ class Speaker:
             self._thinks, self._told = True, False
         if self._shows:
             self._write(thought[self._n_thought :])
-        elif self._thinking.due(f"thinking, {words_text(n_words(thought))} so far", now):
-            self.word(f"thinking, {words_text(n_words(thought))} so far")
+        elif self._thinking.due(f"thinking, {count_text(n_words(thought), 'word')} so far", now):
+            self.word(f"thinking, {count_text(n_words(thought), 'word')} so far")
         self._n_thought = len(thought)
 
     def _end_thought(self) -> None:
         answer = self._growing.answer
         if answer.reasoning and not self._told:
-            length = words_text(n_words(answer.reasoning))
+            length = count_text(n_words(answer.reasoning), "word")
             self.word(f"thought for {took(answer.thought_seconds or 0.0)}, {length}")
             self._told, self._thinks = True, False
 

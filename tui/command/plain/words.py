@@ -11,6 +11,7 @@ from tui.ports import RunningModel
 from tui.status import SEPARATOR
 from tui.storage import Conversation, StoredMessage
 from tuner.safe_text import one_line
+from tuner.units import count_text
 
 
 def ready(running: RunningModel) -> str:
@@ -45,7 +46,7 @@ def listed(conversation: Conversation) -> str:
     day = time.strftime("%Y-%m-%d %H:%M", time.localtime(conversation.updated))
     n = conversation.n_messages
     title = one_line(conversation.title) or "without a title"
-    return f"{conversation.id}: {title}, {n} message{'' if n == 1 else 's'}, {day}"
+    return f"{conversation.id}: {title}, {count_text(n, 'message')}, {day}"
 
 
 def context(used: int, n_ctx: int) -> str:
