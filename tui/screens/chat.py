@@ -124,8 +124,8 @@ class ChatScreen(TalkScreen):
         if command is not None:
             self._prompt.wipe()
             await self._run(command)
-        elif self.generating:
-            self._lines.say(f"still answering · {self._key('answer.stop')} stops it")
+        elif self.still_answering():
+            return
         elif self._loads.active and self._sent:
             self._lines.say("what was sent before is answered first")
         elif not self._loads.active and not self._loads.ready:

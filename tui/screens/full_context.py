@@ -41,6 +41,9 @@ class Talk(Protocol):
     def chat(self) -> Chat: ...
     @property
     def generating(self) -> bool: ...
+    def still_answering(self) -> bool:
+        """The same, and says so where it is."""
+
     @property
     def ready(self) -> RunningModel | None:
         """The model, where it can be asked something."""
@@ -230,9 +233,9 @@ class FullContext(Plain):
     def choose(self) -> None:
         """Shows the ways to room, and goes the one that is chosen."""
         situation = self._situation()
-        if self._talk.generating:
-            self._talk.say(f"still answering · {self._keymap.label('answer.stop')} stops it")
-        elif situation is None:
+        if self._talk.still_answering():
+            return
+        if situation is None:
             self._talk.say("the model is not loaded yet")
         else:
             self.app.push_screen(ContextScreen(situation, self._keymap), self._chosen)

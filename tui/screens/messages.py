@@ -39,6 +39,9 @@ class Talk(Protocol):
     def chat(self) -> Chat: ...
     @property
     def generating(self) -> bool: ...
+    def still_answering(self) -> bool:
+        """The same, and says so where it is."""
+
     async def show_again(self, message_id: str | None = None) -> None:
         """Shows the path, and puts the cursor on a message of it."""
 
@@ -97,9 +100,7 @@ class Messages(Transcript, can_focus=True, inherit_bindings=False):
         picked = self.cursor.picked
         if picked is None:
             self._talk.say("no message is chosen")
-        elif self._talk.generating:
-            self._talk.say(f"still answering · {self._keymap.label('answer.stop')} stops it")
-        else:
+        elif not self._talk.still_answering():
             return picked.message
         return None
 

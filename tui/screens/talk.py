@@ -102,6 +102,12 @@ class TalkScreen(DirectScreen):
         """An answer is being written."""
         return self._answering.active
 
+    def still_answering(self) -> bool:
+        """The same, where a key must wait for its end: it is said then."""
+        if self.generating:
+            self._lines.say(f"still answering · {self._key('answer.stop')} stops it")
+        return self.generating
+
     @property
     def running_model(self) -> RunningModel | None:
         """The last that was loaded, dead or not; None before the first."""
@@ -394,7 +400,8 @@ class TalkScreen(DirectScreen):
         """Shows a conversation, through the message that was found in it."""
         if not await self._settle():
             return
-        if opened.conversation_id != self.chat.conversation.id:
+        other = opened.conversation_id != self.chat.conversation.id
+        if other:
             try:
                 conversation = await asyncio.to_thread(self._store.get, opened.conversation_id)
                 messages = await asyncio.to_thread(self._store.messages, opened.conversation_id)
@@ -404,21 +411,25 @@ class TalkScreen(DirectScreen):
             if conversation is None:
                 return
             self.chat = Chat(None, conversation, messages)
+        found = opened.message_id if opened.message_id in self.chat.tree else None
+        if found is not None:
+            self.chat.tree.show(found)
+        if other:
             await self._show_chat()
             self._measure(count=True)
-        if opened.message_id in self.chat.tree and opened.message_id is not None:
-            self.chat.tree.show(opened.message_id)
+        elif found is not None:
             await self.show_again()
+        if found is not None:
             self._transcript.mark(opened.words)
-            self._transcript.scroll_to_item(Item(opened.message_id))
+            self._transcript.scroll_to_item(Item(found))
 
     def compare(self, message: StoredMessage | None = None) -> None:
         """Asks a question under two settings: the one that is, or led to, this message, or the
         last."""
         path = path_to_question(self.chat.path, message)
-        if self.generating:
-            self._lines.say(f"still answering · {self._key('answer.stop')} stops it")
-        elif not self._loads.ready or not path:
+        if self.still_answering():
+            return
+        if not self._loads.ready or not path:
             self._lines.say("the model is not loaded" if path else "nothing was asked yet")
         else:
             screen = CompareScreen(self, self._loads, path, self._think, self._keymap)

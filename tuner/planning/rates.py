@@ -43,7 +43,7 @@ SPEED_FORMULA = 2
 class Rate:
     """What one device reaches: bytes/s of decoding, FLOP/s of prompts, and the seconds that each
     weight tensor and each layer costs beside its bytes. `attention`: cores that attend to one token
-    after the other, beside reading the cache (`host_attention.py`)."""
+    after the other, beside reading the cache (`attended.py`)."""
 
     bandwidth: float
     flops: float
