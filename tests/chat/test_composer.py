@@ -217,3 +217,16 @@ async def test_what_is_sent_at_once_loses_no_draft(
         await until(pilot, lambda: running.prompts)
         go_on.set()
     assert read("") == Draft("from before")
+
+
+async def test_nothing_is_sent_of_nothing(store: Conversations) -> None:
+    """Where what was to be sent is gone by the time that it would be."""
+    running = FakeRunning()
+    async with make_app(running, store).run_test(size=(80, 24)) as pilot:
+        screen = await chat_screen(pilot)
+        prompt = screen.query_one(Prompt)
+        prompt.text = "gone"
+        prompt.action_send()
+        prompt.text = ""
+        await pilot.pause()
+        assert screen.chat.path == []

@@ -237,3 +237,13 @@ async def test_what_was_asked_comes_back(pilot: Pilot[None]) -> None:
     prompt.restore(Draft("saved ", {}))
     await pilot.press(*"on")
     assert prompt.text == "saved on"
+
+
+async def test_an_edit_comes_before_what_is_typed_after_it(pilot: Pilot[None]) -> None:
+    """However fast: keys that are on their way together are taken in their order."""
+    prompt = pilot.app.query_one(Prompt)
+    await pilot.press(*"old")
+    for key, character in (("ctrl+u", None), ("n", "n"), ("e", "e"), ("w", "w"), ("home", None)):
+        pilot.app.post_message(events.Key(key, character))
+    pilot.app.post_message(events.Key("a", "a"))
+    await until(pilot, lambda: prompt.text == "anew")

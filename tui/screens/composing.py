@@ -183,6 +183,8 @@ class Composing:
         """What is sent of the draft; None: it must be read or counted first, or cannot be sent,
         which is said."""
         draft, moment = self._prompt.draft, self._now()
+        if not draft.text.strip():  # a key that came after Enter took it away
+            return None
         text = Draft(commands.as_text(draft.text), draft.folds)
         if any(mentions(draft.text)) or (moment.running is not None and not fits(text, moment)):
             self._sending = draft

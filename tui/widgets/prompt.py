@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from textual import events
+from textual.binding import Binding
 from textual.content import Content
 from textual.message import Message
+from textual.widgets import TextArea
 from textual.widgets.text_area import Location
 
 from tui.composing import commands, completion
@@ -23,6 +25,13 @@ from tui.widgets.newest import Newest
 from tui.widgets.offers import Offers
 from tuner.safe_text import printable
 
+# What the text area's own keys do, by key.
+_EDITS = {
+    key: binding.action
+    for binding in TextArea.BINDINGS
+    if isinstance(binding, Binding)
+    for key in binding.key.split(",")
+}
 DROP_SECONDS = 0.3  # that a look at what was dropped may take; after it, it is a text
 
 
@@ -115,7 +124,7 @@ class Prompt(FoldingTextArea):
 
     # ------------------------------------------------------------ keys
 
-    def on_key(self, event: events.Key) -> None:
+    async def on_key(self, event: events.Key) -> None:
         self.keystrokes.key()
         self.call_after_refresh(self.keystrokes.key_shown)
         action = self._actions.get(event.key)
@@ -125,6 +134,10 @@ class Prompt(FoldingTextArea):
         else:
             # One that says False leaves the key to the text: Up and Down also move the cursor.
             handled = action is not None and getattr(self, f"action_{action}")() is not False
+        # The text area's own as well: Ctrl+U must not take what is typed after it.
+        if not handled and event.key in _EDITS:
+            await self.run_action(_EDITS[event.key])
+            handled = True
         if handled:
             event.stop()
             event.prevent_default()

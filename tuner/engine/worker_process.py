@@ -212,7 +212,7 @@ class WorkerProcess:
         name = _signal_name(self._process.returncode)
         how = f"by signal {name}" if name else f"with exit status {self._process.returncode}"
         if name == "SIGKILL":
-            how += ", as the system does when memory runs out"
+            how += " (from the system, if memory ran out, or from somebody)"
         fatal_line = last_fatal_line(self.log_path, self._log_start)
         return WorkerDiedError(f"ended unexpectedly {how}", name, fatal_line)
 
