@@ -56,7 +56,7 @@ def _new(terminal: Terminal, since: int) -> str:
 
 def _ended(shown: str) -> bool:
     """The hints are those of a chat without a model, or of one that waits."""
-    return "F5" in shown or "Ctrl+Ragain" in shown
+    return "F5" in shown or "Alt+Ragain" in shown
 
 
 def play_worker(seed: int) -> str:

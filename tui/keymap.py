@@ -18,6 +18,7 @@ class Place(Enum):
     CHAT = "In the chat"
     MESSAGE = "On a message"
     APP = "Anywhere"
+    HISTORY = "While you search what you asked"
     LIST = "In the list of conversations"
     LINE = "While you fill in a line"
     BRANCHES = "In the versions of a conversation"
@@ -31,7 +32,7 @@ class Place(Enum):
     @property
     def takes_text(self) -> bool:
         """Keys that write or edit belong to a text there."""
-        return self in {Place.PROMPT, Place.CHAT, Place.APP, Place.LIST, Place.LINE, Place.COMPARE}
+        return self in _WRITING
 
     def meets(self, other: Place) -> bool:
         """Whether a key is heard in both at once."""
@@ -39,6 +40,9 @@ class Place(Enum):
 
 
 _CHAT = {Place.CHAT, Place.PROMPT}
+_WRITING = {
+    Place.PROMPT, Place.CHAT, Place.APP, Place.HISTORY, Place.LIST, Place.LINE, Place.COMPARE,
+}  # fmt: skip
 
 
 class Show(Flag):
@@ -54,8 +58,8 @@ class Show(Flag):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One row. `opened_by`: the row whose keys opened this place; they close it as well. `fixed`:
-    the key belongs to a widget of Textual's and cannot be remapped."""
+    """One row. `opened_by`: the row whose keys opened this place; they are keys of this row as
+    well. `fixed`: the key belongs to a widget of Textual's and cannot be remapped."""
 
     id: str
     keys: tuple[str, ...]  # as Textual names them; the first is the one that is told
@@ -105,7 +109,7 @@ ACTIONS = (
            slash="versions"),
     Action("conversation.new", ("ctrl+n",), "new_chat", Place.CHAT, "New chat",
            "Begins a new conversation.", "new", _IDLE | Show.PALETTE, slash="new"),
-    Action("answer.regenerate", ("ctrl+r",), "regenerate", Place.CHAT, "Regenerate",
+    Action("answer.regenerate", ("alt+r",), "regenerate", Place.CHAT, "Regenerate",
            "Asks for another answer; the old one is kept.", "again", _IDLE | Show.PALETTE,
            slash="again"),
     Action("answer.compare", ("f10",), "compare", Place.CHAT, "Compare",
@@ -120,6 +124,9 @@ ACTIONS = (
            "Opens the folded paste at the cursor, or else the first."),
     Action("prompt.edit", ("ctrl+g",), "edit", Place.CHAT, "Edit in $EDITOR",
            "Opens what you write in your editor.", "editor", Show.PALETTE, slash="edit"),
+    Action("prompt.search", ("ctrl+r",), "history", Place.CHAT, "Search what you asked",
+           "Searches what you asked before, as in a shell.", "history", Show.PALETTE,
+           slash="history"),
     Action("model.context", ("f7",), "context", Place.CHAT, "Context",
            "Says what fills the context, and makes room in it.", "context", Show.PALETTE,
            slash="context"),
@@ -202,6 +209,16 @@ ACTIONS = (
            "Takes back the last change of what is written."),
     Action("prompt.redo", ("ctrl+shift+z", "alt+z"), "redo", Place.PROMPT, "Redo",
            "Does again what was taken back."),
+    Action("history.take", ("enter",), "take", Place.HISTORY, "Take it",
+           "Puts the question into the composer, in place of what is written.", "take", Show.IDLE),
+    Action("history.older", ("down",), "move(1)", Place.HISTORY, "Older",
+           "Goes to the next older one.", "older", Show.IDLE, opened_by="prompt.search"),
+    Action("history.newer", ("up", "ctrl+s"), "move(-1)", Place.HISTORY, "Newer",
+           "Goes to the next newer one.", "newer", Show.IDLE),
+    Action("history.scope", ("tab",), "scope", Place.HISTORY, "All or here",
+           "Searches this conversation alone, or all.", "here or all", Show.IDLE),
+    Action("history.leave", ("escape", "ctrl+c", "ctrl+g"), "leave", Place.HISTORY, "Back",
+           "Leaves the composer as it was.", "back", Show.IDLE),
     Action("list.open", ("enter",), "open", Place.LIST, "Open",
            "Opens the chosen conversation.", "open", Show.IDLE),
     Action("list.leave", ("escape",), "leave", Place.LIST, "Back",

@@ -243,7 +243,7 @@ async def test_a_question_that_was_sent_before_the_model_was_there_comes_back(
         await ask(pilot, "short")
         assert seen(running) == ["short"]
         running.settings = Settings(n_ctx=5)
-        await pilot.press("ctrl+r")
+        await pilot.press("alt+r")
         await until(pilot, lambda: is_idle(screen) and shows(pilot, "An answer."))
         assert [m.content for m in screen.chat.path] == ["short", "An answer."]
 

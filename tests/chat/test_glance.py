@@ -113,7 +113,7 @@ async def test_all_of_it_stands_at_every_size(store: Conversations) -> None:
     async with app.run_test(size=SIZES[-1]) as pilot:
         screen = await chat_screen(pilot)
         await ask(pilot, "Why is the sky blue?")
-        await pilot.press("ctrl+r")
+        await pilot.press("alt+r")
         await until(pilot, lambda: is_idle(screen) and shows(pilot, "‹ 2/2 ›"))
         screen._measure()
         await until(pilot, lambda: "VRAM" in status_text(pilot))

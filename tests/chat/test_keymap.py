@@ -29,6 +29,7 @@ from tui.screens import (
     CompareScreen,
     ContextScreen,
     ExplorerScreen,
+    HistoryScreen,
     KeysScreen,
     ReportScreen,
 )
@@ -43,6 +44,7 @@ OWNERS: dict[Place, type[DOMNode]] = {
     Place.APP: KvchatApp,
     Place.CHAT: ChatScreen,
     Place.PROMPT: Prompt,
+    Place.HISTORY: HistoryScreen,
     Place.LIST: ConversationsScreen,
     Place.LINE: LineScreen,
     Place.MESSAGE: Messages,
@@ -138,13 +140,13 @@ def test_keys_are_changed_by_id(tmp_path: Path) -> None:
     keymap, problems = keymap_of(
         tmp_path,
         '"model.report" = "Alt+Shift+F3, f16"\nview.up = "Shift+PgUp"\n'
-        '"conversation.new" = "ctrl+r"\n"answer.regenerate" = "ctrl+n"\n',
+        '"conversation.new" = "alt+r"\n"answer.regenerate" = "ctrl+n"\n',
     )
     assert problems == ()
     assert keymap.keys("model.report") == ("alt+shift+f3", "f16")
     assert keymap.label("model.report") == "Alt+Shift+F3"
     assert keymap.keys("view.up") == ("shift+pageup",)
-    assert keymap.label("conversation.new") == "Ctrl+R"
+    assert keymap.label("conversation.new") == "Alt+R"
     assert keymap.label("answer.regenerate") == "Ctrl+N"
 
 
@@ -207,7 +209,7 @@ def test_of_two_clashing_changes_the_later_gives_way(tmp_path: Path) -> None:
     assert keymap.changed == {"model.report": ("f12",)}
     assert len(problems) == 1
     keymap, problems = keymap_of(
-        tmp_path, '"model.report" = "ctrl+n"\n"conversation.new" = "ctrl+r"'
+        tmp_path, '"model.report" = "ctrl+n"\n"conversation.new" = "alt+r"'
     )
     assert keymap == Keymap()
     assert len(problems) == 2
@@ -233,7 +235,7 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
     assert problems == ()
     running = FakeRunning([["One."], ["Two."], []])
     app = make_app(running, store, keymap=keymap)
-    async with app.run_test(size=(120, 170)) as pilot:
+    async with app.run_test(size=(120, 180)) as pilot:
         screen = await chat_screen(pilot)
         assert "Enter sends the message, F16 begins a new line, F17 lists all keys" in shown(pilot)
         for hint in ("F16 newline", "F17 keys", "F13 fit", "Alt+N new", "F15 again", "F19 all"):
@@ -243,7 +245,7 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
         await pilot.press("a", "f16", "b", "ctrl+j")
         await until(pilot, lambda: screen.query_one(Prompt).text == "a\nb")
         await ask(pilot, "Go")
-        await pilot.press("ctrl+r")
+        await pilot.press("alt+r")
         await pilot.pause()
         assert len(running.prompts) == 1
         await pilot.press("f15")
@@ -278,14 +280,14 @@ async def test_changed_keys_work_and_are_shown(store: Conversations, tmp_path: P
 
 
 async def test_exchanged_keys_work(store: Conversations, tmp_path: Path) -> None:
-    keymap, _ = keymap_of(tmp_path, '"conversation.new" = "ctrl+r"\n"answer.regenerate" = "ctrl+n"')
+    keymap, _ = keymap_of(tmp_path, '"conversation.new" = "alt+r"\n"answer.regenerate" = "ctrl+n"')
     app = make_app(FakeRunning([["One."], ["Two."]]), store, keymap=keymap)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await chat_screen(pilot)
         await ask(pilot, "Go")
         await pilot.press("ctrl+n")
         await until(pilot, lambda: "Two." in shown(pilot) and not screen.generating)
-        await pilot.press("ctrl+r")
+        await pilot.press("alt+r")
         await until(pilot, lambda: not screen.chat.path)
 
 

@@ -309,7 +309,7 @@ async def test_regenerate_keeps_the_old_answer(store: Conversations) -> None:
     async with app.run_test(size=SIZE) as pilot:
         screen = await chat_screen(pilot)
         await ask(pilot, "Go")
-        await pilot.press("ctrl+r")
+        await pilot.press("alt+r")
         await until(pilot, lambda: "New answer." in shown(pilot) and is_idle(screen))
         assert "Old answer." not in shown(pilot)
         app._recorder.save(screen.chat.record()).result()
@@ -369,7 +369,7 @@ async def test_an_answer_without_a_word_says_so(store: Conversations) -> None:
         screen = await chat_screen(pilot)
         await ask(pilot, "Say something")
         await until(pilot, lambda: "The model said nothing" in shown(pilot))
-        await pilot.press("ctrl+r")
+        await pilot.press("alt+r")
         await until(pilot, lambda: "Now I do." in shown(pilot) and is_idle(screen))
         assert "The model said nothing" not in shown(pilot)
 

@@ -26,19 +26,25 @@ class History:
         self._at = 0
 
     def everywhere(self, questions: Sequence[str]) -> None:
-        """Those of all conversations, oldest first; a walk that has begun goes on as it was."""
-        self._everywhere = [text for text in questions if text]
+        """Those of all conversations, oldest first, before what was added by now; a walk that has
+        begun goes on as it was."""
+        self._everywhere[:0] = [text for text in questions if text]
 
     def add(self, question: str) -> None:
         """A new one of this conversation; the walk is at its end."""
         self._own.append(question)
+        self._everywhere.append(question)
         self._at = 0
+
+    def asked(self, *, everywhere: bool) -> list[str]:
+        """This conversation's, or those of all in the order in which they were asked; the newest
+        first."""
+        return _newest_first((*self._own, *self._everywhere) if everywhere else self._own)
 
     def earlier(self) -> str | None:
         """The one before; None at the beginning of all."""
         if not self._at:
-            newest_first = reversed((*self._everywhere, *self._own))
-            self._walk = list(dict.fromkeys(newest_first))  # each text once, where it is newest
+            self._walk = _newest_first((*self._everywhere, *self._own))
         if self._at >= len(self._walk):
             return None
         self._at += 1
@@ -50,3 +56,8 @@ class History:
             return None
         self._at -= 1
         return self.current
+
+
+def _newest_first(oldest_first: Sequence[str]) -> list[str]:
+    """Each text once, where it is newest."""
+    return list(dict.fromkeys(reversed(oldest_first)))

@@ -10,6 +10,7 @@ from tui.screens.compare import CompareScreen
 from tui.screens.context import ContextScreen
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.explorer import Choice, ExplorerScreen
+from tui.screens.history import HistoryScreen
 from tui.screens.keys import KeysScreen
 from tui.screens.report import ReportScreen
 
@@ -21,6 +22,7 @@ __all__ = [
     "ContextScreen",
     "ConversationsScreen",
     "ExplorerScreen",
+    "HistoryScreen",
     "KeysScreen",
     "ReportScreen",
 ]

@@ -23,6 +23,7 @@ from tui.screens.compare import CompareScreen
 from tui.screens.conversations import ConversationsScreen, Opened
 from tui.screens.details import DetailsScreen
 from tui.screens.explorer import Choice, ExplorerScreen
+from tui.screens.history import HistoryScreen
 from tui.screens.lines import NOT_SAVED
 from tui.screens.loads import Loads
 from tui.screens.measuring import Measuring
@@ -146,6 +147,18 @@ class ChatScreen(TalkScreen):
 
     def action_edit(self) -> None:
         self._composing.edit()
+
+    def action_history(self) -> None:
+        """Searches what was asked before."""
+        asked = self._prompt.asked
+
+        def chosen(question: str | None) -> None:
+            if question is not None:
+                self._prompt.recall(question)
+                self.set_focus(self._prompt)
+
+        screen = HistoryScreen(asked(everywhere=False), asked(everywhere=True), self._keymap)
+        self.app.push_screen(screen, chosen)
 
     def action_context(self) -> None:
         """Shows what fills the context, and the ways to room in it."""

@@ -213,6 +213,15 @@ class Prompt(FoldingTextArea):
         """Those of all conversations, oldest first."""
         self._history.everywhere(messages)
 
+    def asked(self, *, everywhere: bool) -> list[str]:
+        """What was asked before in this conversation, or in all; the newest first."""
+        return self._history.asked(everywhere=everywhere)
+
+    def recall(self, question: str) -> None:
+        """Puts a question from before in the place of what is written; Ctrl+Z takes that back."""
+        self._recalled = self.as_shown(printable(question))
+        self.replace_all(self._recalled)
+
     @property
     def _may_recall(self) -> bool:
         return not self.text or self.text == self._recalled
