@@ -17,6 +17,7 @@ from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, gia
 from tuner.gguf.header import read_header
 from tuner.machine.machine import Pace
 from tuner.model.model import describe
+from tuner.planning.fastest_split import Space
 from tuner.planning.solver import Solver
 from tuner.planning.speed import (
     LEAST,
@@ -207,6 +208,9 @@ def test_no_split_has_a_shorter_turn_than_the_bound(
     for known in (LEAST, met):
         least = speed.least_turn(n_gpu_layers, n_cpu_moe, n_ubatch, depth, room, known)
         assert least <= found * (1 + 1e-9)
+    s = Settings(4096, n_gpu_layers=n_gpu_layers, n_cpu_moe=n_cpu_moe, n_ubatch=n_ubatch)
+    nothing, endless = [0] * (model.n_items + 1), [Space(1, 1)] * 2
+    assert speed.least_of_splits(s, depth, nothing, endless, met) <= found * (1 + 1e-9)
 
 
 def test_the_engine_copies_weights_for_prompts_whether_that_is_quicker_or_not() -> None:

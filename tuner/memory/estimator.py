@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tuner.engine_version import is_other_engine
-from tuner.machine.backends import backend
+from tuner.machine.backends import HOST_LAYOUT, backend
 from tuner.machine.machine import Device, Machine
 from tuner.memory.compute.between import Peaks
 from tuner.memory.compute.buffers import ComputeSizes
@@ -62,6 +62,7 @@ class Estimator:
         self._nothing = (0,) * len(self._ids)
         self._distinct: dict[tuple[tuple[int, ...], int], Placement] = {}
         self._sizes: dict[tuple[Placement, bool], _Placed] = {}
+        self._held: dict[int, list[int]] = {}
 
     def forget(self) -> None:
         """Nothing is known any more of any settings; answers stay the same."""
@@ -141,6 +142,17 @@ class Estimator:
         """Bytes of compute buffers that one of several GPUs has at least where it has `n` layers,
         whichever."""
         return self.compute.least_with_layers(n, gpu, settings, self.flash(settings))
+
+    def held(self, settings: Settings) -> list[int]:
+        """Bytes that the first 0, 1, 2, ... items (layers, the output) take on any GPU at least,
+        compute buffers and what is `fixed` left out."""
+        self.compute.replays.work.steps += _ADDING
+        weights = self._held.get(settings.n_cpu_moe)
+        if weights is None:
+            weights = self._held[settings.n_cpu_moe] = self._weights.prefix(settings.n_cpu_moe)
+        cache = self.cache.prefix(settings, self.flash(settings), HOST_LAYOUT)
+        both = [a + b for a, b in zip(cache, self.cache.states, strict=True)]
+        return [a + b for a, b in zip(weights, (*both, both[-1]), strict=True)]
 
     def total(self, device: int, settings: Settings, compute: Compute = "search") -> int:
         """The same of one device alone, in the machine's order."""

@@ -192,6 +192,17 @@ class CacheSizes:
             total += (sums[end] - sums[first]) * count
         return total
 
+    def prefix(self, settings: Settings, flash: bool, layout: BufferLayout) -> list[int]:
+        """The same of the first 0, 1, 2, ... layers."""
+        s = settings
+        key = (s.type_k, s.type_v, flash, layout)
+        pads, rows = self._sums.get(key) or self._prepare(key)
+        counts = self._counts.get((s.n_ctx, s.n_ubatch, s.swa_full)) or self._count(settings)
+        total = list(pads)
+        for sums, count in zip(rows.values(), counts, strict=True):
+            total = [so_far + size * count for so_far, size in zip(total, sums, strict=True)]
+        return total
+
     def _count(self, settings: Settings) -> tuple[int, ...]:
         counts = tuple([self.cells(kind, settings) for kind in self.kinds])
         self._counts[settings.n_ctx, settings.n_ubatch, settings.swa_full] = counts

@@ -137,6 +137,15 @@ class Weights:
             used[output] += sums.tied
         return tuple(used)
 
+    def prefix(self, n_cpu_moe: int) -> list[int]:
+        """Bytes that the first 0, 1, 2, ... slots take on any GPU, at least, experts of the first
+        `n_cpu_moe` layers left out; the output behind them all."""
+        sums = self._sums[HOST_LAYOUT]
+        moe = min(n_cpu_moe, len(sums.experts) - 1)
+        experts = [max(0, size - sums.experts[moe]) for size in sums.experts]
+        layers = [a + b for a, b in zip(sums.others, experts, strict=True)]
+        return [*layers, layers[-1] + sums.output + sums.tied]
+
     def _copied(self, output: int, host: int, extra_bufts: bool) -> bool:
         """Whether a tied output is a second copy of the embedding."""
         tensors = self._model.tensors

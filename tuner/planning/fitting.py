@@ -12,6 +12,7 @@ from tuner.memory.estimator import Compute, Estimator
 from tuner.memory.footprint import Footprint
 from tuner.planning import splits
 from tuner.planning.budgets import Budgets, free_ram
+from tuner.planning.fastest_split import Space
 from tuner.settings import Settings
 
 _Totals = Callable[[Settings], list[int]]  # bytes of every device
@@ -90,15 +91,22 @@ class Fitting:
 
     def _room_for_layers(self, settings: Settings) -> int:
         """Bytes on all GPUs together for anything but compute buffers, at most."""
-        n_gpus = len(self.machine.gpus)
-        fixed = self.estimator.fixed[:n_gpus]
-        room = [max(0, b - f) for b, f in zip(self.budgets.limits, fixed, strict=False)]
+        spaces, output = self.spaces(settings), self.estimator.output_bytes
+        gained = max(min(space.output, output) - space.layers for space in spaces)
+        fixed = sum(self.estimator.fixed[: len(spaces)])
+        return fixed + sum(space.layers for space in spaces) + max(0, gained)
+
+    def spaces(self, settings: Settings) -> list[Space]:
+        """What each of several GPUs has for layers and the output, at most."""
         least = self.estimator.least_with_layers
-        beside = [max(0, free - least(1, gpu, settings)) for gpu, free in enumerate(room)]
         # The last GPU may have the output alone, whose buffer is small.
-        output = self.estimator.output_bytes
-        gained = max(min(a, output) - b for a, b in zip(room, beside, strict=True))
-        return sum(fixed) + sum(beside) + max(0, gained)
+        room = zip(
+            self.budgets.limits, self.estimator.fixed[: len(self.machine.gpus)], strict=False
+        )
+        return [
+            Space(max(0, free - least(1, gpu, settings)), free)
+            for gpu, free in enumerate(max(0, b - f) for b, f in room)
+        ]
 
     def least_lacking(self, settings: Settings) -> int:
         """Bytes that these settings lack at least, however they are split over the GPUs."""

@@ -162,6 +162,17 @@ class Search:
         at = bisect_left(self.contexts, worth, key=self.objective.context)
         return self.contexts[min(at, len(self.contexts) - 1)]
 
+    def least_of_splits(self, settings: Settings, cost: float, price: float) -> float:
+        """What these settings cost at least with the context that they need to be of any use, but
+        for the worth of that; inf where they have no room for it."""
+        depth, most = self.objective.depth, self.objective.context(self.contexts[-1])
+        known = -inf
+        while known < cost < most - self.beat:  # the more they cost, the more context they need
+            known, at_least = cost, settings.with_context(self.needed_context(cost))
+            seconds = self.solver.least_of_splits(at_least, depth)
+            cost = max(cost, log(seconds) + price) if seconds < inf else inf
+        return cost if cost < most - self.beat else inf
+
     def at_most(self, settings: Settings, compute: Compute) -> float:
         """The score of these settings with the longest context that there could be room for, with
         so much for the compute buffers."""
@@ -235,7 +246,7 @@ class CacheNode(Node):
             most = search.fitting.most_of_splits(settings, search.contexts)
             cost = fastest - search.objective.context(most) if most else inf
         if cost < inf:
-            yield SizedNode(cost, settings, fastest)
+            yield SizedNode(cost, settings, fastest, self.choice.price)
         smaller = self.choice.smaller
         if smaller:
             slower = search.least_cost(self.where, smaller) - fastest
@@ -248,11 +259,19 @@ class SizedNode(Node):
 
     settings: Settings  # with the least context
     fastest: float  # the cost at least, but for what the context is worth
+    price: float  # the part of it that is no time
 
     def opened(self, search: Search) -> Iterator[Node | Candidate]:
-        """The best plan."""
-        needed = search.needed_context(self.fastest)
-        found = search.longest_of_splits(self.settings, needed)
+        """The same with the least that any split takes, and then the best plan."""
+        fastest = self.fastest
+        if search.splits_are_open and not search.fitting.budgets.shared:
+            fastest = search.least_of_splits(self.settings, fastest, self.price)
+            if fastest == inf:
+                return
+            if fastest > self.fastest + _TIE:
+                yield replace(self, cost=self.cost + fastest - self.fastest, fastest=fastest)
+                return
+        found = search.longest_of_splits(self.settings, search.needed_context(fastest))
         if found:
             yield FoundNode(-found.score, found) if search.needs_exact else found
 

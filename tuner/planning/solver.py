@@ -50,6 +50,7 @@ MOST_WORK = 1_300_000  # for one answer, after which a search is content with wh
 MORE_WORK = 1_300_000  # of all searches for one kind of what a plan offers beside the choice
 
 ALL_WORK = 3_000_000  # of one plan; what is still to be known then is guessed generously
+_SHARING = 2  # the same for each item that is given to one of several GPUs
 # Placements that a search starts from. The few models with so many layers of experts that there
 # would be more (over 127 layers) have a coarser grid: few numbers of them in RAM are looked at.
 MAX_PLACEMENTS = 1 << 13
@@ -376,6 +377,14 @@ class Solver:
         if seconds is None:
             seconds = ranked[key] = self.speed.least_turn(*placed, room, attention)
         return seconds
+
+    def least_of_splits(self, settings: Settings, depth: int) -> float:
+        """The same of settings whose split over several GPUs is open, what their cache and the
+        least of their compute buffers take counted; inf where nothing fits."""
+        self.work.steps += _SHARING * self.n_items
+        fitting = self.fitting
+        held, spaces = fitting.estimator.held(settings), fitting.spaces(settings)
+        return self.speed.least_of_splits(settings, depth, held, spaces, self._attention(settings))
 
     def _room(self) -> list[int]:
         """Bytes for layers on each device, at most, the host last."""

@@ -26,9 +26,10 @@ from tuner.machine.machine import ASSUMED_PCIE, Machine
 from tuner.memory.kv_cache import CacheSizes
 from tuner.model.model import Model
 from tuner.planning.attended import Attended, prefix
+from tuner.planning.fastest_split import Space, least_seconds
 from tuner.planning.host_kernels import TILED_COST, Pair, weight_cost
 from tuner.planning.plan import Reads, Speed
-from tuner.planning.rates import NO_TIME, gpu_rate, host_rate
+from tuner.planning.rates import NO_TIME, Rate, gpu_rate, host_rate
 from tuner.settings import Settings
 
 QUOTED_DEPTH = 2_048  # tokens in the cache for which one speed is quoted
@@ -137,6 +138,7 @@ class SpeedModel:
         self._expert_flops = [used * x for x in prefix(_flops(ts) for ts in experts)]
         self._host_expert_flops = [used * x for x in prefix(_host_flops(ts) for ts in experts)]
         self._depths: dict[int, _Depth] = {}
+        self._takes: dict[tuple[Rate, int, int, bool], list[float]] = {}
         step = machine.host.f16_step
         self._attended = Attended(model.hparams, self._cache, self.n_items, step)
 
@@ -326,6 +328,48 @@ class SpeedModel:
             seconds += taken / self._gpus[g].bandwidth
             left -= taken
         return seconds
+
+    def least_of_splits(
+        self,
+        settings: Settings,
+        depth: int,
+        held: Sequence[int],
+        spaces: Sequence[Space],
+        attention: Attention,
+    ) -> float:
+        """Seconds of a turn that no split of these settings' layers over the GPUs is below; inf
+        where no GPU has room for what is left by the others. `held`, `spaces`: as of
+        `least_seconds`."""
+        on_gpu = self._on_gpus(settings.n_gpu_layers)
+        moe, copied = settings.n_cpu_moe, attention.copied or (False,) * len(self._gpus)
+        takes = [
+            self._taken(rate, moe, depth, slow)
+            for rate, slow in zip(self._gpus, copied, strict=True)
+        ]
+        hop, first = TURN_ANSWER * SECONDS_PER_HOP, self.n_items - on_gpu
+        alone = Offload(on_gpu, moe, (on_gpu,))
+        beside = self.turn_seconds(alone, settings.n_ubatch, depth, attention)
+        beside -= takes[0][-1] - takes[0][first] + hop
+        return beside + least_seconds(first, held, spaces, takes, hop)
+
+    def _taken(self, rate: Rate, n_cpu_moe: int, depth: int, copied: bool) -> list[float]:
+        """Seconds of a turn that the first 0, 1, 2, ... items take on a GPU."""
+        key = (rate, n_cpu_moe, depth, copied)
+        found = self._takes.get(key)
+        if found is None:
+            moe = min(n_cpu_moe, self.n_items)
+            cache, attended = self._at(depth).cache, self._attended.flop(depth)
+            decode, launch = TURN_ANSWER / rate.bandwidth, TURN_ANSWER * rate.per_tensor
+            read_cache = (COPIED if copied else 1.0) * decode
+            prompt = TURN_PROMPT / rate.flops
+            found = self._takes[key] = [
+                decode * (self._stored[i] + self._experts[at])
+                + read_cache * cache[i]
+                + launch * (self._tensors[i] + self._expert_tensors[at])
+                + prompt * (self._flops[i] + ATTENTION_COST * attended[i] + self._expert_flops[at])
+                for i, at in ((i, max(i, moe)) for i in range(self.n_items + 1))
+            ]
+        return found
 
     def weights_offloaded(self, n_gpu_layers: int, n_cpu_moe: int) -> float:
         """Bytes of weights on all GPUs together, without any padding."""
