@@ -30,6 +30,7 @@ from tuner.planning import (
     with_choice,
 )
 from tuner.planning.advice import Advice, advise
+from tuner.planning.kept_states import KeptStates
 from tuner.profiles.actual import Actual
 from tuner.profiles.lessons import (
     Lessons,
@@ -129,7 +130,15 @@ class Tuning:
             chat_template=request.chat_template,
             exact_threads=request.threads is not None,
             other_threads=self._other_threads if self._host_computes(settings) else 0,
+            kept_bytes=self._kept(settings).size,
         )
+
+    def _kept(self, settings: Settings) -> KeptStates:
+        """The RAM that a conversation's states may take beside these settings. RAM that is stated
+        need not be there: there it is for one checkpoint."""
+        footprint = self.solver.fitting.estimator.exact(settings)
+        kept = KeptStates.of(footprint, self.solver.budgets)
+        return replace(kept, size=kept.checkpoint) if self.request.ram else kept
 
     def _host_computes(self, settings: Settings) -> bool:
         """Whether the host's threads have more to do than to wait for GPUs."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from tests.report.test_report import PLANS, plan_of
 from tests.support.giants import GEMMA_27B
+from tuner.memory.footprint import KINDS
 from tuner.report import report_json
 from tuner.report.json import plan_keys, report_keys
 
@@ -34,13 +36,15 @@ def test_json_is_the_contract() -> None:
             "flash_attn", "swa_full", "use_extra_bufts",
         }  # fmt: skip
         for use, device in zip(one["footprint"], got["machine"]["devices"], strict=True):
-            parts = ("weights", "kv_cache", "recurrent_state", "compute", "overhead")
-            assert use["total"] == sum(use[p] for p in parts)
+            assert use["total"] == sum(use[kind] for kind in KINDS)
             assert use["device"] == device["id"]
             assert use["budget"] == device["free"] - device["reserve"]
         assert one["speed"]["decode_tps"] > 0
         assert one["quality"]["loss"] >= 0
     assert got["plan"]["fits"] is True
+    one = got["plan"]["footprint"][-1]["checkpoint"]
+    assert got["plan"]["states"] == {"size": ANY, "checkpoint": one, "n_checkpoints": 8}
+    assert got["plan"]["states"]["size"] >= 8 * one > 0
     assert isinstance(got["reasons"], list)
     assert isinstance(got["warnings"], list)
 

@@ -27,8 +27,8 @@ MOST_OFFER = 58  # cells that an offer takes without its layers
 WIDEST_COLUMN = 6  # of the chart
 
 # Of each part of a bar (`bars.PARTS`), from the theme.
-_COLOURS = ("$primary", "$secondary", "$accent", "$warning", "$text-muted", "$text-muted",
-            "$text-muted")  # fmt: skip
+_COLOURS = ("$primary", "$secondary", "$accent", "$warning", "$secondary", "$text-muted",
+            "$text-muted", "$text-muted")  # fmt: skip
 
 
 # ---------------------------------------------------------------- dials

@@ -18,6 +18,7 @@ from tuner.memory.footprint import Buffer
 from tuner.model.chat_templates import TemplateChoice
 from tuner.sampling import Sampling as Sampling  # noqa: PLC0414 - a part of `Generate`
 from tuner.settings import Settings
+from tuner.units import MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Load:
     fingerprint: str = ""  # of the model that was planned for; "": any
     exact_threads: bool = False  # `n_threads` also while other programs need the cores
     other_threads: int = 0  # to be tried beside `n_threads`: the faster is used; 0: none
+    kept_bytes: int = 256 * MIB  # of RAM, for checkpoints and the states of other branches
     chat_template: TemplateChoice = field(default_factory=TemplateChoice)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from tuner.engine_version import is_other_engine
 from tuner.machine.backends import HOST_LAYOUT, backend
 from tuner.machine.machine import Device, Machine
+from tuner.memory.checkpoints import CheckpointSizes
 from tuner.memory.compute.between import Peaks
 from tuner.memory.compute.buffers import ComputeSizes
 from tuner.memory.footprint import KINDS, DeviceUse, Footprint
@@ -37,7 +38,7 @@ class Estimator:
         extra: Sequence[Footprint] = (),
     ):
         """`extra`: what lives beside the model, each device's bytes by kind (a projector, a draft
-        model, checkpoints); every answer has them included.
+        model); every answer has them included.
 
         Raises ValueError where an extra has bytes on a device that the machine has not.
         """
@@ -57,6 +58,7 @@ class Estimator:
         self._fixed = [_fixed(device, extra) for device in machine.devices]
         self._weights = Weights(model, machine.gpus, machine.host)
         self.cache = CacheSizes(model.hparams)
+        self._checkpoints = CheckpointSizes(model.hparams)
         self.compute = ComputeSizes(model, machine, self.cache)
         self._placements: dict[tuple[int, int, tuple[float, ...]], Placement] = {}
         self._nothing = (0,) * len(self._ids)
@@ -131,12 +133,15 @@ class Estimator:
         elif compute == "least":
             sizes = self.compute.least(settings, where, flash).sizes
         cache, _, held = self.cache.bytes, *self._placed(where, settings)
-        return [
+        found = [
             size + scratch + (cache(settings, flash, layout, first, end) if end else 0)
             for size, scratch, layout, (first, end) in zip(
                 held, sizes, self._layouts, where.spans, strict=True
             )
         ]
+        if self._checkpoints.needed:
+            found[-1] += self._checkpoints.bytes(settings)
+        return found
 
     def least_with_layers(self, n: int, gpu: int, settings: Settings) -> int:
         """Bytes of compute buffers that one of several GPUs has at least where it has `n` layers,
@@ -160,6 +165,8 @@ class Estimator:
         where, flash = self.placement(settings), self.flash(settings)
         first, end = where.spans[device]
         total = self._placed(where, settings)[1][device]
+        if device == self._n_gpus:
+            total += self._checkpoints.bytes(settings)
         if end:
             total += self.cache.bytes(settings, flash, self._layouts[device], first, end)
         if compute == "search":
@@ -180,18 +187,19 @@ class Estimator:
     ) -> list[tuple[int, ...]]:
         """The bytes of each device, in the order of `KINDS`."""
         cache = self.cache.bytes
-        return [
+        *gpus, host = [
             (
                 weights,
                 (cache(settings, flash, layout, first, end) if end else 0) + kv_cache,
                 state,
                 scratch + more,
-                overhead,
+                *beside,
             )
-            for (weights, kv_cache, state, more, overhead), scratch, layout, (first, end) in zip(
+            for (weights, kv_cache, state, more, *beside), scratch, layout, (first, end) in zip(
                 self._placed(where, settings)[0], compute, self._layouts, where.spans, strict=True
             )
         ]
+        return [*gpus, (*host[:-1], host[-1] + self._checkpoints.bytes(settings))]
 
     def _placed(self, where: Placement, settings: Settings) -> _Placed:
         """The bytes of each device that a placement decides alone, by kind and all together."""

@@ -11,7 +11,8 @@ from tuner.json_values import Bytes
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
     """One device's share. The kinds mean what llama.cpp's memory breakdown calls model
-    (weights), context (kv_cache + recurrent_state) and compute; overhead is the driver's."""
+    (weights), context (kv_cache + recurrent_state) and compute; overhead is the driver's,
+    checkpoint what the host keeps of a cache that cannot go back."""
 
     device: str  # Device.id
     weights: Bytes = 0
@@ -19,6 +20,7 @@ class DeviceUse:
     recurrent_state: Bytes = 0
     compute: Bytes = 0
     overhead: Bytes = 0
+    checkpoint: Bytes = 0  # one; more are kept where there is room (`planning/kept_states.py`)
 
     @property
     def total(self) -> int:
@@ -26,7 +28,8 @@ class DeviceUse:
 
 
 KINDS = tuple(f.name for f in fields(DeviceUse) if f.name != "device")  # of memory
-ENGINE_KINDS = tuple(kind for kind in KINDS if kind != "overhead")  # what the engine reports
+# what the engine reports
+ENGINE_KINDS = tuple(kind for kind in KINDS if kind not in ("overhead", "checkpoint"))
 
 _sizes = attrgetter(*KINDS)
 

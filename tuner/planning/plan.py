@@ -10,6 +10,7 @@ from tuner.machine.machine import Machine
 from tuner.memory.footprint import Footprint
 from tuner.model.model import Model
 from tuner.planning.budgets import Budgets
+from tuner.planning.kept_states import KeptStates
 from tuner.planning.later import Later
 from tuner.planning.quality import Quality
 from tuner.sampling import SamplingChoice
@@ -83,6 +84,11 @@ class Plan:
     warnings: tuple[str, ...] = ()
     offers: Offers = field(default_factory=Offers)
     sampling: SamplingChoice = field(default_factory=SamplingChoice)
+
+    @property
+    def kept(self) -> KeptStates:
+        """The RAM that a conversation's states may take beside the choice."""
+        return KeptStates.of(self.chosen.footprint, Budgets.of(self.machine))
 
     @property
     def alternatives(self) -> tuple[Candidate, ...]:

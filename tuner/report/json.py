@@ -15,7 +15,9 @@ from tuner.machine.machine import Device, Machine
 from tuner.memory.footprint import KINDS, DeviceUse
 from tuner.planning import Candidate, Plan
 from tuner.planning.advice import Advice
+from tuner.planning.budgets import Budgets
 from tuner.planning.from_disk import ASSUMED_DISK
+from tuner.planning.kept_states import KeptStates
 from tuner.planning.speed import CHAT_DEPTH, QUOTED_DEPTH, TURN_ANSWER, TURN_PROMPT
 from tuner.settings import FIELDS
 
@@ -46,6 +48,7 @@ _NOTES = {
     "n_gpu_layers": "the output layer counts",
     "flash_attn": "on, off, auto",
     "overhead": "driver context",
+    "checkpoint": "of what a cache cannot go back to",
 }
 
 
@@ -132,6 +135,11 @@ _QUALITY = (
     Key("words", "the rest of it as people would say it"),
     Key("source", "assumed; measured by --measure"),
 )
+_STATES = (
+    Key("size", "bytes of RAM that they may take, all together"),
+    Key("checkpoint", "bytes of one, which `footprint` has; 0: the cache can be cut anywhere"),
+    Key("n_checkpoints", "that there is room for"),
+)
 _QUANTIZATION = (
     Key("quantization", of=lambda other: other.name),
     Key("size_bytes", "of the file, about"),
@@ -199,6 +207,7 @@ def candidate_json(candidate: Candidate, machine: Machine) -> dict[str, Any]:
         ],
         "speed": _object(_SPEED, candidate.speed),
         "quality": _object(_QUALITY, candidate.quality),
+        "states": _object(_STATES, KeptStates.of(footprint, Budgets.of(machine))),
         "note": candidate.note,
     }
 
@@ -271,6 +280,7 @@ def plan_keys() -> Iterator[tuple[str, str]]:
     yield "footprint[]", f"per device: {_listed(_FOOTPRINT)}"
     yield "speed", _listed(_SPEED)
     yield "quality", _listed(_QUALITY)
+    yield "states", f"of a conversation, kept in RAM beside the plan: {_listed(_STATES)}"
     yield "note", "why an alternative is listed"
 
 

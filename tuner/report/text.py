@@ -11,6 +11,7 @@ from tuner.memory.footprint import ENGINE_KINDS
 from tuner.model.model import Model
 from tuner.planning import Plan, difference_text
 from tuner.planning.advice import Advice
+from tuner.planning.kept_states import KeptStates
 from tuner.planning.plan import Candidate, Speed
 from tuner.planning.speed import QUOTED_DEPTH, TURN_ANSWER, TURN_PROMPT, turn_depth
 from tuner.profiles.actual import Actual, off_by
@@ -184,6 +185,7 @@ def _settings(plan: Plan, width: int) -> list[str]:
         ("a turn", _turn_text(c)),
         ("cache loss", c.quality.text),
         ("memory", f"{c.footprint.source}"),
+        ("states", states_text(plan.kept)),
     ]
     lines: list[str] = []
     for name, value in rows:
@@ -192,6 +194,18 @@ def _settings(plan: Plan, width: int) -> list[str]:
         else:
             lines += wrapped(value, width, f"  {name:<11} ")
     return lines
+
+
+def states_text(kept: KeptStates) -> str:
+    """What of a conversation may lie in RAM beside the plan."""
+    up_to = f"up to {size_text(kept.size)} of RAM"
+    if not kept.checkpoint:
+        return f"{up_to}, of other branches of the conversation"
+    n, each = kept.n_checkpoints, size_text(kept.checkpoint)
+    checkpoints = f"{n} checkpoint{'s' if n > 1 else ''} of {each}"
+    if kept.size < (n + 1) * kept.checkpoint:
+        return f"{up_to}: {checkpoints}"
+    return f"{up_to}: {checkpoints}, and of other branches"
 
 
 def _decode_text(speed: Speed) -> str:

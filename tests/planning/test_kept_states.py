@@ -1,0 +1,90 @@
+"""What of the RAM a conversation's states may take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.planning.test_planner import law
+from tests.support.giants import GEMMA_27B, LLAMA_8B, giant, gpu, machine
+from tuner.memory.footprint import DeviceUse, Footprint
+from tuner.planning.budgets import Budgets
+from tuner.planning.kept_states import MOST_CHECKPOINTS, MOST_KEPT, KeptStates
+from tuner.planning.planner import make_plan
+from tuner.report.text import states_text
+from tuner.settings import Settings
+from tuner.units import GIB, MIB
+from tuner.wishes import Wishes
+
+HYBRID = "Kimi-Linear-48B.gguf"
+sizes = st.integers(0, 64 * GIB)
+
+
+def kept(budget: int, taken: int, checkpoint: int) -> KeptStates:
+    footprint = Footprint((DeviceUse("host", weights=taken, checkpoint=checkpoint),))
+    return KeptStates.of(footprint, Budgets((budget,)))
+
+
+@given(sizes, sizes, st.integers(0, GIB), sizes)
+@law(100)
+def test_what_is_kept_never_takes_what_the_plan_needs(
+    budget: int, taken: int, checkpoint: int, more: int
+) -> None:
+    found = kept(budget, taken, checkpoint)
+    left = max(0, budget - taken - checkpoint)
+    assert checkpoint <= found.size <= checkpoint + left // 2
+    assert found.size <= checkpoint + max(MOST_KEPT, (MOST_CHECKPOINTS - 1) * checkpoint)
+    assert (found.n_checkpoints >= 1) == (checkpoint > 0)
+    assert found.size <= kept(budget + more, taken, checkpoint).size
+
+
+@pytest.mark.parametrize("name", [GEMMA_27B, HYBRID])
+def test_a_plan_has_room_for_one_checkpoint(name: str) -> None:
+    """Where there is room for the rest and for nothing more, it is another plan."""
+    model, where = giant(name), machine(gpu(12.0), ram=64)
+    asked = Wishes(n_ctx=16_384, type_k="f16", type_v="f16", n_ubatch=512, n_gpu_layers=9)
+    chosen = make_plan(model, where, asked).chosen
+    host = chosen.footprint.host
+    assert chosen.fits
+    assert host.checkpoint > 0
+    for left, fits in ((host.total, True), (host.total - 1, False)):
+        tight = replace(where.host, free=left + where.host.reserve)
+        assert make_plan(model, replace(where, host=tight), asked).chosen.fits == fits
+
+
+def test_a_dense_model_needs_none() -> None:
+    plan = make_plan(giant(LLAMA_8B), machine(gpu(12.0)), Wishes())
+    assert plan.chosen.footprint.host.checkpoint == 0
+    assert plan.kept.n_checkpoints == 0
+    assert states_text(plan.kept) == "up to 8.0 GiB of RAM, of other branches of the conversation"
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (KeptStates(1200 * MIB, 150 * MIB), "up to 1.2 GiB of RAM: 8 checkpoints of 150 MiB"),
+        (KeptStates(200 * MIB, 150 * MIB), "up to 200 MiB of RAM: 1 checkpoint of 150 MiB"),
+        (
+            KeptStates(3 * GIB, 150 * MIB),
+            "up to 3.0 GiB of RAM: 8 checkpoints of 150 MiB, and of other branches",
+        ),
+    ],
+)
+def test_in_words(kept: KeptStates, said: str) -> None:
+    assert states_text(kept) == said
+
+
+def test_less_of_a_window_is_kept_in_fewer_bytes() -> None:
+    """The checkpoint goes with the cache's types and the context, as the cache does."""
+    model, where = giant(GEMMA_27B), machine(gpu(40.0))
+
+    def one(settings: Settings) -> int:
+        asked = Wishes.of_settings(settings)
+        return make_plan(model, where, asked).chosen.footprint.host.checkpoint
+
+    full = one(Settings(8192, n_gpu_layers=99))
+    assert one(Settings(512, n_gpu_layers=99)) < full
+    assert one(Settings(8192, "q8_0", "q8_0", n_gpu_layers=99)) < full
