@@ -125,7 +125,8 @@ def test_what_another_backend_has_no_kernel_for_is_planned_again(
 
 
 def test_a_cancelled_change_is_taken_back(tiny_model: Path, tmp_path: Path) -> None:
-    running = started(tiny_model, tmp_path, load_seconds=0.5)
+    start = launcher(tiny_model, tmp_path, None, load_seconds=0.5)
+    running = run(start.start())[1]
     before, events = running.settings, []
     for event in running.change(other(before), keep=True):
         events.append(event)
@@ -140,8 +141,29 @@ def test_a_cancelled_change_is_taken_back(tiny_model: Path, tmp_path: Path) -> N
     ]
     assert isinstance(events[-1], Ready)
     assert events[-1].running.settings == before
+    assert start.request.settings is None  # the next load is planned, not pinned to these
     events[-1].running.close()
     assert Profiles().list()[0].explored is None
+
+
+def test_what_is_tried_out_binds_no_later_load(tiny_model: Path, tmp_path: Path) -> None:
+    """Neither on the way there nor on the way back; a way back that is cancelled leaves no model,
+    and what is loaded then is what was asked for before."""
+    start = launcher(tiny_model, tmp_path, Wishes(type_k="f16"), load_seconds=0.2)
+    own = run(start.start())[1]
+    choice = replace(other(own.settings), type_k="f16")
+    kept = changed(own, choice)[1]
+    tried = run(kept.try_out(replace(choice, type_v="q4_0"), choice))[1]
+    assert tried.settings.type_v == "q4_0"
+    assert start.request.settings == choice
+    with pytest.raises(EngineCancelled):
+        for event in tried.try_out(choice, None):
+            if isinstance(event, Stage) and event.fraction:
+                tried.stop()
+    again = run(start.start())[1]
+    assert again.settings == choice
+    again.close()
+    assert Profiles().list()[0].explored == choice
 
 
 def test_leaving_ends_a_change(tiny_model: Path, tmp_path: Path) -> None:

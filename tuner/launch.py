@@ -107,14 +107,15 @@ class Launcher:
         """Seconds for which the engine has not got on with what it was asked."""
         return self.client.still
 
-    def start(self) -> Iterator[LaunchEvent]:
-        """Events up to `Ready`. Raises KvchatError; EngineCancelled after `cancel`."""
+    def start(self, once: Settings | None = None) -> Iterator[LaunchEvent]:
+        """Events up to `Ready`. Raises KvchatError; EngineCancelled after `cancel`. `once`: these
+        are loaded as they are, this time alone."""
         self._cancelled = False
         for again in range(REPLANS + 1):
             path = self.path
             before = stamps([path])
             try:
-                yield from self._plan_and_load()
+                yield from self._plan_and_load(once)
                 return
             except EngineError as error:
                 # A file that is cut while it is mapped kills its reader (SIGBUS).
@@ -124,10 +125,13 @@ class Launcher:
                 what = f"{path} changed while it was loaded." if cut else str(error)
                 yield Retry(f"{what} It is read and planned again.")
 
-    def _plan_and_load(self) -> Iterator[LaunchEvent]:
+    def _plan_and_load(self, once: Settings | None) -> Iterator[LaunchEvent]:
         self._check()
         yield Stage("reading the header and measuring memory")
-        tuning = Tuning.of(self.request)
+        asked = self.request
+        if once is not None:
+            asked = replace(asked, settings=once, keeps_settings=None)
+        tuning = Tuning.of(asked)
         # The path is the model's from now on. A later start reads the file again.
         self.request = replace(self.request, path=tuning.model.path, model=None)
         self._check()
@@ -143,7 +147,7 @@ class Launcher:
         yield from self.load(tuning, plan)
 
     def _why_not(self, tuning: Tuning, plan: Plan) -> str:
-        if self.request.settings is None:
+        if tuning.request.settings is None:
             return no_fit_text(plan, tuning.advise(plan))
         short = short_text(plan.chosen, plan.machine, tuning.solver.budgets)
         return f"What was chosen does not fit the memory that is free now: {short}."
@@ -164,21 +168,32 @@ class Launcher:
         """Loads other settings in place of those that were loaded `before`, which are loaded again
         where the others cannot be, or after a `cancel`. `keep`: as in `choose`."""
         request = self.request
+        self.choose(settings, keep=keep)
+        yield from self._instead(self.start(), before, request)
+
+    def try_out(self, settings: Settings, before: Settings | None) -> Iterator[LaunchEvent]:
+        """The same for a while: what `start` loads stays as it was. Without a `before` nothing is
+        loaded where these cannot be. Raises KvchatError then."""
+        yield from self._instead(self.start(settings), before, self.request)
+
+    def _instead(
+        self, load: Iterator[LaunchEvent], before: Settings | None, request: LaunchRequest
+    ) -> Iterator[LaunchEvent]:
         self.client.close()  # what it holds is free for the others, and must be measured so
         try:
-            self.choose(settings, keep=keep)
-            yield from self.start()
+            yield from load
             return
         except EngineCancelled:
-            if self._over:
+            if self._over or before is None:
                 raise
             why = "It was cancelled"
         except KvchatError as error:
+            if before is None:
+                raise
             why = str(error).rstrip(".")
         self.request = request
-        self.choose(before, keep=None)
         yield Retry(f"{why}. The model is loaded again as it was.")
-        yield from self.start()
+        yield from self.start(before)
 
     def cancel(self) -> None:
         """Ends a launch as soon as possible, from any thread."""
@@ -410,6 +425,10 @@ class Running:
         """Loads other settings in place of these, and these again where that fails
         (`Launcher.change`)."""
         return self._launcher.change(settings, self.plan.chosen.settings, keep=keep)
+
+    def try_out(self, settings: Settings, before: Settings | None) -> Iterator[LaunchEvent]:
+        """Loads other settings for a while, or else those from `before` (`Launcher.try_out`)."""
+        return self._launcher.try_out(settings, before)
 
     @property
     def alive(self) -> bool:

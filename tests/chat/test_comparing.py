@@ -197,7 +197,7 @@ async def test_two_answers_side_by_side_and_one_is_kept(store: Conversations) ->
 
 async def test_another_cache_is_loaded_and_taken_back(store: Conversations) -> None:
     """Without a word in the profile; what is cancelled is told, and who leaves on the way back
-    finds it in the chat."""
+    finds it in the chat, where its cancelling leaves no compared types in place."""
     before = Settings(n_ctx=4096, type_k="q8_0")
     other = replace(before, type_k="q4_0", type_v="q4_0")
     gate = threading.Event()
@@ -219,7 +219,7 @@ async def test_another_cache_is_loaded_and_taken_back(store: Conversations) -> N
         says(pilot, "kv q4_0")
         await pilot.press("enter")
         await until(pilot, lambda: shows(pilot, "Left.", "Right.", "other from the start"))
-        assert running.changes == [(other, None), (before, None)]
+        assert running.tried == [(other, before), (before, None)]
         running.change_hold = threading.Event()  # and it never comes
         await pilot.press("enter")
         await until(pilot, lambda: shows(pilot, "loading the model 25%", "Esc cancels"))
@@ -227,21 +227,24 @@ async def test_another_cache_is_loaded_and_taken_back(store: Conversations) -> N
         await pilot.press("escape")
         await until(pilot, lambda: shows(pilot, "It was cancelled. The model is loaded again as"))
         assert app.screen is not screen
-        assert running.changes[2:] == [(other, None)]
+        assert running.tried[2:] == [(other, before)]
         assert running.settings == before
         running.change_hold = None
         await pilot.press("enter")
         await until(pilot, lambda: len(running.prompts) == 6)
-        running.change_hold = hold = threading.Event()
+        running.change_hold = threading.Event()
         gate.set()
-        await until(pilot, lambda: running.changes[3:] == [(other, None), (before, None)])
+        await until(pilot, lambda: running.tried[3:] == [(other, before), (before, None)])
         await until(pilot, lambda: shows(pilot, "loading the model 25%"))
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is screen and shows(pilot, "loading the model"))
         assert shows(pilot, "y copy")  # the keys of the message that it came from
-        hold.set()
-        await until(pilot, lambda: screen._loads.ready and running.settings == before)
-        await pilot.press("escape")
+        await pilot.press("escape", "escape")  # to the composer, and the load
+        await until(pilot, lambda: shows(pilot, "The load was cancelled.", "F5 tries again"))
+        assert not screen._loads.ready
+        await pilot.press("f5")  # what the launcher loads is the chat's own
+        await until(pilot, lambda: screen._loads.ready)
+        assert not running.changes
         await ask(pilot, "And now?")
         await until(pilot, lambda: shows(pilot, "An answer."))
 

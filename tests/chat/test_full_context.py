@@ -278,8 +278,8 @@ async def test_a_summary_is_written_and_can_be_stopped(store: Conversations) -> 
 
 async def test_a_larger_context_is_loaded_and_the_answer_goes_on(store: Conversations) -> None:
     """The context fills while an answer is written: with `--when-full grow` the planner's larger
-    one is looked for without asking, which can be stopped; it is loaded, not kept for later
-    launches, and the answer goes on where it stopped."""
+    one is looked for without asking, which can be stopped; it is loaded, what later launches
+    load stays as it was chosen, and the answer goes on where it stopped."""
     where = machine(replace(gpu(8), source="measured"))
     planned = threading.Event()
 
@@ -302,7 +302,7 @@ async def test_a_larger_context_is_loaded_and_the_answer_goes_on(store: Conversa
         await pilot.press("g")
         await until(pilot, lambda: shows(pilot, "Half a sentence."))
         await until(pilot, lambda: is_idle(screen))
-        assert [(s.n_ctx, keep) for s, keep in running.changes] == [(12_288, False)]
+        assert [(s.n_ctx, keep) for s, keep in running.changes] == [(12_288, None)]
         assert [m.content for m in screen.chat.path] == ["one", "Half a sentence."]
         assert seen(running) == ["one", "Half a "]
         assert not shows(pilot, "!")

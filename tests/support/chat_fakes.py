@@ -62,6 +62,7 @@ class FakeRunning:
     changes: list[tuple[Settings, bool | None]] = field(
         default_factory=list
     )  # whether to keep them
+    tried: list[tuple[Settings, Settings | None]] = field(default_factory=list)
     change_said: str = ""  # a change ends with the old settings, after this
     change_hold: threading.Event | None = None  # a change waits for it, or for a stop
 
@@ -147,6 +148,17 @@ class FakeRunning:
 
     def change(self, settings: Settings, *, keep: bool | None) -> Iterator[Stage | Retry | Ready]:
         self.changes.append((settings, keep))
+        return self._loaded(settings, self.settings)
+
+    def try_out(
+        self, settings: Settings, before: Settings | None
+    ) -> Iterator[Stage | Retry | Ready]:
+        self.tried.append((settings, before))
+        return self._loaded(settings, before)
+
+    def _loaded(
+        self, settings: Settings, before: Settings | None
+    ) -> Iterator[Stage | Retry | Ready]:
         self._stop.clear()
         yield Stage("loading the model", 0.25)
         said = self.change_said
@@ -154,10 +166,11 @@ class FakeRunning:
             if self._stop.is_set():
                 said = "It was cancelled. The model is loaded again as it was."
                 break
+        if said and before is None:
+            raise EngineCancelled("the launch was cancelled")
         if said:
             yield Retry(said)
-        else:
-            self.settings = settings
+        self.settings = before if said and before is not None else settings
         yield Ready(self)  # type: ignore[arg-type]
 
 

@@ -190,20 +190,21 @@ class CompareScreen(Screen[None]):
                 await column.clear()
             said = ""
             for column, setting in zip(self._columns, settings, strict=True):
-                said = await self._ask(column, setting, setting.loaded(before))
+                said = await self._ask(column, setting, before)
                 if said:
                     break
             self._going_back = True
             if self._loads.ready:
-                said = await self._load(before) or said
+                said = await self._load(before, None) or said
             found = await self._mark()
             self._say(" · ".join(part for part in (said, found) if part))
         finally:
             self._busy = self._going_back = False
 
-    async def _ask(self, column: Column, setting: Setting, settings: Settings) -> str:
-        """Loads what it takes and has the question answered; why that is all, if it is."""
-        if said := await self._load(settings):
+    async def _ask(self, column: Column, setting: Setting, before: Settings) -> str:
+        """Loads what it takes and has the question answered; why that is all, if it is. `before`:
+        as the chat has the model."""
+        if said := await self._load(setting.loaded(before), before):
             return said
         if self._stopped:
             return "stopped"
@@ -217,11 +218,13 @@ class CompareScreen(Screen[None]):
             return str(error)
         return "stopped" if self._stopped else ""
 
-    async def _load(self, settings: Settings) -> str:
-        """Loads the model with these types of K and V, unless it is; why it is not, if so."""
+    async def _load(self, settings: Settings, before: Settings | None) -> str:
+        """Loads the model with these types of K and V, unless it is, or else those from `before`;
+        why it is not, if so. On the way back there are no others: a cancelled load is no model, and
+        the next one is the chat's own."""
         if _types(self._model.settings) == _types(settings):
             return ""
-        self._loads.start(partial(self._model.change, settings, keep=None))
+        self._loads.start(partial(self._model.try_out, settings, before))
         while self._loads.active:
             self._say(load_text(self._loads, self._keymap.label("compare.leave")))
             await asyncio.sleep(LOOK_SECONDS)

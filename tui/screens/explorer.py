@@ -30,10 +30,10 @@ ROOMY = 40  # rows of a screen with room for a chart of twice as many
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What is to be loaded. `keep`: it is the user's own, also for later launches; what kvchat
-    would choose by itself is not."""
+    would choose by itself is not. None: nothing is said of those."""
 
     settings: Settings
-    keep: bool
+    keep: bool | None
 
 
 class ExplorerScreen(Screen[Choice | None]):

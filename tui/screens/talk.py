@@ -448,8 +448,8 @@ class TalkScreen(DirectScreen):
         self._lines.idle()
 
     def load(self, settings: Settings) -> None:
-        """Loads the model with these; they are not kept for later launches."""
-        self._change(Choice(settings, keep=False))
+        """Loads the model with these; what later launches load stays as it was chosen."""
+        self._change(Choice(settings, keep=None))
 
     @work(group="change", exclusive=True)
     async def _change(self, choice: Choice) -> None:
