@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +53,30 @@ async def explorer_screen(pilot: Pilot[None]) -> ExplorerScreen:
     return screen
 
 
+@asynccontextmanager
+async def over_the_chat(
+    running: FakeRunning, store: Conversations, question: str = "", typed: str = ""
+) -> AsyncIterator[tuple[Pilot[None], ChatScreen, ExplorerScreen]]:
+    """The chat and the explorer that is open over it. `question`: is answered before that; `typed`:
+    stands in the composer then."""
+    async with make_app(running, store).run_test(size=SIZE) as pilot:
+        chat = await chat_screen(pilot)
+        if question:
+            await ask(pilot, question)
+        await pilot.press(*typed, "f3")
+        yield pilot, chat, await explorer_screen(pilot)
+
+
+@asynccontextmanager
+async def before_a_load(
+    launcher: FakeLauncher, store: Conversations, size: tuple[int, int] = SIZE
+) -> AsyncIterator[tuple[Pilot[None], ExplorerScreen]]:
+    """The explorer of `--choose`."""
+    app = KvchatApp(launcher, store, Sampling(), choose=True)
+    async with app.run_test(size=size) as pilot:
+        yield pilot, await explorer_screen(pilot)
+
+
 def settled(screen: ExplorerScreen) -> bool:
     """What is shown is the exact answer to what the dials say."""
     weighed = screen._weighed
@@ -67,11 +93,7 @@ async def press(pilot: Pilot[None], *keys: str) -> None:
 async def test_each_step_shows_what_the_solver_says(store: Conversations) -> None:
     """Memory, speed and whether it fits follow the dials; Esc leaves everything as it was."""
     running = FakeRunning(make_explorer=make)
-    app = make_app(running, store)
-    async with app.run_test(size=SIZE) as pilot:
-        chat = await chat_screen(pilot)
-        await pilot.press("f3")
-        screen = await explorer_screen(pilot)
+    async with over_the_chat(running, store) as (pilot, chat, screen):
         start = screen._settings
         assert shows(pilot, f"◂ {start.n_ctx:,}", "K cache", "V cache", "33 of 33", "GPU0", "RAM")
         await press(pilot, "right", "down", "down", "down", "left", "left")
@@ -92,23 +114,19 @@ async def test_each_step_shows_what_the_solver_says(store: Conversations) -> Non
         assert turn in shown(pilot)
         assert f"reads    ~{tps_text(speed.prompt_tps)} t/s" in shown(pilot)
         await pilot.press("escape")
-        await until(pilot, lambda: app.screen is chat)
+        await until(pilot, lambda: pilot.app.screen is chat)
     assert not running.changes
 
 
 async def test_what_does_not_fit_is_said_and_not_loaded(store: Conversations) -> None:
     running = FakeRunning(make_explorer=make)
-    app = make_app(running, store)
-    async with app.run_test(size=SIZE) as pilot:
-        await chat_screen(pilot)
-        await pilot.press("f3")
-        screen = await explorer_screen(pilot)
+    async with over_the_chat(running, store) as (pilot, _, screen):
         await press(pilot, *["right"] * 12)
         assert screen._settings.n_ctx == giant(LLAMA_8B).n_ctx_train
         await until(pilot, lambda: "does not fit: GPU0 is short by" in shown(pilot))
         await press(pilot, "enter")
         await until(pilot, lambda: "not loaded: GPU0 is short by" in shown(pilot))
-        assert app.screen is screen
+        assert pilot.app.screen is screen
         await press(pilot, "r")
         assert screen._settings == screen._own
         await until(pilot, lambda: "fits (computed)" in shown(pilot))
@@ -120,16 +138,13 @@ async def test_enter_loads_what_is_shown_and_the_chat_goes_on(store: Conversatio
     answered when it is loaded."""
     running = FakeRunning([["One."], ["Two."]], make_explorer=make)
     running.change_hold = threading.Event()
-    app = make_app(running, store)
-    async with app.run_test(size=SIZE) as pilot:
-        screen = await chat_screen(pilot)
-        await ask(pilot, "First?")
-        await pilot.press("h", "m", "f3")
-        explorer = await explorer_screen(pilot)
+    async with over_the_chat(running, store, "First?", "hm") as (pilot, screen, explorer):
         await press(pilot, "left")
         choice = explorer._settings
         await pilot.press("enter")
-        await until(pilot, lambda: app.screen is screen and shows(pilot, "25%", "Esc cancels"))
+        await until(
+            pilot, lambda: pilot.app.screen is screen and shows(pilot, "25%", "Esc cancels")
+        )
         await pilot.press("enter")  # answered once it is loaded
         await until(pilot, lambda: len(screen.chat.path) == 3)
         assert shows(pilot, "One.", "hm")
@@ -143,11 +158,7 @@ async def test_enter_loads_what_is_shown_and_the_chat_goes_on(store: Conversatio
 async def test_what_kvchat_would_choose_is_no_choice_to_keep(store: Conversations) -> None:
     """Reset and loaded, the profile's choice is taken back."""
     running = FakeRunning(make_explorer=lambda: make(n_ctx=4096))
-    app = make_app(running, store)
-    async with app.run_test(size=SIZE) as pilot:
-        await chat_screen(pilot)
-        await pilot.press("f3")
-        screen = await explorer_screen(pilot)
+    async with over_the_chat(running, store) as (pilot, _, screen):
         await press(pilot, "r")
         own = screen._own
         await pilot.press("enter")
@@ -157,13 +168,9 @@ async def test_what_kvchat_would_choose_is_no_choice_to_keep(store: Conversation
 
 async def test_nothing_is_loaded_again_for_nothing(store: Conversations) -> None:
     running = FakeRunning(make_explorer=make)
-    app = make_app(running, store)
-    async with app.run_test(size=SIZE) as pilot:
-        chat = await chat_screen(pilot)
-        await pilot.press("f3")
-        await explorer_screen(pilot)
+    async with over_the_chat(running, store) as (pilot, chat, _):
         await press(pilot, "right", "left", "enter")
-        await until(pilot, lambda: app.screen is chat)
+        await until(pilot, lambda: pilot.app.screen is chat)
     assert not running.changes
 
 
@@ -197,12 +204,7 @@ async def test_a_change_that_comes_to_nothing_is_told(
     running.change_hold = threading.Event() if cancelled else None
     running.change_said = "" if cancelled else sentence
     before = running.settings
-    app = make_app(running, store)
-    async with app.run_test(size=SIZE) as pilot:
-        screen = await chat_screen(pilot)
-        await ask(pilot, "First?")
-        await pilot.press("f3")
-        await explorer_screen(pilot)
+    async with over_the_chat(running, store, "First?") as (pilot, screen, _):
         await press(pilot, "left", "enter")
         if cancelled:
             await until(pilot, lambda: "Esc cancels" in shown(pilot))
@@ -219,11 +221,7 @@ async def test_a_plan_is_taken_over_by_enter_and_by_number(store: Conversations)
     """Into the dials, not yet into memory."""
     where = machine(replace(gpu(12), source="measured"))
     running = FakeRunning(make_explorer=lambda: make(QWEN_30B_A3B, where))
-    app = make_app(running, store)
-    async with app.run_test(size=SIZE) as pilot:
-        await chat_screen(pilot)
-        await pilot.press("f3")
-        screen = await explorer_screen(pilot)
+    async with over_the_chat(running, store) as (pilot, _, screen):
         await until(pilot, lambda: "kvchat's own" in shown(pilot))
         offers = {key: c.settings for key, c in screen._offers}
         assert {"r", "1", "2"} <= {*offers}
@@ -232,7 +230,7 @@ async def test_a_plan_is_taken_over_by_enter_and_by_number(store: Conversations)
         assert len(screen._explorer.dials) == 6  # type: ignore[union-attr]
         await press(pilot, *["down"] * 7, "enter")
         assert screen._settings == offers["1"]
-        assert app.screen is screen
+        assert pilot.app.screen is screen
         assert screen._row == 0
     assert not running.changes
 
@@ -264,26 +262,22 @@ async def test_only_the_newest_step_is_weighed(store: Conversations) -> None:
         assert app.screen is screen  # Enter was for what was shown then
 
 
-async def test_before_a_load(store: Conversations) -> None:
+async def test_what_is_chosen_before_a_load_is_loaded(store: Conversations) -> None:
     """--choose: the explorer first, then the model with what was chosen, then the chat."""
     launcher = FakeLauncher(FakeRunning(), make_explorer=make)
-    app = KvchatApp(launcher, store, Sampling(), choose=True)
-    async with app.run_test(size=SIZE) as pilot:
-        screen = await explorer_screen(pilot)
+    async with before_a_load(launcher, store) as (pilot, screen):
         assert launcher.chosen is None
         await press(pilot, "left")
         choice = screen._settings
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, ChatScreen))
+        await until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
     assert launcher.chosen == (choice, True)
 
 
 async def test_after_a_load_that_failed_one_chooses_again(store: Conversations) -> None:
     error = EngineError("out_of_memory", "There was not enough memory.")
     launcher = FakeLauncher(FakeRunning(), error=error, make_explorer=make)
-    app = KvchatApp(launcher, store, Sampling(), choose=True)
-    async with app.run_test(size=SIZE) as pilot:
-        await explorer_screen(pilot)
+    async with before_a_load(launcher, store) as (pilot, _):
         await press(pilot, "left", "enter")
         await until(pilot, lambda: shows(pilot, "There was not enough memory.", "F3 chooses"))
         await pilot.press("f3")
@@ -291,29 +285,27 @@ async def test_after_a_load_that_failed_one_chooses_again(store: Conversations) 
         launcher.error = None
         await press(pilot, "enter")
         await chat_screen(pilot)
-    assert app.error is None
+    assert isinstance(pilot.app, KvchatApp)
+    assert pilot.app.error is None
 
 
 @pytest.mark.parametrize("key", ["escape", "q", "f3", "ctrl+c"])
 async def test_leaving_before_a_load_loads_nothing(store: Conversations, key: str) -> None:
     launcher = FakeLauncher(FakeRunning(), make_explorer=make)
-    app = KvchatApp(launcher, store, Sampling(), choose=True)
-    async with app.run_test(size=SIZE) as pilot:
-        await explorer_screen(pilot)
+    async with before_a_load(launcher, store) as (pilot, _):
         await pilot.press(key)
-        await until(pilot, lambda: app.return_code is not None)
+        await until(pilot, lambda: pilot.app.return_code is not None)
     assert launcher.chosen is None
-    assert (app.return_code, app.error) == (0, None)
+    assert isinstance(pilot.app, KvchatApp)
+    assert (pilot.app.return_code, pilot.app.error) == (0, None)
 
 
 async def test_gpus_that_are_only_described_are_not_loaded_to(store: Conversations) -> None:
     launcher = FakeLauncher(FakeRunning(), make_explorer=lambda: make(where=machine(gpu(24))))
-    app = KvchatApp(launcher, store, Sampling(), choose=True)
-    async with app.run_test(size=SIZE) as pilot:
-        await explorer_screen(pilot)
+    async with before_a_load(launcher, store) as (pilot, _):
         await press(pilot, "enter")
         await until(pilot, lambda: "not loaded: such GPUs are only described" in shown(pilot))
-        assert isinstance(app.screen, ExplorerScreen)
+        assert isinstance(pilot.app.screen, ExplorerScreen)
     assert launcher.chosen is None
 
 
@@ -338,9 +330,7 @@ async def test_a_file_that_cannot_be_explored_says_why(store: Conversations) -> 
 async def test_it_stands_at_every_size(store: Conversations, size: tuple[int, int]) -> None:
     """Dials, verdict and the keys are there, and no line is wider than the screen."""
     launcher = FakeLauncher(FakeRunning(), make_explorer=make)
-    app = KvchatApp(launcher, store, Sampling(), choose=True)
-    async with app.run_test(size=size) as pilot:
-        screen = await explorer_screen(pilot)
+    async with before_a_load(launcher, store, size) as (pilot, screen):
         for text in ("context", "K cache", "V cache", "GPU layers", "batch", "Enter load"):
             assert text in shown(pilot)
         await press(pilot, *["right"] * 12)

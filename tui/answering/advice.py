@@ -29,6 +29,14 @@ def is_death(error: KvchatError) -> bool:
     return ended or (isinstance(error, EngineError) and error.kind in _DEATHS)
 
 
+def in_words(error: Exception, failed: str) -> KvchatError:
+    """Whatever it was as an error that can be told: the chat must outlive a defect of ours.
+    `failed`: what did, as a sentence begins."""
+    if isinstance(error, KvchatError):
+        return error
+    return EngineError("load_failed", f"{failed}: {error!r}.")
+
+
 def failure(error: KvchatError, running: RunningModel, called: Called) -> str:
     """What went wrong, where its log is, and what goes on from there."""
     text = str(error)

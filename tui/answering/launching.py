@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from tui.answering import advice
 from tui.ports import LaunchEvent, Ready
 from tuner.errors import EngineCancelled, EngineError, KvchatError
 
@@ -26,7 +27,5 @@ def events(load: Callable[[], Iterator[LaunchEvent]]) -> Iterator[LaunchEvent | 
         yield Failed(EngineError("load_failed", "The load ended without a model."))
     except EngineCancelled:
         yield Failed(None)
-    except KvchatError as error:
-        yield Failed(error)
-    except Exception as error:  # the chat must outlive a defect of ours
-        yield Failed(EngineError("load_failed", f"Loading failed: {error!r}."))
+    except Exception as error:
+        yield Failed(advice.in_words(error, "Loading failed"))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from tui.answering.view import View, cuts, longest, prompt_of
+from tui.answering.view import View, cuts, longest, prompt_of, with_question
 from tui.ports import RunningModel
 from tui.storage import StoredMessage
 from tuner.engine.protocol import Message, Sampling
@@ -45,9 +45,9 @@ class Situation:
 
     def n_tokens(self, view: View) -> int:
         """Tokens of the conversation with the draft where only this is seen of it."""
-        question = StoredMessage("", None, "user", self.draft, 0)
-        asked = replace(view, messages=(*view.messages, question)) if self.draft else view
-        return self.running.count_tokens(prompt_of(self.system_prompt, asked), self.think)
+        prompt = prompt_of(self.system_prompt, view)
+        asked = with_question(prompt, self.draft) if self.draft else prompt
+        return self.running.count_tokens(asked, self.think)
 
     def cut(self, *, for_summary: bool = False) -> View | None:
         """What is seen once the oldest turns are gone: as many stay as take half of the context, or

@@ -58,6 +58,14 @@ def prompt_of(system_prompt: str | None, view: View) -> tuple[Message, ...]:
     return (*system, *_in_turn(view))
 
 
+def with_question(before: tuple[Message, ...], content: str) -> tuple[Message, ...]:
+    """What the model is given of a view, with a question at its end; one that waits for its answer
+    is joined with it, as roles alternate."""
+    if before and before[-1].role == "user":
+        return (*before[:-1], Message("user", f"{before[-1].content}\n\n{content}"))
+    return (*before, Message("user", content))
+
+
 def _in_turn(view: View) -> Iterator[Message]:
     last = Message("user", view.stands_in) if view.stands_in else None
     for message in view.messages:

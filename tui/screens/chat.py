@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -24,7 +25,6 @@ from tui.screens.conversations import ConversationsScreen, Opened
 from tui.screens.details import DetailsScreen
 from tui.screens.explorer import Choice, ExplorerScreen
 from tui.screens.history import HistoryScreen
-from tui.screens.lines import NOT_SAVED
 from tui.screens.loads import Loads
 from tui.screens.measuring import Measuring
 from tui.screens.report import ReportScreen
@@ -45,12 +45,11 @@ class ChatScreen(TalkScreen):
 
     VERTICAL_BREAKPOINTS = [(0, "-short"), (14, "-tall")]  # noqa: RUF012
 
+    @dataclass(eq=False)
     class NotSaved(Message):
         """A conversation could not be saved. Sent to the app, from any thread."""
 
-        def __init__(self, problem: str) -> None:
-            super().__init__()
-            self.problem = problem
+        problem: str
 
     class Saved(Message):
         """Saving works again, or the store has something to say, which "" is not. Sent to the
@@ -88,14 +87,11 @@ class ChatScreen(TalkScreen):
     def show_problem(self, problem: str) -> None:
         """Why the conversation is not saved now."""
         self._lines.saved = False
-        self._lines.doing(NOT_SAVED)
         self.run_worker(self._transcript.notice(problem, "warning"))
 
     def show_saved(self, word: str) -> None:
         """All of the conversation is saved; `word`: what the store says of it, if anything."""
         self._lines.saved = self._store.saved and not self._recorder.problem
-        if self._lines.saved and self._lines.activity.activity == NOT_SAVED:
-            self._lines.doing("")
         if word:
             self.run_worker(self._transcript.notice(word, "warning"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -36,21 +37,19 @@ class ContextScreen(ModalScreen[Way | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(Place.CONTEXT)
 
+    @dataclass(eq=False)
     class Found(Message):
         """What a way comes to; `possible`: it can be gone."""
 
-        def __init__(self, way: Way, text: str, possible: bool) -> None:
-            super().__init__()
-            self.way = way
-            self.text = text
-            self.possible = possible
+        way: Way
+        text: str
+        possible: bool
 
+    @dataclass(eq=False)
     class Counted(Message):
         """Tokens in use, with the draft."""
 
-        def __init__(self, n_tokens: int) -> None:
-            super().__init__()
-            self.n_tokens = n_tokens
+        n_tokens: int
 
     def __init__(self, situation: Situation, keymap: Keymap):
         super().__init__()

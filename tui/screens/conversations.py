@@ -41,21 +41,19 @@ class ConversationsScreen(Screen[Opened | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(Place.LIST)
 
+    @dataclass(eq=False)
     class Found(Message):
         """The result of a search."""
 
-        def __init__(self, text: str, hits: list[Hit], problem: str = "") -> None:
-            super().__init__()
-            self.text = text
-            self.hits = hits
-            self.problem = problem
+        text: str
+        hits: list[Hit]
+        problem: str = ""
 
+    @dataclass(eq=False)
     class Deleted(Message):
         """A conversation is gone. Sent to the app."""
 
-        def __init__(self, conversation_id: str) -> None:
-            super().__init__()
-            self.conversation_id = conversation_id
+        conversation_id: str
 
     def __init__(self, store: Conversations, keymap: Keymap):
         super().__init__()

@@ -4,15 +4,17 @@ context costs."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from textual.message import Message
 from textual.screen import Screen
 
+from tui.answering.advice import in_words
 from tui.ports import Candidate, Explorer, Plan
 from tui.widgets.newest import Newest
-from tuner.errors import EngineError, KvchatError
+from tuner.errors import KvchatError
 from tuner.settings import Settings
 
 
@@ -20,43 +22,38 @@ class Exploring:
     """Tells the screen by messages. Of settings to be weighed only the newest are: a key that is
     held down waits for nothing."""
 
+    @dataclass(eq=False)
     class Opened(Message):
         """There is an explorer."""
 
-        def __init__(self, explorer: Explorer) -> None:
-            super().__init__()
-            self.explorer = explorer
+        explorer: Explorer
 
+    @dataclass(eq=False)
     class Failed(Message):
         """There is none."""
 
-        def __init__(self, error: KvchatError) -> None:
-            super().__init__()
-            self.error = error
+        error: KvchatError
 
+    @dataclass(eq=False)
     class Weighed(Message):
         """What settings give; `exact`: by their exact footprint, which nothing follows."""
 
-        def __init__(
-            self, settings: Settings, candidate: Candidate, missing: str, exact: bool
-        ) -> None:
-            super().__init__()
-            self.settings, self.candidate = settings, candidate
-            self.missing, self.exact = missing, exact
+        settings: Settings
+        candidate: Candidate
+        missing: str
+        exact: bool
 
+    @dataclass(eq=False)
     class Surveyed(Message):
         """What kvchat would choose, and what else there is."""
 
-        def __init__(self, plan: Plan) -> None:
-            super().__init__()
-            self.plan = plan
+        plan: Plan
 
+    @dataclass(eq=False)
     class Reached(Message):
         """The best plan for one more context."""
 
-        def __init__(self, candidate: Candidate) -> None:
-            super().__init__()
-            self.candidate = candidate
+        candidate: Candidate
 
     def __init__(self, screen: Screen[Any]):
         self._screen = screen
@@ -86,7 +83,7 @@ class Exploring:
                     return
                 self._tell(self.Reached(candidate))
         except Exception as error:
-            self._fail(error)
+            self._tell(self.Failed(in_words(error, "This cannot be explored")))
 
     def _weigh(self, wanted: tuple[Explorer, Settings]) -> None:
         explorer, settings = wanted
@@ -99,14 +96,8 @@ class Exploring:
                 exact = explorer.exactly(quick)
                 self._tell(self.Weighed(settings, exact, explorer.missing(exact), True))
         except Exception as error:
-            self._fail(error)
+            self._tell(self.Failed(in_words(error, "This cannot be explored")))
 
     def _tell(self, message: Message) -> None:
         if not self._ended:
             self._screen.post_message(message)
-
-    def _fail(self, error: Exception) -> None:
-        """A sentence for whatever it was: the screen must outlive it."""
-        if not isinstance(error, KvchatError):
-            error = EngineError("load_failed", f"This cannot be explored: {error!r}.")
-        self._tell(self.Failed(error))

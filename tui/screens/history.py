@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import events
@@ -30,16 +31,13 @@ class HistoryScreen(ModalScreen[str | None]):
 
     VERTICAL_BREAKPOINTS = [(0, "-short"), (20, "-tall")]  # noqa: RUF012
 
+    @dataclass(eq=False)
     class Found(Message):
         """The questions that hold all of the words, and a row for each."""
 
-        def __init__(
-            self, wanted: tuple[str, bool], questions: list[str], rows: list[Content]
-        ) -> None:
-            super().__init__()
-            self.wanted = wanted
-            self.questions = questions
-            self.rows = rows
+        wanted: tuple[str, bool]
+        questions: list[str]
+        rows: list[Content]
 
     def __init__(self, here: Sequence[str], everywhere: Sequence[str], keymap: Keymap):
         """`here`: of this conversation, `everywhere`: of all; the newest first."""

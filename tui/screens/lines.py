@@ -73,11 +73,10 @@ class LinesBelow:
 
     def idle(self) -> None:
         """Nothing is being answered: what can be done now."""
-        loads = self._loads
-        if loads.active:
+        if self._loads.active:
             self.say_load()
         else:
-            self.doing("" if self.saved else NOT_SAVED)
+            self.doing("")
         self.hint_idle()
 
     def say_load(self) -> None:

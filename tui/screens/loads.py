@@ -4,6 +4,7 @@ after its process died, or with other settings."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 from textual.message import Message
@@ -18,27 +19,24 @@ class Loads:
     """Loads in a thread, one model at a time, and tells the screen by messages how far it is and
     how it ended."""
 
+    @dataclass(eq=False)
     class Progressed(Message):
         """What is being done, and how it will be loaded once that is known."""
 
-        def __init__(self, event: Stage | Retry | Planned) -> None:
-            super().__init__()
-            self.event = event
+        event: Stage | Retry | Planned
 
+    @dataclass(eq=False)
     class Failed(Message):
         """There is no model. `error`: None where the load was cancelled."""
 
-        def __init__(self, error: KvchatError | None) -> None:
-            super().__init__()
-            self.error = error
+        error: KvchatError | None
 
+    @dataclass(eq=False)
     class Loaded(Message):
         """The model answers now. `said`: what did not go as it should on the way, if anything."""
 
-        def __init__(self, running: RunningModel, said: str = "") -> None:
-            super().__init__()
-            self.running = running
-            self.said = said
+        running: RunningModel
+        said: str = ""
 
     def __init__(self, screen: Screen[None], launcher: ModelLauncher):
         self._screen = screen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import work
@@ -22,12 +23,11 @@ COLUMNS_MIN = 20  # a narrower report says nothing; one may scroll to the right
 class ReportView(VerticalScroll):
     """Scrolls the report; says how many columns of it can be seen beside the scroll bar."""
 
+    @dataclass(eq=False)
     class Resized(Message):
         """The width that text has here changed."""
 
-        def __init__(self, columns: int) -> None:
-            super().__init__()
-            self.columns = columns
+        columns: int
 
     def on_resize(self) -> None:
         self.post_message(self.Resized(self.scrollable_content_region.width))
@@ -38,12 +38,11 @@ class ReportScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(Place.REPORT)
 
+    @dataclass(eq=False)
     class Written(Message):
         """The report's text is there."""
 
-        def __init__(self, text: str) -> None:
-            super().__init__()
-            self.text = text
+        text: str
 
     def __init__(self, running: RunningModel, keymap: Keymap):
         super().__init__()

@@ -10,6 +10,7 @@ from typing import Any
 from textual.message import Message as ScreenMessage
 from textual.screen import Screen
 
+from tui.answering.view import with_question
 from tui.composing.attaching import Attached, Attaching
 from tui.composing.commands import as_text
 from tui.composing.draft import Draft
@@ -72,23 +73,14 @@ class Wanted:
     exact: bool = False
 
 
-def with_question(before: tuple[Message, ...], content: str) -> tuple[Message, ...]:
-    """The conversation with a question at its end; one that waits for its answer is joined with
-    it, as roles alternate."""
-    if before and before[-1].role == "user":
-        return (*before[:-1], Message("user", f"{before[-1].content}\n\n{content}"))
-    return (*before, Message("user", content))
-
-
 class Weighing:
     """Weighs the newest draft and tells the screen by a message."""
 
+    @dataclass(eq=False)
     class Weighed(ScreenMessage):
         """What the draft comes to."""
 
-        def __init__(self, weight: Weight) -> None:
-            super().__init__()
-            self.weight = weight
+        weight: Weight
 
     def __init__(self, screen: Screen[Any], attaching: Attaching):
         self._screen = screen

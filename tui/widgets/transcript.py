@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from textual import events
 from textual.geometry import Offset, Region, Size
@@ -45,12 +46,11 @@ class Transcript(ScrollView, can_focus=False):
     class CursorMoved(Message):
         """The cursor is on another message or block, or on none."""
 
+    @dataclass(eq=False)
     class LinkClicked(Message):
         """The user clicked on a link."""
 
-        def __init__(self, href: str) -> None:
-            super().__init__()
-            self.href = href
+        href: str
 
     def __init__(self, width: int = WIDTH) -> None:
         """`width`: the most columns that text takes."""
