@@ -166,6 +166,11 @@ class Fitting:
             settings, contexts, wished, self._exact_totals if exact else self.estimator.totals
         )
 
+    def furthest(self, settings: Settings, contexts: list[int]) -> Settings | None:
+        """The settings with the longest of `contexts` (ascending) that the budgets hold by exact
+        footprints, whatever that leaves of the RAM; None: not even the first."""
+        return _reach(settings, contexts, self.budgets, self._exact_totals)
+
     def longest_at_most(
         self, settings: Settings, contexts: list[int], wished: int, compute: Compute
     ) -> Settings | None:

@@ -63,6 +63,26 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """A cache that there is room for where a plan's weights lie."""
+
+    type_k: str
+    type_v: str
+    n_ctx: int  # tokens, the most
+    quality: Quality
+
+    @property
+    def types(self) -> str:
+        """As people name a pair."""
+        return types_text(self.type_k, self.type_v)
+
+
+def types_text(type_k: str, type_v: str) -> str:
+    """A pair of cache types in a word: q8_0, q8_0/q4_0."""
+    return type_k if type_k == type_v else f"{type_k}/{type_v}"
+
+
+@dataclass(frozen=True, slots=True)
 class Offers:
     """What a plan has beside its choice. The choice is there long before all that: it is shown, or
     loaded, at once, and the rest is found when somebody asks for it."""
@@ -70,6 +90,7 @@ class Offers:
     alternatives: Later[tuple[Candidate, ...]] = field(default_factory=lambda: Later.known(()))
     fallbacks: Later[tuple[Candidate, ...]] = field(default_factory=lambda: Later.known(()))
     one_more_gib: Later[Candidate | None] = field(default_factory=lambda: Later.known(None))
+    shapes: Later[tuple[Shape, ...]] = field(default_factory=lambda: Later.known(()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +127,12 @@ class Plan:
     def one_more_gib(self) -> Candidate | None:
         """The choice if every GPU had 1 GiB more, where that is better."""
         return self.offers.one_more_gib.value
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """What the cache can become while the weights stay where they are, the most precise first;
+        each has more context than the one before."""
+        return self.offers.shapes.value
 
     def offering(self, **offers: Any) -> Plan:
         """The plan with other offers of the kinds that are named."""

@@ -12,10 +12,12 @@ from tuner.machine.machine import Machine
 from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.alternatives import alternatives, fallbacks, one_more_gib
+from tuner.planning.budgets import Budgets
 from tuner.planning.fewer_gpus import left_out_text, with_fewer_gpus
 from tuner.planning.later import Later
-from tuner.planning.plan import Candidate, Offers, Plan
+from tuner.planning.plan import Candidate, Offers, Plan, Shape
 from tuner.planning.reasons import reasons_for, warnings_for
+from tuner.planning.shapes import shapes
 from tuner.planning.shortage import (
     least_short,
     nearest,
@@ -71,7 +73,7 @@ def make_plan(
     _require_cache_types(solver, wishes)
     if margins:
         solver = solver.with_budgets(solver.budgets.less(solver.budgets.charged(list(margins))))
-    budgets = solver.budgets
+    whole, budgets = solver, solver.budgets
     solver, chosen = solver.confirmed(wishes)
     found = _Found(solver, chosen) if margins else _without_useless_gpus(solver, chosen, wishes)
     asked = solver
@@ -92,6 +94,8 @@ def make_plan(
             reasons=tuple(filter(None, told)),
             warnings=warnings_for(model, chosen, machine, wishes),
         ).offering(alternatives=ways)
+    fewer = asked.machine != machine
+    offers = _offers(solver, wishes, chosen, asked if fewer else None)
     return Plan(
         model,
         machine,
@@ -99,7 +103,8 @@ def make_plan(
         chosen,
         reasons=(*reasons_for(solver, wishes, chosen), *found.reasons),
         warnings=warnings_for(model, chosen, machine, wishes),
-        offers=_offers(solver, wishes, chosen, asked if asked.machine != machine else None),
+        # Of exact footprints the budgets hold all.
+        offers=replace(offers, shapes=_shapes(_unbound(solver) if fewer else whole, chosen)),
     )
 
 
@@ -149,6 +154,15 @@ def _offers(solver: Solver, wishes: Wishes, chosen: Candidate, whole: Solver | N
     return Offers(later(others), later(fallbacks), later(one_more_gib))
 
 
+def _unbound(solver: Solver) -> Solver:
+    """With all that its machine has, whatever its search had to leave."""
+    return solver.with_budgets(Budgets.of(solver.machine))
+
+
+def _shapes(solver: Solver, chosen: Candidate) -> Later[tuple[Shape, ...]]:
+    return Later(lambda: shapes(solver, chosen.settings) if chosen.fits else ())
+
+
 def with_choice(plan: Plan, chosen: Candidate, solver: Solver) -> Plan:
     """The plan with a choice that was not the solver's (the engine refused that, or an earlier one
     is kept), and with what is to be said of this one; its cache types were not weighed."""
@@ -159,6 +173,7 @@ def with_choice(plan: Plan, chosen: Candidate, solver: Solver) -> Plan:
         chosen=chosen,
         reasons=reasons_for(solver, given, chosen),
         warnings=warnings_for(plan.model, chosen, plan.machine, plan.wishes),
+        offers=replace(plan.offers, shapes=_shapes(solver, chosen)),
     )
 
 

@@ -140,6 +140,12 @@ _STATES = (
     Key("checkpoint", "bytes of one, which `footprint` has; 0: the cache can be cut anywhere"),
     Key("n_checkpoints", "that there is room for"),
 )
+_SHAPE = (
+    Key("type_k"),
+    Key("type_v"),
+    Key("n_ctx", "the most"),
+    Key("loss", "as of a plan", lambda shape: shape.quality.loss),
+)
 _QUANTIZATION = (
     Key("quantization", of=lambda other: other.name),
     Key("size_bytes", "of the file, about"),
@@ -174,6 +180,7 @@ def report_json(plan: Plan, advice: Advice | None = None, rank: int = 1) -> dict
         "alternatives": [candidate_json(c, machine) for c in plan.alternatives],
         "fallbacks": [candidate_json(c, machine) for c in plan.fallbacks],
         "one_more_gib": plan.one_more_gib and candidate_json(plan.one_more_gib, machine),
+        "shapes": [_object(_SHAPE, shape) for shape in plan.shapes],
         "advice": _advice(advice or Advice()),
         "reasons": list(plan.reasons),
         "warnings": list(plan.warnings),
@@ -248,6 +255,11 @@ def report_keys() -> Iterator[tuple[str, str]]:
     yield (
         "one_more_gib",
         "a plan if every GPU had 1 GiB more: better in something, worse in nothing; or null",
+    )
+    yield (
+        "shapes[]",
+        "what the cache can become while the weights stay where they are, the most precise first, "
+        f"each with more context than the one before: {_listed(_SHAPE)}",
     )
     yield (
         "advice.smaller",

@@ -12,7 +12,7 @@ from tuner.model.model import Model
 from tuner.planning import Plan, difference_text
 from tuner.planning.advice import Advice
 from tuner.planning.kept_states import KeptStates
-from tuner.planning.plan import Candidate, Speed
+from tuner.planning.plan import Candidate, Shape, Speed
 from tuner.planning.speed import QUOTED_DEPTH, TURN_ANSWER, TURN_PROMPT, turn_depth
 from tuner.profiles.actual import Actual, off_by
 from tuner.report import bars
@@ -27,6 +27,7 @@ WIDTH = 80
 LEAST_WIDTH = 20  # a narrower terminal wraps the lines itself
 ROOMY = 40  # from here on names of settings have a column of their own
 BILLION = 1e9
+NOTICED = 1.1  # a shape with less more context is not told
 MAX_PROCESSES = 3  # other processes named per GPU
 
 
@@ -88,6 +89,8 @@ def report_parts(
     gain = plan.one_more_gib and difference_text(plan.model, plan.chosen, plan.one_more_gib)
     if gain:
         lines += ["", *wrapped(f"With 1 GiB more: {gain}.", width, "")]
+    if plan.shapes:
+        lines += ["", *wrapped(shapes_text(plan), width, "")]
     yield _joined(lines)
     lines, advice = [], advise()
     if told := advice_lines(plan, advice) if advice else []:
@@ -206,6 +209,18 @@ def states_text(kept: KeptStates) -> str:
     if kept.size < (n + 1) * kept.checkpoint:
         return f"{up_to}: {checkpoints}"
     return f"{up_to}: {checkpoints}, and of other branches"
+
+
+def shapes_text(plan: Plan) -> str:
+    """What the cache can become where the weights lie."""
+    told: list[Shape] = []
+    for shape in plan.shapes:
+        if not told or shape.n_ctx >= NOTICED * told[-1].n_ctx:
+            told.append(shape)
+    first, *others = told
+    then = "".join(f", then {shape.types} to {shape.n_ctx:,}" for shape in others)
+    up_to = f"{first.types} up to {first.n_ctx:,} tokens"
+    return f"With the weights where they are: a cache of {up_to}{then}."
 
 
 def _decode_text(speed: Speed) -> str:
