@@ -1,10 +1,12 @@
-"""What a cache that cannot be cut is brought back to, by the engine's own memories."""
+"""What a cache that cannot be cut is brought back to, by the engine's own memories; and what a
+cache holds, moved to another one."""
 
 from __future__ import annotations
 
 import random
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,19 @@ from tests.support.gguf_files import (
     vocabulary,
     write_gguf,
 )
+from tuner.demo import demo_model_path
 from tuner.engine.client import EngineClient
-from tuner.engine.protocol import Done, Generate, Load, Message, Sampling, Text
+from tuner.engine.protocol import (
+    Done,
+    Generate,
+    Load,
+    Loaded,
+    Message,
+    Reshape,
+    Sampling,
+    Text,
+)  # fmt: skip
+from tuner.errors import EngineError
 from tuner.settings import Settings
 
 # A thought is never shown again; what it was begins the answer here.
@@ -135,3 +148,77 @@ def test_after_a_long_answer_that_is_left_out(
     assert 0 < done.n_reused < first.n_prompt
     assert first.n_prompt - done.n_reused <= 16
     assert again == expected
+
+
+# ---------------------------------------------------------------- moved
+
+
+MOVES: list[tuple[Any, int]] = [(None, 2), (windowed, 32), (hybrid, 32)]  # and n of the answers
+
+
+def path_of(tmp_path: Path, kind: Any) -> str:
+    return str(model(tmp_path / "model.gguf", kind) if kind else demo_model_path())
+
+
+def first_load(path: str) -> Load:
+    return Load(path, Settings(n_ctx=512, n_ubatch=32, use_extra_bufts=False), 1)
+
+
+@pytest.mark.parametrize(("kind", "n"), MOVES)
+def test_a_state_that_was_saved_is_gone_on_with_by_another_process(
+    client: EngineClient, tmp_path: Path, kind: Any, n: int
+) -> None:
+    """Only what is new is read, and the answer is what it would have been; also by a cache of
+    other types. One that is damaged changes nothing."""
+    load, state = first_load(path_of(tmp_path, kind)), tmp_path / "c.state"
+    list(client.load(load))
+    said(client, ASK, n)
+    expected, done = said(client, LATER, n)
+    saved = client.save_state(state, 1 << 30)
+    assert (saved.why, saved.n_tokens) == ("", done.n_ctx_used)
+    assert saved.n_bytes == state.stat().st_size
+    assert client.save_state(state.with_name("other"), 10).why
+    client.close()
+    for settings in (load.settings, replace(load.settings, type_k="q8_0", n_ctx=1024)):
+        list(client.load(replace(load, settings=settings)))
+        restored = client.restore_state(state)
+        assert (restored.why, restored.n_tokens) == ("", saved.n_tokens)
+        again, then = said(client, LATER, n)
+        assert then.n_reused == then.n_prompt - 1 or kind is not None
+        assert then.n_prompt - then.n_reused <= 16
+        if settings is load.settings:
+            assert again == expected
+    data = bytearray(state.read_bytes())
+    data[100] ^= 1
+    state.write_bytes(data)
+    before = said(client, LATER, 1)[1]
+    assert client.restore_state(state).why == "it is damaged"
+    assert client.restore_state(tmp_path / "none").why == "there is none"
+    assert said(client, LATER, 1)[1].n_reused >= before.n_reused
+
+
+@pytest.mark.parametrize(("kind", "n"), MOVES)
+def test_a_cache_changes_its_shape_while_the_weights_stay(
+    client: EngineClient, tmp_path: Path, kind: Any, n: int
+) -> None:
+    """Nothing is read again; where the new context cannot be had, all is as it was."""
+    load = first_load(path_of(tmp_path, kind))
+    loaded = list(client.load(load))[-1]
+    assert isinstance(loaded, Loaded)
+    said(client, ASK, n)
+    expected, done = said(client, LATER, n)
+    larger = replace(load.settings, n_ctx=1024)
+    other = replace(larger, type_k="q8_0", type_v="q8_0")
+    for settings in (larger, other, replace(other, type_v="q4_0"), load.settings):
+        reshaped = client.reshape(Reshape(settings, 1 << 28))
+        assert (reshaped.not_moved, reshaped.n_moved) == ("", done.n_ctx_used)
+        assert reshaped.n_ctx == settings.n_ctx
+        assert {b.kind for b in reshaped.buffers} == {b.kind for b in loaded.buffers}
+        again, then = said(client, LATER, n)
+        assert then.n_prompt - then.n_reused <= 16
+        if settings is larger:
+            assert again == expected
+    with pytest.raises(EngineError):  # a quantized V needs flash attention
+        client.reshape(Reshape(replace(other, flash_attn="off"), 1 << 28))
+    then = said(client, LATER, n)[1]
+    assert then.n_prompt - then.n_reused <= 16

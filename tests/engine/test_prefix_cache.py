@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner.engine.prefix_cache import PrefixCache
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Of a memory: a byte a token."""
+
+    held: tuple[int, ...]
+    first: int
+
+    @property
+    def n_bytes(self) -> int:
+        return len(self.held)
 
 
 class Full:
@@ -28,13 +43,19 @@ class Full:
         self.held.clear()
         self.first = 0
 
-    def checkpoint(self) -> tuple[list[int], int] | None:
-        return [*self.held], self.first
+    def state_bytes(self, *, partial: bool) -> int:
+        return len(self.held)
 
-    def restore(self, state: tuple[list[int], int]) -> bool:
-        """Only what cannot be cut: all else holds on to what came after."""
-        then, self.first = state
-        assert self.held[: len(then)] == then
+    def state(self, *, partial: bool) -> Snapshot | None:
+        return Snapshot((*self.held,), self.first)
+
+    def restore(self, state: Snapshot, *, partial: bool) -> bool:
+        """A part is only what cannot be cut: all else holds on to what came after."""
+        if partial:
+            assert self.held[: len(state.held)] == [*state.held]
+        else:
+            self.held = [*state.held]
+        self.first = state.first
         return True
 
     def decode(self, tokens: list[int]) -> None:
@@ -65,13 +86,33 @@ class Recurrent(Full):
     def cut(self, length: int) -> bool:
         return length >= len(self.held)
 
-    def restore(self, state: tuple[list[int], int]) -> bool:
-        self.held = [*state[0]]
+    def restore(self, state: Snapshot, *, partial: bool) -> bool:
+        self.held = [*state.held]
         return True
 
     def abort_decode(self) -> None:
         """The state has moved on, whatever its position says."""
         self.held[-1] = 9
+
+
+MOST = 60  # bytes
+
+
+def read(
+    memory: Full,
+    cache: PrefixCache,
+    prompt: list[int],
+    answer: list[int],
+    starts: Sequence[int] = (),
+) -> None:
+    """What is not in the cache yet, with the checkpoints that it wants."""
+    wanted = cache.checkpoints(prompt, starts)
+    assert wanted == sorted(wanted)
+    for token in prompt[len(cache.tokens) :] + answer:
+        if len(cache.tokens) in wanted:
+            cache.keep_checkpoint()
+        memory.decode([token])
+        cache.tokens.append(token)
 
 
 tokens = st.integers(1, 3)  # few, so that prompts share beginnings
@@ -91,18 +132,13 @@ def test_what_is_reused_is_really_there(
     exactly the prompt and the answer, and no token looked at a position that was gone."""
     memory = kind()
     window = Windowed.WINDOW if kind is Windowed else 0
-    cache = PrefixCache(memory, window, keeps_a_state=kind is Recurrent)
+    cache = PrefixCache(memory, window, keeps_a_state=kind is Recurrent, most_bytes=MOST)
     for prompt, answer, aborted in turns:
         reused = cache.reuse(prompt)
         assert 0 <= reused < len(prompt)
         assert memory.held == cache.tokens == prompt[:reused]
-        at = cache.checkpoint_at(prompt)
-        assert 0 <= at < len(prompt)
-        for token in prompt[reused:] + answer:
-            if len(cache.tokens) == at > 0:
-                cache.keep_checkpoint()
-            memory.decode([token])
-            cache.tokens.append(token)
+        read(memory, cache, prompt, answer)
+        assert cache.kept_bytes <= MOST
         assert memory.held == prompt + answer
         if aborted:
             memory.abort_decode()
@@ -143,12 +179,7 @@ def test_a_thought_that_the_next_prompt_leaves_out(kind: type[Full], n_kept: int
     cache = PrefixCache(memory, Windowed.WINDOW * (kind is Windowed), kind is Recurrent)
     prompt, thought = list(range(40)), [7] * 30
     cache.reuse(prompt)
-    at = cache.checkpoint_at(prompt)
-    for token in prompt + thought:
-        if len(cache.tokens) == at > 0:
-            cache.keep_checkpoint()
-        memory.decode([token])
-        cache.tokens.append(token)
+    read(memory, cache, prompt, thought)
     for _ in range(2):  # also when it is asked again
         assert cache.reuse([*prompt[:39], 100, 101]) == n_kept
         assert memory.held == cache.tokens == prompt[:n_kept]
@@ -162,6 +193,59 @@ def test_a_prompt_of_which_little_is_new() -> None:
     cache.tokens += range(30)
     prompt = [*range(30), 100, 101]
     cache.reuse(prompt)
-    assert cache.checkpoint_at(prompt) == 30
+    assert cache.checkpoints(prompt) == [30]
     cache.keep_checkpoint()
-    assert cache.checkpoint_at(prompt) == 0
+    assert cache.checkpoints(prompt) == []
+
+
+def test_where_prompts_part() -> None:
+    """Once edited, a question may be edited again: nothing before it is read a second time."""
+    memory = Recurrent()
+    cache = PrefixCache(memory, 0, keeps_a_state=True)
+    start = list(range(300))
+    for question, n_reused in ((7, 0), (8, 284), (9, 300)):
+        prompt = [*start, *[question] * 40]
+        assert cache.reuse(prompt) == n_reused
+        read(memory, cache, prompt, [5] * 30, starts=[284] if not n_reused else [])
+
+
+@pytest.mark.parametrize("kind", [Full, Windowed, Recurrent])
+def test_back_and_forth_between_two_branches(kind: type[Full]) -> None:
+    """What was read of either is not read again, while there is room for both."""
+    memory = kind()
+    window = Windowed.WINDOW * (kind is Windowed)
+    cache = PrefixCache(memory, window, kind is Recurrent)
+    one, other = [1, *[2] * 300], [1, *[3] * 300]
+    for prompt in (one, other):
+        assert cache.reuse(prompt) <= 1
+        read(memory, cache, prompt, [4] * 20)
+    for prompt in (one, other, one):
+        assert cache.reuse([*prompt, *[4] * 20, 5]) == 321
+        assert memory.held == cache.tokens == [*prompt, *[4] * 20]
+    assert cache.kept_bytes >= 321
+    cache = PrefixCache(memory := kind(), window, kind is Recurrent, most_bytes=300)
+    for prompt in (one, other):
+        cache.reuse(prompt)
+        read(memory, cache, prompt, [4] * 20)
+    assert cache.kept_bytes <= 300
+    assert cache.reuse(one) <= 1
+
+
+def test_a_thought_that_is_left_out_is_no_branch() -> None:
+    """Nobody comes back to it, so that no copy is made."""
+    memory = Full()
+    cache = PrefixCache(memory, 0, keeps_a_state=False)
+    read(memory, cache, [1] * 50, [*[2] * 300, *range(10, 40)])
+    cache.reuse([*[1] * 50, *range(10, 40), 6, 6])
+    assert cache.kept_bytes == 0
+
+
+def test_what_is_read_again_is_said() -> None:
+    memory = Recurrent()
+    cache = PrefixCache(memory, 0, keeps_a_state=True, most_bytes=0)
+    cache.reuse([1] * 100)
+    assert not cache.why
+    read(memory, cache, [1] * 100, [2] * 50)
+    assert cache.reuse([*[1] * 100, 3]) == 0
+    assert "recurrent state" in cache.why
+    assert "100 tokens" in cache.why

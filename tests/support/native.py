@@ -12,7 +12,7 @@ from tuner.settings import Settings
 
 
 @cache
-def _log() -> LogTap:
+def log() -> LogTap:
     """Kept, since the engine calls it."""
     return LogTap(os.open(os.devnull, os.O_WRONLY))
 
@@ -20,7 +20,7 @@ def _log() -> LogTap:
 @cache
 def vocabulary() -> NativeModel:
     init()
-    return NativeModel(str(demo_model_path()), Settings(n_ctx=1), _log(), vocab_only=True)
+    return NativeModel(str(demo_model_path()), Settings(n_ctx=1), log(), vocab_only=True)
 
 
 def matches(grammar: str, text: str) -> bool:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from tuner.child_environment import child_environment
 from tuner.engine.log import default_log_path, discard, note
@@ -32,8 +33,13 @@ from tuner.engine.protocol import (
     Progress,
     Prompt,
     Request,
+    Reshape,
+    RestoreState,
+    SaveState,
     ShowPrompt,
     SpeedMeasured,
+    StateRestored,
+    StateSaved,
     Stop,
     TokenCount,
 )
@@ -52,7 +58,11 @@ _ENDS = {
     CountTokens: TokenCount,
     MeasureSpeed: SpeedMeasured,
     MeasureLosses: LossesMeasured,
+    Reshape: Loaded,
+    SaveState: StateSaved,
+    RestoreState: StateRestored,
 }
+_Ended = TypeVar("_Ended")
 _NOTED = 20  # answers to nothing that are worth a line in the log
 
 
@@ -194,6 +204,19 @@ class EngineClient:
             if isinstance(event, Progress | LossesMeasured):
                 yield event
 
+    def reshape(self, request: Reshape) -> Loaded:
+        """Another context on the weights that are loaded. Raises EngineError: what was loaded is
+        then as it was, or `not_loaded`; after `stop`, EngineCancelled."""
+        return self._ended(request, Loaded)
+
+    def save_state(self, path: Path, most_bytes: int) -> StateSaved:
+        """Writes what the cache holds to a file. Raises EngineError."""
+        return self._ended(SaveState(str(path), most_bytes), StateSaved)
+
+    def restore_state(self, path: Path) -> StateRestored:
+        """Fills the cache with what a file holds, where that fits. Raises EngineError."""
+        return self._ended(RestoreState(str(path)), StateRestored)
+
     def stop(self) -> None:
         """Cancels whatever runs, if anything does. Returns at once."""
         with self._state:
@@ -229,6 +252,13 @@ class EngineClient:
         self.close()
 
     # ------------------------------------------------------------ inside
+
+    def _ended(self, request: Request, kind: type[_Ended]) -> _Ended:
+        """A request of which only the end is of interest."""
+        for event in self._run(request):
+            if isinstance(event, kind):
+                return event
+        raise EngineError("decode_failed", "the engine gave no answer")
 
     def _load(self, request: Load) -> Generator[Event, None, None]:
         """One load or dry run. Where it dies as repacked weights make it die, once more without

@@ -1,4 +1,5 @@
-"""The parts of ggml that llama_cpp does not bind: RPC devices, buffer types, the breakdown."""
+"""The parts of ggml that llama_cpp does not bind: RPC devices, buffer types, the breakdown, what
+packs and unpacks rows."""
 
 from __future__ import annotations
 
@@ -8,8 +9,28 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tuner.engine.probe import add_rpc_server, devices, offloaded_to, open_library
+from tuner.memory.cache_types import CacheType
 from tuner.memory.footprint import Buffer
+
+_TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+class _TypeTraits(ctypes.Structure):
+    """struct ggml_type_traits (ggml.h), but for its end."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", _TO_FLOAT),
+    )
+
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 
@@ -23,6 +44,13 @@ class GgmlLibraries:
         self._base.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
         self._base.ggml_backend_buft_name.restype = ctypes.c_char_p
         self._base.ggml_backend_buft_name.argtypes = [ctypes.c_void_p]
+        self._base.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
+        self._base.ggml_get_type_traits.argtypes = [ctypes.c_int]
+        self._base.ggml_quantize_chunk.restype = ctypes.c_size_t
+        self._base.ggml_quantize_chunk.argtypes = [
+            ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,
+            ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
+        ]  # fmt: skip
 
     def cpu_buffer_type(self) -> int:
         """The plain CPU buffer type, for tensors that shall stay in RAM."""
@@ -62,6 +90,22 @@ class GgmlLibraries:
         buffers: list[Buffer] = []
         self._walk(tree[2], buffers)
         return tuple(buffers)
+
+    def floats(self, kind: CacheType, rows: memoryview, out: NDArray[np.float32]) -> None:
+        """Unpacks rows of a type, one after the other."""
+        if kind.name == "f32":
+            out.reshape(-1)[:] = np.frombuffer(rows, np.float32)
+            return
+        unpack = self._base.ggml_get_type_traits(kind.ggml).contents.to_float
+        unpack(np.frombuffer(rows, np.uint8).ctypes.data, out.ctypes.data, out.size)
+
+    def pack(self, kind: CacheType, rows: NDArray[np.float32], out: memoryview) -> None:
+        """Packs rows of a type, one after the other. [rows, elements of one]"""
+        rows = np.ascontiguousarray(rows)
+        target = np.frombuffer(out, np.uint8).ctypes.data
+        self._base.ggml_quantize_chunk(
+            kind.ggml, rows.ctypes.data, target, 0, rows.shape[0], rows.shape[1], None
+        )
 
     def _walk(self, node: int, buffers: list[Buffer]) -> None:
         """In order: left at +16, right at +24, key at +32, the three sizes from +40."""

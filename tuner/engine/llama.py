@@ -16,6 +16,7 @@ from typing import Any
 import llama_cpp
 
 from tuner.engine.abort import AbortFlag
+from tuner.engine.blocks import Block
 from tuner.engine.libraries import GgmlLibraries
 from tuner.engine.log_lines import failure_reason, parse_buffers
 from tuner.engine.probe import engine_folder
@@ -24,7 +25,7 @@ from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer
 from tuner.model.tensors import EXPERT_TENSORS
 from tuner.settings import CONTEXT_PADDING, Settings
-from tuner.units import MIB, padded
+from tuner.units import padded
 
 _FLASH_ATTN = {
     "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
@@ -39,8 +40,6 @@ _NO_VOCABULARY = 0  # LLAMA_VOCAB_TYPE_NONE
 # llama_decode (llama.h), and what llama_context::decode makes of GGML_STATUS_ALLOC_FAILED.
 DECODE_OK, DECODE_NO_SLOT, DECODE_ABORTED = 0, 1, 2
 DECODE_ALLOC_FAILED = -2
-
-MAX_CHECKPOINT = 256 * MIB  # of RAM, which no plan counts; most take a tenth
 
 libraries = GgmlLibraries(engine_folder())
 
@@ -361,25 +360,33 @@ class Context:
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, True)
 
-    def checkpoint(self) -> ctypes.Array[ctypes.c_uint8] | None:
-        """What `cut` cannot bring back, a recurrent state or a sliding window's cache, copied to
-        RAM; None where it has more than `MAX_CHECKPOINT` bytes."""
-        partial = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
-        size = llama_cpp.llama_state_seq_get_size_ext(self.handle, 0, partial)
-        if not 0 < size <= MAX_CHECKPOINT:
-            return None
-        state = (ctypes.c_uint8 * size)()
-        written = llama_cpp.llama_state_seq_get_data_ext(self.handle, state, size, 0, partial)
-        return state if written == size else None
+    def state_bytes(self, *, partial: bool) -> int:
+        """Bytes of what the cache holds, or of what of it `cut` cannot bring back: a recurrent
+        state, a sliding window's cache."""
+        size: int = llama_cpp.llama_state_seq_get_size_ext(self.handle, 0, _part(partial))
+        return size
 
-    def restore(self, state: ctypes.Array[ctypes.c_uint8]) -> bool:
-        """Puts a checkpoint back; all that came after it is then to be cut. False where that
-        fails: what the cache holds is then unknown."""
-        partial = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
-        size = len(state)
-        return bool(
-            llama_cpp.llama_state_seq_set_data_ext(self.handle, state, size, 0, partial) == size
-        )
+    def state(self, *, partial: bool) -> Block | None:
+        """That, copied to RAM; None where it has no room."""
+        block = Block.in_ram(self.state_bytes(partial=partial))
+        return block if block and self.write_state(block, partial=partial) else None
+
+    def write_state(self, block: Block, *, partial: bool) -> bool:
+        """Copies it into a block of just that size."""
+        with block.array() as array:
+            written = llama_cpp.llama_state_seq_get_data_ext(
+                self.handle, array, block.n_bytes, 0, _part(partial)
+            )
+        return bool(written == block.n_bytes)
+
+    def restore(self, state: Block, *, partial: bool) -> bool:
+        """Puts it back; what came after a part of it is then to be cut. False where that fails:
+        what the cache holds is then unknown."""
+        with state.array() as array:
+            read = llama_cpp.llama_state_seq_set_data_ext(
+                self.handle, array, state.n_bytes, 0, _part(partial)
+            )
+        return bool(read == state.n_bytes)
 
     @property
     def first_position(self) -> int:
@@ -387,6 +394,10 @@ class Context:
         0 once a sliding window has moved on."""
         position: int = llama_cpp.llama_memory_seq_pos_min(self._memory, 0)
         return position
+
+
+def _part(partial: bool) -> int:
+    return int(llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) if partial else 0
 
 
 def init() -> None:

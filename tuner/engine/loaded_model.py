@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tuner.engine.abort import AbortFlag, CancelledError
 from tuner.engine.answer import Answer
 from tuner.engine.cache_reader import measured_losses
 from tuner.engine.free_cores import FreeCores
+from tuner.engine.kept import Branch
 from tuner.engine.llama import (
     DECODE_ABORTED,
     DECODE_ALLOC_FAILED,
@@ -19,6 +21,7 @@ from tuner.engine.llama import (
     LogTap,
     NativeModel,
 )
+from tuner.engine.moving import NO_ROOM, Mover, pair_of
 from tuner.engine.prefix_cache import PrefixCache
 from tuner.engine.prompts import Prompts, TokenizedPrompt
 from tuner.engine.protocol import (
@@ -33,13 +36,20 @@ from tuner.engine.protocol import (
     Notice,
     Progress,
     PromptProgress,
+    Reshape,
+    RestoreState,
+    SaveState,
     SpeedMeasured,
+    StateRestored,
+    StateSaved,
 )
 from tuner.engine.sampler import Sampler
+from tuner.engine.sequence_state import StateError
 from tuner.engine.speed_run import SpeedRun
 from tuner.engine.template_process import TemplateStoppedError
 from tuner.engine.thread_trial import faster
 from tuner.engine.voice import Voice
+from tuner.settings import Settings
 
 _FLUSH_SECONDS = 0.03
 _PROGRESS_STEP = 0.01  # of the whole, before progress is told again
@@ -71,10 +81,9 @@ class LoadedModel:
                 self._model.close()
                 raise
             self._prompts = self._make_prompts(request)
-            model = self._model
-            window = 0 if request.settings.swa_full else model.n_window
-            self._cache = PrefixCache(self._context, window, model.keeps_a_state)
-            self._chunk = self._prompt_chunk(request)
+            self._cache = self._new_cache(request.settings, request.kept_bytes)
+            self._mover = Mover(request.fingerprint, self._open_context, request.n_threads)
+            self._chunk = self._prompt_chunk(request.settings)
             self.loaded = Loaded(
                 n_ctx=self._context.n_ctx,
                 buffers=log.buffers,
@@ -134,17 +143,33 @@ class LoadedModel:
             )
         return model
 
+    def _open_context(self, settings: Settings) -> Context:
+        return Context(self._model, settings, self._request.n_threads, self._log, self._abort)
+
+    def _new_cache(self, settings: Settings, kept_bytes: int) -> PrefixCache:
+        window = 0 if settings.swa_full else self._model.n_window
+        return PrefixCache(self._context, window, self._model.keeps_a_state, kept_bytes)
+
     def _make_context(self, request: Load) -> Context:
-        context = Context(self._model, request.settings, request.n_threads, self._log, self._abort)
+        context = self._usable_context(request.settings)
         try:
-            if not context.has_memory:
-                raise LlamaError("refused", "this model cannot chat: it has no cache")
-            self._warm_up(context)
             self._try_threads(context, request)
         except BaseException:
             context.close()
             raise
         self._voice(Progress(1.0))
+        return context
+
+    def _usable_context(self, settings: Settings) -> Context:
+        """A context that has computed."""
+        context = self._open_context(settings)
+        try:
+            if not context.has_memory:
+                raise LlamaError("refused", "this model cannot chat: it has no cache")
+            self._warm_up(context)
+        except BaseException:
+            context.close()
+            raise
         return context
 
     def _warm_up(self, context: Context) -> None:
@@ -183,12 +208,12 @@ class LoadedModel:
         if self._faster_threads:
             self._cores = FreeCores(self._faster_threads, request.exact_threads)
 
-    def _prompt_chunk(self, request: Load) -> int:
+    def _prompt_chunk(self, settings: Settings) -> int:
         """Tokens per llama_decode of a prompt: a whole ubatch, but on the CPU so few that one
         node of the graph is short, since the engine looks at the abort flag between nodes. Not
         by the clock: the same prompt must always be cut in the same places."""
-        n_ubatch = request.settings.n_ubatch
-        if request.settings.n_gpu_layers > 0:
+        n_ubatch = settings.n_ubatch
+        if settings.n_gpu_layers > 0:
             return n_ubatch
         flop_per_token = 2 * self._model.n_params / max(1, 7 * self._model.n_layer)
         return min(n_ubatch, max(32, int(_NODE_FLOP / max(1.0, flop_per_token)) // 32 * 32))
@@ -225,7 +250,8 @@ class LoadedModel:
         reason = "stopped"
         answer = Answer(self._prompts.splitter(sent), stops, request.sampling.stop)
         with self._log.recording():
-            complete = self._read_prompt(prompt, reused)
+            asked = self._prompts.start_of_last(sent, request.messages)
+            complete = self._read_prompt(prompt, reused, asked)
             read, cpu = time.monotonic(), time.process_time()
             if complete:
                 self._voice.doing("answer")
@@ -241,7 +267,75 @@ class LoadedModel:
             decode_cpu_seconds=time.process_time() - cpu,
             thought_seconds=answer.thought_seconds,
             chat_template=sent.rendered.source,
+            read_again=self._cache.why,
         )
+
+    # ------------------------------------------------------------ moving
+
+    def save(self, request: SaveState) -> StateSaved:
+        """Writes what the cache holds to a file."""
+        self._voice.doing("state")
+        return self._mover.save(request, self._context, self._cache, self._request.settings)
+
+    def restore(self, request: RestoreState) -> StateRestored:
+        """Fills the cache with what a file holds."""
+        self._voice.doing("state")
+        return self._mover.restore(request, self._context, self._cache, self._request.settings)
+
+    def reshape(self, request: Reshape) -> Loaded:
+        """Another context on the same weights, with what the cache holds. Raises LlamaError or
+        CancelledError; the context is then again as it was, or `usable` is false."""
+        self._voice.doing("state")
+        started, before = time.monotonic(), self._request.settings
+        branch, why = self._taken_out()
+        self._context.close()
+        moved = branch
+        if branch is not None:
+            try:
+                moved = self._mover.moved(branch, pair_of(before), pair_of(request.settings))
+            except StateError as error:
+                moved, why = None, str(error)
+        with self._log.recording():
+            try:
+                self._context = self._usable_context(request.settings)
+            except (LlamaError, CancelledError):
+                self._context = self._open_context(before)
+                self._go_on(before, branch, request.kept_bytes)
+                raise
+            buffers = self._log.buffers
+        if not self._go_on(request.settings, moved, request.kept_bytes):
+            why = why or "the engine did not take it"
+        weights = [buffer for buffer in self.loaded.buffers if buffer.kind == "weights"]
+        self.loaded = replace(
+            self.loaded,
+            n_ctx=self._context.n_ctx,
+            buffers=(*weights, *buffers),
+            seconds=time.monotonic() - started,
+            n_moved=len(self._cache.tokens),
+            not_moved="" if self._cache.tokens else why,
+        )
+        return self.loaded
+
+    @property
+    def usable(self) -> bool:
+        """Whether it has a context."""
+        return bool(self._context.handle)
+
+    def _taken_out(self) -> tuple[Branch | None, str]:
+        """All that the cache holds, in RAM, or why not."""
+        if not self._cache.tokens:
+            return None, "nothing was in the cache"
+        state = self._context.state(partial=False)
+        return (self._cache.branch(state), "") if state is not None else (None, NO_ROOM)
+
+    def _go_on(self, settings: Settings, branch: Branch | None, kept_bytes: int) -> bool:
+        """With a context of these settings, and this in its cache."""
+        self._request = replace(self._request, settings=settings)
+        self._chunk = self._prompt_chunk(settings)
+        self._cache = self._new_cache(settings, kept_bytes)
+        return branch is None or self._cache.put(branch)
+
+    # ------------------------------------------------------------ measuring
 
     def measure_speed(self, request: MeasureSpeed) -> SpeedMeasured:
         """Emits Progress; returns the final event. Raises LlamaError or CancelledError."""
@@ -302,17 +396,19 @@ class LoadedModel:
             self._voice(Notice(notice))
         return prompt
 
-    def _read_prompt(self, prompt: Sequence[int], start: int) -> bool:
-        """False where it was stopped; what is done by then stays in the cache."""
+    def _read_prompt(self, prompt: Sequence[int], start: int, asked: int) -> bool:
+        """False where it was stopped; what is done by then stays in the cache. `asked`: after how
+        many tokens the last question begins."""
         total = len(prompt) - start
         self._voice(PromptProgress(0, total, start))
-        checkpoint, at = self._cache.checkpoint_at(prompt), start
+        at, ends = start, [*self._cache.checkpoints(prompt, [asked]), len(prompt)]
         while at < len(prompt):
             if self._abort:
                 return False
-            if at == checkpoint > 0:
+            if at == ends[0]:
                 self._cache.keep_checkpoint()
-            end = min(at + self._chunk, checkpoint if at < checkpoint else len(prompt))
+                del ends[0]
+            end = min(at + self._chunk, ends[0])
             part = prompt[at:end]
             self._context.use_threads(self._cores.n_threads())
             code = self._context.decode(part)

@@ -36,6 +36,7 @@ LIMITS: Mapping[str, Limits] = {
     "template": Limits(30, 120),  # its process has limits of its own
     "prompt": Limits(30, 300),
     "answer": Limits(10, 30),
+    "state": Limits(30, 120),  # copied, converted, written to a disk
     "": Limits(10, 30),  # anything else
 }
 

@@ -1,25 +1,33 @@
 """Which tokens the engine's cache holds, and how much of it a new prompt can keep.
 
 A thought is not in the next prompt, so that the cache must go back behind it. A recurrent state
-cannot, and a sliding window only as far as it reaches: for these a checkpoint is kept, as
-llama-server keeps some (`n_ctx_checkpoints`, common/common.h), of where the prompt
-was almost read.
+cannot, and a sliding window only as far as it reaches: for these checkpoints are kept, as
+llama-server keeps some (`n_ctx_checkpoints`, common/common.h), where later prompts will go back to.
+And where a conversation goes another way, what the cache held is set aside, in case it comes back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import takewhile
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
+
+from tuner.engine.kept import Branch, Checkpoint, Kept, State, nearest, shared
+from tuner.units import MIB
 
 # Tokens: more than a prompt's last ones, which open an answer and are written otherwise once that
 # is an earlier one.
 _OPENING = 16
 
+# Of its tokens, that must be lost for a state to be copied: reading takes far longer than copying.
+# Few tokens are not worth the RAM.
+_WORTH_COPYING = 1 / 16
+_LEAST = 128
+_END = 24  # tokens by which an answer is known again
+
 
 class CacheMemory(Protocol):
-    """What is asked of the engine's memory (llama_memory_*); positions of one sequence."""
+    """What is asked of the engine's memory (llama_memory_*, llama_state_seq_*); positions of one
+    sequence. `partial`: of what cannot be cut."""
 
     @property
     def first_position(self) -> int: ...
@@ -28,87 +36,185 @@ class CacheMemory(Protocol):
 
     def clear(self) -> None: ...
 
-    def checkpoint(self) -> Any | None: ...  # of what cannot be cut; None: too large
+    def state_bytes(self, *, partial: bool) -> int: ...
 
-    def restore(self, state: Any) -> bool: ...
+    def state(self, *, partial: bool) -> State | None: ...  # None: there is no room for it
 
-
-@dataclass(frozen=True, slots=True)
-class _Checkpoint:
-    """What the engine's memory held after so many tokens."""
-
-    n_tokens: int
-    state: Any
+    def restore(self, state: Any, *, partial: bool) -> bool: ...  # False: now it holds anything
 
 
 class PrefixCache:
     """`tokens` always names exactly what the engine's cache was given and can go on from."""
 
-    def __init__(self, memory: CacheMemory, window: int, keeps_a_state: bool):
+    def __init__(
+        self, memory: CacheMemory, window: int, keeps_a_state: bool, most_bytes: int = 256 * MIB
+    ):
         """`window`: tokens of the model's sliding window, 0 for none. `keeps_a_state`: a
-        recurrent or hybrid model, whose state only goes forward."""
+        recurrent or hybrid model, whose state only goes forward. `most_bytes`: of RAM, for all
+        that is kept."""
         self._memory = memory
         self._window = window
         self._keeps_a_state = keeps_a_state
-        self._checkpoint: _Checkpoint | None = None
+        self._kept = Kept(most_bytes)
+        self._parted = 0  # where the last prompt left what there was
         self.tokens: list[int] = []
+        self.why = ""  # some of the last prompt is read again that was read before
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of RAM, beside the engine's cache."""
+        return self._kept.n_bytes
+
+    @property
+    def checkpoints_kept(self) -> tuple[Checkpoint, ...]:
+        """Of what the cache holds, in order."""
+        return (*self._kept.checkpoints,)
 
     def reuse(self, prompt: Sequence[int]) -> int:
-        """Cuts the cache back to what it has in common with the prompt and returns that many
-        tokens. At least the prompt's last token stays to be computed, for its logits."""
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(self.tokens, prompt, strict=False))
-        keep = min(sum(1 for _ in same), len(prompt) - 1)
+        """Cuts the cache back to what it has in common with the prompt, or brings back what it
+        held before where that has more, and returns that many tokens. At least the prompt's last
+        token stays to be computed, for its logits."""
+        self.why = ""
+        keep = min(self._bring_back(prompt), len(prompt) - 1)
+        self._parted = keep
         if keep == len(self.tokens):
             return keep
-        if keep == 0 or not self._window_reaches(keep) or not self._memory.cut(keep):
-            return self._go_back(keep)
-        del self.tokens[keep:]
-        if self._checkpoint is not None and self._checkpoint.n_tokens > keep:
-            self._checkpoint = None
-        return keep
+        if not self._goes_on(prompt, keep):
+            self._set_aside(keep)
+        if keep and self._window_reaches(keep) and self._memory.cut(keep):
+            del self.tokens[keep:]
+            self._kept.lose_from(keep + 1)
+            return keep
+        reached = self._go_back(keep)
+        if keep - reached > _OPENING:
+            what = "a recurrent state" if self._keeps_a_state else "a sliding window"
+            self.why = (
+                f"{what} cannot go back by itself, and there was no checkpoint in the last "
+                f"{keep - reached:,} tokens"
+            )
+        return reached
 
-    def checkpoint_at(self, prompt: Sequence[int]) -> int:
+    def checkpoints(self, prompt: Sequence[int], starts: Iterable[int] = ()) -> list[int]:
         """After how many of a prompt's tokens `keep_checkpoint` is to be called, once it is known
-        what is reused of it; 0 for never."""
-        if self._window <= 0 and not self._keeps_a_state:  # can be cut anywhere
-            return 0
-        at = max(0, len(prompt) - _OPENING)
-        if at >= len(self.tokens):
-            return at
-        return 0 if self._checkpoint else len(self.tokens)
+        what is reused of it, in order. `starts`: where later prompts may part from this one."""
+        if not self._needs_checkpoints:
+            return []
+        read = len(self.tokens)
+        last = max(0, len(prompt) - _OPENING)
+        wanted = {self._parted, last, *(at for at in starts if at <= last)}
+        kept = {point.n_tokens for point in self._kept.checkpoints}
+        found = sorted(at for at in wanted - kept if 0 < at < len(prompt) and at >= read)
+        # Of a prompt of which little is new, the end is read already.
+        return found or ([read] if read and not kept else [])
 
     def keep_checkpoint(self) -> None:
-        """Keeps what the engine's memory holds now, in place of what was kept before."""
-        self._checkpoint = None  # first: two may not fit
-        state = self._memory.checkpoint()
-        if state is not None:
-            self._checkpoint = _Checkpoint(len(self.tokens), state)
+        """Keeps what the engine's memory holds now."""
+        size = self._memory.state_bytes(partial=True)
+        if size and self._kept.room_for_checkpoint(size):
+            state = self._memory.state(partial=True)
+            if state is not None:
+                self._kept.add(Checkpoint(len(self.tokens), state))
 
     def repair(self) -> None:
         """Brings the engine's memory back to `tokens` after a decode that was aborted or failed
-        midway, and these to its checkpoint where it cannot go back otherwise: a recurrent state
+        midway, and these to a checkpoint where it cannot go back otherwise: a recurrent state
         has gone on."""
         keep = len(self.tokens)
         if self._keeps_a_state or keep == 0 or not self._memory.cut(keep):
             self._go_back(keep)
 
     def forget(self) -> None:
+        """What the cache holds; what was set aside stays."""
         self._memory.clear()
-        self._checkpoint = None
+        self._kept.checkpoints.clear()
         self.tokens.clear()
 
+    # ------------------------------------------------------------ all of it
+
+    def branch(self, state: State) -> Branch:
+        """What the cache holds, whose whole state this is."""
+        return Branch((*self.tokens,), state, (*self._kept.checkpoints,))
+
+    def put(self, branch: Branch) -> bool:
+        """Fills the cache with this in place of what it holds. False where that fails: it is
+        empty then."""
+        self.forget()
+        if not self._memory.restore(branch.state, partial=False):
+            self._memory.clear()
+            return False
+        self.tokens[:] = branch.tokens
+        for point in branch.checkpoints:
+            if self._kept.room_for_checkpoint(point.state.n_bytes):
+                self._kept.add(point)
+        return True
+
+    # ------------------------------------------------------------ inside
+
+    @property
+    def _needs_checkpoints(self) -> bool:
+        """Else the cache can be cut anywhere."""
+        return self._window > 0 or self._keeps_a_state
+
+    def _bring_back(self, prompt: Sequence[int]) -> int:
+        """Changes to a branch that was set aside where clearly less of this prompt is to be read
+        with it. Returns how many tokens the cache has in common with the prompt now."""
+        same = shared(self.tokens, prompt)
+        reach = self._reach(same, len(self.tokens), self._kept.checkpoints)
+        best, gain = None, 0
+        for branch in self._kept.branches:
+            theirs = shared(branch.tokens, prompt)
+            more = self._reach(theirs, len(branch.tokens), branch.checkpoints) - reach
+            if more > max(gain, _worthwhile(len(branch.tokens)) - 1):
+                best, gain = branch, more
+        if best is None:
+            return same
+        self._kept.branches.remove(best)
+        if not self._goes_on(prompt, same):
+            self._set_aside(same)
+        self.put(best)
+        return shared(self.tokens, prompt)
+
+    def _reach(self, same: int, n_tokens: int, points: Sequence[Checkpoint]) -> int:
+        """How many of the tokens that are the same can be kept, of so many."""
+        if not self._needs_checkpoints or same == n_tokens:
+            return same
+        if self._window and not self._keeps_a_state and n_tokens - same < self._window:
+            return same  # as good as always
+        found = nearest(points, same)
+        return found.n_tokens if found else 0
+
+    def _set_aside(self, keep: int) -> None:
+        """Keeps what the cache holds where much of it is going to be lost."""
+        if len(self.tokens) - keep < _worthwhile(len(self.tokens)):
+            return
+        size = self._memory.state_bytes(partial=False)
+        if size and self._kept.room_for_branch(size):
+            state = self._memory.state(partial=False)
+            if state is not None:
+                self._kept.branches.append(self.branch(state))
+
+    def _goes_on(self, prompt: Sequence[int], keep: int) -> bool:
+        """Whether the prompt has, further on, the end of what is going to be lost: it leaves out a
+        thought, say, and is the same conversation."""
+        end = self.tokens[keep:][-_END:]
+        rest = prompt[keep:]
+        return any(
+            rest[at : at + len(end)] == end
+            for at, token in enumerate(rest)
+            if end and token == end[0]
+        )
+
     def _go_back(self, keep: int) -> int:
-        """To the checkpoint, which is to be among the first `keep` tokens; without one, to
-        nothing."""
-        found = self._checkpoint
+        """To the last checkpoint among the first `keep` tokens; without one, to nothing."""
+        found = nearest(self._kept.checkpoints, keep)
         if (
             found is None
-            or found.n_tokens > keep
-            or not self._memory.restore(found.state)
+            or not self._memory.restore(found.state, partial=True)
             or not self._memory.cut(found.n_tokens)
         ):
             self.forget()
             return 0
+        self._kept.lose_from(found.n_tokens + 1)
         del self.tokens[found.n_tokens :]
         return found.n_tokens
 
@@ -119,3 +225,8 @@ class PrefixCache:
         if self._window <= 0:
             return True
         return self._memory.first_position <= max(0, keep - self._window + 1)
+
+
+def _worthwhile(n_tokens: int) -> int:
+    """How many tokens must be lost for a state of so many to be worth a copy."""
+    return max(_LEAST, round(n_tokens * _WORTH_COPYING))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tuner.engine import protocol
+from tuner.engine.kept import shared
 from tuner.engine.llama import NativeModel
 from tuner.engine.protocol import Message
 from tuner.engine.reasoning import Splitter
@@ -69,6 +70,13 @@ class Prompts:
         rendered = self.template.render(messages[:-1], think=think)
         said = Splitter(self.marks, rendered.text).resumed(last.reasoning, last.content)
         return TokenizedPrompt(rendered, self._tokens(rendered.text + said), said)
+
+    def start_of_last(self, prompt: TokenizedPrompt, messages: Sequence[Message]) -> int:
+        """After how many of its tokens what was asked last begins; 0 where that is not seen."""
+        said, text = self._spelled.split(messages), prompt.rendered.text
+        asked = [message.content for message in said if message.role == "user"]
+        at = text.rfind(asked[-1].strip()) if asked else -1
+        return shared(self._tokens(text[:at]), prompt.tokens) if at > 0 else 0
 
     def splitter(self, prompt: TokenizedPrompt) -> Splitter:
         """Of the answer to a prompt."""

@@ -50,6 +50,32 @@ class Load:
     other_threads: int = 0  # to be tried beside `n_threads`: the faster is used; 0: none
     kept_bytes: int = 256 * MIB  # of RAM, for checkpoints and the states of other branches
     chat_template: TemplateChoice = field(default_factory=TemplateChoice)
+    # of RAM beside the cache, for what a conversation can go back to
+    kept_bytes: int = 256 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    """Make another context on the weights that are loaded, and move what the cache holds into it.
+    Only what a context has by itself may differ: n_ctx, types, n_ubatch, flash_attn, swa_full."""
+
+    settings: Settings
+    kept_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveState:
+    """Write what the cache holds to a file, in place of what is there."""
+
+    path: str
+    most_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreState:
+    """Fill the cache with what such a file holds."""
+
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +137,9 @@ class Quit:
     pass
 
 
-Request = Load | ShowPrompt | Generate | CountTokens | MeasureSpeed | MeasureLosses | Stop | Quit
+State = Reshape | SaveState | RestoreState
+Measure = MeasureSpeed | MeasureLosses
+Request = Load | ShowPrompt | Generate | CountTokens | Measure | State | Stop | Quit
 
 # ---------------------------------------------------------------- events
 
@@ -133,7 +161,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Final event of `Load`. `buffers` are the engine's real sizes."""
+    """Final event of `Load` and `Reshape`. `buffers` are the engine's real sizes."""
 
     n_ctx: int
     buffers: tuple[Buffer, ...]
@@ -145,6 +173,8 @@ class Loaded:
     think: tuple[str, ...] = ()  # the levels of thinking that the template offers
     usual_think: str = ""  # the one that it has by itself, "" where it is none of them
     faster_threads: int = 0  # of the two that were tried; 0: none were, or it could not be told
+    n_moved: int = 0  # tokens that were in the cache before a `Reshape`, and still are,
+    not_moved: str = ""  # or why they are not
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +229,7 @@ class Done:
     decode_cpu_seconds: float = 0.0  # of all threads while it decoded; 0: not known
     chat_template: str = "file"  # | "chatml": the format of this prompt
     thought_seconds: float = 0.0  # of decode_seconds, those spent on thoughts
+    read_again: str = ""  # why more than what is new in the prompt had to be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +274,25 @@ class LossesMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class StateSaved:
+    """Final event of `SaveState`. No tokens: nothing was written, and `why`."""
+
+    n_tokens: int
+    n_bytes: int
+    seconds: float
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StateRestored:
+    """Final event of `RestoreState`. No tokens: the cache is as it was, and `why`."""
+
+    n_tokens: int
+    seconds: float
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """Final event of `ShowPrompt`."""
 
@@ -271,7 +321,8 @@ class Cancelled:
 
 AnswerEvent = PromptProgress | Notice | Text | WasThought | Done  # of `Generate`
 Measured = SpeedMeasured | LossesMeasured
-Final = Loaded | DryRunDone | Done | TokenCount | Measured | Prompt | Failed | Cancelled
+Moved = StateSaved | StateRestored
+Final = Loaded | DryRunDone | Done | TokenCount | Measured | Moved | Prompt | Failed | Cancelled
 Event = Alive | Progress | PromptProgress | Notice | Text | WasThought | Final
 
 

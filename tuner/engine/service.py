@@ -23,6 +23,9 @@ from tuner.engine.protocol import (
     MeasureSpeed,
     Prompt,
     Request,
+    Reshape,
+    RestoreState,
+    SaveState,
     ShowPrompt,
     TokenCount,
 )
@@ -66,6 +69,12 @@ class Service:
                     return self._loaded_model().measure_speed(request)
                 case MeasureLosses():
                     return self._loaded_model().measure_losses(request)
+                case SaveState():
+                    return self._loaded_model().save(request)
+                case RestoreState():
+                    return self._loaded_model().restore(request)
+                case Reshape():
+                    return self._reshape(request)
                 case _:
                     return Failed("refused", f"not a request: {type(request).__name__}")
         except (CancelledError, TemplateStoppedError):
@@ -97,6 +106,15 @@ class Service:
             raise
         self._model = model
         return model.loaded
+
+    def _reshape(self, request: Reshape) -> Event:
+        model = self._loaded_model()
+        try:
+            return model.reshape(request)
+        finally:
+            if not model.usable:  # neither the new context could be had, nor the old one again
+                model.close()
+                self._model = None
 
     def _dry_run(self, request: Load) -> DryRunDone:
         started = time.monotonic()

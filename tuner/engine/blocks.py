@@ -1,0 +1,84 @@
+"""Large pieces of memory beside Python's heap: in RAM, or a file's."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from tuner.machine.host import within_limits
+from tuner.units import MIB
+
+_SPARE = 256 * MIB  # of RAM, that stays free of them
+
+
+class Block:
+    """Some bytes of a mapping, which goes back to the system as soon as nothing refers to it."""
+
+    def __init__(self, mapped: mmap.mmap, first: int = 0, n_bytes: int | None = None):
+        self._mapped, self._first = mapped, first
+        self.n_bytes = len(mapped) - first if n_bytes is None else n_bytes
+
+    @classmethod
+    def in_ram(cls, n_bytes: int) -> Block | None:
+        """None where there is no room: a system may give more than it has, and then end whoever
+        uses it."""
+        memory = psutil.virtual_memory()
+        _, free = within_limits(memory.total, memory.available)
+        if n_bytes <= 0 or free < n_bytes + _SPARE:
+            return None
+        try:
+            return cls(mmap.mmap(-1, n_bytes))
+        except (OSError, ValueError, OverflowError, MemoryError):
+            return None
+
+    @classmethod
+    def of_file(cls, descriptor: int, n_bytes: int) -> Block:
+        """The first bytes of an open file, which is made as long as that, and the disk's room
+        taken: a mapping of which a page cannot be written ends the process. Raises OSError."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, n_bytes)
+        else:
+            os.ftruncate(descriptor, n_bytes)
+        return cls(mmap.mmap(descriptor, n_bytes))
+
+    @classmethod
+    def read(cls, descriptor: int) -> Block:
+        """All bytes of an open file; what is written to them is not written to the file. Raises
+        OSError, or ValueError where it has none."""
+        return cls(mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY))
+
+    def part(self, first: int, n_bytes: int) -> Block:
+        """Some of them."""
+        return Block(self._mapped, self._first + first, n_bytes)
+
+    def copy(self) -> Block | None:
+        """The same in RAM; None where there is no room."""
+        other = Block.in_ram(self.n_bytes)
+        if other is not None:
+            with self.view() as source, other.view() as target:
+                target[:] = source
+        return other
+
+    @contextmanager
+    def view(self) -> Iterator[memoryview]:
+        """All of them for Python."""
+        end = self._first + self.n_bytes
+        with memoryview(self._mapped) as whole, whole[self._first : end] as part:
+            yield part
+
+    @contextmanager
+    def array(self) -> Iterator[Array]:
+        """All of them for C."""
+        array = (ctypes.c_uint8 * self.n_bytes).from_buffer(self._mapped, self._first)
+        try:
+            yield array
+        finally:
+            del array
+
+
+Array = ctypes.Array[ctypes.c_uint8]

@@ -1,0 +1,176 @@
+"""What a conversation's cache holds, moved: to a file and back, to a context of another shape."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from tuner.engine import state_file
+from tuner.engine.blocks import Block
+from tuner.engine.kept import Branch, Checkpoint, State
+from tuner.engine.llama import DECODE_OK, Context, LlamaError, libraries
+from tuner.engine.prefix_cache import PrefixCache
+from tuner.engine.protocol import RestoreState, SaveState, StateRestored, StateSaved
+from tuner.engine.sequence_state import (
+    Pair,
+    Rotation,
+    StateError,
+    convert,
+    converted_size,
+    has_caches,
+    seen_rotations,
+)
+from tuner.engine.state_file import Layout, Source, StateFile, StateFileError
+from tuner.engine_version import installed_engine_version
+from tuner.settings import CONTEXT_PADDING, Settings
+
+_LOOKED_AT = 32  # tokens, that are read twice to see how a model's cache is rotated
+
+NO_ROOM = "this machine has not enough free memory for a copy"
+
+
+def pair_of(settings: Settings) -> Pair:
+    """The types of its cache."""
+    return Pair.named(settings.type_k, settings.type_v)
+
+
+class Mover:
+    """Of one loaded model."""
+
+    def __init__(
+        self, fingerprint: str, open_context: Callable[[Settings], Context], n_threads: int
+    ):
+        """`open_context` raises LlamaError."""
+        self._fingerprint, self._open, self._n_threads = fingerprint, open_context, n_threads
+        self._rotations: tuple[Rotation, ...] | str = ()  # or why they cannot be known
+
+    def layout(self, settings: Settings) -> Layout:
+        """What a state of a context with these settings is like."""
+        engine, flash = installed_engine_version() or "", settings.flash_attn == "on"
+        s = settings
+        return Layout(self._fingerprint, engine, s.type_k, s.type_v, flash, s.swa_full)
+
+    # ------------------------------------------------------------ files
+
+    def save(
+        self, request: SaveState, context: Context, cache: PrefixCache, settings: Settings
+    ) -> StateSaved:
+        """Writes what the cache holds."""
+        began = time.monotonic()
+        if not cache.tokens:
+            return StateSaved(0, 0, 0.0, "the cache is empty")
+        whole = Source(
+            len(cache.tokens),
+            context.state_bytes(partial=False),
+            partial(context.write_state, partial=False),
+        )
+        points = [
+            Source(point.n_tokens, point.state.n_bytes, partial(_copy, cast(Block, point.state)))
+            for point in cache.checkpoints_kept
+        ]
+        try:
+            n_bytes = state_file.write(
+                Path(request.path),
+                self.layout(settings),
+                cache.tokens,
+                [whole, *points],
+                request.most_bytes,
+            )
+        except StateFileError as error:
+            return StateSaved(0, 0, time.monotonic() - began, str(error))
+        return StateSaved(len(cache.tokens), n_bytes, time.monotonic() - began)
+
+    def restore(
+        self, request: RestoreState, context: Context, cache: PrefixCache, settings: Settings
+    ) -> StateRestored:
+        """Fills the cache with what a file holds, in place of what it has. It stays as it is where
+        the file does not fit."""
+        began = time.monotonic()
+        try:
+            file = StateFile(Path(request.path))
+            before, now = file.described.layout, self.layout(settings)
+            if misfit := before.fits(now):
+                raise StateFileError(misfit)
+            if len(file.tokens) >= context.n_ctx:
+                raise StateFileError("it has more tokens than the context holds")
+            (_, whole), *points = file.states()
+            kept = [(n, point.copy()) for n, point in points]  # the file may be deleted
+            branch = Branch(
+                tuple(file.tokens),
+                whole,
+                tuple(Checkpoint(n, state) for n, state in kept if state is not None),
+            )
+            pairs = (Pair.named(each.type_k, each.type_v) for each in (before, now))
+            branch = self.moved(branch, *pairs)
+        except FileNotFoundError:
+            return StateRestored(0, 0.0, "there is none")
+        except (StateFileError, StateError) as error:
+            return StateRestored(0, time.monotonic() - began, str(error))
+        if not cache.put(branch):
+            return StateRestored(0, time.monotonic() - began, "the engine did not take it")
+        return StateRestored(len(cache.tokens), time.monotonic() - began)
+
+    # ------------------------------------------------------------ other types
+
+    def moved(self, branch: Branch, before: Pair, after: Pair) -> Branch:
+        """The same for a cache of other types. Raises StateError."""
+        if before == after:
+            return branch
+        rotations = self._seen(branch.tokens)
+        one = partial(self._converted, before=before, after=after, rotations=rotations)
+        points = tuple(replace(point, state=one(point.state)) for point in branch.checkpoints)
+        return Branch(branch.tokens, one(branch.state), points)
+
+    def _converted(
+        self, state: State, before: Pair, after: Pair, rotations: Sequence[Rotation]
+    ) -> State:
+        state = cast(Block, state)  # nothing else comes from a context
+        with state.view() as source:
+            n_caches = has_caches(source, before)
+            if not n_caches:  # a recurrent state is the same with any
+                return state
+            out = Block.in_ram(converted_size(source, before, after))
+            if out is None:
+                raise StateError(NO_ROOM)
+            with out.view() as target:
+                # A part of a state has its last caches.
+                some = rotations[-n_caches:]
+                convert(source, before, after, some, libraries, target, self._n_threads)
+        return out
+
+    def _seen(self, tokens: Sequence[int]) -> tuple[Rotation, ...]:
+        """How this model's caches are rotated; looked at once. Raises StateError."""
+        if not self._rotations:
+            try:
+                self._rotations = self._looked_at(tokens[:_LOOKED_AT])
+            except (StateError, LlamaError) as error:
+                self._rotations = str(error)
+        if isinstance(self._rotations, str):
+            raise StateError(self._rotations)
+        return self._rotations
+
+    def _looked_at(self, tokens: Sequence[int]) -> tuple[Rotation, ...]:
+        with ExitStack() as stack:
+            states = []
+            for name in ("f16", "q8_0"):
+                settings = Settings(CONTEXT_PADDING, name, name, n_ubatch=_LOOKED_AT)
+                context = stack.enter_context(closing(self._open(settings)))
+                if context.decode(tokens) != DECODE_OK:
+                    raise StateError("the engine could not show how its cache is written")
+                context.synchronize()
+                state = context.state(partial=False)
+                if state is None:
+                    raise StateError(NO_ROOM)
+                states.append(stack.enter_context(state.view()))
+            return seen_rotations(states[0], states[1], libraries)
+
+
+def _copy(state: Block, target: Block) -> bool:
+    with state.view() as source, target.view() as copied:
+        copied[:] = source
+    return True
