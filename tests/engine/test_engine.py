@@ -55,8 +55,9 @@ Answer = list[AnswerEvent]
 
 
 def load(settings: Settings = SETTINGS, *servers: str, path: str | None = None) -> Load:
-    # One thread: with two on busy cores each step waits for the one that lost its core.
-    return Load(path or str(demo_model_path()), settings, 1, servers)
+    # One thread: with two on busy cores each step waits for the one that lost its core. Nothing is
+    # kept beside the cache, so that other prompts are forgotten.
+    return Load(path or str(demo_model_path()), settings, 1, servers, kept_bytes=0)
 
 
 def text_of(events: Answer) -> str:

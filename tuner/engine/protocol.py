@@ -50,8 +50,6 @@ class Load:
     other_threads: int = 0  # to be tried beside `n_threads`: the faster is used; 0: none
     kept_bytes: int = 256 * MIB  # of RAM, for checkpoints and the states of other branches
     chat_template: TemplateChoice = field(default_factory=TemplateChoice)
-    # of RAM beside the cache, for what a conversation can go back to
-    kept_bytes: int = 256 * MIB
 
 
 @dataclass(frozen=True, slots=True)
