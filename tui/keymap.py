@@ -17,6 +17,7 @@ class Place(Enum):
     PROMPT = "While you write"
     CHAT = "In the chat"
     MESSAGE = "On a message"
+    SELECT = "While you select in a message"
     APP = "Anywhere"
     HISTORY = "While you search what you asked"
     LIST = "In the list of conversations"
@@ -166,6 +167,9 @@ ACTIONS = (
            slash="continue"),
     Action("message.copy", ("y", "c"), "copy", Place.MESSAGE, "Copy",
            "Copies the message, or the code block.", "copy", Show.IDLE, priority=False),
+    Action("message.select", ("v", "shift+up", "shift+down", "shift+left", "shift+right"), "select",
+           Place.MESSAGE, "Select", "Selects a part of the message, to copy it.", "select",
+           Show.IDLE, priority=False),
     Action("message.up", ("up", "k"), "move(-1)", Place.MESSAGE, "Up",
            "Goes to the code block or message before.", "up", Show.IDLE, priority=False),
     Action("message.down", ("down", "j"), "move(1)", Place.MESSAGE, "Down",
@@ -190,18 +194,46 @@ ACTIONS = (
            "Saves the message, or the code block, to a file.", "save", Show.IDLE, priority=False),
     Action("message.open", ("o",), "open", Place.MESSAGE, "Open",
            "Opens it in your editor.", "open", Show.IDLE, priority=False),
+    Action("message.page", ("p",), "page_through", Place.MESSAGE, "Page",
+           "Shows it in your pager.", "page", Show.IDLE, priority=False),
     Action("message.delete", ("d", "delete"), "delete", Place.MESSAGE, "Delete",
            "Deletes the message and what follows it.", "delete", Show.IDLE, priority=False),
     Action("message.undo", ("u",), "undo", Place.MESSAGE, "Undo",
            "Brings back what was deleted.", priority=False),
     Action("message.fold", ("enter", "space"), "fold", Place.MESSAGE, "Fold",
            "Shows or hides the thought, or files and pastes.", priority=False),
-    Action("message.skip_up", ("shift+up", "K"), "move_message(-1)", Place.MESSAGE,
+    Action("message.skip_up", ("K",), "move_message(-1)", Place.MESSAGE,
            "Message before", "Goes to the message before.", priority=False),
-    Action("message.skip_down", ("shift+down", "J"), "move_message(1)", Place.MESSAGE,
+    Action("message.skip_down", ("J",), "move_message(1)", Place.MESSAGE,
            "Next message", "Goes to the next message.", priority=False),
     Action("message.leave", ("escape", "i", "tab"), "leave", Place.MESSAGE, "Back",
            "Goes back to the composer.", "back", Show.IDLE, priority=False),
+    Action("select.copy", ("y", "c", "enter"), "copy_selected", Place.SELECT, "Copy",
+           "Copies what is selected, or the line.", "copy", Show.IDLE),
+    Action("select.begin", ("v", "space"), "hold", Place.SELECT, "Begin",
+           "Begins to select here; Shift and an arrow do, too.", "begin", Show.IDLE),
+    Action("select.up", ("up", "k", "shift+up"), "caret('rows', -1)", Place.SELECT, "Up",
+           "Goes a row up.", "up", Show.IDLE),
+    Action("select.down", ("down", "j", "shift+down"), "caret('rows', 1)", Place.SELECT, "Down",
+           "Goes a row down.", "down", Show.IDLE),
+    Action("select.left", ("left", "h", "shift+left"), "caret('characters', -1)", Place.SELECT,
+           "Left", "Goes a character back.", "left", Show.IDLE),
+    Action("select.right", ("right", "l", "shift+right"), "caret('characters', 1)", Place.SELECT,
+           "Right", "Goes a character on.", "right", Show.IDLE),
+    Action("select.word_back", ("b", "ctrl+left"), "caret('words', -1)", Place.SELECT, "Word back",
+           "Goes to the word before."),
+    Action("select.word", ("w", "ctrl+right"), "caret('words', 1)", Place.SELECT, "Word on",
+           "Goes to the next word."),
+    Action("select.line_start", ("home", "0", "shift+home"), "caret('line_end', -1)", Place.SELECT,
+           "Line's start", "Goes to the start of the line."),
+    Action("select.line_end", ("end", "dollar_sign", "shift+end"), "caret('line_end', 1)",
+           Place.SELECT, "Line's end", "Goes to its end."),
+    Action("select.first", ("g",), "caret('end', -1)", Place.SELECT, "Start",
+           "Goes to the start of the message."),
+    Action("select.last", ("G",), "caret('end', 1)", Place.SELECT, "End", "Goes to its end."),
+    Action("select.leave", ("escape", "q"), "leave_selecting", Place.SELECT, "Back",
+           "Lets go what is selected, or goes back to the message.", "back",
+           Show.IDLE),
     # Ctrl+Y, the text area's own, copies the last answer in this program.
     Action("prompt.take", ("tab",), "take", Place.PROMPT, "Complete",
            "Takes the file or command that is offered.", fixed=True),
@@ -308,6 +340,7 @@ BY_ID: Mapping[str, Action] = {row.id: row for row in ACTIONS}
 _LABELS = {
     "escape": "Esc", "pageup": "PgUp", "pagedown": "PgDn", "insert": "Ins", "delete": "Del",
     "up": "↑", "down": "↓", "left": "←", "right": "→", "question_mark": "?",
+    "dollar_sign": "$",
 }  # fmt: skip
 
 

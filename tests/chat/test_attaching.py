@@ -275,6 +275,24 @@ def test_an_editor_that_fails_says_so_in_a_sentence(command: str, said: str) -> 
     assert str(error.value).startswith(said)
 
 
+def test_the_pager_is_given_what_may_be_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No escape of a model's reaches it, which may obey them (less -R)."""
+    script = tmp_path / "less"
+    script.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/args\ncat > {tmp_path}/shown\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("LESS", "-FRX")
+    editor.paged("a \x1b[31mred\nb", editor.pager({"PAGER": f"'{script}' -N"}))
+    assert (tmp_path / "shown").read_text() == "a ␛[31mred\nb"
+    assert (tmp_path / "args").read_text() == "-N -+F\n"
+    assert editor.pager({"PATH": str(tmp_path)}) == [str(script), "-R"]
+    with pytest.raises(editor.EditorError, match="set \\$PAGER"):
+        editor.pager({"PATH": "/nowhere"})
+    with pytest.raises(editor.EditorError, match="false ended with 1"):
+        editor.paged("text", ["false"])
+
+
 def test_which_editor() -> None:
     with pytest.raises(editor.EditorError, match="is no command"):
         editor.editor({"EDITOR": "vi 'x"})

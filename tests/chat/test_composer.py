@@ -189,7 +189,7 @@ async def test_the_editor_gets_the_draft(
         await write(pilot, "a draft")
         monkeypatch.setenv("VISUAL", "true")
         await pilot.press("ctrl+g")  # a terminal of a test cannot be lent
-        await until(pilot, lambda: shows(pilot, "this terminal cannot be lent to an editor"))
+        await until(pilot, lambda: shows(pilot, "this terminal cannot be lent to another program"))
         monkeypatch.setenv("VISUAL", "'")
         await write(pilot, "a draft")
         await pilot.press("ctrl+g")

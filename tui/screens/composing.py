@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -214,15 +215,28 @@ class Composing:
     def lend(self, text: str, suffix: str = "md") -> str | None:
         """Opens a text in the user's editor and returns it as that leaves it; None, with a word,
         where there is none. Blocks: the screen is the editor's meanwhile."""
-        try:
+        with self._lent():
             command = editor.editor()
             with self._screen.app.suspend():
                 return editor.edited(text, command, suffix)
+        return None
+
+    def page(self, text: str) -> None:
+        """Shows a text in the user's pager, or says why not. Blocks likewise."""
+        with self._lent():
+            command = editor.pager()
+            with self._screen.app.suspend():
+                editor.paged(text, command)
+
+    @contextmanager
+    def _lent(self) -> Iterator[None]:
+        """What goes wrong while the terminal is another program's is said."""
+        try:
+            yield
         except KvchatError as error:
             self._say(str(error))
         except SuspendNotSupported:
-            self._say("this terminal cannot be lent to an editor")
-        return None
+            self._say("this terminal cannot be lent to another program")
 
 
 def fits(draft: Draft, moment: Moment) -> bool:

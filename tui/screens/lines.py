@@ -88,9 +88,9 @@ class LinesBelow:
         there = self._loads.ready or self._loads.active
         self.hint(Show.IDLE if there else Show.DEAD)
 
-    def hint_message(self) -> None:
-        """The keys of a message."""
-        self.hints.keys = self._keymap.hints(Show.IDLE, Place.MESSAGE)
+    def hint_place(self, place: Place) -> None:
+        """The keys of a message, or of selecting in one."""
+        self.hints.keys = self._keymap.hints(Show.IDLE, place)
 
     def hint(self, where: Show) -> None:
         """The keys that matter there."""

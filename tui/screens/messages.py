@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from textual import events
 from textual.binding import BindingType
 
 from tui.answering import Chat
@@ -59,8 +60,8 @@ class Talk(Protocol):
     def leave_messages(self) -> None:
         """Goes back to the composer."""
 
-    def chosen(self, there: bool) -> None:
-        """The keys are those of a message now, or no longer."""
+    def chosen(self, place: Place | None) -> None:
+        """The keys are those of a message, or of selecting in one, or no longer."""
 
     async def show_through(self, message_id: str, *, cursor: bool = False) -> None:
         """Lets the path lead through a message; `cursor`: which is on it then."""
@@ -68,6 +69,9 @@ class Talk(Protocol):
     def save_changes(self, *messages: StoredMessage) -> None: ...
     def open_text(self, text: str, suffix: str) -> None:
         """Shows it in the user's editor."""
+
+    def page_text(self, text: str) -> None:
+        """Shows it in the user's pager."""
 
 
 class Messages(Transcript, can_focus=True, inherit_bindings=False):
@@ -84,16 +88,22 @@ class Messages(Transcript, can_focus=True, inherit_bindings=False):
         self._keymap = keymap
         shown = (f"{keymap.label(f'message.{what}')} {what}" for what in ("copy", "save"))
         self.block_keys = "  ".join(shown)
+        self._selecting = keymap.actions(Place.SELECT)
         self._gone: list[tuple[Chat, list[StoredMessage]]] = []  # what was deleted, newest last
 
     def on_focus(self) -> None:
         if self.cursor.item is None:
             self.cursor.move(-1)
-        self._talk.chosen(self.cursor.item is not None)
+        self._tell_keys()
 
     def on_blur(self) -> None:
+        self.drop_caret()
         self.cursor.put(None)
-        self._talk.chosen(False)
+        self._talk.chosen(None)
+
+    def _tell_keys(self) -> None:
+        on_message = Place.MESSAGE if self.cursor.item is not None else None
+        self._talk.chosen(Place.SELECT if self.caret is not None else on_message)
 
     def _message(self) -> StoredMessage | None:
         """The message that it is on; None, with a word, where nothing may be changed."""
@@ -118,6 +128,65 @@ class Messages(Transcript, can_focus=True, inherit_bindings=False):
     def action_leave(self) -> None:
         self._talk.leave_messages()
 
+    # ------------------------------------------------------------ selecting
+
+    async def on_key(self, event: events.Key) -> None:
+        """While one selects, keys are heard here, before they are those of a message."""
+        extends = event.key.startswith("shift+")
+        if self.caret is None and event.key in self._keymap.keys("message.select"):
+            self.action_select()
+            if not extends:
+                event.stop()
+                event.prevent_default()
+                return
+        action = self._selecting.get(event.key)
+        if self.caret is None or action is None:
+            return
+        event.stop()
+        event.prevent_default()
+        if extends:
+            self.caret.hold()
+        await self.run_action(action)
+
+    def action_select(self) -> None:
+        if self.put_caret():
+            self._tell_keys()
+        else:
+            self._talk.say("no text of a message is in view")
+
+    def action_hold(self) -> None:
+        if self.caret is not None:
+            self.caret.hold()
+            self.caret_moved()
+
+    def action_caret(self, how: str, step: int) -> None:
+        if self.caret is not None:
+            getattr(self.caret, how)(step)
+            self.caret_moved()
+            self._tell_keys()
+
+    def action_copy_selected(self) -> None:
+        if self.caret is not None:
+            found = self.get_selection(self.caret.selection or self.caret.line)
+            text = found[0] if found is not None else ""
+            self.app.copy_to_clipboard(text)
+            n = text.count("\n") + 1
+            size = (n, "line") if n > 1 else (len(text), "character")
+            self._leave_selecting()
+            self._talk.say(f"{count_text(*size)} copied")
+
+    def action_leave_selecting(self) -> None:
+        """Lets go what is selected, then the caret."""
+        if self.caret is not None and self.caret.anchor is not None:
+            self.caret.anchor = None
+            self.caret_moved()
+        else:
+            self._leave_selecting()
+
+    def _leave_selecting(self) -> None:
+        self.drop_caret()
+        self._tell_keys()
+
     # ------------------------------------------------------------ what it says
 
     def action_copy(self) -> None:
@@ -128,6 +197,10 @@ class Messages(Transcript, can_focus=True, inherit_bindings=False):
     def action_open(self) -> None:
         if picked := self.cursor.picked:
             self._talk.open_text(picked.text, _suffix(picked))
+
+    def action_page_through(self) -> None:
+        if picked := self.cursor.picked:
+            self._talk.page_text(picked.text)
 
     def action_save(self) -> None:
         picked = self.cursor.picked

@@ -14,7 +14,7 @@ from tui.answering.comparing import path_to_question
 from tui.answering.elsewhere import taken_in, written
 from tui.answering.view import View, prompt_of, view_of
 from tui.composing.parts import Question, asked
-from tui.keymap import Keymap, Show
+from tui.keymap import Keymap, Place, Show
 from tui.painting import Answering, Painter
 from tui.ports import LaunchEvent, ModelLauncher, RunningModel
 from tui.screens.branches import version_text
@@ -364,10 +364,14 @@ class TalkScreen(DirectScreen):
         """Back to the composer."""
         self.set_focus(self._prompt)
 
-    def chosen(self, there: bool) -> None:
-        """The keys are those of a message now, or no longer."""
-        if there:
-            self._lines.hint_message()
+    def page_text(self, text: str) -> None:
+        """Shows it in the user's pager."""
+        self._composing.page(text)
+
+    def chosen(self, place: Place | None) -> None:
+        """The keys are those of a message, or of selecting in one, or no longer."""
+        if place is not None:
+            self._lines.hint_place(place)
         elif self.generating:
             self._lines.hint(Show.ANSWERING)
         else:
@@ -438,7 +442,7 @@ class TalkScreen(DirectScreen):
     def _back(self, _: None) -> None:
         """From a screen in which the model may have been asked, or loaded."""
         self._lines.idle()
-        self.chosen(self.focused is self._transcript)
+        self.chosen(Place.MESSAGE if self.focused is self._transcript else None)
 
     # ------------------------------------------------------------ another model
 

@@ -1,5 +1,6 @@
 """What lies over the rows of a transcript when they are painted: what is selected, what was found,
-what differs from another text, where the cursor is, and how far long lines are moved."""
+what differs from another text, where the cursor and the caret are, and how far long lines are
+moved."""
 
 from __future__ import annotations
 
@@ -43,6 +44,13 @@ def marked(strip: Strip, row: Row, line: Line, span: _Span, style: Style) -> Str
             segments = [Segment(s.text, (s.style or Style()) + over) for s in inside]
             strip = Strip.join([before, Strip(segments, inside.cell_length), after])
     return strip
+
+
+def with_caret(strip: Strip, column: int, size: int) -> Strip:
+    """A row with the caret on so many cells, in their own colours the other way round."""
+    before, inside, after = strip.divide([column, column + size, strip.cell_length])
+    segments = [Segment(s.text, (s.style or Style()) + Style(reverse=True)) for s in inside]
+    return Strip.join([before, Strip(segments, inside.cell_length), after])
 
 
 def cut(strip: Strip, frame: Frame, shift: int, look: Look) -> Strip:

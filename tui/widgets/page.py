@@ -135,6 +135,19 @@ class Page:
             self._top, self._top_row = part, n
             self._step(-above)
 
+    def nudge(self, part: Part, n: int) -> None:
+        """Shows the row `n` of a part, moving no further than that takes."""
+        wanted = self.draw(part)[n]
+        if any(row is wanted for _, row in self.view):
+            return
+        top = self._top
+        above = top is not None and (part.entry.at, part.serial, n) < (
+            top.entry.at, top.serial, self._top_row)  # fmt: skip
+        self.following = False
+        self._top, self._top_row = part, n
+        if not above:
+            self._step(1 - self.rows)
+
     def reframe(self, frame: Frame, rows: int) -> None:
         """Another frame, or another look: all rows are made again. The line at the upper edge stays
         there."""

@@ -25,6 +25,11 @@ def line_number(part: Part, line: int) -> int:
     return ((part.entry.serial << _PARTS) | part.serial) << _LINES | line
 
 
+def part_and_line(y: int) -> tuple[int, int]:
+    """The part of its entry, and the line of that, which a y numbers."""
+    return (y >> _LINES) & ((1 << _PARTS) - 1), y & ((1 << _LINES) - 1)
+
+
 def selected_text(entries: Sequence[Entry], selection: Selection) -> str:
     """What is selected, as it was written: whole lines with their marks and the blank lines between
     them; of a line that is selected in part, what is drawn of it."""

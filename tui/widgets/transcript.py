@@ -20,11 +20,12 @@ from textual.widget import Widget
 
 from tui.storage import StoredMessage
 from tui.widgets import overlays
+from tui.widgets.caret import Caret
 from tui.widgets.cursor import Cursor
 from tui.widgets.entries import Entry, Item, Part
 from tui.widgets.look import CLASSES, WidgetLook
 from tui.widgets.page import Page
-from tui.widgets.reading.lines import Line
+from tui.widgets.reading.lines import Kind, Line
 from tui.widgets.reading.rows import Frame, Row
 from tui.widgets.selecting import around, line_number, selected_text
 
@@ -59,6 +60,7 @@ class Transcript(ScrollView, can_focus=False):
         self._look = WidgetLook(self)
         self._page = Page(self._look, self._place)
         self.cursor = Cursor(lambda: self._page.entries, self._cursor_moved)
+        self.caret: Caret | None = None
         self._most = width
         self._wrap_code = False
         self._ends_here = True  # the view reaches the end
@@ -84,7 +86,7 @@ class Transcript(ScrollView, can_focus=False):
         """Another conversation, seen from its end."""
         self._page.clear()
         self._shifts.clear()
-        self.cursor.item = None
+        self.cursor.item = self.caret = None
         for message in messages:
             self._page.append(Entry(self._page.serial(), message, self._page.changed))
         self.follow()
@@ -223,6 +225,47 @@ class Transcript(ScrollView, can_focus=False):
             return None
         block = part.entry.block_of(part, line)
         return Item(message.id, _TABLES if block is None else block)
+
+    # ------------------------------------------------------------ selecting with keys
+
+    def put_caret(self) -> bool:
+        """Puts a caret on the first row in view of what the cursor is on. False: there is none."""
+        entry, page = self.cursor.entry, self._page
+        rows = [(part, row) for part, row in page.view if row.pieces and part.entry is entry
+                and part.what in ("markdown", "plain") and self.cursor.on(part, _line(part, row))
+                and _line(part, row).kind is not Kind.RULE]  # fmt: skip
+        if entry is None or not rows:
+            return False
+        part, row = rows[0]
+        self.caret = Caret(entry, page.draw, part, page.draw(part).index(row))
+        self.caret_moved()
+        return True
+
+    def drop_caret(self) -> None:
+        """Takes the caret away, and what it has selected."""
+        if self.caret is not None:
+            self.caret = None
+            self.screen.clear_selection()
+            self.refresh()
+
+    def caret_moved(self) -> None:
+        """Shows where it is now and what it selects."""
+        caret, frame = self.caret, self._page.frame
+        place = caret.place if caret is not None else None
+        if caret is None or place is None or frame is None:
+            self.drop_caret()  # what it stood on is gone
+            return
+        part, n = place
+        selection, row = caret.selection, self._page.draw(part)[n]
+        self.screen.selections = {self: selection} if selection is not None else {}
+        if row.wide and (item := self._item_of(part, _line(part, row))) is not None:
+            most = caret.column - frame.margin - 1
+            least = caret.column - frame.view + 3
+            shift = min(self._shifts.get(item, 0), max(0, most))
+            self._shifts[item] = max(shift, least) if least > 0 else shift
+        self._page.nudge(part, n)
+        self._place()
+        self.refresh()
 
     # ------------------------------------------------------------ scrolling
 
@@ -385,11 +428,11 @@ class Transcript(ScrollView, can_focus=False):
 
     def render_lines(self, crop: Region) -> list[Strip]:
         selection = self.text_selection
-        return [
-            self._painted(y, selection).crop(crop.x, crop.right) for y in range(crop.y, crop.bottom)
-        ]
+        caret = self.caret.row if self.caret is not None else None
+        painted = (self._painted(y, selection, caret) for y in range(crop.y, crop.bottom))
+        return [strip.crop(crop.x, crop.right) for strip in painted]
 
-    def _painted(self, y: int, selection: Selection | None) -> Strip:
+    def _painted(self, y: int, selection: Selection | None, caret: Row | None) -> Strip:
         frame, view = self._page.frame, self._page.view
         if frame is None or y >= len(view):
             return Strip.blank(self._width, self._look())
@@ -402,6 +445,8 @@ class Transcript(ScrollView, can_focus=False):
             differing = self._differing.get(number, ())
             for span, style in overlays.spans(line, selected, self._found, differing):
                 strip = overlays.marked(strip, row, line, span, self._look(style))
+        if self.caret is not None and row is caret:
+            strip = overlays.with_caret(strip, self.caret.column, self.caret.width)
         if row.wide:
             strip = overlays.cut(strip, frame, self._shift(part, row), self._look)
         if self.cursor.item is not None and row.pieces and self.cursor.on(part, _line(part, row)):
