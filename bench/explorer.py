@@ -37,7 +37,7 @@ from tests.support.giants import (
     gpu,
     machine,
 )
-from tui.screens import ExplorerScreen
+from tui.screens.explorer import ExplorerScreen
 from tui.storage import Conversations
 from tuner.model.model import read_model
 

@@ -45,7 +45,8 @@ from tuner.model.model import Model, describe
 from tuner.planning import Plan
 from tuner.profiles.lessons import known_overheads
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
-from tuner.report import report_json, report_text
+from tuner.report.json import report_json
+from tuner.report.text import report_text
 from tuner.tuning import Tuning
 from tuner.wishes import LaunchRequest, Wishes
 

@@ -48,7 +48,9 @@ from tuner.model.model import Model, describe, loadable_model
 from tuner.planning import Plan, Solver, make_plan
 from tuner.planning.advice import Advice, advise
 from tuner.planning.budgets import Budgets
-from tuner.report import overview_text, report_json, report_text
+from tuner.report.json import report_json
+from tuner.report.overview import overview_text
+from tuner.report.text import report_text
 from tuner.settings import ALL_LAYERS, Settings
 from tuner.wishes import Wishes
 

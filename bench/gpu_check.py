@@ -32,7 +32,8 @@ from bench.random_models import KINDS, write_model
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Message, Sampling, Text
 from tuner.errors import EngineError, KvchatError
-from tuner.launch import Launcher, Ready, Running
+from tuner.launch import Launcher, Ready
+from tuner.launch.running import Running
 from tuner.machine.measure import gpu_used_bytes
 from tuner.memory.footprint import ENGINE_KINDS
 from tuner.model.model import Model, read_model

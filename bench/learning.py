@@ -26,7 +26,8 @@ from pathlib import Path
 
 from tuner.demo import demo_model_path
 from tuner.engine.protocol import MeasureSpeed, SpeedMeasured, Timed
-from tuner.launch import Launcher, Ready, Running
+from tuner.launch import Launcher, Ready
+from tuner.launch.running import Running
 from tuner.machine.machine import Pace
 from tuner.model.model import read_model
 from tuner.profiles.profiles import Profiles

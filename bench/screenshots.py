@@ -27,13 +27,14 @@ from tests.support.chat_fakes import FakeRunning, ask, chat_screen, is_idle, mak
 from tests.support.explorers import explorer_of
 from tests.support.giants import QWEN_30B_A3B, giant
 from tui.app import KvchatApp
-from tui.screens import ExplorerScreen
+from tui.screens.explorer import ExplorerScreen
 from tui.storage import Conversations
 from tuner.demo import demo_model_path
 from tuner.launch import Launcher
-from tuner.machine.stated import parse_gpus, stated
+from tuner.machine.stated import stated
+from tuner.machine.stated_gpus import parse_gpus
 from tuner.planning import Plan, make_plan
-from tuner.report import report_text
+from tuner.report.text import report_text
 from tuner.sampling import Sampling
 from tuner.wishes import LaunchRequest, Wishes
 

@@ -35,7 +35,8 @@ from pathlib import Path
 
 from tuner.gguf.header import read_header
 from tuner.machine.machine import Machine
-from tuner.machine.stated import parse_gpus, stated
+from tuner.machine.stated import stated
+from tuner.machine.stated_gpus import parse_gpus
 from tuner.memory.cache_types import HIGH_PRECISION
 from tuner.model.model import Model, describe
 from tuner.planning import Candidate, Solver, make_plan

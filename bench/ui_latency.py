@@ -101,9 +101,9 @@ def tell(*_):
 asyncio.Handle._run = timed
 signal.signal(signal.SIGUSR1, tell)
 from tests.support.scripted_worker import scripted_worker
-from tuner import launch
+from tuner.launch import launcher
 from tuner.engine.client import EngineClient
-launch.EngineClient = lambda: EngineClient(command=scripted_worker(text=TEXT, delay=DELAY))
+launcher.EngineClient = lambda: EngineClient(command=scripted_worker(text=TEXT, delay=DELAY))
 from tui.start import main
 sys.exit(main())
 """

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tuner import engine_version
 from tuner.engine_version import (
     ENGINE_VERSION,
     REQUIREMENT,
@@ -54,7 +53,7 @@ def test_no_engine_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(engine_version, "version", missing)
+    monkeypatch.setattr(importlib.metadata, "version", missing)
     assert installed_engine_version() is None
 
 

@@ -10,7 +10,8 @@ import pytest
 from tests.support.giants import LLAMA_8B, giant_path, gpu, machine
 from tests.support.launches import launcher, loaded, run
 from tuner.errors import EngineCancelled
-from tuner.launch import Launcher, Ready, Retry, Running, Stage
+from tuner.launch import Launcher, Ready, Retry, Stage
+from tuner.launch.running import Running
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
 from tuner.profiles.profiles import Profiles

@@ -19,7 +19,7 @@ from tests.support.gguf_files import tiny_llama
 from tests.support.giants import LLAMA_8B, giant, gpu, machine
 from tui.app import KvchatApp
 from tui.command.output import write
-from tui.screens import ChatScreen
+from tui.screens.chat import ChatScreen
 from tui.screens.links import may_open
 from tui.storage import Conversation, Conversations, StoredMessage
 from tui.widgets import Prompt
@@ -31,7 +31,8 @@ from tuner.model.model import describe
 from tuner.planning.plan import Plan
 from tuner.planning.planner import make_plan
 from tuner.profiles.profiles import Profile, Profiles
-from tuner.report import overview_text, report_text
+from tuner.report.overview import overview_text
+from tuner.report.text import report_text
 from tuner.settings import Settings
 from tuner.wishes import Wishes
 

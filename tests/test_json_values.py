@@ -19,7 +19,8 @@ from tuner.json_values import from_json, one_of, within
 from tuner.planning.planner import make_plan
 from tuner.profiles import profiles as profiles_module
 from tuner.profiles.profiles import Profile, Profiles
-from tuner.report import report_json, report_text
+from tuner.report.json import report_json
+from tuner.report.text import report_text
 from tuner.settings import Settings
 from tuner.wishes import Wishes
 

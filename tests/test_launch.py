@@ -117,7 +117,7 @@ def test_how_a_loaded_model_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     running.actual = replace(running.actual, footprint=running.plan.chosen.footprint)
     used = [12 * GIB]
     monkeypatch.setattr(
-        "tuner.launch.gpu_readings", lambda _: {"GPU0": Reading(used[0], 12 * GIB, 60)}
+        "tuner.launch.running.gpu_readings", lambda _: {"GPU0": Reading(used[0], 12 * GIB, 60)}
     )
     assert running.vitals().vram == (12 * GIB, 12 * GIB)
     assert running.vitals().temperature == 60
@@ -228,7 +228,7 @@ def test_a_file_replaced_under_a_launch(tmp_path: Path, stage: str) -> None:
 def test_the_demo_model_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read, measure, plan, dry run, load, answer, remember: nothing scripted. What the engine
     allocated is within 2 % of what was predicted."""
-    monkeypatch.setattr("tuner.launch.LEAST_CORES", 0.0)  # however busy this machine is
+    monkeypatch.setattr("tuner.launch.running.LEAST_CORES", 0.0)  # however busy this machine is
     request = LaunchRequest(demo_model_path(), Wishes(n_ctx=1024), threads=1)
     start = Launcher(request, EngineClient(tmp_path / "engine.log"))
     Profiles().learn(lambda facts: replace(facts, use_extra_bufts=False))

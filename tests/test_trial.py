@@ -10,7 +10,8 @@ from tests.support.giants import LLAMA_8B, giant, giant_path, machine
 from tests.support.launches import launcher
 from tuner.engine.protocol import Timed
 from tuner.errors import EngineCancelled, EngineError
-from tuner.launch import Stage, cores_were_taken
+from tuner.launch import Stage
+from tuner.launch.running import cores_were_taken
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
 from tuner.profiles.profiles import Profiles

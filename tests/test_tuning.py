@@ -14,7 +14,7 @@ from tests.support.giants import LLAMA_8B, giant_path, gpu, machine
 from tests.support.launches import launcher, loaded, run
 from tests.support.scripted_worker import scripted_worker
 from tui.command.cli import main
-from tuner import launch, tuning
+from tuner import tuning
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Load, Loaded, Progress
 from tuner.engine_version import ENGINE_VERSION
@@ -109,7 +109,7 @@ def test_one_header_and_one_solver_per_launch(
     The machine without its GPU, which the tiny model hardly uses, is weighed by one of its own.
     A later start of the same launcher reads the file again: it may be another by then."""
     monkeypatch.setattr(
-        launch, "EngineClient",
+        "tuner.launch.launcher.EngineClient",
         lambda: EngineClient(tmp_path / "engine.log", command=scripted_worker(text="word " * 50)),
     )  # fmt: skip
     made: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import events, work
 from textual.app import App, SystemCommand
@@ -22,19 +22,18 @@ from tui.parachute import (
     Parachute,
 )
 from tui.ports import ModelLauncher
-from tui.screens import (
-    ChatScreen,
-    ConversationsScreen,
-    ExplorerScreen,
-    KeysScreen,
-)
+from tui.screens import opening
 from tui.screens.bindings import bindings
+from tui.screens.chat import ChatScreen
 from tui.storage import Conversations, Recorder
 from tui.when_full import Way
 from tui.widgets.transcript import WIDTH
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode, KvchatError
 from tuner.safe_text import pasted
+
+if TYPE_CHECKING:
+    from tui.screens.conversations import ConversationsScreen
 
 
 class KvchatApp(App[None]):
@@ -79,6 +78,7 @@ class KvchatApp(App[None]):
         self._keys = keymap or Keymap()
         self._warnings = tuple(warnings)
         self._chat_screen: ChatScreen | None = None
+        self._keys_screen: Screen[None] | None = None  # opened last
         self._leaving = False
         self._parachute = parachute
         self._choose = choose
@@ -112,7 +112,7 @@ class KvchatApp(App[None]):
     @work(group="explore")
     async def _explore(self) -> None:
         """Asks how to load the model, then loads it."""
-        screen = ExplorerScreen(self._launcher.explorer, self._keys)
+        screen = opening.explorer(self._launcher.explorer, self._keys)
         choice = await self.push_screen_wait(screen)
         if choice is None:
             self.error = screen.error
@@ -192,10 +192,11 @@ class KvchatApp(App[None]):
 
     def action_keys(self) -> None:
         """Shows all keys, or goes back from there."""
-        if isinstance(self.screen, KeysScreen):
+        if self.screen is self._keys_screen:
             self.screen.dismiss()
         else:
-            self.push_screen(KeysScreen(self._keys))
+            self._keys_screen = opening.keys(self._keys)
+            self.push_screen(self._keys_screen)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         for row in self._keys.shown(Show.PALETTE, Place.CHAT, Place.APP):

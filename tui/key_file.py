@@ -15,8 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tui.keymap import ACTIONS, BY_ID, Action, Keymap, label
-from tuner.private_files import read_bounded
-from tuner.profiles.profiles import config_folder
+from tuner.private_files import kvchat_folder, read_bounded
 
 FILE = "keys.toml"
 _MAX_FILE = 1 << 16  # bytes; all actions take 2 KB
@@ -37,7 +36,7 @@ _EDITING = {"space", "backspace", "delete", "left", "right", "tab"}
 
 def key_file(folder: Path | None = None) -> Path:
     """Where the keys are stated: in `folder`, or in kvchat's own."""
-    return (config_folder() if folder is None else folder) / FILE
+    return (kvchat_folder("config") if folder is None else folder) / FILE
 
 
 def read_keymap(folder: Path | None = None) -> tuple[Keymap, tuple[str, ...]]:

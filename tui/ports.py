@@ -1,16 +1,20 @@
-"""What the chat needs from a launched model, as shapes: the screens know nothing of the tuner."""
+"""What the chat needs from a launched model, as shapes: the screens know nothing of the tuner.
+
+What only the fit explorer handles comes from the planner, which is not imported for its names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tuner.engine.protocol import AnswerEvent, Message, Sampling
 from tuner.launch import LaunchEvent, Planned, Ready, Retry, Stage
-from tuner.machine.vitals import Vitals
-from tuner.planning import Candidate, Dial, Explorer, Plan
 from tuner.settings import Settings
+
+if TYPE_CHECKING:
+    from tuner.machine.vitals import Vitals
+    from tuner.planning import Candidate, Dial, Explorer, Plan
 
 __all__ = [
     "Candidate",

@@ -6,8 +6,6 @@ llama-cpp-python, unless it says otherwise.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 ENGINE_VERSION = "0.3.36"
 _SERIES, _, _LAST = ENGINE_VERSION.rpartition(".")
 # As pip reads it: each release vendors another llama.cpp.
@@ -17,6 +15,9 @@ REQUIREMENT = f"llama-cpp-python>={ENGINE_VERSION},<{_SERIES}.{int(_LAST) + 1}"
 def installed_engine_version() -> str | None:
     """The version of the installed llama-cpp-python, which is not imported for it; None where
     none is installed."""
+    # It brings half of the mail package along, which only what plans needs to wait for.
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
     try:
         return version("llama-cpp-python")
     except PackageNotFoundError:

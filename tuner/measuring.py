@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tuner.engine.protocol import LossesMeasured, MeasureLosses, Progress
 from tuner.errors import NoFitError, UsageError
-from tuner.launch import Launcher, Planned, Ready, Retry, Stage, no_fit_text
+from tuner.launch import Launcher, Planned, Ready, Retry, Stage
+from tuner.launch.loading import no_fit_text
 from tuner.memory.cache_losses import MAX_TOKENS, CacheLosses
 from tuner.memory.footprint import DeviceUse
 from tuner.planning import Candidate, Plan, Solver, with_choice

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tuner.engine.protocol import MeasureSpeed, Progress, SpeedMeasured, Timed
-from tuner.launch import Launcher, Planned, Ready, Retry, Running, Stage, cores_were_taken
+from tuner.launch import Launcher, Planned, Ready, Retry, Stage
+from tuner.launch.running import Running, cores_were_taken
 from tuner.planning.speed import CHAT_DEPTH, QUOTED_DEPTH
 from tuner.report.receipt import Receipt, Timing
 from tuner.settings import Settings

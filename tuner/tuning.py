@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Load, Loaded, Timed
 from tuner.engine_version import ENGINE_VERSION, installed_engine_version
-from tuner.errors import FileError, KvchatError, NoFitError
+from tuner.errors import NoFitError
 from tuner.machine import measure
 from tuner.machine.machine import Machine
 from tuner.machine.stated import stated
 from tuner.memory.footprint import Buffer
+from tuner.model.blame import file_to_blame
 from tuner.model.model import Model, read_model
 from tuner.planning import (
     Calibration,
@@ -41,7 +40,7 @@ from tuner.profiles.lessons import (
 )
 from tuner.profiles.paces import paced, parts_of, said_by
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
-from tuner.safe_text import cut, one_line
+from tuner.safe_text import one_line
 from tuner.settings import Settings
 from tuner.units import tps_text
 from tuner.wishes import LaunchRequest, Wishes
@@ -49,23 +48,6 @@ from tuner.wishes import LaunchRequest, Wishes
 # A saved choice is kept unless a fresh one is better by more than this factor of effective turns.
 WORTH_CHANGING = 1.10
 EXPLORED = "These settings were chosen in the fit explorer."
-
-
-@contextlib.contextmanager
-def file_to_blame(path: Path) -> Iterator[None]:
-    """Whatever goes wrong over a file's numbers is an error of that file, and no other's."""
-    try:
-        yield
-    except KvchatError:
-        raise
-    except Exception as error:
-        kind = type(error).__name__
-        raise FileError(
-            "malformed",
-            path,
-            f"{path} has numbers that make no model ({kind}: {cut(str(error))}): it is damaged, "
-            "or of a kind that kvchat does not know.",
-        ) from error
 
 
 class Tuning:

@@ -17,7 +17,7 @@ from textual.widgets import Input
 from tests.support.chat_fakes import FakeRunning, ask, chat_screen, make_app, shown, shows, until
 from tui.answering.comparing import EXAMPLE, Setting, path_to_question, setting_of
 from tui.answering.differing import MOST_WORDS, Spans, differences
-from tui.screens import CompareScreen
+from tui.screens.compare import CompareScreen
 from tui.storage import Conversations, StoredMessage
 from tuner.engine.protocol import Sampling
 from tuner.errors import EngineError, UsageError

@@ -21,7 +21,9 @@ from tests.support.chat_fakes import (
     until,
 )
 from tui.composing.draft import Draft
-from tui.screens import ChatScreen, ContextScreen, KeysScreen
+from tui.screens.chat import ChatScreen
+from tui.screens.context import ContextScreen
+from tui.screens.keys import KeysScreen
 from tui.storage import Conversations
 from tui.widgets import Prompt
 from tuner.settings import Settings

@@ -25,7 +25,8 @@ from tests.support.chat_fakes import (
 from tests.support.explorers import explorer_of
 from tests.support.giants import LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
 from tui.app import KvchatApp
-from tui.screens import ChatScreen, ExplorerScreen
+from tui.screens.chat import ChatScreen
+from tui.screens.explorer import ExplorerScreen
 from tui.storage import Conversations
 from tui.widgets import fit
 from tuner.engine.protocol import Sampling

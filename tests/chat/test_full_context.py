@@ -28,7 +28,8 @@ from tests.support.explorers import explorer_of
 from tests.support.giants import LLAMA_8B, giant, gpu, machine
 from tui.answering.room import Situation, newest_that_fit, standing_in
 from tui.answering.view import View, cuts, prompt_of, view_of
-from tui.screens import ChatScreen, ContextScreen
+from tui.screens.chat import ChatScreen
+from tui.screens.context import ContextScreen
 from tui.storage import Conversations
 from tui.when_full import Way
 from tui.widgets import Prompt

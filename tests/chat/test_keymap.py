@@ -23,20 +23,18 @@ from tests.support.chat_fakes import (
 from tui.app import KvchatApp
 from tui.key_file import FILE, read_keymap
 from tui.keymap import ACTIONS, BY_ID, Action, Keymap, Place, Show, label, markdown
-from tui.screens import (
-    BranchesScreen,
-    ChatScreen,
-    CompareScreen,
-    ContextScreen,
-    ExplorerScreen,
-    HistoryScreen,
-    KeysScreen,
-    ReportScreen,
-)
+from tui.screens.branches import BranchesScreen
+from tui.screens.chat import ChatScreen
+from tui.screens.compare import CompareScreen
+from tui.screens.context import ContextScreen
 from tui.screens.conversations import ConversationsScreen
 from tui.screens.details import DetailsScreen
+from tui.screens.explorer import ExplorerScreen
+from tui.screens.history import HistoryScreen
+from tui.screens.keys import KeysScreen
 from tui.screens.line import LineScreen
 from tui.screens.messages import Messages
+from tui.screens.report import ReportScreen
 from tui.storage import Conversations
 from tui.widgets import Prompt
 

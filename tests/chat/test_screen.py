@@ -24,7 +24,9 @@ from tests.support.chat_fakes import (
     shows,
     until,
 )
-from tui.screens import ChatScreen, ConversationsScreen, ReportScreen
+from tui.screens.chat import ChatScreen
+from tui.screens.conversations import ConversationsScreen
+from tui.screens.report import ReportScreen
 from tui.storage import Conversation, Conversations, StoredMessage
 from tui.widgets import ActivityLine, Entry, Prompt, StatusLine, Transcript
 from tuner.engine.protocol import PromptProgress, Sampling, Text, WasThought

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.chat_fakes import FakeRunning, ask, chat_screen, is_idle, make_app, shows, until
-from tui.screens import BranchesScreen
+from tui.screens.branches import BranchesScreen
 from tui.screens.line import LineScreen
 from tui.storage import Conversations, StoredMessage
 from tui.widgets import Prompt

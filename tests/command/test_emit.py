@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.giants import AYA_35B, LLAMA_8B, QWEN_30B_A3B, giant_path
 from tui.command.cli import main
-from tuner.report.emit import TARGETS
+from tuner.report.emit.targets import TARGETS
 
 MACHINE = ("--vram", "24GiB", "--ram", "64GiB")
 

@@ -13,7 +13,8 @@ from tuner.errors import UsageError
 from tuner.machine import cards, host, nvidia
 from tuner.machine.host import host_device
 from tuner.machine.machine import ASSUMED_PCIE, RAM, Device, Machine
-from tuner.machine.stated import parse_gpus, stated
+from tuner.machine.stated import stated
+from tuner.machine.stated_gpus import parse_gpus
 from tuner.units import GIB, MIB
 from tuner.wishes import StatedGpu
 

@@ -16,7 +16,8 @@ from tuner.planning import Plan, Solver, make_plan
 from tuner.planning.advice import Advice, OtherQuantization, advise
 from tuner.planning.from_disk import ASSUMED_DISK
 from tuner.planning.speed import Calibration
-from tuner.report import advice_lines, report_json
+from tuner.report.advice import advice_lines
+from tuner.report.json import report_json
 from tuner.units import GIB, MIB, size_text
 from tuner.wishes import Wishes
 

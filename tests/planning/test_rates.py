@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.support.giants import LLAMA_8B, giant, gpu, machine
 from tuner.machine.machine import Machine
-from tuner.machine.stated import parse_gpus, stated
+from tuner.machine.stated import stated
+from tuner.machine.stated_gpus import parse_gpus
 from tuner.planning.rates import BYTES_PER_SM_CLOCK, gpu_rate, host_rate, softmin
 from tuner.planning.speed import Offload, SpeedModel
 

@@ -12,7 +12,7 @@ from tests.support.giants import gpu, machine
 from tests.support.launches import ASK, launcher, loaded, run
 from tui.command.cli import main
 from tuner.engine.protocol import Sampling, Timed
-from tuner.launch import Running
+from tuner.launch.running import Running
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
 from tuner.profiles.profiles import Profiles
@@ -142,7 +142,7 @@ def test_the_driver_s_share_is_learned(
 ) -> None:
     """What NVML saw a load take beyond its buffers is the overhead of the next plan."""
     readings = iter([{"GPU0": 1 * GIB}, {"GPU0": 1 * GIB + 300 * MIB}])
-    monkeypatch.setattr("tuner.launch.gpu_used_bytes", lambda _: next(readings))
+    monkeypatch.setattr("tuner.launch.loading.gpu_used_bytes", lambda _: next(readings))
     monkeypatch.setattr(devices, "gpu_used_bytes", lambda _: next(readings))
     running = loaded(tiny_model, tmp_path)
     (overhead,) = Profiles().machine_facts().gpu_overhead.values()

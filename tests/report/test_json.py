@@ -12,8 +12,7 @@ import pytest
 from tests.report.test_report import PLANS, plan_of
 from tests.support.giants import GEMMA_27B
 from tuner.memory.footprint import KINDS
-from tuner.report import report_json
-from tuner.report.json import plan_keys, report_keys
+from tuner.report.json import plan_keys, report_json, report_keys
 
 
 def test_json_is_the_contract() -> None:

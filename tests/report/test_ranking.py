@@ -14,8 +14,8 @@ from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B
 from tuner.errors import FileError
 from tuner.planning import Plan
 from tuner.planning.quality import CacheQuality
-from tuner.report import overview_text, ranked
-from tuner.report.ranking import RULE, Result
+from tuner.report.overview import overview_text
+from tuner.report.ranking import RULE, Result, ranked
 from tuner.units import seconds_text, size_text, tps_text
 from tuner.wishes import Wishes
 

@@ -19,8 +19,9 @@ from tuner.planning.later import Later
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.planner import make_plan
 from tuner.profiles.actual import Actual
-from tuner.report import overview_text, report_parts, report_text
 from tuner.report.bars import TAKEN
+from tuner.report.overview import overview_text
+from tuner.report.text import report_parts, report_text
 from tuner.units import GIB, MIB
 from tuner.wishes import Wishes
 

@@ -13,7 +13,8 @@ from typing import Any
 from tests.support.giants import QWEN_30B_A3B, giant, gpu, machine
 from tuner.model.chat_templates import TemplateChoice
 from tuner.planning import Plan, make_plan
-from tuner.report.emit import TARGETS, Carried
+from tuner.report.emit.carried import Carried
+from tuner.report.emit.targets import TARGETS
 from tuner.sampling import SamplingChoice
 from tuner.settings import Settings
 from tuner.wishes import Wishes

@@ -13,12 +13,14 @@ from typing import Any
 from textual.pilot import Pilot
 
 from tui.app import KvchatApp
-from tui.ports import Explorer, LaunchEvent, Planned, Ready, Retry, Stage, Vitals
-from tui.screens import ChatScreen
+from tui.ports import LaunchEvent, Planned, Ready, Retry, Stage
+from tui.screens.chat import ChatScreen
 from tui.storage import Conversations
 from tui.widgets import Prompt
 from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text, WasThought
 from tuner.errors import EngineCancelled, EngineError, KvchatError
+from tuner.machine.vitals import Vitals
+from tuner.planning import Explorer
 from tuner.settings import Settings
 from tuner.units import GIB, MIB
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from tests.support.scripted_worker import scripted_worker
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Message
-from tuner.launch import Launcher, Ready, Running
+from tuner.launch import Launcher, Ready
+from tuner.launch.running import Running
 from tuner.wishes import LaunchRequest, Wishes
 
 ASK = [Message("user", "Hello?")]

@@ -27,12 +27,12 @@ _PROGRAM = """
 import fcntl, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl+C is a signal from this terminal
 from tests.support.scripted_worker import scripted_worker
-from tuner import launch
+from tuner.launch import launcher
 from tuner.engine.client import EngineClient
 from tuner.engine.patience import LIMITS, Limits, Patience
 limits = {**{name: Limits(1.5, 1.5) for name in LIMITS}, "start": Limits(20, 20)}
 quick = Patience(limits, stop=1, stop_at_work=3)
-launch.EngineClient = lambda: EngineClient(command=scripted_worker(**SCRIPT), patience=quick)
+launcher.EngineClient = lambda: EngineClient(command=scripted_worker(**SCRIPT), patience=quick)
 BEFORE
 from tui.start import main
 sys.exit(main())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
-from tui.ports import Vitals
 from tui.storage import StoredMessage
+
+if TYPE_CHECKING:
+    from tui.ports import Vitals
 
 MOST = 512  # values that are kept of anything
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tui.storage import StoredMessage
+from tui.storage import StoredMessage, Tree
 from tuner.safe_text import one_line
 
 # As word processors count: each character where a script has no spaces between words.
 _WORD = re.compile("[\u3040-\u9fff]|[^\\s\u3040-\u9fff]+")
+
+
+def version_text(tree: Tree, message: StoredMessage) -> str:
+    """Which of its versions a message is: ‹ 2/3 ›; "" where it has one."""
+    versions = tree.versions(message)
+    return "" if len(versions) == 1 else f"‹ {versions.index(message.id) + 1}/{len(versions)} ›"
 
 
 def how_it_ended(message: StoredMessage) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from tui.command.following import followed
-from tui.command.options import installed_version
 from tui.command.output import Progress, colours, columns, tell, write
 from tui.command.signals import end_by_signals
+from tui.command.version import installed_version
 from tuner.errors import EngineCancelled, ExitCode, UsageError
 from tuner.launch import Launcher
 from tuner.report.receipt import receipts_json, receipts_text

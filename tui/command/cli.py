@@ -1,29 +1,26 @@
-"""The `kvchat` command. Screens are imported only when one opens."""
+"""The `kvchat` command. What a run needs, it imports: the chat is drawn before the planner is read,
+and the report knows no screen (tests/command/test_imports.py)."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from tui.command import options, sampling_flags
-from tui.command.output import colours, columns, complain, dumb, prepare_streams, write
+from tui.command.output import complain, dumb, prepare_streams
 from tuner.demo import demo_model_path
 from tuner.errors import ExitCode, KvchatError, UsageError
 from tuner.gguf.header import models_of
+from tuner.model.blame import file_to_blame
 from tuner.model.model import read_model
-from tuner.planning import Plan
-from tuner.report import error_json, overview_text, ranked, report_json, report_parts
 from tuner.safe_text import utf8
-from tuner.tuning import Tuning, file_to_blame
 from tuner.units import parse_size, parse_tokens
 from tuner.wishes import LaunchRequest
 
@@ -60,6 +57,10 @@ def _drop_stdout() -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.version:
+        from tui.command.version import show_version  # noqa: PLC0415
+
+        return show_version()
     if args.profiles or args.forget or args.forget_machine:
         from tui.command.profiles import (  # noqa: PLC0415
             forget_machine,
@@ -87,7 +88,9 @@ def _run(args: argparse.Namespace) -> int:
     requests = [_request(args, path, sampling) for path in paths]
     program = options.emit(args)
     if args.explain:
-        return _explain(requests, as_json=args.json, verify=args.verify)
+        from tui.command.explain import explain  # noqa: PLC0415
+
+        return explain(requests, as_json=args.json, verify=args.verify)
     if len(requests) > 1:
         what = next(iter(_alone(args)), "--show-prompt" if args.show_prompt else "a chat")
         raise UsageError(f"{what} takes one model; several go with --explain.")
@@ -240,60 +243,3 @@ def _prompt(args: argparse.Namespace) -> str | None:
     if args.prompt is not None and not parts:
         raise UsageError("the question is empty; write it after -p or pipe it in.")
     return "\n\n".join(parts) or None
-
-
-def _explain(requests: list[LaunchRequest], *, as_json: bool, verify: bool) -> int:
-    worst = ExitCode.OK
-    rows: list[tuple[str, Plan | KvchatError]] = []
-    told: list[dict[str, Any]] = []
-    for request in requests:
-        path = str(request.path)
-        try:
-            with file_to_blame(request.path):
-                tuning = Tuning.of(request)
-                plan = tuning.plan()
-            if verify:
-                plan = _verified(tuning, plan)
-            with file_to_blame(request.path):
-                told += [report_json(plan, tuning.advise(plan))] if as_json else []
-        except KvchatError as error:
-            if len(requests) == 1 and not as_json:
-                raise
-            worst = error.exit_code
-            rows.append((path, error))
-            told.append(error_json(path, error))
-            continue
-        if not plan.chosen.fits and worst == ExitCode.OK:
-            worst = ExitCode.NO_FIT
-        rows.append((path, plan))
-    if as_json:
-        for row, report in zip(ranked(rows), told, strict=True):
-            write(json.dumps({**report, "rank": row.rank}) + "\n")
-        return worst
-    color = colours()
-    only = rows[0][1] if len(rows) == 1 else None
-    if isinstance(only, Plan):
-        asked = partial(tuning.advise, only)
-        parts = report_parts(only, width=columns(), color=color, advise=asked)
-        while (part := _next(parts, requests[0].path)) is not None:
-            write(part, coloured=color)
-    else:
-        write(overview_text(rows, width=columns(), color=color), coloured=color)
-        for _, result in rows:
-            if isinstance(result, KvchatError):
-                complain(str(result))
-    return worst
-
-
-def _next(parts: Iterator[str], path: Path) -> str | None:
-    """The next part of a file's report, if there is one; writing it is another matter."""
-    with file_to_blame(path):
-        return next(parts, None)
-
-
-def _verified(tuning: Tuning, plan: Plan) -> Plan:
-    """The plan after the engine's dry run, in a model process of its own."""
-    from tuner.engine.client import EngineClient  # noqa: PLC0415
-
-    with EngineClient() as client:
-        return tuning.verify(plan, client)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tui.command.output import tell, write
 from tuner.errors import ExitCode, NoFitError
-from tuner.launch import no_fit_text
-from tuner.report.emit import TARGETS, Carried
+from tuner.launch.loading import no_fit_text
+from tuner.report.emit.carried import Carried
+from tuner.report.emit.targets import TARGETS
 from tuner.tuning import Tuning
 from tuner.wishes import LaunchRequest
 

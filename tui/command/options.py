@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,13 +12,12 @@ from tui.command import habits, sampling_flags
 from tui.command.numbers import number, whole
 from tui.keymap import Keymap
 from tui.when_full import ASK, WHEN_FULL, Way
-from tuner.engine.template_process import MAX_TEMPLATE
 from tuner.errors import UsageError
-from tuner.machine.stated import parse_gpus
+from tuner.machine.stated_gpus import parse_gpus
 from tuner.memory.cache_types import CACHE_TYPES
-from tuner.model.chat_templates import CHATML, TemplateChoice
+from tuner.model.chat_templates import CHATML, MAX_TEMPLATE, TemplateChoice
 from tuner.private_files import read_bounded, why
-from tuner.report.emit import TARGETS
+from tuner.report.emit.programs import PROGRAMS
 from tuner.settings import ALL_LAYERS, MAX_UBATCH
 from tuner.settings import MAX_CONTEXT as LONGEST_CONTEXT
 from tuner.units import parse_rate, parse_size, parse_tokens
@@ -63,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         help="a .gguf file, or parts of one (several models: --explain)",
     )
     p.add_argument("--demo", action="store_true", help="use the embedded demo model")
-    p.add_argument("--version", action="version", version=f"kvchat {installed_version()}")
+    p.add_argument("--version", action="store_true", help="print the version and end")
 
     g = p.add_argument_group("what to do instead of opening the chat")
     g.add_argument("-p", "--prompt", metavar="TEXT", help="answer TEXT on stdout and end")
@@ -78,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--emit",
         metavar="PROGRAM",
-        help=f"print the plan as another program takes it, and end: {', '.join(TARGETS)}",
+        help=f"print the plan as another program takes it, and end: {', '.join(PROGRAMS)}",
     )
     g.add_argument(
         "--measure",
@@ -225,7 +223,7 @@ def wishes(args: argparse.Namespace) -> Wishes:
 
 def emit(args: argparse.Namespace) -> str | None:
     """The program that the plan is to be written for. Raises UsageError."""
-    return _one_of("--emit", args.emit and args.emit.lower(), tuple(TARGETS))
+    return _one_of("--emit", args.emit and args.emit.lower(), PROGRAMS)
 
 
 def reading_width(args: argparse.Namespace) -> int:
@@ -331,11 +329,3 @@ def _split(text: str | None) -> tuple[float, ...] | None:
     if not any(shares):
         raise UsageError("--tensor-split needs a share above 0, like 3,1.")
     return shares
-
-
-def installed_version() -> str:
-    """Of kvchat."""
-    try:
-        return version("kvchat")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "(not installed)"

@@ -11,6 +11,7 @@ from textual.screen import Screen
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
+from tui.answering.words import version_text
 from tui.keymap import Keymap, Place, Show
 from tui.screens.bindings import bindings
 from tui.storage import StoredMessage, Tree
@@ -19,12 +20,6 @@ from tuner.safe_text import one_line
 
 DEEPEST = 12  # forks that are told apart by their indent
 CHARS = 200  # of a message
-
-
-def version_text(tree: Tree, message: StoredMessage) -> str:
-    """Which of its versions a message is: ‹ 2/3 ›; "" where it has one."""
-    versions = tree.versions(message)
-    return "" if len(versions) == 1 else f"‹ {versions.index(message.id) + 1}/{len(versions)} ›"
 
 
 class BranchesScreen(Screen[str | None]):

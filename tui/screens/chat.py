@@ -18,20 +18,15 @@ from tui.answering import advice
 from tui.composing.commands import UnknownCommandError
 from tui.keymap import Action, Place
 from tui.ports import Retry, RunningModel
+from tui.screens import opening
 from tui.screens.bindings import bindings
-from tui.screens.branches import BranchesScreen
-from tui.screens.compare import CompareScreen
-from tui.screens.conversations import ConversationsScreen, Opened
-from tui.screens.details import DetailsScreen
-from tui.screens.explorer import Choice, ExplorerScreen
-from tui.screens.history import HistoryScreen
+from tui.screens.choices import Choice, Opened
 from tui.screens.loads import Loads
 from tui.screens.measuring import Measuring
-from tui.screens.report import ReportScreen
 from tui.screens.talk import TalkScreen
 from tui.screens.weighing import Weighing
 from tui.widgets import Prompt, Transcript
-from tui.widgets.reading.code import warm_up
+from tui.widgets.reading.warming import warm_up
 
 VRAM_SECONDS = 2.0
 QUIT_SECONDS = 3.0  # within which the second Ctrl+C must come
@@ -75,7 +70,7 @@ class ChatScreen(TalkScreen):
         self._prompt.focus()
         self.set_interval(VRAM_SECONDS, self._measure)
         self.set_interval(LOAD_SECONDS, self._tell_of_a_standstill)
-        self.run_worker(warm_up, thread=True, group="lexers")
+        self.call_after_refresh(self.run_worker, warm_up, thread=True, group="lexers")
         gc.freeze()  # what is there stays: collections need not walk it
 
     def on_unmount(self) -> None:
@@ -153,7 +148,7 @@ class ChatScreen(TalkScreen):
                 self._prompt.recall(question)
                 self.set_focus(self._prompt)
 
-        screen = HistoryScreen(asked(everywhere=False), asked(everywhere=True), self._keymap)
+        screen = opening.history(asked(everywhere=False), asked(everywhere=True), self._keymap)
         self.app.push_screen(screen, chosen)
 
     def action_context(self) -> None:
@@ -256,7 +251,7 @@ class ChatScreen(TalkScreen):
             if opened is not None:
                 self._open(opened)
 
-        self.app.push_screen(ConversationsScreen(self._store, self._keymap), chosen)
+        self.app.push_screen(opening.conversations(self._store, self._keymap), chosen)
 
     @work(group="forget")
     async def forget(self, conversation_id: str) -> None:
@@ -274,7 +269,7 @@ class ChatScreen(TalkScreen):
             if message_id is not None:
                 self._show_through(message_id)
 
-        self.app.push_screen(BranchesScreen(self.chat.tree, self._keymap), chosen)
+        self.app.push_screen(opening.branches(self.chat.tree, self._keymap), chosen)
 
     # ------------------------------------------------------------ the transcript
 
@@ -286,7 +281,7 @@ class ChatScreen(TalkScreen):
 
     def action_details(self) -> None:
         lines = self._lines
-        self.app.push_screen(DetailsScreen(lines.session, lines.status, self._keymap))
+        self.app.push_screen(opening.details(lines.session, lines.status, self._keymap))
 
     def action_page(self, direction: int) -> None:
         rows = max(1, self._transcript.size.height - 2)
@@ -333,14 +328,14 @@ class ChatScreen(TalkScreen):
         if self.running_model is None:
             self._lines.say("the model is not loaded yet")
         else:
-            self.app.push_screen(ReportScreen(self.running_model, self._keymap))
+            self.app.push_screen(opening.report(self.running_model, self._keymap))
 
     def action_explore(self) -> None:
         if self._loads.active:
             self._lines.say(f"still loading · {self._key('answer.stop')} cancels")
             return
         model, launcher = self.running_model, self._loads.launcher
-        screen = ExplorerScreen(
+        screen = opening.explorer(
             model.explorer if model is not None else launcher.explorer,
             self._keymap,
             loaded=self._loads.ready,
@@ -383,7 +378,7 @@ class ChatScreen(TalkScreen):
         await self._warn(*of_first, message.said)
         if self._sent and self.chat.waits_for_answer:
             await self._answer()
-        elif not first and not message.said and not isinstance(self.app.screen, CompareScreen):
+        elif not first and not message.said and self.app.screen is not self._comparing:
             await self._transcript.notice(
                 f"The model is loaded again: {running.settings.n_ctx:,} tokens of context, "
                 f"{running.status()}.\nGo on, or {self._key('answer.regenerate')} for another "

@@ -18,11 +18,11 @@ from tui.answering import Chat, Growing, advice
 from tui.answering.comparing import EXAMPLE, Setting, setting_of, trial, with_system_prompt
 from tui.answering.differing import Spans, differences
 from tui.answering.figures import figures
+from tui.answering.words import version_text
 from tui.keymap import Keymap, Place, Show
 from tui.painting import Answering
 from tui.ports import RunningModel
 from tui.screens.bindings import bindings
-from tui.screens.branches import version_text
 from tui.screens.lines import load_text
 from tui.screens.loads import Loads
 from tui.storage import StoredMessage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import work
@@ -18,6 +17,7 @@ from textual.widgets.option_list import Option
 
 from tui.keymap import Keymap, Place, Show
 from tui.screens.bindings import bindings
+from tui.screens.choices import Opened
 from tui.screens.line import LineScreen
 from tui.storage import Conversations, Hit
 from tui.widgets import Hints, Plain
@@ -25,15 +25,6 @@ from tuner.errors import KvchatError
 from tuner.safe_text import one_line
 
 SEARCH_DELAY = 0.12  # seconds after the last key
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The conversation to open, and where the words that were searched for stand in it."""
-
-    conversation_id: str
-    message_id: str | None = None
-    words: str = ""
 
 
 class ConversationsScreen(Screen[Opened | None]):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import events
 from textual.app import ComposeResult
@@ -13,8 +12,8 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.screen import Screen
 
 from tui.keymap import Keymap, Place, Show
-from tui.ports import Candidate, Explorer
 from tui.screens.bindings import bindings
+from tui.screens.choices import Choice
 from tui.screens.exploring import Exploring
 from tui.widgets import Hints, Plain, fit
 from tui.widgets.lines import Lines
@@ -23,17 +22,11 @@ from tuner.safe_text import one_line
 from tuner.settings import Settings
 from tuner.units import size_text
 
+if TYPE_CHECKING:
+    from tui.ports import Candidate, Explorer
+
 CHART_ROWS = 7
 ROOMY = 40  # rows of a screen with room for a chart of twice as many
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What is to be loaded. `keep`: it is the user's own, also for later launches; what kvchat
-    would choose by itself is not. None: nothing is said of those."""
-
-    settings: Settings
-    keep: bool | None
 
 
 class ExplorerScreen(Screen[Choice | None]):

@@ -6,16 +6,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 from textual.screen import Screen
 
 from tui.answering.advice import in_words
-from tui.ports import Candidate, Explorer, Plan
 from tui.widgets.newest import Newest
 from tuner.errors import KvchatError
 from tuner.settings import Settings
+
+if TYPE_CHECKING:
+    from tui.ports import Candidate, Explorer, Plan
 
 
 class Exploring:

@@ -6,7 +6,7 @@ from collections.abc import Container
 
 from tui.answering import Chat
 from tui.answering.figures import figures
-from tui.screens.branches import version_text
+from tui.answering.words import version_text
 from tui.storage import StoredMessage
 from tui.widgets import Transcript
 

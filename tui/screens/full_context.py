@@ -15,7 +15,7 @@ from tui.composing.draft import Draft
 from tui.composing.parts import asked
 from tui.keymap import Keymap
 from tui.ports import RunningModel
-from tui.screens.context import ContextScreen
+from tui.screens import opening
 from tui.screens.making_room import MakingRoom
 from tui.screens.weighing import Weight
 from tui.storage import StoredMessage
@@ -238,7 +238,7 @@ class FullContext(Plain):
         if situation is None:
             self._talk.say("the model is not loaded yet")
         else:
-            self.app.push_screen(ContextScreen(situation, self._keymap), self._chosen)
+            self.app.push_screen(opening.context(situation, self._keymap), self._chosen)
 
     def _chosen(self, way: Way | None) -> None:
         if way is not None:

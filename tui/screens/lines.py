@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tui.answering import Chat
 from tui.answering.session import Session
 from tui.keymap import Keymap, Place, Show
-from tui.ports import Vitals
 from tui.screens.loads import Loads
 from tui.status import Status, gauge
 from tui.storage import StoredMessage
@@ -14,6 +15,9 @@ from tuner.engine.patience import STILL_SECONDS
 from tuner.engine.thinking import nearest
 from tuner.safe_text import one_line
 from tuner.units import GIB
+
+if TYPE_CHECKING:
+    from tui.ports import Vitals
 
 NOT_SAVED = "not saved"
 SPILLING = "spilling"  # out of a GPU's memory, into RAM

@@ -58,7 +58,8 @@ class Loads:
         self.error = self.planned = None
         self.stage = Stage("starting")
         run = partial(self._load, load or self.launcher.start)
-        self._screen.run_worker(run, thread=True, group="load")
+        # What a load imports would keep the first drawing of the prompt waiting.
+        self._screen.call_after_refresh(self._screen.run_worker, run, thread=True, group="load")
 
     def stop(self) -> bool:
         """Cancels what is loaded; returns at once. True where there is something."""
@@ -90,6 +91,9 @@ class Loads:
 
     def _load(self, load: Callable[[], Iterator[LaunchEvent]]) -> None:
         said = ""
+        if self.cancelled:  # before it began
+            self._screen.post_message(self.Failed(None))
+            return
         for event in launching.events(load):
             match event:
                 case Ready(running=running):

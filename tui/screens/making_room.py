@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual.screen import Screen
 
@@ -13,13 +13,15 @@ from tui.answering import Chat, Generation
 from tui.answering.room import Situation
 from tui.answering.view import View
 from tui.painting import Answering
-from tui.ports import Candidate
 from tui.storage import Recorder
 from tui.when_full import Way
 from tuner.engine.protocol import WasThought
 from tuner.errors import KvchatError
 from tuner.settings import Settings
 from tuner.units import count_text
+
+if TYPE_CHECKING:
+    from tui.ports import Candidate
 
 PERIOD = 0.05  # seconds between two looks at a summary that is written
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from textual.message import Message as ScreenMessage
 from textual.screen import Screen
 
-from tui.ports import RunningModel, Vitals
+from tui.ports import RunningModel
 from tuner.engine.protocol import Message
+
+if TYPE_CHECKING:
+    from tui.ports import Vitals
 
 
 class Measuring:

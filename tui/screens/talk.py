@@ -8,21 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from textual import work
+from textual.screen import Screen
 
 from tui.answering import Chat, Growing, advice
 from tui.answering.comparing import path_to_question
 from tui.answering.elsewhere import taken_in, written
 from tui.answering.view import View, prompt_of, view_of
+from tui.answering.words import version_text
 from tui.composing.parts import Question, asked
 from tui.keymap import Keymap, Place, Show
 from tui.painting import Answering, Painter
 from tui.ports import LaunchEvent, ModelLauncher, RunningModel
-from tui.screens.branches import version_text
-from tui.screens.compare import CompareScreen
+from tui.screens import opening
+from tui.screens.choices import Choice, Opened
 from tui.screens.composing import Composing
-from tui.screens.conversations import Opened
 from tui.screens.direct import DirectScreen
-from tui.screens.explorer import Choice
 from tui.screens.footers import Footers
 from tui.screens.full_context import FullContext, Waits
 from tui.screens.lines import LinesBelow
@@ -86,6 +86,7 @@ class TalkScreen(DirectScreen):
         self._rewritten: StoredMessage | None = None  # the question that the next one stands beside
         self._sent = False  # a question that this session has yet to answer
         self._links = Links()
+        self._comparing: Screen[None] | None = None  # opened last
         self._composing = Composing(
             self,
             self._prompt,
@@ -436,8 +437,8 @@ class TalkScreen(DirectScreen):
         if not self._loads.ready or not path:
             self._lines.say("the model is not loaded" if path else "nothing was asked yet")
         else:
-            screen = CompareScreen(self, self._loads, path, self._think, self._keymap)
-            self.app.push_screen(screen, self._back)
+            self._comparing = opening.compare(self, self._loads, path, self._think, self._keymap)
+            self.app.push_screen(self._comparing, self._back)
 
     def _back(self, _: None) -> None:
         """From a screen in which the model may have been asked, or loaded."""

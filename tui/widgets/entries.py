@@ -9,7 +9,6 @@ from tui.answering.words import how_it_ended, n_words, took
 from tui.composing.parts import shown
 from tui.storage import StoredMessage
 from tui.widgets.reading.lines import Block, Kind, Line, Lines, plain
-from tui.widgets.reading.markdown import parse
 from tui.widgets.reading.rows import PAGE, Before, Frame, Ground, Look, Row, rows_of
 from tui.widgets.reading.segments import Segmenter
 from tuner.safe_text import printable
@@ -93,6 +92,9 @@ class Part:
         """Its lines."""
         if self.lines is None:
             if self.what == "markdown":
+                # A chat that has no answer yet is drawn before there is a parser.
+                from tui.widgets.reading.markdown import parse  # noqa: PLC0415
+
                 self.lines = parse(self.text, joined=self.joined, continues=self.continues)
             elif self.what == "fold":
                 self.lines = Lines((Line(self.text, gap=True, folds=True),))

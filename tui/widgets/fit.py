@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tui.ports import Candidate, Dial
 from tui.widgets.lines import Compose, Piece, Row
 from tui.widgets.plots import column
 from tuner.cells import cells, clip, pad, wrap
@@ -16,6 +15,9 @@ from tuner.report import bars
 from tuner.safe_text import one_line
 from tuner.settings import Settings
 from tuner.units import GIB, seconds_text, size_text, tokens_text, tps_text
+
+if TYPE_CHECKING:
+    from tui.ports import Candidate, Dial
 
 LABEL = 16  # cells for the name of a dial
 VALUE = 18  # and for its value with the arrows

@@ -19,11 +19,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tuner.engine.lifeline import child_command
+from tuner.model.chat_templates import MAX_TEMPLATE
 from tuner.units import MIB
 
-# What no real template comes near: the longest have 30,000 characters, and a hundred messages take
-# a few milliseconds.
-MAX_TEMPLATE = 1 << 20  # characters
+# What no real template comes near: a hundred messages take a few milliseconds.
 COMPILE_SECONDS = 10.0
 RENDER_SECONDS = 5.0
 MEMORY = 512 * MIB  # address space of the child, of which Python and Jinja take 60 MiB

@@ -9,10 +9,7 @@
 `nvidia` reads NVML, `host` the system and its control groups, `engine_build` the engine's files
 and its own list of devices. `estimates` says what a card is taken for that does not say itself,
 `usable` what of it a plan may use. `measure` makes a machine of it all, `stated` one of a user's
-words.
+words, whose cards `stated_gpus` reads.
+
+Nothing is imported here: the command line reads cards, and need not know machines.
 """
-
-from tuner.machine.backends import BACKENDS, Backend, backend
-from tuner.machine.machine import Device, Machine, Pool, Process
-
-__all__ = ["BACKENDS", "Backend", "Device", "Machine", "Pool", "Process", "backend"]

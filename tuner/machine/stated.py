@@ -1,69 +1,17 @@
-"""A machine that the user describes: cards by name or by size, RAM, cores, bandwidth."""
+"""A machine that the user describes: its cards, RAM, cores, bandwidth."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from tuner.errors import UsageError
 from tuner.machine import cards, estimates, host, measure
 from tuner.machine.host import HostState
 from tuner.machine.machine import Device, Machine
+from tuner.machine.stated_gpus import card_of
 from tuner.machine.usable import unusable_text, usable, with_reserve
-from tuner.safe_text import cut
-from tuner.units import GIB, parse_size, rate_text, size_text
+from tuner.units import GIB, rate_text, size_text
 from tuner.wishes import StatedGpu
-
-NONE = "none"  # a machine without a GPU
-
-
-def parse_gpus(texts: Sequence[str], ram: int | None = None) -> tuple[StatedGpu, ...]:
-    """The GPUs of "RTX 3090", "RTX 3090,RTX 3060:12GiB", "M4 Pro:48GiB" or "none".
-
-    `ram`: the machine's bytes of RAM, where they are stated. Raises UsageError.
-    """
-    names = [part.strip() for text in texts for part in text.split(",")]
-    if [name.lower() for name in names] == [NONE]:
-        return ()
-    gpus = tuple(_parsed(name, ram) for name in names)
-    sharing = [gpu for gpu in gpus if _row(gpu).unified]
-    if len(sharing) > 1:
-        raise UsageError(
-            f"{sharing[0].name} and {sharing[1].name} are machines of their own: each has its GPU "
-            "and its RAM in one; name one of them."
-        )
-    if sharing and len(gpus) > 1 and _row(sharing[0]).backend == "Metal":
-        raise UsageError(
-            f"no other card works in a machine with {sharing[0].name}: macOS has no driver for "
-            "one; name it alone."
-        )
-    if sharing and ram is not None and ram != sharing[0].size:
-        raise UsageError(
-            f"{sharing[0].name} has no memory of its own: --gpu gives the machine "
-            f"{size_text(sharing[0].size)} of RAM, --ram {size_text(ram)}; leave one of them out."
-        )
-    return gpus
-
-
-def _parsed(text: str, ram: int | None) -> StatedGpu:
-    name, colon, size_part = (part.strip() for part in text.partition(":"))
-    size = parse_size(size_part, "--gpu") if colon else cards.size_in(name)
-    row = cards.row_of(name, size)
-    if row is None:
-        if not name:
-            raise UsageError("--gpu needs the name of a card, like 'RTX 3090', or none.")
-        if name.lower() == NONE:
-            raise UsageError("--gpu none is a machine without a GPU: name no other beside it.")
-        near = ", ".join(cards.nearest(name))
-        raise UsageError(
-            f"--gpu knows no card '{cut(name)}'; the nearest names are {near}; --vram 24GiB plans "
-            "for any card of that size."
-        )
-    if size == 0:
-        raise UsageError(f"--gpu '{cut(text)}' has no memory; write a size like {row.name}:12GiB.")
-    if size is None and row.unified and ram is not None:
-        row, size = cards.row_of(name, ram) or row, ram
-    return StatedGpu(size or row.memory[0], row.name, usual=size is None)
 
 
 def stated(
@@ -86,15 +34,15 @@ def stated(
     base = measured or (measure.measure(reserve=reserve) if gpus is None else _host_only())
     described = [StatedGpu(gpu) if isinstance(gpu, int) else gpu for gpu in gpus or ()]
     described = [gpu for gpu in described if gpu.size > 0]
-    chip = next((gpu for gpu in described if gpu.name and _row(gpu).unified), None)
+    chip = next((gpu for gpu in described if gpu.name and card_of(gpu).unified), None)
     if chip and ram is None:
         ram = chip.size
     cores_stated = cores is not None
     if chip and cores is None:
-        cores = _row(chip).cores or None
+        cores = card_of(chip).cores or None
     memory = _host(base.host, ram, cores)
     if chip:
-        sheet = _row(chip).bandwidth
+        sheet = card_of(chip).bandwidth
         memory = replace(memory, bandwidth=sheet, bandwidth_source="data sheet")
     if ram_bandwidth is not None:
         memory = replace(memory, bandwidth=ram_bandwidth, bandwidth_source="stated")
@@ -135,15 +83,8 @@ def _host(memory: Device, ram: int | None, cores: int | None) -> Device:
     return memory
 
 
-def _row(gpu: StatedGpu) -> cards.CardRow:
-    row = cards.row_of(gpu.name, gpu.size)
-    if row is None:
-        raise UsageError(f"there is no card '{cut(gpu.name)}' in the table of cards.")
-    return row
-
-
 def _device(index: int, gpu: StatedGpu, ram_bandwidth: float | None) -> Device:
-    row = _row(gpu) if gpu.name else None
+    row = card_of(gpu) if gpu.name else None
     size = row.in_memory(gpu.size) if row else gpu.size
     device = Device(
         id=f"GPU{index}",
@@ -178,14 +119,14 @@ def _assumed(machine: Machine, gpus: Sequence[StatedGpu], cores_stated: bool) ->
             yield from _assumed_by_name(next(d for d in listed if d.id == f"GPU{index}"), gpu)
     yield from estimates.assumed(machine.devices)
     n, chip = machine.physical_cores, next((gpu for gpu in gpus if gpu.name), None)
-    if not cores_stated and chip and _row(chip).cores:
+    if not cores_stated and chip and card_of(chip).cores:
         yield f"the {n} performance cores of {chip.name}"
     elif not cores_stated:
         yield f"the {n} cores of this machine" if n > 1 else "the one core of this machine"
 
 
 def _assumed_by_name(device: Device, gpu: StatedGpu) -> Iterator[str]:
-    row, size = _row(gpu), size_text(device.total)
+    row, size = card_of(gpu), size_text(device.total)
     if device.bandwidth_source != "stated":
         rate = rate_text(device.bandwidth)
         yield f"{device.id} at {rate} by the data sheet, with {device.backend}"

@@ -13,6 +13,7 @@ from typing import Any
 KEY = "tokenizer.chat_template"
 DEFAULT = "default"  # the name of the one without a name
 CHATML = "chatml"  # no template of the file: the form that stands in where there is none
+MAX_TEMPLATE = 1 << 20  # characters, which no real one comes near: the longest have 30,000
 _FOR_CHAT = (DEFAULT, "chat")
 _FOR_OTHERS = ("tool_use", "rag")  # made for more than a conversation
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.engine_version import installed_engine_version, is_other_engine
+from tuner.errors import FileError
 from tuner.gguf import package_names
 from tuner.gguf.header import Header, SkippedArray, TensorInfo, read_header
 from tuner.gguf.types import FILE_TYPES, GGML_TYPES, GUESSED
@@ -82,8 +83,15 @@ def loadable_model(header: Header) -> Model:
     files that are whole and not made for this llama.cpp. With another engine installed its own dry
     run has the word.
     """
-    if is_other_engine(installed_engine_version()):
-        return describe(header)
+    try:
+        return _loadable(header)
+    except FileError:
+        if is_other_engine(installed_engine_version()):
+            return describe(header)
+        raise
+
+
+def _loadable(header: Header) -> Model:
     architecture = require_chat_model(header)
     if not architecture_row(architecture).known:
         if f"{architecture}.block_count" not in header.metadata:

@@ -1,12 +1,8 @@
-"""A plan as text for people and as JSON for programs."""
+"""A plan as text for people and as JSON for programs.
 
-from tuner.report.advice import advice_lines
-from tuner.report.json import error_json, report_json
-from tuner.report.overview import overview_text
-from tuner.report.ranking import ranked
-from tuner.report.text import report_parts, report_text
+`text` is the report of one model, `overview` the table of several, `json` either for programs,
+`emit/` the plan as other programs take it; `advice` is what else would help, `receipt` what a load
+took, `losses` what was measured of caches.
 
-__all__ = [
-    "advice_lines", "error_json", "overview_text", "ranked", "report_json", "report_parts",
-    "report_text",
-]  # fmt: skip
+Nothing is imported here: each is asked for by its own command.
+"""

@@ -24,7 +24,8 @@ from tuner.model.chat_templates import TemplateChoice
 from tuner.model.model import read_model
 from tuner.model.tensors import EXPERT_TENSORS
 from tuner.planning import make_plan
-from tuner.report.emit import TARGETS, Carried
+from tuner.report.emit.carried import Carried
+from tuner.report.emit.targets import TARGETS
 from tuner.sampling import SamplingChoice
 from tuner.settings import FIELDS
 from tuner.tuning import Tuning

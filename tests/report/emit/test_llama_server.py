@@ -20,7 +20,8 @@ from tests.support.giants import GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, gpu
 from tuner.engine_version import ENGINE_VERSION
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.model.chat_templates import TemplateChoice
-from tuner.report.emit import TARGETS, Carried
+from tuner.report.emit.carried import Carried
+from tuner.report.emit.targets import TARGETS
 from tuner.sampling import SAMPLERS, LogitBias
 from tuner.settings import FIELDS, MAX_CONTEXT, MAX_UBATCH
 from tuner.units import INT32

@@ -16,7 +16,8 @@ from tests.support.carried import NAMES, carried, options, split
 from tests.support.giants import LLAMA_8B, QWEN_30B_A3B, giant
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.model.chat_templates import TemplateChoice
-from tuner.report.emit import TARGETS, Carried
+from tuner.report.emit.carried import Carried
+from tuner.report.emit.targets import TARGETS
 from tuner.safe_text import utf8
 from tuner.sampling import values
 from tuner.units import size_text

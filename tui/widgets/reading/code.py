@@ -30,9 +30,6 @@ _STYLES = {
     Token.Generic.Inserted: "inserted",
     Token.Generic.Heading: "keyword",
 }
-# What models write most: their lexers are read before the first answer comes.
-_USUAL = ("python", "bash", "json", "javascript", "typescript", "rust", "c", "cpp", "java", "go",
-          "html", "sql", "yaml", "text")  # fmt: skip
 
 
 @lru_cache(maxsize=64)
@@ -69,10 +66,3 @@ def coloured(code: str, language: str) -> list[list[Span]]:
                 spans[line].append(Span(column, column + len(part), style))
             column += len(part)
     return spans
-
-
-def warm_up() -> None:
-    """Imports the lexers that are needed soon: some 30 ms each, which no key should wait for. For
-    a thread."""
-    for language in _USUAL:
-        coloured("x\n", language)

@@ -1,17 +1,13 @@
-"""From a path to a running model: read, measure, plan, verify, load, remember.
-
-Everything here blocks and belongs in a thread; what happens is told as events.
-"""
+"""A loaded model: what is asked of it, and what its answers teach."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
-from tuner.engine.client import EngineClient
-from tuner.engine.planned_file import stamps
 from tuner.engine.protocol import (
     AnswerEvent,
     Done,
@@ -27,21 +23,22 @@ from tuner.engine.protocol import (
     Timed,
 )
 from tuner.engine.thinking import nearest
-from tuner.errors import EngineCancelled, EngineError, KvchatError, NoFitError
+from tuner.launch.events import LaunchEvent
 from tuner.machine.machine import Machine
-from tuner.machine.measure import gpu_readings, gpu_used_bytes, ram_used
+from tuner.machine.measure import gpu_readings, ram_used
 from tuner.machine.vitals import Vitals
 from tuner.memory.footprint import ENGINE_KINDS
 from tuner.memory.kv_cache import CacheSizes
 from tuner.model.model import Model
-from tuner.planning import Candidate, Explorer, Plan, difference_text, with_choice
+from tuner.planning import Candidate, Explorer, Plan, with_choice
 from tuner.planning.advice import Advice
-from tuner.planning.shortage import short_text
 from tuner.profiles.actual import Actual
-from tuner.report import advice_lines, report_text
+from tuner.report.text import report_text
 from tuner.settings import Settings
 from tuner.tuning import Tuning
-from tuner.wishes import LaunchRequest
+
+if TYPE_CHECKING:
+    from tuner.launch.launcher import Launcher
 
 # Shorter answers and prompts say nothing about speed.
 MEASURED_TOKENS = 48
@@ -51,205 +48,6 @@ MEASURED_PROMPT = 128
 LEAST_CORES = 0.75
 
 HELD = 0.98  # of what the engine has on a GPU: where less is in use there, the rest is elsewhere
-
-REPLANS = 3  # of a file that changes under a launch
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What the launch is doing now; `fraction` 0.0 to 1.0 where it is known."""
-
-    text: str
-    fraction: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """How the model is going to be loaded, in a few words, and the bytes of its file."""
-
-    text: str
-    n_ctx: int
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """A way of loading failed, the next one is tried."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The model answers now. The last event of a launch."""
-
-    running: Running
-
-
-LaunchEvent = Stage | Planned | Retry | Ready
-
-
-class Launcher:
-    """Plans and loads one model file. `start` may be called again after a failure or a death."""
-
-    def __init__(self, request: LaunchRequest, client: EngineClient | None = None) -> None:
-        self.request = request
-        self.client = client or EngineClient()
-        self._cancelled = False  # no Event: a signal handler sets it, and must not wait for a lock
-        self._over = False  # likewise
-
-    @property
-    def path(self) -> Path:
-        return self.request.path
-
-    @property
-    def still(self) -> float:
-        """Seconds for which the engine has not got on with what it was asked."""
-        return self.client.still
-
-    def start(self, once: Settings | None = None) -> Iterator[LaunchEvent]:
-        """Events up to `Ready`. Raises KvchatError; EngineCancelled after `cancel`. `once`: these
-        are loaded as they are, this time alone."""
-        self._cancelled = False
-        for again in range(REPLANS + 1):
-            path = self.path
-            before = stamps([path])
-            try:
-                yield from self._plan_and_load(once)
-                return
-            except EngineError as error:
-                # A file that is cut while it is mapped kills its reader (SIGBUS).
-                cut = error.kind == "crashed" and stamps([path]) != before
-                if again == REPLANS or not (cut or error.kind == "changed"):
-                    raise
-                what = f"{path} changed while it was loaded." if cut else str(error)
-                yield Retry(f"{what} It is read and planned again.")
-
-    def _plan_and_load(self, once: Settings | None) -> Iterator[LaunchEvent]:
-        self._check()
-        yield Stage("reading the header and measuring memory")
-        asked = self.request
-        if once is not None:
-            asked = replace(asked, settings=once, keeps_settings=None)
-        tuning = Tuning.of(asked)
-        # The path is the model's from now on. A later start reads the file again.
-        self.request = replace(self.request, path=tuning.model.path, model=None)
-        self._check()
-        yield Stage("planning")
-        plan = tuning.plan()
-        if not plan.chosen.fits:
-            raise NoFitError(self._why_not(tuning, plan))
-        self._check()
-        yield Stage("checking the plan with the engine")
-        plan = tuning.verify(plan, self.client)
-        if not plan.chosen.fits:
-            raise NoFitError(self._why_not(tuning, plan))
-        yield from self.load(tuning, plan)
-
-    def _why_not(self, tuning: Tuning, plan: Plan) -> str:
-        if tuning.request.settings is None:
-            return no_fit_text(plan, tuning.advise(plan))
-        short = short_text(plan.chosen, plan.machine, tuning.solver.budgets)
-        return f"What was chosen does not fit the memory that is free now: {short}."
-
-    def explorer(self) -> Explorer:
-        """For trying out settings before a load, beginning with the plan's. Raises KvchatError."""
-        tuning = Tuning.of(self.request)
-        return tuning.explorer(tuning.plan().chosen.settings)
-
-    def choose(self, settings: Settings, *, keep: bool | None) -> None:
-        """What `start` loads from now on, as it is and nothing else. `keep`: whether later launches
-        shall do the same; None leaves that as it was."""
-        self.request = replace(self.request, settings=settings, keeps_settings=keep)
-
-    def change(
-        self, settings: Settings, before: Settings, *, keep: bool | None
-    ) -> Iterator[LaunchEvent]:
-        """Loads other settings in place of those that were loaded `before`, which are loaded again
-        where the others cannot be, or after a `cancel`. `keep`: as in `choose`."""
-        request = self.request
-        self.choose(settings, keep=keep)
-        yield from self._instead(self.start(), before, request)
-
-    def try_out(self, settings: Settings, before: Settings | None) -> Iterator[LaunchEvent]:
-        """The same for a while: what `start` loads stays as it was. Without a `before` nothing is
-        loaded where these cannot be. Raises KvchatError then."""
-        yield from self._instead(self.start(settings), before, self.request)
-
-    def _instead(
-        self, load: Iterator[LaunchEvent], before: Settings | None, request: LaunchRequest
-    ) -> Iterator[LaunchEvent]:
-        self.client.close()  # what it holds is free for the others, and must be measured so
-        try:
-            yield from load
-            return
-        except EngineCancelled:
-            if self._over or before is None:
-                raise
-            why = "It was cancelled"
-        except KvchatError as error:
-            if before is None:
-                raise
-            why = str(error).rstrip(".")
-        self.request = request
-        yield Retry(f"{why}. The model is loaded again as it was.")
-        yield from self.start(before)
-
-    def cancel(self) -> None:
-        """Ends a launch as soon as possible, from any thread."""
-        self._cancelled = True
-        self.client.stop()
-
-    def kill(self) -> None:
-        """Ends a launch and the model process at once, whatever they do; a signal handler may call
-        it."""
-        self._over = True
-        self.client.kill()
-
-    def close(self) -> None:
-        """Ends the model process in order, and a launch."""
-        self._over = True
-        self.client.close()
-
-    def _check(self) -> None:
-        if self._cancelled or self._over:
-            raise EngineCancelled("the launch was cancelled")
-
-    def load(self, tuning: Tuning, plan: Plan, *, keep: bool = True) -> Iterator[LaunchEvent]:
-        """Loads the choice; where memory runs out all the same, what takes less of it. `keep`: it
-        is what the profile has from now on."""
-        reached = plan
-        while True:
-            attempt = reached.chosen
-            words = _placement(reached.model, reached.machine, attempt.settings)
-            yield Planned(words, attempt.settings.n_ctx, reached.model.size_bytes)
-            before = gpu_used_bytes(tuning.machine)
-            try:
-                loaded = yield from self._load(attempt.settings, tuning)
-                break
-            except EngineError as error:
-                if error.kind != "out_of_memory" or not reached.fallbacks:
-                    raise
-                following, *left = reached.fallbacks
-                less = difference_text(plan.model, attempt, following)
-                yield Retry(f"Out of memory; trying {less or 'another split'}.")
-                reached = with_choice(reached, following, tuning.solver)
-                reached = reached.offering(fallbacks=tuple(left))
-        if reached is not plan:
-            why = "What was planned first ran out of memory while it was loaded."
-            reached = replace(reached, reasons=(*reached.reasons, why))
-        actual = tuning.learn(reached, loaded, before, keep=keep)
-        yield Ready(Running(self, tuning, reached, loaded, actual))
-
-    def _load(self, settings: Settings, tuning: Tuning) -> Generator[LaunchEvent, None, Loaded]:
-        self._check()
-        for event in self.client.load(tuning.load_request(settings)):
-            match event:
-                case Progress(fraction):
-                    yield Stage("loading the model", fraction)
-                case Loaded():
-                    return event
-        raise EngineError("load_failed", "the engine ended a load without a word")
 
 
 class Running:
@@ -336,7 +134,7 @@ class Running:
     def status(self) -> str:
         """The settings in a few words, and first that ChatML stands in for the template."""
         stands_in = "ChatML · " if self._format == "chatml" else ""
-        return stands_in + _placement(self.model, self.plan.machine, self._settings)
+        return stands_in + placement(self.model, self.plan.machine, self._settings)
 
     def vitals(self) -> Vitals:
         """How the memory stands now."""
@@ -461,7 +259,7 @@ class Running:
         self._tuning.learn_speed(self.plan, actual, decodes, prompts)
 
 
-def _placement(model: Model, machine: Machine, settings: Settings) -> str:
+def placement(model: Model, machine: Machine, settings: Settings) -> str:
     """Where layers and cache are, in a few words."""
     s, items = settings, model.n_items
     cache = s.type_k if s.type_k == s.type_v else f"{s.type_k}/{s.type_v}"
@@ -479,8 +277,3 @@ def cores_were_taken(settings: Settings, n_threads: int, timed: Iterable[Timed])
     if settings.n_gpu_layers:
         return False
     return any(0 < each.cores < LEAST_CORES * n_threads for each in timed)
-
-
-def no_fit_text(plan: Plan, advice: Advice) -> str:
-    """What is missing, by which flags it would fit, and what else would help."""
-    return " ".join((*plan.reasons, *advice_lines(plan, advice)))

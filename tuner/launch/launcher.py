@@ -1,0 +1,135 @@
+"""What whoever wants a model holds on to: begins a launch, chooses, ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.engine.client import EngineClient
+from tuner.engine.planned_file import stamps
+from tuner.errors import EngineCancelled, EngineError, KvchatError
+from tuner.launch.events import LaunchEvent, Retry
+from tuner.settings import Settings
+from tuner.wishes import LaunchRequest
+
+if TYPE_CHECKING:
+    from tuner.planning import Explorer, Plan
+    from tuner.tuning import Tuning
+
+REPLANS = 3  # of a file that changes under a launch
+
+
+class Launcher:
+    """Plans and loads one model file. `start` may be called again after a failure or a death.
+
+    The planner is imported where it is called first, by the thread that loads: that takes longer
+    than drawing a prompt."""
+
+    def __init__(self, request: LaunchRequest, client: EngineClient | None = None) -> None:
+        self.request = request
+        self.client = client or EngineClient()
+        self._cancelled = False  # no Event: a signal handler sets it, and must not wait for a lock
+        self._over = False  # likewise
+
+    @property
+    def path(self) -> Path:
+        return self.request.path
+
+    @property
+    def still(self) -> float:
+        """Seconds for which the engine has not got on with what it was asked."""
+        return self.client.still
+
+    def start(self, once: Settings | None = None) -> Iterator[LaunchEvent]:
+        """Events up to `Ready`. Raises KvchatError; EngineCancelled after `cancel`. `once`: these
+        are loaded as they are, this time alone."""
+        from tuner.launch.loading import planned_and_loaded  # noqa: PLC0415
+
+        self._cancelled = False
+        for again in range(REPLANS + 1):
+            path = self.path
+            before = stamps([path])
+            try:
+                yield from planned_and_loaded(self, once)
+                return
+            except EngineError as error:
+                # A file that is cut while it is mapped kills its reader (SIGBUS).
+                cut = error.kind == "crashed" and stamps([path]) != before
+                if again == REPLANS or not (cut or error.kind == "changed"):
+                    raise
+                what = f"{path} changed while it was loaded." if cut else str(error)
+                yield Retry(f"{what} It is read and planned again.")
+
+    def load(self, tuning: Tuning, plan: Plan, *, keep: bool = True) -> Iterator[LaunchEvent]:
+        """Loads the choice; where memory runs out all the same, what takes less of it. `keep`: it
+        is what the profile has from now on."""
+        from tuner.launch.loading import loaded  # noqa: PLC0415
+
+        return loaded(self, tuning, plan, keep=keep)
+
+    def explorer(self) -> Explorer:
+        """For trying out settings before a load, beginning with the plan's. Raises KvchatError."""
+        from tuner.launch.loading import explorer  # noqa: PLC0415
+
+        return explorer(self.request)
+
+    def choose(self, settings: Settings, *, keep: bool | None) -> None:
+        """What `start` loads from now on, as it is and nothing else. `keep`: whether later launches
+        shall do the same; None leaves that as it was."""
+        self.request = replace(self.request, settings=settings, keeps_settings=keep)
+
+    def change(
+        self, settings: Settings, before: Settings, *, keep: bool | None
+    ) -> Iterator[LaunchEvent]:
+        """Loads other settings in place of those that were loaded `before`, which are loaded again
+        where the others cannot be, or after a `cancel`. `keep`: as in `choose`."""
+        request = self.request
+        self.choose(settings, keep=keep)
+        yield from self._instead(self.start(), before, request)
+
+    def try_out(self, settings: Settings, before: Settings | None) -> Iterator[LaunchEvent]:
+        """The same for a while: what `start` loads stays as it was. Without a `before` nothing is
+        loaded where these cannot be. Raises KvchatError then."""
+        yield from self._instead(self.start(settings), before, self.request)
+
+    def _instead(
+        self, load: Iterator[LaunchEvent], before: Settings | None, request: LaunchRequest
+    ) -> Iterator[LaunchEvent]:
+        self.client.close()  # what it holds is free for the others, and must be measured so
+        try:
+            yield from load
+            return
+        except EngineCancelled:
+            if self._over or before is None:
+                raise
+            why = "It was cancelled"
+        except KvchatError as error:
+            if before is None:
+                raise
+            why = str(error).rstrip(".")
+        self.request = request
+        yield Retry(f"{why}. The model is loaded again as it was.")
+        yield from self.start(before)
+
+    def cancel(self) -> None:
+        """Ends a launch as soon as possible, from any thread."""
+        self._cancelled = True
+        self.client.stop()
+
+    def kill(self) -> None:
+        """Ends a launch and the model process at once, whatever they do; a signal handler may call
+        it."""
+        self._over = True
+        self.client.kill()
+
+    def close(self) -> None:
+        """Ends the model process in order, and a launch."""
+        self._over = True
+        self.client.close()
+
+    def check(self) -> None:
+        """Raises EngineCancelled where the launch is to end."""
+        if self._cancelled or self._over:
+            raise EngineCancelled("the launch was cancelled")
