@@ -1,4 +1,5 @@
-"""How long a key takes to reach the terminal while an answer streams.
+"""How long a key takes to reach the terminal while an answer streams, and how long it takes until
+one can be pressed.
 
     python -m bench.ui_latency [--baseline REF] [--case NAME ...] [--seconds 8]
 
@@ -9,6 +10,10 @@ streams; `idle` types where nothing does. What keeps a key waiting is what the s
 without a pause: the longest and the third longest of these steps are told in CPU time, which other
 programs do not lengthen. Beside these: the CPU time of the program while it streams, and while
 nothing happens at all, in percent of a core, with and without its model process.
+
+Case `open` starts the program anew, with its real model process and an empty conversation: seconds
+until the prompt is drawn, until a letter typed then is on the terminal, and its CPU time until
+then. The modules are compiled, as those of an installation are.
 
 `--baseline` runs each case with the program of that commit, too, right before, and prints the
 ratio.
@@ -38,6 +43,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.gguf_files import tiny_llama
+
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (40, 120)  # rows and columns
 APART = (0.035, 0.105)  # seconds from one key to the next
@@ -45,6 +52,8 @@ LETTERS = "".join(map(chr, range(0x410, 0x450)))  # in no answer; the prompt has
 IDLE_SECONDS = 5.0
 PATIENCE = 30.0  # seconds, for anything to appear
 CLEAR = "\x15"  # Ctrl+U
+OPEN = "open"  # the case
+STARTS = 7  # of it
 
 TABLE = "| name | value | of what |\n|---|--:|:-:|\n" + "".join(
     f"| row {n} | {n * n} | some words of `row {n}` |\n" for n in range(300)
@@ -140,7 +149,6 @@ class Found:
     cpu: float = 0.0
     idle_cpu: float = 0.0
     idle_cpu_all: float = 0.0
-    open_seconds: float = 0.0
 
     @property
     def p50(self) -> float:
@@ -155,7 +163,7 @@ class Found:
             f"{name:<24} keys {len(self.keys):4}   p50 {self.p50:5.1f}   p95 {self.p95:5.1f}   most"
             f" {max(self.keys):5.1f} ms   longest steps {self.steps[-3]:4.1f} {self.steps[-1]:4.1f}"
             f" ms of CPU   CPU {self.cpu:4.1f} %   at rest {self.idle_cpu:.2f} %"
-            f" ({self.idle_cpu_all:.2f} % with the model process)   open {self.open_seconds:.2f} s"
+            f" ({self.idle_cpu_all:.2f} % with the model process)"
         )
 
 
@@ -208,43 +216,53 @@ class Terminal:
 
 
 @contextmanager
+def on_terminal(tree: Path, args: list[str], folder: str) -> Iterator[Terminal]:
+    """A Python program of a tree on a terminal of its own; `folder` is the user's."""
+    master, slave = pty.openpty()
+    ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, *args], cwd=tree, env=environment(tree, folder), stdin=slave, stdout=slave,
+        stderr=slave, start_new_session=True,
+    )  # fmt: skip
+    os.close(slave)
+    try:
+        yield Terminal(process, master, Path(folder) / "steps.json")
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+
+
+def environment(tree: Path, folder: str) -> dict[str, str]:
+    """Of a program of a tree, whose modules are compiled at its first start."""
+    homes = ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "HOME")
+    own = ("KVCHAT_DATA_DIR", "KVCHAT_CONFIG_DIR", "KVCHAT_LOG_DIR")
+    env = {**os.environ, **dict.fromkeys((*homes, *own), folder), "TERM": "xterm-256color"}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**env, "PYTHONPATH": str(tree)}
+
+
+@contextmanager
 def started(tree: Path, case: Case, seconds: float) -> Iterator[Terminal]:
     """The program of a tree, with a conversation of so many messages."""
     with tempfile.TemporaryDirectory() as folder:
-        homes = ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "HOME")
-        env = {
-            **os.environ, **dict.fromkeys(homes, folder), "TERM": "xterm-256color",
-            "PYTHONPATH": str(tree),
-        }  # fmt: skip
-        for name in ("KVCHAT_DATA_DIR", "KVCHAT_CONFIG_DIR", "KVCHAT_LOG_DIR"):
-            env[name] = folder
         subprocess.run(
             [sys.executable, "-c", _FILL, folder, str(case.n_messages)],
-            input=MIXED[:1200].encode(), cwd=tree, env=env, check=True, capture_output=True,
+            input=MIXED[:1200].encode(), cwd=tree, env=environment(tree, folder), check=True,
+            capture_output=True,
         )  # fmt: skip
         text = TEXTS[case.text]
         n_chars = int(4 * max(case.rate, 1) * (seconds + 4))
         text = (text * (n_chars // len(text) + 1))[:n_chars]
         delay = 1 / case.rate if case.rate else 0.01
-        steps = Path(folder) / "steps.json"
-        values = {"TEXT": repr(text), "DELAY": repr(delay), "STEPS": repr(str(steps))}
+        steps = str(Path(folder) / "steps.json")
+        values = {"TEXT": repr(text), "DELAY": repr(delay), "STEPS": repr(steps)}
         code = _PROGRAM
         for name, value in values.items():
             code = code.replace(name, value)
-        master, slave = pty.openpty()
-        ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
-        args = [f"{folder}/tiny.gguf", "--resume", "c", "--no-profile"]
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, *args], cwd=tree, env=env, stdin=slave, stdout=slave,
-            stderr=slave, start_new_session=True,
-        )  # fmt: skip
-        os.close(slave)
-        try:
-            yield Terminal(process, master, steps)
-        finally:
-            process.kill()
-            process.wait()
-            os.close(master)
+        args = ["-c", code, f"{folder}/tiny.gguf", "--resume", "c", "--no-profile"]
+        with on_terminal(tree, args, folder) as terminal:
+            yield terminal
 
 
 def typed(terminal: Terminal, seconds: float) -> list[float]:
@@ -270,7 +288,7 @@ def measure(tree: Path, case: Case, seconds: float) -> Found:
     """One case with the program of a tree."""
     found = Found()
     with started(tree, case, seconds) as terminal:
-        found.open_seconds = terminal.read_until("Write a message")
+        terminal.read_until("Write a message")
         terminal.read_for(3.0)  # the model is there, all is drawn
         before = terminal.cpu_seconds()
         terminal.read_for(IDLE_SECONDS)
@@ -290,6 +308,45 @@ def measure(tree: Path, case: Case, seconds: float) -> Found:
     return found
 
 
+@dataclass(frozen=True)
+class Start:
+    """Seconds until the prompt is drawn, and until a key is; CPU seconds until then."""
+
+    prompt: float
+    key: float
+    cpu: float
+
+
+def starts(tree: Path) -> list[Start]:
+    """The program of a tree, started some times after a first that compiles it."""
+    found: list[Start] = []
+    with tempfile.TemporaryDirectory() as folder:
+        tiny_llama(Path(folder) / "tiny.gguf", {})
+        args = ["-m", "tui.start", f"{folder}/tiny.gguf", "--no-profile"]
+        for _ in range(STARTS + 1):
+            began = time.perf_counter()
+            with on_terminal(tree, args, folder) as terminal:
+                terminal.read_until("Write a message")
+                prompt = time.perf_counter() - began
+                terminal.press(LETTERS[0])
+                terminal.read_until(LETTERS[0])
+                key = time.perf_counter() - began
+                found.append(Start(prompt, key, terminal.cpu_seconds()[0]))
+    return found[1:]
+
+
+def start_line(name: str, found: list[Start]) -> str:
+    """The median of each, and the longest."""
+    prompt = [start.prompt for start in found]
+    key = [start.key for start in found]
+    cpu = statistics.median(start.cpu for start in found)
+    return (
+        f"{name:<24} starts {len(found)}   prompt {statistics.median(prompt):.2f}, at most"
+        f" {max(prompt):.2f} s   a key {statistics.median(key):.2f}, at most {max(key):.2f} s"
+        f"   {cpu:.2f} s of CPU"
+    )
+
+
 @contextmanager
 def tree_of(ref: str) -> Iterator[Path]:
     """The files of a commit."""
@@ -304,11 +361,16 @@ def tree_of(ref: str) -> Iterator[Path]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--baseline", metavar="REF", help="a commit to compare with")
-    parser.add_argument("--case", action="append", choices=[case.name for case in CASES])
+    names = [OPEN, *(case.name for case in CASES)]
+    parser.add_argument("--case", action="append", choices=names)
     parser.add_argument("--seconds", type=float, default=8.0, help="of typing in each case")
     args = parser.parse_args(argv)
     cases = [case for case in CASES if not args.case or case.name in args.case]
     with tree_of(args.baseline or "HEAD") as baseline:
+        if not args.case or OPEN in args.case:
+            if args.baseline:
+                print(start_line(f"{OPEN}, {args.baseline}", starts(baseline)), flush=True)
+            print(start_line(OPEN, starts(ROOT)), flush=True)
         for case in cases:
             before = measure(baseline, case, args.seconds) if args.baseline else None
             now = measure(ROOT, case, args.seconds)

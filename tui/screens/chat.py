@@ -70,7 +70,7 @@ class ChatScreen(TalkScreen):
         self._prompt.focus()
         self.set_interval(VRAM_SECONDS, self._measure)
         self.set_interval(LOAD_SECONDS, self._tell_of_a_standstill)
-        self.call_after_refresh(self.run_worker, warm_up, thread=True, group="lexers")
+        self.once_drawn(partial(self.run_worker, warm_up, thread=True, group="lexers"))
         gc.freeze()  # what is there stays: collections need not walk it
 
     def on_unmount(self) -> None:

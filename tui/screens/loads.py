@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from textual.message import Message
-from textual.screen import Screen
 
 from tui.answering import launching
 from tui.ports import LaunchEvent, ModelLauncher, Planned, Ready, Retry, RunningModel, Stage
+from tui.screens.direct import DirectScreen
 from tuner.errors import KvchatError
 
 
@@ -38,7 +38,7 @@ class Loads:
         running: RunningModel
         said: str = ""
 
-    def __init__(self, screen: Screen[None], launcher: ModelLauncher):
+    def __init__(self, screen: DirectScreen, launcher: ModelLauncher):
         self._screen = screen
         self.launcher = launcher
         self.model: RunningModel | None = None  # the last that was loaded, dead or not
@@ -58,8 +58,9 @@ class Loads:
         self.error = self.planned = None
         self.stage = Stage("starting")
         run = partial(self._load, load or self.launcher.start)
-        # What a load imports would keep the first drawing of the prompt waiting.
-        self._screen.call_after_refresh(self._screen.run_worker, run, thread=True, group="load")
+        # What a load imports would keep the prompt waiting.
+        worker = partial(self._screen.run_worker, run, thread=True, group="load")
+        self._screen.once_drawn(worker)
 
     def stop(self) -> bool:
         """Cancels what is loaded; returns at once. True where there is something."""
