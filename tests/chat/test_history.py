@@ -9,7 +9,7 @@ from textual.widgets import OptionList
 
 from tests.support.chat_fakes import FakeRunning, ask, chat_screen, make_app, shows, until
 from tui.composing.searching import LINE, excerpt, holding
-from tui.screens import HistoryScreen
+from tui.screens.history import HistoryScreen
 from tui.storage import Conversations
 from tui.widgets import Prompt
 

@@ -16,12 +16,12 @@ from tests.support.terminal import kvchat
 # it, a parser to the first answer.
 LATER = (
     "tui.command.explain", "tui.screens.branches", "tui.screens.compare", "tui.screens.context",
-    "tui.screens.conversations", "tui.screens.details", "tui.screens.explorer", "tui.screens.keys",
-    "tui.screens.report", "tui.widgets.reading.markdown", "tuner.launch.loading",
-    "tuner.machine.machine", "tuner.machine.measure", "tuner.memory.compute",
-    "tuner.memory.estimator", "tuner.planning", "tuner.profiles", "tuner.report.text",
-    "tuner.tuning", "gguf", "importlib.metadata", "jinja2", "llama_cpp", "markdown_it", "numpy",
-    "plotext", "psutil", "pygments.lexers", "pynvml",
+    "tui.screens.conversations", "tui.screens.details", "tui.screens.explorer",
+    "tui.screens.history", "tui.screens.keys", "tui.screens.report", "tui.widgets.reading.markdown",
+    "tuner.launch.loading", "tuner.machine.machine", "tuner.machine.measure",
+    "tuner.memory.compute", "tuner.memory.estimator", "tuner.planning", "tuner.profiles",
+    "tuner.report.text", "tuner.tuning", "gguf", "importlib.metadata", "jinja2", "llama_cpp",
+    "markdown_it", "numpy", "plotext", "psutil", "pygments.lexers", "pynvml",
 )  # fmt: skip
 NOTED = """
 from pathlib import Path
