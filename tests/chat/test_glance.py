@@ -84,7 +84,7 @@ async def test_what_is_seen_while_an_answer_comes_and_after_it(
         assert (answer.n_reused, answer.prompt_seconds) == (0, 0.1)
         await ask(pilot, "More")
         await until(pilot, lambda: shows(pilot, "1 token · 50 t/s") and not shows(pilot, footer))
-        await pilot.press("ctrl+up", "shift+up", "shift+up")
+        await pilot.press("ctrl+up", "K", "K")
         await until(pilot, lambda: shows(pilot, footer, "1 token · 50 t/s"))
         await pilot.press("escape")
         await until(pilot, lambda: not shows(pilot, footer))

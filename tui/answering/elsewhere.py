@@ -1,4 +1,4 @@
-"""What another kvchat has written into the open conversation meanwhile."""
+"""Another kvchat in the open conversation: that it is there, and what it has written meanwhile."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Set as AbstractSet
 from tui.answering.conversation import Chat
 from tui.storage import Conversations, StoredMessage
 from tuner.errors import KvchatError
+
+ALSO_OPEN = (
+    "This conversation is also open in another kvchat. What is written there is shown here before "
+    "your next message is sent."
+)
 
 
 def written(

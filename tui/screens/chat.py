@@ -77,6 +77,7 @@ class ChatScreen(TalkScreen):
         # However the program ends, no thread may wait for the engine.
         self._answering.stop()
         self._loads.stop()
+        self._presence.close()
         gc.unfreeze()
 
     def show_problem(self, problem: str) -> None:

@@ -12,7 +12,7 @@ from textual.screen import Screen
 
 from tui.answering import Chat, Growing, advice
 from tui.answering.comparing import path_to_question
-from tui.answering.elsewhere import taken_in, written
+from tui.answering.elsewhere import ALSO_OPEN, taken_in, written
 from tui.answering.view import View, prompt_of, view_of
 from tui.answering.words import version_text
 from tui.composing.parts import Question, asked
@@ -32,7 +32,7 @@ from tui.screens.making_room import MakingRoom, NoRoomError
 from tui.screens.measuring import Measuring
 from tui.screens.messages import Messages
 from tui.screens.weighing import Moment
-from tui.storage import Conversations, Recorder, StoredMessage
+from tui.storage import Conversations, Presence, Recorder, StoredMessage
 from tui.when_full import Way
 from tui.widgets import Prompt
 from tui.widgets.entries import Item
@@ -69,6 +69,7 @@ class TalkScreen(DirectScreen):
         self.chat = chat
         self._store = store
         self._recorder = recorder
+        self._presence = Presence(store.path)
         self._sampling = sampling
         self._think = ""
         self._keymap = keymap
@@ -137,6 +138,18 @@ class TalkScreen(DirectScreen):
         self._composing.show(self.chat)
         if not self.chat.path:
             await self._welcome()
+        self._be_present()
+
+    @work(group="presence", exclusive=True)
+    async def _be_present(self) -> None:
+        """Lets other kvchats know what is open here, and hears whether it is open there."""
+        chat = self.chat
+        if not chat.path:
+            await asyncio.to_thread(self._presence.leave)
+            return
+        others = await asyncio.to_thread(self._presence.enter, chat.conversation.id)
+        if others and chat is self.chat:
+            await self._warn(ALSO_OPEN)
 
     async def _welcome(self) -> None:
         model = self.running_model
@@ -219,6 +232,7 @@ class TalkScreen(DirectScreen):
             await self._transcript.notice(news, "warning")
             self._lines.say(f"{self._key('prompt.send')} sends yours after that")
             return
+        first = not self.chat.path
         draft, old = self._prompt.take(), self._rewritten
         content, parts = question.content, question.parts
         add = partial(self.chat.edit, old) if old else self.chat.add_user
@@ -228,6 +242,8 @@ class TalkScreen(DirectScreen):
         self._recorder.save(self.chat.record(), message)
         self._composing.sent(self.chat, draft)
         self._sent = True
+        if first:
+            self._be_present()
         await self._transcript.clear_notices()
         if old:
             await self.show_again()

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tui.answering import Chat, Growing, advice
-from tui.answering.elsewhere import taken_in, written
+from tui.answering.elsewhere import ALSO_OPEN, taken_in, written
 from tui.answering.room import NEARLY_FULL
 from tui.answering.words import how_it_ended
 from tui.command.output import complain, write
@@ -25,7 +25,7 @@ from tui.composing.commands import as_text
 from tui.composing.draft import Draft
 from tui.composing.parts import Question, composed
 from tui.ports import ModelLauncher, RunningModel
-from tui.storage import Conversations, Recorder, StoredMessage
+from tui.storage import Conversations, Presence, Recorder, StoredMessage
 from tuner.engine.protocol import Sampling
 from tuner.errors import KvchatError
 from tuner.units import count_text
@@ -55,6 +55,7 @@ class Session:
         self.quits = False  # a command said so
         self._heard: deque[str] = deque()  # from the thread that saves
         self.recorder = Recorder(store, self._heard.append, self._heard.append)
+        self._presence = Presence(store.path)
         self._keyboard = keyboard
         self._shows_thinking = show_thinking
         self._attaching = Attaching(Path.cwd())
@@ -68,8 +69,7 @@ class Session:
         with suppress(KvchatError):  # the store has said so itself
             self._keyboard.remember(*self.store.prompts())
         self.load()
-        if self.chat.path:
-            self.tell_where()
+        self.show(self.chat)
         while not self.quits and (text := self._entry()) is not None:
             self._do(text)
         return self.model.exit_code
@@ -145,6 +145,8 @@ class Session:
             message = self.chat.add_user(question.content, question.parts)
         self.recorder.save(self.chat.record(), message)
         self.recorder.remember(message.id, text)
+        if len(self.chat.path) == 1:
+            self._presence.enter(self.chat.conversation.id)
         self.ask()
 
     def _question(self, text: str) -> Question | None:
@@ -242,8 +244,12 @@ class Session:
     def show(self, chat: Chat) -> None:
         """Another conversation is the open one."""
         self.chat, self._asked = chat, False
-        if chat.path:
-            self.tell_where()
+        if not chat.path:
+            self._presence.leave()
+            return
+        self.tell_where()
+        if self._presence.enter(chat.conversation.id):
+            complain(ALSO_OPEN)
 
     def tell_where(self) -> None:
         """Which conversation this is, and how it ends."""
@@ -292,5 +298,6 @@ class Session:
 
     def close(self, seconds: float) -> str:
         """Waits so long at most for the last save; returns why something is not saved, or ""."""
+        self._presence.close()
         self.recorder.close(seconds)
         return self.recorder.problem
