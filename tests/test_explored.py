@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.giants import LLAMA_8B, giant_path, gpu, machine
-from tests.support.launches import launcher, loaded, run
+from tests.support.launches import ASK, launcher, loaded, run
+from tuner.engine.protocol import Done, Sampling
 from tuner.errors import EngineCancelled
 from tuner.launch import Launcher, Ready, Retry, Stage
+from tuner.launch.carrying import states_folder
 from tuner.launch.running import Running
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
@@ -204,3 +206,40 @@ def test_the_explorer_knows_the_flags_after_a_change(
     assert [d.label for d in explorer.dials if d.fixed] == ["context"]
     assert explorer.start == after.settings
     assert explorer.survey().chosen.settings == running.settings
+
+
+def n_reused(running: Running) -> int:
+    answer = list(running.generate(ASK, Sampling()))
+    assert isinstance(answer[-1], Done)
+    return answer[-1].n_reused
+
+
+def test_what_was_read_outlives_the_process(tiny_model: Path, tmp_path: Path) -> None:
+    """Other settings, and the old ones again: the next answer reads only what is new. On the disk
+    nothing is left."""
+    running = started(tiny_model, tmp_path)
+    assert n_reused(running) == 0
+    before = running.settings
+    running = changed(running, other(before))[1]
+    assert n_reused(running) > 0
+    tried = run(running.try_out(replace(other(before), type_v="q4_0"), other(before)))[1]
+    assert n_reused(tried) > 0
+    tried.close()
+    assert not [*states_folder().iterdir()]
+
+
+def test_a_full_disk_only_means_that_it_is_read_again(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = started(tiny_model, tmp_path)
+    n_reused(running)
+
+    def full() -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tuner.launch.carrying.states_folder", full)
+    said, running = changed(running, other(running.settings))
+    assert not said
+    assert n_reused(running) == 0
+    running.close()
+    assert "No space left" in (tmp_path / "engine.log").read_text()

@@ -17,7 +17,16 @@ from tui.ports import LaunchEvent, Planned, Ready, Retry, Stage
 from tui.screens.chat import ChatScreen
 from tui.storage import Conversations
 from tui.widgets import Prompt
-from tuner.engine.protocol import Done, Message, PromptProgress, Sampling, Text, WasThought
+from tuner.engine.protocol import (
+    Done,
+    Message,
+    PromptProgress,
+    Sampling,
+    StateRestored,
+    StateSaved,
+    Text,
+    WasThought,
+)
 from tuner.errors import EngineCancelled, EngineError, KvchatError
 from tuner.machine.vitals import Vitals
 from tuner.planning import Explorer
@@ -99,6 +108,12 @@ class FakeRunning:
 
     def count_tokens(self, messages: Sequence[Message], think: str = "") -> int:
         return sum(len(message.content) for message in messages)
+
+    def save_state(self, path: Path, most_bytes: int) -> StateSaved:
+        return StateSaved(0, 0, 0.0, "the cache is empty")
+
+    def restore_state(self, path: Path) -> StateRestored:
+        return StateRestored(0, 0.0, "there is none")
 
     def generate(
         self,

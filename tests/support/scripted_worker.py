@@ -76,7 +76,12 @@ from tuner.engine.protocol import (
     Progress,
     PromptProgress,
     Quit,
+    Reshape,
+    RestoreState,
+    SaveState,
     SpeedMeasured,
+    StateRestored,
+    StateSaved,
     Stop,
     Text,
     Timed,
@@ -86,6 +91,7 @@ from tuner.engine.protocol import (
 from tuner.engine.voice import Voice
 from tuner.memory.cache_losses import CacheLosses, PairLoss
 from tuner.memory.footprint import Buffer
+from tuner.settings import Settings
 
 
 def scripted_worker(**script: object) -> tuple[str, ...]:
@@ -165,9 +171,20 @@ class _Script:
         if options.fail_load:
             self.fail(options.fail_load)
             return
-        if options.oom_over_ctx and settings.n_ctx > options.oom_over_ctx:
-            self.send(Failed("out_of_memory", "cudaMalloc failed: out of memory"))
+        if not self.has_room(settings):
             return
+        self.cached = 0
+        threads = options.faster_threads if request.other_threads else 0
+        self.send(replace(self.loaded(settings), faster_threads=threads))
+
+    def has_room(self, settings: Settings) -> bool:
+        most = self.options.oom_over_ctx
+        if most and settings.n_ctx > most:
+            self.send(Failed("out_of_memory", "cudaMalloc failed: out of memory"))
+        return not most or settings.n_ctx <= most
+
+    def loaded(self, settings: Settings) -> Loaded:
+        options = self.options
         buffers = (
             Buffer("CPU", "weights", 64 << 20),
             Buffer("CPU", "kv_cache", 8 << 20),
@@ -175,11 +192,13 @@ class _Script:
         )
         n_ctx = options.n_ctx or settings.n_ctx
         warnings = (options.warn,) if options.warn else ()
-        self.cached = 0
         think = tuple(options.think.split(",")) if options.think else ()
-        threads = options.faster_threads if request.other_threads else 0
         loaded = Loaded(n_ctx, buffers, 0.1, options.template, warnings, think=think)
-        self.send(replace(loaded, faster_threads=threads))
+        return replace(loaded, n_moved=self.cached)
+
+    def reshape(self, request: Reshape) -> None:
+        if self.has_room(request.settings):
+            self.send(self.loaded(request.settings))
 
     def generate(self, request: Generate) -> None:
         options = self.options
@@ -269,6 +288,14 @@ class _Script:
                 self.send(TokenCount(_count(request.messages)))
             case Generate():
                 self.generate(request)
+            case SaveState():
+                Path(request.path).write_text(str(self.cached))
+                self.send(StateSaved(self.cached, 4096, 0.0))
+            case RestoreState():
+                self.cached = int(Path(request.path).read_text())
+                self.send(StateRestored(self.cached, 0.0))
+            case Reshape():
+                self.reshape(request)
             case MeasureSpeed():
                 self.measure(request)
             case MeasureLosses():

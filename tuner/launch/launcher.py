@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from tuner.engine.client import EngineClient
 from tuner.engine.planned_file import stamps
 from tuner.errors import EngineCancelled, EngineError, KvchatError
-from tuner.launch.events import LaunchEvent, Retry
+from tuner.launch.carrying import Carried, carried
+from tuner.launch.events import LaunchEvent, Ready, Retry, Stage
 from tuner.settings import Settings
 from tuner.wishes import LaunchRequest
 
@@ -97,21 +98,23 @@ class Launcher:
     def _instead(
         self, load: Iterator[LaunchEvent], before: Settings | None, request: LaunchRequest
     ) -> Iterator[LaunchEvent]:
-        self.client.close()  # what it holds is free for the others, and must be measured so
-        try:
-            yield from load
-            return
-        except EngineCancelled:
-            if self._over or before is None:
-                raise
-            why = "It was cancelled"
-        except KvchatError as error:
-            if before is None:
-                raise
-            why = str(error).rstrip(".")
-        self.request = request
-        yield Retry(f"{why}. The model is loaded again as it was.")
-        yield from self.start(before)
+        yield Stage("keeping what was read")
+        with carried(self.client) as held:
+            self.client.close()  # what it holds is free for the others, and must be measured so
+            try:
+                yield from _with(held, load)
+                return
+            except EngineCancelled:
+                if self._over or before is None:
+                    raise
+                why = "It was cancelled"
+            except KvchatError as error:
+                if before is None:
+                    raise
+                why = str(error).rstrip(".")
+            self.request = request
+            yield Retry(f"{why}. The model is loaded again as it was.")
+            yield from _with(held, self.start(before))
 
     def cancel(self) -> None:
         """Ends a launch as soon as possible, from any thread."""
@@ -133,3 +136,11 @@ class Launcher:
         """Raises EngineCancelled where the launch is to end."""
         if self._cancelled or self._over:
             raise EngineCancelled("the launch was cancelled")
+
+
+def _with(held: Carried, load: Iterator[LaunchEvent]) -> Iterator[LaunchEvent]:
+    """A launch, with what the cache held before in it at the end."""
+    for event in load:
+        if isinstance(event, Ready):
+            held.put_down()
+        yield event

@@ -20,6 +20,8 @@ from tuner.engine.protocol import (
     Progress,
     Sampling,
     SpeedMeasured,
+    StateRestored,
+    StateSaved,
     Timed,
 )
 from tuner.engine.thinking import nearest
@@ -193,6 +195,16 @@ class Running:
         plan = self.plan.offering(fallbacks=())
         plan = with_choice(plan, self._tuning.solver.exactly(other), self._tuning.solver)
         return self._launcher.load(self._tuning, plan, keep=False)
+
+    def save_state(self, path: Path, most_bytes: int) -> StateSaved:
+        """Writes what the cache holds to a file, the user's alone; where that cannot be, it says
+        why. Raises EngineError."""
+        return self._client.save_state(path, most_bytes)
+
+    def restore_state(self, path: Path) -> StateRestored:
+        """Fills the cache with what such a file holds; where that does not fit, the cache is as it
+        was, and it says why. Raises EngineError."""
+        return self._client.restore_state(path)
 
     def count_tokens(self, messages: Sequence[Message], think: str = "") -> int:
         """Tokens of a conversation as the model would be given it. Raises EngineError."""
