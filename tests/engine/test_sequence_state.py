@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine.test_checkpoints import hybrid, model, windowed
 from tests.support.native import log
+from tests.support.tiny_models import hybrid, model, windowed
 from tuner.demo import demo_model_path
 from tuner.engine.blocks import Block
 from tuner.engine.llama import DECODE_OK, Context, NativeModel, init, libraries

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.engine.test_checkpoints import WINDOW, hybrid, model, windowed
 from tests.support.headers import machine, real_model
+from tests.support.tiny_models import WINDOW, hybrid, model, windowed
 from tuner.engine.llama import Context, LogTap, NativeModel, init
 from tuner.memory.checkpoints import CheckpointSizes
 from tuner.memory.estimator import Estimator

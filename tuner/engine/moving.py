@@ -119,8 +119,10 @@ class Mover:
 
     def moved(self, branch: Branch, before: Pair, after: Pair) -> Branch:
         """The same for a cache of other types. Raises StateError."""
-        if before == after:
-            return branch
+        with cast(Block, branch.state).view() as state:
+            # A recurrent state is the same with any types; what is not known, the engine refuses.
+            if before == after or not has_caches(state, before):
+                return branch
         rotations = self._seen(branch.tokens)
         one = partial(self._converted, before=before, after=after, rotations=rotations)
         points = tuple(replace(point, state=one(point.state)) for point in branch.checkpoints)
@@ -132,7 +134,7 @@ class Mover:
         state = cast(Block, state)  # nothing else comes from a context
         with state.view() as source:
             n_caches = has_caches(source, before)
-            if not n_caches:  # a recurrent state is the same with any
+            if not n_caches:  # that of a hybrid
                 return state
             out = Block.in_ram(converted_size(source, before, after))
             if out is None:
