@@ -57,10 +57,10 @@ def convertible(solver: Solver, loaded: Settings) -> Iterator[Settings]:
 
 def contexts_of(solver: Solver, loaded: Settings) -> list[int]:
     """Tokens that a context may have, ascending, up to what the model was trained for or, where
-    more is loaded, that."""
+    more is loaded, that; none between `MOST_CONTEXT` and that, which may be any number."""
     top = max(min(solver.model.n_ctx_train or LEAST_CONTEXT, MOST_CONTEXT), loaded.n_ctx)
     least = padded(min(LEAST_CONTEXT, top, loaded.n_ctx), CONTEXT_PADDING)
-    return [*range(least, top, CONTEXT_PADDING), top]
+    return [*range(least, min(top, MOST_CONTEXT + 1), CONTEXT_PADDING), top]
 
 
 def bytes_per_token(solver: Solver, settings: Settings) -> int:
