@@ -12,9 +12,11 @@ from tuner.engine.protocol import Load, Loaded, Timed
 from tuner.engine_version import ENGINE_VERSION, installed_engine_version
 from tuner.errors import NoFitError
 from tuner.machine import measure
+from tuner.machine.again import measured_again
+from tuner.machine.engine_build import ask_engine
 from tuner.machine.machine import Machine
 from tuner.machine.stated import stated
-from tuner.memory.footprint import Buffer
+from tuner.memory.footprint import Buffer, Footprint
 from tuner.model.blame import file_to_blame
 from tuner.model.model import Model, read_model
 from tuner.planning import (
@@ -25,11 +27,14 @@ from tuner.planning import (
     Solver,
     constraints,
     make_plan,
+    moved_to,
+    rebalancing,
     verified,
     with_choice,
 )
 from tuner.planning.advice import Advice, advise
 from tuner.planning.kept_states import KeptStates
+from tuner.planning.reshaping import can_convert, reshaped
 from tuner.profiles.actual import Actual
 from tuner.profiles.lessons import (
     Lessons,
@@ -155,6 +160,53 @@ class Tuning:
         if machine != self.machine:
             self.machine = self.lessons.machine = machine
             self.solver = self._new_solver()
+
+    # ------------------------------------------------------------ while it is loaded
+
+    def machine_now(self, loaded: Footprint, pid: int | None, *, asks: bool = False) -> Machine:
+        """The machine as it is now, what our own process `pid` holds counted as free. `loaded`:
+        what that takes of each device. Milliseconds, in any thread; `asks`: GPUs that
+        NVML does not know are asked for too, in a process that takes half a second."""
+        own = {use.device: use.total for use in loaded.uses}
+        listed = ask_engine(self.request.rpc_servers).devices if asks else ()
+        return measured_again(self.machine, own, pid, listed=listed)
+
+    def reshaped(
+        self,
+        plan: Plan,
+        machine: Machine,
+        *,
+        n_ctx: int | None = None,
+        types: tuple[str, str] | None = None,
+        least: int = 0,
+    ) -> Plan | str:
+        """The plan with another cache beside the same weights, on the machine as it is now, or why
+        there is none: see `planning.reshaping.reshaped`."""
+        solver = self.solver.on(machine)
+        loaded, objective = plan.chosen.settings, solver.objective(plan.wishes)
+        found = reshaped(solver, objective, loaded, n_ctx=n_ctx, types=types, least=least)
+        return found if isinstance(found, str) else moved_to(plan, found, solver)
+
+    def can_convert(self, plan: Plan, reshaped: Plan, n_tokens: int) -> bool:
+        """Whether the RAM has room for the states of a conversation of so many tokens, as they are
+        and converted, while the one plan gives way to the other."""
+        solver = self.solver.on(reshaped.machine)
+        return can_convert(solver, plan.chosen.settings, reshaped.chosen, n_tokens)
+
+    def smaller(self, plan: Plan, machine: Machine, least: int = 0) -> Plan | None:
+        """A plan for the memory that is left now: see `planning.rebalancing.smaller`."""
+        solver = self.solver.on(machine)
+        found = rebalancing.smaller(solver, plan.wishes, plan.chosen.settings, least)
+        return None if found is None else moved_to(plan, found, solver)
+
+    def better(self, plan: Plan, machine: Machine, least: int = 0) -> Plan | None:
+        """A clearly better plan for the memory that is free now: see
+        `planning.rebalancing.better`."""
+        solver = self.solver.on(machine)
+        found = rebalancing.better(solver, plan.wishes, plan.chosen.settings, least)
+        return None if found is None else moved_to(plan, found, solver)
+
+    # ------------------------------------------------------------ what the engine says
 
     def verify(self, plan: Plan, client: EngineClient) -> Plan:
         """The plan as the engine verifies it. Raises EngineError."""

@@ -139,6 +139,19 @@ def readings(nvml: Any | None, uuids: list[str]) -> dict[str, Reading]:
     return found
 
 
+def held_by(nvml: Any | None, uuids: list[str], pid: int | None) -> dict[str, int]:
+    """Bytes of each of these cards that a process holds, where the driver tells."""
+    found: dict[str, int] = {}
+    if nvml is None or pid is None:
+        return found
+    for uuid in uuids:
+        handle = _ask(nvml.nvmlDeviceGetHandleByUUID, uuid)
+        size = 0 if handle is None else _used_by_process(nvml, handle).get(pid, 0)
+        if size:
+            found[uuid] = size
+    return found
+
+
 def _ask(call: Callable[..., Any], *arguments: Any) -> Any:
     """The answer, or None where this driver or card has none."""
     try:
@@ -251,12 +264,18 @@ def peak_flops(n_sm: int, clock: float, capability: tuple[int, int] | None) -> f
     return float(n_sm * clock * _TENSOR_FLOPS.get(family, _TENSOR_FLOPS_OTHER))
 
 
-def _processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
+def _used_by_process(nvml: Any, handle: Any) -> dict[int, int]:
+    """Bytes by process id; 0: the driver does not say."""
     used: dict[int, int] = {}
     for call in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"):
         for process in _ask(getattr(nvml, call, _none), handle) or ():
             # A process may be listed under both with the same memory.
             used[process.pid] = max(used.get(process.pid, 0), int(process.usedGpuMemory or 0))
+    return used
+
+
+def _processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
+    used = _used_by_process(nvml, handle)
     used.pop(os.getpid(), None)
     found = [GpuProcess(pid, _process_name(nvml, pid), size) for pid, size in used.items()]
     return tuple(sorted(found, key=lambda process: (-process.used, process.pid)))

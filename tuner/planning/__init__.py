@@ -14,7 +14,7 @@ else would help, `explorer` is for trying out settings by hand.
 from tuner.planning.differences import difference_text
 from tuner.planning.explorer import Dial, Explorer
 from tuner.planning.plan import Candidate, Plan
-from tuner.planning.planner import make_plan, with_choice
+from tuner.planning.planner import make_plan, moved_to, with_choice
 from tuner.planning.solver import Solver
 from tuner.planning.speed import Calibration
 from tuner.planning.verify import DryRunner, verified
@@ -29,6 +29,7 @@ __all__ = [
     "Solver",
     "difference_text",
     "make_plan",
+    "moved_to",
     "verified",
     "with_choice",
 ]

@@ -177,6 +177,13 @@ def with_choice(plan: Plan, chosen: Candidate, solver: Solver) -> Plan:
     )
 
 
+def moved_to(plan: Plan, chosen: Candidate, solver: Solver) -> Plan:
+    """The plan of another choice on the solver's machine, which is this one as it is now."""
+    moved = with_choice(replace(plan, machine=solver.machine), chosen, solver)
+    offers = _offers(solver, plan.wishes, chosen, None)
+    return replace(moved, offers=replace(offers, shapes=moved.offers.shapes))
+
+
 def _require_cache_types(solver: Solver, wishes: Wishes) -> None:
     """Raises UsageError where the engine takes no pair of cache types that keeps the wishes."""
     if any(solver.pairs(wishes)):

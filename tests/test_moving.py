@@ -1,0 +1,73 @@
+"""Other plans for a model that is loaded, as one tuning gives them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.support.fake_hardware import DESKTOP
+from tests.support.giants import LLAMA_8B, giant, giant_path, gpu, machine
+from tuner import tuning
+from tuner.machine import host
+from tuner.machine.engine_build import EngineAnswer
+from tuner.machine.machine import Machine
+from tuner.memory.footprint import DeviceUse, Footprint
+from tuner.planning.plan import Plan
+from tuner.tuning import Tuning
+from tuner.units import GIB
+from tuner.wishes import LaunchRequest, Wishes
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[Tuning, Plan]:
+    request = LaunchRequest(giant_path(LLAMA_8B), Wishes(n_ctx=16_384), use_profile=False)
+    found = Tuning(request, giant(LLAMA_8B), machine(gpu(8.0)))
+    return found, found.plan()
+
+
+def here(gib: float) -> Machine:
+    return machine(gpu(gib))
+
+
+def test_another_cache_is_a_whole_plan(loaded: tuple[Tuning, Plan]) -> None:
+    """Of the machine as it is now, with all that a report says of one."""
+    it, plan = loaded
+    assert plan.chosen.settings.type_k == "f16"
+    q8_0 = it.reshaped(plan, here(7.5), types=("q8_0", "q8_0"))
+    assert isinstance(q8_0, Plan)
+    assert q8_0.machine == here(7.5)
+    assert q8_0.chosen.settings == replace(plan.chosen.settings, type_k="q8_0", type_v="q8_0")
+    assert q8_0.shapes[0].types == "f16"
+    assert all(c.footprint.uses[0].total < 7 * GIB for c in q8_0.fallbacks)
+    assert it.can_convert(plan, q8_0, 16_000)
+    refused = it.reshaped(plan, here(7.5), n_ctx=120_000, types=("q8_0", "q8_0"))
+    assert isinstance(refused, str)
+
+
+def test_less_memory_and_more(loaded: tuple[Tuning, Plan]) -> None:
+    it, plan = loaded
+    less = it.smaller(plan, here(6.6))
+    assert less is not None
+    assert less.chosen.settings.n_gpu_layers == plan.chosen.settings.n_gpu_layers
+    assert less.chosen.settings.type_k != "f16"
+    nothing = machine(gpu(1.0), ram=2.0)
+    assert it.smaller(plan, nothing) is None
+    few = it.smaller(plan, here(3.0))
+    assert few is not None
+    more = it.better(few, here(8.0))
+    assert more is not None
+    assert more.chosen.speed.decode_tps > few.chosen.speed.decode_tps
+    assert it.better(plan, here(9.0)) is None
+
+
+def test_the_machine_now(loaded: tuple[Tuning, Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where NVML knows nothing the engine is asked, if that is wanted."""
+    it, _ = loaded
+    listed = replace(gpu(8.0), free=2 * GIB)
+    monkeypatch.setattr(tuning, "ask_engine", lambda _: EngineAnswer((listed,)))
+    monkeypatch.setattr(host.HostState, "now", lambda: DESKTOP)
+    own = Footprint((DeviceUse("GPU0", weights=5 * GIB), DeviceUse("host")))
+    assert it.machine_now(own, None).gpus == it.machine.gpus
+    (asked,) = it.machine_now(own, None, asks=True).gpus
+    assert asked.free == 7 * GIB
