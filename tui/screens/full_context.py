@@ -12,7 +12,7 @@ from tui.answering import Chat
 from tui.answering.room import NEARLY_FULL, Situation
 from tui.answering.view import View
 from tui.composing.draft import Draft
-from tui.composing.parts import asked
+from tui.composing.parts import asked, shown
 from tui.keymap import Keymap
 from tui.ports import RunningModel
 from tui.screens import opening
@@ -22,8 +22,10 @@ from tui.storage import StoredMessage
 from tui.when_full import Way
 from tui.widgets import Plain, Prompt, Transcript
 from tuner.errors import KvchatError
+from tuner.safe_text import cut
 from tuner.settings import Settings
 
+NAMED = 24  # characters of a question that names a turn
 GROWN = 0.1  # of the context, by which it grows until a word that was put off is said again
 
 
@@ -100,6 +102,7 @@ class FullContext(Plain):
         self._refused = Draft()  # the question that waits
         self._used = self._n_ctx = 0  # tokens
         self._total = 0  # in use with what is written, as it was told last
+        self._leaving: tuple[StoredMessage, ...] = ()  # what would make room for what is written
         self._making: Worker[None] | None = None
         self._grows = False  # a larger context is being loaded
         self._done = ""  # what is to be said of it, once what waited for it is answered
@@ -157,6 +160,10 @@ class FullContext(Plain):
 
     def _tell(self) -> None:
         weight = self._current
+        leaving = _holding(self._talk.next_view, weight.pushed_out if weight else 0)
+        if leaving != self._leaving:
+            self._leaving = leaving
+            self._fade()
         total = (weight and weight.n_total) or self._used
         if total < NEARLY_FULL * self._n_ctx:
             self._put_off_at = 0
@@ -174,23 +181,40 @@ class FullContext(Plain):
             return f"! the context is full: the answer stopped · {key} makes room and goes on"
         if self._waits is Waits.QUESTION or (weight and weight.too_many):
             then = " and sends it" if self._waits else ""
-            return f"! {of_all}, {_too_many(weight)} · {key} makes room{then}"
+            return f"! {of_all}, {self._too_many(weight)} · {key} makes room{then}"
         if self._n_ctx and total >= NEARLY_FULL * self._n_ctx:
             left = f"{self._n_ctx - total:,} are left" if total < self._n_ctx else "no more fits"
             return f"! {of_all}: {left} · {key} makes room · {esc} later"
         return ""
 
+    def _too_many(self, weight: Weight | None) -> str:
+        """How many tokens there are too many, and which turns are as long."""
+        if weight is None or not weight.too_many:
+            return "and what is written does not fit"
+        questions = [m for m in self._leaving if m.role == "user"]
+        if not questions:
+            return f"{weight.too_many:,} too many"
+        last = cut(shown(questions[-1].content, questions[-1].parts).strip(), NAMED)
+        n = len(questions)
+        turns = f"turn, “{last}”, holds" if n == 1 else f"{n} turns, to “{last}”, hold"
+        return f"{weight.too_many:,} too many (the oldest {turns} as much)"
+
     # ------------------------------------------------------------ what is done
 
     def shown(self) -> None:
         """Another path is shown, of this conversation or another one."""
+        self._leaving = ()
         self._fade()
         self._used = 0  # until it is counted
         self.wait(None)
 
     def _fade(self) -> None:
+        """What is out of the model's view, and what would have to go for what is written."""
         chat = self._talk.chat
-        self._transcript.fade(chat.path, len(chat.view.gone))
+        n_gone = len(chat.view.gone)
+        if self._leaving:
+            n_gone = max(n_gone, len(self._talk.next_view.gone) + len(self._leaving))
+        self._transcript.fade(chat.path, n_gone)
 
     async def take_back(self) -> None:
         """The last question does not fit: it is no part of the conversation, and waits in the
@@ -301,10 +325,7 @@ class FullContext(Plain):
             await self._talk.go_on()
 
 
-def _too_many(weight: Weight | None) -> str:
-    """How many tokens there are too many, and how much of the conversation is as long."""
-    if weight is None or not weight.too_many:
-        return "and what is written does not fit"
-    n = weight.pushed_out
-    turns = "turn holds" if n == 1 else f"{n} turns hold"
-    return f"{weight.too_many:,} too many" + (f" (the oldest {turns} as much)" if n else "")
+def _holding(view: View, n_turns: int) -> tuple[StoredMessage, ...]:
+    """The oldest messages that are seen, to the end of so many turns (`Weight.pushed_out`)."""
+    ends = [at for at, message in enumerate(view.messages, 1) if message.n_ctx_used]
+    return view.messages[: ends[n_turns - 1]] if 0 < n_turns <= len(ends) else ()
