@@ -182,9 +182,9 @@ async def test_a_word_at_80_percent_that_can_be_put_off(store: Conversations) ->
 
 
 async def test_the_oldest_turns_are_let_go_and_come_back(store: Conversations) -> None:
-    """A question that does not fit is taken back and no part of the conversation; what would have to
-    go for it is named, and faded while it stands there. Once the oldest turns are let go, it is sent;
-    they stay, are marked so, and come back."""
+    """A question that does not fit is taken back and no part of the conversation; what would have
+    to go for it is named, and faded while it stands there. Once the oldest turns are let go, it is
+    sent; they stay, are marked so, and come back."""
     running = Small([["first answer " * 4], ["second"], ["third"]])
     app = make_app(running, store)
     async with app.run_test(size=SIZE) as pilot:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from tests.support.chat_fakes import FakeLauncher, FakeRunning
+from tests.support.explorers import explorer_of
+from tests.support.giants import LLAMA_8B, giant, gpu, machine
 from tui.answering import Chat
 from tui.command.pace import Pace, quarter
 from tui.command.plain import words
@@ -19,6 +22,7 @@ from tui.command.plain.keyboard import Keyboard
 from tui.command.plain.session import Session
 from tui.keymap import ACTIONS
 from tui.storage import Conversations
+from tui.when_full import Way
 from tuner.engine.protocol import PromptProgress, Text, WasThought
 from tuner.errors import EngineError, ExitCode, KvchatError
 from tuner.settings import Settings
@@ -135,7 +139,8 @@ def test_progress_is_a_line_a_second_at_most() -> None:
 def test_commands_are_the_chat_s_by_name() -> None:
     """Those that it has not are few; what it advises by key is advised by command."""
     of_the_chat = {row.slash for row in ACTIONS if row.slash}
-    assert {row.name for row in COMMANDS} - of_the_chat == {"list", "show", "save", "drop"}
+    ways = {"grow", "drop", "summarise", "bring-back"}  # keys of a screen in the chat
+    assert {row.name for row in COMMANDS} - of_the_chat == {"list", "show", "save", *ways}
     assert Commands().label("answer.regenerate") == "/again"
     assert Commands().label("model.explore") == ""  # a screen
 
@@ -256,22 +261,83 @@ def test_a_load_that_fails_leaves_the_chat_open(
     assert "not sent" in err
 
 
+FULL = EngineError("context_full", "It does not fit.")
+
+
+@pytest.mark.parametrize("asked", [True, False])
 def test_a_question_that_does_not_fit_waits_for_room(
-    store: Conversations, capsys: pytest.CaptureFixture[str]
+    store: Conversations, capsys: pytest.CaptureFixture[str], asked: bool
 ) -> None:
-    """Another one takes its place, nothing is glued to it; /drop makes room and asks."""
-    full = EngineError("context_full", "It does not fit.")
+    """Another one takes its place, nothing is glued to it; /drop, or --when-full drop without a
+    word, makes room and asks. What was let go comes back."""
+    failing = [FULL, FULL] if asked else [FULL]
     running = FakeRunning(
-        [[Text("x" * 80, 80)], [full], [full], ["Short."]], settings=Settings(n_ctx=100)
+        [[Text("x" * 80, 80)], *([each] for each in failing), ["Short."]],
+        settings=Settings(n_ctx=100),
     )
-    talk(store, running, "Hello", "Too long", "Still too long", "/drop")
+    typed = ("Too long", "Still too long", "/drop") if asked else ("Still too long",)
+    way = None if asked else Way.DROP
+    talk(store, running, "Hello", *typed, "/bring-back", when_full=way)
     assert said(store) == ["Hello", "x" * 80, "Still too long", "Short."]
     assert [m.content for m in running.prompts[-2]] == ["Hello", "x" * 80, "Still too long"]
     assert [m.content for m in running.prompts[-1]] == ["Still too long"]
     err = capsys.readouterr().err
     assert "85 of 100 tokens of context are used" in err  # after the first answer
-    assert "no longer fits" in err
-    assert "the oldest 2 messages are out of the model's view" in err
+    assert "no longer fits the context (100 tokens)" in err
+    assert ("/grow loads a larger context, /drop lets" in err) is asked
+    assert "The oldest 2 messages are out of the model's view" in err
+    assert "The model sees 2 messages again." in err
+
+
+def test_a_summary_makes_room_and_the_answer_goes_on(
+    store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is stopped changes nothing; one that is written stands in for what is gone."""
+    never = threading.Event()
+    talk_of: list[list[Any]] = [
+        [Text("x" * 500, 500)],
+        ["Half a"],
+        ["They", never],
+        ["They talked."],
+        [" whole."],
+    ]
+    running = FakeRunning(talk_of, settings=Settings(n_ctx=1000))
+    talked = session(store, running, "Hello", "Go on", "/summarise", "/summarise")
+    cast(Any, talked._keyboard).interrupts = lambda: len(running.prompts) == 3
+    answer = running.generate
+
+    def generate(messages: Any, *rest: Any, **more: Any) -> Any:
+        running.reason = "context_full" if messages[-1].content == "Go on" else "end"
+        return answer(messages, *rest, **more)
+
+    running.generate = generate  # type: ignore[method-assign]
+    talked.run()
+    talked.close(5)
+    assert said(store) == ["Hello", "x" * 500, "Go on", "Half a whole."]
+    assert running.continued[-1]
+    assert "They talked." in running.prompts[-1][0].content
+    err = capsys.readouterr().err
+    assert "stopped; everything is as it was" in err
+    assert "The oldest 2 messages are summarised for the model" in err
+
+
+def test_a_larger_context_is_loaded_and_the_question_asked(
+    store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The planner's, with what it costs; where none fits, that is said and all stays as it is."""
+    where = machine(replace(gpu(8), source="measured"))
+    running = FakeRunning([[FULL], ["Yes."]], settings=Settings(n_ctx=8192))
+    running.make_explorer = lambda: explorer_of(giant(LLAMA_8B), where, n_ctx=8192)
+    talk(store, running, "Long", "/grow")
+    assert [(s.n_ctx, keep) for s, keep in running.changes] == [(12_288, None)]
+    assert said(store) == ["Long", "Yes."]
+    assert "loading it again with 12,288 tokens of context" in capsys.readouterr().err
+    top = giant(LLAMA_8B).n_ctx_train
+    running = FakeRunning([[FULL]], settings=Settings(n_ctx=top))
+    running.make_explorer = lambda: explorer_of(giant(LLAMA_8B), where, n_ctx=top)
+    talk(store, running, "Long", when_full=Way.GROW)
+    assert "No larger context fits" in capsys.readouterr().err
+    assert not running.changes
 
 
 def test_what_another_kvchat_wrote_comes_first(

@@ -62,13 +62,3 @@ def not_loaded(error: KvchatError | None, called: Called) -> str:
     what = "The load was cancelled." if error is None else str(error)
     ways = (f"{name} {does}" for i, does in _WAYS if (name := called.label(i)))
     return f"{what}\n{', '.join(ways)}."
-
-
-def context_full(what: str, running: RunningModel, called: Called) -> str:
-    """`what` has met the end of the context; a new chat or a larger context goes on."""
-    n_ctx, trained = running.settings.n_ctx, running.model.n_ctx_train
-    larger = ""
-    if n_ctx < trained:
-        larger = f", or start kvchat with --ctx {min(2 * n_ctx, trained)} and --resume"
-    new = called.label("conversation.new")
-    return f"{what} ({n_ctx:,} tokens). Everything is kept. Begin a new chat with {new}{larger}."

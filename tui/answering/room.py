@@ -1,4 +1,4 @@
-"""Making room in a context: which turns must go, and a summary that stands in for them. What
+"""How full a context is: which turns must go, and a summary that stands in for them. What
 counts tokens blocks and belongs in a thread."""
 
 from __future__ import annotations
@@ -42,6 +42,13 @@ class Situation:
     def n_ctx(self) -> int:
         """Tokens that the context holds."""
         return self.running.settings.n_ctx
+
+    @property
+    def asks(self) -> bool:
+        """A question is to be answered: the draft, or the one that waits."""
+        return bool(self.draft) or bool(
+            self.view.messages and self.view.messages[-1].role == "user"
+        )
 
     def n_tokens(self, view: View) -> int:
         """Tokens of the conversation with the draft where only this is seen of it."""

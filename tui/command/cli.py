@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from tui.command import options, sampling_flags
 from tui.command.output import complain, dumb, prepare_streams
+from tui.when_full import Way
 from tuner.demo import demo_model_path
 from tuner.errors import ExitCode, KvchatError, UsageError
 from tuner.gguf.header import models_of
@@ -136,7 +137,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.show_thinking and not in_lines:
         raise UsageError("--show-thinking goes with -p and --plain; in the chat a thought unfolds.")
     if in_lines or not _terminal(sys.stdin, sys.stdout, sys.stderr):
-        return _chat_in_lines(args, request)
+        return _chat_in_lines(args, request, when_full)
     from tui.command.open_chat import open_chat  # noqa: PLC0415
 
     return open_chat(
@@ -149,17 +150,21 @@ def _run(args: argparse.Namespace) -> int:
     )
 
 
-def _chat_in_lines(args: argparse.Namespace, request: LaunchRequest) -> int:
+def _chat_in_lines(args: argparse.Namespace, request: LaunchRequest, when_full: Way | None) -> int:
     """The chat where the screen is not to be drawn on, or cannot be."""
     if not _terminal(sys.stdin) or not (_terminal(sys.stdout) or _terminal(sys.stderr)):
         raise UsageError("the chat needs the terminal; use -p TEXT or pipe a question in.")
     if args.choose:
         raise UsageError(f"{_CHOOSE}, and draws on the whole screen; leave it out.")
-    if args.when_full:
-        raise UsageError("--when-full goes with the chat on a screen; in lines it is told.")
     from tui.command.plain import chat_in_lines  # noqa: PLC0415
 
-    return chat_in_lines(request, args.system, args.resume, show_thinking=args.show_thinking)
+    return chat_in_lines(
+        request,
+        args.system,
+        args.resume,
+        show_thinking=args.show_thinking,
+        when_full=when_full,
+    )
 
 
 def _terminal(*streams: TextIO | None) -> bool:

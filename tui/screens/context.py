@@ -14,10 +14,10 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
+from tui.answering.making_room import larger_context, room
 from tui.answering.room import Situation
 from tui.keymap import Keymap, Place, Show
 from tui.screens.bindings import bindings
-from tui.screens.making_room import larger_context, room
 from tui.when_full import Way
 from tui.widgets import Hints, Plain
 from tuner.errors import KvchatError

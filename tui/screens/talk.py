@@ -13,6 +13,7 @@ from textual.screen import Screen
 from tui.answering import Chat, Growing, advice
 from tui.answering.comparing import path_to_question
 from tui.answering.elsewhere import ALSO_OPEN, taken_in, written
+from tui.answering.making_room import NoRoomError
 from tui.answering.view import View, prompt_of, view_of
 from tui.answering.words import version_text
 from tui.composing.parts import Question, asked
@@ -28,7 +29,7 @@ from tui.screens.full_context import FullContext, Waits
 from tui.screens.lines import LinesBelow
 from tui.screens.links import Links
 from tui.screens.loads import Loads
-from tui.screens.making_room import MakingRoom, NoRoomError
+from tui.screens.making_room import MakingRoom
 from tui.screens.measuring import Measuring
 from tui.screens.messages import Messages
 from tui.screens.weighing import Moment

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tui.answering import Chat, Growing
-from tui.answering.room import Situation
 from tui.answering.words import saved_to
 from tui.command.output import columns, complain, write
 from tui.command.plain import words
@@ -17,6 +16,7 @@ from tui.command.plain.entries import ABOUT
 from tui.command.plain.keyboard import LEAVE, STOP
 from tui.composing.commands import WAY_OUT, parted
 from tui.keymap import BY_ID
+from tui.when_full import Way
 from tuner.engine.thinking import nearest
 from tuner.safe_text import one_line
 
@@ -172,23 +172,9 @@ def _context(session: Session, _: str) -> None:
         complain(words.context(used, running.settings.n_ctx))
 
 
-def _drop(session: Session, _: str) -> None:
-    running, chat = session.model.running, session.chat
-    if running is None or not session.has_model():
-        return
-    goes_on = not chat.waits_for_answer and chat.may_go_on
-    system = chat.conversation.system_prompt
-    situation = Situation(running, system, chat.view, session.think, goes_on=goes_on)
-    cut = situation.cut()
-    if cut is None:
-        complain("nothing that could go would make enough room")
-        return
-    last = chat.let_go(chat.tree[cut.gone[-1].id], cut.stands_in)
-    session.recorder.save(chat.record(), last)
-    n = len(situation.going(cut))
-    complain(f"the oldest {n} messages are out of the model's view; they are kept here")
-    if chat.waits_for_answer:
-        session.ask()
+def _room(way: Way) -> Callable[[Session, str], None]:
+    """Makes room in the context, in this way."""
+    return lambda session, _: session.make_room(way)
 
 
 def _fit(session: Session, _: str) -> None:
@@ -223,6 +209,11 @@ def _row(action_id: str, run: Callable[[Session, str], None], **other: str) -> C
     return Command(action.slash, other.get("does", action.does), run, other.get("takes", ""))
 
 
+def _way(action_id: str, way: Way) -> Command:
+    """One that is a key where the chat makes room."""
+    return Command(way.value.replace("_", "-"), BY_ID[action_id].does, _room(way))
+
+
 COMMANDS = (
     _row("app.keys", _help, does="Lists the commands."),
     _row("conversation.new", _new),
@@ -237,7 +228,10 @@ COMMANDS = (
          does="Says how many versions the last answer or question has, or shows another."),
     _row("answer.think", _think, takes="[LEVEL]"),
     _row("model.context", _context),
-    Command("drop", "Lets the oldest turns go out of the model's view, where it is full.", _drop),
+    _way("context.grow", Way.GROW),
+    _way("context.drop", Way.DROP),
+    _way("context.summarise", Way.SUMMARISE),
+    _way("context.bring_back", Way.BRING_BACK),
     _row("model.report", _fit),
     Command("save", "Writes the conversation to a new file.", _save, "FILE"),
     _row("model.reload", _reload),

@@ -38,14 +38,14 @@ class Model:
             return ExitCode.OK
         return self._error.exit_code if self._error is not None else ExitCode.INTERRUPTED
 
-    def load(self) -> bool:
-        """Until the model is there, or a sentence said why not. Raises Left."""
+    def load(self, load: Callable[[], Iterator[LaunchEvent]] | None = None) -> bool:
+        """Until the model is there, or a sentence said why not. `load`: another way than planning
+        and loading. Raises Left."""
         self.ready, self._error = False, None
         told: queue.SimpleQueue[LaunchEvent | launching.Failed] = queue.SimpleQueue()
-        load: Callable[[], Iterator[LaunchEvent]] = self.launcher.start
 
         def follow() -> None:
-            for event in launching.events(load):
+            for event in launching.events(load or self.launcher.start):
                 told.put(event)
 
         threading.Thread(target=follow, daemon=True, name="load").start()

@@ -10,15 +10,22 @@ from tui.command.plain.keyboard import Keyboard, Left
 from tui.command.plain.session import Session
 from tui.parachute import CLOSE_SECONDS, END_SECONDS, SAVE_SECONDS, SETTLE_SECONDS, Parachute
 from tui.storage import Conversations
+from tui.when_full import Way
 from tuner.errors import ExitCode
 from tuner.launch import Launcher
 from tuner.wishes import LaunchRequest
 
 
 def chat_in_lines(
-    request: LaunchRequest, system: str | None, resume: str | None, *, show_thinking: bool = False
+    request: LaunchRequest,
+    system: str | None,
+    resume: str | None,
+    *,
+    show_thinking: bool = False,
+    when_full: Way | None = None,
 ) -> int:
-    """Talks until the user leaves. Whatever hangs then, the program ends within some seconds."""
+    """Talks until the user leaves. Whatever hangs then, the program ends within some seconds.
+    `when_full`: how room is made in a full context without asking."""
     launcher = Launcher(request)
     parachute = Parachute(launcher.kill, screen_taken=False)
     keyboard = Keyboard(parachute)
@@ -26,7 +33,9 @@ def chat_in_lines(
     chat, problem = opened(store, system, resume)
     if problem:
         complain(problem)
-    session = Session(launcher, store, keyboard, chat, show_thinking=show_thinking)
+    session = Session(
+        launcher, store, keyboard, chat, show_thinking=show_thinking, when_full=when_full
+    )
     try:
         status = session.run()
     except Left:

@@ -7,13 +7,24 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from tui.answering import Chat, Growing, advice
 from tui.answering.elsewhere import ALSO_OPEN, taken_in, written
-from tui.answering.room import NEARLY_FULL
+from tui.answering.making_room import (
+    NoRoomError,
+    Summary,
+    bring_back,
+    larger_context,
+    let_go,
+    room,
+)
+from tui.answering.room import NEARLY_FULL, Situation
+from tui.answering.view import View
 from tui.answering.words import how_it_ended
-from tui.command.output import complain, write
+from tui.command.output import PROGRESS_SECONDS, complain, write
+from tui.command.pace import Pace
 from tui.command.plain import words
 from tui.command.plain.commands import Commands, WrongCommandError, command
 from tui.command.plain.entries import entry
@@ -25,7 +36,9 @@ from tui.composing.commands import as_text
 from tui.composing.draft import Draft
 from tui.composing.parts import Question, composed
 from tui.ports import ModelLauncher, RunningModel
+from tui.status import SEPARATOR
 from tui.storage import Conversations, Presence, Recorder, StoredMessage
+from tui.when_full import Way
 from tuner.engine.protocol import Sampling
 from tuner.errors import KvchatError
 from tuner.units import count_text
@@ -47,7 +60,9 @@ class Session:
         chat: Chat,
         *,
         show_thinking: bool = False,
+        when_full: Way | None = None,
     ):
+        """`when_full`: how room is made in a full context without asking."""
         self.chat = chat
         self.store = store
         self.model = Model(launcher, keyboard)
@@ -58,6 +73,7 @@ class Session:
         self._presence = Presence(store.path)
         self._keyboard = keyboard
         self._shows_thinking = show_thinking
+        self._when_full = when_full
         self._attaching = Attaching(Path.cwd())
         self._growing: Growing | None = None  # what is being written
         self._asked = False  # a question that this session has yet to answer
@@ -218,7 +234,7 @@ class Session:
         done, error = growing.generation.done, growing.generation.error
         if error is not None and error.kind == "context_full":
             self._refused = self.chat.path[-1] if self.chat.waits_for_answer else None
-            self._tell_full("The conversation no longer fits the context", running)
+            self._met_the_end("The conversation no longer fits the context", running)
         elif error is not None:
             if advice.is_death(error):
                 self.model.ready = False
@@ -227,7 +243,7 @@ class Session:
         elif not came:
             complain("the model said nothing; /again asks it again")
         elif done is not None and done.reason == "context_full":
-            self._tell_full("The context is full: the answer ends here", running)
+            self._met_the_end("The context is full: the answer ends here", running)
         elif how := how_it_ended(growing.answer):
             goes_on = "; /continue goes on" if self.chat.may_go_on else ""
             complain(f"{how}, and kept{goes_on}")
@@ -235,9 +251,80 @@ class Session:
         if done is not None and done.reason != "context_full" and used > NEARLY_FULL * n_ctx:
             complain(words.context(used, n_ctx))
 
-    def _tell_full(self, what: str, running: RunningModel) -> None:
-        say(advice.context_full(what, running, Commands()))
-        complain("/drop lets the oldest turns go, and goes on from there")
+    # ------------------------------------------------------------ a full context
+
+    def _met_the_end(self, what: str, running: RunningModel) -> None:
+        """Makes room, where that needs no asking, or says how it is made."""
+        complain(f"{what} ({running.settings.n_ctx:,} tokens); everything is kept")
+        if self._when_full is not None:
+            self.make_room(self._when_full)
+        else:
+            complain(words.WAYS)
+
+    def make_room(self, way: Way) -> None:
+        """Makes room in the context in this way, and goes on with what waits for it."""
+        running, chat = self.model.running, self.chat
+        if running is None or not self.has_model():
+            return
+        goes_on = not chat.waits_for_answer and chat.may_go_on
+        system = chat.conversation.system_prompt
+        situation = Situation(running, system, chat.view, self.think, goes_on=goes_on)
+        try:
+            made = self._made(way, situation)
+        except NoRoomError as error:
+            complain(str(error))
+            return
+        if not made:
+            return
+        if chat.waits_for_answer:
+            self.ask()
+        elif chat.path and chat.path[-1].state == "context_full" and way is not Way.BRING_BACK:
+            self.ask(Growing.go_on)
+
+    def _made(self, way: Way, situation: Situation) -> bool:
+        """Whether there is room now. Raises KvchatError."""
+        chat, running = self.chat, situation.running
+        match way:
+            case Way.GROW:
+                complain("planning a larger context")
+                before = situation.n_ctx
+                larger, how = larger_context(situation)
+                complain(f"loading it again with {how}")
+                if not self.model.load(partial(running.change, larger.settings, keep=None)):
+                    return False
+                assert self.model.running is not None
+                complain(words.ready(self.model.running))
+                return self.model.running.settings.n_ctx > before
+            case Way.BRING_BACK:
+                done = bring_back(chat)
+            case Way.DROP:
+                done = let_go(chat, situation, room(situation))
+            case Way.SUMMARISE:
+                written = self._summarised(Summary(situation, room(situation, for_summary=True)))
+                if written is None:
+                    complain("stopped; everything is as it was")
+                    return False
+                done = let_go(chat, situation, written)
+        message, said = done
+        self.recorder.save(chat.record(), message)
+        complain(said)
+        return True
+
+    def _summarised(self, summary: Summary) -> View | None:
+        """Lets the model write a summary; Ctrl+C stops it. Raises KvchatError, and Left."""
+        pace = Pace(PROGRESS_SECONDS)
+        threading.Thread(target=summary.generation.run, daemon=True, name="engine").start()
+        while not summary.take():
+            if self._keyboard.left:
+                raise Left
+            if self._keyboard.interrupted:
+                summary.generation.stop()
+            if summary.doing and pace.due(
+                line := summary.doing.replace(SEPARATOR, ", "), time.monotonic()
+            ):
+                complain(line)
+            time.sleep(LOOK_SECONDS)
+        return summary.written()
 
     # ------------------------------------------------------------ the conversation, the model
 

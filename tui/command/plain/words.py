@@ -13,6 +13,11 @@ from tui.storage import Conversation, StoredMessage
 from tuner.safe_text import one_line
 from tuner.units import count_text
 
+WAYS = (
+    "/grow loads a larger context, /drop lets the oldest turns go, /summarise has them summarised; "
+    "then it goes on from there"
+)
+
 
 def ready(running: RunningModel) -> str:
     """The model, and how it is loaded."""
