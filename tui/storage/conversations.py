@@ -28,6 +28,7 @@ from tui.storage.records import (
     record,
     stored_message,
 )
+from tui.storage.states import States
 from tui.storage.tree import Tree
 from tuner.private_files import kvchat_folder
 from tuner.safe_text import utf8
@@ -50,7 +51,13 @@ def default_path() -> Path:
 
 
 class Conversations(Database):
-    """The store. Text is kept as UTF-8 can hold it. Raises StoreError, and nothing else."""
+    """The store. Text is kept as UTF-8 can hold it. Raises StoreError, and nothing else. `states`:
+    beside it, what the model had read of the conversations; they go with what they were read
+    of."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self.states = States(path.parent / "states")
 
     @classmethod
     def open(cls, path: Path | None = None) -> Self:
@@ -174,6 +181,8 @@ class Conversations(Database):
             )
 
         self._write(conversation.id, work)
+        if any(message.state == DELETED for message in messages):  # its words are in it
+            self.states.delete(conversation.id)
 
     def _save_message(
         self, db: sqlite3.Connection, conversation_id: str, message: StoredMessage
@@ -253,6 +262,14 @@ class Conversations(Database):
             db.execute("DELETE FROM drafts WHERE conversation_id = ?", (conversation_id,))
 
         self._write(conversation_id, work)
+        self.states.delete(conversation_id)
+
+    def sweep_states(self) -> None:
+        """Removes the states of conversations that are no longer there. Raises StoreError."""
+        if self.saved:
+            query = "SELECT id FROM conversations"
+            rows = self._read(lambda db: db.execute(query).fetchall())
+            self.states.sweep({str(row["id"]) for row in rows})
 
 
 def _parent(db: sqlite3.Connection, conversation_id: str, message: StoredMessage) -> str | None:
