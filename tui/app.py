@@ -17,11 +17,12 @@ from tui.keymap import Keymap, Place, Show
 from tui.parachute import (
     CLOSE_SECONDS,
     END_SECONDS,
+    KEEP_SECONDS,
     SAVE_SECONDS,
     SETTLE_SECONDS,
     Parachute,
 )
-from tui.ports import ModelLauncher
+from tui.ports import ModelLauncher, RunningModel
 from tui.screens import opening
 from tui.screens.bindings import bindings
 from tui.screens.chat import ChatScreen
@@ -63,11 +64,12 @@ class KvchatApp(App[None]):
         choose: bool = False,
         width: int = WIDTH,
         when_full: Way | None = None,
+        idle_seconds: float | None = None,
     ):
         """`sampling`: in place of the launch's. `warnings`: what the user should hear once the
         chat is open. `parachute`: ends the program where leaving takes too long. `choose`: the
         settings are chosen in the fit explorer before anything is loaded. `width`: the most columns
-        that text takes."""
+        that text takes. `idle_seconds`: after which the model's memory is let go; None: never."""
         super().__init__()
         self.error: KvchatError | None = None
         self._launcher = launcher
@@ -80,10 +82,12 @@ class KvchatApp(App[None]):
         self._chat_screen: ChatScreen | None = None
         self._keys_screen: Screen[None] | None = None  # opened last
         self._leaving = False
+        self._skip = asyncio.Event()  # what the model has read is not to be saved any more
         self._parachute = parachute
         self._choose = choose
         self._width = width
         self._when_full = when_full
+        self._idle_seconds = idle_seconds
         self._recorder = Recorder(store, self._not_saved, self._saved_again)
 
     @property
@@ -136,6 +140,7 @@ class KvchatApp(App[None]):
             warnings=(problem, *self._warnings),
             width=self._width,
             when_full=self._when_full,
+            idle_seconds=self._idle_seconds,
         )
         await self.push_screen(self._chat_screen)
 
@@ -156,7 +161,8 @@ class KvchatApp(App[None]):
         self.run_worker(self._leave(ExitCode.INTERRUPTED), group="leave")
 
     async def action_quit(self) -> None:
-        """Stops, saves, closes the model, ends. Within a second or two, whatever hangs."""
+        """Stops, saves, closes the model, ends. Within a second or two, whatever hangs; what a long
+        conversation's state takes longer, another quit skips."""
         screen = self._chat_screen
         if screen is not None and screen.load_error is not None:
             self.error = screen.load_error
@@ -167,12 +173,27 @@ class KvchatApp(App[None]):
 
     async def _leave(self, exit_code: int) -> None:
         if self._leaving:
+            self._skip.set()
             return
         self._leaving = True
         self._arm(SETTLE_SECONDS + CLOSE_SECONDS + END_SECONDS, exit_code)
-        model = None
-        if self._chat_screen is not None:
-            model = await self._chat_screen.finish(SETTLE_SECONDS)
+        screen, model = self._chat_screen, None
+        if screen is not None:
+            model = await screen.finish(SETTLE_SECONDS)
+        if screen is not None and screen.keeps_read():
+            self._arm(KEEP_SECONDS + CLOSE_SECONDS + END_SECONDS, exit_code)
+            # In a worker, so that keys are heard meanwhile.
+            self.run_worker(self._end(model, exit_code, screen), group="leave")
+        else:
+            await self._end(model, exit_code)
+
+    async def _end(
+        self, model: RunningModel | None, exit_code: int, keeping: ChatScreen | None = None
+    ) -> None:
+        """Closes the model and ends. `keeping`: which saves what the model has read."""
+        if keeping is not None:
+            await keeping.read_kept(KEEP_SECONDS, self._skip)
+            self._arm(CLOSE_SECONDS + END_SECONDS, exit_code)
         if model is None:
             self._launcher.kill()
         else:

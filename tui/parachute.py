@@ -14,6 +14,7 @@ except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
 SETTLE_SECONDS = 1.0  # that leaving waits for an answer to stop before its process is killed,
+KEEP_SECONDS = 5.0  # for what the model has read to be saved, where that is worth it,
 CLOSE_SECONDS = 1.5  # for the model process to end by itself,
 SAVE_SECONDS = 10.0  # for the last save, since another program may hold the database,
 END_SECONDS = 1.5  # and for everything else

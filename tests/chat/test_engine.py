@@ -83,7 +83,7 @@ class ClientLauncher(FakeLauncher):
 
 
 async def test_stream_stop_crash_reload_through_the_real_client(tmp_path: Path) -> None:
-    """A whole answer, a stopped one, the death of the process, and life after it."""
+    """A whole answer, a stopped one, the death of the process, and life after it, by itself."""
     command = scripted_worker(text="Answer {n}: {last}", delay=0.01)
     long = "**word** " * 300  # seconds of an answer: the stop and the signal come in its midst
     client = EngineClient(log_path=tmp_path / "engine.log", command=command)
@@ -102,8 +102,6 @@ async def test_stream_stop_crash_reload_through_the_real_client(tmp_path: Path) 
         await until(pilot, lambda: "Answer 3: word" in shown(pilot))
         assert client.pid is not None
         os.kill(client.pid, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
-        await until(pilot, lambda: "F5" in shown(pilot))
-        await pilot.press("f5")
         await until(pilot, lambda: "loaded again" in shown(pilot))
         await ask(pilot, "Four")
         await pilot.press("ctrl+q")
@@ -127,10 +125,10 @@ async def test_a_hang_is_told_and_a_reload_can_be_stopped(tmp_path: Path) -> Non
     app = KvchatApp(ClientLauncher(running), store, Sampling())
     async with app.run_test(size=(80, 30)) as pilot:
         screen = await chat_screen(pilot)
-        await ask(pilot, "Go")
-        await until(pilot, lambda: "did not get on for 1.5" in " ".join(shown(pilot).split()))
+        await ask(pilot, "Go", wait=False)
+        await until(pilot, lambda: "Half of" in shown(pilot))
         client._command = scripted_worker(load_seconds=10)
-        await pilot.press("f5")
+        await until(pilot, lambda: "did not get on for 1.5" in " ".join(shown(pilot).split()))
         await until(pilot, lambda: "loading 10%" in shown(pilot))
         await pilot.press("escape")
         await until(pilot, lambda: "cancelled" in shown(pilot))
@@ -148,7 +146,8 @@ async def test_a_hang_is_told_and_a_reload_can_be_stopped(tmp_path: Path) -> Non
 
 
 async def test_a_new_chat_after_a_hang(tmp_path: Path) -> None:
-    """Ctrl+N waits for the process that does not stop until it is ended, then begins anew."""
+    """Ctrl+N waits for the process that does not stop until it is ended, then begins anew, and the
+    model comes back."""
     quick = Patience({name: Limits(20, 20) for name in LIMITS}, stop=1, stop_at_work=2)
     command = scripted_worker(text="Half of it, and no more", stuck_in="generate", deaf="1")
     client = EngineClient(tmp_path / "engine.log", command=command, patience=quick)
@@ -162,8 +161,7 @@ async def test_a_new_chat_after_a_hang(tmp_path: Path) -> None:
         first = screen.chat
         await pilot.press("ctrl+n")
         await until(pilot, lambda: screen.chat is not first)
-        assert not client.alive
         assert not screen.generating
-        await until(pilot, lambda: "F5" in shown(pilot))
+        await until(pilot, lambda: "loaded again" in shown(pilot))
         await pilot.press("ctrl+q")
     store.close()

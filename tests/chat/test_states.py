@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import sys
 import time
@@ -12,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tui.storage import Conversation, Conversations, StoredMessage
-from tui.storage import states as states_module
 from tui.storage.records import DELETED
 from tui.storage.states import LEAST_AGE, States
 from tuner.units import GIB
@@ -60,7 +60,7 @@ def test_the_usual_bound_is_a_share_of_the_disk(
     """Of what would be free without them; whatever is asked for, half of what is free stays so."""
     states, free = States(tmp_path / "states"), [100 * GIB]
     usage = type("Usage", (), {"free": property(lambda _: free[0])})
-    monkeypatch.setattr(states_module.shutil, "disk_usage", lambda _: usage())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage())
     assert states.make_room("a", 0) == 4 * GIB
     saved(states, "a", 1000)
     free[0] = 9000

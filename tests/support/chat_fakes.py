@@ -69,6 +69,10 @@ class FakeRunning:
     usual_think: str = ""
     closed: bool = False
     lives: bool = True
+    saved: list[Path] = field(default_factory=list)  # states: a file of 1 KiB each
+    restored: list[Path] = field(default_factory=list)
+    save_hold: threading.Event | None = None  # a save waits for it
+    no_state: str = ""  # why none can be restored
     make_explorer: Callable[[], Explorer] | None = None
     changes: list[tuple[Settings, bool | None]] = field(
         default_factory=list
@@ -109,12 +113,6 @@ class FakeRunning:
     def count_tokens(self, messages: Sequence[Message], think: str = "") -> int:
         return sum(len(message.content) for message in messages)
 
-    def save_state(self, path: Path, most_bytes: int) -> StateSaved:
-        return StateSaved(0, 0, 0.0, "the cache is empty")
-
-    def restore_state(self, path: Path) -> StateRestored:
-        return StateRestored(0, 0.0, "there is none")
-
     def generate(
         self,
         messages: Sequence[Message],
@@ -150,6 +148,17 @@ class FakeRunning:
             reason, n_prompt, 0, n_tokens, 0.1, took, used, thought_seconds=self.thought_seconds
         )
 
+    def save_state(self, path: Path, most_bytes: int) -> StateSaved:
+        if self.save_hold is not None:
+            self.save_hold.wait(10)
+        path.write_bytes(bytes(1024))
+        self.saved.append(path)
+        return StateSaved(300, 1024, 0.1)
+
+    def restore_state(self, path: Path) -> StateRestored:
+        self.restored.append(path)
+        return StateRestored(0 if self.no_state else 300, 0.1, self.no_state)
+
     def stop(self) -> None:
         self._stop.set()
 
@@ -159,6 +168,7 @@ class FakeRunning:
 
     def kill(self) -> None:
         self.close()
+        self.lives = False
 
     def explorer(self) -> Explorer:
         return explored(self.make_explorer)

@@ -37,13 +37,21 @@ def in_words(error: Exception, failed: str) -> KvchatError:
     return EngineError("load_failed", f"{failed}: {error!r}.")
 
 
-def failure(error: KvchatError, running: RunningModel, called: Called) -> str:
-    """What went wrong, where its log is, and what goes on from there."""
-    text = str(error)
-    log = running.log_path
-    if log is not None and str(log) not in text:
-        text += f" Its log: {log}"
-    if is_death(error):
+def what_failed(error: KvchatError, running: RunningModel) -> str:
+    """What went wrong, and where its log is."""
+    text, log = str(error), running.log_path
+    return text if log is None or str(log) in text else f"{text} Its log: {log}"
+
+
+def failure(
+    error: KvchatError, running: RunningModel, called: Called, *, comes_back: bool = False
+) -> str:
+    """What went wrong, where its log is, and what goes on from there. `comes_back`: the model is
+    loaded again without being asked for."""
+    text = what_failed(error, running)
+    if comes_back:
+        way_on = "The model comes back by itself."
+    elif is_death(error):
         way_on = f"{called.label('model.reload')} loads the model again."
     else:
         way_on = f"{called.label('answer.regenerate')} tries again."
@@ -54,7 +62,24 @@ def found_dead(running: RunningModel, called: Called) -> str:
     """Of a model process that ended while nothing was asked of it."""
     log = f" Its log: {running.log_path}" if running.log_path is not None else ""
     key = called.label("model.reload")
-    return f"The model's process has ended.{log}\nThe conversation is whole. {key} loads it again."
+    return (
+        f"The model's process has ended.{log}\nThe conversation is whole. The next message loads "
+        f"the model again, and so does {key}."
+    )
+
+
+def is_back(
+    running: RunningModel, called: Called, why: str, *, cut: bool, waits: bool = False
+) -> str:
+    """Of a model that was loaded again while the chat was open. `why`: it had to be; "" where the
+    user asked for it. `cut`: the last answer can be gone on with. `waits`: a question is answered
+    now."""
+    n_ctx = running.settings.n_ctx
+    what = f"The model is loaded again: {n_ctx:,} tokens of context, {running.status()}."
+    again = f"{called.label('answer.regenerate')} for another answer"
+    goes_on = f"{called.label('answer.continue')} goes on with the answer that was cut."
+    ways = "" if waits else goes_on if cut else f"Go on, or {again}."
+    return "\n".join(filter(None, (why, what, ways)))
 
 
 def not_loaded(error: KvchatError | None, called: Called) -> str:

@@ -85,6 +85,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.choose and (args.explain or args.show_prompt):
         raise UsageError(f"{_CHOOSE}: leave out --explain and --show-prompt.")
     width, when_full = options.reading_width(args), options.when_full(args)
+    keep_states, idle_seconds = options.keep_states(args), options.idle_seconds(args)
     sampling = sampling_flags.stated(args)
     requests = [_request(args, path, sampling) for path in paths]
     program = options.emit(args)
@@ -147,6 +148,8 @@ def _run(args: argparse.Namespace) -> int:
         choose=args.choose,
         width=width,
         when_full=when_full,
+        keep_states=keep_states,
+        idle_seconds=idle_seconds,
     )
 
 

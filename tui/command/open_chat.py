@@ -33,10 +33,14 @@ def open_chat(
     choose: bool = False,
     width: int,
     when_full: Way | None = None,
+    keep_states: int | None = None,
+    idle_seconds: float | None = None,
 ) -> int:
     """Runs the app until the user leaves. A launch that failed is said again on stderr. `choose`:
     the fit explorer comes first. `width`: columns that text takes at most.
-    `when_full`: how room is made in a full context without asking."""
+    `when_full`: how room is made in a full context without asking. `keep_states`: bytes that
+    what the model has read of conversations may take on the disk; None: as usual. `idle_seconds`:
+    after which the model's memory is let go."""
     launcher = Launcher(request)
     parachute = Parachute(launcher.kill)
     keymap, problems = read_keymap()
@@ -45,12 +49,14 @@ def open_chat(
     loop = asyncio.new_event_loop()
     threads = ThreadPoolExecutor(thread_name_prefix="kvchat")
     loop.set_default_executor(threads)
+    store = Conversations.open(None)
+    store.states.most_bytes = keep_states
     try:
         # Textual writes to the terminal in a thread, which should not wait for drawing to end.
         sys.setswitchinterval(_SWITCH_SECONDS)
         app = KvchatApp(
             launcher=launcher,
-            store=Conversations.open(None),
+            store=store,
             system_prompt=system,
             resume=resume,
             keymap=keymap,
@@ -59,6 +65,7 @@ def open_chat(
             choose=choose,
             width=width,
             when_full=when_full,
+            idle_seconds=idle_seconds,
         )
         leave = partial(loop.call_soon_threadsafe, app.leave_by_signal)
         leave_by_signals(leave, parachute, _SIGNALS)

@@ -27,6 +27,8 @@ MAX_CONTEXT = "max"
 READING_WIDTH = 100  # columns: longer lines are hard to read
 LEAST_WIDTH, MOST_WIDTH = 20, 1000
 MOST_CORES = 4096
+LEAST_IDLE, MOST_IDLE = 0.1, 1e5  # minutes
+OFF = "off"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -171,6 +173,19 @@ def parser() -> argparse.ArgumentParser:
         f"a larger context ({ASK})",
     )
     g.add_argument(
+        "--keep-states",
+        metavar="SIZE",
+        help="disk for what the model has read of conversations, so that one that is opened again "
+        "need not be read again: some 10 to 200 KiB for each token, the longest unused goes first; "
+        "off: none, and what there is is removed (4.0 GiB, or a tenth of the free disk)",
+    )
+    g.add_argument(
+        "--idle-unload",
+        metavar="MINUTES",
+        help="let the model's memory go where nothing was asked for so long; the next message "
+        "brings it back (off)",
+    )
+    g.add_argument(
         "--think",
         metavar="|".join(THINK_LEVELS),
         help="how much the model thinks, as far as its chat template lets one choose; kept for the "
@@ -237,6 +252,20 @@ def when_full(args: argparse.Namespace) -> Way | None:
     """How room is made in a full context without asking. Raises UsageError."""
     stated = args.when_full and args.when_full.lower()
     return WHEN_FULL[_one_of("--when-full", stated, tuple(WHEN_FULL)) or ASK]
+
+
+def keep_states(args: argparse.Namespace) -> int | None:
+    """Bytes on the disk for what was read of conversations; None: as usual. Raises UsageError."""
+    if args.keep_states is None:
+        return None
+    return 0 if args.keep_states.lower() == OFF else parse_size(args.keep_states, "--keep-states")
+
+
+def idle_seconds(args: argparse.Namespace) -> float | None:
+    """After which the model's memory is let go; None: it is not. Raises UsageError."""
+    if args.idle_unload is None or args.idle_unload.lower() == OFF:
+        return None
+    return 60 * number("--idle-unload", args.idle_unload, LEAST_IDLE, MOST_IDLE)
 
 
 def think(args: argparse.Namespace) -> str:

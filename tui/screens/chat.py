@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +71,7 @@ class ChatScreen(TalkScreen):
         self._prompt.focus()
         self.set_interval(VRAM_SECONDS, self._measure)
         self.set_interval(LOAD_SECONDS, self._tell_of_a_standstill)
+        self.set_interval(LOAD_SECONDS, self._rest_in_time)
         self.once_drawn(partial(self.run_worker, warm_up, thread=True, group="lexers"))
         gc.freeze()  # what is there stays: collections need not walk it
 
@@ -78,6 +80,7 @@ class ChatScreen(TalkScreen):
         self._answering.stop()
         self._loads.stop()
         self._presence.close()
+        self._warmth.read.close()
         gc.unfreeze()
 
     def show_problem(self, problem: str) -> None:
@@ -93,15 +96,25 @@ class ChatScreen(TalkScreen):
 
     async def finish(self, seconds: float) -> RunningModel | None:
         """Stops, within `seconds`, and saves; the model that is to be closed, if there is one."""
+        self._leaving = True
         self._composing.keep()
         await self._settle(seconds)
         if self._loads.active:  # nothing waits for what it has not begun to do
             self._loads.launcher.kill()
         return self.running_model
 
+    def keeps_read(self) -> bool:
+        """Begins to save what the model has read; False: there is nothing to save."""
+        return self._warmth.begin_to_keep()
+
+    async def read_kept(self, seconds: float, skip: asyncio.Event) -> None:
+        """Waits until it is saved, so long at most."""
+        await self._warmth.kept(seconds, skip)
+
     # ------------------------------------------------------------ what is written
 
     def on_text_area_changed(self) -> None:
+        self._warmth.idle.done()
         self._full.draft_changed()
         self._composing.changed()
 
@@ -109,6 +122,8 @@ class ChatScreen(TalkScreen):
         self._lines.say(message.text)
 
     async def on_prompt_submitted(self) -> None:
+        if self._leaving:
+            return
         try:
             command = self._composing.command()
         except UnknownCommandError as problem:
@@ -121,7 +136,7 @@ class ChatScreen(TalkScreen):
             return
         elif self._loads.active and self._sent:
             self._lines.say("what was sent before is answered first")
-        elif not self._loads.active and not self._loads.ready:
+        elif not (self._loads.active or self._loads.ready or self._loads.rests):
             key = self._key("model.reload")
             self._lines.say(f"the model is not running · {key} loads it")
         elif (question := self._composing.question()) is not None:
@@ -257,6 +272,7 @@ class ChatScreen(TalkScreen):
     @work(group="forget")
     async def forget(self, conversation_id: str) -> None:
         """A conversation was deleted; if it is the open one, a new one begins."""
+        self._warmth.read.forget(conversation_id)
         if conversation_id == self.chat.conversation.id:
             self._composing.moves_on()
             await self.action_new_chat().wait()
@@ -325,6 +341,16 @@ class ChatScreen(TalkScreen):
         if not self._loads.ready:
             self._load()
 
+    @work(group="open", exclusive=True)
+    async def action_pause(self) -> None:
+        """Lets the model's memory go; what is written of an answer is kept."""
+        if self._loads.active:
+            self._lines.say(f"still loading · {self._key('answer.stop')} cancels")
+        elif not self._loads.ready:
+            self._lines.say(self._no_model())
+        elif await self._settle():
+            self._rest()
+
     def action_report(self) -> None:
         if self.running_model is None:
             self._lines.say("the model is not loaded yet")
@@ -358,6 +384,7 @@ class ChatScreen(TalkScreen):
 
     async def on_loads_failed(self, message: Loads.Failed) -> None:
         self._loads.heard(message)
+        self._warmth.mourned = ""
         self._lines.idle()
         await self._full.loaded(as_planned=False)
         text = advice.not_loaded(message.error, self._keymap)
@@ -370,6 +397,7 @@ class ChatScreen(TalkScreen):
         if first:
             self._think = running.think
             gc.freeze()  # once more, with what the load has brought
+        self._warmth.idle.done()
         self._lines.set_status(self._think)
         self._lines.idle()
         await self._transcript.clear_notices()
@@ -377,14 +405,17 @@ class ChatScreen(TalkScreen):
             await self._welcome()
         of_first = (*self._warnings, *running.warnings) if first else ()
         await self._warn(*of_first, message.said)
-        if self._sent and self.chat.waits_for_answer:
+        if self._loads.anew:
+            self._warmth.read.lost()
+            self._warmth.opened(self.chat)
+        why, self._warmth.mourned = self._warmth.mourned, ""
+        cut, waits = self.chat.may_go_on, self._sent and self.chat.waits_for_answer
+        aside = waits or self.app.screen is self._comparing  # there is no need to say it
+        if not first and not message.said and (why or not aside):
+            text = advice.is_back(running, self._keymap, why, cut=cut, waits=waits)
+            await self._transcript.notice(text)
+        if waits:
             await self._answer()
-        elif not first and not message.said and self.app.screen is not self._comparing:
-            await self._transcript.notice(
-                f"The model is loaded again: {running.settings.n_ctx:,} tokens of context, "
-                f"{running.status()}.\nGo on, or {self._key('answer.regenerate')} for another "
-                f"answer."
-            )
         await self._full.loaded(as_planned=not message.said)
         self._measure(count=bool(self.chat.path) and not self.generating)
         self._composing.weigh()
@@ -395,7 +426,8 @@ class ChatScreen(TalkScreen):
             self._lines.used(message.n_ctx_used)
             self._full.counted(message.n_ctx_used, message.model.settings.n_ctx)
         if message.model is self.running_model and not message.alive and self._is_idle:
-            self._loads.died()
+            self._loads.rest()
+            self._warmth.read.lost()
             self._lines.idle()
             await self._transcript.notice(advice.found_dead(message.model, self._keymap), "error")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tui.ports import Vitals
 
 NOT_SAVED = "not saved"
+RESTS = "paused: the next message brings the model back"
 SPILLING = "spilling"  # out of a GPU's memory, into RAM
 TOO_SLOW = "slower than predicted"
 SLOWER = 0.6  # of what was predicted: a prediction is not better than that
@@ -80,7 +81,7 @@ class LinesBelow:
         if self._loads.active:
             self.say_load()
         else:
-            self.doing("")
+            self.doing(RESTS if self._loads.rests else "")
         self.hint_idle()
 
     def say_load(self) -> None:
@@ -89,7 +90,8 @@ class LinesBelow:
 
     def hint_idle(self) -> None:
         """The keys of the composer."""
-        there = self._loads.ready or self._loads.active
+        loads = self._loads
+        there = loads.ready or loads.active or loads.rests
         self.hint(Show.IDLE if there else Show.DEAD)
 
     def hint_place(self, place: Place) -> None:

@@ -43,11 +43,14 @@ class Loads:
         self.launcher = launcher
         self.model: RunningModel | None = None  # the last that was loaded, dead or not
         self.ready = False  # it answers
+        self.rests = False  # its process has ended, and the next message starts it again
+        self.anew = False  # the last load began with an empty cache
         self.active = False  # a load is under way
         self.stage = Stage("starting")  # of that load
         self.planned: Planned | None = None  # by that load
         self.error: KvchatError | None = None  # of the last load, where it failed
         self.said = ""  # what did not go as it should in the last that did not
+        self.first: Callable[[], object] = bool  # what a load waits for, in its thread
         self.cancelled = False
 
     def start(self, load: Callable[[], Iterator[LaunchEvent]] | None = None) -> None:
@@ -55,6 +58,7 @@ class Loads:
         if self.active:
             return
         self.active, self.ready, self.cancelled = True, False, False
+        self.rests, self.anew = False, load is None
         self.error = self.planned = None
         self.stage = Stage("starting")
         run = partial(self._load, load or self.launcher.start)
@@ -72,6 +76,10 @@ class Loads:
     def died(self) -> None:
         """The model's process ended."""
         self.ready = False
+
+    def rest(self) -> None:
+        """The same, and nobody waits for it."""
+        self.ready, self.rests = False, True
 
     # ------------------------------------------------------------ what the screen has heard
 
@@ -92,6 +100,7 @@ class Loads:
 
     def _load(self, load: Callable[[], Iterator[LaunchEvent]]) -> None:
         said = ""
+        self.first()
         if self.cancelled:  # before it began
             self._screen.post_message(self.Failed(None))
             return

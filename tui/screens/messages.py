@@ -67,6 +67,9 @@ class Talk(Protocol):
         """Lets the path lead through a message; `cursor`: which is on it then."""
 
     def save_changes(self, *messages: StoredMessage) -> None: ...
+    def forget_read(self) -> None:
+        """What the model has read of the conversation is not to be kept."""
+
     def open_text(self, text: str, suffix: str) -> None:
         """Shows it in the user's editor."""
 
@@ -304,6 +307,7 @@ class Messages(Transcript, can_focus=True, inherit_bindings=False):
         chat = self._talk.chat
         gone = chat.tree.remove(message.id)
         self._gone.append((chat, gone))
+        self._talk.forget_read()
         self._talk.save_changes(*(chat.tree[each.id] for each in gone))
         await self._talk.show_again(chat.tree.head)
         key = self._keymap.label("message.undo")

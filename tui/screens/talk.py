@@ -32,6 +32,7 @@ from tui.screens.loads import Loads
 from tui.screens.making_room import MakingRoom
 from tui.screens.measuring import Measuring
 from tui.screens.messages import Messages
+from tui.screens.warmth import LOOK_SECONDS, Warmth
 from tui.screens.weighing import Moment
 from tui.storage import Conversations, Presence, Recorder, StoredMessage
 from tui.when_full import Way
@@ -63,9 +64,11 @@ class TalkScreen(DirectScreen):
         warnings: Sequence[str] = (),
         width: int = WIDTH,
         when_full: Way | None = None,
+        idle_seconds: float | None = None,
     ):
         """`sampling`: in place of the launch's. `width`: the most columns that text takes.
-        `when_full`: how room is made in a full context without asking."""
+        `when_full`: how room is made in a full context without asking. `idle_seconds`: after which
+        the model's memory is let go; None: it is not."""
         super().__init__()
         self.chat = chat
         self._store = store
@@ -82,6 +85,8 @@ class TalkScreen(DirectScreen):
         self._lines = LinesBelow(keymap, self._loads, saved=store.saved)
         self._answering = Answering(self._transcript, recorder, self._prompt.keystrokes)
         self._measuring = Measuring(self)
+        self._warmth = Warmth(self, store, self._loads, idle_seconds)
+        self._leaving = False
         room = MakingRoom(self, self._answering, recorder, self._lines.doing)
         self._full = FullContext(self, room, self._transcript, self._prompt, keymap, when_full)
         self._quit_asked = False
@@ -252,16 +257,22 @@ class TalkScreen(DirectScreen):
             await self._transcript.add(message)
         if self._loads.ready:
             await self._answer()
+        elif self._loads.rests:
+            self._load()
 
     async def _answer(self, sampling: Sampling | None = None, *, go_on: bool = False) -> None:
         """Lets the model answer the conversation as it stands, or go on with its last answer."""
         model = self.running_model
         assert model is not None
+        if self._leaving:
+            return
         self._sent = False
+        self._warmth.read.asked(self.chat.conversation.id)
         begin = self._answering.go_on if go_on else self._answering.begin
         painter = await begin(self.chat, model, sampling or self.usual_sampling(), self._think)
         self._lines.hint(Show.ANSWERING)
-        self.run_worker(painter.growing.generation.run, thread=True, group="engine")
+        run = partial(self._warmth.read.before, painter.growing.generation.run)
+        self.run_worker(run, thread=True, group="engine")
         self.run_worker(self._write(painter, model), group="painter")
 
     async def _write(self, painter: Painter, model: RunningModel) -> None:
@@ -270,6 +281,7 @@ class TalkScreen(DirectScreen):
             await self._finish_answer(painter.growing, model)
         finally:
             self._answering.end()
+            self._warmth.idle.done()
             self._composing.weigh()
             self._lines.idle()
             self.update_below()
@@ -287,6 +299,8 @@ class TalkScreen(DirectScreen):
                 again = f"{self._key('answer.regenerate')} asks it again"
                 await self._transcript.notice(f"The model said nothing. {again}.")
         if done is not None:
+            self._warmth.deaths.answered()
+            self._warmth.read.answered(self.chat.conversation.id, answer.n_ctx_used or 0)
             self._lines.status.change(settings=model.status())
             self._lines.answered(answer)
             self._full.counted(answer.n_ctx_used, model.settings.n_ctx)
@@ -298,10 +312,15 @@ class TalkScreen(DirectScreen):
 
     async def explain(self, model: RunningModel, error: KvchatError) -> None:
         """Says why an answer failed, and how it goes on from there."""
+        comes_back = False
         if advice.is_death(error):
-            self._loads.died()
             self._sent = self.chat.waits_for_answer
-        await self._transcript.notice(advice.failure(error, model, self._keymap), "error")
+            why = advice.what_failed(error, model)
+            comes_back = self._warmth.died(why, may_return=not self._leaving)
+        text = advice.failure(error, model, self._keymap, comes_back=comes_back)
+        await self._transcript.notice(text, "error")
+        if comes_back:
+            self._load()
 
     async def failed(self, error: KvchatError) -> None:
         """Tells what was in the way of something that the model should do."""
@@ -322,12 +341,17 @@ class TalkScreen(DirectScreen):
         return await self._answering.settle(KILL_SECONDS)
 
     async def _may_answer(self) -> bool:
-        """Stops what is written; False, with a word, where there is no model to answer."""
+        """Stops what is written, and brings back a model that rests; False, with a word, where
+        there is none to answer. In a worker."""
         if not await self._settle():
             return False
+        if self._loads.rests:
+            self._load()
+            while self._loads.active:
+                await asyncio.sleep(LOOK_SECONDS)
         if not self._loads.ready:
             self._lines.say("the model is not loaded")
-        return self._loads.ready
+        return self._loads.ready and not self.generating
 
     async def go_on(self) -> None:
         """Goes on with the last answer."""
@@ -352,7 +376,7 @@ class TalkScreen(DirectScreen):
     async def ask_again(self, answer: StoredMessage, sampling: Sampling | None = None) -> None:
         """Asks for another version of an answer."""
         if not self._loads.ready:
-            self._lines.say("the model is not loaded")
+            self._lines.say(self._no_model())
             return
         self.chat.ask_again(answer)
         await self.show_again()
@@ -413,6 +437,7 @@ class TalkScreen(DirectScreen):
     async def _new_chat(self) -> None:
         """Begins a new conversation, with the same system prompt."""
         if await self._settle():
+            self._warmth.left()
             self.chat = Chat(self.chat.conversation.system_prompt)
             await self._show_chat()
             self.set_focus(self._prompt)
@@ -432,7 +457,9 @@ class TalkScreen(DirectScreen):
                 return
             if conversation is None:
                 return
+            self._warmth.left()
             self.chat = Chat(None, conversation, messages)
+            self._warmth.opened(self.chat)
         found = opened.message_id if opened.message_id in self.chat.tree else None
         if found is not None:
             self.chat.tree.show(found)
@@ -452,7 +479,7 @@ class TalkScreen(DirectScreen):
         if self.still_answering():
             return
         if not self._loads.ready or not path:
-            self._lines.say("the model is not loaded" if path else "nothing was asked yet")
+            self._lines.say(self._no_model() if path else "nothing was asked yet")
         else:
             self._comparing = opening.compare(self, self._loads, path, self._think, self._keymap)
             self.app.push_screen(self._comparing, self._back)
@@ -461,6 +488,38 @@ class TalkScreen(DirectScreen):
         """From a screen in which the model may have been asked, or loaded."""
         self._lines.idle()
         self.chosen(Place.MESSAGE if self.focused is self._transcript else None)
+
+    # ------------------------------------------------------------ what the model has read
+
+    def forget_read(self) -> None:
+        """What was read of the conversation is not to be kept: some of it was deleted."""
+        self._warmth.read.forget(self.chat.conversation.id)
+
+    def on_warmth_doing(self, message: Warmth.Doing) -> None:
+        if message.text and self._leaving:
+            self._lines.doing(f"{message.text} · {self._key('app.quit')} again skips it")
+        elif message.text:
+            self._lines.doing(message.text)
+        elif not self.generating:
+            self._lines.idle()
+
+    def _rest(self) -> None:
+        """Lets the model's memory go until it is asked again."""
+        self._warmth.rest()
+        self._lines.measured(None)
+        self._lines.idle()
+
+    def _rest_in_time(self) -> None:
+        """The same, where nobody has asked for anything for long."""
+        ready = self._loads.ready and not self.generating and self.app.screen is self
+        if ready and self._warmth.idle.due:
+            self._rest()
+
+    def _no_model(self) -> str:
+        """There is no model to ask: how it comes."""
+        if self._loads.rests:
+            return f"the model is paused · {self._key('model.reload')} brings it back"
+        return "the model is not loaded"
 
     # ------------------------------------------------------------ another model
 

@@ -1,0 +1,228 @@
+"""Conversations that come back warm, a model that rests, and one that dies, on the screen."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.chat_fakes import (
+    FakeLauncher,
+    FakeRunning,
+    ask,
+    chat_screen,
+    is_idle,
+    make_app,
+    shown,
+    shows,
+    until,
+)
+from tui.answering.deaths import Deaths
+from tui.answering.idle import Idle
+from tui.answering.warm import LEAST_TOKENS
+from tui.storage import Conversations
+from tui.widgets import Prompt
+from tuner.engine.protocol import Text
+from tuner.errors import EngineError
+
+LONG = [Text("word " * 10, LEAST_TOKENS)]  # an answer that is worth keeping
+
+
+def newest(store: Conversations) -> str:
+    found = store.latest()
+    assert found is not None
+    return found.id
+
+
+async def test_what_was_read_comes_and_goes_with_the_conversation(store: Conversations) -> None:
+    """Saved when it is left, once for each state of it; back before the next question; a short one
+    is read again instead."""
+    running = FakeRunning([list(LONG), ["Short."], ["More."]])
+    app = make_app(running, store)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Hello")
+        first = screen.chat.conversation.id
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: running.saved == [store.states.path(first)])
+        await ask(pilot, "Again")
+        await pilot.press("ctrl+o")
+        await until(pilot, lambda: shows(pilot, "Hello", "2 messages"))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: running.restored == running.saved)
+        await until(pilot, lambda: app.screen is screen and screen.chat.conversation.id == first)
+        await pilot.press("ctrl+q")
+    assert len(running.saved) == 1
+    assert running.closed
+
+
+async def test_a_question_waits_for_what_was_read(store: Conversations) -> None:
+    """Sent as the conversation is opened, it is asked once that is back; nothing else waits."""
+    app = make_app(FakeRunning([list(LONG)]), store)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "Hello")
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: app._exit)
+    assert store.states.has(newest(store))
+    running, come = FakeRunning([["Back."]]), threading.Event()
+    restore, order = running.restore_state, list[str]()
+
+    def slowly(path: Path) -> object:
+        come.wait(10)
+        order.append(f"{len(running.prompts)} asked before it is back")
+        return restore(path)
+
+    running.restore_state = slowly  # type: ignore[method-assign,assignment]
+    app = make_app(running, store, resume="latest")
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await chat_screen(pilot)
+        await until(pilot, lambda: shows(pilot, "bringing back"))
+        await ask(pilot, "More", wait=False)
+        await until(pilot, lambda: screen.generating and shows(pilot, "▌ More"))
+        come.set()
+        await until(pilot, lambda: shows(pilot, "Back.") and is_idle(screen))
+    assert order == ["0 asked before it is back"]
+
+
+async def test_leaving_says_that_it_saves_and_is_not_held_up(store: Conversations) -> None:
+    running = FakeRunning([list(LONG)], save_hold=threading.Event())
+    app = make_app(running, store)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "Hello")
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: shows(pilot, "keeping what", "Ctrl+Q again skips it"))
+        assert not running.closed
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: running.closed and app._exit)
+    assert running.save_hold is not None
+    running.save_hold.set()
+
+
+@pytest.mark.parametrize("gone", ["conversation", "message", "turned off"])
+async def test_what_is_deleted_is_not_kept(gone: str, store: Conversations) -> None:
+    running = FakeRunning([list(LONG)])
+    if gone == "turned off":
+        store.states.most_bytes = 0
+    app = make_app(running, store)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Hello")
+        if gone == "message":
+            await pilot.press("ctrl+up", "d")
+            await until(pilot, lambda: len(screen.chat.path) == 1)
+            await pilot.press("escape")
+        elif gone == "conversation":
+            first = screen.chat
+            await pilot.press("ctrl+o")
+            await until(pilot, lambda: shows(pilot, "2 messages"))
+            await pilot.press("ctrl+d", "ctrl+d")
+            await until(pilot, lambda: screen.chat is not first)
+            await pilot.press("escape")
+        await until(pilot, lambda: app.screen is screen)
+        await pilot.press("ctrl+n")
+        await pilot.pause()
+        assert screen._warmth.read.wait(5)
+        assert running.saved == []
+
+
+# ---------------------------------------------------------------- rest
+
+
+async def test_a_paused_model_is_brought_back_by_the_next_message(store: Conversations) -> None:
+    """What was read is saved before its process ends, and back before the answer."""
+    running = FakeRunning([list(LONG), ["Back."], ["Another."]])
+    launcher = FakeLauncher(running)
+    app = make_app(launcher, store)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Hello")
+        await ask(pilot, "/pause", wait=False)
+        await until(pilot, lambda: not running.lives)
+        assert len(running.saved) == 1
+        await until(pilot, lambda: shows(pilot, "paused: the next message brings the model back"))
+        await ask(pilot, "More")
+        await until(pilot, lambda: shows(pilot, "Back.") and is_idle(screen))
+        assert launcher.starts == 2
+        assert running.restored == running.saved
+        assert "paused" not in shown(pilot)
+        await pilot.press("alt+p")
+        await until(pilot, lambda: not running.lives and shows(pilot, "paused:"))
+        await pilot.press("alt+r")  # whatever needs the model brings it back
+        await until(pilot, lambda: shows(pilot, "Another.") and is_idle(screen))
+
+
+async def test_a_model_that_nobody_asks_rests(store: Conversations) -> None:
+    """Not while somebody writes; the same as when its process ends by itself."""
+    running = FakeRunning()
+    app = make_app(running, store, idle_seconds=60.0)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await chat_screen(pilot)
+        now = [0.0]
+        idle = screen._warmth.idle = Idle(60.0, lambda: now[0])
+        now[0] = 59.0
+        await pilot.press("a")
+        await until(pilot, lambda: idle._since == 59.0)
+        now[0] = 118.0
+        screen._rest_in_time()
+        assert running.lives
+        now[0] = 119.0
+        screen._rest_in_time()
+        await until(pilot, lambda: not running.lives and shows(pilot, "paused:"))
+        await pilot.press("f5")
+        await until(pilot, lambda: running.lives and shows(pilot, "loaded again"))
+
+
+# ---------------------------------------------------------------- deaths
+
+
+async def test_a_model_that_dies_comes_back_by_itself_once(store: Conversations) -> None:
+    """And goes on with the answer that was cut; after a whole answer it may die again, twice in a
+    row it is not loaded without being asked for."""
+    died = EngineError("crashed", "It died.")
+    running = FakeRunning([["Half", died], [" of it."], ["So", died], [died], ["Whole."]])
+    launcher = FakeLauncher(running)
+    app = make_app(launcher, store)
+    async with app.run_test(size=(80, 30)) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "One")
+        await until(pilot, lambda: shows(pilot, "It died.", "loaded again", "F8 goes on"))
+        assert shows(pilot, "/logs/engine.log", "Half")
+        assert launcher.starts == 2
+        await pilot.press("f8")
+        await until(pilot, lambda: shows(pilot, "Half of it.") and is_idle(screen))
+        assert "It died." not in shown(pilot)
+        await ask(pilot, "Two")
+        await until(pilot, lambda: launcher.starts == 3 and shows(pilot, "F8 goes on"))
+        await pilot.press("f8")
+        await until(pilot, lambda: shows(pilot, "F5 loads the model again"))
+        screen.query_one(Prompt).text = "Next"
+        await pilot.press("enter")
+        await pilot.pause()
+        assert screen.query_one(Prompt).text == "Next"  # not lost in a dead engine
+        assert launcher.starts == 3
+        assert store.messages(newest(store))[-1].state == "error"
+        await pilot.press("f5")
+        await until(pilot, lambda: launcher.starts == 4 and shows(pilot, "F8 goes on"))
+        await pilot.press("f8")
+        await until(pilot, lambda: shows(pilot, "SoWhole.") and not screen.generating)
+
+
+async def test_a_question_that_a_death_left_is_answered(store: Conversations) -> None:
+    """Nothing had come of its answer: it is asked again, and the reason stays to be read."""
+    running = FakeRunning([[EngineError("crashed", "It died.")], ["Here."]])
+    app = make_app(running, store)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "One")
+        await until(pilot, lambda: shows(pilot, "It died.", "loaded again", "Here."))
+    assert [m.content for m in store.messages(newest(store))] == ["One", "Here."]
+
+
+def test_deaths_are_counted_from_the_last_whole_answer() -> None:
+    deaths = Deaths()
+    assert [deaths.died(), deaths.died(), deaths.died()] == [True, False, False]
+    deaths.answered()
+    assert deaths.died()

@@ -1,0 +1,192 @@
+"""Conversations that come back warm: what the model had read of one is saved when it is left, and
+given back to the model when it is opened."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+from tui.ports import RunningModel
+from tui.storage import Conversations
+from tuner.engine.log import note
+from tuner.errors import KvchatError
+from tuner.units import count_text, size_text
+
+LEAST_TOKENS = 256  # in the cache: fewer are read as fast as they are found on the disk
+WAIT_SECONDS = 60.0  # that an answer waits for what is under way; the engine's own patience is less
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the model's cache holds, as far as is known here."""
+
+    conversation_id: str = ""  # "": of none that is known
+    n_tokens: int = 0
+    saved: bool = False
+
+
+def _nobody(_: str) -> None:
+    pass
+
+
+class Warm:
+    """Saves and restores one after the other, in a thread of its own, so that nothing waits for it
+    but an answer. What fails is in the engine's log: without a state, the model reads again."""
+
+    def __init__(self, store: Conversations, tell: Callable[[str], object] = _nobody):
+        """`tell`: is told, in that thread, what is going on; "" when that is over."""
+        self._store = store
+        self._tell = tell
+        self._held = _Held()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of the two below
+        self._n_waiting = 0
+        self._idle = threading.Event()
+        self._idle.set()
+        threading.Thread(target=self._run, name="states", daemon=True).start()
+        self._add(self._store.sweep_states)
+
+    # ------------------------------------------------------------ what has happened
+
+    def asked(self, conversation_id: str) -> None:
+        """The model is asked something in a conversation: its cache is no other's from now on."""
+        if self._held.conversation_id != conversation_id:
+            self._held = _Held(conversation_id)
+
+    def answered(self, conversation_id: str, n_tokens: int) -> None:
+        """It has answered; so many tokens are in its cache now."""
+        self._held = _Held(conversation_id, n_tokens)
+
+    def forget(self, conversation_id: str) -> None:
+        """What was said in it is not to be kept: it was deleted, or some of it."""
+        if self._held.conversation_id == conversation_id:
+            self._held = _Held()
+
+    def lost(self) -> None:
+        """The model's process is another one, or has ended."""
+        self._held = _Held()
+
+    # ------------------------------------------------------------ what is to be done
+
+    def worth_saving(self, running: RunningModel) -> bool:
+        """The cache holds what would take long to read again, and is not on the disk as it is."""
+        held, states = self._held, self._store.states
+        return (
+            bool(held.conversation_id)
+            and states.kept
+            and held.n_tokens >= LEAST_TOKENS
+            and not (held.saved and states.has(held.conversation_id))
+            and running.alive
+        )
+
+    def left(self, running: RunningModel) -> None:
+        """Another conversation comes, or none: saves what was read of this one, if it is worth
+        it. Returns at once."""
+        if self.worth_saving(running):
+            self._add(partial(self._save, running))
+
+    def opened(self, running: RunningModel, conversation_id: str) -> None:
+        """This conversation goes on: gives the model back what it had read of it. Returns at
+        once."""
+        self._add(partial(self._restore, running, conversation_id))
+
+    def let_go(self, running: RunningModel) -> None:
+        """Saves, then ends the model's process. Returns at once."""
+        self.left(running)
+        self._add(partial(self._end, running))
+
+    def wait(self, seconds: float = WAIT_SECONDS) -> bool:
+        """Until nothing is under way; False: it takes longer. Blocks."""
+        return self._idle.wait(seconds)
+
+    def before(self, run: Callable[[], None]) -> None:
+        """Does something with the model once nothing is under way. Blocks."""
+        self.wait()
+        run()
+
+    @property
+    def busy(self) -> bool:
+        """Something is under way."""
+        return not self._idle.is_set()
+
+    def close(self) -> None:
+        """Nothing more is to be done."""
+        self._jobs.put(None)
+
+    # ------------------------------------------------------------ the thread
+
+    def _add(self, job: Callable[[], None]) -> None:
+        with self._lock:
+            self._n_waiting += 1
+            self._idle.clear()
+        self._jobs.put(job)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            with suppress(Exception):  # the chat goes on without
+                job()
+            with self._lock:
+                self._n_waiting -= 1
+                if not self._n_waiting:
+                    self._idle.set()
+
+    def _save(self, running: RunningModel) -> None:
+        held, states = self._held, self._store.states
+        n_bytes, _ = running.cache_bytes(held.n_tokens)
+        if not held.conversation_id or self._store.get(held.conversation_id) is None:
+            return  # another kvchat has deleted it
+        self._tell(f"keeping what the model has read, {size_text(n_bytes)}")
+        try:
+            most = states.make_room(held.conversation_id, n_bytes)
+            saved = running.save_state(states.path(held.conversation_id), most)
+            n_tokens, why = saved.n_tokens, saved.why
+        except (KvchatError, OSError) as error:
+            n_tokens, why = 0, str(error)
+        finally:
+            self._tell("")
+        if not n_tokens:
+            _note(running, f"the state of {held.conversation_id} was not saved: {why}")
+            return
+        if self._held is held:
+            self._held = replace(held, saved=True)
+        tokens = count_text(n_tokens, "token")
+        size, seconds = size_text(saved.n_bytes), saved.seconds
+        told = f"{tokens}, {size}, {seconds:.1f} s"
+        _note(running, f"the state of {held.conversation_id} is saved: {told}")
+        if self._store.get(held.conversation_id) is None:  # deleted meanwhile
+            states.delete(held.conversation_id)
+        states.keep_to_bound()
+
+    def _restore(self, running: RunningModel, conversation_id: str) -> None:
+        held, states = self._held, self._store.states
+        there = held.conversation_id == conversation_id and held.n_tokens
+        if there or not states.has(conversation_id):
+            return
+        self._tell("bringing back what the model has read")
+        try:
+            restored = running.restore_state(states.path(conversation_id))
+            n_tokens, why = restored.n_tokens, restored.why
+        except (KvchatError, OSError) as error:
+            n_tokens, why = 0, str(error)
+        finally:
+            self._tell("")
+        if not n_tokens:  # the cache is as it was
+            _note(running, f"the state of {conversation_id} was not restored: {why}")
+            return
+        self._held = _Held(conversation_id, n_tokens, saved=True)
+        states.used(conversation_id)
+        tokens, seconds = count_text(n_tokens, "token"), restored.seconds
+        _note(running, f"the state of {conversation_id} is back: {tokens}, {seconds:.1f} s")
+
+    def _end(self, running: RunningModel) -> None:
+        self.lost()
+        running.kill()
+
+
+def _note(running: RunningModel, text: str) -> None:
+    if running.log_path is not None:
+        note(running.log_path, text)
