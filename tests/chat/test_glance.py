@@ -94,6 +94,7 @@ async def test_what_is_seen_while_an_answer_comes_and_after_it(
         await pilot.press("f9")
         await until(pilot, lambda: shows(pilot, "50 t/s, the last of 2", "18.0 of 24.0 GiB"))
         assert shows(pilot, "GPU0 64 °C 213 W", "9.0 of 64.0 GiB", "█")
+        assert shows(pilot, "last turn: reused 0 of 14 tokens; 14 new")
         await pilot.resize_terminal(60, 16)
         await until(pilot, lambda: shows(pilot, "answers", "reading", "context"))
         await pilot.press("f9")

@@ -88,7 +88,7 @@ def test_only_old_orphans_are_swept(store: Conversations, tmp_path: Path) -> Non
     states, old = store.states, 2 * LEAST_AGE
     for name, age in (("beef", old), ("dead", old), ("0new", 0.0)):
         saved(states, name, 10, age)
-    for name, age in ((".beef.state.tmp", old), (".0new.state.tmp", 0.0)):
+    for name, age in (("beef.state.7.new", old), ("moving-7.state", 0.0)):
         (states.folder / name).write_bytes(b"half")
         os.utime(states.folder / name, (time.time() - age,) * 2)
     in_memory = Conversations.open(tmp_path)  # a folder: no store
@@ -96,11 +96,11 @@ def test_only_old_orphans_are_swept(store: Conversations, tmp_path: Path) -> Non
     in_memory.sweep_states()
     assert len(there(states)) == 5
     store.sweep_states()
-    assert there(states) == {"beef.state", "0new.state", ".0new.state.tmp"}
+    assert there(states) == {"beef.state", "0new.state", "moving-7.state"}
     states.most_bytes = 0
     assert not states.has("beef")
     store.sweep_states()  # what is turned off takes no disk
-    assert there(states) == {".0new.state.tmp"}
+    assert there(states) == {"moving-7.state"}
 
 
 @pytest.mark.parametrize("conversation_id", ["", "../conversations", "a/b", "x" * 65, "a.b"])

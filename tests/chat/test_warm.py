@@ -101,6 +101,35 @@ async def test_leaving_says_that_it_saves_and_is_not_held_up(store: Conversation
     running.save_hold.set()
 
 
+async def test_why_it_was_read_again_is_told(store: Conversations, tmp_path: Path) -> None:
+    """By the fit report and the log: the engine's reason, or that what was kept is of no use."""
+    app = make_app(FakeRunning([list(LONG)]), store)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await chat_screen(pilot)
+        await ask(pilot, "Hello")
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: app._exit)
+    log = tmp_path / "engine.log"
+    running = FakeRunning(no_state="it is another model's", log_path=log)
+    app = make_app(running, store, resume="latest")
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "More")
+        await pilot.press("f2")
+        cold = "0 of 59 tokens; 59 read: what was kept of it is of no use"
+        await until(pilot, lambda: cold in " ".join(shown(pilot).split()))
+        await pilot.press("f2")
+        await until(pilot, lambda: app.screen is screen)
+        running.n_reused, running.read_again = 50, "a sliding window cannot go back by itself"
+        await ask(pilot, "And")
+        await pilot.press("f2")
+        warm = "reused 50 of 72 tokens; 22 read: a sliding window cannot go back by itself."
+        await until(pilot, lambda: warm in " ".join(shown(pilot).split()))
+    noted = log.read_text()
+    assert "was not restored: it is another model's" in noted
+    assert "reused 50 of 72 tokens; 22 read: a sliding window" in noted
+
+
 @pytest.mark.parametrize("gone", ["conversation", "message", "turned off"])
 async def test_what_is_deleted_is_not_kept(gone: str, store: Conversations) -> None:
     running = FakeRunning([list(LONG)])

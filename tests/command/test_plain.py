@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -238,14 +239,57 @@ def test_an_answer_that_was_a_thought_is_told(
 def test_a_model_that_dies_is_loaded_again_and_answers(
     store: Conversations, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    running = FakeRunning([[EngineError("crashed", "It died.")], ["Back."]])
+    """Once by itself, and goes on with what was cut; twice in a row only if it is asked for."""
+    died = EngineError("crashed", "It died.")
+    running = FakeRunning([["Half", died], [died], ["Back."]])
     launcher = FakeLauncher(running)
-    assert talk(store, launcher, "Hello", "/again", "/reload") == ExitCode.OK
-    assert said(store) == ["Hello", "Back."]
+    assert talk(store, launcher, "Hello", "/continue", "/again", "/reload") == ExitCode.OK
+    assert said(store) == ["Hello", "Half"]
+    assert launcher.starts == 3
     err = capsys.readouterr().err
-    assert "It died." in err
+    assert "The model comes back by itself." in err
+    assert "/continue goes on with the answer that was cut" in err
     assert "/reload loads the model again." in err
     assert "the model is not running; /reload loads it" in err  # of /again
+
+
+def test_what_was_read_is_kept_while_the_model_is_paused(
+    store: Conversations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And where the conversation is left, where it is worth it and not kept as it is."""
+    running = FakeRunning([[Text("word", 300)], ["Back."], [Text("word", 300)]])
+    launcher = FakeLauncher(running)
+    talked = session(store, launcher, "One", "/pause", "Two", "/new", "Three")
+    talked.run()
+    talked.keep_read(5)
+    talked.close(5)
+    three, one = (store.states.path(each.id) for each in store.list())
+    assert running.saved == [one, three]
+    assert running.restored == [one]
+    assert launcher.starts == 2
+    err = capsys.readouterr().err
+    assert "paused: the next message brings the model back" in err
+    assert "keeping what the model has read; Ctrl+C skips it" in err
+
+
+def test_a_model_that_nobody_asks_rests(store: Conversations) -> None:
+    running = FakeRunning()
+    launcher = FakeLauncher(running)
+
+    class Slow(Typed):
+        """Nobody writes before it rests."""
+
+        def line(self, prompt: str, prefilled: str = "") -> str:
+            until = time.monotonic() + 20
+            while running.lives and time.monotonic() < until:
+                time.sleep(0.005)
+            return super().line(prompt, prefilled)
+
+    talked = Session(launcher, store, cast(Keyboard, Slow("Hello")), Chat(), idle_seconds=0.01)
+    talked.run()
+    talked.close(5)
+    assert said(store) == ["Hello", "An answer."]
+    assert launcher.starts == 2
 
 
 def test_a_load_that_fails_leaves_the_chat_open(

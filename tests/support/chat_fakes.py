@@ -51,6 +51,8 @@ class FakeRunning:
     answers: list[list[Any]] = field(default_factory=list)
     reason: str = "end"
     thought_seconds: float = 0.0
+    n_reused: int = 0  # of every prompt
+    read_again: str = ""
     model: FakeModel = field(default_factory=FakeModel)
     settings: Settings = field(default_factory=lambda: Settings(n_ctx=4096, type_k="q8_0"))
     sampling: Sampling = field(default_factory=Sampling)
@@ -145,7 +147,15 @@ class FakeRunning:
         n_prompt = self.count_tokens(messages)
         took, used = n_tokens / 50, n_prompt + n_tokens
         yield Done(
-            reason, n_prompt, 0, n_tokens, 0.1, took, used, thought_seconds=self.thought_seconds
+            reason,
+            n_prompt,
+            self.n_reused,
+            n_tokens,
+            0.1,
+            took,
+            used,
+            thought_seconds=self.thought_seconds,
+            read_again=self.read_again,
         )
 
     def save_state(self, path: Path, most_bytes: int) -> StateSaved:

@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Sequence
 
+from tui.answering.figures import reading
 from tui.ports import RunningModel
+from tuner.engine.log import note
 from tuner.engine.protocol import (
     Done,
     Message,
@@ -69,12 +71,17 @@ class Generation:
                     self.notices.append(event.text)
                 else:
                     self.done = event
+                    self._note(event)
         except KvchatError as error:
             self.error = error
         except Exception as error:  # the chat must outlive whatever the engine's client does
             self.error = EngineError("crashed", f"The engine failed: {error!r}.")
         finally:
             self._finished.set()
+
+    def _note(self, done: Done) -> None:
+        if self._running.log_path is not None:
+            note(self._running.log_path, reading(done))
 
     @property
     def seconds(self) -> float:

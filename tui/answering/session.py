@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from tui.answering.figures import reading
 from tui.storage import StoredMessage
+from tuner.engine.protocol import Done
 
 if TYPE_CHECKING:
     from tui.ports import Vitals
@@ -50,6 +52,7 @@ class Session:
         self.speeds: deque[float] = deque(maxlen=MOST)  # tokens/s, of each answer
         self.reads: deque[float] = deque(maxlen=MOST)  # the same of prompts
         self.now: Vitals | None = None  # as they were read last
+        self.last_reading = ""  # what of the last prompt had to be read
 
     def sample(self, vitals: Vitals | None, n_ctx_used: int | None) -> None:
         """How things stand now; None where it is not known. To be called at equal times."""
@@ -64,8 +67,9 @@ class Session:
         if vitals.temperature is not None:
             self.temperature.add(vitals.temperature)
 
-    def answered(self, answer: StoredMessage) -> None:
-        """An answer has come."""
+    def answered(self, answer: StoredMessage, done: Done) -> None:
+        """An answer has come; `done`: as the engine counted what came last of it."""
+        self.last_reading = reading(done)
         if answer.tokens_per_second:
             self.speeds.append(answer.tokens_per_second)
         fresh = (answer.n_prompt or 0) - (answer.n_reused or 0)

@@ -13,6 +13,7 @@ from functools import partial
 from tui.ports import RunningModel
 from tui.storage import Conversations
 from tuner.engine.log import note
+from tuner.engine.protocol import Done
 from tuner.errors import KvchatError
 from tuner.units import count_text, size_text
 
@@ -42,6 +43,7 @@ class Warm:
         self._store = store
         self._tell = tell
         self._held = _Held()
+        self._cold = ""
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the two below
         self._n_waiting = 0
@@ -52,6 +54,13 @@ class Warm:
 
     # ------------------------------------------------------------ what has happened
 
+    def cold(self, done: Done) -> Done:
+        """The same with the reason why a conversation that went on was read from its start, where
+        it is known here and not to the engine."""
+        if done.read_again or done.n_reused >= LEAST_TOKENS:
+            return done
+        return replace(done, read_again=self._cold)
+
     def asked(self, conversation_id: str) -> None:
         """The model is asked something in a conversation: its cache is no other's from now on."""
         if self._held.conversation_id != conversation_id:
@@ -60,6 +69,7 @@ class Warm:
     def answered(self, conversation_id: str, n_tokens: int) -> None:
         """It has answered; so many tokens are in its cache now."""
         self._held = _Held(conversation_id, n_tokens)
+        self._cold = ""
 
     def forget(self, conversation_id: str) -> None:
         """What was said in it is not to be kept: it was deleted, or some of it."""
@@ -69,6 +79,7 @@ class Warm:
     def lost(self) -> None:
         """The model's process is another one, or has ended."""
         self._held = _Held()
+        self._cold = "the model was loaded again"
 
     # ------------------------------------------------------------ what is to be done
 
@@ -164,7 +175,10 @@ class Warm:
     def _restore(self, running: RunningModel, conversation_id: str) -> None:
         held, states = self._held, self._store.states
         there = held.conversation_id == conversation_id and held.n_tokens
-        if there or not states.has(conversation_id):
+        if there:
+            return
+        if not states.has(conversation_id):
+            self._cold = self._cold or "nothing was kept of it"
             return
         self._tell("bringing back what the model has read")
         try:
@@ -175,9 +189,10 @@ class Warm:
         finally:
             self._tell("")
         if not n_tokens:  # the cache is as it was
+            self._cold = f"what was kept of it is of no use, {why}"
             _note(running, f"the state of {conversation_id} was not restored: {why}")
             return
-        self._held = _Held(conversation_id, n_tokens, saved=True)
+        self._held, self._cold = _Held(conversation_id, n_tokens, saved=True), ""
         states.used(conversation_id)
         tokens, seconds = count_text(n_tokens, "token"), restored.seconds
         _note(running, f"the state of {conversation_id} is back: {tokens}, {seconds:.1f} s")

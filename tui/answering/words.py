@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 from tui.storage import StoredMessage, Tree
@@ -10,6 +11,8 @@ from tuner.safe_text import one_line
 
 # As word processors count: each character where a script has no spaces between words.
 _WORD = re.compile("[\u3040-\u9fff]|[^\\s\u3040-\u9fff]+")
+
+BACK = "the next message brings the model back"  # one that rests
 
 
 def version_text(tree: Tree, message: StoredMessage) -> str:
@@ -36,6 +39,11 @@ def how_it_ended(message: StoredMessage) -> str:
     if message.content:
         return how
     return f"{how} · nothing was {'answered yet' if message.reasoning else 'written'}"
+
+
+def with_last_turn(report: str, reading: str, width: int) -> str:
+    """A fit report below what of the last prompt had to be read; "" where nothing was asked yet."""
+    return f"{textwrap.fill(f'Last turn: {reading}.', width)}\n\n{report}" if reading else report
 
 
 def n_words(text: str) -> int:

@@ -167,6 +167,8 @@ def _chat_in_lines(args: argparse.Namespace, request: LaunchRequest, when_full: 
         args.resume,
         show_thinking=args.show_thinking,
         when_full=when_full,
+        keep_states=options.keep_states(args),
+        idle_seconds=options.idle_seconds(args),
     )
 
 

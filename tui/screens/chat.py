@@ -352,10 +352,12 @@ class ChatScreen(TalkScreen):
             self._rest()
 
     def action_report(self) -> None:
-        if self.running_model is None:
+        model = self.running_model
+        if model is None:
             self._lines.say("the model is not loaded yet")
         else:
-            self.app.push_screen(opening.report(self.running_model, self._keymap))
+            last_reading = self._lines.session.last_reading
+            self.app.push_screen(opening.report(model, self._keymap, last_reading))
 
     def action_explore(self) -> None:
         if self._loads.active:

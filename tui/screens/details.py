@@ -14,7 +14,7 @@ from tui.answering.session import Session
 from tui.keymap import Keymap, Place, Show
 from tui.screens.bindings import bindings
 from tui.status import heat_text, of_bytes
-from tui.widgets import Hints, StatusLine
+from tui.widgets import Hints, Plain, StatusLine
 from tui.widgets.lines import Lines
 from tui.widgets.plots import Plot, drawn
 from tuner.units import size_text, tokens_text, tps_text
@@ -38,12 +38,11 @@ class DetailsScreen(Screen[None]):
         self._keymap = keymap
 
     def compose(self) -> ComposeResult:
-        with (
-            VerticalScroll(id="details-scroll"),
-            Horizontal(id="details-columns"),
-        ):
-            yield Lines(id="details-left")
-            yield Lines(id="details-right")
+        with VerticalScroll(id="details-scroll"):
+            yield Plain(id="details-reading")
+            with Horizontal(id="details-columns"):
+                yield Lines(id="details-left")
+                yield Lines(id="details-right")
         yield Hints()
 
     def on_mount(self) -> None:
@@ -56,11 +55,16 @@ class DetailsScreen(Screen[None]):
         self._draw()
 
     def _draw(self) -> None:
+        reading = self._session.last_reading
+        above = self.query_one("#details-reading", Plain)
+        above.display = bool(reading)
+        above.show(f"last turn: {reading}")
         plots = list(self._plots())
         beside = self.size.width >= BESIDE
         n = -(-len(plots) // 2) if beside else len(plots)
-        # a line above each, the margin and the keys
-        rows = min(MOST_ROWS, max(LEAST_ROWS, (self.size.height - 2) // max(1, n) - 1))
+        # a line above each, what stands above all, the margin and the keys
+        room = self.size.height - 2 - bool(reading)
+        rows = min(MOST_ROWS, max(LEAST_ROWS, room // max(1, n) - 1))
         self.query_one("#details-left", Lines).show(drawn(plots[:n], rows))
         self.query_one("#details-right", Lines).show(drawn(plots[n:], rows))
 

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from tui.answering import Chat
 from tui.answering.session import Session
+from tui.answering.words import BACK
 from tui.keymap import Keymap, Place, Show
 from tui.screens.loads import Loads
 from tui.status import Status, gauge
 from tui.storage import StoredMessage
 from tui.widgets import ActivityLine, Hints, StatusLine
 from tuner.engine.patience import STILL_SECONDS
+from tuner.engine.protocol import Done
 from tuner.engine.thinking import nearest
 from tuner.safe_text import one_line
 from tuner.units import GIB
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from tui.ports import Vitals
 
 NOT_SAVED = "not saved"
-RESTS = "paused: the next message brings the model back"
+RESTS = f"paused: {BACK}"
 SPILLING = "spilling"  # out of a GPU's memory, into RAM
 TOO_SLOW = "slower than predicted"
 SLOWER = 0.6  # of what was predicted: a prediction is not better than that
@@ -133,9 +135,9 @@ class LinesBelow:
         self.used(last.n_ctx_used if last else None)
         self.status.change(tokens_per_second=last.tokens_per_second if last else None)
 
-    def answered(self, answer: StoredMessage) -> None:
+    def answered(self, answer: StoredMessage, done: Done) -> None:
         """The same as this answer left them, which has just come."""
-        self.session.answered(answer)
+        self.session.answered(answer, done)
         self.used(answer.n_ctx_used)
         self.status.change(tokens_per_second=answer.tokens_per_second)
         model, tps = self._loads.model, answer.tokens_per_second

@@ -90,8 +90,8 @@ def keys(keymap: Keymap) -> Screen[None]:
     return KeysScreen(keymap)
 
 
-def report(model: RunningModel, keymap: Keymap) -> Screen[None]:
-    """The fit report of a loaded model."""
+def report(model: RunningModel, keymap: Keymap, last_reading: str) -> Screen[None]:
+    """The fit report of a loaded model, below what of the last prompt had to be read."""
     from tui.screens.report import ReportScreen
 
-    return ReportScreen(model, keymap)
+    return ReportScreen(model, keymap, last_reading)

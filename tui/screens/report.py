@@ -12,6 +12,7 @@ from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.screen import Screen
 
+from tui.answering.words import with_last_turn
 from tui.keymap import Keymap, Place, Show
 from tui.ports import RunningModel
 from tui.screens.bindings import bindings
@@ -44,8 +45,10 @@ class ReportScreen(Screen[None]):
 
         text: str
 
-    def __init__(self, running: RunningModel, keymap: Keymap):
+    def __init__(self, running: RunningModel, keymap: Keymap, last_reading: str = ""):
+        """`last_reading`: what of the last prompt had to be read."""
         super().__init__()
+        self._last_reading = last_reading
         self._keymap = keymap
         self._running_model = running
         self._width = 0
@@ -68,7 +71,7 @@ class ReportScreen(Screen[None]):
     @work(thread=True, exclusive=True)
     def _write(self, width: int) -> None:
         try:
-            text = self._running_model.report_text(width)
+            text = with_last_turn(self._running_model.report_text(width), self._last_reading, width)
         except Exception as error:  # a report that fails must not end the chat
             text = f"The report cannot be shown: {error!r}."
         self.post_message(self.Written(text))

@@ -45,6 +45,7 @@ from tuner.safe_text import one_line
 from tuner.settings import Settings
 
 STOP_SECONDS = 12.0  # more than the engine's client itself waits before it ends the process
+TURN = 2  # messages
 KILL_SECONDS = 2.0  # for what was written to be saved, after the process was ended
 
 
@@ -299,10 +300,12 @@ class TalkScreen(DirectScreen):
                 again = f"{self._key('answer.regenerate')} asks it again"
                 await self._transcript.notice(f"The model said nothing. {again}.")
         if done is not None:
+            if len(self.chat.path) > TURN:
+                done = self._warmth.read.cold(done)
             self._warmth.deaths.answered()
             self._warmth.read.answered(self.chat.conversation.id, answer.n_ctx_used or 0)
             self._lines.status.change(settings=model.status())
-            self._lines.answered(answer)
+            self._lines.answered(answer, done)
             self._full.counted(answer.n_ctx_used, model.settings.n_ctx)
             self._full.wait(Waits.ANSWER if done.reason == "context_full" else None)
         if error is not None and error.kind == "context_full":

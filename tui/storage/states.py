@@ -33,7 +33,9 @@ class _File:
 
     @property
     def conversation_id(self) -> str:
-        return self.path.name.removesuffix(_SUFFIX)
+        """"": it is the state of none."""
+        name = self.path.name.removesuffix(_SUFFIX)
+        return name if _ID.fullmatch(name) and self.path.suffix == _SUFFIX else ""
 
 
 class States:
@@ -69,7 +71,7 @@ class States:
         try:
             private_folder(self.folder)
             most = self._bound()
-            others = (f for f in self._files() if f.conversation_id != conversation_id)
+            others = (f for f in self._states() if f.conversation_id != conversation_id)
             _let_go(others, most - n_bytes)
             return min(most, shutil.disk_usage(self.folder).free // 2)
         except OSError:
@@ -78,7 +80,7 @@ class States:
     def keep_to_bound(self) -> None:
         """Lets go of what is beyond the bound."""
         with suppress(OSError):
-            _let_go(self._files(), self._bound())
+            _let_go(self._states(), self._bound())
 
     def used(self, conversation_id: str) -> None:
         """It is the last that goes now."""
@@ -95,9 +97,8 @@ class States:
         or was left half written, once it is an hour old: another kvchat may be at it."""
         before = time.time() - LEAST_AGE
         with suppress(OSError):
-            for file in self._files(""):
-                whole = file.path.name.endswith(_SUFFIX)
-                if not (whole and file.conversation_id in known) and file.used < before:
+            for file in self._files():
+                if file.conversation_id not in known and file.used < before:
                     _remove(file.path)
         self.keep_to_bound()
 
@@ -106,10 +107,14 @@ class States:
         if self.most_bytes is not None:
             return self.most_bytes
         free = shutil.disk_usage(self.folder).free
-        taken = sum(file.n_bytes for file in self._files())
+        taken = sum(file.n_bytes for file in self._states())
         return min(USUAL_BYTES, (free + taken) // USUAL_SHARE)
 
-    def _files(self, suffix: str = _SUFFIX) -> Iterator[_File]:
+    def _states(self) -> Iterator[_File]:
+        """Those of conversations, not what another load of the model carries over."""
+        return (file for file in self._files() if file.conversation_id)
+
+    def _files(self) -> Iterator[_File]:
         try:
             entries = list(os.scandir(self.folder))
         except FileNotFoundError:
@@ -117,7 +122,7 @@ class States:
         for entry in entries:
             with suppress(OSError):  # gone meanwhile
                 found = entry.stat(follow_symlinks=False)
-                if entry.is_file(follow_symlinks=False) and entry.name.endswith(suffix):
+                if entry.is_file(follow_symlinks=False):
                     yield _File(Path(entry.path), found.st_size, found.st_mtime)
 
 

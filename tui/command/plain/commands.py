@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tui.answering import Chat, Growing
-from tui.answering.words import saved_to
+from tui.answering.words import BACK, saved_to, with_last_turn
 from tui.command.output import columns, complain, write
 from tui.command.plain import words
 from tui.command.plain.entries import ABOUT
@@ -150,8 +150,8 @@ def _edit(session: Session, text: str) -> None:
 
 
 def _think(session: Session, level: str) -> None:
-    running = session.model.running
-    if running is None or not session.has_model():
+    running = session.has_model()
+    if running is None:
         return
     levels = running.think_levels
     if not levels:
@@ -166,8 +166,8 @@ def _think(session: Session, level: str) -> None:
 
 
 def _context(session: Session, _: str) -> None:
-    running = session.model.running
-    if running is not None and session.has_model():
+    running = session.has_model()
+    if running is not None:
         used = running.count_tokens(session.chat.prompt(), session.think)
         complain(words.context(used, running.settings.n_ctx))
 
@@ -181,7 +181,8 @@ def _fit(session: Session, _: str) -> None:
     if session.model.running is None:
         complain("the model is not loaded yet")
     else:
-        write(words.without_bars(session.model.running.report_text(columns())))
+        report = session.model.running.report_text(columns())
+        write(words.without_bars(with_last_turn(report, session.last_reading, columns())))
 
 
 def _save(session: Session, name: str) -> None:
@@ -197,6 +198,13 @@ def _reload(session: Session, _: str) -> None:
         complain("the model is running")
     else:
         session.load()
+
+
+def _pause(session: Session, _: str) -> None:
+    session.rest()
+    session.warm.wait()
+    rests = session.model.rests
+    complain(f"paused: {BACK}" if rests else "the model is not running; /reload loads it")
 
 
 def _quit(session: Session, _: str) -> None:
@@ -234,6 +242,7 @@ COMMANDS = (
     _way("context.bring_back", Way.BRING_BACK),
     _row("model.report", _fit),
     Command("save", "Writes the conversation to a new file.", _save, "FILE"),
+    _row("model.pause", _pause),
     _row("model.reload", _reload),
     _row("app.quit", _quit),
 )  # fmt: skip

@@ -24,10 +24,15 @@ _STILL = 10  # seconds of which a standstill is told in multiples
 class Model:
     """Loads in a thread, says how far that is, and cancels it at Ctrl+C."""
 
-    def __init__(self, launcher: ModelLauncher, keyboard: Keyboard):
+    def __init__(
+        self, launcher: ModelLauncher, keyboard: Keyboard, first: Callable[[], object] = bool
+    ):
+        """`first`: what a load waits for, in its thread."""
         self.launcher = launcher
         self.running: RunningModel | None = None  # the last that was loaded, dead or not
         self.ready = False  # it answers
+        self.rests = False  # its process has ended, and the next question starts it again
+        self._first = first
         self._keyboard = keyboard
         self._error: KvchatError | None = None  # of the first load, where it failed
 
@@ -41,10 +46,11 @@ class Model:
     def load(self, load: Callable[[], Iterator[LaunchEvent]] | None = None) -> bool:
         """Until the model is there, or a sentence said why not. `load`: another way than planning
         and loading. Raises Left."""
-        self.ready, self._error = False, None
+        self.ready, self.rests, self._error = False, False, None
         told: queue.SimpleQueue[LaunchEvent | launching.Failed] = queue.SimpleQueue()
 
         def follow() -> None:
+            self._first()
             for event in launching.events(load or self.launcher.start):
                 told.put(event)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from tui.answering import Chat, Growing, advice
+from tui.answering.deaths import Deaths
 from tui.answering.elsewhere import ALSO_OPEN, taken_in, written
+from tui.answering.figures import reading
 from tui.answering.making_room import (
     NoRoomError,
     Summary,
@@ -22,6 +24,7 @@ from tui.answering.making_room import (
 )
 from tui.answering.room import NEARLY_FULL, Situation
 from tui.answering.view import View
+from tui.answering.warm import Warm
 from tui.answering.words import how_it_ended
 from tui.command.output import PROGRESS_SECONDS, complain, write
 from tui.command.pace import Pace
@@ -61,11 +64,17 @@ class Session:
         *,
         show_thinking: bool = False,
         when_full: Way | None = None,
+        idle_seconds: float | None = None,
     ):
-        """`when_full`: how room is made in a full context without asking."""
+        """`when_full`: how room is made in a full context without asking. `idle_seconds`: after
+        which the model's memory is let go; None: it is not."""
         self.chat = chat
         self.store = store
-        self.model = Model(launcher, keyboard)
+        self.warm = Warm(store)
+        self.model = Model(launcher, keyboard, self.warm.wait)
+        self.last_reading = ""  # what of the last prompt had to be read
+        self._deaths = Deaths()
+        self._idle_seconds = idle_seconds
         self.think = ""  # the level of thinking
         self.quits = False  # a command said so
         self._heard: deque[str] = deque()  # from the thread that saves
@@ -101,7 +110,8 @@ class Session:
                     complain(word)
             write("\n")
             try:
-                text = entry(lambda more: self._keyboard.line(_MORE if more else _PROMPT))
+                with self._rests_in_time():
+                    text = entry(lambda more: self._keyboard.line(_MORE if more else _PROMPT))
             except EOFError:
                 write("\n")
                 return None
@@ -192,14 +202,19 @@ class Session:
 
     def ask(self, begin: Begin = Growing.begin) -> None:
         """Lets the model answer the conversation as it stands, or go on."""
-        running = self.model.running
         self._asked, self._refused = True, None
+        if self.model.rests:
+            self.load()  # and ask
+            return
+        running = self.model.running
         if running is None or not self.model.ready:
             complain("it is saved; the model is not running, /reload loads it and asks")
             return
         growing = begin(self.chat, running, self.recorder, running.sampling, self.think)
         self._growing, self._asked = growing, False
-        threading.Thread(target=growing.generation.run, daemon=True, name="engine").start()
+        self.warm.asked(self.chat.conversation.id)
+        run = partial(self.warm.before, growing.generation.run)
+        threading.Thread(target=run, daemon=True, name="engine").start()
         self._follow(growing, running)
         self._growing = None
         came = growing.end()
@@ -232,13 +247,16 @@ class Session:
     def _tell_end(self, growing: Growing, running: RunningModel, *, came: bool) -> None:
         """How it ended, where it is not as it should."""
         done, error = growing.generation.done, growing.generation.error
+        if done is not None:
+            self.last_reading = reading(done)
+            self.warm.answered(self.chat.conversation.id, growing.answer.n_ctx_used or 0)
+            self._deaths.answered()
         if error is not None and error.kind == "context_full":
             self._refused = self.chat.path[-1] if self.chat.waits_for_answer else None
             self._met_the_end("The conversation no longer fits the context", running)
+        elif error is not None and advice.is_death(error):
+            self._mourn(error, running)
         elif error is not None:
-            if advice.is_death(error):
-                self.model.ready = False
-                self._asked = self.chat.waits_for_answer
             say(advice.failure(error, running, Commands()))
         elif not came:
             complain("the model said nothing; /again asks it again")
@@ -250,6 +268,18 @@ class Session:
         used, n_ctx = growing.answer.n_ctx_used or 0, running.settings.n_ctx
         if done is not None and done.reason != "context_full" and used > NEARLY_FULL * n_ctx:
             complain(words.context(used, n_ctx))
+
+    def _mourn(self, error: KvchatError, running: RunningModel) -> None:
+        """The model's process died: once it is loaded again by itself."""
+        self.model.ready = False
+        self.warm.lost()
+        self._asked = self.chat.waits_for_answer
+        comes_back = self._deaths.died()
+        say(advice.failure(error, running, Commands(), comes_back=comes_back))
+        if comes_back:
+            self.load()
+            if self.model.ready and self.chat.may_go_on:
+                complain("/continue goes on with the answer that was cut")
 
     # ------------------------------------------------------------ a full context
 
@@ -263,8 +293,8 @@ class Session:
 
     def make_room(self, way: Way) -> None:
         """Makes room in the context in this way, and goes on with what waits for it."""
-        running, chat = self.model.running, self.chat
-        if running is None or not self.has_model():
+        running, chat = self.has_model(), self.chat
+        if running is None:
             return
         goes_on = not chat.waits_for_answer and chat.may_go_on
         system = chat.conversation.system_prompt
@@ -330,13 +360,25 @@ class Session:
 
     def show(self, chat: Chat) -> None:
         """Another conversation is the open one."""
+        self._leave()
         self.chat, self._asked = chat, False
+        self._come_back()
         if not chat.path:
             self._presence.leave()
             return
         self.tell_where()
         if self._presence.enter(chat.conversation.id):
             complain(ALSO_OPEN)
+
+    def _leave(self) -> None:
+        """What the model has read of the open conversation is kept."""
+        if self.model.running is not None and self.model.ready:
+            self.warm.left(self.model.running)
+
+    def _come_back(self) -> None:
+        """It is given back what it had read of this one."""
+        if self.model.running is not None and self.model.ready and self.chat.path:
+            self.warm.opened(self.model.running, self.chat.conversation.id)
 
     def tell_where(self) -> None:
         """Which conversation this is, and how it ends."""
@@ -353,6 +395,8 @@ class Session:
             return
         running = self.model.running
         assert running is not None
+        self.warm.lost()
+        self._come_back()
         complain(words.ready(running))
         if not self._welcomed:
             self._welcomed = True
@@ -363,13 +407,47 @@ class Session:
         if self._asked and self.chat.waits_for_answer:
             self.ask()
 
-    def has_model(self) -> bool:
-        """Whether there is one to answer; a word where there is none."""
+    def has_model(self) -> RunningModel | None:
+        """The one that answers, which may have rested; a word where there is none."""
+        if self.model.rests:
+            self.load()
         if not self.model.ready:
             complain("the model is not running; /reload loads it")
-        return self.model.ready
+        return self.model.running if self.model.ready else None
+
+    def rest(self) -> None:
+        """Keeps what the model has read, and lets its memory go until it is asked again. From any
+        thread."""
+        if self.model.running is not None and self.model.ready:
+            self.model.ready, self.model.rests = False, True
+            self.warm.let_go(self.model.running)
+
+    @contextmanager
+    def _rests_in_time(self) -> Iterator[None]:
+        """The same, where nothing is written for long."""
+        timer = threading.Timer(self._idle_seconds or 0.0, self.rest)
+        timer.daemon = True
+        if self._idle_seconds is not None:
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     # ------------------------------------------------------------ leaving
+
+    def keep_read(self, seconds: float) -> None:
+        """Saves what the model has read, so long at most."""
+        self._leave()
+        until = time.monotonic() + seconds
+        told = False
+        while self.warm.busy and time.monotonic() < until:
+            if not told:
+                complain(f"keeping what the model has read; {STOP} skips it")
+                told = True
+            if self._keyboard.interrupted:
+                return
+            time.sleep(LOOK_SECONDS)
 
     def stop(self, seconds: float) -> None:
         """Stops what is being written, within so many seconds, and has it saved."""
@@ -386,5 +464,6 @@ class Session:
     def close(self, seconds: float) -> str:
         """Waits so long at most for the last save; returns why something is not saved, or ""."""
         self._presence.close()
+        self.warm.close()
         self.recorder.close(seconds)
         return self.recorder.problem
