@@ -33,7 +33,7 @@ class _File:
 
     @property
     def conversation_id(self) -> str:
-        """"": it is the state of none."""
+        """ "": it is the state of none."""
         name = self.path.name.removesuffix(_SUFFIX)
         return name if _ID.fullmatch(name) and self.path.suffix == _SUFFIX else ""
 
