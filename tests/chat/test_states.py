@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tui.command.options import keep_states, parser
 from tui.storage import Conversation, Conversations, StoredMessage
 from tui.storage.records import DELETED
-from tui.storage.states import LEAST_AGE, States
-from tuner.units import GIB
+from tui.storage.states import LEAST_AGE, USUAL_BYTES, States
+from tuner.units import GIB, size_text
 
 
 def saved(states: States, conversation_id: str, n_bytes: int, age: float = 0.0) -> Path:
@@ -101,6 +102,14 @@ def test_only_old_orphans_are_swept(store: Conversations, tmp_path: Path) -> Non
     assert not states.has("beef")
     store.sweep_states()  # what is turned off takes no disk
     assert there(states) == {"moving-7.state"}
+
+
+def test_how_much_is_kept_is_a_flag() -> None:
+    """Whose help says what is usual."""
+    parsed = [parser().parse_args(["--keep-states", text]) for text in ("off", "0", "2GiB")]
+    assert [keep_states(args) for args in parsed] == [0, 0, 2 * GIB]
+    assert keep_states(parser().parse_args([])) is None
+    assert size_text(USUAL_BYTES) in parser().format_help()
 
 
 @pytest.mark.parametrize("conversation_id", ["", "../conversations", "a/b", "x" * 65, "a.b"])

@@ -258,6 +258,8 @@ WRONG = [
     (("--cores", "0"), "--cores"),
     (("--width", "10"), "--width"),
     (("--width", "wide"), "--width"),
+    (("--keep-states", "some"), "--keep-states 'some'"),
+    (("--idle-unload", "0"), "--idle-unload"),
     (("--cores", "100000"), "--cores"),
     (("--ram-bandwidth", "0GB/s"), "89.6GB/s"),
     (("--ram-bandwidth", "90"), "has no unit"),

@@ -176,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
         "--keep-states",
         metavar="SIZE",
         help="disk for what the model has read of conversations, so that one that is opened again "
-        "need not be read again: some 10 to 200 KiB for each token, the longest unused goes first; "
+        "need not be read again: some 10 to 300 KiB for each token, the longest unused goes first; "
         "off: none, and what there is is removed (4.0 GiB, or a tenth of the free disk)",
     )
     g.add_argument(
