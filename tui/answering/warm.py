@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from tuner.errors import KvchatError
 from tuner.units import count_text, size_text
 
 LEAST_TOKENS = 256  # in the cache: fewer are read as fast as they are found on the disk
+SAVE_SECONDS = 1.0  # in which a conversation has come into the store,
+LOOK_SECONDS = 0.02  # looked for so often
 WAIT_SECONDS = 60.0  # that an answer waits for what is under way; the engine's own patience is less
 
 
@@ -148,7 +151,7 @@ class Warm:
     def _save(self, running: RunningModel) -> None:
         held, states = self._held, self._store.states
         n_bytes, _ = running.cache_bytes(held.n_tokens)
-        if not held.conversation_id or self._store.get(held.conversation_id) is None:
+        if not held.conversation_id or not self._is_kept(held.conversation_id):
             return  # another kvchat has deleted it
         self._tell(f"keeping what the model has read, {size_text(n_bytes)}")
         try:
@@ -171,6 +174,15 @@ class Warm:
         if self._store.get(held.conversation_id) is None:  # deleted meanwhile
             states.delete(held.conversation_id)
         states.keep_to_bound()
+
+    def _is_kept(self, conversation_id: str) -> bool:
+        """Whether a conversation is in the store, which may still be about to save it."""
+        until = time.monotonic() + SAVE_SECONDS
+        while self._store.get(conversation_id) is None:
+            if time.monotonic() > until:
+                return False
+            time.sleep(LOOK_SECONDS)
+        return True
 
     def _restore(self, running: RunningModel, conversation_id: str) -> None:
         held, states = self._held, self._store.states
