@@ -19,6 +19,7 @@ from tuner.engine.protocol import (
     Load,
     Loaded,
     Message,
+    Progress,
     Reshape,
     Sampling,
     Text,
@@ -127,7 +128,9 @@ def test_a_cache_changes_its_shape_while_the_weights_stay(
     larger = replace(load.settings, n_ctx=1024)
     other = replace(larger, type_k="q8_0", type_v="q8_0")
     for settings in (larger, other, replace(other, type_v="q4_0"), load.settings):
-        reshaped = client.reshape(Reshape(settings, 1 << 28))
+        *progress, reshaped = client.reshape(Reshape(settings, 1 << 28))
+        assert isinstance(reshaped, Loaded)
+        assert all(isinstance(event, Progress) for event in progress)
         assert (reshaped.not_moved, reshaped.n_moved) == ("", done.n_ctx_used)
         assert reshaped.n_ctx == settings.n_ctx
         assert {b.kind for b in reshaped.buffers} == {b.kind for b in loaded.buffers}
@@ -136,6 +139,6 @@ def test_a_cache_changes_its_shape_while_the_weights_stay(
         if settings is larger:
             assert again == expected
     with pytest.raises(EngineError):  # a quantized V needs flash attention
-        client.reshape(Reshape(replace(other, flash_attn="off"), 1 << 28))
+        list(client.reshape(Reshape(replace(other, flash_attn="off"), 1 << 28)))
     then = said(client, LATER, n)[1]
     assert then.n_prompt - then.n_reused <= 16

@@ -204,10 +204,13 @@ class EngineClient:
             if isinstance(event, Progress | LossesMeasured):
                 yield event
 
-    def reshape(self, request: Reshape) -> Loaded:
-        """Another context on the weights that are loaded. Raises EngineError: what was loaded is
-        then as it was, or `not_loaded`; after `stop`, EngineCancelled."""
-        return self._ended(request, Loaded)
+    def reshape(self, request: Reshape) -> Generator[Progress | Loaded, None, None]:
+        """Another context on the weights that are loaded. The last item is `Loaded`. Raises
+        EngineError: what was loaded is then as it was, or nothing is; after `stop`,
+        EngineCancelled, and it is as it was."""
+        for event in self._run(request):
+            if isinstance(event, Progress | Loaded):
+                yield event
 
     def save_state(self, path: Path, most_bytes: int) -> StateSaved:
         """Writes what the cache holds to a file. Raises EngineError."""

@@ -82,7 +82,9 @@ class LoadedModel:
                 raise
             self._prompts = self._make_prompts(request)
             self._cache = self._new_cache(request.settings, request.kept_bytes)
-            self._mover = Mover(request.fingerprint, self._open_context, request.n_threads)
+            self._mover = Mover(
+                request.fingerprint, self._open_context, request.n_threads, self._moved
+            )
             self._chunk = self._prompt_chunk(request.settings)
             self.loaded = Loaded(
                 n_ctx=self._context.n_ctx,
@@ -289,20 +291,20 @@ class LoadedModel:
         started, before = time.monotonic(), self._request.settings
         branch, why = self._taken_out()
         self._context.close()
-        moved = branch
-        if branch is not None:
-            try:
-                moved = self._mover.moved(branch, pair_of(before), pair_of(request.settings))
-            except StateError as error:
-                moved, why = None, str(error)
-        with self._log.recording():
-            try:
+        try:
+            moved = branch
+            if branch is not None:
+                try:
+                    moved = self._mover.moved(branch, pair_of(before), pair_of(request.settings))
+                except StateError as error:
+                    moved, why = None, str(error)
+            with self._log.recording():
                 self._context = self._usable_context(request.settings)
-            except (LlamaError, CancelledError):
-                self._context = self._open_context(before)
-                self._go_on(before, branch, request.kept_bytes)
-                raise
-            buffers = self._log.buffers
+                buffers = self._log.buffers
+        except (LlamaError, CancelledError):
+            self._context = self._open_context(before)
+            self._go_on(before, branch, request.kept_bytes)
+            raise
         if not self._go_on(request.settings, moved, request.kept_bytes):
             why = why or "the engine did not take it"
         weights = [buffer for buffer in self.loaded.buffers if buffer.kind == "weights"]
@@ -315,6 +317,12 @@ class LoadedModel:
             not_moved="" if self._cache.tokens else why,
         )
         return self.loaded
+
+    def _moved(self, fraction: float) -> None:
+        """So far a conversion is."""
+        if self._abort:
+            raise CancelledError
+        self._voice(Progress(fraction))
 
     @property
     def usable(self) -> bool:

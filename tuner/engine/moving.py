@@ -43,10 +43,16 @@ class Mover:
     """Of one loaded model."""
 
     def __init__(
-        self, fingerprint: str, open_context: Callable[[Settings], Context], n_threads: int
+        self,
+        fingerprint: str,
+        open_context: Callable[[Settings], Context],
+        n_threads: int,
+        tell: Callable[[float], None] = lambda _: None,
     ):
-        """`open_context` raises LlamaError."""
+        """`open_context` raises LlamaError. `tell` hears how far a conversion is, and may raise to
+        end it."""
         self._fingerprint, self._open, self._n_threads = fingerprint, open_context, n_threads
+        self._tell = tell
         self._rotations: tuple[Rotation, ...] | str = ()  # or why they cannot be known
 
     def layout(self, settings: Settings) -> Layout:
@@ -142,7 +148,7 @@ class Mover:
             with out.view() as target:
                 # A part of a state has its last caches.
                 some = rotations[-n_caches:]
-                convert(source, before, after, some, libraries, target, self._n_threads)
+                convert(source, before, after, some, libraries, target, self._n_threads, self._tell)
         return out
 
     def _seen(self, tokens: Sequence[int]) -> tuple[Rotation, ...]:

@@ -151,9 +151,10 @@ def convert(
     quantizer: Quantizer,
     out: memoryview,
     n_threads: int = 1,
+    tell: Callable[[float], None] = lambda _: None,
 ) -> None:
-    """Writes the state for a cache of other types to `out` (`converted_size` bytes). Raises
-    StateError."""
+    """Writes the state for a cache of other types to `out` (`converted_size` bytes). `tell` hears
+    which part of it is done, and may raise to end it. Raises StateError."""
     caches = caches_of(state, before)
     if len(caches) != len(rotations):
         raise StateError("it has other caches than the model that was looked at")
@@ -172,8 +173,13 @@ def convert(
             source, target = rows.at + rows.n_bytes, end
     out[target:] = state[source:]
     with ThreadPoolExecutor(max(1, n_threads)) as pool:
-        for done in [pool.submit(job) for job in jobs]:
-            done.result()
+        try:
+            for n, done in enumerate([pool.submit(job) for job in jobs], 1):
+                done.result()
+                tell(n / len(jobs))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 # ---------------------------------------------------------------- reading
