@@ -142,3 +142,31 @@ def test_a_cache_changes_its_shape_while_the_weights_stay(
         list(client.reshape(Reshape(replace(other, flash_attn="off"), 1 << 28)))
     then = said(client, LATER, n)[1]
     assert then.n_prompt - then.n_reused <= 16
+
+
+@pytest.mark.parametrize("type_v", ["f16", "q8_0"])
+@pytest.mark.parametrize("kind", [None, windowed, hybrid])
+def test_turns_are_let_go_without_reading_the_others_again(
+    client: EngineClient, tmp_path: Path, kind: Any, type_v: str
+) -> None:
+    """What was read of them moves up; a state cannot, nor do positions of two caches that differ
+    in size. A seed promises the same answer: then they are read."""
+    load = first_load(path_of(tmp_path, kind))
+    list(client.load(replace(load, settings=replace(load.settings, n_ctx=1024, type_v=type_v))))
+    system, text = Message("system", "You are short."), "The fox jumps over the dog. " * 8
+    turns = [Message("user" if n % 2 == 0 else "assistant", f"{n}: {text}") for n in range(5)]
+    if kind is not None:  # each of its tokens is one character
+        turns = [replace(turn, content=turn.content[:120]) for turn in turns]
+    said(client, (system, *turns[:3]), 1)
+    before = said(client, (system, *turns), 1)[1]
+    request = Generate((system, *turns[2:]), Sampling(temperature=0, max_tokens=4), may_move=True)
+    done = list(client.generate(request))[-1]
+    assert isinstance(done, Done)
+    assert done.n_prompt < before.n_prompt
+    fresh = done.n_prompt - done.n_reused
+    assert (fresh <= 16) is (kind is None)
+    said(client, (system, *turns), 1)
+    seeded = replace(request, sampling=replace(request.sampling, seed=1))
+    again = list(client.generate(seeded))[-1]
+    assert isinstance(again, Done)
+    assert (again.n_prompt - again.n_reused > 100) is (kind is None)

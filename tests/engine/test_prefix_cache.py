@@ -39,6 +39,11 @@ class Full:
         del self.held[length:]
         return True
 
+    def close_gap(self, first: int, end: int) -> bool:
+        del self.held[first:end]
+        self.first = max(0, self.first - (end - first)) if self.first > first else self.first
+        return True
+
     def clear(self) -> None:
         self.held.clear()
         self.first = 0
@@ -238,6 +243,27 @@ def test_a_thought_that_is_left_out_is_no_branch() -> None:
     read(memory, cache, [1] * 50, [*[2] * 300, *range(10, 40)])
     cache.reuse([*[1] * 50, *range(10, 40), 6, 6])
     assert cache.kept_bytes == 0
+
+
+@pytest.mark.parametrize("kind", [Full, Windowed, Recurrent])
+def test_turns_that_are_let_go(kind: type[Full]) -> None:
+    """What is behind them is moved up where that may be, and else read again."""
+    prompt = list(range(1000))
+    for may_move in (False, True):
+        memory = kind()
+        window = Windowed.WINDOW * (kind is Windowed)
+        cache = PrefixCache(memory, window, kind is Recurrent, most_bytes=0)
+        cache.reuse(prompt)
+        read(memory, cache, prompt, [5] * 2)
+        left = [*prompt[:100], *prompt[600:], 7, 7]
+        moved = may_move and kind is not Recurrent
+        assert cache.reuse(left, may_move=may_move) == (500 if moved else 100 * (kind is Full))
+        assert memory.held == cache.tokens == left[: len(cache.tokens)]
+        read(memory, cache, left, [5])
+        exact = cache.reuse([*left, 5, 8], exact=True)
+        assert exact == (100 * (kind is Full) if moved else 503)
+        read(memory, cache, [*left, 5, 8], [])
+        assert cache.reuse([*left, 5, 8, 9], exact=True) == 504
 
 
 def test_what_is_read_again_is_said() -> None:

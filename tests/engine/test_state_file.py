@@ -30,7 +30,7 @@ def source(n_tokens: int, data: bytes) -> Source:
 
 def saved(path: Path, *parts: bytes, most: int = 1 << 20) -> int:
     sources = [source(len(TOKENS) - i, part) for i, part in enumerate(parts)]
-    return state_file.write(path, LAYOUT, TOKENS, sources, most)
+    return state_file.write(path, LAYOUT, TOKENS, 2, sources, most)
 
 
 def found(path: Path) -> tuple[list[int], list[tuple[int, bytes]]]:
@@ -48,7 +48,8 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
     n_bytes = saved(path, b"whole" * 1000, b"part")
     assert n_bytes == path.stat().st_size
     assert found(path) == (TOKENS, [(4, b"whole" * 1000), (3, b"part")])
-    assert StateFile(path).described.layout == LAYOUT
+    described = StateFile(path).described
+    assert (described.layout, described.n_exact) == (LAYOUT, 2)
     assert [*tmp_path.iterdir()] == [path]
     if sys.platform != "win32":
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -94,7 +95,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_writer_that_fails(tmp_path: Path) -> None:
     with pytest.raises(StateFileError):
         state_file.write(
-            tmp_path / "c.state", LAYOUT, TOKENS, [Source(4, 8, lambda _: False)], 1000
+            tmp_path / "c.state", LAYOUT, TOKENS, 4, [Source(4, 8, lambda _: False)], 1000
         )
     assert not [*tmp_path.iterdir()]
 

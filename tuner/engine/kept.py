@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol
 
+from tuner.units import INT32
+
 # A checkpoint far from where a conversation goes on is asked for less often: as if so many tokens
 # more lay between them.
 _NEAR = 256
+
+
+ALL = INT32  # tokens
 
 
 class State(Protocol):
@@ -35,6 +40,7 @@ class Branch:
     tokens: tuple[int, ...]
     state: State
     checkpoints: tuple[Checkpoint, ...] = ()
+    n_exact: int = ALL  # tokens up to which it is what reading them anew would give
 
 
 def shared(tokens: Sequence[int], prompt: Sequence[int]) -> int:

@@ -357,6 +357,17 @@ class Context:
         recurrent state); it is then unchanged."""
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, 0, length, -1))
 
+    def close_gap(self, first: int, end: int) -> bool:
+        """Removes the positions from `first` to before `end`, and moves those behind up; the engine
+        turns their keys at the next decode. False where the memory cannot (states, sliding windows
+        beside other caches, positions of several dimensions); it is then unchanged."""
+        if not llama_cpp.llama_memory_can_shift(self._memory):
+            return False
+        if not llama_cpp.llama_memory_seq_rm(self._memory, 0, first, end):
+            return False
+        llama_cpp.llama_memory_seq_add(self._memory, 0, end, -1, first - end)
+        return True
+
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, True)
 

@@ -248,7 +248,9 @@ class LoadedModel:
         # How many threads share a sum decides how it is rounded (ggml-cpu's ops.cpp, flash
         # attention): the same seed is to give the same answer on a busy machine, too.
         self._cores.exact = self._exact_threads or request.sampling.seed is not None
-        reused = self._cache.reuse(prompt)
+        # And whatever was in the cache before.
+        exact = request.sampling.seed is not None
+        reused = self._cache.reuse(prompt, may_move=request.may_move, exact=exact)
         reason = "stopped"
         answer = Answer(self._prompts.splitter(sent), stops, request.sampling.stop)
         with self._log.recording():

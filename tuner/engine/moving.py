@@ -12,7 +12,7 @@ from typing import cast
 
 from tuner.engine import state_file
 from tuner.engine.blocks import Block
-from tuner.engine.kept import Branch, Checkpoint, State
+from tuner.engine.kept import ALL, Branch, Checkpoint, State
 from tuner.engine.llama import DECODE_OK, Context, LlamaError, libraries
 from tuner.engine.prefix_cache import PrefixCache
 from tuner.engine.protocol import RestoreState, SaveState, StateRestored, StateSaved
@@ -84,6 +84,7 @@ class Mover:
                 Path(request.path),
                 self.layout(settings),
                 cache.tokens,
+                cache.n_exact,
                 [whole, *points],
                 request.most_bytes,
             )
@@ -110,6 +111,7 @@ class Mover:
                 tuple(file.tokens),
                 whole,
                 tuple(Checkpoint(n, state) for n, state in kept if state is not None),
+                ALL if file.described.n_exact == len(file.tokens) else file.described.n_exact,
             )
             pairs = (Pair.named(each.type_k, each.type_v) for each in (before, now))
             branch = self.moved(branch, *pairs)
@@ -132,7 +134,7 @@ class Mover:
         rotations = self._seen(branch.tokens)
         one = partial(self._converted, before=before, after=after, rotations=rotations)
         points = tuple(replace(point, state=one(point.state)) for point in branch.checkpoints)
-        return Branch(branch.tokens, one(branch.state), points)
+        return Branch(branch.tokens, one(branch.state), points, n_exact=0)
 
     def _converted(
         self, state: State, before: Pair, after: Pair, rotations: Sequence[Rotation]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from tuner.engine.kept import Branch, Checkpoint, Kept, State, nearest, shared
+from tuner.engine.kept import ALL, Branch, Checkpoint, Kept, State, nearest, shared
 from tuner.units import MIB
 
 # Tokens: more than a prompt's last ones, which open an answer and are written otherwise once that
@@ -33,6 +33,8 @@ class CacheMemory(Protocol):
     def first_position(self) -> int: ...
 
     def cut(self, length: int) -> bool: ...
+
+    def close_gap(self, first: int, end: int) -> bool: ...
 
     def clear(self) -> None: ...
 
@@ -57,6 +59,7 @@ class PrefixCache:
         self._keeps_a_state = keeps_a_state
         self._kept = Kept(most_bytes)
         self._parted = 0  # where the last prompt left what there was
+        self._n_exact = ALL  # tokens up to which it holds what reading them anew would give
         self.tokens: list[int] = []
         self.why = ""  # some of the last prompt is read again that was read before
 
@@ -66,24 +69,32 @@ class PrefixCache:
         return self._kept.n_bytes
 
     @property
+    def n_exact(self) -> int:
+        """Tokens up to which it holds what reading them anew would give."""
+        return min(self._n_exact, len(self.tokens))
+
+    @property
     def checkpoints_kept(self) -> tuple[Checkpoint, ...]:
         """Of what the cache holds, in order."""
         return (*self._kept.checkpoints,)
 
-    def reuse(self, prompt: Sequence[int]) -> int:
+    def reuse(self, prompt: Sequence[int], *, may_move: bool = False, exact: bool = False) -> int:
         """Cuts the cache back to what it has in common with the prompt, or brings back what it
         held before where that has more, and returns that many tokens. At least the prompt's last
-        token stays to be computed, for its logits."""
+        token stays to be computed, for its logits. `may_move`: where the prompt leaves something
+        out, what follows may move up, though it was computed with that before it. `exact`: only
+        what reading it anew would give counts, neither what was moved up nor what was converted."""
         self.why = ""
-        keep = min(self._bring_back(prompt), len(prompt) - 1)
+        keep = min(self._bring_back(prompt, exact), len(prompt) - 1)
+        if may_move and not exact:
+            keep = min(self._move_up(prompt, keep), len(prompt) - 1)
         self._parted = keep
         if keep == len(self.tokens):
             return keep
         if not self._goes_on(prompt, keep):
             self._set_aside(keep)
         if keep and self._window_reaches(keep) and self._memory.cut(keep):
-            del self.tokens[keep:]
-            self._kept.lose_from(keep + 1)
+            self._cut_to(keep)
             return keep
         reached = self._go_back(keep)
         if keep - reached > _OPENING:
@@ -128,12 +139,13 @@ class PrefixCache:
         self._memory.clear()
         self._kept.checkpoints.clear()
         self.tokens.clear()
+        self._n_exact = ALL
 
     # ------------------------------------------------------------ all of it
 
     def branch(self, state: State) -> Branch:
         """What the cache holds, whose whole state this is."""
-        return Branch((*self.tokens,), state, (*self._kept.checkpoints,))
+        return Branch((*self.tokens,), state, (*self._kept.checkpoints,), self._n_exact)
 
     def put(self, branch: Branch) -> bool:
         """Fills the cache with this in place of what it holds. False where that fails: it is
@@ -142,7 +154,7 @@ class PrefixCache:
         if not self._memory.restore(branch.state, partial=False):
             self._memory.clear()
             return False
-        self.tokens[:] = branch.tokens
+        self.tokens[:], self._n_exact = branch.tokens, branch.n_exact
         for point in branch.checkpoints:
             if self._kept.room_for_checkpoint(point.state.n_bytes):
                 self._kept.add(point)
@@ -155,14 +167,15 @@ class PrefixCache:
         """Else the cache can be cut anywhere."""
         return self._window > 0 or self._keeps_a_state
 
-    def _bring_back(self, prompt: Sequence[int]) -> int:
+    def _bring_back(self, prompt: Sequence[int], exact: bool) -> int:
         """Changes to a branch that was set aside where clearly less of this prompt is to be read
         with it. Returns how many tokens the cache has in common with the prompt now."""
-        same = shared(self.tokens, prompt)
+        same = self._same(prompt, exact)
         reach = self._reach(same, len(self.tokens), self._kept.checkpoints)
         best, gain = None, 0
         for branch in self._kept.branches:
             theirs = shared(branch.tokens, prompt)
+            theirs = min(theirs, branch.n_exact) if exact else theirs
             more = self._reach(theirs, len(branch.tokens), branch.checkpoints) - reach
             if more > max(gain, _worthwhile(len(branch.tokens)) - 1):
                 best, gain = branch, more
@@ -172,7 +185,12 @@ class PrefixCache:
         if not self._goes_on(prompt, same):
             self._set_aside(same)
         self.put(best)
-        return shared(self.tokens, prompt)
+        return self._same(prompt, exact)
+
+    def _same(self, prompt: Sequence[int], exact: bool) -> int:
+        """Of the prompt, in the cache."""
+        same = shared(self.tokens, prompt)
+        return min(same, self._n_exact) if exact else same
 
     def _reach(self, same: int, n_tokens: int, points: Sequence[Checkpoint]) -> int:
         """How many of the tokens that are the same can be kept, of so many."""
@@ -192,6 +210,22 @@ class PrefixCache:
             state = self._memory.state(partial=False)
             if state is not None:
                 self._kept.branches.append(self.branch(state))
+
+    def _move_up(self, prompt: Sequence[int], keep: int) -> int:
+        """Takes out what stands between the first `keep` tokens and those that follow them in the
+        prompt. Returns how many the cache has in common with it then."""
+        next_, best, length = [*prompt[keep : keep + _END]], 0, 0
+        for at in range(keep + 1, len(self.tokens) - len(next_) + 1):
+            if self.tokens[at] == next_[0] and self.tokens[at : at + len(next_)] == next_:
+                found = shared(self.tokens[at:], prompt[keep:])
+                if found > length:
+                    best, length = at, found
+        if length < _LEAST or self._keeps_a_state or not self._memory.close_gap(keep, best):
+            return keep
+        self._n_exact = min(self._n_exact, keep)
+        del self.tokens[keep:best]
+        self._kept.lose_from(keep + 1)
+        return keep + length
 
     def _goes_on(self, prompt: Sequence[int], keep: int) -> bool:
         """Whether the prompt has, further on, the end of what is going to be lost: it leaves out a
@@ -214,9 +248,15 @@ class PrefixCache:
         ):
             self.forget()
             return 0
-        self._kept.lose_from(found.n_tokens + 1)
-        del self.tokens[found.n_tokens :]
+        self._cut_to(found.n_tokens)
         return found.n_tokens
+
+    def _cut_to(self, n_tokens: int) -> None:
+        """The engine's cache holds no more than these."""
+        del self.tokens[n_tokens:]
+        self._kept.lose_from(n_tokens + 1)
+        if n_tokens <= self._n_exact:  # what comes then is read
+            self._n_exact = ALL
 
     def _window_reaches(self, keep: int) -> bool:
         """Whether a sliding window's cache still holds what the token at position `keep` looks

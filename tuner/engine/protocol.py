@@ -92,6 +92,8 @@ class Generate:
     sampling: Sampling
     continue_last: bool = False  # the last message is an assistant's, to be continued
     think: str = ""  # a level of `THINK_LEVELS`; "": what the template does by itself
+    # Turns were let go: those behind may keep what was computed of them, though it knows of these.
+    may_move: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ class Description:
     layout: Layout
     parts: tuple[Part, ...]  # the whole state, then the checkpoints
     tokens_checksum: int
+    n_exact: int  # tokens up to which reading them anew would give the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,12 @@ class Source:
 
 
 def write(
-    path: Path, layout: Layout, tokens: list[int], sources: list[Source], most_bytes: int
+    path: Path,
+    layout: Layout,
+    tokens: list[int],
+    n_exact: int,
+    sources: list[Source],
+    most_bytes: int,
 ) -> int:
     """Writes a state in place of whatever is there and returns its bytes. Raises StateFileError;
     the file is then gone, since what it held is older than the conversation."""
@@ -91,7 +97,7 @@ def write(
     try:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
-        kept = _written(new, layout, tokens, sources, most_bytes)
+        kept = _written(new, layout, tokens, n_exact, sources, most_bytes)
         os.replace(new, path)
         return kept
     except OSError as error:
@@ -102,7 +108,12 @@ def write(
 
 
 def _written(
-    path: Path, layout: Layout, tokens: list[int], sources: list[Source], most_bytes: int
+    path: Path,
+    layout: Layout,
+    tokens: list[int],
+    n_exact: int,
+    sources: list[Source],
+    most_bytes: int,
 ) -> int:
     listed = np.array(tokens, _TOKEN).tobytes()
     n_states = sum(source.n_bytes for source in sources)
@@ -118,7 +129,7 @@ def _written(
                 raise StateFileError("the engine did not write it")
             parts.append(Part(source.n_tokens, source.n_bytes, _checksum(part)))
             at += source.n_bytes
-        described = Description(layout, tuple(parts), zlib.crc32(listed))
+        described = Description(layout, tuple(parts), zlib.crc32(listed), n_exact)
         text = json.dumps(asdict(described)).encode()
         os.lseek(descriptor, at, os.SEEK_SET)
         end = _END.pack(len(text), zlib.crc32(text), _MAGIC)
