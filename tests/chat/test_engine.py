@@ -46,9 +46,12 @@ class ClientRunning(FakeRunning):
         sampling: Sampling,
         continue_last: bool = False,
         think: str = "",
+        may_move: bool = False,
     ) -> Iterator[Any]:
         assert self.client is not None
-        return self.client.generate(Generate(tuple(messages), sampling, continue_last, think))
+        return self.client.generate(
+            Generate(tuple(messages), sampling, continue_last, think, may_move)
+        )
 
     def count_tokens(self, messages: Sequence[Message], think: str = "") -> int:
         assert self.client is not None

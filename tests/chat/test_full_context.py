@@ -208,6 +208,7 @@ async def test_the_oldest_turns_are_let_go_and_come_back(store: Conversations) -
         await pilot.press("d")
         await until(pilot, lambda: shows(pilot, "third"))
         assert seen(running) == ["two", "second", "three " * 6]
+        assert running.moves[-2:] == [False, True]  # nothing that stays is read again
         assert shows(pilot, "up to here out of the model's view")
         assert [e.faded for e in screen._transcript._page.entries if e.message] == [True] * 2 + [
             False

@@ -32,9 +32,10 @@ class Generation:
         sampling: Sampling,
         continue_last: bool = False,
         think: str = "",
+        may_move: bool = False,
     ):
         self._running = running
-        self._request = (tuple(messages), sampling, continue_last, think)
+        self._request = (tuple(messages), sampling, continue_last, think, may_move)
         self._lock = threading.Lock()
         self._said: list[Text | WasThought] = []
         self._progress: PromptProgress | None = None

@@ -60,7 +60,10 @@ class Growing:
             sampling = replace(sampling, seed=sampling.seed + chat.tree.n_following)
         prompt = chat.prompt()
         answer = chat.begin_answer(running, sampling)
-        return cls(chat, Generation(running, prompt, sampling, think=think), recorder, answer)
+        generation = Generation(
+            running, prompt, sampling, think=think, may_move=bool(chat.view.gone)
+        )
+        return cls(chat, generation, recorder, answer)
 
     @classmethod
     def go_on(

@@ -170,9 +170,11 @@ class Running:
         sampling: Sampling,
         continue_last: bool = False,
         think: str = "",
+        may_move: bool = False,
     ) -> Iterator[AnswerEvent]:
-        """Streams an answer; the last item is `Done`. Raises EngineError."""
-        request = Generate(tuple(messages), sampling, continue_last, think)
+        """Streams an answer; the last item is `Done`. `may_move`: as in `Generate`. Raises
+        EngineError."""
+        request = Generate(tuple(messages), sampling, continue_last, think, may_move)
         for event in self._client.generate(request):
             if isinstance(event, Done):
                 self._format = event.chat_template
