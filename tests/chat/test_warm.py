@@ -20,10 +20,10 @@ from tests.support.chat_fakes import (
 )
 from tui.answering.deaths import Deaths
 from tui.answering.idle import Idle
-from tui.answering.warm import LEAST_TOKENS
-from tui.storage import Conversations
+from tui.answering.warm import LEAST_TOKENS, Warm
+from tui.storage import Conversation, Conversations, StoredMessage
 from tui.widgets import Prompt
-from tuner.engine.protocol import Text
+from tuner.engine.protocol import Done, Text
 from tuner.errors import EngineError
 
 LONG = [Text("word " * 10, LEAST_TOKENS)]  # an answer that is worth keeping
@@ -128,6 +128,26 @@ async def test_why_it_was_read_again_is_told(store: Conversations, tmp_path: Pat
     noted = log.read_text()
     assert "was not restored: it is another model's" in noted
     assert "reused 50 of 72 tokens; 22 read: a sliding window" in noted
+
+
+def test_what_takes_long_to_read_is_saved_at_once(store: Conversations) -> None:
+    """In steps: not what would be read soon, nor where little of it is new."""
+    message = StoredMessage("m", None, "user", "Hello", 1.0)
+    store.save(Conversation("beef", "Hello", 1.0, 1.0, head="m"), [message])
+    running, warm = FakeRunning(), Warm(store)
+
+    def answered(n_prompt: int, n_reused: int, seconds: float) -> int:
+        done = Done("end", n_prompt, n_reused, 0, seconds, 1.0, n_prompt)
+        warm.answered(running, "beef", done)
+        assert warm.wait(5)
+        return len(running.saved)
+
+    assert answered(1000, 0, 9.0) == 0
+    assert answered(1500, 1000, 5.0) == 1
+    assert answered(1900, 1500, 40.0) == 1
+    assert answered(2000, 1900, 10.0) == 2
+    assert answered(2010, 2000, 1.0) == 2  # too few to tell how fast it reads
+    warm.close()
 
 
 @pytest.mark.parametrize("gone", ["conversation", "message", "turned off"])

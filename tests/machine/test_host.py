@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_hardware import DESKTOP, write_files
+from tuner.machine.control_groups import oom_kills
 from tuner.machine.host import (
     HostState,
     default_reserve,
@@ -127,6 +128,24 @@ def test_a_full_group_has_nothing_free(tmp_path: Path) -> None:
         },
     )
     assert host_device(DESKTOP, root).free == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "killed"),
+    [
+        ({f"{V2}/a/memory.events.local": "oom 3\noom_kill 2\n"}, 2),
+        ({f"{V2}/a/memory.events": "low 0\noom_kill 1\noom_group_kill 0\n"}, 1),
+        ({f"{V2}/memory/a/memory.oom_control": "oom_kill_disable 0\noom_kill 4\n"}, 4),
+        ({f"{V2}/memory/a/memory.oom_control": "oom_kill_disable 0\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_kernel_says_what_it_kills_for_memory(
+    tmp_path: Path, files: dict[str, str], killed: int | None
+) -> None:
+    group = "0::/a\n" if not any("oom_control" in name for name in files) else "4:memory:/a\n"
+    root = write_files(tmp_path, {"proc/self/cgroup": group, **files})
+    assert oom_kills(root) == killed
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "0::", ":::", "1:memory"])

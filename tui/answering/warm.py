@@ -19,6 +19,9 @@ from tuner.errors import KvchatError
 from tuner.units import count_text, size_text
 
 LEAST_TOKENS = 256  # in the cache: fewer are read as fast as they are found on the disk
+TELLING_TOKENS = 32  # read at once: fewer say nothing of the speed
+LONG_SECONDS = 10.0  # of reading, which a death shall not cost again,
+LEAST_SHARE = 0.25  # nor writing: of the cache that is new since it was saved last
 SAVE_SECONDS = 1.0  # in which a conversation has come into the store,
 LOOK_SECONDS = 0.02  # looked for so often
 WAIT_SECONDS = 60.0  # that an answer waits for what is under way; the engine's own patience is less
@@ -30,7 +33,7 @@ class _Held:
 
     conversation_id: str = ""  # "": of none that is known
     n_tokens: int = 0
-    saved: bool = False
+    n_saved: int = 0  # of these, on the disk
 
 
 def _nobody(_: str) -> None:
@@ -47,6 +50,7 @@ class Warm:
         self._tell = tell
         self._held = _Held()
         self._cold = ""
+        self._seconds = 0.0  # that a token took to be read
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the two below
         self._n_waiting = 0
@@ -69,10 +73,17 @@ class Warm:
         if self._held.conversation_id != conversation_id:
             self._held = _Held(conversation_id)
 
-    def answered(self, conversation_id: str, n_tokens: int) -> None:
-        """It has answered; so many tokens are in its cache now."""
-        self._held = _Held(conversation_id, n_tokens)
-        self._cold = ""
+    def answered(self, running: RunningModel, conversation_id: str, done: Done) -> None:
+        """It has answered. Saves what was read where that would take long once more, in steps that
+        together write no more than four times what there is at the end. Returns at once."""
+        held, n_tokens = self._held, max(done.n_ctx_used, done.n_prompt)
+        n_saved = held.n_saved if held.conversation_id == conversation_id else 0
+        self._held, self._cold = _Held(conversation_id, n_tokens, min(n_saved, n_tokens - 1)), ""
+        if (fresh := done.n_prompt - done.n_reused) >= TELLING_TOKENS:
+            self._seconds = done.prompt_seconds / fresh
+        unsaved = n_tokens - n_saved
+        if unsaved * self._seconds >= LONG_SECONDS and unsaved >= LEAST_SHARE * n_tokens:
+            self.left(running)
 
     def forget(self, conversation_id: str) -> None:
         """What was said in it is not to be kept: it was deleted, or some of it."""
@@ -93,7 +104,7 @@ class Warm:
             bool(held.conversation_id)
             and states.kept
             and held.n_tokens >= LEAST_TOKENS
-            and not (held.saved and states.has(held.conversation_id))
+            and not (held.n_saved == held.n_tokens and states.has(held.conversation_id))
             and running.alive
         )
 
@@ -166,7 +177,7 @@ class Warm:
             _note(running, f"the state of {held.conversation_id} was not saved: {why}")
             return
         if self._held is held:
-            self._held = replace(held, saved=True)
+            self._held = replace(held, n_saved=held.n_tokens)
         tokens = count_text(n_tokens, "token")
         size, seconds = size_text(saved.n_bytes), saved.seconds
         told = f"{tokens}, {size}, {seconds:.1f} s"
@@ -204,7 +215,7 @@ class Warm:
             self._cold = f"what was kept of it is of no use, {why}"
             _note(running, f"the state of {conversation_id} was not restored: {why}")
             return
-        self._held, self._cold = _Held(conversation_id, n_tokens, saved=True), ""
+        self._held, self._cold = _Held(conversation_id, n_tokens, n_tokens), ""
         states.used(conversation_id)
         tokens, seconds = count_text(n_tokens, "token"), restored.seconds
         _note(running, f"the state of {conversation_id} is back: {tokens}, {seconds:.1f} s")

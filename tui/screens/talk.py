@@ -303,7 +303,7 @@ class TalkScreen(DirectScreen):
             if len(self.chat.path) > TURN:
                 done = self._warmth.read.cold(done)
             self._warmth.deaths.answered()
-            self._warmth.read.answered(self.chat.conversation.id, answer.n_ctx_used or 0)
+            self._warmth.read.answered(model, self.chat.conversation.id, done)
             self._lines.status.change(settings=model.status())
             self._lines.answered(answer, done)
             self._full.counted(answer.n_ctx_used, model.settings.n_ctx)

@@ -18,6 +18,7 @@ from tuner.engine.log import last_fatal_line, open_log, size
 from tuner.engine.log_lines import names_memory
 from tuner.engine.protocol import Event, ProtocolError, Quit, Request, decode, encode
 from tuner.errors import EngineError
+from tuner.machine.control_groups import oom_kills
 
 WORKER_COMMAND = child_command("tuner.engine.worker")
 
@@ -86,6 +87,7 @@ class WorkerProcess:
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._events: queue.Queue[tuple[int, Event] | None] = queue.Queue(_MAX_WAITING)
         self._ended = ""  # why it had to be ended, if so
+        self._oom_kills = oom_kills()
         started: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
         self.log_path, log, self.log_problem = open_log(log_path)
         with log:
@@ -134,7 +136,9 @@ class WorkerProcess:
     def begin(self, request: Request, number: int) -> None:
         """Sends one that takes time. If the process dies, what is in the log from now on says why:
         what it survived before does not."""
-        self._log_start = size(self.log_path)
+        if self.alive:
+            self._log_start = size(self.log_path)
+            self._oom_kills = oom_kills()
         self.send(request, number)
 
     def give_up(self, why: str) -> WorkerDiedError:
@@ -202,6 +206,15 @@ class WorkerProcess:
         with contextlib.suppress(OSError, ValueError):
             pipe.close()
 
+    @property
+    def _killer(self) -> str:
+        """Who sent SIGKILL. The kernel counts what it kills for want of memory, and nothing else;
+        where it killed nothing, another program may have done that in its place."""
+        before, now = self._oom_kills, oom_kills()
+        if before is not None and now is not None and now > before:
+            return "from the kernel, since memory ran out"
+        return "from the system, if memory ran out, or from somebody"
+
     def _death(self) -> WorkerDiedError:
         if self._ended:
             return WorkerDiedError(self._ended)
@@ -212,7 +225,7 @@ class WorkerProcess:
         name = _signal_name(self._process.returncode)
         how = f"by signal {name}" if name else f"with exit status {self._process.returncode}"
         if name == "SIGKILL":
-            how += " (from the system, if memory ran out, or from somebody)"
+            how += f" ({self._killer})"
         fatal_line = last_fatal_line(self.log_path, self._log_start)
         return WorkerDiedError(f"ended unexpectedly {how}", name, fatal_line)
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import psutil
 
 from tuner.machine.cards import row_of
+from tuner.machine.control_groups import cpu_quotas, memory_limits, text_in
 from tuner.machine.machine import Device
 from tuner.units import GIB, MIB
 
@@ -71,7 +71,7 @@ def cpu_name(root: Path = Path("/")) -> str:
     """The processor as its maker calls it, or at least its architecture."""
     if sys.platform == "darwin":
         return _sysctl("machdep.cpu.brand_string") or platform.machine()
-    for line in _text(root / "proc/cpuinfo").splitlines():
+    for line in text_in(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name" and value.strip():
             return value.strip()
@@ -81,7 +81,7 @@ def cpu_name(root: Path = Path("/")) -> str:
 def f16_step(root: Path = Path("/")) -> int:
     """Elements of an f16 vector that a step of ggml's loops takes when it was built for this CPU
     (`GGML_F16_STEP`, ggml-cpu/simd-mappings.h); what they leave over goes one by one."""
-    for line in _text(root / "proc/cpuinfo").splitlines():
+    for line in text_in(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "flags":
             flags = value.split()
@@ -131,7 +131,7 @@ def host_device(state: HostState, root: Path = Path("/"), bandwidth: float | Non
 def within_limits(total: int, available: int, root: Path = Path("/")) -> tuple[int, int]:
     """Bytes of RAM in all and free, where the system has these, within the control group."""
     most, free = total, available
-    for limit, used in _memory_limits(root):
+    for limit, used in memory_limits(root):
         if limit < total:
             most = min(most, limit)
             free = min(free, max(0, limit - used))
@@ -146,7 +146,7 @@ def assumed_flops(cores: int) -> float:
 def usable_cores(state: HostState, root: Path = Path("/")) -> int:
     """Physical cores, bounded by affinity and by the control group's CPU quota; at least 1."""
     cores = min(state.physical_cores, state.allowed_cpus)
-    for quota in _cpu_quotas(root):
+    for quota in cpu_quotas(root):
         cores = min(cores, int(quota))
     return max(1, cores)
 
@@ -159,7 +159,7 @@ def other_threads(state: HostState, root: Path = Path("/")) -> int:
     fast = fast_cores(root)
     if 0 < fast < cores:
         return fast
-    at_once = min([state.allowed_cpus, *map(int, _cpu_quotas(root))])
+    at_once = min([state.allowed_cpus, *map(int, cpu_quotas(root))])
     return at_once if at_once > cores else cores - 1
 
 
@@ -170,14 +170,14 @@ def fast_cores(root: Path = Path("/")) -> int:
         return int(_sysctl("hw.perflevel0.physicalcpu") or 0)
     cpus = root / "sys/devices/system/cpu"
     # What the kernel calls the faster kind of Intel's, as ranges like 0-11,14.
-    listed = _text(root / "sys/devices/cpu_core/cpus").strip()
+    listed = text_in(root / "sys/devices/cpu_core/cpus").strip()
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", listed):
         return 0
     numbers: set[int] = set()
     for part in listed.split(","):
         first, _, last = part.partition("-")
         numbers.update(range(int(first), min(int(last or first), 4096) + 1))
-    return len({_text(cpus / f"cpu{n}/topology/core_id") or str(n) for n in numbers})
+    return len({text_in(cpus / f"cpu{n}/topology/core_id") or str(n) for n in numbers})
 
 
 def measure_bandwidth(n_threads: int, share: int = _SHARE) -> float | None:
@@ -221,72 +221,3 @@ def measure_bandwidth(n_threads: int, share: int = _SHARE) -> float | None:
         meet.abort()
         return None
     return best and 2 * share * n_threads / best
-
-
-# ---------------------------------------------------------------- control groups
-
-
-def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """(limit, used) of this process's groups, innermost first. Cached file pages are not counted
-    as used: the kernel gives them back, and a mapped model is made of them."""
-    for folder in _groups(root, "memory"):
-        if (folder / "memory.max").exists():
-            limit, used = number_in(folder / "memory.max"), number_in(folder / "memory.current")
-            prefix = ""
-        else:
-            limit = number_in(folder / "memory.limit_in_bytes")
-            used = number_in(folder / "memory.usage_in_bytes")
-            prefix = "total_"
-        if limit is None:
-            continue
-        cached = 0
-        for line in _text(folder / "memory.stat").splitlines():
-            key, _, value = line.partition(" ")
-            if key in (prefix + "inactive_file", prefix + "active_file") and value.isdigit():
-                cached += int(value)
-        yield limit, max(0, (used or 0) - cached)
-
-
-def _cpu_quotas(root: Path) -> Iterator[float]:
-    """How many CPUs' worth of time each of this process's groups may use."""
-    for folder in _groups(root, "cpu"):
-        quota, _, period = _text(folder / "cpu.max").strip().partition(" ")
-        if not quota:
-            quota = _text(folder / "cpu.cfs_quota_us").strip()
-            period = _text(folder / "cpu.cfs_period_us").strip()
-        if quota.isdigit() and period.isdigit() and int(period) > 0:  # else "max" or -1
-            yield int(quota) / int(period)
-
-
-def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's control groups for one controller: version 2 and 1, from the
-    innermost group to the root. In a container the path is often the host's and does not exist
-    inside; its limits then stand at the mount's root."""
-    mount = root / "sys/fs/cgroup"
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        number, controllers, path = (*line.split(":", 2), "", "")[:3]
-        if number == "0" and not controllers:
-            tops = [mount, mount / "unified"]
-        elif controller in controllers.split(","):
-            tops = [mount / controller, mount / controllers]
-        else:
-            continue
-        parts = [part for part in path.split("/") if part and part != ".."]
-        for top in tops:
-            for depth in range(len(parts), -1, -1):
-                folder = top.joinpath(*parts[:depth])
-                if folder.is_dir():
-                    yield folder
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
-
-
-def number_in(path: Path) -> int | None:
-    """The number that a file of /proc or /sys holds, if it is there and holds one."""
-    text = _text(path).strip()
-    return int(text) if text.isdigit() else None

@@ -14,6 +14,7 @@ import psutil
 
 from tuner.machine import engine_build, estimates, host, nvidia
 from tuner.machine.cards import row_of
+from tuner.machine.control_groups import number_in
 from tuner.machine.engine_build import EngineAnswer, ask_engine
 from tuner.machine.host import HostState
 from tuner.machine.machine import ASSUMED_PCIE, Device, Machine, Process
@@ -231,8 +232,7 @@ def _carved_out(gpu: Device, root: Path) -> Device:
     """
     folder = root / "sys/bus/pci/devices" / gpu.device_id.lower()
     apart, used, in_ram = (
-        host.number_in(folder / f"mem_info_{name}")
-        for name in ("vram_total", "vram_used", "gtt_total")
+        number_in(folder / f"mem_info_{name}") for name in ("vram_total", "vram_used", "gtt_total")
     )
     if not (gpu.unified and gpu.device_id) or apart is None or in_ram is None:
         return gpu

@@ -249,7 +249,7 @@ class Session:
         done, error = growing.generation.done, growing.generation.error
         if done is not None:
             self.last_reading = reading(done)
-            self.warm.answered(self.chat.conversation.id, growing.answer.n_ctx_used or 0)
+            self.warm.answered(running, self.chat.conversation.id, done)
             self._deaths.answered()
         if error is not None and error.kind == "context_full":
             self._refused = self.chat.path[-1] if self.chat.waits_for_answer else None
