@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from tuner.profiles.profiles import Profiles
 from tuner.settings import Settings
 from tuner.tuning import EXPLORED
 from tuner.wishes import Wishes
+
+Way = Callable[[Settings], Settings]
 
 pytestmark = pytest.mark.usefixtures("pretend")
 
@@ -41,11 +44,22 @@ def other(settings: Settings) -> Settings:
     return replace(settings, n_ctx=2048, type_k="q5_1", type_v="q4_1")
 
 
-def test_what_was_chosen_is_loaded_kept_and_told(tiny_model: Path, tmp_path: Path) -> None:
+def elsewhere(settings: Settings) -> Settings:
+    """The same, but most of the weights lie in RAM: they are to be loaded again."""
+    return replace(other(settings), n_gpu_layers=1)
+
+
+both_ways = pytest.mark.parametrize("way", [other, elsewhere])
+
+
+@both_ways
+def test_what_was_chosen_is_loaded_kept_and_told(
+    tiny_model: Path, tmp_path: Path, way: Way
+) -> None:
     """As it is, now and by the next launch without flags, although others are better; a launch with
     flags does as these say, and does not forget it."""
     running = started(tiny_model, tmp_path)
-    choice = other(running.settings)
+    choice = way(running.settings)
     said, after = changed(running, choice)
     after.close()
     assert not said
@@ -77,7 +91,11 @@ def test_a_choice_that_is_not_to_be_kept_takes_back_the_one_that_was(
     assert EXPLORED not in again.plan.reasons
 
 
-def test_without_memory_for_it_all_is_as_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "end"),
+    [(0, "The model stays as it was."), (1, "The model is loaded again as it was.")],
+)  # fmt: skip
+def test_without_memory_for_it_all_is_as_before(tmp_path: Path, more: int, end: str) -> None:
     """The engine runs out of memory: one sentence, the old settings, the old choice; smaller plans,
     which nobody has chosen, are not tried."""
     path = giant_path(LLAMA_8B)
@@ -85,10 +103,12 @@ def test_without_memory_for_it_all_is_as_before(tmp_path: Path) -> None:
     before = running.settings
     kept = replace(before, n_ctx=4096)
     _, running = changed(running, kept)
-    said, after = changed(running, replace(before, n_ctx=16_384))
+    said, after = changed(
+        running, replace(before, n_ctx=16_384, n_gpu_layers=before.n_gpu_layers - more)
+    )
     assert len(said) == 1
     assert "memory" in said[0]
-    assert said[0].endswith(". The model is loaded again as it was.")
+    assert said[0].endswith(f". {end}")
     assert after.settings == kept
     after.close()
     assert Profiles().list()[0].explored == kept
@@ -127,11 +147,12 @@ def test_what_another_backend_has_no_kernel_for_is_planned_again(
     assert [r for r in again.plan.reasons if "fit explorer cannot be used here now" in r]
 
 
-def test_a_cancelled_change_is_taken_back(tiny_model: Path, tmp_path: Path) -> None:
+@both_ways
+def test_a_cancelled_change_is_taken_back(tiny_model: Path, tmp_path: Path, way: Way) -> None:
     start = launcher(tiny_model, tmp_path, None, load_seconds=0.5)
     running = run(start.start())[1]
     before, events = running.settings, []
-    for event in running.change(other(before), keep=True):
+    for event in running.change(way(before), keep=True):
         events.append(event)
         if (
             isinstance(event, Stage)
@@ -139,8 +160,9 @@ def test_a_cancelled_change_is_taken_back(tiny_model: Path, tmp_path: Path) -> N
             and not any(isinstance(e, Retry) for e in events)
         ):
             running.stop()
+    after = "stays" if way is other else "is loaded again"
     assert [e.reason for e in events if isinstance(e, Retry)] == [
-        "It was cancelled. The model is loaded again as it was."
+        f"It was cancelled. The model {after} as it was."
     ]
     assert isinstance(events[-1], Ready)
     assert events[-1].running.settings == before
@@ -171,10 +193,11 @@ def test_what_is_tried_out_binds_no_later_load(tiny_model: Path, tmp_path: Path)
     assert Profiles().list()[0].explored == choice
 
 
-def test_leaving_ends_a_change(tiny_model: Path, tmp_path: Path) -> None:
+@both_ways
+def test_leaving_ends_a_change(tiny_model: Path, tmp_path: Path, way: Way) -> None:
     """Nothing is loaded any more once the program closes the model."""
     running = started(tiny_model, tmp_path, load_seconds=0.5)
-    events = running.change(other(running.settings), keep=True)
+    events = running.change(way(running.settings), keep=True)
     while not getattr(next(events), "fraction", None):
         pass
     running.close()
@@ -214,18 +237,38 @@ def n_reused(running: Running) -> int:
     return answer[-1].n_reused
 
 
-def test_what_was_read_outlives_the_process(tiny_model: Path, tmp_path: Path) -> None:
-    """Other settings, and the old ones again: the next answer reads only what is new. On the disk
-    nothing is left."""
+@both_ways
+def test_what_was_read_outlives_a_change(tiny_model: Path, tmp_path: Path, way: Way) -> None:
+    """Other settings, and the old ones again: the next answer reads only what is new. Where the
+    weights can stay, so does the process; on the disk nothing is left."""
     running = started(tiny_model, tmp_path)
     assert n_reused(running) == 0
-    before = running.settings
-    running = changed(running, other(before))[1]
+    before, pid = running.settings, running._client.pid
+    running = changed(running, way(before))[1]
     assert n_reused(running) > 0
-    tried = run(running.try_out(replace(other(before), type_v="q4_0"), other(before)))[1]
+    assert (running._client.pid == pid) is (way is other)
+    tried = run(running.try_out(before, way(before)))[1]
     assert n_reused(tried) > 0
     tried.close()
     assert not [*states_folder().iterdir()]
+
+
+def test_a_death_while_the_cache_changes(tiny_model: Path, tmp_path: Path) -> None:
+    """The model is loaded again as it was."""
+    running = started(tiny_model, tmp_path, load_seconds=0.5)
+    before, events = running.settings, []
+    for event in running.change(other(before), keep=True):
+        events.append(event)
+        if getattr(event, "fraction", None) and len([*filter(is_retry, events)]) == 0:
+            running.kill()
+            running._launcher._over = False  # it was not the user who left
+    assert isinstance(events[-1], Ready)
+    assert events[-1].running.settings == before
+    events[-1].running.close()
+
+
+def is_retry(event: object) -> bool:
+    return isinstance(event, Retry)
 
 
 def test_a_full_disk_only_means_that_it_is_read_again(
@@ -238,7 +281,7 @@ def test_a_full_disk_only_means_that_it_is_read_again(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tuner.launch.carrying.states_folder", full)
-    said, running = changed(running, other(running.settings))
+    said, running = changed(running, elsewhere(running.settings))
     assert not said
     assert n_reused(running) == 0
     running.close()

@@ -48,6 +48,12 @@ class Settings:
         """Tokens handed to one llama_decode call."""
         return max(512, self.n_ubatch)
 
+    @property
+    def weights(self) -> tuple[object, ...]:
+        """What decides where the weights lie. All else is a context's, which can be made anew
+        beside them; but for repacked weights, which a machine can run or not."""
+        return self.n_gpu_layers, self.n_cpu_moe, self.tensor_split
+
     def with_context(self, n_ctx: int) -> Self:
         """The same with another context."""
         return self._with(n_ctx=n_ctx)

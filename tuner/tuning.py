@@ -92,14 +92,14 @@ class Tuning:
         self._other_threads = 0 if known else measure.other_threads()
 
     @classmethod
-    def of(cls, request: LaunchRequest) -> Tuning:
-        """Reads the file, unless the request has the model, and measures the machine. Raises
-        FileError."""
+    def of(cls, request: LaunchRequest, machine: Machine | None = None) -> Tuning:
+        """Reads the file, unless the request has the model, and measures the machine, unless it was
+        measured. Raises FileError."""
         with file_to_blame(request.path):
             model = request.model or read_model(request.path)
         profiles = Profiles() if request.use_profile and not request.stated else None
         facts = _facts(profiles)
-        machine = _machine(request, facts)
+        machine = machine or _machine(request, facts)
         with file_to_blame(request.path):
             return cls(request, model, machine, profiles, facts)
 

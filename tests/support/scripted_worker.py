@@ -11,7 +11,8 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
                      last message's content (default: "Hello, **world**.")
     chunk            characters per Text event, each counted as one token (default 4)
     delay            seconds between Text events (default 0.01)
-    load_seconds     how long a load takes, in ten Progress steps (default 0)
+    load_seconds     how long a load, or a change of the cache, takes, in ten Progress steps
+                     (default 0)
     fail_load        "KIND:MESSAGE": the load ends in Failed
     fail_generate    "KIND:MESSAGE": a generation ends in Failed
     die_in           "load" | "generate" | "extra_bufts": when it dies; the last dies in a load
@@ -153,10 +154,8 @@ class _Script:
     def load(self, request: Load) -> None:
         settings, options = request.settings, self.options
         for step in range(11):
-            if self.stop.wait(options.load_seconds / 10 if step else 0):
-                self.send(Cancelled())
+            if not self.step(step):
                 return
-            self.send(Progress(step / 10))
             if step == 5 and options.stuck_in == "load":
                 self.stick()
             if step == 5 and (
@@ -176,6 +175,14 @@ class _Script:
         self.cached = 0
         threads = options.faster_threads if request.other_threads else 0
         self.send(replace(self.loaded(settings), faster_threads=threads))
+
+    def step(self, step: int) -> bool:
+        """One of ten steps of a load; False where it was stopped."""
+        if self.stop.wait(self.options.load_seconds / 10 if step else 0):
+            self.send(Cancelled())
+            return False
+        self.send(Progress(step / 10))
+        return True
 
     def has_room(self, settings: Settings) -> bool:
         most = self.options.oom_over_ctx
@@ -197,7 +204,7 @@ class _Script:
         return replace(loaded, n_moved=self.cached)
 
     def reshape(self, request: Reshape) -> None:
-        if self.has_room(request.settings):
+        if all(self.step(step) for step in range(11)) and self.has_room(request.settings):
             self.send(self.loaded(request.settings))
 
     def generate(self, request: Generate) -> None:

@@ -334,7 +334,7 @@ class LoadedModel:
     def _taken_out(self) -> tuple[Branch | None, str]:
         """All that the cache holds, in RAM, or why not."""
         if not self._cache.tokens:
-            return None, "nothing was in the cache"
+            return None, ""
         state = self._context.state(partial=False)
         return (self._cache.branch(state), "") if state is not None else (None, NO_ROOM)
 

@@ -111,10 +111,13 @@ class Service:
         model = self._loaded_model()
         try:
             return model.reshape(request)
-        finally:
-            if not model.usable:  # neither the new context could be had, nor the old one again
-                model.close()
-                self._model = None
+        except LlamaError as error:
+            if model.usable:
+                raise
+            # Neither the new context could be had, nor the old one again.
+            model.close()
+            self._model = None
+            return Failed("not_loaded", str(error))
 
     def _dry_run(self, request: Load) -> DryRunDone:
         started = time.monotonic()

@@ -16,6 +16,7 @@ from tuner.settings import Settings
 from tuner.wishes import LaunchRequest
 
 if TYPE_CHECKING:
+    from tuner.launch.running import Running
     from tuner.planning import Explorer, Plan
     from tuner.tuning import Tuning
 
@@ -82,18 +83,55 @@ class Launcher:
         self.request = replace(self.request, settings=settings, keeps_settings=keep)
 
     def change(
-        self, settings: Settings, before: Settings, *, keep: bool | None
+        self, settings: Settings, running: Running, *, keep: bool | None
     ) -> Iterator[LaunchEvent]:
-        """Loads other settings in place of those that were loaded `before`, which are loaded again
-        where the others cannot be, or after a `cancel`. `keep`: as in `choose`."""
+        """Loads other settings in place of those that run, which are loaded again where the others
+        cannot be, or after a `cancel`. `keep`: as in `choose`. What the cache holds goes along;
+        where the weights lie as they did, they stay."""
         request = self.request
         self.choose(settings, keep=keep)
-        yield from self._instead(self.start(), before, request)
+        before = running.plan.chosen.settings
+        if self.client.alive and settings.weights == before.weights:
+            yield from self._reshape(running, None, before, request)
+        else:
+            yield from self._instead(self.start(), before, request)
 
-    def try_out(self, settings: Settings, before: Settings | None) -> Iterator[LaunchEvent]:
-        """The same for a while: what `start` loads stays as it was. Without a `before` nothing is
-        loaded where these cannot be. Raises KvchatError then."""
-        yield from self._instead(self.start(settings), before, self.request)
+    def try_out(
+        self, settings: Settings, running: Running, before: Settings | None
+    ) -> Iterator[LaunchEvent]:
+        """The same for a while: what `start` loads stays as it was. `before`: what is loaded where
+        these cannot be; None: nothing. Raises KvchatError then."""
+        if self.client.alive and settings.weights == running.settings.weights:
+            yield from self._reshape(running, settings, before, self.request)
+        else:
+            yield from self._instead(self.start(settings), before, self.request)
+
+    def _reshape(
+        self,
+        running: Running,
+        once: Settings | None,
+        before: Settings | None,
+        request: LaunchRequest,
+    ) -> Iterator[LaunchEvent]:
+        from tuner.launch.loading import reshaped  # noqa: PLC0415
+
+        self._cancelled = False
+        try:
+            yield from reshaped(self, running, once)
+            return
+        except KvchatError as error:
+            if self._over or before is None:
+                self.client.close()
+                raise
+            why = _why(error)
+            stays = self.client.alive and error.kind != "not_loaded"
+        self.request = request
+        if stays and before == running.plan.chosen.settings:
+            yield Retry(f"{why}. The model stays as it was.")
+            yield Ready(running)
+        else:
+            yield Retry(f"{why}. The model is loaded again as it was.")
+            yield from self._instead(self.start(before), None, request)
 
     def _instead(
         self, load: Iterator[LaunchEvent], before: Settings | None, request: LaunchRequest
@@ -104,14 +142,10 @@ class Launcher:
             try:
                 yield from _with(held, load)
                 return
-            except EngineCancelled:
+            except KvchatError as error:
                 if self._over or before is None:
                     raise
-                why = "It was cancelled"
-            except KvchatError as error:
-                if before is None:
-                    raise
-                why = str(error).rstrip(".")
+                why = _why(error)
             self.request = request
             yield Retry(f"{why}. The model is loaded again as it was.")
             yield from _with(held, self.start(before))
@@ -136,6 +170,10 @@ class Launcher:
         """Raises EngineCancelled where the launch is to end."""
         if self._cancelled or self._over:
             raise EngineCancelled("the launch was cancelled")
+
+
+def _why(error: KvchatError) -> str:
+    return "It was cancelled" if isinstance(error, EngineCancelled) else str(error).rstrip(".")
 
 
 def _with(held: Carried, load: Iterator[LaunchEvent]) -> Iterator[LaunchEvent]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 
-from tuner.engine.protocol import Loaded, Progress
+from tuner.engine.protocol import Loaded, Progress, Reshape
 from tuner.errors import EngineError, NoFitError
 from tuner.launch.events import LaunchEvent, Planned, Ready, Retry, Stage
 from tuner.launch.launcher import Launcher
@@ -18,6 +18,8 @@ from tuner.report.advice import advice_lines
 from tuner.settings import Settings
 from tuner.tuning import Tuning
 from tuner.wishes import LaunchRequest
+
+_READ_AGAIN = "the conversation is read again, as its cache could not be moved: {why}"
 
 
 def planned_and_loaded(launcher: Launcher, once: Settings | None) -> Iterator[LaunchEvent]:
@@ -41,6 +43,37 @@ def planned_and_loaded(launcher: Launcher, once: Settings | None) -> Iterator[La
     if not plan.chosen.fits:
         raise NoFitError(_why_not(tuning, plan))
     yield from loaded(launcher, tuning, plan)
+
+
+def reshaped(launcher: Launcher, running: Running, once: Settings | None) -> Iterator[LaunchEvent]:
+    """The same for settings that differ only in what a context has by itself: the weights stay, and
+    what is in the cache is moved into another one. Raises KvchatError; what runs then runs on as it
+    was, unless that was the engine's, of kind "not_loaded", or a death."""
+    launcher.check()
+    yield Stage("measuring memory")
+    asked = launcher.request
+    if once is not None:
+        asked = replace(asked, settings=once, keeps_settings=None)
+    tuning = Tuning.of(asked, running.machine_now())
+    launcher.check()
+    plan = tuning.verify(tuning.plan(), launcher.client)
+    if not plan.chosen.fits:
+        raise NoFitError(_why_not(tuning, plan))
+    settings = plan.chosen.settings
+    words = placement(plan.model, plan.machine, settings)
+    yield Planned(words, settings.n_ctx, plan.model.size_bytes)
+    launcher.check()
+    request = tuning.load_request(settings)
+    for event in launcher.client.reshape(Reshape(settings, request.kept_bytes)):
+        match event:
+            case Progress(fraction):
+                yield Stage("changing the cache", fraction)
+            case Loaded(n_moved=0, not_moved=why) if why:
+                done = replace(event, warnings=(*event.warnings, _READ_AGAIN.format(why=why)))
+            case Loaded():
+                done = event
+    actual = tuning.learn(plan, done, {})
+    yield Ready(Running(launcher, tuning, plan, done, actual))
 
 
 def explorer(request: LaunchRequest) -> Explorer:

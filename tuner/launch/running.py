@@ -236,11 +236,17 @@ class Running:
     def change(self, settings: Settings, *, keep: bool | None) -> Iterator[LaunchEvent]:
         """Loads other settings in place of these, and these again where that fails
         (`Launcher.change`)."""
-        return self._launcher.change(settings, self.plan.chosen.settings, keep=keep)
+        return self._launcher.change(settings, self, keep=keep)
 
     def try_out(self, settings: Settings, before: Settings | None) -> Iterator[LaunchEvent]:
         """Loads other settings for a while, or else those from `before` (`Launcher.try_out`)."""
-        return self._launcher.try_out(settings, before)
+        return self._launcher.try_out(settings, self, before)
+
+    def machine_now(self) -> Machine:
+        """The machine as it is now, with what this model takes counted as free. Milliseconds, or
+        half a second where GPUs are not NVIDIA's."""
+        asks = any(not gpu.uuid for gpu in self.plan.machine.gpus)
+        return self._tuning.machine_now(self.actual.footprint, self._client.pid, asks=asks)
 
     @property
     def alive(self) -> bool:
