@@ -18,7 +18,7 @@ from tuner.launch.running import Running
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
 from tuner.profiles.profiles import Profiles
-from tuner.settings import Settings
+from tuner.settings import Settings, on_gpus
 from tuner.tuning import EXPLORED
 from tuner.wishes import Wishes
 
@@ -286,3 +286,38 @@ def test_a_full_disk_only_means_that_it_is_read_again(
     assert n_reused(running) == 0
     running.close()
     assert "No space left" in (tmp_path / "engine.log").read_text()
+
+
+@pytest.mark.parametrize("gpus", [("GPU0",), ("GPU1",), None])
+def test_a_choice_of_gpus_is_loaded_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: tuple[str, ...] | None
+) -> None:
+    """The others are left alone, now and by the next launch; also where kvchat itself would leave
+    out another one, or none. Without that GPU it is planned again."""
+    weak = replace(gpu(2, 1, bandwidth=30e9), engine_name="CUDA1")
+    where = machine(replace(gpu(8), engine_name="CUDA0"), weak)
+    monkeypatch.setattr(devices, "measure", lambda **_: where)
+    path = giant_path(LLAMA_8B)
+    running = started(path, tmp_path)
+    assert [g.id for g in running.plan.machine.gpus] == ["GPU0"]  # the weak one is no help
+    explorer = running.explorer()
+    dial = next(d for d in explorer.dials if d.names == ("gpus",))
+    assert dial.value(explorer.start) == ("GPU0",)
+    n_layers = 0 if gpus == ("GPU1",) else 4
+    few = replace(explorer.start, n_ctx=1024, n_gpu_layers=n_layers, n_ubatch=128)
+    tried = explorer.exactly(explorer.weighed(explorer.know(on_gpus(few, gpus))))
+    assert tried.fits
+    _, after = changed(running, tried.settings)
+    after.close()
+    names = [g.id for g in where.gpus if gpus is None or g.id in gpus]
+    assert after.settings == tried.settings
+    assert [g.id for g in after.plan.machine.gpus] == names
+    left_out = after.tuning.load_request(after.settings).left_out
+    assert set(left_out) == {"CUDA0", "CUDA1"} - {f"CUDA{name[-1]}" for name in names}
+    again = loaded(path, tmp_path)
+    assert (again.settings, EXPLORED in again.plan.reasons) == (tried.settings, True)
+    assert [g.id for g in again.plan.machine.gpus] == names
+    monkeypatch.setattr(devices, "measure", lambda **_: machine())
+    planned = loaded(path, tmp_path)
+    assert not planned.plan.machine.gpus
+    assert [r for r in planned.plan.reasons if "was for other GPUs: planned again" in r]

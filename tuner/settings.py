@@ -77,6 +77,20 @@ class Settings:
         return cls(*values)
 
 
+@dataclass(frozen=True, slots=True)
+class OnGpus(Settings):
+    """Settings for some of the machine's GPUs, the others being left alone. Those for all of them,
+    or for whichever a plan takes, are plain `Settings`."""
+
+    gpus: tuple[str, ...] = ()  # by `Device.id`, in the machine's order
+
+
+def on_gpus(settings: Settings, gpus: tuple[str, ...] | None) -> Settings:
+    """The same for these GPUs; None: for all."""
+    values = {name: getattr(settings, name) for name in FIELDS}
+    return Settings(**values) if gpus is None else OnGpus(**values, gpus=gpus)
+
+
 @cache
 def _layout(cls: type[Settings]) -> tuple[Callable[[Settings], tuple[Any, ...]], dict[str, int]]:
     """What reads all fields in order, and the place of each."""

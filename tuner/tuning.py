@@ -33,6 +33,7 @@ from tuner.planning import (
     with_choice,
 )
 from tuner.planning.advice import Advice, advise
+from tuner.planning.fewer_gpus import with_only
 from tuner.planning.kept_states import KeptStates
 from tuner.planning.reshaping import can_convert, reshaped
 from tuner.profiles.actual import Actual
@@ -46,7 +47,7 @@ from tuner.profiles.lessons import (
 from tuner.profiles.paces import paced, parts_of, said_by
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
 from tuner.safe_text import one_line
-from tuner.settings import Settings
+from tuner.settings import OnGpus, Settings, on_gpus
 from tuner.units import tps_text
 from tuner.wishes import LaunchRequest, Wishes
 
@@ -69,6 +70,7 @@ class Tuning:
         """Of `facts`, what loads on this machine have taught, the measured part is in `machine`
         already."""
         self.request, self.model, self.machine = request, model, machine
+        self._measured = machine  # with all GPUs
         facts = facts or MachineFacts()
         use_extra_bufts = runs_extra_bufts(facts, machine.engine_version)
         self._without_repacking = "" if use_extra_bufts else without_repacking_text(facts)
@@ -151,8 +153,11 @@ class Tuning:
         return self._warned(replace(plan, sampling=self.lessons.sampling))
 
     def explorer(self, start: Settings) -> Explorer:
-        """For trying out settings, beginning with these."""
-        return Explorer(self._new_solver(), self._new_solver(), self.wishes, start)
+        """For trying out settings on any of the GPUs, beginning with these on those of the plan."""
+        fewer = self.machine.gpus != self._measured.gpus
+        gpus = tuple(gpu.id for gpu in self.machine.gpus) if fewer else None
+        one, other = (self._solver_on(self._measured) for _ in range(2))
+        return Explorer(one, other, self.wishes, on_gpus(start, gpus))
 
     def _settle_on(self, machine: Machine) -> None:
         """From now on all is said of this machine, which may have a GPU less: one that a plan does
@@ -292,8 +297,11 @@ class Tuning:
             plan = self._exactly(fresh, self.request.settings)
             return _because(plan, EXPLORED) if self.request.settings == explored else plan
         if explored is not None and not self.wishes.stated:
-            again = self._again(explored, "What was chosen in the fit explorer")
+            what = "What was chosen in the fit explorer"
+            there = self._settled_for(explored)
+            again = self._again(explored, what) if there else _for_others(what)
             if isinstance(again, str):
+                self._settle_on(fresh.machine)
                 return _because(fresh, again)
             return _because(self._given(fresh, again), EXPLORED)
         if profile is None or profile.settings is None or profile.settings == explored:
@@ -322,7 +330,7 @@ class Tuning:
     def _exactly(self, fresh: Plan, settings: Settings) -> Plan:
         """The plan with these settings, whether they fit or not, and nothing to fall back on.
         Raises NoFitError where they are for other GPUs."""
-        if not self._suits(settings):
+        if not self._settled_for(settings):
             raise NoFitError("What was chosen is for other GPUs than there are now.")
         settings = replace(settings, use_extra_bufts=self.wishes.use_extra_bufts)
         weighed = self.solver.weigh(settings, self.solver.objective(self.wishes))
@@ -333,13 +341,14 @@ class Tuning:
     def _given(self, fresh: Plan, chosen: Candidate) -> Plan:
         """The plan with what the user chose, of which nothing is to be explained."""
         given = replace(fresh, wishes=Wishes.of_settings(chosen.settings))
-        return replace(with_choice(given, chosen, self.solver), wishes=fresh.wishes)
+        there = moved_to if self.machine != fresh.machine else with_choice
+        return replace(there(given, chosen, self.solver), wishes=fresh.wishes)
 
     def _again(self, settings: Settings, what: str) -> Candidate | str:
         """Settings of an earlier launch as they are now, if they can be had; else why not, in a
         sentence about `what`."""
         if not self._suits(settings):
-            return f"{what} was for other GPUs: planned again."
+            return _for_others(what)
         refused = constraints.refusal(self.model, settings, self.machine)
         if refused:
             return f"{what} cannot be used here now: planned again. {refused}"
@@ -352,16 +361,29 @@ class Tuning:
             else f"{what} no longer fits the memory that is free: planned again."
         )
 
-    def _suits(self, settings: Settings) -> bool:
+    def _settled_for(self, settings: Settings) -> bool:
+        """Settles on the GPUs that settings are for, which may be others than the plan's: those
+        that they name, or all. False: they are for none that are here."""
+        there = {gpu.id for gpu in self._measured.gpus}
+        if isinstance(settings, OnGpus) and not there.issuperset(settings.gpus):
+            return False
+        if isinstance(settings, OnGpus) or not self._suits(settings):
+            self._settle_on(with_only(self._measured, settings))
+        return self._suits(settings)
+
+    def _suits(self, settings: Settings, machine: Machine | None = None) -> bool:
         """Whether these settings were made for as many GPUs as there are."""
-        n = len(self.machine.gpus)
+        n = len((machine or self.machine).gpus)
         if settings.n_gpu_layers and not n:
             return False
         return len(settings.tensor_split) == (n if n > 1 else 0)
 
     def _new_solver(self) -> Solver:
+        return self._solver_on(self.machine)
+
+    def _solver_on(self, machine: Machine) -> Solver:
         """A solver with all that was measured of this model here."""
-        solver = Solver(self.model, self.machine)
+        solver = Solver(self.model, machine)
         losses = self.lessons.losses
         return self._calibrated(solver.with_losses(losses) if losses else solver)
 
@@ -373,7 +395,8 @@ class Tuning:
         if not self.lessons.comparable:
             return solver
         on_gpu = profile.settings.n_gpu_layers > 0
-        if not self._suits(profile.settings) or on_gpu != bool(self.machine.gpus):
+        there = solver.machine
+        if not self._suits(profile.settings, there) or on_gpu != bool(there.gpus):
             return solver
         settings, prompt = profile.settings, None
         decode = profile.decode_tps * solver.decode_seconds(settings, profile.decode_depth)
@@ -421,6 +444,10 @@ def _machine(request: LaunchRequest, facts: MachineFacts) -> Machine:
 
 def _because(plan: Plan, why: str) -> Plan:
     return replace(plan, reasons=(*plan.reasons, why))
+
+
+def _for_others(what: str) -> str:
+    return f"{what} was for other GPUs: planned again."
 
 
 def _other_engine(profile: Profile, machine: Machine) -> str:

@@ -33,7 +33,7 @@ from tuner.engine.protocol import Sampling
 from tuner.errors import EngineError, FileError
 from tuner.machine.machine import Machine
 from tuner.planning import Explorer, Solver
-from tuner.settings import Settings
+from tuner.settings import OnGpus, Settings
 from tuner.units import seconds_text, tps_text
 from tuner.wishes import Wishes
 
@@ -234,6 +234,24 @@ async def test_a_plan_is_taken_over_by_enter_and_by_number(store: Conversations)
         assert pilot.app.screen is screen
         assert screen._row == 0
     assert not running.changes
+
+
+async def test_a_gpu_is_left_out_and_loaded_without(store: Conversations) -> None:
+    """Its bar goes; the choice says which GPUs are used."""
+    where = machine(*(replace(gpu(8, n), source="measured") for n in range(2)))
+    running = FakeRunning(make_explorer=lambda: make(where=where, n_ctx=4096))
+    async with over_the_chat(running, store) as (pilot, _, screen):
+        rows = [d.label for d in screen._explorer.dials]  # type: ignore[union-attr]
+        await press(pilot, *["down"] * rows.index("GPUs"))
+        await until(pilot, lambda: shows(pilot, "◂ all", "GPU0 ", "GPU1 "))
+        await press(pilot, "left", "left")
+        await until(pilot, lambda: shows(pilot, "without GPU1 ▸"))
+        await until(pilot, lambda: "\n   GPU1 █" not in shown(pilot) and settled(screen))
+        await press(pilot, "enter")
+        await until(pilot, lambda: running.changes)
+    ((settings, keep),) = running.changes
+    assert isinstance(settings, OnGpus)
+    assert (settings.gpus, keep) == (("GPU0",), True)
 
 
 async def test_only_the_newest_step_is_weighed(store: Conversations) -> None:

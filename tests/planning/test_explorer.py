@@ -15,8 +15,9 @@ from tests.support.giants import GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, 
 from tuner.machine.machine import Machine
 from tuner.planning import constraints
 from tuner.planning.explorer import Explorer
+from tuner.planning.planner import make_plan
 from tuner.planning.solver import Solver
-from tuner.settings import Settings
+from tuner.settings import OnGpus, Settings, on_gpus
 from tuner.units import size_text
 from tuner.wishes import Wishes
 
@@ -51,7 +52,7 @@ def wandered(of: Explorer, steps: list[tuple[int, int]]) -> Iterator[Settings]:
         yield now
 
 
-steps = st.lists(st.tuples(st.integers(0, 5), st.integers(-9, 9)), max_size=6)
+steps = st.lists(st.tuples(st.integers(0, 6), st.integers(-9, 9)), max_size=6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,7 +75,7 @@ def test_whatever_is_shown_can_be_asked_of_the_engine(
     """No step leads to a pair of types that it refuses, and each changes one dial alone."""
     of = explored(*case)
     for at in wandered(of, way):
-        assert constraints.refusal(of.model, at, of.machine) is None
+        assert constraints.refusal(of.model, at, of.machine_of(at)) is None
         assert at == replace(at, tensor_split=())
         for turned in of.dials:
             assert turned.value(at) in turned.values
@@ -91,7 +92,7 @@ def test_the_figures_are_those_of_the_solver(
     *_, here = wandered(of, way)
     shown = of.exactly(of.weighed(here))
     assert replace(shown.settings, tensor_split=()) == here
-    fresh = Solver(of.model, of.machine)
+    fresh = Solver(of.model, of.machine_of(here))
     told = fresh.calculate(Wishes.of_settings(shown.settings))
     assert shown.footprint == fresh.exactly(told).footprint
     assert shown.speed == told.speed
@@ -134,6 +135,55 @@ def test_each_dial_has_the_values_that_make_sense() -> None:
     assert [d.label for d in explored(LLAMA_8B, "CPU").dials] == [
         "context", "K cache", "V cache", "batch",
     ]  # fmt: skip
+
+
+def test_a_gpu_can_be_left_out_and_taken_in() -> None:
+    """Each set of several GPUs, all of them last; one that the plan leaves out can be tried, and
+    with it too it is the solver's figures."""
+    of = explored(LLAMA_8B, "cards")
+    gpus = of.dials[dial(of, "GPUs")]
+    assert gpus.values == (("GPU0",), ("GPU1",), ("GPU0", "GPU1"))
+    assert gpus.value(of.start) == ("GPU0", "GPU1")
+    alone = of.step(of.start, gpus, -1)
+    assert alone == on_gpus(of.start, ("GPU1",))
+    shown = of.exactly(of.weighed(alone))
+    assert [use.device for use in shown.footprint.uses] == ["GPU1", "host"]
+    assert of.of(shown) == alone
+    assert of.step(alone, gpus, 1) == of.start
+    assert "GPUs" not in [d.label for d in explored(LLAMA_8B, "card").dials]
+    flag = explorer(LLAMA_8B, MACHINES["cards"], Wishes(tensor_split=(1, 1)))
+    assert "GPUs" not in [d.label for d in flag.dials]
+
+
+def test_what_the_plan_leaves_out_is_on_the_dial() -> None:
+    """Also the only GPU that there is."""
+    weak = machine(gpu(1.1, bandwidth=60e9), ram=32)
+    model = giant(LLAMA_8B)
+    plan = make_plan(model, weak, Wishes())
+    assert not plan.machine.gpus  # or this shows nothing
+    start = on_gpus(plan.chosen.settings, ())
+    of = Explorer(Solver(model, weak), Solver(model, weak), Wishes(), start)
+    assert of.of(of.survey().chosen) == of.start
+    gpus = of.dials[dial(of, "GPUs")]
+    assert gpus.values == ((), ("GPU0",))
+    layers = of.dials[dial(of, "GPU layers")]
+    assert of.step(of.start, layers, 1) == of.start  # there is no GPU for them
+    with_it = of.step(of.step(of.start, gpus, 1), layers, 1)
+    assert (with_it.n_gpu_layers, gpus.value(with_it)) == (1, ("GPU0",))
+    assert of.exactly(of.weighed(with_it)).footprint.uses[0].weights > 0
+    back = of.step(with_it, gpus, -1)
+    assert back == with_it  # it has a layer on a GPU
+
+
+def test_a_larger_context_stays_on_its_gpus() -> None:
+    model, where = giant(LLAMA_8B), MACHINES["cards"]
+    start = on_gpus(explored(LLAMA_8B, "cards").start, ("GPU0",))
+    of = Explorer(Solver(model, where), Solver(model, where), Wishes(), replace(start, n_ctx=4096))
+    larger = of.larger()
+    assert larger is not None
+    assert isinstance(larger.settings, OnGpus)
+    assert larger.settings.gpus == ("GPU0",)
+    assert larger.settings.n_ctx > of.start.n_ctx
 
 
 def test_types_that_must_be_alike_are_turned_together() -> None:

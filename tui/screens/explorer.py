@@ -114,7 +114,9 @@ class ExplorerScreen(Screen[Choice | None]):
             return  # a step has been made meanwhile
         self._weighed = message
         self._show_dials()
-        self._lines("memory").show(fit.memory(self._explorer.machine, message.candidate))
+        self._lines("memory").show(
+            fit.memory(self._explorer.machine_of(message.settings), message.candidate)
+        )
         self._lines("figures").show(fit.figures(message.candidate))
         self._lines("verdict").show(
             fit.verdict(message.candidate, message.missing, exact=message.exact)
@@ -128,14 +130,14 @@ class ExplorerScreen(Screen[Choice | None]):
         assert self._explorer is not None
         plan = message.plan
         listed = [plan.chosen, *plan.alternatives] if plan.chosen.fits else plan.alternatives
-        self._own = self._explorer.know(plan.chosen.settings)
+        self._own = self._explorer.of(plan.chosen)
         keys = iter("123456789")
         self._offers = [
             (self._keymap.label("explorer.reset") if c is plan.chosen else next(keys, " "), c)
             for c in listed
         ]
         for candidate in plan.alternatives:
-            self._explorer.know(candidate.settings)
+            self._explorer.of(candidate)
         self._show_offers()
         self._show_dials()
         if self._reset_wanted:
@@ -209,7 +211,7 @@ class ExplorerScreen(Screen[Choice | None]):
         for key, candidate in self._offers:
             if key == event.key and self._explorer is not None:
                 event.stop()
-                self._go_to(self._explorer.know(candidate.settings))
+                self._go_to(self._explorer.of(candidate))
 
     def action_enter(self) -> None:
         explorer, weighed = self._explorer, self._weighed
@@ -220,7 +222,7 @@ class ExplorerScreen(Screen[Choice | None]):
             _, candidate = self._offers[offer]
             self._row = 0
             self._show_offers()
-            self._go_to(explorer.know(candidate.settings))
+            self._go_to(explorer.of(candidate))
         elif weighed and weighed.exact and weighed.settings == self._settings:
             self._load(weighed)
         else:

@@ -69,11 +69,23 @@ def dials(
 
 def _value(dial: Dial, settings: Settings, n_layers: int) -> str:
     value: Any = dial.value(settings)
+    if dial.names == ("gpus",):
+        return _gpus(value, dial.values[-1])
     if dial.names == ("n_gpu_layers",):
         return f"{value} of {dial.values[-1]}"
     if dial.names == ("n_cpu_moe",):
         return f"{value} of {n_layers}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _gpus(used: tuple[str, ...], all_of_them: tuple[str, ...]) -> str:
+    """Which GPUs are used, in a word or two."""
+    left = [gpu for gpu in all_of_them if gpu not in used]
+    if not used:
+        return "none"
+    if not left:
+        return "all" if len(used) > 1 else used[0]
+    return f"without {left[0]}" if len(left) == 1 else "+".join(used)
 
 
 def _detail(dial: Dial, settings: Settings, candidate: Candidate | None, room: int) -> str:

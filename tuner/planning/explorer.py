@@ -7,24 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Any
 
+from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES, CHOSEN_TYPES
 from tuner.memory.kv_cache import cache_layout
 from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.differences import difference_text
+from tuner.planning.fewer_gpus import with_only
 from tuner.planning.objective import LEAST_CONTEXT
 from tuner.planning.plan import Candidate, Plan
 from tuner.planning.planner import make_plan
 from tuner.planning.shortage import short_text
 from tuner.planning.solver import MOST_CONTEXT, UBATCHES, Solver
-from tuner.settings import Settings
+from tuner.settings import OnGpus, Settings, on_gpus
 from tuner.wishes import Wishes
 
 # The contexts that people name: 1k, 1.5k, 2k, 3k, 4k, 6k, ...
 CONTEXTS = tuple(sorted(factor << k for factor in (2, 3) for k in range(9, 21)))
+FEW = 3  # GPUs, of which every set can be tried
 _UNLIKE = ("f16", "q8_0")  # a pair that is refused only where no unlike types are taken
 
 
@@ -48,20 +51,33 @@ class Dial:
         return replace(settings, **changes)
 
 
+@dataclass(frozen=True, slots=True)
+class GpusDial(Dial):
+    """Which GPUs are used; the last of its values is all of them."""
+
+    def value(self, settings: Settings) -> Any:
+        return settings.gpus if isinstance(settings, OnGpus) else self.values[-1]
+
+    def turned(self, settings: Settings, value: Any) -> Settings:
+        return on_gpus(settings, None if value == self.values[-1] else value)
+
+
 class Explorer:
     """Tries out settings of one model on one machine.
 
     A setting that is tried has no split over several GPUs: that follows from the rest (`weighed`).
+    For some of the GPUs alone they are `OnGpus`.
     `start`, `step` and `dials` take microseconds; everything else computes and belongs in a
     thread, one call at a time but for `survey` and `frontier`, which have a solver of their own.
     """
 
     def __init__(self, solver: Solver, surveyor: Solver, wishes: Wishes, start: Settings) -> None:
         """`wishes`: what flags fixed. `start`: the settings to begin with. `surveyor`: another
-        solver of the same model and machine."""
+        solver of the same model and machine, which has all GPUs."""
         self.model, self.machine = solver.model, solver.machine
         self.wishes = wishes
         self._solver, self._surveyor = solver, surveyor
+        self._fewer: dict[tuple[str, ...], Solver] = {}  # solvers, by the GPUs that they have
         self._splits: dict[Settings, tuple[float, ...]] = {}
         self._known: list[Settings] = []
         self.dials: tuple[Dial, ...] = ()
@@ -73,12 +89,25 @@ class Explorer:
         """Whether a GPU of this machine was only described, so that nothing can be loaded there."""
         return any(gpu.source == "stated" for gpu in self.machine.gpus)
 
+    def machine_of(self, settings: Settings) -> Machine:
+        """The machine with the GPUs that these settings are for."""
+        return with_only(self.machine, settings)
+
+    def of(self, candidate: Candidate) -> Settings:
+        """A plan's settings as they are tried, on the GPUs that the plan has."""
+        return self.know(self._named(candidate))
+
+    def _named(self, candidate: Candidate) -> Settings:
+        """A candidate's settings, which say on which GPUs they are."""
+        used = {use.device for use in candidate.footprint.uses}
+        gpus = tuple(gpu.id for gpu in self.machine.gpus if gpu.id in used)
+        return on_gpus(candidate.settings, None if len(gpus) == len(self.machine.gpus) else gpus)
+
     def know(self, settings: Settings) -> Settings:
         """These settings as they are tried: their values are among those that dials step through,
         and their split is the one that follows."""
         bare = self._bare(settings)
-        ours = len(settings.tensor_split) == len(self.machine.gpus)  # not of fewer GPUs
-        if settings.tensor_split and ours and self.wishes.tensor_split is None:
+        if settings.tensor_split and self._given_split(settings) is None:
             self._splits.setdefault(bare, settings.tensor_split)
         if bare not in self._known:
             self._known.append(bare)
@@ -92,8 +121,10 @@ class Explorer:
         ahead = dial.values[at + 1 :] if by > 0 else dial.values[:at][::-1]
         found = settings
         for value in ahead if left else ():
-            trial = dial.turned(settings, value)
-            if constraints.refusal(self.model, trial, self.machine) is None:
+            trial = self._bare(dial.turned(settings, value))
+            machine = self.machine_of(trial)
+            nowhere = trial.n_gpu_layers and not machine.gpus
+            if not nowhere and constraints.refusal(self.model, trial, machine) is None:
                 found, left = trial, left - 1
                 if not left:
                     break
@@ -104,7 +135,7 @@ class Explorer:
     def weighed(self, settings: Settings) -> Candidate:
         """What these settings give, by the search's quick arithmetic: with the first split over
         several GPUs that fits, the fastest being the first, or the one that lacks least."""
-        solver = self._solver
+        solver = self._solver_of(settings)
         misses: list[Candidate] = []
         for split in self._splits_of(settings):
             candidate = solver.weigh(settings.with_split(split), self._objective)
@@ -118,22 +149,26 @@ class Explorer:
         known of others with as many layers on the GPUs, made to fit by moving some of them."""
         if settings in self._splits:
             yield self._splits[settings]
-        yield from self._solver.fitting.splits(settings, self.wishes.tensor_split)
+        given = self._given_split(settings)
+        yield from self._solver_of(settings).fitting.splits(settings, given)
         for other, split in self._splits.items():
-            if other.n_gpu_layers == settings.n_gpu_layers:
+            alike = other.n_gpu_layers == settings.n_gpu_layers
+            if alike and self.machine_of(other).gpus == self.machine_of(settings).gpus:
                 yield split
 
     def exactly(self, candidate: Candidate) -> Candidate:
         """The same with the exact footprint, which is what counts."""
-        return self._solver.exactly(candidate)
+        return self._solver_of(candidate.settings).exactly(candidate)
 
     def missing(self, candidate: Candidate) -> str:
         """Where how much memory is missing; "" where it fits."""
-        return short_text(candidate, self.machine, self._solver.budgets)
+        solver = self._solver_of(candidate.settings)
+        return short_text(candidate, solver.machine, solver.budgets)
 
     def notes(self, candidate: Candidate) -> tuple[str, ...]:
         """What to beware of."""
-        return constraints.notes(self.model, candidate.settings, self.machine)
+        machine = self.machine_of(candidate.settings)
+        return constraints.notes(self.model, candidate.settings, machine)
 
     def survey(self) -> Plan:
         """What kvchat itself would choose, and its alternatives. Tenths of a second."""
@@ -151,16 +186,18 @@ class Explorer:
                 yield best
 
     def larger(self, least: int = 0) -> Candidate | None:
-        """The best plan for about one and a half times the context that it began with, and for
-        `least` tokens at least; None where no larger one fits."""
-        self._surveyor.start_plan()
+        """The best plan for about one and a half times the context that it began with, on the same
+        GPUs, and for `least` tokens at least; None where no larger one fits."""
+        fewer = isinstance(self.start, OnGpus)
+        surveyor = self._surveyor.on(self.machine_of(self.start)) if fewer else self._surveyor
+        surveyor.start_plan()
         now = self.start.n_ctx
         contexts = [n for n in self._contexts() if n >= max(now + 1, least)]
         enough = [n for n in contexts if n >= 3 * now // 2]
         for n_ctx in (*enough[:1], *(n for n in reversed(contexts) if n not in enough)):
-            _, best = self._surveyor.confirmed(replace(self.wishes, n_ctx=n_ctx, max_ctx=False))
+            _, best = surveyor.confirmed(replace(self.wishes, n_ctx=n_ctx, max_ctx=False))
             if best and best.fits:
-                return best
+                return replace(best, settings=self._named(best))
         return None
 
     def difference(self, candidate: Candidate) -> str:
@@ -174,7 +211,19 @@ class Explorer:
 
     def _bare(self, settings: Settings) -> Settings:
         """The settings without a split that follows from them."""
-        return settings.with_split(self.wishes.tensor_split or ())
+        return settings.with_split(self._given_split(settings) or ())
+
+    def _given_split(self, settings: Settings) -> tuple[float, ...] | None:
+        """A flag's, which is one over all GPUs."""
+        return None if isinstance(settings, OnGpus) else self.wishes.tensor_split
+
+    def _solver_of(self, settings: Settings) -> Solver:
+        """The solver of the machine that these settings are for."""
+        if not isinstance(settings, OnGpus):
+            return self._solver
+        if settings.gpus not in self._fewer:
+            self._fewer[settings.gpus] = self._solver.on(self.machine_of(settings))
+        return self._fewer[settings.gpus]
 
 
 def _dials(solver: Solver, wishes: Wishes, known: Iterable[Settings]) -> Iterator[Dial]:
@@ -196,11 +245,24 @@ def _dials(solver: Solver, wishes: Wishes, known: Iterable[Settings]) -> Iterato
     else:
         yield dial("K cache", CHOSEN_TYPES, "type_k")
         yield dial("V cache", CHOSEN_TYPES, "type_v")
+    gpus = tuple(gpu.id for gpu in solver.machine.gpus)
+    sets = {s.gpus for s in known if isinstance(s, OnGpus)}
+    if (len(gpus) > 1 or sets) and wishes.tensor_split is None:
+        values = sorted({*sets, *_sets(gpus)}, key=lambda ids: (len(ids), ids))
+        yield GpusDial("GPUs", ("gpus",), tuple(values))
     if solver.machine.gpus:
         yield dial("GPU layers", range(model.n_items + 1), "n_gpu_layers")
         if model.moe_layers:
             yield dial("experts in RAM", [0, *_experts(model)], "n_cpu_moe")
     yield dial("batch", UBATCHES, "n_ubatch")
+
+
+def _sets(gpus: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Each alone, all but one, and all; of up to `FEW`, every set."""
+    n = len(gpus)
+    for size in range(1, n + 1):
+        if n <= FEW or size in (1, n - 1, n):
+            yield from combinations(gpus, size)
 
 
 def _experts(model: Model) -> range:

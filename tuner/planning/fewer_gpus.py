@@ -13,6 +13,7 @@ from tuner.machine.machine import Device, Machine
 from tuner.planning.plan import Candidate
 from tuner.planning.search import Search
 from tuner.planning.solver import Solver
+from tuner.settings import OnGpus, Settings
 from tuner.units import seconds_text
 from tuner.wishes import Wishes
 
@@ -55,6 +56,13 @@ def without(machine: Machine, gpus: Collection[Device]) -> Machine:
     """The machine with some GPUs left alone."""
     kept = tuple(gpu for gpu in machine.gpus if gpu not in gpus)
     return replace(machine, gpus=kept, unusable=(*machine.unusable, *gpus))
+
+
+def with_only(machine: Machine, settings: Settings) -> Machine:
+    """The machine with the GPUs that settings are for (`OnGpus`), the others left alone."""
+    if not isinstance(settings, OnGpus):
+        return machine
+    return without(machine, [gpu for gpu in machine.gpus if gpu.id not in settings.gpus])
 
 
 def left_out_text(

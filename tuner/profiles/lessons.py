@@ -20,7 +20,7 @@ from tuner.profiles.paces import DeviceSaid, Sayings, all_heard
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
 from tuner.safe_text import one_line
 from tuner.sampling import SamplingChoice, remembered
-from tuner.settings import Settings
+from tuner.settings import OnGpus, Settings, on_gpus
 from tuner.wishes import Wishes
 
 
@@ -49,7 +49,9 @@ class Lessons:
         self._keeps_flags = keeps_flags
         self._writing = threading.Lock()  # an answer and the screen may both have something to keep
         self.profile = profiles.load(model.fingerprint) if profiles else None
-        self.explored = self.profile.explored if self.profile else None
+        self.explored: Settings | None = None
+        if self.profile and self.profile.explored:
+            self.explored = on_gpus(self.profile.explored, self.profile.explored_gpus)
         if keeps_settings is not None:
             self.explored = settings if keeps_settings else None
         known = remembered(self.profile.sampling) if self.profile else {}
@@ -182,7 +184,8 @@ class Lessons:
             engine_version=self.machine.engine_version or "",
             think=think,
             sampling=sampling,
-            explored=self.explored,
+            explored=self.explored and on_gpus(self.explored, None),
+            explored_gpus=self.explored.gpus if isinstance(self.explored, OnGpus) else None,
             losses=self.profile.losses if self.profile else None,
         )
         profiles.save(self.profile)

@@ -80,6 +80,7 @@ class Profile:
     sampling: Annotated[Mapping[str, Any], _SAMPLING] = field(default_factory=dict)
     # What the user chose in the fit explorer, to be loaded as it is while it fits.
     explored: Annotated[Settings, _TYPES_EXIST] | None = None
+    explored_gpus: tuple[str, ...] | None = None  # on which GPUs; None: on all
     losses: CacheLosses | None = None  # what cache types cost, as it was measured
 
 
