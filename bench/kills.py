@@ -54,20 +54,30 @@ def _new(terminal: Terminal, since: int) -> str:
     return fresh.shown
 
 
-def _ended(shown: str) -> bool:
-    """The hints are those of a chat without a model, or of one that waits."""
-    return "F5" in shown or "Alt+Ragain" in shown
+def _comes(terminal: Terminal, since: int, word: str) -> None:
+    """Waits for a word, after a model that comes back by itself, or by F5 where that is offered:
+    what died twice without a whole answer does not."""
+    offer = "F5loadsthemodelagain"
+    terminal.until(lambda: {word, offer} & _words(terminal, since, word, offer), SECONDS)
+    if word not in _new(terminal, since):
+        terminal.press(RELOAD)
+        terminal.until(lambda: word in _new(terminal, since), SECONDS)
+
+
+def _words(terminal: Terminal, since: int, *words: str) -> set[str]:
+    """Those that came."""
+    return {word for word in words if word in _new(terminal, since)}
 
 
 def play_worker(seed: int) -> str:
     """Kills the model process in the middle of an answer or between two, `KILLS` times in one
-    chat; each time it is loaded again and goes on. At the end everything asked is on disk."""
+    chat; each time it comes back and goes on. At the end everything asked is on disk."""
     chance = random.Random(seed)
     asked = 0
     with _home() as home:
         text = f"begin {_WORDS} end-{{last}}"
         with kvchat(str(home / "tiny.gguf"), text=text, delay=0.02) as terminal:
-            terminal.until(lambda: "Writeamessage" in terminal.shown, SECONDS)
+            terminal.until(lambda: "RAM" in terminal.shown, SECONDS)  # it is loaded, and measured
             for _ in range(KILLS):
                 mark = len(terminal.output)
                 writing = chance.random() < 0.7  # noqa: PLR2004
@@ -81,17 +91,14 @@ def play_worker(seed: int) -> str:
                 worker.send_signal(getattr(signal, chance.choice(SIGNALS)))
                 psutil.wait_procs([worker], timeout=5)
                 if writing:  # on a busy machine the answer may have ended before the kill came
-                    terminal.until(lambda m=mark: _ended(_new(terminal, m)), SECONDS)  # type: ignore[misc]
-                    writing = "F5" in _new(terminal, mark)
+                    signs = ("unexpectedly", "Alt+Ragain")
+                    terminal.until(lambda m=mark, s=signs: _words(terminal, m, *s), SECONDS)  # type: ignore[misc]
+                    writing = "unexpectedly" in _new(terminal, mark)
                 if not writing:
                     asked += 1
                     _ask(terminal, f"ask{asked}")
-                terminal.until(lambda m=mark: "F5" in _new(terminal, m), SECONDS)  # type: ignore[misc]
-                mark = len(terminal.output)
-                terminal.press(RELOAD)
                 # A question that waited is answered now.
-                word = "loadedagain" if writing else f"end-ask{asked}"
-                terminal.until(lambda m=mark, w=word: w in _new(terminal, m), SECONDS)  # type: ignore[misc]
+                _comes(terminal, mark, "loadedagain" if writing else f"end-ask{asked}")
             terminal.press("\x11")
             if terminal.ends(SECONDS) != 0:
                 raise LostError("the chat ended with an error")
