@@ -201,6 +201,11 @@ async def test_a_paused_model_is_brought_back_by_the_next_message(store: Convers
         await until(pilot, lambda: not running.lives and shows(pilot, "paused:"))
         await pilot.press("alt+r")  # whatever needs the model brings it back
         await until(pilot, lambda: shows(pilot, "Another.") and is_idle(screen))
+        await pilot.press("alt+p")
+        await until(pilot, lambda: not running.lives and shows(pilot, "paused:"))
+        n_restored = len(running.restored)
+        screen.load(running.settings)  # which carries nothing over from a model that rests
+        await until(pilot, lambda: running.lives and len(running.restored) > n_restored)
 
 
 async def test_a_model_that_nobody_asks_rests(store: Conversations) -> None:

@@ -211,6 +211,7 @@ class FakeRunning:
         if said:
             yield Retry(said)
         self.settings = before if said and before is not None else settings
+        self.lives = True
         yield Ready(self)  # type: ignore[arg-type]
 
 

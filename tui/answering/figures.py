@@ -44,7 +44,9 @@ def first_word(seconds: float | None) -> str:
 
 def reading(done: Done) -> str:
     """What of a prompt had to be read, and why more than what is new in it, where that is so:
-    reused 11,900 of 12,146 tokens; 246 new."""
+    reused 11,900 of 12,146 tokens; 246 new. "" where it was stopped before that was known."""
+    if not done.n_prompt:
+        return ""
     fresh = done.n_prompt - done.n_reused
     said = f"reused {done.n_reused:,} of {count_text(done.n_prompt, 'token')}; {fresh:,}"
     return f"{said} read: {done.read_again}" if done.read_again else f"{said} new"

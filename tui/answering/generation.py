@@ -81,8 +81,8 @@ class Generation:
             self._finished.set()
 
     def _note(self, done: Done) -> None:
-        if self._running.log_path is not None:
-            note(self._running.log_path, reading(done))
+        if self._running.log_path is not None and (read := reading(done)):
+            note(self._running.log_path, read)
 
     @property
     def seconds(self) -> float:

@@ -24,6 +24,7 @@ LONG_SECONDS = 10.0  # of reading, which a death shall not cost again,
 LEAST_SHARE = 0.25  # nor writing: of the cache that is new since it was saved last
 SAVE_SECONDS = 1.0  # in which a conversation has come into the store,
 LOOK_SECONDS = 0.02  # looked for so often
+TURN = 2  # messages, all of which are new
 WAIT_SECONDS = 60.0  # that an answer waits for what is under way; the engine's own patience is less
 
 
@@ -61,10 +62,10 @@ class Warm:
 
     # ------------------------------------------------------------ what has happened
 
-    def cold(self, done: Done) -> Done:
-        """The same with the reason why a conversation that went on was read from its start, where
-        it is known here and not to the engine."""
-        if done.read_again or done.n_reused >= LEAST_TOKENS:
+    def cold(self, done: Done, n_messages: int) -> Done:
+        """The same with the reason why a conversation of so many messages was read from its start,
+        where it is known here and not to the engine."""
+        if done.read_again or done.n_reused >= LEAST_TOKENS or n_messages <= TURN:
             return done
         return replace(done, read_again=self._cold)
 
@@ -76,7 +77,7 @@ class Warm:
     def answered(self, running: RunningModel, conversation_id: str, done: Done) -> None:
         """It has answered. Saves what was read where that would take long once more, in steps that
         together write no more than four times what there is at the end. Returns at once."""
-        held, n_tokens = self._held, max(done.n_ctx_used, done.n_prompt)
+        held, n_tokens = self._held, done.n_ctx_used
         n_saved = held.n_saved if held.conversation_id == conversation_id else 0
         self._held, self._cold = _Held(conversation_id, n_tokens, min(n_saved, n_tokens - 1)), ""
         if (fresh := done.n_prompt - done.n_reused) >= TELLING_TOKENS:
@@ -161,9 +162,11 @@ class Warm:
 
     def _save(self, running: RunningModel) -> None:
         held, states = self._held, self._store.states
+        if not self.worth_saving(running):  # it was, before what was done since then
+            return
+        if not self._is_kept(held.conversation_id):  # another kvchat has deleted it
+            return
         n_bytes, _ = running.cache_bytes(held.n_tokens)
-        if not held.conversation_id or not self._is_kept(held.conversation_id):
-            return  # another kvchat has deleted it
         self._tell(f"keeping what the model has read, {size_text(n_bytes)}")
         try:
             most = states.make_room(held.conversation_id, n_bytes)

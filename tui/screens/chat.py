@@ -407,9 +407,9 @@ class ChatScreen(TalkScreen):
             await self._welcome()
         of_first = (*self._warnings, *running.warnings) if first else ()
         await self._warn(*of_first, message.said)
-        if self._loads.anew:
+        if self._loads.anew and not first:
             self._warmth.read.lost()
-            self._warmth.opened(self.chat)
+        self._warmth.opened(self.chat)  # where the load has not carried it over
         why, self._warmth.mourned = self._warmth.mourned, ""
         cut, waits = self.chat.may_go_on, self._sent and self.chat.waits_for_answer
         aside = waits or self.app.screen is self._comparing  # there is no need to say it

@@ -45,7 +45,6 @@ from tuner.safe_text import one_line
 from tuner.settings import Settings
 
 STOP_SECONDS = 12.0  # more than the engine's client itself waits before it ends the process
-TURN = 2  # messages
 KILL_SECONDS = 2.0  # for what was written to be saved, after the process was ended
 
 
@@ -300,8 +299,7 @@ class TalkScreen(DirectScreen):
                 again = f"{self._key('answer.regenerate')} asks it again"
                 await self._transcript.notice(f"The model said nothing. {again}.")
         if done is not None:
-            if len(self.chat.path) > TURN:
-                done = self._warmth.read.cold(done)
+            done = self._warmth.read.cold(done, len(self.chat.path))
             self._warmth.deaths.answered()
             self._warmth.read.answered(model, self.chat.conversation.id, done)
             self._lines.status.change(settings=model.status())

@@ -248,7 +248,7 @@ class Session:
         """How it ended, where it is not as it should."""
         done, error = growing.generation.done, growing.generation.error
         if done is not None:
-            self.last_reading = reading(done)
+            self.last_reading = reading(self.warm.cold(done, len(self.chat.path)))
             self.warm.answered(running, self.chat.conversation.id, done)
             self._deaths.answered()
         if error is not None and error.kind == "context_full":
@@ -395,7 +395,8 @@ class Session:
             return
         running = self.model.running
         assert running is not None
-        self.warm.lost()
+        if self._welcomed:
+            self.warm.lost()
         self._come_back()
         complain(words.ready(running))
         if not self._welcomed:
