@@ -7,6 +7,8 @@ from collections.abc import Callable
 from textual import events
 from textual.screen import Screen
 
+from tui.screens.rows import RowsCompositor
+
 
 class DirectScreen(Screen[None]):
     """Textual paints at the next tick of a clock of 60 Hz, and a key that comes between two ticks
@@ -15,6 +17,7 @@ class DirectScreen(Screen[None]):
 
     def __init__(self) -> None:
         super().__init__()
+        self._compositor = RowsCompositor()
         self._drawn = False
         self._waiting: list[Callable[[], object]] = []  # until it is
 

@@ -11,8 +11,12 @@ class Plain(Static):
     """A text without markup and without what steers a terminal."""
 
     def __init__(self, text: str = "", *, classes: str | None = None, id: str | None = None):  # noqa: A002
-        super().__init__(printable(text), markup=False, classes=classes, id=id)
+        self._shown = printable(text)
+        super().__init__(self._shown, markup=False, classes=classes, id=id)
 
     def show(self, text: str) -> None:
-        """Another text."""
-        self.update(printable(text))
+        """Another text; the same one is no reason to lay out the screen."""
+        text = printable(text)
+        if text != self._shown:
+            self._shown = text
+            self.update(text)
