@@ -1,5 +1,5 @@
-"""What a key does before it is on the screen: as little as there is. Drawing waits for the gap after
-it."""
+"""What a key does before it is on the screen: as little as there is. Drawing waits for the gap that
+follows it."""
 
 from __future__ import annotations
 
