@@ -406,7 +406,7 @@ class ChatScreen(TalkScreen):
         if not self.chat.path:
             await self._welcome()
         of_first = (*self._warnings, *running.warnings) if first else ()
-        await self._warn(*of_first, message.said)
+        await self._warn(*of_first, self._also_open, message.said)
         if self._loads.anew and not first:
             self._warmth.read.lost()
         self._warmth.opened(self.chat)  # where the load has not carried it over

@@ -74,6 +74,7 @@ class TalkScreen(DirectScreen):
         self._store = store
         self._recorder = recorder
         self._presence = Presence(store.path)
+        self._also_open = ""  # what is said of that, if it is
         self._sampling = sampling
         self._think = ""
         self._keymap = keymap
@@ -149,12 +150,13 @@ class TalkScreen(DirectScreen):
     @work(group="presence", exclusive=True)
     async def _be_present(self) -> None:
         """Lets other kvchats know what is open here, and hears whether it is open there."""
-        chat = self.chat
+        chat, self._also_open = self.chat, ""
         if not chat.path:
             await asyncio.to_thread(self._presence.leave)
             return
         others = await asyncio.to_thread(self._presence.enter, chat.conversation.id)
         if others and chat is self.chat:
+            self._also_open = ALSO_OPEN  # to be said again where a load clears what was said
             await self._warn(ALSO_OPEN)
 
     async def _welcome(self) -> None:
