@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.chat_fakes import FakeRunning, ask, chat_screen, make_app, shown, shows, until
+from tests.support.chat_fakes import (
+    FakeLauncher,
+    FakeRunning,
+    ask,
+    chat_screen,
+    make_app,
+    shown,
+    shows,
+    until,
+)
 from tests.support.terminal import ROOT
 from tui.storage import Conversations, Presence
 
@@ -81,10 +91,15 @@ async def test_it_is_said_when_a_conversation_is_opened(store: Conversations) ->
         await ask(pilot, "Ours?")
         conversation = screen.chat.conversation.id
     with another(store.path, conversation):
-        app = make_app(FakeRunning(), store, resume=conversation)
+        launcher = FakeLauncher(FakeRunning(), hold=threading.Event())
+        app = make_app(launcher, store, resume=conversation)
         async with app.run_test(size=(80, 24)) as pilot:
-            screen = await chat_screen(pilot)
             await until(pilot, lambda: shows(pilot, "also open in another kvchat"))
+            assert launcher.hold is not None
+            launcher.hold.set()
+            screen = await chat_screen(pilot)
+            await pilot.pause()
+            assert shown(pilot).count("also open in another kvchat") == 1
             await pilot.press("ctrl+n")
             await until(pilot, lambda: not screen.chat.path)
             await ask(pilot, "Mine?")
