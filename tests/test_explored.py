@@ -245,6 +245,8 @@ def test_what_was_read_outlives_a_change(tiny_model: Path, tmp_path: Path, way: 
     assert n_reused(running) == 0
     before, pid = running.settings, running._client.pid
     running = changed(running, way(before))[1]
+    assert running.n_moved > 0
+    assert running.in_place is (way is other)
     assert n_reused(running) > 0
     assert (running._client.pid == pid) is (way is other)
     tried = run(running.try_out(before, way(before)))[1]

@@ -74,6 +74,7 @@ class Action:
     opened_by: str = ""
     fixed: bool = False
     slash: str = ""  # the command of that name, without the slash
+    takes: str = ""  # what may follow that
 
 
 _IDLE = Show.IDLE | Show.DEAD
@@ -133,7 +134,10 @@ ACTIONS = (
            slash="history"),
     Action("model.context", ("f7",), "context", Place.CHAT, "Context",
            "Says what fills the context, and makes room in it.", "context", Show.PALETTE,
-           slash="context"),
+           slash="context", takes="TOKENS"),
+    Action("model.cache", ("alt+k",), "cache", Place.CHAT, "Cache",
+           "Says what types and contexts the cache could have.", "cache",
+           Show.PALETTE, slash="kv", takes="TYPES"),
     Action("prompt.keys", ("question_mark",), "keys", Place.PROMPT, "Keys",
            "Lists all keys where nothing is written.", fixed=True),
     Action("answer.copy", ("ctrl+y",), "copy_answer", Place.CHAT, "Copy last answer",
@@ -372,7 +376,7 @@ class Keymap:
 
     def labels(self, row: Action, between: str = ", ") -> str:
         """All keys of a row as people write them, and its command."""
-        slash = (f"/{row.slash}",) if row.slash else ()
+        slash = (f"/{row.slash}{row.takes and f' [{row.takes}]'}",) if row.slash else ()
         return between.join((*map(label, self.keys(row.id)), *slash))
 
     def shown(self, where: Show, *places: Place) -> Iterator[Action]:

@@ -127,7 +127,9 @@ def test_a_text_with_a_slash_is_sent(text: str, sent: str) -> None:
     assert as_text(text) == sent
 
 
-@pytest.mark.parametrize("text", ["/hepl", "/help me", "/new\nplease", "/", "/no-such"])
+@pytest.mark.parametrize(
+    "text", ["/hepl", "/help me", "/new\nplease", "/context 32k please", "/", "/no-such"]
+)
 def test_what_looks_like_a_command_and_is_none_is_told(text: str) -> None:
     with pytest.raises(UnknownCommandError, match="a space before it sends it as text"):
         command(text)
@@ -140,7 +142,7 @@ def test_commands_are_rows_of_the_table() -> None:
     slashes = [row.slash for row in ACTIONS if row.slash]
     assert len(slashes) == len(set(slashes))
     for slash, row in COMMANDS.items():
-        assert command(f"/{slash} ") is command(f"/{slash.upper()}") is row
+        assert command(f"/{slash} ") == command(f"/{slash.upper()}") == (row, "")
         assert row.place in PLACES
 
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from tuner.engine.protocol import (
     Text,
     WasThought,
 )
-from tuner.errors import EngineCancelled, EngineError, KvchatError
+from tuner.errors import EngineCancelled, EngineError, KvchatError, NoFitError
 from tuner.machine.vitals import Vitals
 from tuner.planning import Explorer
 from tuner.settings import Settings
@@ -72,6 +72,8 @@ class FakeRunning:
     usual_think: str = ""
     closed: bool = False
     lives: bool = True
+    in_place: bool = False
+    n_moved: int = 0
     saved: list[Path] = field(default_factory=list)  # states: a file of 1 KiB each
     restored: list[Path] = field(default_factory=list)
     save_hold: threading.Event | None = None  # a save waits for it
@@ -160,6 +162,16 @@ class FakeRunning:
             thought_seconds=self.thought_seconds,
             read_again=self.read_again,
         )
+
+    def shapes_text(self) -> str:
+        return "f16 up to 4,096 tokens"
+
+    def reshaped(self, n_ctx: int | None, types: tuple[str, str] | None, least: int) -> Settings:
+        if n_ctx is not None and n_ctx > self.model.n_ctx_train:
+            raise NoFitError("That many tokens do not fit.")
+        type_k, type_v = types or (self.settings.type_k, self.settings.type_v)
+        n_ctx = n_ctx or self.settings.n_ctx
+        return replace(self.settings, n_ctx=n_ctx, type_k=type_k, type_v=type_v)
 
     def save_state(self, path: Path, most_bytes: int) -> StateSaved:
         if self.save_hold is not None:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from tui.ports import RunningModel
 from tuner.errors import EngineCancelled, EngineError, KvchatError
+from tuner.units import count_text
 
 _WAYS = (
     ("model.reload", "tries again"),
@@ -75,7 +76,10 @@ def is_back(
     user asked for it. `cut`: the last answer can be gone on with. `waits`: a question is answered
     now."""
     n_ctx = running.settings.n_ctx
-    what = f"The model is loaded again: {n_ctx:,} tokens of context, {running.status()}."
+    done = "The cache is another now" if running.in_place else "The model is loaded again"
+    what = f"{done}: {n_ctx:,} tokens of context, {running.status()}."
+    if running.n_moved:
+        what += f" {count_text(running.n_moved, 'token')} need not be read again."
     again = f"{called.label('answer.regenerate')} for another answer"
     goes_on = f"{called.label('answer.continue')} goes on with the answer that was cut."
     ways = "" if waits else goes_on if cut else f"Go on, or {again}."

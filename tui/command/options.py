@@ -14,7 +14,7 @@ from tui.keymap import Keymap
 from tui.when_full import ASK, WHEN_FULL, Way
 from tuner.errors import UsageError
 from tuner.machine.stated_gpus import parse_gpus
-from tuner.memory.cache_types import CACHE_TYPES
+from tuner.memory.cache_types import CACHE_TYPES, cache_type
 from tuner.model.chat_templates import CHATML, MAX_TEMPLATE, TemplateChoice
 from tuner.private_files import read_bounded, why
 from tuner.report.emit.programs import PROGRAMS
@@ -338,11 +338,7 @@ def cores(text: str | None) -> int | None:
 
 
 def _cache_type(flag: str, name: str | None) -> str | None:
-    name = name and name.lower()
-    if name is not None and name not in CACHE_TYPES:
-        known = ", ".join(CACHE_TYPES)
-        raise UsageError(f"'{name}' is not a cache type; {flag} takes one of {known}.")
-    return name
+    return name and cache_type(flag, name)
 
 
 def _one_of(flag: str, value: str | None, choices: tuple[str, ...]) -> str | None:

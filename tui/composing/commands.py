@@ -20,8 +20,9 @@ class UnknownCommandError(Exception):
     """A command that there is not; `str()` says so, and how it is sent as a text."""
 
 
-def command(text: str) -> Action | None:
-    """The command that a draft is; None: it is a text to be sent. Raises UnknownCommandError."""
+def command(text: str) -> tuple[Action, str] | None:
+    """The command that a draft is, and what follows it; None: it is a text to be sent. Raises
+    UnknownCommandError."""
     found = parted(text)
     if found is None:
         return None
@@ -29,9 +30,10 @@ def command(text: str) -> Action | None:
     row = COMMANDS.get(word)
     if row is None:
         raise UnknownCommandError(f"there is no command {one_line(f'/{word}')[:40]} · {WAY_OUT}")
-    if rest:
-        raise UnknownCommandError(f"nothing goes after /{row.slash} · {WAY_OUT}")
-    return row
+    if rest and not (row.takes and len(rest.split()) == 1):
+        most = f"no more than {row.takes}" if row.takes else "nothing"
+        raise UnknownCommandError(f"{most} goes after /{row.slash} · {WAY_OUT}")
+    return row, rest
 
 
 def parted(text: str) -> tuple[str, str] | None:

@@ -16,6 +16,7 @@ from textual.message import Message
 from textual.widgets import Tooltip
 
 from tui.answering import advice
+from tui.answering.shaping import of_tokens, of_types
 from tui.composing.commands import UnknownCommandError
 from tui.keymap import Action, Place
 from tui.ports import Retry, RunningModel
@@ -28,6 +29,7 @@ from tui.screens.talk import TalkScreen
 from tui.screens.weighing import Weighing
 from tui.widgets import Prompt, Transcript
 from tui.widgets.reading.warming import warm_up
+from tuner.errors import UsageError
 
 VRAM_SECONDS = 2.0
 QUIT_SECONDS = 3.0  # within which the second Ctrl+C must come
@@ -131,7 +133,7 @@ class ChatScreen(TalkScreen):
             return
         if command is not None:
             self._prompt.wipe()
-            await self._run(command)
+            await self._run(*command)
         elif self.still_answering():
             return
         elif self._loads.active and self._sent:
@@ -147,8 +149,11 @@ class ChatScreen(TalkScreen):
         if question is not None and not self.generating:
             await self._send(question)
 
-    async def _run(self, command: Action) -> None:
-        """Does what a command names, where its key would."""
+    async def _run(self, command: Action, rest: str) -> None:
+        """Does what a command names, where its key would; `rest`: what follows it."""
+        if rest:
+            self._reshape(command.id, rest)
+            return
         of = {Place.APP: self.app, Place.PROMPT: self._prompt}.get(command.place, self)
         await self.app.run_action(command.action, of)
 
@@ -170,6 +175,19 @@ class ChatScreen(TalkScreen):
     def action_context(self) -> None:
         """Shows what fills the context, and the ways to room in it."""
         self._full.choose()
+
+    def _reshape(self, action_id: str, asked: str) -> None:
+        """Gives the cache another shape, as it is asked for after a command."""
+        try:
+            shape = {"model.context": of_tokens, "model.cache": of_types}[action_id](asked)
+        except UsageError as error:
+            self._lines.say(str(error))
+            return
+        self.shape(shape)
+
+    def action_cache(self) -> None:
+        """Says what shapes the cache could have."""
+        self.tell_shapes()
 
     # ------------------------------------------------------------ answers
 

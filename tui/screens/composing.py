@@ -176,8 +176,8 @@ class Composing:
 
     # ------------------------------------------------------------ sent
 
-    def command(self) -> Action | None:
-        """The command that the draft is. Raises UnknownCommandError."""
+    def command(self) -> tuple[Action, str] | None:
+        """The command that the draft is, and what follows it. Raises UnknownCommandError."""
         return commands.command(self._prompt.text)
 
     def question(self) -> Question | None:

@@ -14,6 +14,7 @@ from tui.answering import Chat, Growing, advice
 from tui.answering.comparing import path_to_question
 from tui.answering.elsewhere import ALSO_OPEN, taken_in, written
 from tui.answering.making_room import NoRoomError
+from tui.answering.shaping import Shape
 from tui.answering.view import View, prompt_of, view_of
 from tui.answering.words import version_text
 from tui.composing.parts import Question, asked
@@ -530,6 +531,43 @@ class TalkScreen(DirectScreen):
         self._loads.start(load)
         self._lines.set_status(self._think)
         self._lines.idle()
+
+    def shape(self, shape: Shape) -> None:
+        """Gives the cache another shape, where there is one that fits."""
+        model = self.running_model
+        if model is None or not self._loads.ready:
+            self._lines.say(self._no_model())
+        elif not self.still_answering():
+            self._lines.say("looking for room")
+            self._find(model, shape)
+
+    @work(group="shape", exclusive=True)
+    async def _find(self, model: RunningModel, shape: Shape) -> None:
+        """What fits of it, by the conversation's own length; then the model is changed."""
+
+        def found() -> Settings:
+            least = model.count_tokens(self.chat.prompt(), self._think) if self.chat.path else 0
+            return model.reshaped(shape.n_ctx, shape.types, least)
+
+        try:
+            settings = await asyncio.to_thread(found)
+        except KvchatError as error:
+            await self._transcript.notice(str(error), "warning")
+            self._lines.idle()
+            return
+        if settings == model.settings:
+            self._lines.say("the cache has that shape already")
+        else:
+            self._change(Choice(settings, keep=None))
+
+    @work(group="shapes", exclusive=True)
+    async def tell_shapes(self) -> None:
+        """Says what types the cache could have, with how long a context each."""
+        model = self.running_model
+        if model is None:
+            self._lines.say(self._no_model())
+        else:
+            self._lines.say(await asyncio.to_thread(model.shapes_text))
 
     def load(self, settings: Settings) -> None:
         """Loads the model with these; what later launches load stays as it was chosen."""

@@ -180,5 +180,5 @@ def _with(held: Carried, load: Iterator[LaunchEvent]) -> Iterator[LaunchEvent]:
     """A launch, with what the cache held before in it at the end."""
     for event in load:
         if isinstance(event, Ready):
-            held.put_down()
+            event.running.n_moved = held.put_down()
         yield event

@@ -73,7 +73,7 @@ def reshaped(launcher: Launcher, running: Running, once: Settings | None) -> Ite
             case Loaded():
                 done = event
     actual = tuning.learn(plan, done, {})
-    yield Ready(Running(launcher, tuning, plan, done, actual))
+    yield Ready(Running(launcher, tuning, plan, done, actual, in_place=True))
 
 
 def explorer(request: LaunchRequest) -> Explorer:

@@ -25,6 +25,7 @@ from tuner.engine.protocol import (
     Timed,
 )
 from tuner.engine.thinking import nearest
+from tuner.errors import NoFitError
 from tuner.launch.events import LaunchEvent
 from tuner.machine.machine import Machine
 from tuner.machine.measure import gpu_readings, ram_used
@@ -35,7 +36,7 @@ from tuner.model.model import Model
 from tuner.planning import Candidate, Explorer, Plan, with_choice
 from tuner.planning.advice import Advice
 from tuner.profiles.actual import Actual
-from tuner.report.text import report_text
+from tuner.report.text import report_text, shapes_text
 from tuner.settings import Settings
 from tuner.tuning import Tuning
 
@@ -63,7 +64,12 @@ class Running:
         plan: Plan,
         loaded: Loaded,
         actual: Actual,
+        *,
+        in_place: bool = False,
     ) -> None:
+        """`in_place`: the weights were there, and only the cache is another."""
+        self.in_place = in_place
+        self.n_moved = loaded.n_moved  # tokens that were read before, and need not be again
         self.plan, self.actual = plan, actual
         self._loaded = loaded
         self._launcher, self._tuning = launcher, tuning
@@ -241,6 +247,20 @@ class Running:
     def try_out(self, settings: Settings, before: Settings | None) -> Iterator[LaunchEvent]:
         """Loads other settings for a while, or else those from `before` (`Launcher.try_out`)."""
         return self._launcher.try_out(settings, self, before)
+
+    def shapes_text(self) -> str:
+        """What types the cache could have where the weights lie, and how long a context each."""
+        return shapes_text(self.plan) if self.plan.shapes else "the cache has no other shape here"
+
+    def reshaped(self, n_ctx: int | None, types: tuple[str, str] | None, least: int) -> Settings:
+        """The settings with another cache that fits the memory that is free now; `least`: tokens
+        that it must hold. Raises NoFitError."""
+        found = self._tuning.reshaped(
+            self.plan, self.machine_now(), n_ctx=n_ctx, types=types, least=least
+        )
+        if isinstance(found, str):
+            raise NoFitError(found)
+        return found.chosen.settings
 
     def machine_now(self) -> Machine:
         """The machine as it is now, with what this model takes counted as free. Milliseconds, or

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tuner.errors import UsageError
 from tuner.gguf.types import GGML_NUMBERS, GGML_TYPES
 
 # Nats per token that any pair but f16 differs from f16 by, on the model that was measured (below).
@@ -102,3 +103,12 @@ CHOSEN_TYPES = tuple(t.name for t in CACHE_TYPES.values() if t.chosen)
 _PRECISE_BITS = 8  # per element
 # Types whose loss hardly anybody notices; a plan goes below them only where it gains by it.
 HIGH_PRECISION = frozenset(t.name for t in CACHE_TYPES.values() if t.bits >= _PRECISE_BITS)
+
+
+def cache_type(where: str, name: str) -> str:
+    """The name of a type, however it is written. `where`: it was. Raises UsageError."""
+    found = name.lower()
+    if found not in CACHE_TYPES:
+        known = ", ".join(CACHE_TYPES)
+        raise UsageError(f"'{found}' is not a cache type; {where} takes one of {known}.")
+    return found
