@@ -72,7 +72,7 @@ async def test_the_cache_changes_by_a_command(store: Conversations) -> None:
             pilot.app.screen.query_one(Prompt).text = text
             await pilot.press("enter")
             await until(pilot, partial(_runs, screen, settings))
-        assert running.changes == [(replace(own, n_ctx=8192), None)]
+        assert [keep for _, keep in running.changes] == [None, None]
 
 
 def _runs(screen: ChatScreen, settings: Settings) -> bool:
