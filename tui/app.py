@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -35,6 +36,9 @@ from tuner.safe_text import pasted
 
 if TYPE_CHECKING:
     from tui.screens.conversations import ConversationsScreen
+
+
+ORDER_SECONDS = 0.5  # for which a key waits for those before it, should one of them hang
 
 
 class KvchatApp(App[None]):
@@ -105,6 +109,31 @@ class KvchatApp(App[None]):
         if isinstance(event, events.Paste):
             event.text = pasted(event.text)
         await super().on_event(event)
+
+    async def _check_bindings(self, key: str, priority: bool = False) -> bool:
+        if priority and self._overtakes(key):
+            await self._typed_before()
+        return await super()._check_bindings(key, priority)
+
+    def _overtakes(self, key: str) -> bool:
+        """It is heard here, and not by the widget that has the focus, where keys wait in line."""
+        return any(
+            binding.priority
+            for _, bindings in self.screen._binding_chain
+            for binding in bindings.key_to_bindings.get(key, ())
+        )
+
+    async def _typed_before(self) -> None:
+        """Waits until the keys that came before have done what they do: written what is to be
+        cleared or sent, or asked for an answer that is to be stopped."""
+        focused = self.focused or self.screen
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ORDER_SECONDS):
+                # The key itself, then what it says to those above: each has its own queue.
+                for node in (focused, *focused.ancestors_with_self):
+                    done = asyncio.Event()
+                    if node is not self and node.call_later(done.set):
+                        await done.wait()
 
     async def on_mount(self) -> None:
         self.set_keymap(self._keys.for_textual())

@@ -232,3 +232,30 @@ async def test_nothing_is_sent_of_nothing(store: Conversations) -> None:
         prompt.text = ""
         await pilot.pause()
         assert screen.chat.path == []
+
+
+async def test_keys_act_in_the_order_in_which_they_come(store: Conversations) -> None:
+    """Also where one is heard by the screen and those before it still wait in line: what is typed
+    after Ctrl+C stays, and what is sent before it is stopped, not cleared."""
+    held = threading.Event()
+    running = FakeRunning(answers=[["word ", held]])
+    async with make_app(running, store).run_test(size=(80, 24)) as pilot:
+        screen = await chat_screen(pilot)
+
+        def typed(*keys: str) -> None:
+            """All at once, as a slow connection brings them."""
+            for key in keys:
+                pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
+
+        typed(*"never", "ctrl+c", *"Go")
+        await until(pilot, lambda: prompt_of(pilot).text.endswith("Go"))
+        assert prompt_of(pilot).text == "Go"
+        typed("enter", "ctrl+c", *"on")
+        await until(pilot, lambda: prompt_of(pilot).text == "on")
+        await until(pilot, lambda: not screen.generating)
+        assert [(m.content.strip(), m.state) for m in screen.chat.path] == [
+            ("Go", "complete"), ("word", "stopped")
+        ]  # fmt: skip
+        typed("ctrl+n", *"more")
+        await until(pilot, lambda: prompt_of(pilot).text.endswith("more"))
+        assert prompt_of(pilot).text == "more"  # "on" is the draft of the first one
