@@ -16,6 +16,7 @@ from tuner.machine.again import measured_again
 from tuner.machine.engine_build import ask_engine
 from tuner.machine.machine import Machine
 from tuner.machine.stated import stated
+from tuner.machine.usable import GPU_RESERVE
 from tuner.memory.footprint import Buffer, Footprint
 from tuner.model.blame import file_to_blame
 from tuner.model.model import Model, read_model
@@ -36,16 +37,19 @@ from tuner.planning.advice import Advice, advise
 from tuner.planning.fewer_gpus import with_only
 from tuner.planning.kept_states import KeptStates
 from tuner.planning.reshaping import can_convert, reshaped
+from tuner.planning.running_out import following, ran_out_on
 from tuner.profiles.actual import Actual
 from tuner.profiles.lessons import (
     Lessons,
     known_overheads,
     known_paces,
+    known_shortfalls,
     runs_extra_bufts,
     without_repacking_text,
 )
 from tuner.profiles.paces import paced, parts_of, said_by
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
+from tuner.profiles.shortfalls import within_what_worked
 from tuner.safe_text import one_line
 from tuner.settings import OnGpus, Settings, on_gpus
 from tuner.units import tps_text
@@ -226,6 +230,25 @@ class Tuning:
         fits up to half a second."""
         with file_to_blame(self.request.path):
             return advise(plan, self.solver)
+
+    def ran_out(self, plan: Plan, words: str, pid: int | None = None) -> Plan | None:
+        """What to load after the load of a plan ran out of memory, by the engine's `words`; None:
+        there is nothing. If it is loaded, what was not to be had is kept for later plans, unless
+        others took it meanwhile."""
+        chosen = plan.chosen
+        place = ran_out_on(words, self.machine, chosen.settings)
+        if not self.request.stated and self._is_free_still(place, pid):
+            self.lessons.ran_out(place, chosen.footprint.totals[place])
+        left = following(plan, place, self.solver)
+        if not left:
+            return None
+        return with_choice(plan, left[0], self.solver).offering(fallbacks=left[1:])
+
+    def _is_free_still(self, place: int, pid: int | None) -> bool:
+        """Whether a device has what it had when it was measured, our own process apart."""
+        device = self.machine.devices[place]
+        now = measured_again(self.machine, {}, pid).devices[place]
+        return now.free > device.free - max(device.reserve // 2, GPU_RESERVE // 2)
 
     def learn(
         self, plan: Plan, loaded: Loaded, before: Mapping[str, int], *, keep: bool = True
@@ -439,7 +462,10 @@ def _machine(request: LaunchRequest, facts: MachineFacts) -> Machine:
         )
     threads = request.threads or facts.faster_threads.get(str(machine.physical_cores), 0)
     machine = replace(machine, engine_version=engine, n_threads=threads)
-    return machine if request.stated else paced(machine, *known_paces(facts, engine))
+    if request.stated:
+        return machine
+    machine = within_what_worked(machine, known_shortfalls(facts, engine))
+    return paced(machine, *known_paces(facts, engine))
 
 
 def _because(plan: Plan, why: str) -> Plan:

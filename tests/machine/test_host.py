@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +19,11 @@ from tuner.machine.host import (
     fast_cores,
     host_device,
     measure_bandwidth,
+    most_of_a_process,
     other_threads,
     usable_cores,
 )
-from tuner.units import GIB
+from tuner.units import GIB, MIB
 
 V2 = "sys/fs/cgroup"
 UNLIMITED_V1 = "9223372036854771712"
@@ -268,3 +270,19 @@ def test_how_much_a_step_of_the_engine_takes_is_the_cpu_s(
         (tmp_path / "proc/cpuinfo").write_text(f"model name\t: CPU\nflags\t\t: fpu {flags}\n")
     assert f16_step(tmp_path) == step
     assert host_device(DESKTOP, tmp_path).f16_step == step
+
+
+@pytest.mark.parametrize("limits", [{"may_map": 8 * GIB}, {"may_have": 8 * GIB}])
+def test_the_limits_of_a_process(limits: dict[str, Any], tmp_path: Path) -> None:
+    """Address space and data (`ulimit`): what is left of them beside the process itself, where
+    that is less than what is free."""
+    state = replace(DESKTOP, **limits)
+    most = most_of_a_process(state, tmp_path)
+    assert most is not None
+    assert 6 * GIB < most < 8 * GIB
+    host = host_device(state, tmp_path)
+    assert (host.total, host.budget) == (most, most)
+    poor = replace(state, available=7 * GIB + 100 * MIB)  # the system's reserve comes first
+    assert host_device(poor, tmp_path).budget == poor.available - poor.total // 10
+    tiny = replace(DESKTOP, may_map=GIB // 8)
+    assert host_device(tiny, tmp_path).budget == 0

@@ -162,13 +162,6 @@ def test_margins_are_left_free(name: str, gib: float) -> None:
 # ------------------------------------------------------------------ what is offered instead
 
 
-def test_a_plan_without_a_gpu_falls_back_on_a_short_context() -> None:
-    """There is nothing else to give up."""
-    plan = make_plan(giant(LLAMA_8B), machine(ram=32), Wishes())
-    assert [c.note for c in plan.fallbacks] == ["a short context"]
-    assert plan.fallbacks[0].settings.n_ctx < plan.chosen.settings.n_ctx
-
-
 # ------------------------------------------------------------------ wishes that cannot be kept
 
 

@@ -9,6 +9,7 @@ from tuner.engine import llama
 from tuner.engine.abort import AbortFlag, CancelledError
 from tuner.engine.llama import Context, LlamaError, LogTap, NativeModel
 from tuner.engine.loaded_model import LoadedModel
+from tuner.engine.log_lines import names_memory
 from tuner.engine.planned_file import ChangedError, PlannedFile
 from tuner.engine.prompts import Prompts
 from tuner.engine.protocol import (
@@ -88,6 +89,8 @@ class Service:
         except Exception as error:  # a defect of ours: the chat must hear of it all the same
             traceback.print_exc()
             kind = "load_failed" if isinstance(request, Load) else "decode_failed"
+            if names_memory(str(error)):  # a thread has no room for its stack
+                kind = "out_of_memory"
             return Failed(kind, f"the engine failed: {type(error).__name__}: {error}")
 
     def _load(self, request: Load) -> Event:

@@ -11,7 +11,7 @@ from tuner.launch.events import LaunchEvent, Planned, Ready, Retry, Stage
 from tuner.launch.launcher import Launcher
 from tuner.launch.running import Running, placement
 from tuner.machine.measure import gpu_used_bytes
-from tuner.planning import Explorer, Plan, difference_text, with_choice
+from tuner.planning import Explorer, Plan, difference_text
 from tuner.planning.advice import Advice
 from tuner.planning.shortage import short_text
 from tuner.report.advice import advice_lines
@@ -96,13 +96,14 @@ def loaded(
             done = yield from _load(launcher, attempt.settings, tuning)
             break
         except EngineError as error:
-            if error.kind != "out_of_memory" or not reached.fallbacks:
+            if error.kind != "out_of_memory":
                 raise
-            following, *left = reached.fallbacks
-            less = difference_text(plan.model, attempt, following)
+            smaller = tuning.ran_out(reached, str(error), launcher.client.pid)
+            if smaller is None:
+                raise
+            less = difference_text(plan.model, attempt, smaller.chosen)
             yield Retry(f"Out of memory; trying {less or 'another split'}.")
-            reached = with_choice(reached, following, tuning.solver)
-            reached = reached.offering(fallbacks=tuple(left))
+            reached = smaller
     if reached is not plan:
         why = "What was planned first ran out of memory while it was loaded."
         reached = replace(reached, reasons=(*reached.reasons, why))

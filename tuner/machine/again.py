@@ -60,7 +60,10 @@ def _host(memory: Device, pid: int | None, state: HostState, root: Path) -> Devi
     """Pages of the mapped file count as free, as they do before a load: the system takes them back
     where somebody needs them."""
     _, free = host.within_limits(state.total, state.available, root)
-    return replace(memory, free=min(memory.total, free + _own(pid)))
+    free, most = free + _own(pid), host.most_of_a_process(state, root)
+    if most is not None and not memory.reserve:  # what a process may have, and no more than is left
+        free = min(free - host.default_reserve(state.total), most)
+    return replace(memory, free=max(0, min(memory.total, free)))
 
 
 def _own(pid: int | None) -> int:

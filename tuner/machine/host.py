@@ -28,6 +28,11 @@ ASSUMED_BANDWIDTH = 64e9
 # in what owners of desktops measured.
 ASSUMED_FLOPS_PER_CORE = 80e9
 
+# What a model process takes of its limits (`ulimit`) beside a model, and for each thread: libraries
+# and vocabulary, stacks. The least with which models of 49k and 262k tokens were loaded, with 2 and
+# 8 threads (glibc, x86-64), and a little more.
+_MAPPED, _DATA, _BY_THREAD = 430 * MIB, 130 * MIB, 8 * MIB
+
 # How bandwidth is measured: more threads than these hardly bring more, less memory lies in caches.
 _MOST_THREADS = 16
 _SHARE = 8 * MIB
@@ -49,6 +54,9 @@ class HostState:
     physical_cores: int
     allowed_cpus: int  # logical CPUs of this process's affinity
     name: str = "CPU"
+    # Bytes that a process of ours may map, and have for itself (RLIMIT_AS, RLIMIT_DATA); None: any
+    may_map: int | None = None
+    may_have: int | None = None
 
     @classmethod
     def now(cls) -> HostState:
@@ -64,6 +72,8 @@ class HostState:
             physical_cores=psutil.cpu_count(logical=False) or logical,
             allowed_cpus=allowed,
             name=cpu_name(),
+            may_map=_process_limit("RLIMIT_AS"),
+            may_have=_process_limit("RLIMIT_DATA"),
         )
 
 
@@ -108,6 +118,10 @@ def host_device(state: HostState, root: Path = Path("/"), bandwidth: float | Non
     """The host, within the limits of its control group. `root` is where /proc and /sys lie;
     `bandwidth` a measured one, in bytes/s."""
     total, free = within_limits(state.total, state.available, root)
+    reserve = default_reserve(total)
+    most = most_of_a_process(state, root)
+    if most is not None and most < free - reserve:  # what the system keeps is in nobody's way then
+        total, free, reserve = most, most, 0
     cores = usable_cores(state, root)
     chip = row_of(state.name, state.total)  # one that has its GPU beside it, on the same RAM
     sheet = chip.bandwidth if chip and chip.unified else None
@@ -119,7 +133,7 @@ def host_device(state: HostState, root: Path = Path("/"), bandwidth: float | Non
         name=state.name,
         total=total,
         free=free,
-        reserve=default_reserve(total),
+        reserve=reserve,
         bandwidth=known or ASSUMED_BANDWIDTH,
         bandwidth_source="measured" if bandwidth else "data sheet" if sheet else "assumed",
         flops=assumed_flops(cores),
@@ -136,6 +150,27 @@ def within_limits(total: int, available: int, root: Path = Path("/")) -> tuple[i
             most = min(most, limit)
             free = min(free, max(0, limit - used))
     return most, free
+
+
+def most_of_a_process(state: HostState, root: Path = Path("/")) -> int | None:
+    """Bytes of RAM that a model may take by the limits of its process, whatever is free; None: it
+    has no such limits. Weights count in both, though a mapped file is not the process's own."""
+    threads = usable_cores(state, root)
+    found = []
+    if state.may_map is not None:
+        found.append(state.may_map - _MAPPED)
+    if state.may_have is not None:
+        found.append(state.may_have - _DATA)
+    return max(0, min(found) - threads * _BY_THREAD) if found else None
+
+
+def _process_limit(kind: str) -> int | None:
+    try:
+        import resource  # noqa: PLC0415 - POSIX
+    except ImportError:
+        return None
+    most, _ = resource.getrlimit(getattr(resource, kind))
+    return None if most in (resource.RLIM_INFINITY, -1) else int(most)
 
 
 def assumed_flops(cores: int) -> float:

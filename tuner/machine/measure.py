@@ -19,7 +19,7 @@ from tuner.machine.engine_build import EngineAnswer, ask_engine
 from tuner.machine.host import HostState
 from tuner.machine.machine import ASSUMED_PCIE, Device, Machine, Process
 from tuner.machine.usable import unusable_text, usable, with_reserve
-from tuner.units import GIB
+from tuner.units import GIB, size_text
 
 _RPC_BANDWIDTH = 100e9
 _RPC_LINK = 0.1e9  # a gigabit network
@@ -59,6 +59,10 @@ def measure(
     warnings: list[str] = []
     notes: list[str] = [cards.reason] if cards.reason else []
 
+    if not device.reserve:
+        warnings.append(
+            f"The limits of this process (ulimit) leave {size_text(device.total)} for a model."
+        )
     gpus: tuple[Device, ...] = ()
     if visible and (built is None or "CUDA" in built) and not rpc_servers:
         gpus = tuple(_cuda_device(i, card, device) for i, card in enumerate(visible))

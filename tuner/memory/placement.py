@@ -167,6 +167,13 @@ def repacks(tensor: TensorInfo) -> bool:
     )
 
 
+def repacks_any(model: Model) -> bool:
+    """Whether an x86 CPU would keep some of the weights in an order of its own."""
+    groups = model.tensors
+    layers = (t for layer in groups.layers for t in (*layer.others, *layer.experts))
+    return any(map(repacks, (*layers, *groups.output)))
+
+
 class _Sums:
     """Prefix sums over a model's layers, for buffers of one layout."""
 

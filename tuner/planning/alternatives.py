@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+from tuner.memory.placement import repacks_any
 from tuner.planning.budgets import Budgets
 from tuner.planning.differences import NOTICEABLE
-from tuner.planning.objective import LEAST_CONTEXT
 from tuner.planning.plan import Candidate, distinct
+from tuner.planning.shortage import least_short
 from tuner.planning.solver import Solver
 from tuner.units import GIB
 from tuner.wishes import PREFERENCES, Wishes
 
 # After a load that failed for memory: shares of each GPU's budget to plan for next.
 RETRY_SHARES = (0.94, 0.86, 0.72, 0.50)
+RAM_SHARES = (0.75, 0.5, 0.25)  # of what may shrink of the host's part, likewise
+LEAST = "as little as can be"
+MAPPED = "weights as the file has them"
 OFFERED_TYPES = ("f16", "q8_0", "q4_0")  # for K and V both: full, half and quarter size
 
 
@@ -78,10 +83,32 @@ def fallbacks(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[Candid
         less = solver.with_budgets(tighter(share))
         found.append(_noted(less.best(wishes), f"{share:.0%} of the memory"))
     found.append(_noted(on_cpu, "no layers on a GPU"))
-    if not gpus and wishes.n_ctx is None and chosen.settings.n_ctx > LEAST_CONTEXT:
-        short = solver.best(replace(wishes, n_ctx=LEAST_CONTEXT))
-        found.append(_noted(short, "a short context"))
+    if not gpus:
+        found += in_less_ram(solver, wishes, chosen)
     return tuple(distinct(found, chosen))
+
+
+def in_less_ram(solver: Solver, wishes: Wishes, chosen: Candidate) -> Iterator[Candidate]:
+    """What to try, in order, where a load runs out of RAM. Each keeps the wishes and takes less of
+    the host's memory than the one before: a smaller batch, a cheaper cache, less context, or
+    layers on a GPU, as the solver finds them best. Without a GPU then the least that there is, at
+    last with weights as the file has them, whose pages the system may take back."""
+    gpus = len(solver.machine.gpus)
+    taken = chosen.footprint.host.total
+    for share in RAM_SHARES:
+        less = solver.with_budgets(solver.budgets.tighter_in_ram(share, chosen.footprint, gpus))
+        found = less.best(wishes)
+        if found and found.footprint.host.total < taken:
+            taken = found.footprint.host.total
+            yield replace(found, note=f"{share:.0%} of the RAM that may shrink")
+    if gpus:
+        return
+    least = least_short(solver, wishes)
+    if least.fits and least.footprint.host.total < taken:
+        yield replace(least, note=LEAST)
+    if wishes.use_extra_bufts and least.fits and repacks_any(solver.model):
+        mapped = least_short(solver, replace(wishes, use_extra_bufts=False))
+        yield replace(mapped, note=MAPPED)
 
 
 def one_more_gib(solver: Solver, wishes: Wishes, chosen: Candidate) -> Candidate | None:

@@ -90,6 +90,15 @@ class Budgets:
             limits[i] = min(limits[i], kept + int((used - kept) * share_in_pools))
         return self._with(limits)
 
+    def tighter_in_ram(self, share: float, failed: Footprint, n_gpus: int) -> Budgets:
+        """With a share of what may shrink of the host's part, where a load that took `failed` ran
+        out of RAM. Without a GPU to move to its weights stay what they are."""
+        host = failed.host
+        fixed = 0 if n_gpus else host.weights
+        limits = list(self.limits)
+        limits[n_gpus] = min(limits[n_gpus], fixed + int((host.total - fixed) * share))
+        return self._with(limits)
+
     def grown(self, size: int, n_gpus: int) -> Budgets:
         """With so many bytes more on every GPU, and in the RAM of those who draw from it; without
         GPUs on the host."""

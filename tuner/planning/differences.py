@@ -11,7 +11,7 @@ from tuner.units import tps_text
 
 NOTICEABLE = 0.01  # of the decode speed
 
-_PHRASED = ("n_gpu_layers", "n_cpu_moe", "n_ctx", "type_k", "type_v")
+_PHRASED = ("n_gpu_layers", "n_cpu_moe", "n_ctx", "type_k", "type_v", "use_extra_bufts")
 _UNNOTICED = ("tensor_split",)  # shares of the GPUs, which follow from the rest
 # What has no phrase of its own goes by its name, so that no field of Settings is passed over.
 _BY_NAME = [f.name for f in fields(Settings) if f.name not in (*_PHRASED, *_UNNOTICED)]
@@ -43,6 +43,9 @@ def differences(model: Model, a: Settings, b: Settings) -> tuple[Difference, ...
         found.append(Difference("give", f"{b.n_ctx:,} tokens of context"))
     if (b.type_k, b.type_v) != (a.type_k, a.type_v):
         found.append(Difference("use", f"cache K {b.type_k}, V {b.type_v}"))
+    if b.use_extra_bufts != a.use_extra_bufts:
+        order = "as the CPU likes them" if b.use_extra_bufts else "as the file has them"
+        found.append(Difference("keep", f"weights {order}"))
     for name in _BY_NAME:
         value = getattr(b, name)
         if value != getattr(a, name):

@@ -18,6 +18,7 @@ from tuner.planning.rates import SPEED_FORMULA
 from tuner.profiles.actual import Actual, actual_of, differences
 from tuner.profiles.paces import DeviceSaid, Sayings, all_heard
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
+from tuner.profiles.shortfalls import Shortfalls, after_a_load
 from tuner.safe_text import one_line
 from tuner.sampling import SamplingChoice, remembered
 from tuner.settings import OnGpus, Settings, on_gpus
@@ -47,6 +48,7 @@ class Lessons:
         self._wishes = wishes_json(wishes)
         self._think = think
         self._keeps_flags = keeps_flags
+        self._failed: dict[int, int] = {}  # by place of a device: what ran out of memory there
         self._writing = threading.Lock()  # an answer and the screen may both have something to keep
         self.profile = profiles.load(model.fingerprint) if profiles else None
         self.explored: Settings | None = None
@@ -93,7 +95,17 @@ class Lessons:
         before for each GPU. `use_extra_bufts`: whether the engine could run with them, `died_by`:
         the signal that says that it could not. `keep`: the profile has this plan from now on."""
         actual = actual_of(plan, buffers, use_extra_bufts, vram_growth)
+        failed, self._failed = self._failed, {}
         if self._profiles:
+            machine, totals = self.machine, plan.chosen.footprint.totals
+            known = known_shortfalls(self._profiles.machine_facts(), machine.engine_version)
+            shortfalls = after_a_load(known, machine, totals, failed)
+            if shortfalls != known:
+                self._profiles.learn(
+                    lambda facts: replace(
+                        _learned(facts, machine.engine_version, {}, ""), shortfalls=shortfalls
+                    )
+                )
             overheads = _overheads(self.machine, actual)
             died = plan.chosen.settings.use_extra_bufts and not use_extra_bufts
             if overheads or died:
@@ -103,6 +115,11 @@ class Lessons:
             if keep:
                 self._save(self._profiles, plan, actual, tuple(buffers))
         return actual
+
+    def ran_out(self, place: int, total: int) -> None:
+        """A load that took so many bytes of the device at this place ran out of memory there; what
+        that teaches is kept once something smaller is loaded in its place."""
+        self._failed[place] = min(total, self._failed.get(place, total))
 
     def remember_speed(self, plan: Plan, actual: Actual) -> None:
         """Keeps measured tokens/s in the profile of this load."""
@@ -203,6 +220,11 @@ def known_overheads(facts: MachineFacts, engine_version: str | None) -> Mapping[
     return facts.gpu_overhead if same_engine(facts.engine_version, engine_version) else {}
 
 
+def known_shortfalls(facts: MachineFacts, engine_version: str | None) -> Shortfalls:
+    """What loads of this very engine could not have of memory that was free."""
+    return facts.shortfalls if same_engine(facts.engine_version, engine_version) else {}
+
+
 def runs_extra_bufts(facts: MachineFacts, engine_version: str | None) -> bool:
     """Whether repacked weights are to be tried: a death of them is one of that engine's alone."""
     another = bool(facts.engine_version) and not same_engine(facts.engine_version, engine_version)
@@ -260,6 +282,7 @@ def _learned(
     same = same_engine(facts.engine_version, engine_version)
     return replace(
         facts,
+        shortfalls=known_shortfalls(facts, engine_version),
         decode_paces=facts.decode_paces if same else {},
         prompt_paces=facts.prompt_paces if same else {},
         gpu_overhead={**known_overheads(facts, engine_version), **overheads},

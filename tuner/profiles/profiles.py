@@ -30,6 +30,7 @@ from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer, DeviceUse
 from tuner.private_files import kvchat_folder, private_folder, read_bounded, why
 from tuner.profiles.paces import Said
+from tuner.profiles.shortfalls import Shortfall
 from tuner.sampling import acceptable
 from tuner.settings import MAX_CONTEXT, Settings
 from tuner.wishes import THINK_LEVELS
@@ -101,6 +102,8 @@ class MachineFacts:
     speed_formula: int = 0
     # The number of threads that was the faster of two, by that of physical cores.
     faster_threads: Mapping[str, _THREADS] = field(default_factory=dict)
+    # Memory that was said to be free and was not to be had, by `device_key`.
+    shortfalls: Mapping[str, Shortfall] = field(default_factory=dict)
     saved_at: str = ""
 
 
