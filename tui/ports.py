@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tuner.engine.protocol import AnswerEvent, Message, Sampling, StateRestored, StateSaved
-from tuner.launch import LaunchEvent, Planned, Ready, Retry, Stage
+from tuner.launch import LaunchEvent, Look, Planned, Ready, Retry, Stage
 from tuner.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = [
     "Dial",
     "Explorer",
     "LaunchEvent",
+    "Look",
     "ModelFacts",
     "ModelLauncher",
     "Plan",
@@ -102,6 +103,7 @@ class RunningModel(Protocol):
         there."""
         ...
 
+    def look(self, *, busy: bool, least: int) -> Look: ...
     def shapes_text(self) -> str: ...
     def reshaped(
         self, n_ctx: int | None, types: tuple[str, str] | None, least: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,14 @@ class StatedGpu:
     usual: bool = False  # the size is the usual one of that name, not stated
 
 
+class Rebalance(Enum):
+    """What is done where other programs take memory beside a loaded model, or give it back."""
+
+    OFF = "off"  # it is only said
+    SHRINK = "shrink"  # a smaller plan is loaded; a better one is offered
+    FULL = "full"  # either is loaded
+
+
 @dataclass(frozen=True, slots=True)
 class LaunchRequest:
     """What the user asked for. Sizes in bytes."""
@@ -150,6 +159,7 @@ class LaunchRequest:
     # later launches shall do the same; None leaves that as it was.
     settings: Settings | None = None
     keeps_settings: bool | None = None
+    rebalance: Rebalance = Rebalance.SHRINK  # while a model is loaded
 
     @property
     def stated(self) -> bool:

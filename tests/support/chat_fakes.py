@@ -13,7 +13,7 @@ from typing import Any
 from textual.pilot import Pilot
 
 from tui.app import KvchatApp
-from tui.ports import LaunchEvent, Planned, Ready, Retry, Stage
+from tui.ports import LaunchEvent, Look, Planned, Ready, Retry, Stage
 from tui.screens.chat import ChatScreen
 from tui.storage import Conversations
 from tui.widgets import Prompt
@@ -71,6 +71,7 @@ class FakeRunning:
     think_levels: tuple[str, ...] = ()
     usual_think: str = ""
     closed: bool = False
+    looks: list[Look] = field(default_factory=list)  # at the memory, one after the other
     lives: bool = True
     in_place: bool = False
     n_moved: int = 0
@@ -162,6 +163,9 @@ class FakeRunning:
             thought_seconds=self.thought_seconds,
             read_again=self.read_again,
         )
+
+    def look(self, *, busy: bool, least: int) -> Look:
+        return self.looks.pop(0) if self.looks and not busy else Look()
 
     def shapes_text(self) -> str:
         return "f16 up to 4,096 tokens"

@@ -229,6 +229,7 @@ def _request(args: argparse.Namespace, path: Path, sampling: Mapping[str, Any]) 
     return LaunchRequest(
         path=path,
         wishes=options.wishes(args),
+        rebalance=options.rebalance(args),
         gpus=options.gpus(args),
         ram=None if args.ram is None else parse_size(args.ram, "--ram"),
         ram_bandwidth=options.ram_bandwidth(args.ram_bandwidth),

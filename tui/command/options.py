@@ -21,7 +21,7 @@ from tuner.report.emit.programs import PROGRAMS
 from tuner.settings import ALL_LAYERS, MAX_UBATCH
 from tuner.settings import MAX_CONTEXT as LONGEST_CONTEXT
 from tuner.units import parse_rate, parse_size, parse_tokens
-from tuner.wishes import PREFERENCES, THINK_LEVELS, StatedGpu, Wishes
+from tuner.wishes import PREFERENCES, THINK_LEVELS, Rebalance, StatedGpu, Wishes
 
 MAX_CONTEXT = "max"
 READING_WIDTH = 100  # columns: longer lines are hard to read
@@ -180,6 +180,12 @@ def parser() -> argparse.ArgumentParser:
         "off: none, and what there is is removed (4.0 GiB, or a tenth of the free disk)",
     )
     g.add_argument(
+        "--rebalance",
+        metavar="|".join(mode.value for mode in Rebalance),
+        help="where other programs take memory while the model is loaded: only say so, load a "
+        "smaller plan between answers, or also a better one when it is back (shrink)",
+    )
+    g.add_argument(
         "--idle-unload",
         metavar="MINUTES",
         help="let the model's memory go where nothing was asked for so long; the next message "
@@ -252,6 +258,13 @@ def when_full(args: argparse.Namespace) -> Way | None:
     """How room is made in a full context without asking. Raises UsageError."""
     stated = args.when_full and args.when_full.lower()
     return WHEN_FULL[_one_of("--when-full", stated, tuple(WHEN_FULL)) or ASK]
+
+
+def rebalance(args: argparse.Namespace) -> Rebalance:
+    """What is done where other programs take memory. Raises UsageError."""
+    names = tuple(mode.value for mode in Rebalance)
+    stated = _one_of("--rebalance", args.rebalance and args.rebalance.lower(), names)
+    return Rebalance(stated) if stated else Rebalance.SHRINK
 
 
 def keep_states(args: argparse.Namespace) -> int | None:

@@ -21,6 +21,7 @@ from tui.composing.commands import UnknownCommandError
 from tui.keymap import Action, Place
 from tui.ports import Retry, RunningModel
 from tui.screens import opening
+from tui.screens.balance import Balance
 from tui.screens.bindings import bindings
 from tui.screens.choices import Choice, Opened
 from tui.screens.loads import Loads
@@ -30,8 +31,10 @@ from tui.screens.weighing import Weighing
 from tui.widgets import Prompt, Transcript
 from tui.widgets.reading.warming import warm_up
 from tuner.errors import UsageError
+from tuner.settings import Settings
 
 VRAM_SECONDS = 2.0
+BALANCE_SECONDS = 4.0  # between two looks at what other programs take
 QUIT_SECONDS = 3.0  # within which the second Ctrl+C must come
 LOAD_SECONDS = 1.0  # between two looks at whether a load gets on
 
@@ -74,6 +77,7 @@ class ChatScreen(TalkScreen):
         self.set_interval(VRAM_SECONDS, self._measure)
         self.set_interval(LOAD_SECONDS, self._tell_of_a_standstill)
         self.set_interval(LOAD_SECONDS, self._rest_in_time)
+        self.set_interval(BALANCE_SECONDS, self._look_around)
         self.once_drawn(partial(self.run_worker, warm_up, thread=True, group="lexers"))
         gc.freeze()  # what is there stays: collections need not walk it
 
@@ -450,6 +454,40 @@ class ChatScreen(TalkScreen):
             self._warmth.read.lost()
             self._lines.idle()
             await self._transcript.notice(advice.found_dead(message.model, self._keymap), "error")
+
+    def _look_around(self) -> None:
+        model = self.running_model
+        if model is not None and self._loads.ready and not self._leaving:
+            busy = not self._is_idle or self.app.screen is not self
+            self._balance.start(model, busy=busy, least=self._lines.n_tokens)
+
+    async def on_balance_looked(self, message: Balance.Looked) -> None:
+        look = message.look
+        if message.model is not self.running_model or not self._loads.ready:
+            return
+        self._lines.tight(look.tight)
+        if look.settings is None:
+            return
+        if look.offered:
+            self._balance.offered = look.settings
+            key = self._key("model.balance")
+            await self._transcript.notice(f"{look.why}\n{key} loads it; the conversation goes on.")
+        elif self._is_idle:
+            self._warmth.mourned = look.why
+            self._move(look.settings)
+
+    def action_balance(self) -> None:
+        settings, self._balance.offered = self._balance.offered, None
+        if settings is None:
+            self._lines.say("no better plan is known for the memory that is free")
+        elif self._loads.active or not self.still_answering():
+            self._move(settings)
+
+    def _move(self, settings: Settings) -> None:
+        """Loads this for as long as it suits; what later launches load stays as it was."""
+        model = self.running_model
+        if model is not None and self._loads.ready:
+            self._load(partial(model.try_out, settings, model.settings))
 
     @property
     def _is_idle(self) -> bool:

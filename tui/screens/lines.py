@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NOT_SAVED = "not saved"
 RESTS = f"paused: {BACK}"
 SPILLING = "spilling"  # out of a GPU's memory, into RAM
+TIGHT = "others need {}"  # memory
 TOO_SLOW = "slower than predicted"
 SLOWER = 0.6  # of what was predicted: a prediction is not better than that
 TELLING_TOKENS = 48  # a shorter answer says nothing of the speed
@@ -58,6 +59,7 @@ class LinesBelow:
         self._loads = loads
         self._saved = saved
         self._spilled = self._slower = False
+        self._tight = ""
         self.session = Session()
 
     @property
@@ -146,6 +148,12 @@ class LinesBelow:
             self._slower = tps < SLOWER * expected
         self._set_word()
 
+    @property
+    def n_tokens(self) -> int:
+        """In the cache, as far as is known."""
+        status = self.status.status
+        return (status.n_ctx_used if status else None) or 0
+
     def used(self, n_tokens: int | None) -> None:
         """So many tokens are in the cache."""
         model = self._loads.model
@@ -175,9 +183,20 @@ class LinesBelow:
             )
         self._set_word()
 
+    def tight(self, where: str) -> None:
+        """Where other programs have nearly all memory; "": nowhere."""
+        if where != self._tight:
+            self._tight = where
+            self._set_word()
+
     def _set_word(self) -> None:
         """What is not as it should be, the worst alone."""
-        words = ((not self.saved, NOT_SAVED), (self._spilled, SPILLING), (self._slower, TOO_SLOW))
+        words = (
+            (not self.saved, NOT_SAVED),
+            (self._spilled, SPILLING),
+            (self._tight, TIGHT.format(self._tight)),
+            (self._slower, TOO_SLOW),
+        )
         self.status.change(word=next((word for true, word in words if true), ""))
 
     def thinking(self, think: str) -> str:

@@ -22,6 +22,7 @@ from tui.keymap import Keymap, Place, Show
 from tui.painting import Answering, Painter
 from tui.ports import LaunchEvent, ModelLauncher, RunningModel
 from tui.screens import opening
+from tui.screens.balance import Balance
 from tui.screens.choices import Choice, Opened
 from tui.screens.composing import Composing
 from tui.screens.direct import DirectScreen
@@ -87,6 +88,7 @@ class TalkScreen(DirectScreen):
         self._lines = LinesBelow(keymap, self._loads, saved=store.saved)
         self._answering = Answering(self._transcript, recorder, self._prompt.keystrokes)
         self._measuring = Measuring(self)
+        self._balance = Balance(self)
         self._warmth = Warmth(self, store, self._loads, idle_seconds)
         self._leaving = False
         room = MakingRoom(self, self._answering, recorder, self._lines.doing)

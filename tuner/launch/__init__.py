@@ -11,7 +11,7 @@ they bring the planner along, and what is drawn meanwhile need not wait for that
 All of it blocks and belongs in a thread; what happens is told as events.
 """
 
-from tuner.launch.events import LaunchEvent, Planned, Ready, Retry, Stage
+from tuner.launch.events import LaunchEvent, Look, Planned, Ready, Retry, Stage
 from tuner.launch.launcher import Launcher
 
-__all__ = ["LaunchEvent", "Launcher", "Planned", "Ready", "Retry", "Stage"]
+__all__ = ["LaunchEvent", "Launcher", "Look", "Planned", "Ready", "Retry", "Stage"]

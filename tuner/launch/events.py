@@ -1,4 +1,4 @@
-"""What a launch tells while it goes on."""
+"""What a launch tells while it goes on, and a loaded model of its memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tuner.launch.running import Running
+    from tuner.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,16 @@ class Ready:
     """The model answers now. The last event of a launch."""
 
     running: Running
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a loaded model suits the memory that is free now."""
+
+    tight: str = ""  # where other programs have nearly all of it
+    settings: Settings | None = None  # that should be loaded in place of those that are,
+    why: str = ""  # in a sentence
+    offered: bool = False  # if the user wants
 
 
 LaunchEvent = Stage | Planned | Retry | Ready

@@ -16,6 +16,7 @@ from tuner.settings import Settings
 from tuner.wishes import LaunchRequest
 
 if TYPE_CHECKING:
+    from tuner.launch.balancing import Balancer
     from tuner.launch.running import Running
     from tuner.planning import Explorer, Plan
     from tuner.tuning import Tuning
@@ -34,6 +35,16 @@ class Launcher:
         self.client = client or EngineClient()
         self._cancelled = False  # no Event: a signal handler sets it, and must not wait for a lock
         self._over = False  # likewise
+        self._balancer: Balancer | None = None
+
+    @property
+    def balancer(self) -> Balancer:
+        """Whose memory outlives what is loaded."""
+        from tuner.launch.balancing import Balancer  # noqa: PLC0415
+
+        if self._balancer is None:
+            self._balancer = Balancer()
+        return self._balancer
 
     @property
     def path(self) -> Path:

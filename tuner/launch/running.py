@@ -26,7 +26,7 @@ from tuner.engine.protocol import (
 )
 from tuner.engine.thinking import nearest
 from tuner.errors import NoFitError
-from tuner.launch.events import LaunchEvent
+from tuner.launch.events import LaunchEvent, Look
 from tuner.machine.machine import Machine
 from tuner.machine.measure import gpu_readings, ram_used
 from tuner.machine.vitals import Vitals
@@ -262,10 +262,19 @@ class Running:
             raise NoFitError(found)
         return found.chosen.settings
 
-    def machine_now(self) -> Machine:
+    def look(self, *, busy: bool, least: int) -> Look:
+        """How this suits the memory that is free now (`Balancer.look`); to be asked every few
+        seconds."""
+        request = self._launcher.request
+        chosen = request.settings is not None
+        return self._launcher.balancer.look(
+            self, request.rebalance, chosen=chosen, busy=busy, least=least
+        )
+
+    def machine_now(self, *, asks: bool = True) -> Machine:
         """The machine as it is now, with what this model takes counted as free. Milliseconds, or
-        half a second where GPUs are not NVIDIA's."""
-        asks = any(not gpu.uuid for gpu in self.plan.machine.gpus)
+        half a second where it `asks` for GPUs that are not NVIDIA's."""
+        asks = asks and any(not gpu.uuid for gpu in self.plan.machine.gpus)
         return self._tuning.machine_now(self.actual.footprint, self._client.pid, asks=asks)
 
     @property
