@@ -86,19 +86,29 @@ async def test_a_question_waits_for_what_was_read(store: Conversations) -> None:
     assert order == ["0 asked before it is back"]
 
 
-async def test_leaving_says_that_it_saves_and_is_not_held_up(store: Conversations) -> None:
-    running = FakeRunning([list(LONG)], save_hold=threading.Event())
+@pytest.mark.parametrize("paused", [False, True])
+async def test_leaving_says_that_it_saves_and_is_not_held_up(
+    store: Conversations, paused: bool
+) -> None:
+    """It waits for what is being saved already, too; another key leaves without it."""
+    running = FakeRunning([list(LONG)], save_hold=(hold := threading.Event()))
     app = make_app(running, store)
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with app.run_test(size=(60, 24)) as pilot:
         await chat_screen(pilot)
         await ask(pilot, "Hello")
+        if paused:
+            await pilot.press("alt+p")
+            await until(pilot, lambda: shows(pilot, "keeping what was read"))
         await pilot.press("ctrl+q")
-        await until(pilot, lambda: shows(pilot, "keeping what", "Ctrl+Q again skips it"))
+        await until(pilot, lambda: shows(pilot, "keeping what was read, ", "Ctrl+Q again skips it"))
         assert not running.closed
-        await pilot.press("ctrl+q")
+        if paused:
+            hold.set()
+        else:
+            await pilot.press("ctrl+q")
         await until(pilot, lambda: running.closed and app._exit)
-    assert running.save_hold is not None
-    running.save_hold.set()
+    assert len(running.saved) == (1 if paused else 0)
+    hold.set()
 
 
 async def test_why_it_was_read_again_is_told(store: Conversations, tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def test_what_was_read_is_kept_while_the_model_is_paused(
     assert launcher.starts == 2
     err = capsys.readouterr().err
     assert "paused: the next message brings the model back" in err
-    assert "keeping what the model has read; Ctrl+C skips it" in err
+    assert "keeping what was read; Ctrl+C skips it" in err
 
 
 def test_a_model_that_nobody_asks_rests(store: Conversations) -> None:

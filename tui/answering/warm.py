@@ -53,8 +53,8 @@ class Warm:
         self._cold = ""
         self._seconds = 0.0  # that a token took to be read
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # of the two below
-        self._n_waiting = 0
+        self._lock = threading.Lock()  # of what is counted
+        self._n_waiting = self._n_saves = 0
         self._idle = threading.Event()
         self._idle.set()
         threading.Thread(target=self._run, name="states", daemon=True).start()
@@ -113,6 +113,8 @@ class Warm:
         """Another conversation comes, or none: saves what was read of this one, if it is worth
         it. Returns at once."""
         if self.worth_saving(running):
+            with self._lock:
+                self._n_saves += 1
             self._add(partial(self._save, running))
 
     def opened(self, running: RunningModel, conversation_id: str) -> None:
@@ -135,9 +137,9 @@ class Warm:
         run()
 
     @property
-    def busy(self) -> bool:
-        """Something is under way."""
-        return not self._idle.is_set()
+    def saving(self) -> bool:
+        """Something is being saved, or is to be."""
+        return self._n_saves > 0
 
     def close(self) -> None:
         """Nothing more is to be done."""
@@ -161,13 +163,20 @@ class Warm:
                     self._idle.set()
 
     def _save(self, running: RunningModel) -> None:
+        try:
+            self._save_if_worth_it(running)
+        finally:
+            with self._lock:
+                self._n_saves -= 1
+
+    def _save_if_worth_it(self, running: RunningModel) -> None:
         held, states = self._held, self._store.states
         if not self.worth_saving(running):  # it was, before what was done since then
             return
         if not self._is_kept(held.conversation_id):  # another kvchat has deleted it
             return
         n_bytes, _ = running.cache_bytes(held.n_tokens)
-        self._tell(f"keeping what the model has read, {size_text(n_bytes)}")
+        self._tell(f"keeping what was read, {size_text(n_bytes)}")
         try:
             most = states.make_room(held.conversation_id, n_bytes)
             saved = running.save_state(states.path(held.conversation_id), most)
@@ -206,7 +215,7 @@ class Warm:
         if not states.has(conversation_id):
             self._cold = self._cold or "nothing was kept of it"
             return
-        self._tell("bringing back what the model has read")
+        self._tell("bringing back what was read")
         try:
             restored = running.restore_state(states.path(conversation_id))
             n_tokens, why = restored.n_tokens, restored.why

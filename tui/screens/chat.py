@@ -110,8 +110,12 @@ class ChatScreen(TalkScreen):
         return self.running_model
 
     def keeps_read(self) -> bool:
-        """Begins to save what the model has read; False: there is nothing to save."""
-        return self._warmth.begin_to_keep()
+        """Begins to save what the model has read, or goes on with it; False: there is nothing to
+        save."""
+        keeps = self._warmth.begin_to_keep()
+        if keeps:
+            self._tell_of_warmth()
+        return keeps
 
     async def read_kept(self, seconds: float, skip: asyncio.Event) -> None:
         """Waits until it is saved, so long at most."""

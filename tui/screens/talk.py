@@ -502,10 +502,15 @@ class TalkScreen(DirectScreen):
         self._warmth.read.forget(self.chat.conversation.id)
 
     def on_warmth_doing(self, message: Warmth.Doing) -> None:
-        if message.text and self._leaving:
-            self._lines.doing(f"{message.text} · {self._key('app.quit')} again skips it")
-        elif message.text:
-            self._lines.doing(message.text)
+        self._warmth.doing = message.text
+        self._tell_of_warmth()
+
+    def _tell_of_warmth(self) -> None:
+        doing = self._warmth.doing
+        if doing and self._leaving:
+            self._lines.doing(f"{doing} · {self._key('app.quit')} again skips it")
+        elif doing:
+            self._lines.doing(doing)
         elif not self.generating:
             self._lines.idle()
 

@@ -41,6 +41,7 @@ class Warmth:
         self.read = Warm(store, lambda text: screen.post_message(self.Doing(text)))
         self.idle = Idle(idle_seconds)
         self.deaths = Deaths()
+        self.doing = ""  # as it was told last
         self.mourned = ""  # why the model is being loaded again by itself
         self._loads = loads
         loads.first = self.read.wait
@@ -77,14 +78,11 @@ class Warmth:
 
     def begin_to_keep(self) -> bool:
         """The chat ends; False: there is nothing to keep."""
-        model = self._ready
-        if model is None or not self.read.worth_saving(model):
-            return False
-        self.read.left(model)
-        return True
+        self.left()
+        return self.read.saving
 
     async def kept(self, seconds: float, skip: asyncio.Event) -> None:
         """Waits until it is, so long at most."""
         until = time.monotonic() + seconds
-        while self.read.busy and not skip.is_set() and time.monotonic() < until:
+        while self.read.saving and not skip.is_set() and time.monotonic() < until:
             await asyncio.sleep(LOOK_SECONDS)

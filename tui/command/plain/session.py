@@ -442,9 +442,9 @@ class Session:
         self._leave()
         until = time.monotonic() + seconds
         told = False
-        while self.warm.busy and time.monotonic() < until:
+        while self.warm.saving and time.monotonic() < until:
             if not told:
-                complain(f"keeping what the model has read; {STOP} skips it")
+                complain(f"keeping what was read; {STOP} skips it")
                 told = True
             if self._keyboard.interrupted:
                 return
