@@ -81,6 +81,7 @@ async def test_a_question_waits_for_what_was_read(store: Conversations) -> None:
         await until(pilot, lambda: shows(pilot, "bringing back"))
         await ask(pilot, "More", wait=False)
         await until(pilot, lambda: screen.generating and shows(pilot, "▌ More"))
+        assert shows(pilot, "bringing back")
         come.set()
         await until(pilot, lambda: shows(pilot, "Back.") and is_idle(screen))
     assert order == ["0 asked before it is back"]

@@ -257,6 +257,34 @@ def test_memory_is_looked_at_first(start: Start, signal_name: str) -> None:
     assert caught.value.kind == "out_of_memory"
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (0, 1, r"SIGKILL \(from the kernel, since memory ran out\)"),
+        (1, 1, r"SIGKILL \(from the system, if memory ran out, or from somebody\)"),
+        (None, None, r"SIGKILL \(from the system, if memory ran out, or from somebody\)"),
+    ],
+)
+def test_who_killed_it_is_told_where_the_kernel_says_so(
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    before: int | None,
+    after: int | None,
+    told: str,
+) -> None:
+    """The kernel counts what it kills for want of memory: since the request began it was one
+    more, or not."""
+    counts = [before]
+    monkeypatch.setattr("tuner.engine.worker_process.oom_kills", lambda: counts[-1])
+    client = start(die_in="generate")
+    loaded(client)
+    events = client.generate(ASK)
+    next(events)
+    counts.append(after)
+    with pytest.raises(EngineError, match=told):
+        list(events)
+
+
 def test_memory_that_once_was_short_explains_no_later_death(start: Start, tmp_path: Path) -> None:
     """The log is read from the beginning of the request that died."""
     client = start(die_in="generate", die_by="SIGSEGV")

@@ -48,6 +48,11 @@ class Generation:
         self.error: KvchatError | None = None
 
     @property
+    def begun(self) -> bool:
+        """The engine was asked; until then something else is done with it."""
+        return self._began is not None
+
+    @property
     def finished(self) -> bool:
         return self._finished.is_set()
 

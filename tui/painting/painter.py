@@ -50,7 +50,8 @@ class Painter:
             if taken.finished and not self._undrawn:
                 return
             now = time.monotonic()
-            if now - told >= TELL_SECONDS and not (taken.finished or self._stopped):
+            tells = self.growing.generation.begun and not (taken.finished or self._stopped)
+            if tells and now - told >= TELL_SECONDS:
                 self._tell(activity, live, taken.progress)
                 told = now
             self.growing.keep()
