@@ -139,7 +139,7 @@ ACTIONS = (
            "Says what types and contexts the cache could have.", "cache",
            Show.PALETTE, slash="kv", takes="TYPES"),
     Action("model.balance", ("alt+b",), "balance", Place.CHAT, "Better plan",
-           "Loads the better plan that was offered, now that memory is free.", "better plan",
+           "Loads the better plan that was offered.", "better plan",
            Show.PALETTE, slash="balance"),
     Action("prompt.keys", ("question_mark",), "keys", Place.PROMPT, "Keys",
            "Lists all keys where nothing is written.", fixed=True),
