@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -159,6 +161,23 @@ def test_what_takes_long_to_read_is_saved_at_once(store: Conversations) -> None:
     assert answered(2000, 1900, 10.0) == 2
     assert answered(2010, 2000, 1.0) == 2  # too few to tell how fast it reads
     warm.close()
+
+
+def test_what_is_of_no_conversation_is_swept(
+    store: Conversations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A while after the start."""
+    monkeypatch.setattr("tui.answering.warm.SWEEP_SECONDS", 0.01)
+    store.states.make_room("dead", 0)
+    path = store.states.path("dead")
+    path.write_bytes(b"state")
+    os.utime(path, (0, 0))
+    warm = Warm(store)
+    until = time.monotonic() + 10
+    while path.exists() and time.monotonic() < until:
+        time.sleep(0.005)
+    warm.close()
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("gone", ["conversation", "message", "turned off"])

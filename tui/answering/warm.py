@@ -24,6 +24,7 @@ LONG_SECONDS = 10.0  # of reading, which a death shall not cost again,
 LEAST_SHARE = 0.25  # nor writing: of the cache that is new since it was saved last
 SAVE_SECONDS = 1.0  # in which a conversation has come into the store,
 LOOK_SECONDS = 0.02  # looked for so often
+SWEEP_SECONDS = 5.0  # from the start, in which there is enough to do
 TURN = 2  # messages, all of which are new
 WAIT_SECONDS = 60.0  # that an answer waits for what is under way; the engine's own patience is less
 
@@ -55,10 +56,10 @@ class Warm:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of what is counted
         self._n_waiting = self._n_saves = 0
+        self._swept = False
         self._idle = threading.Event()
         self._idle.set()
         threading.Thread(target=self._run, name="states", daemon=True).start()
-        self._add(self._store.sweep_states)
 
     # ------------------------------------------------------------ what has happened
 
@@ -153,8 +154,20 @@ class Warm:
             self._idle.clear()
         self._jobs.put(job)
 
+    def _next(self) -> Callable[[], None] | None:
+        """The next job; what is left of conversations that are gone is swept before, once there
+        is time for it."""
+        if not self._swept:
+            try:
+                return self._jobs.get(timeout=SWEEP_SECONDS)
+            except queue.Empty:
+                self._swept = True
+                with suppress(KvchatError):
+                    self._store.sweep_states()
+        return self._jobs.get()
+
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._next()) is not None:
             with suppress(Exception):  # the chat goes on without
                 job()
             with self._lock:

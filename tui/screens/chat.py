@@ -433,7 +433,7 @@ class ChatScreen(TalkScreen):
             await self._welcome()
         of_first = (*self._warnings, *running.warnings) if first else ()
         await self._warn(*of_first, self._also_open, message.said)
-        if self._loads.anew and not first:
+        if not first and not running.n_moved:
             self._warmth.read.lost()
         self._warmth.opened(self.chat)  # where the load has not carried it over
         why, self._warmth.mourned = self._warmth.mourned, ""

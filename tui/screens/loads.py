@@ -44,7 +44,6 @@ class Loads:
         self.model: RunningModel | None = None  # the last that was loaded, dead or not
         self.ready = False  # it answers
         self.rests = False  # its process has ended, and the next message starts it again
-        self.anew = False  # the last load began with an empty cache
         self.active = False  # a load is under way
         self.stage = Stage("starting")  # of that load
         self.planned: Planned | None = None  # by that load
@@ -58,7 +57,7 @@ class Loads:
         if self.active:
             return
         self.active, self.ready, self.cancelled = True, False, False
-        self.rests, self.anew = False, load is None
+        self.rests = False
         self.error = self.planned = None
         self.stage = Stage("starting")
         run = partial(self._load, load or self.launcher.start)

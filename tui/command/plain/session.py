@@ -323,7 +323,7 @@ class Session:
                 if not self.model.load(partial(running.change, larger.settings, keep=None)):
                     return False
                 assert self.model.running is not None
-                complain(words.ready(self.model.running))
+                self._tell_loaded(self.model.running)
                 return self.model.running.settings.n_ctx > before
             case Way.BRING_BACK:
                 done = bring_back(chat)
@@ -395,10 +395,7 @@ class Session:
             return
         running = self.model.running
         assert running is not None
-        if self._welcomed:
-            self.warm.lost()
-        self._come_back()
-        complain(words.ready(running))
+        self._tell_loaded(running)
         if not self._welcomed:
             self._welcomed = True
             self.think = running.think
@@ -407,6 +404,13 @@ class Session:
             complain(f"/help lists commands, {STOP} stops an answer, {LEAVE} leaves")
         if self._asked and self.chat.waits_for_answer:
             self.ask()
+
+    def _tell_loaded(self, running: RunningModel) -> None:
+        """The model is there, with what it had read where that was not carried over."""
+        if self._welcomed and not running.n_moved:
+            self.warm.lost()
+        self._come_back()
+        complain(words.ready(running))
 
     def has_model(self) -> RunningModel | None:
         """The one that answers, which may have rested; a word where there is none."""
