@@ -3,6 +3,8 @@ written.
 
     python -m bench.faults databases [--n 300] [--seed 0]
     python -m bench.faults profiles  [--n 1000] [--seed 0]
+    python -m bench.faults engine    [--n 50]      kills, stops, damaged states, a full disk, ends
+                                                   by the user: 6 in each conversation
     python -m bench.faults worker    [--n 50]      kills of the model process, 4 in each chat
     python -m bench.faults chat      [--n 50]      kills of the program in a chat
     python -m bench.faults one-shot  [--n 50]      kills of the program in -p
@@ -32,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import kills
+from bench.engine_faults import play_engine
 from bench.kills import LostError
 from tests.support.faults import DATABASE_DAMAGES, damaged_json, fill
 from tests.support.gguf_files import tiny_llama
@@ -270,6 +273,7 @@ def play_home(seed: int) -> str:
 PLAYS: dict[str, tuple[Callable[[int], str], int]] = {
     "databases": (play_database, 300),
     "profiles": (play_profile, 1000),
+    "engine": (play_engine, 50),
     "worker": (kills.play_worker, 50),
     "chat": (kills.play_chat, 50),
     "one-shot": (kills.play_one_shot, 50),
