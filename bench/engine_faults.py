@@ -65,9 +65,9 @@ class Play:
         finally:
             pid = self._running._client.pid
             self._launcher.close()
-            if pid is not None and psutil.pid_exists(pid):
-                if psutil.wait_procs([psutil.Process(pid)], timeout=3)[1]:
-                    raise LostError("the model process is left over")
+            left = [psutil.Process(pid)] if pid is not None and psutil.pid_exists(pid) else []
+            if psutil.wait_procs(left, timeout=3)[1]:
+                raise LostError("the model process is left over")
 
     def _one(self) -> None:
         """Something is done, and meanwhile something goes wrong; then a question is answered."""
