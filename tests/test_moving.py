@@ -71,3 +71,24 @@ def test_the_machine_now(loaded: tuple[Tuning, Plan], monkeypatch: pytest.Monkey
     assert it.machine_now(own, None).gpus == it.machine.gpus
     (asked,) = it.machine_now(own, None, asks=True).gpus
     assert asked.free == 7 * GIB
+
+
+def test_what_ran_out_is_not_planned_with_again() -> None:
+    """In the same session: no state of the conversation, and no other cache, lies where a load had
+    no room."""
+    request = LaunchRequest(giant_path(LLAMA_8B), use_profile=False)
+    it = Tuning(request, giant(LLAMA_8B), machine(ram=32))
+    plan = it.plan()
+    assert it.load_request(plan.chosen.settings).kept_bytes > GIB
+    smaller = it.ran_out(plan, "unable to allocate CPU buffer")
+    assert smaller is not None
+    taken = smaller.chosen.footprint.host.total
+    assert taken < plan.chosen.footprint.host.total
+    assert smaller.machine.host.budget == taken
+    assert smaller.kept.size == 0 == it.load_request(smaller.chosen.settings).kept_bytes
+    longest = smaller.shapes[0]
+    assert (longest.types, longest.n_ctx) == ("f16", smaller.chosen.settings.n_ctx)
+    rungs = [smaller]
+    while (following := it.ran_out(rungs[-1], "unable to allocate CPU buffer")) is not None:
+        rungs.append(following)
+    assert len(rungs) == len(plan.fallbacks)

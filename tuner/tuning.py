@@ -34,6 +34,7 @@ from tuner.planning import (
     with_choice,
 )
 from tuner.planning.advice import Advice, advise
+from tuner.planning.budgets import Budgets
 from tuner.planning.fewer_gpus import with_only
 from tuner.planning.kept_states import KeptStates
 from tuner.planning.reshaping import can_convert, reshaped
@@ -130,7 +131,7 @@ class Tuning:
         """The RAM that a conversation's states may take beside these settings. RAM that is stated
         need not be there: there it is for one checkpoint."""
         footprint = self.solver.fitting.estimator.exact(settings)
-        kept = KeptStates.of(footprint, self.solver.budgets)
+        kept = KeptStates.of(footprint, Budgets.of(self.machine))
         return replace(kept, size=kept.checkpoint) if self.request.ram else kept
 
     def _host_computes(self, settings: Settings) -> bool:
@@ -158,7 +159,7 @@ class Tuning:
 
     def explorer(self, start: Settings) -> Explorer:
         """For trying out settings on any of the GPUs, beginning with these on those of the plan."""
-        fewer = self.machine.gpus != self._measured.gpus
+        fewer = len(self.machine.gpus) < len(self._measured.gpus)
         gpus = tuple(gpu.id for gpu in self.machine.gpus) if fewer else None
         one, other = (self._solver_on(self._measured) for _ in range(2))
         return Explorer(one, other, self.wishes, on_gpus(start, gpus))
@@ -234,7 +235,7 @@ class Tuning:
     def ran_out(self, plan: Plan, words: str, pid: int | None = None) -> Plan | None:
         """What to load after the load of a plan ran out of memory, by the engine's `words`; None:
         there is nothing. If it is loaded, what was not to be had is kept for later plans, unless
-        others took it meanwhile."""
+        others took it meanwhile; from now on nothing is planned with it."""
         chosen = plan.chosen
         place = ran_out_on(words, self.machine, chosen.settings)
         if not self.request.stated and self._is_free_still(place, pid):
@@ -242,13 +243,18 @@ class Tuning:
         left = following(plan, place, self.solver)
         if not left:
             return None
-        return with_choice(plan, left[0], self.solver).offering(fallbacks=left[1:])
+        device, most = self.machine.devices[place], left[0].footprint.totals[place]
+        self.machine = self.machine.bounded(device.id, most)
+        self._measured = self._measured.bounded(device.id, most)
+        solver = self.solver.with_budgets(Budgets.of(self.machine))
+        reached = with_choice(replace(plan, machine=self.machine), left[0], solver)
+        return reached.offering(fallbacks=left[1:])
 
     def _is_free_still(self, place: int, pid: int | None) -> bool:
         """Whether a device has what it had when it was measured, our own process apart."""
         device = self.machine.devices[place]
         now = measured_again(self.machine, {}, pid).devices[place]
-        return now.free > device.free - max(device.reserve // 2, GPU_RESERVE // 2)
+        return now.free > device.free - GPU_RESERVE // 2
 
     def learn(
         self, plan: Plan, loaded: Loaded, before: Mapping[str, int], *, keep: bool = True

@@ -8,7 +8,7 @@ each device may have, and what all devices of a pool may have together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 RAM = "RAM"  # the name of the pool that the host draws from
 ASSUMED_PCIE = 20e9  # bytes/s from host to device where a device does not say
@@ -141,6 +141,15 @@ class Machine:
             max(d.reserve for d in users),
         )
         return (*own, ram)
+
+    def bounded(self, device_id: str, most: int) -> Machine:
+        """The machine with a reserve on one device that leaves no more than `most` bytes to a plan
+        there."""
+        *gpus, host = (
+            replace(d, reserve=max(d.reserve, d.free - most)) if d.id == device_id else d
+            for d in self.devices
+        )
+        return replace(self, gpus=tuple(gpus), host=host)
 
     @property
     def limits(self) -> tuple[Pool, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from tuner.json_values import Bytes
-from tuner.machine.machine import Device, Machine
+from tuner.machine.machine import Machine
 from tuner.machine.usable import device_key
 from tuner.units import size_text
 
@@ -32,25 +32,22 @@ Shortfalls = Mapping[str, Shortfall]  # by `device_key`
 def within_what_worked(machine: Machine, known: Shortfalls, now: datetime | None = None) -> Machine:
     """The machine with a larger reserve where loads ran out of memory: as many bytes may be taken
     as worked then, and more only as clearly more is free. A warning says so."""
-    moment, warnings = now or datetime.now(UTC), list(machine.warnings)
-
-    def bounded(device: Device) -> Device:
+    moment = now or datetime.now(UTC)
+    for device in machine.devices:
         found = known.get(device_key(device))
         until = _until(found) if found else None
         if found is None or until is None or moment >= until:
-            return device
+            continue
         most = found.worked + max(0, device.free - found.free - device.total // NOISE)
         if most >= device.budget:
-            return device
-        warnings.append(
+            continue
+        why = (
             f"{device.id}: a load ran out of memory on {found.at[:10]}, so no more than "
             f"{size_text(most)} are planned there until {until.date().isoformat()}; "
             "kvchat --forget-machine lifts that."
         )
-        return replace(device, reserve=device.free - most)
-
-    gpus, host = tuple(map(bounded, machine.gpus)), bounded(machine.host)
-    return replace(machine, gpus=gpus, host=host, warnings=tuple(warnings))
+        machine = replace(machine.bounded(device.id, most), warnings=(*machine.warnings, why))
+    return machine
 
 
 def after_a_load(
