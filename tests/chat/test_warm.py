@@ -180,8 +180,10 @@ def test_what_is_of_no_conversation_is_swept(
     assert not path.exists()
 
 
-@pytest.mark.parametrize("gone", ["conversation", "message", "turned off"])
+@pytest.mark.parametrize("gone", ["conversation", "message", "turned off", "not saved"])
 async def test_what_is_deleted_is_not_kept(gone: str, store: Conversations) -> None:
+    """Nor what was not to be kept at all."""
+    store.saved = gone != "not saved"
     running = FakeRunning([list(LONG)])
     if gone == "turned off":
         store.states.most_bytes = 0

@@ -100,9 +100,11 @@ class Generation:
         return self._running.still
 
     def stop(self) -> None:
-        """Asks the engine to stop; returns at once."""
+        """Asks the engine to stop; returns at once. To be asked again where it has yet to begin:
+        what the engine does until then is something else."""
         self._stopped.set()
-        self._running.stop()
+        if self.begun:
+            self._running.stop()
 
     def take(self) -> tuple[list[Text | WasThought], PromptProgress | None]:
         """What was said and thought since the last call, and how far the prompt is."""

@@ -105,6 +105,7 @@ class Warm:
         return (
             bool(held.conversation_id)
             and states.kept
+            and self._store.saved  # what is in memory alone leaves nothing behind
             and held.n_tokens >= LEAST_TOKENS
             and not (held.n_saved == held.n_tokens and states.has(held.conversation_id))
             and running.alive

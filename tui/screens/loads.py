@@ -49,7 +49,7 @@ class Loads:
         self.planned: Planned | None = None  # by that load
         self.error: KvchatError | None = None  # of the last load, where it failed
         self.said = ""  # what did not go as it should in the last that did not
-        self.first: Callable[[], object] = bool  # what a load waits for, in its thread
+        self.first: Callable[[], object] | None = None  # what a load waits for, in its thread
         self.cancelled = False
 
     def start(self, load: Callable[[], Iterator[LaunchEvent]] | None = None) -> None:
@@ -99,7 +99,8 @@ class Loads:
 
     def _load(self, load: Callable[[], Iterator[LaunchEvent]]) -> None:
         said = ""
-        self.first()
+        if self.first is not None:
+            self.first()
         if self.cancelled:  # before it began
             self._screen.post_message(self.Failed(None))
             return

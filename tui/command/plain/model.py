@@ -25,7 +25,7 @@ class Model:
     """Loads in a thread, says how far that is, and cancels it at Ctrl+C."""
 
     def __init__(
-        self, launcher: ModelLauncher, keyboard: Keyboard, first: Callable[[], object] = bool
+        self, launcher: ModelLauncher, keyboard: Keyboard, first: Callable[[], object] | None = None
     ):
         """`first`: what a load waits for, in its thread."""
         self.launcher = launcher
@@ -50,7 +50,8 @@ class Model:
         told: queue.SimpleQueue[LaunchEvent | launching.Failed] = queue.SimpleQueue()
 
         def follow() -> None:
-            self._first()
+            if self._first is not None:
+                self._first()
             for event in launching.events(load or self.launcher.start):
                 told.put(event)
 
