@@ -3,8 +3,8 @@
     python -m bench.long_chat [--turns 1000] [--demo]
 
 Runs the real program headless, asks so many questions, and prints every 100 turns the resident
-memory of the program and of the model process, the widgets on the screen, and those that memory
-holds. Answers come by script (lists, headings, code), or with --demo from the embedded model, eight
+memory of the program and of the model process, the files and threads that both have, the widgets on
+the screen, and those that memory holds. Answers come by script (lists, headings, code), or with --demo from the embedded model, eight
 tokens each; where its context is full a new chat begins. At the end it prints by how much the
 program grew a turn after the first 100, which should be little more than what was said and where it
 is shown (a few KiB); the widgets must be no more than then by half; exit status 1 otherwise.
@@ -48,7 +48,10 @@ class _Forgetful(list[tuple[Message, ...]]):
 def _line(app: KvchatApp, turn: int) -> tuple[int, int]:
     """Prints a line; the widgets that memory holds and the program's bytes."""
     process = psutil.Process()
-    worker = sum(child.memory_info().rss for child in process.children(recursive=True))
+    children = process.children(recursive=True)
+    worker = sum(child.memory_info().rss for child in children)
+    files = process.num_fds() + sum(child.num_fds() for child in children)
+    threads = process.num_threads() + sum(child.num_threads() for child in children)
     resident = process.memory_info().rss
     gc.unfreeze()  # what is frozen is not listed
     gc.collect()
@@ -58,6 +61,7 @@ def _line(app: KvchatApp, turn: int) -> tuple[int, int]:
     print(
         f"{turn:6} turns   program {resident / MIB:6.1f} MiB"
         f"   model process {worker / MIB:6.1f} MiB"
+        f"   files {files:4} threads {threads:3}"
         f"   widgets {len(app.screen.query('*')):5} shown {alive:6} alive",
         flush=True,
     )

@@ -59,7 +59,7 @@ def test_a_dense_model_needs_none() -> None:
     plan = make_plan(giant(LLAMA_8B), machine(gpu(12.0)), Wishes())
     assert plan.chosen.footprint.host.checkpoint == 0
     assert plan.kept.n_checkpoints == 0
-    assert states_text(plan.kept) == "up to 8.0 GiB of RAM, of other branches of the conversation"
+    assert states_text(plan.kept) == "up to 2.0 GiB of RAM, of other branches of the conversation"
 
 
 @pytest.mark.parametrize(

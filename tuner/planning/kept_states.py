@@ -13,7 +13,7 @@ from tuner.planning.budgets import Budgets
 from tuner.units import GIB
 
 MOST_CHECKPOINTS = 8  # that a conversation has use for: as many turns can be gone back to
-MOST_KEPT = 8 * GIB  # of other branches
+MOST_KEPT = 2 * GIB  # of other branches: a few of a large model, many of a small one
 # What is left of the RAM's budget is not all taken: other programs will want some of it.
 _FOR_CHECKPOINTS = 2  # a half at most
 _FOR_BRANCHES = 4  # a quarter at most
