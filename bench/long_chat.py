@@ -4,8 +4,9 @@
 
 Runs the real program headless, asks so many questions, and prints every 100 turns the resident
 memory of the program and of the model process, the files and threads that both have, the widgets on
-the screen, and those that memory holds. Answers come by script (lists, headings, code), or with --demo from the embedded model, eight
-tokens each; where its context is full a new chat begins. At the end it prints by how much the
+the screen, and those that memory holds. Answers come by script (lists, headings, code), or with
+--demo from the embedded model, eight tokens each; where its context is full a new chat begins, and
+the last ones stay in the model process's RAM (docs/engine.md). At the end it prints by how much the
 program grew a turn after the first 100, which should be little more than what was said and where it
 is shown (a few KiB); the widgets must be no more than then by half; exit status 1 otherwise.
 """
