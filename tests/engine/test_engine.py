@@ -513,7 +513,7 @@ def test_layers_on_the_standin_gpu(own: EngineClient) -> None:
 def test_silent_rpc_server(own: EngineClient) -> None:
     """A server that does not answer is named; the engine itself would abort its process."""
     with pytest.raises(
-        EngineError, match=r"the RPC server 127\.0\.0\.1:9 does not answer"
+        EngineError, match=r"no RPC server runs at 127\.0\.0\.1:9: the connection is refused"
     ) as caught:
         list(own.load(load(SETTINGS, "127.0.0.1:9")))
     assert caught.value.kind == "load_failed"
@@ -524,7 +524,7 @@ def test_silent_rpc_server(own: EngineClient) -> None:
 def test_real_out_of_memory(own: EngineClient) -> None:
     """A device that has too little memory: out_of_memory, so that a caller can go down its
     ladder, and the same process loads smaller settings."""
-    with standin_gpu(memory=150 * MIB) as server:
+    with standin_gpu(memory=200 * MIB) as server:
         large = Settings(n_ctx=8192, n_gpu_layers=99, use_extra_bufts=False)
         with pytest.raises(EngineError) as caught:
             list(own.load(load(large, server)))

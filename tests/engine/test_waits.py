@@ -18,7 +18,7 @@ import pytest
 
 from bench.oracle import rpc_available
 from tests.support.scripted_worker import scripted_worker
-from tests.support.standin_gpu import standin_gpu
+from tests.support.standin_gpu import rpc_server
 from tuner.demo import demo_model_path
 from tuner.engine.client import EngineClient
 from tuner.engine.patience import LIMITS, Limits, Patience, Watch
@@ -341,12 +341,11 @@ def test_a_silent_rpc_server(real: EngineClient) -> None:
 def test_a_stopped_rpc_server(real: EngineClient) -> None:
     """It stops in the middle of an answer: the process here beats on, and nothing moves."""
     settings = Settings(n_ctx=512, n_gpu_layers=20, use_extra_bufts=False)
-    with standin_gpu() as address:
-        list(real.load(replace(DEMO, settings=settings, rpc_servers=(address,))))
+    with rpc_server() as remote:
+        list(real.load(replace(DEMO, settings=settings, rpc_servers=(remote.address,))))
         stream = real.generate(ENDLESS)
         assert any(isinstance(event, Text) for event in stream)
-        port = address.partition(":")[2]
-        (server,) = (p for p in psutil.Process().children() if port in p.cmdline())
+        server = psutil.Process(remote.process.pid)
         server.suspend()
         ends_in_time(real, lambda: list(stream), "did not get on for 2 seconds")
         server.resume()
@@ -355,12 +354,11 @@ def test_a_stopped_rpc_server(real: EngineClient) -> None:
 @needs_rpc
 def test_a_stopped_rpc_server_hears_no_stop(real: EngineClient) -> None:
     settings = Settings(n_ctx=512, n_gpu_layers=20, use_extra_bufts=False)
-    with standin_gpu() as address:
-        list(real.load(replace(DEMO, settings=settings, rpc_servers=(address,))))
+    with rpc_server() as remote:
+        list(real.load(replace(DEMO, settings=settings, rpc_servers=(remote.address,))))
         stream = real.generate(ENDLESS)
         assert any(isinstance(event, Text) for event in stream)
-        port = address.partition(":")[2]
-        (server,) = (p for p in psutil.Process().children() if port in p.cmdline())
+        server = psutil.Process(remote.process.pid)
         server.suspend()
         threading.Timer(0.5, real.stop).start()  # by then the process waits for it
         ends_in_time(real, lambda: list(stream), "did not stop within 1 second")

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import socket
+import struct
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +18,16 @@ import pytest
 
 from tests.support.fake_hardware import engine_folder, write_files
 from tests.support.standin_gpu import standin_gpu
+from tests.support.terminal import ROOT
+from tuner.engine.probe import EngineDevice
+from tuner.errors import EngineError
+from tuner.machine import measure
 from tuner.machine.engine_build import ask_engine, built_backends, devices_of, library_folder
 from tuner.units import GIB
 
+needs_rpc = pytest.mark.skipif(
+    "RPC" not in (built_backends(library_folder()) or ()), reason="an engine without RPC"
+)
 LINUX = ["libggml-base.so.0", "libggml-cuda.so", "libggml-cuda.so.0.25.3", "libggml-rpc.so"]
 WINDOWS = ["ggml-base.dll", "ggml-cpu.dll", "ggml-vulkan.dll", "llama.dll"]
 MACOS = ["libggml-base.0.dylib", "libggml-metal.dylib", "libggml-blas.dylib"]
@@ -64,10 +78,7 @@ def test_looking_never_imports_the_engine() -> None:
 
 
 def listed(name: str, kind: int, backend: str, device_id: str = "") -> dict[str, Any]:
-    return {
-        "name": name, "description": f"the {name}", "type": kind, "backend": backend,
-        "device_id": device_id, "free": 7 * GIB, "total": 8 * GIB,
-    }  # fmt: skip
+    return asdict(EngineDevice(name, f"the {name}", kind, backend, device_id, 7 * GIB, 8 * GIB))
 
 
 def test_an_answer_becomes_devices_in_its_order() -> None:
@@ -130,21 +141,72 @@ def test_a_python_that_is_gone_is_an_empty_list(monkeypatch: pytest.MonkeyPatch)
     assert "could not be asked" in ask_engine().problem
 
 
-@pytest.mark.skipif(
-    "RPC" not in (built_backends(library_folder()) or ()), reason="an engine without RPC"
-)
-def test_a_real_rpc_server_is_listed() -> None:
+@needs_rpc
+def test_a_real_rpc_server_is_listed_and_tried() -> None:
+    """Whose CPU it is: one thread, on this machine. What its kernels reach is no data sheet."""
     with standin_gpu() as server:
         answer = ask_engine([server])
     assert answer.problem == ""
     device = answer.devices[0]
-    assert (device.kind, device.backend) == ("rpc", "RPC")
+    assert (device.kind, device.backend, device.name) == ("rpc", "RPC", server)
     assert device.engine_name.startswith("RPC0")
     assert 0 < device.free <= device.total
+    assert device.bandwidth_source == "measured"
+    assert 0.2e9 < device.bandwidth < 100e9
+    assert 1e9 < device.flops < 2e12
+    assert 0 < device.round_trip < 0.1
+    assert device.pcie_bandwidth > 10e6
 
 
-@pytest.mark.skipif(
-    "RPC" not in (built_backends(library_folder()) or ()), reason="an engine without RPC"
+@contextmanager
+def listening(answer: bytes | None) -> Iterator[str]:
+    """Something that listens and says this to whoever speaks; None: nothing at all."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = server.accept()
+                with client:
+                    if client.recv(33, socket.MSG_WAITALL) and answer is not None:
+                        client.sendall(answer)
+                    while answer is None and client.recv(100):
+                        pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+# As `rpc_msg_hello_rsp` (ggml-rpc.cpp): its size, the version, what the connection can do.
+OLD_HELLO = struct.pack("<Q4B24x", 28, 6, 1, 2, 0)
+
+
+@needs_rpc
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (OLD_HELLO, r"server {} is of another version \(RPC protocol 6\.1\.2\): it must be of the"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", r"what answers at {} is no RPC server, or one of"),
+        (None, r"server {} does not speak: it serves one client at a time and may have another"),
+    ],
 )
-def test_a_silent_rpc_server_is_named() -> None:
-    assert "127.0.0.1:9" in ask_engine(["127.0.0.1:9"]).problem
+def test_what_is_no_such_server_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: bytes | None, says: str
+) -> None:
+    # The child is called as `python -m tuner.engine.probe SERVER`.
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[1:3] = []\n"
+        "from tuner.engine import probe; probe.SILENCE = 0.5; sys.exit(probe.main())"
+    )
+    child(monkeypatch, tmp_path, code)
+    with listening(answer) as address:
+        told = ask_engine([address])
+    assert re.search(says.format(re.escape(address)), told.problem)
+
+
+@needs_rpc
+def test_a_server_that_is_not_there_is_no_plan_without_it() -> None:
+    """Whoever names one counts on it."""
+    with pytest.raises(EngineError, match=r"no RPC server runs at 127\.0\.0\.1:9: the conn"):
+        measure.measure(rpc_servers=["127.0.0.1:9"])

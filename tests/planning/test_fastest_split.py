@@ -18,29 +18,35 @@ sizes = st.lists(st.integers(0, 9), min_size=1, max_size=7)
 spaces = st.lists(st.builds(Space, st.integers(0, 25), st.integers(0, 9)), min_size=1, max_size=3)
 
 
-@given(data=st.data(), items=sizes, rooms=spaces, each=st.sampled_from([0.0, 0.5]))
+@given(
+    data=st.data(),
+    items=sizes,
+    rooms=spaces,
+    costs=st.lists(st.sampled_from([0.0, 0.5, 3.0]), min_size=3),
+)
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_it_is_that_of_all_splits_one_by_one(
-    data: st.DataObject, items: list[int], rooms: list[Space], each: float
+    data: st.DataObject, items: list[int], rooms: list[Space], costs: list[float]
 ) -> None:
     n = len(items)
     first = data.draw(st.integers(0, n - 1))
     held = [0, *accumulate(items)]
     times = st.lists(st.integers(0, 9).map(float), min_size=n, max_size=n)
     seconds = [[0.0, *accumulate(data.draw(times))] for _ in rooms]
+    each = costs[: len(rooms)]
 
-    def cost(space: Space, passed: list[float], start: int, end: int) -> float:
+    def cost(space: Space, passed: list[float], beside: float, start: int, end: int) -> float:
         if start == end:
             return 0.0
         room = max(space.layers, space.output) if start == n - 1 else space.layers
-        return passed[end] - passed[start] + each if held[end] - held[start] <= room else inf
+        return passed[end] - passed[start] + beside if held[end] - held[start] <= room else inf
 
     splits = combinations_with_replacement(range(first, n + 1), len(rooms) - 1)
     best = min(
         sum(
-            cost(space, passed, start, end)
-            for space, passed, (start, end) in zip(
-                rooms, seconds, pairwise((first, *cuts, n)), strict=True
+            cost(space, passed, beside, start, end)
+            for space, passed, beside, (start, end) in zip(
+                rooms, seconds, each, pairwise((first, *cuts, n)), strict=True
             )
         )
         for cuts in splits

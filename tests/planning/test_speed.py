@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from tests.support.gguf_files import Q4_0, Q4_1, tiny_llama
 from tests.support.giants import AYA_35B, GEMMA_27B, LLAMA_8B, QWEN_30B_A3B, giant, gpu, machine
 from tuner.gguf.header import read_header
-from tuner.machine.machine import Pace
+from tuner.machine.machine import Device, Pace
 from tuner.model.model import describe
+from tuner.planning import make_plan
 from tuner.planning.fastest_split import Space
 from tuner.planning.solver import Solver
 from tuner.planning.speed import (
@@ -33,6 +34,14 @@ from tuner.units import GIB
 from tuner.wishes import Wishes
 
 DEPTH = 2048
+
+
+def server(card: Device, round_trip: float, link: float = 0.1e9) -> Device:
+    """The card behind a network, as it was tried out."""
+    return replace(
+        card, kind="rpc", backend="RPC", bandwidth_source="measured", round_trip=round_trip,
+        pcie_bandwidth=link, overhead=0,
+    )  # fmt: skip
 
 
 def seconds(name: str, n_gpu_layers: int, n_cpu_moe: int = 0, gib: float = 48) -> float:
@@ -190,16 +199,20 @@ def test_predictions_name_the_depths_up_to_the_context() -> None:
         st.sampled_from([("f16", "f16"), ("q8_0", "f16"), ("q4_0", "q4_0")]),
     ),
     step=st.sampled_from([32, 128]),
+    trips=st.lists(st.sampled_from([0.0, 1e-4, 0.02]), min_size=2, max_size=2),
 )
 @settings(max_examples=120, deadline=None, derandomize=True)
 def test_no_split_has_a_shorter_turn_than_the_bound(
     n_gpu_layers: int, n_cpu_moe: int, n_ubatch: int, depth: int, share: float,
-    bandwidths: tuple[float, float], pace: Pace, met: Attention, step: int,
+    bandwidths: tuple[float, float], pace: Pace, met: Attention, step: int, trips: list[float],
 ) -> None:  # fmt: skip
     """What the search takes for the least of a placement is no more than any split's, whatever
-    the host was seen to do."""
+    the host was seen to do, and whichever GPU is a server over a network."""
     model = giant(QWEN_30B_A3B)
-    where = machine(*(gpu(48, i, bandwidth=b) for i, b in enumerate(bandwidths)))
+    cards = (gpu(48, i, bandwidth=b) for i, b in enumerate(bandwidths))
+    where = machine(
+        *(server(card, trip) if trip else card for card, trip in zip(cards, trips, strict=True))
+    )
     speed = SpeedModel(model, replace(where, host=replace(where.host, pace=pace, f16_step=step)))
     first = round(share * n_gpu_layers)
     offload = Offload(n_gpu_layers, n_cpu_moe, (first, n_gpu_layers - first))
@@ -225,6 +238,36 @@ def test_the_engine_copies_weights_for_prompts_whether_that_is_quicker_or_not() 
     assert 1.8 < half / full <= 2.0
     lender = SpeedModel(model, machine(replace(bus, backend="RPC", kind="rpc")))
     assert lender.prompt_seconds(nothing, 512, 0) == on_cpu
+
+
+def test_the_way_to_a_server_is_gone_once_per_token_and_batch() -> None:
+    """And the hidden state goes over it in f32 both ways, with a row of the mask in f16."""
+    model, whole = giant(LLAMA_8B), Offload(99, 0, (33,))
+    near, far = (SpeedModel(model, machine(server(gpu(24), t, 1e8))) for t in (0.0, 0.01))
+    wide = SpeedModel(model, machine(server(gpu(24), 0.0, 1e30)))
+    crossing = (2 * 4 * model.n_embd + 2 * DEPTH) / 1e8
+    decode = [s.decode_seconds(whole, DEPTH) for s in (wide, near, far)]
+    assert decode[1] - decode[0] == pytest.approx(crossing)
+    assert decode[2] - decode[1] == pytest.approx(0.01)
+    prompt = [s.prompt_seconds(whole, 512, DEPTH) for s in (wide, near, far)]
+    assert prompt[1] - prompt[0] == pytest.approx(crossing)
+    assert prompt[2] - prompt[1] == pytest.approx(0.01 / 512)
+    nothing = Offload(0, 0, (0,))
+    assert near.decode_seconds(nothing, DEPTH) == far.decode_seconds(nothing, DEPTH)
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "round_trip", "used"),
+    [(500e9, 2e-4, True), (10e9, 2e-4, False), (500e9, 0.5, False)],
+)
+def test_a_server_is_used_where_that_is_quicker(
+    bandwidth: float, round_trip: float, used: bool
+) -> None:
+    """A slow one, or one that is far away, is left out: the model fits the RAM here."""
+    there = server(replace(gpu(24, bandwidth=bandwidth), flops=bandwidth * 40), round_trip)
+    plan = make_plan(giant(LLAMA_8B), machine(there), Wishes())
+    assert (plan.chosen.settings.n_gpu_layers > 0) is used
+    assert plan.chosen.settings.n_ubatch <= 512, "it borrows no weights"
 
 
 def on_host(**changed: Any) -> SpeedModel:

@@ -15,45 +15,72 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.terminal import ROOT
 
 _SERVER = """
-import ctypes, sys
-port, limit = sys.argv[1], int(sys.argv[2])
+import runpy, sys
+limit, script, *sys.argv[1:] = sys.argv[1:]
 import llama_cpp
-libs = {n: ctypes.CDLL(f"lib{n}.so.0") for n in ("ggml", "ggml-rpc")}
-by_type = libs["ggml"].ggml_backend_dev_by_type
-by_type.restype, by_type.argtypes = ctypes.c_void_p, [ctypes.c_int]
-device = ctypes.c_void_p(by_type(0))
-if limit:
+if int(limit):
     import resource
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + limit, used + limit))
-start = libs["ggml-rpc"].ggml_backend_rpc_start_server
-start.restype = None
-start.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t,
-                  ctypes.POINTER(ctypes.c_void_p)]
-start(f"127.0.0.1:{port}".encode(), None, 1, 1, ctypes.byref(device))
+    resource.setrlimit(resource.RLIMIT_AS, (used + int(limit),) * 2)
+runpy.run_path(script, run_name="__main__")
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that runs."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """Ends it as a power cut would: from then on nothing listens there."""
+        self.process.kill()
+        self.process.wait()
+
+
 @contextlib.contextmanager
-def standin_gpu(memory: int | None = None) -> Iterator[str]:
-    """Starts one and gives its "host:port". `memory`: bytes that it may allocate in all."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def rpc_server(
+    memory: int | None = None, cache: Path | None = None, port: int = 0
+) -> Iterator[Server]:
+    """Starts one of one thread. `memory`: bytes that it may allocate in all; `cache`: the folder
+    for its tensors; `port`: 0 for any that is free."""
+    port = port or _free_port()
+    address = f"127.0.0.1:{port}"
+    script = str(ROOT / "examples" / "rpc_server.py")
+    kept = ["--cache", str(cache)] if cache else []
     process = subprocess.Popen(
-        [sys.executable, "-c", _SERVER, str(port), str(memory or 0)],
+        [sys.executable, "-c", _SERVER, str(memory or 0), script, address, "--threads", "1", *kept],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
         _wait_for(port, process)
-        yield f"127.0.0.1:{port}"
+        yield Server(address, process)
     finally:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def standin_gpu(memory: int | None = None) -> Iterator[str]:
+    """The same, of which only its "host:port" is of interest."""
+    with rpc_server(memory) as server:
+        yield server.address
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

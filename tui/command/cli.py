@@ -19,6 +19,7 @@ from tui.when_full import Way
 from tuner.demo import demo_model_path
 from tuner.errors import ExitCode, KvchatError, UsageError
 from tuner.gguf.header import models_of
+from tuner.machine.rpc import addresses
 from tuner.model.blame import file_to_blame
 from tuner.model.model import read_model
 from tuner.safe_text import utf8
@@ -235,7 +236,7 @@ def _request(args: argparse.Namespace, path: Path, sampling: Mapping[str, Any]) 
         ram_bandwidth=options.ram_bandwidth(args.ram_bandwidth),
         cores=options.cores(args.cores),
         reserve=None if args.reserve is None else parse_size(args.reserve, "--reserve"),
-        rpc_servers=tuple(args.rpc),
+        rpc_servers=addresses(args.rpc),
         threads=options.threads(args),
         use_profile=not args.no_profile,
         sampling=sampling,

@@ -140,7 +140,11 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--ram-bandwidth", metavar="RATE", help="plan for RAM as fast as 89.6GB/s")
     g.add_argument("--cores", metavar="N", help="plan for a CPU with N cores")
     g.add_argument(
-        "--rpc", metavar="HOST:PORT", action="append", default=[], help="also use an RPC server"
+        "--rpc",
+        metavar="HOST:PORT",
+        action="append",
+        default=[],
+        help="also use what this RPC server of llama.cpp has (docs/rpc.md); may be repeated",
     )
     g.add_argument(
         "--threads", metavar="N", help="CPU threads, always (physical cores that are free)"

@@ -45,6 +45,7 @@ from tuner.engine.protocol import (
 )
 from tuner.engine.worker_process import THREADS, WORKER_COMMAND, WorkerDiedError, WorkerProcess
 from tuner.errors import EngineCancelled, EngineError, KvchatError, UsageError
+from tuner.machine.rpc import gone, lost_text, names_server
 
 EXTRA_BUFTS_WARNING = (
     "this CPU announces instructions that it cannot run, so the model was loaded again "
@@ -415,7 +416,7 @@ class EngineClient:
             pass
         except WorkerDiedError as death:
             with self._state:
-                self._died = None if self._closed else self._obituary(death)
+                self._died = None if self._closed else self._obituary(death, self._lost(death))
 
     def _death_error(
         self, worker: WorkerProcess, death: WorkerDiedError, request: Request
@@ -425,17 +426,28 @@ class EngineClient:
                 return EngineCancelled("the engine was closed")
             self._worker = None
         worker.kill()  # reaps it
-        self._died = message = self._obituary(death)
+        away = self._lost(death)
+        self._died = message = self._obituary(death, away)
         if isinstance(request, Load) and self._stop_wanted:
             return EngineCancelled("the load was cancelled")
-        if isinstance(request, Load) and death.by_memory:
+        # A server that is there breaks off where it has no memory for what it is sent.
+        if isinstance(request, Load) and (death.by_memory or away == []):
             return EngineError("out_of_memory", message)
         if not isinstance(request, Load) and self._extra_bufts and death.by_instruction:
             self._blamed = death.signal_name  # the next load shall do without
         return EngineError("crashed", message)
 
-    def _obituary(self, death: WorkerDiedError) -> str:
+    def _lost(self, death: WorkerDiedError) -> list[str] | None:
+        """Which RPC servers are gone, if it died of losing one; else None."""
+        if self._rpc_servers and names_server(death.fatal_line):
+            return gone(self._rpc_servers)
+        return None
+
+    def _obituary(self, death: WorkerDiedError, away: list[str] | None) -> str:
         self._log_named = True
+        if away is not None:
+            lost = lost_text(self._rpc_servers, away)
+            return f"{lost}, and the engine's process ended with it; its log is {self._log_path}"
         why = f" ({death.fatal_line})" if death.fatal_line else ""
         return f"the engine's process {death}{why}; its log is {self._log_path}"
 

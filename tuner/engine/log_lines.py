@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tuner.machine.rpc import names_server
 from tuner.memory.footprint import Buffer
 from tuner.units import MIB
 
@@ -88,10 +89,11 @@ def failure_reason(lines: Iterable[str]) -> Reason:
 
 def last_words(lines: Iterable[str]) -> str:
     """Of the lines before a death the first that is about memory, else the last that names a fatal
-    error, else ""."""
+    error or a lost RPC server, else ""."""
     said = [line.strip()[:300] for line in lines]
     for_memory = next((line for line in said if names_memory(line)), "")
-    return for_memory or next((line for line in reversed(said) if _FATAL.search(line)), "")
+    fatal = (line for line in reversed(said) if names_server(line) or _FATAL.search(line))
+    return for_memory or next(fatal, "")
 
 
 def names_memory(text: str) -> bool:

@@ -7,18 +7,21 @@ in the engine's order, with the fields of `EngineDevice`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
 import os
-import socket
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from tuner.engine.device_speed import NOT_TRIED, DeviceSpeed, SpeedTrial
 from tuner.engine.lifeline import end_with_parent
-from tuner.machine.engine_build import GPU, INTEGRATED_GPU, library_folder
+from tuner.machine.engine_build import ASKING, GPU, INTEGRATED_GPU, TRYING, library_folder
+from tuner.machine.rpc import SILENCE, reach, silent
 
 
 class _Properties(ctypes.Structure):
@@ -74,6 +77,7 @@ class EngineDevice:
     free: int
     total: int
     handle: int = field(default=0, compare=False)  # ggml_backend_dev_t, of this process alone
+    speed: DeviceSpeed = NOT_TRIED  # of an RPC server's
 
 
 def devices(folder: Path) -> list[EngineDevice]:
@@ -128,12 +132,7 @@ def offloaded_to(registry: Sequence[EngineDevice]) -> list[EngineDevice]:
 
 def add_rpc_server(ggml: ctypes.CDLL, rpc: ctypes.CDLL, server: str) -> None:
     """Registers the devices of "host:port" with the engine. Raises OSError."""
-    # ggml-rpc.cpp aborts the process where it cannot connect, so that is tried first.
-    host, _, port = server.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError):
-        raise OSError(f"the RPC server {server} does not answer") from None
+    reach(server)  # where it cannot connect, ggml-rpc.cpp aborts the process
     rpc.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
     rpc.ggml_backend_rpc_add_server.argtypes = [ctypes.c_char_p]
     registry = rpc.ggml_backend_rpc_add_server(server.encode())
@@ -149,12 +148,42 @@ def _text(value: bytes | None) -> str:
 
 
 def _ask(rpc_servers: Sequence[str]) -> list[EngineDevice]:
-    """Loads the engine. Raises ImportError or OSError where there is none."""
+    """Loads the engine. Raises ImportError or OSError where there is none, or a server is of no
+    use; over one that is worse the process ends, having said which."""
     importlib.import_module("llama_cpp").llama_backend_init()
     folder = engine_folder()
     for server in rpc_servers:
-        add_rpc_server(open_library("ggml", folder), open_library("ggml-rpc", folder), server)
-    return offloaded_to(devices(folder))
+        print(ASKING, server, sep="", file=sys.stderr, flush=True)
+        with _no_longer_than(SILENCE, silent(server)):
+            add_rpc_server(open_library("ggml", folder), open_library("ggml-rpc", folder), server)
+    found = offloaded_to(devices(folder))
+    if rpc_servers:
+        print(TRYING, file=sys.stderr, flush=True)
+        trial = SpeedTrial(open_library("ggml-base", folder))
+        found = [
+            replace(one, speed=trial.of(one.handle, one.free))
+            if one.backend.startswith("RPC")
+            else one
+            for one in found
+        ]
+    return found
+
+
+@contextlib.contextmanager
+def _no_longer_than(seconds: float, why: str) -> Iterator[None]:
+    """Ends the process with a word about it where what is inside does not come to an end."""
+
+    def end() -> None:
+        print(why, file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def main() -> int:

@@ -17,8 +17,11 @@ from tuner.child_environment import child_environment
 from tuner.engine_version import REQUIREMENT
 from tuner.machine.backends import BACKENDS, of_engine
 from tuner.machine.machine import Device
+from tuner.machine.rpc import SILENCE, gone, lost_text, rejected
 
 GPU, INTEGRATED_GPU = 1, 2  # enum ggml_backend_dev_type (ggml-backend.h)
+# The child's last words before it may die of an RPC server, and of any of them.
+ASKING, TRYING = "asking the RPC server ", "trying the devices of RPC servers"
 
 
 def library_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -72,7 +75,9 @@ class EngineAnswer:
 
 
 def ask_engine(rpc_servers: Sequence[str] = (), timeout: float = 30.0) -> EngineAnswer:
-    """The engine's device list, from a child process. A crash or a hang is an empty list."""
+    """The engine's device list, from a child process. A crash or a hang is an empty list. Each
+    server takes what time it takes, up to `SILENCE`, beside the seconds of `timeout`."""
+    timeout += SILENCE * len(rpc_servers)
     command = [sys.executable, "-m", "tuner.engine.probe", *rpc_servers]
     home = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
@@ -90,13 +95,24 @@ def ask_engine(rpc_servers: Sequence[str] = (), timeout: float = 30.0) -> Engine
     except OSError as error:
         return EngineAnswer(problem=f"the engine could not be asked for its devices ({error})")
     if done.returncode != 0:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        reason = lines[-1] if lines and done.returncode == 1 else f"status {done.returncode}"
-        return EngineAnswer(problem=f"the engine could not list its devices ({reason})")
+        said = done.stderr.decode("utf-8", "replace")
+        return EngineAnswer(problem=_why(done.returncode, said, rpc_servers))
     try:
         return EngineAnswer(devices_of(json.loads(done.stdout)))
     except (ValueError, KeyError, TypeError):
         return EngineAnswer(problem="the engine's device list could not be understood")
+
+
+def _why(status: int, said: str, rpc_servers: Sequence[str]) -> str:
+    """Why the child has no answer."""
+    lines = said.strip().splitlines()
+    if TRYING in said:
+        return lost_text(rpc_servers, gone(rpc_servers))
+    if ASKING in said:
+        server, _, rest = said.rpartition(ASKING)[2].partition("\n")
+        return lines[-1] if status == 1 else rejected(server, rest)
+    reason = lines[-1] if lines and status == 1 else f"status {status}"
+    return f"the engine could not list its devices ({reason})"
 
 
 def devices_of(listed: list[dict[str, Any]]) -> tuple[Device, ...]:
@@ -107,6 +123,7 @@ def devices_of(listed: list[dict[str, Any]]) -> tuple[Device, ...]:
 
 def _device(index: int, one: dict[str, Any]) -> Device:
     row = of_engine(str(one["backend"]))
+    speed = one["speed"]
     return Device(
         id=f"GPU{index}",
         kind="rpc" if row.name == "RPC" else "gpu",
@@ -118,4 +135,9 @@ def _device(index: int, one: dict[str, Any]) -> Device:
         engine_name=one["name"],
         device_id=one["device_id"],
         unified=row.unified or one["type"] == INTEGRATED_GPU,
+        bandwidth=float(speed["bandwidth"]),
+        bandwidth_source="measured" if speed["bandwidth"] else "assumed",
+        flops=float(speed["flops"]),
+        pcie_bandwidth=float(speed["link"]),
+        round_trip=float(speed["round_trip"]),
     )

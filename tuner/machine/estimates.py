@@ -14,6 +14,9 @@ from tuner.units import GIB, rate_text, size_text
 # Peak FLOP/s, dense f16
 GENERIC_FLOPS = 100e12  # a mid-range card of the last years
 INTEGRATED_FLOPS = 10e12  # a large APU, an Apple M3 Pro
+# Of a server over a network: what its kernels reach, and the way there.
+_SERVER_BANDWIDTH, _SERVER_FLOPS = 30e9, 0.5e12
+_SERVER_LINK, _SERVER_TRIP = 0.1e9, 3e-4
 
 # Memory in GiB, and the bandwidth in bytes/s that cards of that size usually have.
 _BANDWIDTH = {
@@ -51,6 +54,18 @@ def by_size(gpu: Device) -> Device:
         bandwidth_source="assumed",
         flops=GENERIC_FLOPS,
         pcie_bandwidth=ASSUMED_PCIE,
+    )
+
+
+def by_nothing(server: Device) -> Device:
+    """What a server over a network has, where trying it out found no room: a CPU's RAM, by a
+    gigabit network."""
+    return replace(
+        server,
+        bandwidth=_SERVER_BANDWIDTH,
+        flops=_SERVER_FLOPS,
+        pcie_bandwidth=_SERVER_LINK,
+        round_trip=_SERVER_TRIP,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from tuner.errors import EngineError
 from tuner.machine import engine_build, estimates, host, nvidia
 from tuner.machine.cards import row_of
 from tuner.machine.control_groups import number_in
@@ -21,8 +22,6 @@ from tuner.machine.machine import ASSUMED_PCIE, Device, Machine, Process
 from tuner.machine.usable import unusable_text, usable, with_reserve
 from tuner.units import GIB, size_text
 
-_RPC_BANDWIDTH = 100e9
-_RPC_LINK = 0.1e9  # a gigabit network
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 
 AskEngine = Callable[[Sequence[str]], EngineAnswer]
@@ -42,7 +41,8 @@ def measure(
     ask: AskEngine = ask_engine,
     platform: str = sys.platform,
 ) -> Machine:
-    """The machine as it is now. Never raises for missing or broken hardware.
+    """The machine as it is now. Never raises for missing or broken hardware, but EngineError for an
+    RPC server that is not there: who names one counts on it.
 
     `reserve`: bytes to leave free on each GPU. `overheads`: measured bytes per GPU, by
     `usable.device_key`. `host_bandwidth`: measured, in bytes/s. The rest stands in for hardware:
@@ -68,6 +68,8 @@ def measure(
         gpus = tuple(_cuda_device(i, card, device) for i, card in enumerate(visible))
     elif _other_gpus_possible(built, cards, rpc_servers):
         answer = ask(rpc_servers)
+        if answer.problem and rpc_servers:
+            raise EngineError("load_failed", answer.problem)
         if answer.problem:
             warnings.append(f"{answer.problem}; the plan is for the CPU.")
         listed = [_of_this_ram(gpu, state.total) for gpu in answer.devices]
@@ -193,12 +195,7 @@ def _joined_with_nvml(
 def _estimated(gpu: Device, memory: Device) -> Device:
     """A device of which only the engine knows: its speed is that of such a card, or a guess."""
     if gpu.kind == "rpc":
-        return replace(
-            gpu,
-            bandwidth=_RPC_BANDWIDTH,
-            flops=estimates.GENERIC_FLOPS,
-            pcie_bandwidth=_RPC_LINK,
-        )
+        return gpu if gpu.bandwidth else estimates.by_nothing(gpu)
     row = row_of(gpu.name, memory.total if gpu.unified else gpu.total)
     if row is not None and row.unified == gpu.unified:
         return estimates.by_row(gpu, row)

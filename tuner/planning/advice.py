@@ -72,9 +72,14 @@ def advise(plan: Plan, solver: Solver) -> Advice:
             from_disk=from_disk(asked, plan.wishes),
         )
     long = chosen.settings.n_ctx >= _least_context(asked, plan.wishes)
-    wanted = long and _is_whole(asked, chosen)
+    whole = _is_whole(asked, chosen)
+    wanted = long and whole
+    smaller = None if wanted else _first(_whole(asked, plan.wishes, _smaller(plan.model)))
+    # The GPUs may be no faster than the host: servers over a network.
+    if smaller and not whole and smaller.candidate.speed.turn_seconds > chosen.speed.turn_seconds:
+        smaller = None
     return Advice(
-        smaller=None if wanted else _first(_whole(asked, plan.wishes, _smaller(plan.model))),
+        smaller=smaller,
         larger=_first(_whole(asked, plan.wishes, _larger(plan.model))) if wanted else None,
         without_process=_without_process(asked, plan),
     )

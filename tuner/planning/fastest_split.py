@@ -26,7 +26,7 @@ def least_seconds(
     held: Sequence[int],
     spaces: Sequence[Space],
     seconds: Sequence[Sequence[float]],
-    each: float = 0.0,
+    each: Sequence[float],
 ) -> float:
     """Seconds that no split of the items from `first` on is below; inf where there is none.
 
@@ -35,12 +35,12 @@ def least_seconds(
         held: bytes that the first 0, 1, 2, ... items take on whatever GPU has them.
         spaces: of the GPUs, in the engine's order.
         seconds: of each GPU, what the first 0, 1, 2, ... items take there.
-        each: seconds that a GPU with any item costs beside them.
+        each: seconds that each GPU costs beside them, if it has any item.
     """
     end = len(held) - 1
     least = [inf] * (end + 1)  # with the items up to here given away
     least[first] = 0.0
-    for space, passed in zip(spaces, seconds, strict=True):
+    for space, passed, beside in zip(spaces, seconds, each, strict=True):
         before, least = least, least.copy()
         starts: deque[int] = deque()  # of runs, each cheaper than those behind it
         cheapest = [cost - here for cost, here in zip(before, passed, strict=True)]
@@ -53,8 +53,8 @@ def least_seconds(
             while starts and held[to] - held[starts[0]] > space.layers:
                 starts.popleft()
             if starts:
-                least[to] = min(least[to], cheapest[starts[0]] + passed[to] + each)
+                least[to] = min(least[to], cheapest[starts[0]] + passed[to] + beside)
         if held[end] - held[end - 1] <= space.output:
-            alone = before[end - 1] + passed[end] - passed[end - 1] + each
+            alone = before[end - 1] + passed[end] - passed[end - 1] + beside
             least[end] = min(least[end], alone)
     return least[end]

@@ -36,20 +36,23 @@ FLOPS_PER_BANDWIDTH = 150.0  # peak FLOP/s per byte/s of a card that tells nothi
 
 # Of these formulas. It goes up with each change by which what machines have learned beside them
 # (`Pace`) becomes wrong.
-SPEED_FORMULA = 2
+SPEED_FORMULA = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
     """What one device reaches: bytes/s of decoding, FLOP/s of prompts, and the seconds that each
     weight tensor and each layer costs beside its bytes. `attention`: cores that attend to one token
-    after the other, beside reading the cache (`attended.py`)."""
+    after the other, beside reading the cache (`attended.py`). `round_trip`, `link`: seconds and
+    bytes/s of the way to a server over a network."""
 
     bandwidth: float
     flops: float
     per_tensor: float = 0.0
     per_layer: float = 0.0
     attention: float = inf
+    round_trip: float = 0.0
+    link: float = inf
 
 
 NO_TIME = Rate(inf, inf)
@@ -61,8 +64,17 @@ def softmin(a: float, b: float) -> float:
 
 
 def gpu_rate(gpu: Device) -> Rate:
-    """The rate of a GPU, from its bandwidth, multiprocessors and clock."""
-    row = backend(gpu.backend)
+    """The rate of a GPU, from its bandwidth, multiprocessors and clock; of a server over a network,
+    what its kernels were found to reach (`engine/device_speed.py`)."""
+    row, pace = backend(gpu.backend), gpu.pace
+    if gpu.kind == "rpc" and gpu.flops:
+        return Rate(
+            gpu.bandwidth * pace.decode,
+            gpu.flops * pace.prompt,
+            row.seconds_per_tensor / pace.decode,
+            round_trip=gpu.round_trip,
+            link=gpu.pcie_bandwidth or inf,
+        )
     bandwidth = gpu.bandwidth * row.bandwidth_share
     if gpu.n_sm and gpu.clock and gpu.backend == "CUDA":
         old = gpu.compute_capability is not None and gpu.compute_capability < (7, 0)
@@ -70,7 +82,6 @@ def gpu_rate(gpu: Device) -> Rate:
         bandwidth = softmin(bandwidth, per_clock * gpu.n_sm * gpu.clock)
     peak = gpu.flops or gpu.bandwidth * FLOPS_PER_BANDWIDTH
     flops = row.prompt_share * REACHED * PEAK_UNIT * (peak / PEAK_UNIT) ** GROWTH
-    pace = gpu.pace
     per_tensor = row.seconds_per_tensor / pace.decode
     return Rate(bandwidth * pace.decode, flops * pace.prompt, per_tensor)
 

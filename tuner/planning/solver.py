@@ -324,10 +324,11 @@ class Solver:
 
     def ubatches(self, wishes: Wishes, whole: bool) -> tuple[int, ...]:
         """Values of n_ubatch to choose from, the largest first; `whole`: no weights stay in RAM
-        that a GPU would copy."""
+        that a GPU would copy, if one does."""
         if wishes.n_ubatch:
             return (wishes.n_ubatch,)
-        return tuple(n for n in UBATCHES if n <= FULL_UBATCH or not whole)
+        copied = self.speed.copies_weights and not whole
+        return tuple(n for n in UBATCHES if n <= FULL_UBATCH or copied)
 
     def placements(self, wishes: Wishes, depth: int) -> list[tuple[float, int, int]]:
         """(seconds of a turn at best, n_gpu_layers, n_cpu_moe) of those whose weights there is

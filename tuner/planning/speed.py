@@ -1,10 +1,11 @@
 """Predicts tokens/s from what must be read and multiplied per token, at any depth.
 
 Decoding one token reads every active weight and the filled part of the cache once, so its time is
-bytes over bandwidth, summed over the devices, which work one after the other, and what each tensor
-and each hand-over costs beside its bytes. Prompt processing multiplies many tokens with each weight
-it reads, so its time is arithmetic over FLOP/s, and, for weights that stay in RAM while a GPU does
-the work, a copy of them over PCIe for every batch. What a chat waits for is a turn of both.
+bytes over bandwidth, summed over the devices, which work one after the other, and what each tensor,
+each hand-over and the way to a server over a network costs beside its bytes. Prompt processing
+multiplies many tokens with each weight it reads, so its time is arithmetic over FLOP/s, and, for
+weights that stay in RAM while a GPU does the work, a copy of them over PCIe for every batch. What a
+chat waits for is a turn of both.
 
 A depth is the number of tokens that are in the cache already. The rates are those of `rates.py`,
 attention is added up by `attended.py`; `Calibration` scales what is shown to what was measured of
@@ -111,6 +112,7 @@ class SpeedModel:
         self.calibration = calibration or Calibration()
         self.n_items = model.n_items
         self._cache = cache or CacheSizes(model.hparams)
+        self._n_embd = model.n_embd
         self._ids = [device.id for device in machine.devices]
         self._gpus = [gpu_rate(gpu) for gpu in machine.gpus]
         self._host = host_rate(machine)
@@ -147,6 +149,11 @@ class SpeedModel:
         other = copy.copy(self)
         other.calibration = calibration
         return other
+
+    @property
+    def copies_weights(self) -> bool:
+        """Whether a GPU copies what it computes of the RAM's weights, for every batch."""
+        return self._borrower is not None
 
     def _on_gpus(self, n_gpu_layers: int) -> int:
         """Items that GPUs compute: without one, none, however many are asked for."""
@@ -192,6 +199,7 @@ class SpeedModel:
             if end <= start:
                 continue
             hops += 1
+            seconds += rate.round_trip + self._crossing(depth) / rate.link
             experts_from = min(max(start, moe), end)
             read = stored[end] - stored[start] + experts[end] - experts[experts_from]
             read += (COPIED if copied and copied[g] else 1.0) * (cache[end] - cache[start])
@@ -222,8 +230,19 @@ class SpeedModel:
                 work += ATTENTION_COST * (attended[end] - attended[start])
                 work += self._expert_flops[end] - self._expert_flops[experts_from]
                 seconds += work / rate.flops
+                seconds += rate.round_trip / n_ubatch + self._crossing(depth) / rate.link
                 start = end
         return seconds + self._host_prompt_seconds(first, moe, n_ubatch)
+
+    def _crossing(self, depth: int) -> float:
+        """Bytes per token that go to a server over a network and back: the hidden state both ways,
+        and the row of the mask in f16 (`build_attn_inp_kq_mask`)."""
+        return 8.0 * self._n_embd + 2.0 * depth
+
+    def _network(self, rate: Rate, n_ubatch: int, depth: int) -> float:
+        """Seconds of a turn that the way to a GPU takes."""
+        way = (TURN_PROMPT + TURN_ANSWER) * self._crossing(depth) / rate.link
+        return way + (TURN_PROMPT / n_ubatch + TURN_ANSWER) * rate.round_trip
 
     def _prompt_attention(self, first: int, depth: int, attention: Attention) -> float:
         """What the host's attention costs a token of a prompt."""
@@ -314,6 +333,8 @@ class SpeedModel:
         full = dense(moe, output) + experts[output] - experts[moe]
         whole = left = bare + full
         seconds -= whole / self._gpus[order[0]].bandwidth
+        ways = [rate.round_trip + self._crossing(depth) / rate.link for rate in self._gpus]
+        seconds += min(ways) - ways[order[0]]
         least_launch = min(rate.per_tensor for rate in self._gpus)
         launches = self._tensors[-1] - self._tensors[first]
         launches += self._expert_tensors[-1] - self._expert_tensors[moe]
@@ -346,11 +367,15 @@ class SpeedModel:
             self._taken(rate, moe, depth, slow)
             for rate, slow in zip(self._gpus, copied, strict=True)
         ]
-        hop, first = TURN_ANSWER * SECONDS_PER_HOP, self.n_items - on_gpu
+        first = self.n_items - on_gpu
+        hops = [
+            TURN_ANSWER * SECONDS_PER_HOP + self._network(rate, settings.n_ubatch, depth)
+            for rate in self._gpus
+        ]
         alone = Offload(on_gpu, moe, (on_gpu,))
         beside = self.turn_seconds(alone, settings.n_ubatch, depth, attention)
-        beside -= takes[0][-1] - takes[0][first] + hop
-        return beside + least_seconds(first, held, spaces, takes, hop)
+        beside -= takes[0][-1] - takes[0][first] + hops[0]
+        return beside + least_seconds(first, held, spaces, takes, hops)
 
     def _taken(self, rate: Rate, n_cpu_moe: int, depth: int, copied: bool) -> list[float]:
         """Seconds of a turn that the first 0, 1, 2, ... items take on a GPU."""

@@ -87,7 +87,8 @@ _DEVICE = (
     Key("n_sm", "multiprocessors of a CUDA card, 0: not known"),
     Key("clock", "Hz, their highest"),
     Key("compute_capability", "major and minor, or null"),
-    Key("pcie_bandwidth", "bytes/s"),
+    Key("pcie_bandwidth", "bytes/s; of a server, its network"),
+    Key("round_trip", "seconds until a server has answered"),
     Key("source"),
     Key("pool", "where its memory is"),
 )

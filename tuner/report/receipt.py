@@ -138,7 +138,8 @@ def receipt_keys() -> tuple[tuple[str, str], ...]:
             "machine.devices[]",
             "`name`, `id`, `kind`, `backend`, `total`, `free`, `bandwidth` (bytes/s), "
             "`bandwidth_source`, `flops` (FLOP/s in f16), `n_sm`, `clock` (Hz), "
-            "`compute_capability`, `pcie_bandwidth` (bytes/s), `unified` (its memory is the RAM)",
+            "`compute_capability`, `pcie_bandwidth` (bytes/s), `round_trip` (seconds), "
+            "`unified` (its memory is the RAM)",
         ),
         ("machine.physical_cores", "those that this process may use"),
         ("runs[].settings", "the plan's, as in a report"),
@@ -198,7 +199,7 @@ def _public_name(model: Model) -> str:
 def _device_json(device: Device) -> dict[str, Any]:
     names = (
         "id", "kind", "backend", "total", "free", "bandwidth", "bandwidth_source", "flops", "n_sm",
-        "clock", "compute_capability", "pcie_bandwidth", "unified",
+        "clock", "compute_capability", "pcie_bandwidth", "round_trip", "unified",
     )  # fmt: skip
     # The engine names an RPC device by its address.
     name = "" if device.kind == "rpc" else cut(device.name)

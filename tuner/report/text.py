@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 
 from tuner.cells import cells, clip, pad
-from tuner.machine.machine import Pool
+from tuner.machine.machine import Device, Pool
 from tuner.memory.footprint import ENGINE_KINDS
 from tuner.model.model import Model
 from tuner.planning import Plan, difference_text
@@ -21,7 +21,7 @@ from tuner.report.bars import PARTS, TAKEN
 from tuner.report.table import MIN_NAME, Column, Row, Style, table, wrapped
 from tuner.safe_text import one_line
 from tuner.settings import Settings
-from tuner.units import seconds_text, size_text, tps_text
+from tuner.units import rate_text, seconds_text, size_text, tps_text
 
 WIDTH = 80
 LEAST_WIDTH = 20  # a narrower terminal wraps the lines itself
@@ -69,6 +69,9 @@ def report_parts(
         lines += _pool(pool, plan, width, style)
     if plan.machine.assumed:
         lines += wrapped(f"assumed: {'; '.join(plan.machine.assumed)}", width, "  ")
+    for gpu in plan.machine.gpus:
+        if gpu.kind == "rpc" and gpu.bandwidth_source == "measured":
+            lines += wrapped(f"measured: {_server(gpu)}", width, "  ")
     title = "Chosen" if plan.chosen.fits else "Closest, but it does not fit"
     lines += ["", *wrapped(title, width, "", style.head), *_settings(plan, width)]
     if sampling := plan.sampling.lines():
@@ -125,6 +128,14 @@ def model_line(model: Model) -> str:
 def params_text(n: int) -> str:
     """35.0B, 135M."""
     return f"{n / BILLION:.1f}B" if n >= BILLION else f"{n / 1e6:.0f}M"
+
+
+def _server(gpu: Device) -> str:
+    """What a server over a network was found to reach."""
+    return (
+        f"{gpu.id} reads weights at {rate_text(gpu.bandwidth)}, answers within "
+        f"{gpu.round_trip * 1000:.2g} ms, the way there takes {rate_text(gpu.pcie_bandwidth)}"
+    )
 
 
 def _pool(pool: Pool, plan: Plan, width: int, style: Style) -> list[str]:

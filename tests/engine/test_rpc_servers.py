@@ -1,0 +1,142 @@
+"""Real RPC servers on loopback: two of them, one that dies, one with too little memory, a cache."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.oracle import rpc_available
+from tests.support.standin_gpu import Server, rpc_server
+from tuner.demo import demo_model_path
+from tuner.engine.client import EngineClient
+from tuner.engine.protocol import Generate, Load, Loaded, Message, Progress, Text
+from tuner.errors import EngineError
+from tuner.launch import Launcher
+from tuner.launch.events import Ready, Retry
+from tuner.sampling import Sampling
+from tuner.settings import Settings
+from tuner.units import MIB
+from tuner.wishes import LaunchRequest, Wishes
+
+pytestmark = pytest.mark.skipif(not rpc_available(), reason="the engine was built without RPC")
+
+SETTINGS = Settings(n_ctx=512, n_gpu_layers=99, use_extra_bufts=False)
+ASK = Generate((Message("user", "Tell me a long story."),), Sampling(temperature=0, max_tokens=300))
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[EngineClient]:
+    with EngineClient(tmp_path / "engine.log") as client:
+        yield client
+
+
+def load(client: EngineClient, *servers: str, settings: Settings = SETTINGS) -> Loaded:
+    last = list(client.load(Load(str(demo_model_path()), settings, 1, servers)))[-1]
+    assert isinstance(last, Loaded)
+    return last
+
+
+def test_one_of_two_that_dies_in_mid_answer_is_named(client: EngineClient) -> None:
+    """The layers lie on both as they were split; a load without the dead one goes on."""
+    with rpc_server() as first, rpc_server() as second:
+        both = (first.address, second.address)
+        loaded = load(client, *both, settings=replace(SETTINGS, tensor_split=(21.0, 10.0)))
+        weights = {b.device: b.size for b in loaded.buffers if b.kind == "weights"}
+        ours = [next(weights[d] for d in weights if address in d) for address in both]
+        assert ours[0] > 40 * MIB
+        assert ours[1] > 40 * MIB, "the output is the larger part of it"
+        stream = client.generate(ASK)
+        assert any(isinstance(event, Text) for event in stream)
+        second.kill()
+        with pytest.raises(EngineError) as caught:
+            list(stream)
+        assert caught.value.kind == "crashed"
+        assert str(caught.value).startswith(f"the RPC server {second.address} is gone, and the ")
+        with pytest.raises(EngineError, match=f"no RPC server runs at {second.address}"):
+            load(client, *both)
+        load(client, first.address)
+        assert any(isinstance(event, Text) for event in client.generate(ASK))
+
+
+def test_one_that_dies_during_a_load_is_named(client: EngineClient) -> None:
+    def load_without(server: Server) -> None:
+        for event in client.load(Load(str(demo_model_path()), SETTINGS, 1, (server.address,))):
+            if isinstance(event, Progress):
+                server.kill()
+
+    with rpc_server() as server:
+        with pytest.raises(
+            EngineError, match=f"^the RPC server {server.address} is gone"
+        ) as caught:
+            load_without(server)
+        assert caught.value.kind == "crashed"
+
+
+def test_one_that_cannot_hold_what_it_is_sent_has_too_little_memory(client: EngineClient) -> None:
+    """It has room for its buffers, and none for the largest tensor on its way into them."""
+    with rpc_server(memory=120 * MIB) as server:
+        with pytest.raises(EngineError, match="broke the connection off") as caught:
+            load(client, server.address)
+        assert caught.value.kind == "out_of_memory"
+
+
+def test_a_server_with_less_memory_than_it_says_takes_a_smaller_plan(client: EngineClient) -> None:
+    """Under its limit it still reports the whole RAM: what is planned first does not fit."""
+    with rpc_server(memory=260 * MIB) as server:
+        wishes = Wishes(n_gpu_layers=99)
+        request = LaunchRequest(
+            demo_model_path(), wishes, rpc_servers=(server.address,), threads=1, use_profile=False
+        )
+        events = list(Launcher(request, client).start())
+    assert any(isinstance(e, Retry) and e.reason.startswith("Out of memory; ") for e in events)
+    ready = events[-1]
+    assert isinstance(ready, Ready)
+    assert ready.running.plan.chosen.footprint.uses[0].total < 260 * MIB
+
+
+@contextmanager
+def counted(address: str) -> Iterator[tuple[str, list[int]]]:
+    """A way to a server that counts the bytes sent to it, one client at a time."""
+    host, _, port = address.partition(":")
+    sent = [0]
+
+    def pass_on(source: socket.socket, target: socket.socket, count: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                sent[0] += len(data) if count else 0
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = way.accept()
+                server = socket.create_connection((host, int(port)))
+                threading.Thread(target=pass_on, args=(server, client, False), daemon=True).start()
+                threading.Thread(target=pass_on, args=(client, server, True), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as way:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{way.getsockname()[1]}", sent
+        way.shutdown(socket.SHUT_RDWR)
+
+
+def test_what_a_server_keeps_is_not_sent_again(client: EngineClient, tmp_path: Path) -> None:
+    """Tensors of more than 10 MiB, of which this model has one, are known by their hash."""
+    with rpc_server(cache=tmp_path / "cache") as server, counted(server.address) as (way, sent):
+        load(client, way)
+        first = sent[0]
+        (kept,) = (tmp_path / "cache").iterdir()
+        client.close()
+        load(client, way)
+        second = sent[0] - first
+    size = kept.stat().st_size
+    assert size > 10 * MIB
+    assert second == pytest.approx(first - size, rel=0.02)
