@@ -29,6 +29,7 @@ from tui.screens.bindings import bindings
 from tui.screens.chat import ChatScreen
 from tui.storage import Conversations, Recorder
 from tui.when_full import Way
+from tui.widgets.tones import tones
 from tui.widgets.transcript import WIDTH
 from tuner.engine.protocol import Sampling
 from tuner.errors import ExitCode, KvchatError
@@ -93,6 +94,9 @@ class KvchatApp(App[None]):
         self._when_full = when_full
         self._idle_seconds = idle_seconds
         self._recorder = Recorder(store, self._not_saved, self._saved_again)
+
+    def get_css_variables(self) -> dict[str, str]:
+        return super().get_css_variables() | tones(self.current_theme)
 
     @property
     def unsaved(self) -> str:

@@ -55,13 +55,13 @@ class BranchesScreen(Screen[str | None]):
         mark = "▌" if message.role == "user" else " "
         words = one_line(message.content[:CHARS]) or f"({message.state})"
         indent = "  " * min(depth, DEEPEST)
-        style = "" if shown else "$text-muted"
+        style = "" if shown else "$muted"
         return Content.assemble(
             ("● " if shown else "  ", "$text-accent"),
             indent,
             (mark + " ", "$primary"),
             (words, style),
-            (f"  {version_text(self._tree, message)}", "$text-muted"),
+            (f"  {version_text(self._tree, message)}", "$muted"),
         )
 
     def action_open(self) -> None:

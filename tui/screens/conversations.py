@@ -170,7 +170,7 @@ def _entry(hit: Hit) -> Content:
     if hit.excerpt:
         facts += f" · {hit.excerpt}"
     return Content.assemble(
-        one_line(conversation.title) or "(untitled)", "\n", (one_line(facts), "$text-muted")
+        one_line(conversation.title) or "(untitled)", "\n", (one_line(facts), "$muted")
     )
 
 

@@ -89,7 +89,7 @@ class ExplorerScreen(Screen[Choice | None]):
     def _lines(self, name: str) -> Lines:
         return self.query_one(f"#fit-{name}", Lines)
 
-    def _say(self, text: str, style: str = "$text-muted") -> None:
+    def _say(self, text: str, style: str = "$muted") -> None:
         """Something in place of the verdict."""
         said = one_line(text)
         self._lines("verdict").show(lambda width: [((said, style),)])

@@ -29,8 +29,8 @@ MOST_OFFER = 58  # cells that an offer takes without its layers
 WIDEST_COLUMN = 6  # of the chart
 
 # Of each part of a bar (`bars.PARTS`), from the theme.
-_COLOURS = ("$primary", "$secondary", "$accent", "$warning", "$secondary", "$text-muted",
-            "$text-muted", "$text-muted")  # fmt: skip
+_COLOURS = ("$primary", "$secondary", "$accent", "$warning", "$secondary", "$muted",
+            "$muted", "$muted")  # fmt: skip
 
 
 # ---------------------------------------------------------------- dials
@@ -54,12 +54,12 @@ def dials(
             lines.append(
                 (
                     ("▌ " if here else "  ", "$primary"),
-                    (pad(dial.label, LABEL), "bold" if here else "$text-muted"),
-                    (left, "$primary" if here else "$text-muted"),
+                    (pad(dial.label, LABEL), "bold" if here else "$muted"),
+                    (left, "$primary" if here else "$muted"),
                     (value, "bold" if here else ""),
-                    (right, "$primary" if here else "$text-muted"),
+                    (right, "$primary" if here else "$muted"),
                     (" " * max(1, VALUE - cells(value) - 4) if detail else ""),
-                    (detail, "$text-muted"),
+                    (detail, "$muted"),
                 )
             )
         return lines
@@ -136,7 +136,7 @@ def memory(machine: Machine, candidate: Candidate) -> Compose:
         legend: list[Piece] = [" " * name]
         for part, colour, size in zip(bars.PARTS, _COLOURS, there, strict=True):
             if size:
-                legend += [(part.mark, colour), (f" {part.label}  ", "$text-muted")]
+                legend += [(part.mark, colour), (f" {part.label}  ", "$muted")]
         return [*lines, tuple(legend)]
 
     return compose
@@ -170,17 +170,17 @@ def figures(candidate: Candidate) -> Compose:
     def compose(width: int) -> list[Row]:
         return [
             (
-                ("answers  ", "$text-muted"),
+                ("answers  ", "$muted"),
                 f"{about}{tps_text(first[1])} t/s",
-                (" at first", "$text-muted"),
+                (" at first", "$muted"),
                 deeper,
             ),
             (
-                ("reads    ", "$text-muted"),
+                ("reads    ", "$muted"),
                 f"{reads}{tps_text(speed.prompt_tps)} t/s",
-                ("    a turn  ", "$text-muted"),
+                ("    a turn  ", "$muted"),
                 f"{about}{seconds_text(speed.turn_seconds)}",
-                (f" ({turn})", "$text-muted"),
+                (f" ({turn})", "$muted"),
             ),
         ]
 
@@ -204,7 +204,7 @@ def verdict(candidate: Candidate, missing: str, *, exact: bool) -> Compose:
         if missing:
             return [((f"! does not fit: {missing}", "$text-error"),)]
         how = candidate.footprint.source if exact else "computing"
-        return [(("fits", "$text-success"), (f" ({how})", "$text-muted"))]
+        return [(("fits", "$text-success"), (f" ({how})", "$muted"))]
 
     return compose
 
@@ -229,7 +229,7 @@ def offers(listed: Sequence[tuple[str, Candidate]], at: int | None, n_items: int
                 (
                     ("▌ " if here else "  ", "$primary"),
                     (f"{key} ", "$text-accent"),
-                    (pad(clip(note, name), name), "bold" if here else "$text-muted"),
+                    (pad(clip(note, name), name), "bold" if here else "$muted"),
                     text,
                 )
             )
@@ -270,12 +270,12 @@ def chart(points: Sequence[tuple[int, float]], mark: tuple[int, float], height: 
                 here = (pad("●", each), "bold $primary")
             rows.append(
                 (
-                    (axis + "".join(columns[:at]), "$text-muted"),
+                    (axis + "".join(columns[:at]), "$muted"),
                     here,
-                    ("".join(columns[at + 1 :]), "$text-muted"),
+                    ("".join(columns[at + 1 :]), "$muted"),
                 )
             )
-        return [*rows, ((_axis(contexts, each, len(scale), width), "$text-muted"),)]
+        return [*rows, ((_axis(contexts, each, len(scale), width), "$muted"),)]
 
     return compose
 

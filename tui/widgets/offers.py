@@ -56,14 +56,14 @@ class Offers(Widget):
         lines = []
         column = max((len(choice.text) for choice in self.choices), default=0) + 2
         for at, choice in enumerate(self.choices[self._first : self._first + ROWS], self._first):
-            mark, style = ("● ", "$text-accent") if at == self.chosen else ("  ", "$text")
+            mark, style = ("● ", "$text-accent") if at == self.chosen else ("  ", "$foreground")
             text = one_line(choice.text)
             room = width - len(mark)
             if len(text) > room:
                 text = "…" + text[len(text) - room + 1 :]  # of a path, the end tells
             note = one_line(choice.note)[: max(0, room - column)]
             pad = " " * (column - len(text)) if note else ""
-            lines.append(Content.assemble((mark + text, style), (pad + note, "$text-muted")))
+            lines.append(Content.assemble((mark + text, style), (pad + note, "$muted")))
         return Content("\n").join(lines)
 
     def on_click(self, event: events.Click) -> None:

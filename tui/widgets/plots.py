@@ -52,11 +52,11 @@ def drawn(plots: Sequence[Plot], height: int) -> Compose:
         lines: list[Row] = []
         for plot in plots:
             label = pad(plot.label, SCALE + 2)
-            lines.append(((label, "bold"), (plot.now, "$text-muted")))
+            lines.append(((label, "bold"), (plot.now, "$muted")))
             room = max(1, width - SCALE - 2)
             for n, row in enumerate(columns(plot.values, plot.top, room, height)):
                 scale = f"{pad(plot.scale, SCALE, right=True)} ┤" if n == 0 else " " * SCALE + " │"
-                lines.append(((scale, "$text-muted"), (row, "$secondary")))
+                lines.append(((scale, "$muted"), (row, "$secondary")))
         return lines
 
     return compose

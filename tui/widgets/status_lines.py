@@ -20,7 +20,7 @@ WORD_SECONDS = 4.0
 
 # Stretches of a gauge, and the word at the beginning.
 _PIECES = re.compile(f"({FULL}+|{EMPTY}+|^{WARNING} [^{SEPARATOR.strip()}]+)")
-_COLOURS = {FULL: "$secondary", EMPTY: "$text-disabled", WARNING: "$text-warning"}
+_COLOURS = {FULL: "$secondary", EMPTY: "$faint", WARNING: "$text-warning"}
 
 
 def _styled(piece: str, other: str = "") -> tuple[str, str]:
@@ -77,7 +77,7 @@ class ActivityLine(Widget):
             left = ""  # what is below is the thing one can act upon
         right = right if len(right) <= width else "↓"[:width]
         space = " " * max(0, width - len(left) - len(right))
-        pieces = [_styled(piece, "$text-muted") for piece in _PIECES.split(left[:width])]
+        pieces = [_styled(piece, "$muted") for piece in _PIECES.split(left[:width])]
         return Content.assemble(*pieces, space, (right, "$text-accent"))
 
     def say(self, word: str) -> None:
@@ -111,5 +111,5 @@ class Hints(Widget):
             room -= size
             if parts:
                 parts.append("   ")
-            parts += [(key, "$text-accent"), (f" {what}", "$text-muted")]
+            parts += [(key, "$text-accent"), (f" {what}", "$muted")]
         return Content.assemble(*parts)
