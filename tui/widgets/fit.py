@@ -29,7 +29,7 @@ MOST_OFFER = 58  # cells that an offer takes without its layers
 WIDEST_COLUMN = 6  # of the chart
 
 # Of each part of a bar (`bars.PARTS`), from the theme.
-_COLOURS = ("$primary", "$secondary", "$accent", "$warning", "$secondary", "$muted",
+_COLOURS = ("$primary", "$text-secondary", "$accent", "$warning", "$text-secondary", "$muted",
             "$muted", "$muted")  # fmt: skip
 
 
@@ -265,7 +265,7 @@ def chart(points: Sequence[tuple[int, float]], mark: tuple[int, float], height: 
                 for n_ctx in contexts
             ]
             axis = scale if row == height - 2 else "│".rjust(len(scale))
-            here = (columns[at], "$secondary")
+            here = (columns[at], "$text-secondary")
             if row == top_of_mark:
                 here = (pad("●", each), "bold $primary")
             rows.append(

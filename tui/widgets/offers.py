@@ -10,6 +10,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 
 from tui.composing.completion import Choice
+from tuner.cells import cells
 from tuner.safe_text import one_line
 
 ROWS = 8
@@ -54,16 +55,15 @@ class Offers(Widget):
     def render(self) -> Content:
         width = self.content_size.width
         lines = []
-        column = max((len(choice.text) for choice in self.choices), default=0) + 2
+        column = max((cells(choice.text) for choice in self.choices), default=0) + 2
         for at, choice in enumerate(self.choices[self._first : self._first + ROWS], self._first):
             mark, style = ("● ", "$text-accent") if at == self.chosen else ("  ", "$foreground")
             text = one_line(choice.text)
             room = width - len(mark)
-            if len(text) > room:
-                text = "…" + text[len(text) - room + 1 :]  # of a path, the end tells
-            note = one_line(choice.note)[: max(0, room - column)]
-            pad = " " * (column - len(text)) if note else ""
-            lines.append(Content.assemble((mark + text, style), (pad + note, "$muted")))
+            while cells(text) > room:
+                text = f"…{text.lstrip('…')[1:]}"  # of a path, the end tells
+            note = " " * (column - cells(text)) + one_line(choice.note) if choice.note else ""
+            lines.append(Content.assemble((mark + text, style), (note, "$muted")))
         return Content("\n").join(lines)
 
     def on_click(self, event: events.Click) -> None:

@@ -56,7 +56,7 @@ def drawn(plots: Sequence[Plot], height: int) -> Compose:
             room = max(1, width - SCALE - 2)
             for n, row in enumerate(columns(plot.values, plot.top, room, height)):
                 scale = f"{pad(plot.scale, SCALE, right=True)} ┤" if n == 0 else " " * SCALE + " │"
-                lines.append(((scale, "$muted"), (row, "$secondary")))
+                lines.append(((scale, "$muted"), (row, "$text-secondary")))
         return lines
 
     return compose

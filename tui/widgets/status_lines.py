@@ -20,7 +20,7 @@ WORD_SECONDS = 4.0
 
 # Stretches of a gauge, and the word at the beginning.
 _PIECES = re.compile(f"({FULL}+|{EMPTY}+|^{WARNING} [^{SEPARATOR.strip()}]+)")
-_COLOURS = {FULL: "$secondary", EMPTY: "$faint", WARNING: "$text-warning"}
+_COLOURS = {FULL: "$text-secondary", EMPTY: "$faint", WARNING: "$text-warning"}
 
 
 def _styled(piece: str, other: str = "") -> tuple[str, str]:
