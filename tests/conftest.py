@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
+from hypothesis import is_hypothesis_test
 
 from tests.support.gguf_files import tiny_llama
 from tests.support.giants import gpu, machine
@@ -27,29 +31,49 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 2
 
 
-@pytest.hookimpl(trylast=True)  # by then it is marked what is a law
+# The rooms on which all figures rest.
+_ROOMS_WITH_A_FLOOR = ("tests/gguf/", "tests/planning/")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where coverage is measured (.ci/run), it is by the plain cases of the rooms that have a
-    floor: each line that is traced takes twice its time, and laws run through the same ones again
-    and again."""
-    rooms = [Path(__file__).parent / name for name in ("planning", "gguf", "report")]
+    """Marks what coverage is measured by (.ci/run): the plain cases of some rooms. What is traced
+    takes three times as long, and laws run through the same lines again and again.
+
+    Modules are in an order without meaning: in that of their folders all workers would compute for
+    minutes, and then all wait for processes.
+    """
     for item in items:
-        plain = not item.get_closest_marker("hypothesis")
-        if not plain or not any(item.path.is_relative_to(room) for room in rooms):
-            item.add_marker("no_cover")
+        law = is_hypothesis_test(getattr(item, "obj", None))
+        if item.nodeid.startswith(_ROOMS_WITH_A_FLOOR) and not law:
+            item.add_marker("floor")
+    items.sort(key=lambda item: crc32(item.nodeid.partition("::")[0].encode()))
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_folders(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Made where somebody writes there: most tests are pure, and a folder takes half their time."""
+    if "tmp_path" in request.fixturenames:
+        folder: Path = request.getfixturevalue("tmp_path")
+    else:
+        folder = tmp_path_factory.getbasetemp() / f"unasked-{next(_folders)}"
     for name in ("CONFIG", "DATA", "LOG"):
-        monkeypatch.setenv(f"KVCHAT_{name}_DIR", str(tmp_path / name.lower()))
+        monkeypatch.setenv(f"KVCHAT_{name}_DIR", str(folder / name.lower()))
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+_folders = count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_timed() -> Iterator[None]:
     """No plan depends on how busy the machine is that runs the tests."""
-    monkeypatch.setattr(devices, "host_bandwidth", lambda: None)
-    monkeypatch.setattr(devices, "other_threads", lambda: 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "host_bandwidth", lambda: None)
+        patch.setattr(devices, "other_threads", lambda: 0)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import struct
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +26,6 @@ FALLEN = sorted((Path(__file__).parents[1] / "data" / "fallen").iterdir())
 @pytest.fixture(autouse=True)
 def _builders_that_know() -> None:
     """Layers that no builder knows are what a fuzzer makes."""
-
-
-@pytest.fixture(autouse=True)
-def _seconds_of_what_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A measurement of coverage takes two to three times as long."""
-    if sys.gettrace() is not None:
-        monkeypatch.setattr(fuzz, "SLOW", 3 * fuzz.SLOW)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

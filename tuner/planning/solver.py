@@ -77,6 +77,7 @@ class Solver:
         self._ranked: dict[
             Budgets, tuple[list[int], dict[tuple[int, int, int, int, Attention], float]]
         ] = {}
+        self._pairs: dict[Wishes, tuple[tuple[str, str], ...]] = {}
         self._attentions: dict[tuple[str, str, str], Attention] = {}
         self._ends_at: float = inf  # the work after which searches end, whatever they have
 
@@ -286,8 +287,14 @@ class Solver:
         steps = range(padded(floor, CONTEXT_PADDING), top + 1, CONTEXT_PADDING)
         return sorted({floor, top, *steps})
 
-    def pairs(self, wishes: Wishes) -> Iterator[tuple[str, str]]:
+    def pairs(self, wishes: Wishes) -> tuple[tuple[str, str], ...]:
         """Cache types allowed: V is lowered before K, and what the engine refuses is left out."""
+        found = self._pairs.get(wishes)
+        if found is None:
+            found = self._pairs[wishes] = tuple(self._allowed(wishes))
+        return found
+
+    def _allowed(self, wishes: Wishes) -> Iterator[tuple[str, str]]:
         for type_k in [wishes.type_k] if wishes.type_k else CHOSEN_TYPES:
             for type_v in [wishes.type_v] if wishes.type_v else CHOSEN_TYPES:
                 free = not (wishes.type_k or wishes.type_v)
