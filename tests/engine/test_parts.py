@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from contextlib import closing
 from functools import cache
 
@@ -294,3 +296,15 @@ def test_failure_reason(lines: list[str], kind: str, text: str) -> None:
     """The line that says why is found among those that only say that."""
     reason = failure_reason(lines)
     assert (reason.kind, reason.text) == (kind, text)
+
+
+def test_the_engine_comes_without_the_rest_of_its_package() -> None:
+    """Which whoever else asks for it has whole."""
+    code = (
+        "import sys, tuner.engine.service\n"
+        "assert not {'llama_cpp', 'llama_cpp.llama', 'jinja2'} & sys.modules.keys()\n"
+        "import llama_cpp\n"
+        "from tuner.engine.bindings import llama_cpp as bound\n"
+        "assert llama_cpp.Llama and llama_cpp.llama_cpp is bound"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

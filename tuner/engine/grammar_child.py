@@ -7,9 +7,9 @@ import os
 import re
 import sys
 
-import llama_cpp
 import psutil
 
+from tuner.engine.bindings import llama_cpp
 from tuner.engine.child_limits import limit_memory, limit_time
 from tuner.engine.grammar_check import MEMORY, SECONDS
 from tuner.engine.lifeline import end_with_parent

@@ -13,9 +13,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import llama_cpp
-
 from tuner.engine.abort import AbortFlag
+from tuner.engine.bindings import llama_cpp
 from tuner.engine.blocks import Block
 from tuner.engine.libraries import GgmlLibraries
 from tuner.engine.log_lines import failure_reason, parse_buffers

@@ -10,8 +10,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import llama_cpp
-
+from tuner.engine.bindings import llama_cpp
 from tuner.engine.llama import Context, LlamaError, NativeModel
 from tuner.sampling import FORBIDDEN, Sampling
 
