@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.headers import machine, real_model
+from tests.support.native import log
 from tests.support.tiny_models import WINDOW, hybrid, model, windowed
-from tuner.engine.llama import Context, LogTap, NativeModel, init
+from tuner.engine.llama import Context, NativeModel, init
 from tuner.memory.checkpoints import CheckpointSizes
 from tuner.memory.estimator import Estimator
 from tuner.model.model import read_model
@@ -20,23 +19,16 @@ from tuner.settings import Settings
 TYPES = (("f16", "f16"), ("q8_0", "q4_0"))
 
 
-@pytest.fixture(scope="module")
-def log() -> Iterator[LogTap]:
-    init()
-    fd = os.open(os.devnull, os.O_WRONLY)
-    yield LogTap(fd)
-    os.close(fd)
-
-
 @pytest.mark.parametrize("types", TYPES)
 @pytest.mark.parametrize("kind", [windowed, hybrid])
-def test_to_the_byte(log: LogTap, tmp_path: Path, kind: Any, types: tuple[str, str]) -> None:
+def test_to_the_byte(tmp_path: Path, kind: Any, types: tuple[str, str]) -> None:
     """Of a window once it is full, and no more than that before."""
+    init()
     path = model(tmp_path / "model.gguf", kind)
     settings = Settings(512, *types, n_ubatch=32, use_extra_bufts=False)
     expected = CheckpointSizes(read_model(path).hparams).bytes(settings)
-    native = NativeModel(str(path), settings, log)
-    context = Context(native, settings, 1, log)
+    native = NativeModel(str(path), settings, log())
+    context = Context(native, settings, 1, log())
     found = []
     for _ in range(4):
         assert context.decode(range(5, 5 + WINDOW // 2)) == 0

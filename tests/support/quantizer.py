@@ -85,7 +85,7 @@ class Quantizer:
             model.architecture.encode(), model.n_embd, 0, model.n_layer_all, hp.n_head[0],
             hp.n_head_kv[0], model.n_expert, hp.head_k[0], hp.head_v[0],
         )  # fmt: skip
-        import llama_cpp  # noqa: PLC0415  # heavy, and here alone
+        from tuner.engine.bindings import llama_cpp  # noqa: PLC0415  # heavy, and here alone
 
         mock = self._describe(byref(its))
         usual = llama_cpp.llama_model_quantize_default_params()

@@ -11,7 +11,7 @@ import ctypes
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from tuner.engine.abort import AbortFlag
 from tuner.engine.bindings import llama_cpp
@@ -53,7 +53,10 @@ class LlamaError(Exception):
 
 class LogTap:
     """Receives every line that the engine logs: all but debug lines go to `fd`, and while a
-    `recording` is open they are kept, so that sizes and reasons can be read from them."""
+    `recording` is open they are kept, so that sizes and reasons can be read from them. `fd` stays
+    open, and the newest one alive, as long as the engine may call it."""
+
+    _called: ClassVar[LogTap | None] = None
 
     def __init__(self, fd: int):
         self._fd = fd
@@ -62,6 +65,7 @@ class LogTap:
         self._complaints: list[str] = []
         self._callback = llama_cpp.llama_log_callback(self._receive)
         llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+        LogTap._called = self
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[LogTap]:
@@ -311,7 +315,7 @@ class Context:
 
     def breakdown(self) -> tuple[Buffer, ...] | None:
         """Exact sizes by buffer type, where they can be had (x86-64 Linux)."""
-        return libraries.breakdown(llama_cpp.llama_cpp._lib, self.handle)
+        return libraries.breakdown(llama_cpp._lib, self.handle)
 
     def decode(self, tokens: Sequence[int]) -> int:
         """Appends tokens (at most n_batch) to the cache and computes the logits of the last.
