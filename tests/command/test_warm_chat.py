@@ -12,7 +12,7 @@ from tests.support.tmux import Pane, kvchat_in_tmux, needs_tmux
 
 pytestmark = needs_tmux
 
-QUESTION = "What have these in common: " + ", ".join(f"thing {n}" for n in range(150))
+QUESTION = "What have these in common: " + ", ".join(f"thing {n}" for n in range(80))
 
 
 def the_worker(pane: Pane) -> psutil.Process:
@@ -23,16 +23,10 @@ def the_worker(pane: Pane) -> psutil.Process:
     return found
 
 
-def last_turn(pane: Pane) -> tuple[int, int]:
-    """Tokens that were reused, and all of the prompt, by the fit report."""
-    pane.press("F2")
-    told = r"Last turn: reused ([\d,]+) of ([\d,]+) tokens"
-    found = re.search(told, pane.until(lambda shown: re.search(told, shown)))
-    assert found is not None
-    pane.press("F2")
-    pane.sees("Write a message")
-    reused, whole = (int(number.replace(",", "")) for number in found.groups())
-    return reused, whole
+def turns(log: Path) -> list[tuple[int, int]]:
+    """Tokens that were reused, and all of the prompt, of each turn."""
+    told = re.findall(r"reused ([\d,]+) of ([\d,]+) tokens", log.read_text())
+    return [(int(reused.replace(",", "")), int(whole.replace(",", ""))) for reused, whole in told]
 
 
 def ask(pane: Pane, text: str) -> None:
@@ -50,7 +44,7 @@ def test_nothing_is_read_twice_and_a_death_takes_nothing_along(tmp_path: Path) -
     folders = ("CONFIG", "DATA", "LOG")
     environ = {f"KVCHAT_{name}_DIR": str(tmp_path) for name in folders}
     # Its <|im_end|> is never chosen: an answer ends when it is stopped.
-    flags = ("--demo", "--ctx", "2048", "--logit-bias", "2-inf")
+    flags = ("--demo", "--ctx", "1024", "--logit-bias", "2-inf")
     with kvchat_in_tmux(*flags, environ=environ) as pane:
         pane.sees("Enter send")
         ask(pane, QUESTION)
@@ -61,9 +55,13 @@ def test_nothing_is_read_twice_and_a_death_takes_nothing_along(tmp_path: Path) -
     with kvchat_in_tmux(*flags, "--resume", environ=environ, size=(100, 30)) as pane:
         pane.sees("Enter send")
         ask(pane, "And?")
-        reused, whole = last_turn(pane)
-        assert reused > 600
+        reused, whole = turns(tmp_path / "engine.log")[-1]
+        assert reused > 300
         assert whole - reused < 40
+        pane.press("F2")
+        pane.sees(f"Last turn: reused {reused:,} of {whole:,} tokens; {whole - reused} new.")
+        pane.press("F2")
+        pane.sees("Write a message")
         pane.write("Tell me more.")
         pane.press("Enter")
         pane.sees("Tell me more", "writing")
@@ -73,6 +71,6 @@ def test_nothing_is_read_twice_and_a_death_takes_nothing_along(tmp_path: Path) -
         pane.sees("writing")
         pane.press("Escape")
         pane.sees("stopped", "Enter send")
-        assert last_turn(pane)[0] >= reused  # what was saved when it was left
+        assert turns(tmp_path / "engine.log")[-1][0] >= reused  # what was saved when it was left
         pane.press("C-q")
         pane.sees("ended 0", seconds=20)
