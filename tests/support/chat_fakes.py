@@ -179,7 +179,9 @@ class FakeRunning:
 
     def save_state(self, path: Path, most_bytes: int) -> StateSaved:
         if self.save_hold is not None:
+            path.with_name(f"{path.name}.1.new").write_bytes(b"half")
             self.save_hold.wait(10)
+            path.with_name(f"{path.name}.1.new").unlink(missing_ok=True)
         path.write_bytes(bytes(1024))
         self.saved.append(path)
         return StateSaved(300, 1024, 0.1)

@@ -144,8 +144,10 @@ class Warm:
         return self._n_saves > 0
 
     def close(self) -> None:
-        """Nothing more is to be done."""
+        """Nothing more is to be done; what is half saved is given up."""
         self._jobs.put(None)
+        if self.saving:
+            self._store.states.drop_unfinished(self._held.conversation_id)
 
     # ------------------------------------------------------------ the thread
 

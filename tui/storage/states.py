@@ -22,6 +22,7 @@ USUAL_BYTES = 4 * GIB  # of all files together, where nothing else is said,
 USUAL_SHARE = 10  # or such a part of what the disk would have free without them, if that is less
 LEAST_AGE = 3600.0  # seconds after which what belongs to no conversation is not being written
 _SUFFIX = ".state"
+_PROCESS = re.compile(r"[.-](\d{1,9})\.(?:new|state)$")
 _ID = re.compile(r"[0-9A-Za-z]{1,64}")  # of a conversation; a damaged store may have others
 
 
@@ -36,6 +37,20 @@ class _File:
         """ "": it is the state of none."""
         name = self.path.name.removesuffix(_SUFFIX)
         return name if _ID.fullmatch(name) and self.path.suffix == _SUFFIX else ""
+
+    @property
+    def abandoned(self) -> bool:
+        """It is on its way, and the process that its name has is gone. Not known on Windows."""
+        found = None if self.conversation_id else _PROCESS.search(self.path.name)
+        if found is None or os.name != "posix":
+            return False
+        try:
+            os.kill(int(found[1]), 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except OSError:  # somebody else's
+            pass
+        return False
 
 
 class States:
@@ -92,13 +107,22 @@ class States:
         if _ID.fullmatch(conversation_id):
             _remove(self.folder / f"{conversation_id}{_SUFFIX}")
 
+    def drop_unfinished(self, conversation_id: str) -> None:
+        """What was begun to be written for it is not to be finished."""
+        with suppress(OSError):
+            for file in self._files():
+                if file.path.name.startswith(f"{conversation_id}{_SUFFIX}."):
+                    _remove(file.path)
+
     def sweep(self, known: Set[str]) -> None:
         """Removes what is beyond the bound, and what belongs to none of the `known` conversations
-        or was left half written, once it is an hour old: another kvchat may be at it."""
+        or was left half written: at once where the process is gone that was at it, else once it is
+        an hour old, since another kvchat may be."""
         before = time.time() - LEAST_AGE
         with suppress(OSError):
             for file in self._files():
-                if file.conversation_id not in known and file.used < before:
+                unknown = file.conversation_id not in known
+                if unknown and (file.used < before or file.abandoned):
                     _remove(file.path)
         self.keep_to_bound()
 
