@@ -35,7 +35,7 @@ from tuner.planning import (
 )
 from tuner.planning.advice import Advice, advise
 from tuner.planning.budgets import Budgets
-from tuner.planning.fewer_gpus import with_only
+from tuner.planning.fewer_gpus import with_only, without
 from tuner.planning.kept_states import KeptStates
 from tuner.planning.reshaping import can_convert, reshaped
 from tuner.planning.running_out import following, ran_out_on
@@ -171,6 +171,12 @@ class Tuning:
             self.machine = self.lessons.machine = machine
             self.solver = self._new_solver()
 
+    def _pace(self, machine: Machine) -> None:
+        """From now on speeds are those of this machine, which is the same but for its paces and
+        its number of threads."""
+        self.machine = self.lessons.machine = machine
+        self.solver = self._calibrated(self.solver.paced(machine))
+
     # ------------------------------------------------------------ while it is loaded
 
     def machine_now(self, loaded: Footprint, pid: int | None, *, asks: bool = False) -> Machine:
@@ -264,6 +270,8 @@ class Tuning:
         if loaded.faster_threads:
             self.threads, self._other_threads = loaded.faster_threads, 0
             self.lessons.remember_threads(self.machine.physical_cores, loaded.faster_threads)
+            self._pace(replace(self.machine, n_threads=loaded.faster_threads))
+            self._learn_paces(plan.chosen.settings, loaded.threads_tried, [])
         after = measure.gpu_used_bytes(self.machine)
         growth = tuple(
             after[gpu.id] - before[gpu.id] if gpu.id in after and gpu.id in before else None
@@ -284,23 +292,38 @@ class Tuning:
         """What was timed of a plan: its model is predicted by it from now on, and the machine's
         devices with whatever model."""
         self.lessons.remember_speed(plan, actual)
-        solver, settings = self.solver, plan.chosen.settings
-        self.lessons.remember_paces(
+        self._learn_paces(plan.chosen.settings, decodes, prompts)
+
+    def _learn_paces(
+        self, settings: Settings, decodes: Sequence[Timed], prompts: Sequence[Timed]
+    ) -> None:
+        """What was timed says how fast the machine is, and this model too is predicted by that
+        from now on: what was learned first explains what is timed next."""
+        machine = self.machine
+        solvers = {
+            n: self.solver.paced(replace(machine, n_threads=n)) if n else self.solver
+            for n in {timed.n_threads for timed in decodes}
+        }
+        known = self.lessons.remember_paces(
             said_by(
                 decodes,
                 self.model.fingerprint,
-                parts_of(self.machine, "decode"),
-                lambda timed, without: solver.decode_seconds(settings, timed.mean_depth, without),
+                parts_of(machine, "decode"),
+                lambda timed, without: solvers[timed.n_threads].decode_seconds(
+                    settings, timed.mean_depth, without
+                ),
             ),
             said_by(
                 prompts,
                 self.model.fingerprint,
-                parts_of(self.machine, "prompt"),
-                lambda timed, without: solver.prompt_seconds(
+                parts_of(machine, "prompt"),
+                lambda timed, without: self.solver.prompt_seconds(
                     settings, timed.n_tokens, timed.mean_depth, without
                 ),
             ),
         )
+        if known:
+            self._pace(paced(machine, *known))
 
     def predicted_tps(self, settings: Settings, kind: str, timed: Timed) -> float:
         """Tokens/s of what was timed, "prompt" or "decode", as it is predicted."""
@@ -423,16 +446,24 @@ class Tuning:
             return solver
         if not self.lessons.comparable:
             return solver
-        on_gpu = profile.settings.n_gpu_layers > 0
-        there = solver.machine
-        if not self._suits(profile.settings, there) or on_gpu != bool(there.gpus):
+        settings, machine = profile.settings, _as_loaded(solver.machine, profile)
+        on_gpu = settings.n_gpu_layers > 0
+        if not self._suits(settings, machine) or on_gpu != bool(machine.gpus):
             return solver
-        settings, prompt = profile.settings, None
-        decode = profile.decode_tps * solver.decode_seconds(settings, profile.decode_depth)
+        then, prompt = solver if machine == solver.machine else solver.on(machine), None
+        decode = profile.decode_tps * then.decode_seconds(settings, profile.decode_depth)
         if profile.prompt_tps:
             n_ubatch, depth = settings.n_ubatch, profile.prompt_depth
-            prompt = profile.prompt_tps * solver.prompt_seconds(settings, n_ubatch, depth)
+            prompt = profile.prompt_tps * then.prompt_seconds(settings, n_ubatch, depth)
         return solver.calibrated(Calibration(decode, prompt))
+
+
+def _as_loaded(machine: Machine, profile: Profile) -> Machine:
+    """The machine without the GPUs that were left out of what the profile measured, unless those
+    were all: how fast the host is says nothing of a GPU."""
+    used = {use.device for use in profile.predicted}
+    left_out = [gpu for gpu in machine.gpus if gpu.id not in used]
+    return without(machine, left_out) if used and len(left_out) < len(machine.gpus) else machine
 
 
 def _facts(profiles: Profiles | None) -> MachineFacts:

@@ -51,7 +51,10 @@ def test_the_other_must_be_clearly_faster(
     """They take turns, and all of it takes no longer than it may and a pair of tokens."""
     clock = Clock(seconds, share)
     monkeypatch.setattr(thread_trial, "time", clock)
-    assert faster(8, 16, clock.decode) == answer
+    found = faster(8, 16, clock.decode)
+    assert (found and found[0]) == answer
+    for timed in found[1] if found else ():
+        assert timed.seconds / timed.n_tokens == pytest.approx(seconds[timed.n_threads])
     assert clock.used[:2] == [8, 16]
     assert clock.used[::2] == [8] * (len(clock.used) // 2)
     assert clock.wall <= thread_trial.SECONDS + sum(seconds.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.support import giants
 from tests.support.giants import GEMMA_27B, LLAMA_8B, giant
 from tests.support.headers import machine, made_up, real_model
 from tuner.machine.backends import BACKENDS
+from tuner.machine.machine import Pace
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.planning.constraints import converts_cache, notes, refusal
 from tuner.planning.planner import make_plan
@@ -157,16 +159,17 @@ def test_what_is_warned_of_as_slow_is_priced_and_nothing_else(
     tmp_path: Path, backend: str, architecture: str
 ) -> None:
     """In the seconds of a token, against a cache of f16, for every pair of types; but for the
-    host's own attention, which the place behind the devices stands for."""
+    host, whose attention has its own price for each."""
     model = made_up(tmp_path / "m.gguf", architecture)
     speeds = {"bandwidth": 1e12, "flops": 1e13, "pcie_bandwidth": 1e10}
     where = machine(1, backend, **speeds)
-    where = replace(where, host=replace(where.host, bandwidth=4e10))
+    no_time = Pace(attention=inf)
+    where = replace(where, host=replace(where.host, bandwidth=4e10, pace=no_time))
     solver = Solver(model, where)
     for k, v, layers, flash in product(CACHE_TYPES, CACHE_TYPES, (0, 2, 99), ("on", "off")):
         settings = Settings(4096, k, v, layers, flash_attn=flash)
         f16 = replace(settings, type_k="f16", type_v="f16")
-        ours, plain = (solver.decode_seconds(s, 2048, len(where.devices)) for s in (settings, f16))
+        ours, plain = (solver.decode_seconds(s, 2048, len(where.gpus)) for s in (settings, f16))
         warned = any(SLOW in note for note in notes(model, settings, where))
         assert warned == (ours > plain), settings
 

@@ -42,6 +42,7 @@ from tuner.engine.protocol import (
     SpeedMeasured,
     StateRestored,
     StateSaved,
+    Timed,
 )
 from tuner.engine.sampler import Sampler
 from tuner.engine.sequence_state import StateError
@@ -71,6 +72,7 @@ class LoadedModel:
         self._cores = FreeCores(request.n_threads, request.exact_threads)
         self._exact_threads = request.exact_threads
         self._faster_threads = 0
+        self._threads_tried: tuple[Timed, ...] = ()
         voice.doing("load")
         started = time.monotonic()
         with log.recording():
@@ -96,6 +98,7 @@ class LoadedModel:
                 think=self._prompts.template.thinking.offered,
                 usual_think=self._prompts.template.thinking.usual,
                 faster_threads=self._faster_threads,
+                threads_tried=self._threads_tried,
             )
 
     def _make_prompts(self, request: Load) -> Prompts:
@@ -205,9 +208,10 @@ class LoadedModel:
                 raise self._log.failure("load_failed", "the model was loaded but cannot compute")
             context.synchronize()
 
-        self._faster_threads = faster(request.n_threads, request.other_threads, decode) or 0
+        found = faster(request.n_threads, request.other_threads, decode)
         context.clear()
-        if self._faster_threads:
+        if found:
+            self._faster_threads, self._threads_tried = found
             self._cores = FreeCores(self._faster_threads, request.exact_threads)
 
     def _prompt_chunk(self, settings: Settings) -> int:

@@ -175,6 +175,7 @@ class Loaded:
     faster_threads: int = 0  # of the two that were tried; 0: none were, or it could not be told
     n_moved: int = 0  # tokens that were in the cache before a `Reshape`, and still are,
     not_moved: str = ""  # or why they are not
+    threads_tried: tuple[Timed, ...] = ()  # what either of them took to decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +246,7 @@ class Timed:
     n_tokens: int
     seconds: float  # wall time of all of them; where one by one, as many times the median
     cores: float  # that the engine's threads had in that time, on average; 0: not known
+    n_threads: int = 0  # that computed them; 0: as many as the model is loaded with
 
     @property
     def mean_depth(self) -> int:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from statistics import median
 
+from tuner.engine.protocol import Timed
+
 SECONDS = 1.5  # for all of it
 _ROUNDS = 12  # tokens with each number, at most,
 _LEAST_ROUNDS = 3  # and at least, for an answer
@@ -13,9 +15,11 @@ _WORTH = 0.95  # the other number must take less than this share of the time
 _UNDISTURBED = 0.75  # of their cores, that the threads must have had
 
 
-def faster(usual: int, other: int, decode: Callable[[int], None]) -> int | None:
-    """The better number of threads, the usual one unless the other is clearly faster; None where
-    it cannot be told now: tokens take too long, or other programs had the cores.
+def faster(
+    usual: int, other: int, decode: Callable[[int], None]
+) -> tuple[int, tuple[Timed, ...]] | None:
+    """The better number of threads, the usual one unless the other is clearly faster, and what was
+    timed; None where it cannot be told now: tokens take too long, or other programs had the cores.
 
     `decode` computes a token with so many threads. They take turns, so that what disturbs the one
     disturbs the other.
@@ -36,4 +40,8 @@ def faster(usual: int, other: int, decode: Callable[[int], None]) -> int | None:
             wanted += n_threads * each[-1]
     if time.process_time() - cpu < _UNDISTURBED * wanted:
         return None
-    return other if median(times[other]) < _WORTH * median(times[usual]) else usual
+    better = other if median(times[other]) < _WORTH * median(times[usual]) else usual
+    return better, tuple(
+        Timed(0, len(each), len(each) * median(each), float(n_threads), n_threads)
+        for n_threads, each in times.items()
+    )

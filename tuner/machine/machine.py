@@ -30,7 +30,8 @@ class Pace:
 
     decode: float = 1.0  # reading weights and cache
     prompt: float = 1.0
-    attention: float = 1.0  # of the host's cores, row by row (`planning/host_attention.py`)
+    attention: float = 1.0  # of the host's cores that unpack a cache (`planning/host_kernels.py`)
+    barriers: float = 1.0  # of the host's threads that wait for each other
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
+from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.kv_cache import CacheSizes
 from tuner.model.hparams import HParams
 from tuner.planning.host_kernels import Pair, row_seconds
 from tuner.settings import Settings
+
+SMALLEST = min(CACHE_TYPES.values(), key=lambda t: t.bits).name
 
 
 def prefix(values: Iterable[float]) -> list[float]:
@@ -27,12 +30,18 @@ class Attended:
         self._hparams, self._cache = hparams, cache
         self._n_items, self._f16_step = n_items, f16_step
         self._flop: dict[int, list[float]] = {}
+        self._read: dict[tuple[int, Pair | None], list[float]] = {}
         self._core_seconds: dict[tuple[int, Pair | None], list[float]] = {}
 
-    def read(self, depth: int) -> list[float]:
-        """Bytes of the cache, were it of f16."""
-        f16, n = Settings(n_ctx=max(depth, 1)), self._n_items - 1
-        return prefix((*(self._cache.read(f16, i, i + 1, depth) for i in range(n)), 0))
+    def read(self, depth: int, pair: Pair | None = ("f16", "f16")) -> list[float]:
+        """Bytes of a cache of these types; None: of the smallest."""
+        found = self._read.get((depth, pair))
+        if found is None:
+            settings = Settings(max(depth, 1), *(pair or (SMALLEST, SMALLEST)))
+            layers = range(self._n_items - 1)
+            each = (self._cache.read(settings, i, i + 1, depth) for i in layers)
+            found = self._read[depth, pair] = prefix((*each, 0))
+        return found
 
     def flop(self, depth: int) -> list[float]:
         """FLOP of two products per head."""
@@ -45,8 +54,8 @@ class Attended:
         return found
 
     def core_seconds(self, depth: int, pair: Pair | None) -> list[float]:
-        """Seconds of one core, row by row, with a cache of these types; None: of those with which
-        it takes the least."""
+        """Seconds of one core, row by row, with a cache of these types, beside reading it; None:
+        of those with which it takes the least."""
         found = self._core_seconds.get((depth, pair))
         if found is None:
             per_layer = [0.0] * self._n_items

@@ -9,7 +9,7 @@ its row (`machine/backends.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
+from math import inf, log2
 
 from tuner.machine.backends import backend
 from tuner.machine.host import ASSUMED_FLOPS_PER_CORE
@@ -21,11 +21,15 @@ from tuner.machine.machine import Device, Machine
 BYTES_PER_SM_CLOCK = 6.1
 BYTES_PER_SM_CLOCK_PASCAL = 4.4
 
-# Of a data sheet's bandwidth what decoding draws from RAM, and of one that was measured by copying.
+# Of a data sheet's bandwidth what decoding draws from RAM, and of one that was measured by reading.
 HOST_BANDWIDTH_SHARE = 0.54
-HOST_COPIED_SHARE = 0.68
-HOST_BYTES_PER_CORE = 16e9  # bytes/s of quantized weights that one core unpacks and multiplies
-SECONDS_PER_LAYER_AND_THREAD = 5.9e-6  # threads meeting at the barriers of a layer
+HOST_READ_SHARE = 0.72
+# What a weight tensor takes the host beside its weights: the operations around it that one thread
+# does for all, and its threads' waiting for each other at their barriers, for each doubling of
+# their number. The latter differs tenfold by how threads wait, and where: what a machine learns
+# counts for more than this.
+SECONDS_PER_TENSOR = 1.0e-6
+SECONDS_AT_BARRIERS = 2.5e-6
 
 # Prompts: FLOP/s reached are REACHED * PEAK_UNIT * (peak / PEAK_UNIT) ** GROWTH, since the larger
 # the tensor cores are, the less of them is used.
@@ -42,15 +46,18 @@ SPEED_FORMULA = 3
 @dataclass(frozen=True, slots=True)
 class Rate:
     """What one device reaches: bytes/s of decoding, FLOP/s of prompts, and the seconds that each
-    weight tensor and each layer costs beside its bytes. `attention`: cores that attend to one token
-    after the other, beside reading the cache (`attended.py`). `round_trip`, `link`: seconds and
-    bytes/s of the way to a server over a network."""
+    weight tensor costs beside its bytes. Of the host, whose cores take their time beside what its
+    memory gives: `cores` that multiply weights with one token, `attention`: those that unpack a
+    quantized cache for it (`attended.py`), and `barriers`: seconds per weight tensor that its
+    threads wait for each other. `round_trip`, `link`: seconds
+    and bytes/s of the way to a server over a network."""
 
     bandwidth: float
     flops: float
     per_tensor: float = 0.0
-    per_layer: float = 0.0
+    cores: float = inf
     attention: float = inf
+    barriers: float = 0.0
     round_trip: float = 0.0
     link: float = inf
 
@@ -61,6 +68,12 @@ NO_TIME = Rate(inf, inf)
 def softmin(a: float, b: float) -> float:
     """The smaller of two bounds, rounded off where they meet."""
     return float((a**-6 + b**-6) ** (-1 / 6))
+
+
+def longer(a: float, b: float) -> float:
+    """The longer of two times that pass together, as `softmin` of rates."""
+    most = max(a, b)
+    return float(most * ((a / most) ** 6 + (b / most) ** 6) ** (1 / 6)) if most else 0.0
 
 
 def gpu_rate(gpu: Device) -> Rate:
@@ -91,12 +104,13 @@ def host_rate(machine: Machine) -> Rate:
     host, pace = machine.host, machine.host.pace
     there = max(1, machine.physical_cores)
     cores = min(machine.threads, there)
-    share = HOST_COPIED_SHARE if host.bandwidth_source == "measured" else HOST_BANDWIDTH_SHARE
-    bandwidth = softmin(host.bandwidth * share, cores * HOST_BYTES_PER_CORE)
+    share = HOST_READ_SHARE if host.bandwidth_source == "measured" else HOST_BANDWIDTH_SHARE
     flops = host.flops * cores / there or cores * ASSUMED_FLOPS_PER_CORE
     return Rate(
-        bandwidth * pace.decode,
+        host.bandwidth * share * pace.decode,
         flops * pace.prompt,
-        per_layer=SECONDS_PER_LAYER_AND_THREAD * machine.threads / pace.decode,
+        per_tensor=SECONDS_PER_TENSOR / pace.decode,
+        cores=cores * pace.decode,
         attention=cores * pace.attention,
+        barriers=SECONDS_AT_BARRIERS * log2(machine.threads) / pace.barriers,
     )

@@ -120,6 +120,16 @@ class Solver:
         other._answers = {}
         return other
 
+    def paced(self, machine: Machine) -> Solver:
+        """The same solver where the machine's devices, or its number of threads, are as fast as
+        those of this one."""
+        other = copy.copy(self)
+        cache = self.fitting.estimator.cache
+        other.machine = machine
+        other.speed = SpeedModel(self.model, machine, self.speed.calibration, cache)
+        other._answers, other._ranked = {}, {}
+        return other
+
     def on(self, machine: Machine) -> Solver:
         """A solver for another machine; what was measured of the model counts there too."""
         other = Solver(self.model, machine).calibrated(self.speed.calibration)

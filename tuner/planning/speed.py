@@ -15,7 +15,7 @@ this very model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import inf, prod
@@ -24,13 +24,14 @@ from tuner.gguf.header import TensorInfo
 from tuner.gguf.types import GGML_NUMBERS
 from tuner.machine.backends import backend
 from tuner.machine.machine import ASSUMED_PCIE, Machine
+from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.kv_cache import CacheSizes
 from tuner.model.model import Model
 from tuner.planning.attended import Attended, prefix
 from tuner.planning.fastest_split import Space, least_seconds
-from tuner.planning.host_kernels import TILED_COST, Pair, weight_cost
+from tuner.planning.host_kernels import TILED_COST, Pair, expert_cost, weight_cost, weight_seconds
 from tuner.planning.plan import Reads, Speed
-from tuner.planning.rates import NO_TIME, Rate, gpu_rate, host_rate
+from tuner.planning.rates import NO_TIME, Rate, gpu_rate, host_rate, longer
 from tuner.settings import Settings
 
 QUOTED_DEPTH = 2_048  # tokens in the cache for which one speed is quoted
@@ -41,7 +42,6 @@ TURN_ANSWER = 400  # tokens that are written
 
 SECONDS_PER_TOKEN_GPU = 3e-4  # launching one graph
 SECONDS_PER_HOP = 3e-5  # handing the hidden state from one device to another
-BARRIERS_OF_EXPERTS = 0.5  # of a layer's, where it has only its experts in RAM
 
 F16_SPEEDUP = 1.24  # of prompts over weights that need no unpacking
 ATTENTION_COST = 1.2  # FLOP of attention in those of a matrix product, on a GPU
@@ -133,12 +133,16 @@ class SpeedModel:
         self._experts = [used * x for x in self._expert_stored]
         self._tensors = prefix(len(ts) for ts in others)
         self._expert_tensors = prefix(len(ts) for ts in experts)
+        # Of one core of the host, with one token.
+        self._core_seconds = prefix(_core_seconds(ts) for ts in others)
+        self._expert_core_seconds = [used * x for x in prefix(_core_seconds(ts) for ts in experts)]
         # Of a prompt only the last token's logits are computed: the output costs nothing there.
         dense = [*others[:-1], ()]
         self._flops = prefix(_flops(ts) for ts in dense)
-        self._host_flops = prefix(_host_flops(ts) for ts in dense)
+        self._host_flops = prefix(_host_flops(ts, weight_cost) for ts in dense)
         self._expert_flops = [used * x for x in prefix(_flops(ts) for ts in experts)]
-        self._host_expert_flops = [used * x for x in prefix(_host_flops(ts) for ts in experts)]
+        costly = prefix(_host_flops(ts, expert_cost) for ts in experts)
+        self._host_expert_flops = [used * x for x in costly]
         self._depths: dict[int, _Depth] = {}
         self._takes: dict[tuple[Rate, int, int, bool], list[float]] = {}
         step = machine.host.f16_step
@@ -160,17 +164,20 @@ class SpeedModel:
         return min(n_gpu_layers, self.n_items) if self._gpus else 0
 
     def without(self, place: int | None) -> SpeedModel:
-        """The same where one device takes no time (its place in `Machine.devices`), but for the
-        attention of the host, which goes by other rules than its weights and has the place behind
-        them. None: as it is."""
+        """The same where one part takes no time: a device (its place in `Machine.devices`), and
+        behind them the host's attention to a quantized cache, which goes by other rules than its
+        weights, and the waiting of its threads for each other. None: as it is."""
         if place is None:
             return self
         other = copy.copy(self)
-        if place > len(self._gpus):
-            other._host = replace(self._host, attention=inf)
-            return other
-        if place == len(self._gpus):
-            other._host = replace(NO_TIME, attention=self._host.attention)
+        host, n_gpus = self._host, len(self._gpus)
+        if place == n_gpus:
+            other._host = replace(NO_TIME, attention=host.attention, barriers=host.barriers)
+        elif place == n_gpus + 1:
+            other._host = replace(host, attention=inf)
+        elif place > n_gpus:
+            other._host = replace(host, barriers=0.0)
+        if place >= n_gpus:
             return other
         other._gpus = [NO_TIME if g == place else rate for g, rate in enumerate(self._gpus)]
         if self._borrower is self._gpus[place]:
@@ -188,11 +195,11 @@ class SpeedModel:
         start = first = self.n_items - on_gpu
         cache = self._at(depth).cache
         stored, experts = self._stored, self._experts
-        host_bytes = stored[first] + experts[first] + cache[first]
+        host_bytes = stored[first] + experts[first]
         moe = max(first, min(offload.n_cpu_moe, self.n_items))
-        barriers = first + BARRIERS_OF_EXPERTS * (moe - first)
-        seconds = barriers * self._host.per_layer
-        seconds += self._attended.core_seconds(depth, attention.pair)[first] / self._host.attention
+        seconds = self._tensors_met(first, moe)
+        seconds += self._host_attention(first, depth, attention.pair)
+        core_seconds = self._core_seconds[first] + self._expert_core_seconds[moe]
         hops = (1 if first and on_gpu else 0) + 2 * (moe - first)
         for g, (rate, count) in enumerate(zip(self._gpus, offload.counts, strict=False)):
             end = min(start + count, self.n_items)
@@ -210,7 +217,27 @@ class SpeedModel:
             start = end
         if on_gpu:
             seconds += SECONDS_PER_TOKEN_GPU
-        return seconds + host_bytes / self._host.bandwidth + hops * SECONDS_PER_HOP
+        host = longer(host_bytes / self._host.bandwidth, core_seconds / self._host.cores)
+        return seconds + host + hops * SECONDS_PER_HOP
+
+    def _host_attention(self, first: int, depth: int, pair: Pair | None) -> float:
+        """What a token's attention takes the host: its memory, and then its cores, which are as
+        fast as at weights but where they unpack."""
+        host, attended = self._host, self._attended
+        read, worked = attended.read(depth, pair), attended.core_seconds(depth, pair)
+        if pair is None:
+            cores = max(host.cores, host.attention)
+        else:
+            packed = any(CACHE_TYPES[name].quantized for name in pair)
+            cores = host.attention if packed else host.cores
+        return read[first] / host.bandwidth + worked[first] / cores
+
+    def _tensors_met(self, first: int, moe: int) -> float:
+        """What the host's tensors take beside their weights, in a step of however many tokens:
+        those of its own layers, and the experts of some more."""
+        host = self._host
+        n_tensors = self._tensors[first] + self._expert_tensors[moe]
+        return n_tensors * (host.per_tensor + host.barriers)
 
     def prompt_seconds(
         self, offload: Offload, n_ubatch: int, depth: int, attention: Attention = AS_IT_IS
@@ -254,7 +281,8 @@ class SpeedModel:
         """What the weights in RAM cost: the engine copies them to a GPU for every batch, where one
         borrows them, whether that is quicker or not (`offload_op`, 32 tokens or more)."""
         if self._borrower is None:
-            return (self._host_flops[first] + self._host_expert_flops[moe]) / self._host.flops
+            flops = self._host_flops[first] + self._host_expert_flops[moe]
+            return flops / self._host.flops + self._tensors_met(first, moe) / n_ubatch
         flops = self._flops[first] + self._expert_flops[moe]
         some = min(1.0, float((n_ubatch / ALL_EXPERTS_UBATCH) ** EXPERTS_GROWTH))
         copied = self._stored[first] + some * self._expert_stored[moe]
@@ -498,6 +526,11 @@ def _flops(tensors: Iterable[TensorInfo]) -> float:
     )
 
 
-def _host_flops(tensors: Iterable[TensorInfo]) -> float:
-    """The same on the host."""
-    return sum(2.0 * prod(t.shape) * weight_cost(t.ggml_type) for t in tensors if len(t.shape) > 1)
+def _core_seconds(tensors: Iterable[TensorInfo]) -> float:
+    """What one of the host's cores takes to multiply all of these with one token."""
+    return sum(prod(t.shape) * weight_seconds(t.ggml_type) for t in tensors if len(t.shape) > 1)
+
+
+def _host_flops(tensors: Iterable[TensorInfo], cost: Callable[[int], float]) -> float:
+    """The same on the host, where types cost so much."""
+    return sum(2.0 * prod(t.shape) * cost(t.ggml_type) for t in tensors if len(t.shape) > 1)

@@ -127,11 +127,16 @@ class Lessons:
             names = ("decode_tps", "prompt_tps", "decode_depth", "prompt_depth")
             self._change(**{name: getattr(actual, name) for name in names})
 
-    def remember_paces(self, decode: Sequence[DeviceSaid], prompt: Sequence[DeviceSaid]) -> None:
-        """Keeps what was seen of the machine's devices for all its models."""
-        if self._profiles and (decode or prompt):
-            engine = self.machine.engine_version
-            self._profiles.learn(lambda facts: _with_paces(facts, engine, decode, prompt))
+    def remember_paces(
+        self, decode: Sequence[DeviceSaid], prompt: Sequence[DeviceSaid]
+    ) -> tuple[Sayings, Sayings] | None:
+        """Keeps what was seen of the machine's devices for all its models. Returns what is known
+        of them now, or None where nothing is kept."""
+        if not (self._profiles and (decode or prompt)):
+            return None
+        engine = self.machine.engine_version
+        self._profiles.learn(lambda facts: _with_paces(facts, engine, decode, prompt))
+        return known_paces(self._profiles.machine_facts(), engine)
 
     def remember_threads(self, physical_cores: int, n_threads: int) -> None:
         """Keeps which number of threads was the faster on so many cores."""

@@ -235,8 +235,10 @@ def _kinds(use: DeviceUse) -> dict[str, int]:
 
 
 def _timing_json(pace: Timing) -> dict[str, Any]:
+    timed = asdict(pace.timed)
+    timed.pop("n_threads")  # the receipt has it once, for all
     return {
-        **asdict(pace.timed),
+        **timed,
         "predicted_tps": round(pace.predicted, 3),
         "measured_tps": round(pace.measured, 3),
     }
