@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,14 @@ def _why(status: int, said: str, rpc_servers: Sequence[str]) -> str:
 def devices_of(listed: list[dict[str, Any]]) -> tuple[Device, ...]:
     """The devices of a probe's answer, in its order. Reserve, overhead and bandwidth are left for
     the caller."""
-    return tuple(_device(index, one) for index, one in enumerate(listed))
+    found: list[Device] = []
+    for index, one in enumerate(listed):
+        device = _device(index, one)
+        if device.kind == "rpc":
+            of_server = sum(d.kind == "rpc" and d.name == device.name for d in found)
+            device = replace(device, buffer_name=f"RPC{of_server}[{device.name}]")
+        found.append(device)
+    return tuple(found)
 
 
 def _device(index: int, one: dict[str, Any]) -> Device:

@@ -53,13 +53,13 @@ class Device:
     n_sm: int = 0  # multiprocessors; 0: not known, or not a CUDA card
     clock: float = 0.0  # Hz, the highest that they run at
     compute_capability: tuple[int, int] | None = None  # CUDA only
-    pcie_bandwidth: float = (
-        0.0  # host to device, bytes/s; 0: `ASSUMED_PCIE`; the network of a server
-    )
+    pcie_bandwidth: float = 0.0  # to the device, of a server the network; 0: `ASSUMED_PCIE`
     round_trip: float = 0.0  # seconds until a server over a network has answered
     # of the host: elements of an f16 row that a step of the engine's loops takes (`host.f16_step`)
     f16_step: int = 32
     engine_name: str = ""  # the engine's own name for it ("CUDA0"), where known
+    # and for its buffers, where that is another: a server counts its own devices ("RPC0[host:1]")
+    buffer_name: str = ""
     device_id: str = ""  # its PCI address, where the engine says it: the same under every backend
     # has no memory of its own: Metal, integrated GPUs, a server that gives out the host's RAM
     unified: bool = False

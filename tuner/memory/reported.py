@@ -40,11 +40,14 @@ def reported_footprint(
 def device_index(name: str, gpus: Sequence[Device]) -> int:
     """Index into `gpus` of the device that the engine calls `name`; -1 for the host.
 
-    Names are a backend and its number ("CUDA1"), for RPC with the server ("RPC0[host:port]"), for
-    Metal with the kind of buffer ("MTL0_Mapped" is a file that its GPU reads); pinned host memory
-    ("CUDA_Host"), mapped files ("CPU_Mapped") and repacked weights ("CPU_REPACK", "AMX") lie on
-    the host.
+    Names are a backend and its number ("CUDA1"), for RPC the number among the server's devices
+    ("RPC0[host:port]"; they themselves are counted over all servers), for Metal with the kind of
+    buffer ("MTL0_Mapped" is a file that its GPU reads); pinned host memory ("CUDA_Host"), mapped
+    files ("CPU_Mapped") and repacked weights ("CPU_REPACK", "AMX") lie on the host.
     """
+    for i, gpu in enumerate(gpus):
+        if gpu.buffer_name == name:
+            return i
     stem = _stem(name)
     for i, gpu in enumerate(gpus):
         if gpu.engine_name and _stem(gpu.engine_name) in (stem, stem.partition("_")[0]):

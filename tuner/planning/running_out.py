@@ -25,8 +25,11 @@ def ran_out_on(words: str, machine: Machine, settings: Settings) -> int:
     words tell; else the first GPU that has layers, or the host."""
     host = len(machine.gpus)
     for place, gpu in enumerate(machine.gpus):
-        name = re.escape(gpu.engine_name.partition("[")[0])
-        if name and re.search(rf"\b{name}\b(?!_host)", words, re.IGNORECASE):
+        if gpu.kind == "rpc" and gpu.buffer_name:
+            name = rf"{re.escape(gpu.buffer_name)}|server {re.escape(gpu.name)}"
+        else:
+            name = re.escape(gpu.engine_name.partition("[")[0])
+        if name and re.search(rf"\b({name})(?!\w|_host)", words, re.IGNORECASE):
             return place
     if not settings.n_gpu_layers or (_HOST.search(words) and not _of_gpu(words)):
         return host
