@@ -297,6 +297,27 @@ async def test_a_model_that_dies_comes_back_by_itself_once(store: Conversations)
         await until(pilot, lambda: shows(pilot, "SoWhole.") and not screen.generating)
 
 
+async def test_an_answer_that_runs_out_of_memory_is_gone_on_with_by_a_smaller_plan(
+    store: Conversations,
+) -> None:
+    """Once; what runs out again waits for the user."""
+    out = EngineError("out_of_memory", "cudaMalloc failed.")
+    running = FakeRunning([["Half", out], [" of it."], ["So", out], [" and", out]])
+    half = running.settings.n_ctx // 2
+    app = make_app(running, store)
+    async with app.run_test(size=(90, 30)) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "One", wait=False)
+        await until(pilot, lambda: shows(pilot, "Half of it.", "cudaMalloc") and is_idle(screen))
+        assert running.ran_out == ["cudaMalloc failed."]
+        assert screen.running_model is not None
+        assert screen.running_model.settings.n_ctx == half
+        await ask(pilot, "Two", wait=False)
+        await until(pilot, lambda: shows(pilot, "So and", "Alt+R tries again"))
+        assert screen._loads.ready
+        assert len(running.ran_out) == 2
+
+
 async def test_a_question_that_a_death_left_is_answered(store: Conversations) -> None:
     """Nothing had come of its answer: it is asked again, and the reason stays to be read."""
     running = FakeRunning([[EngineError("crashed", "It died.")], ["Here."]])

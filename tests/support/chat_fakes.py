@@ -72,6 +72,7 @@ class FakeRunning:
     usual_think: str = ""
     closed: bool = False
     looks: list[Look] = field(default_factory=list)  # at the memory, one after the other
+    ran_out: list[str] = field(default_factory=list)  # the engine's words
     lives: bool = True
     in_place: bool = False
     n_moved: int = 0
@@ -207,6 +208,10 @@ class FakeRunning:
     def change(self, settings: Settings, *, keep: bool | None) -> Iterator[Stage | Retry | Ready]:
         self.changes.append((settings, keep))
         return self._loaded(settings, self.settings)
+
+    def less(self, words: str) -> Iterator[Stage | Retry | Ready]:
+        self.ran_out.append(words)
+        return self._loaded(replace(self.settings, n_ctx=self.settings.n_ctx // 2), None)
 
     def try_out(
         self, settings: Settings, before: Settings | None

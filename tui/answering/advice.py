@@ -30,6 +30,11 @@ def is_death(error: KvchatError) -> bool:
     return ended or (isinstance(error, EngineError) and error.kind in _DEATHS)
 
 
+def ran_out(error: KvchatError) -> bool:
+    """Whether there was not enough memory."""
+    return isinstance(error, EngineError) and error.kind == "out_of_memory"
+
+
 def in_words(error: Exception, failed: str) -> KvchatError:
     """Whatever it was as an error that can be told: the chat must outlive a defect of ours.
     `failed`: what did, as a sentence begins."""
@@ -50,7 +55,9 @@ def failure(
     """What went wrong, where its log is, and what goes on from there. `comes_back`: the model is
     loaded again without being asked for."""
     text = what_failed(error, running)
-    if comes_back:
+    if comes_back and ran_out(error):
+        way_on = "A smaller plan is loaded, and goes on with the answer."
+    elif comes_back:
         way_on = "The model comes back by itself."
     elif is_death(error):
         way_on = f"{called.label('model.reload')} loads the model again."

@@ -412,7 +412,7 @@ class ChatScreen(TalkScreen):
 
     async def on_loads_failed(self, message: Loads.Failed) -> None:
         self._loads.heard(message)
-        self._warmth.mourned = ""
+        self._warmth.mourned, self._goes_on = "", False
         self._lines.idle()
         await self._full.loaded(as_planned=False)
         text = advice.not_loaded(message.error, self._keymap)
@@ -442,8 +442,9 @@ class ChatScreen(TalkScreen):
         if not first and not message.said and (why or not aside):
             text = advice.is_back(running, self._keymap, why, cut=cut, waits=waits)
             await self._transcript.notice(text)
-        if waits:
-            await self._answer()
+        goes_on, self._goes_on = self._goes_on and cut, False
+        if waits or goes_on:
+            await self._answer(go_on=goes_on)
         await self._full.loaded(as_planned=not message.said)
         self._measure(count=bool(self.chat.path) and not self.generating)
         self._composing.weigh()

@@ -96,6 +96,7 @@ class TalkScreen(DirectScreen):
         self._quit_asked = False
         self._rewritten: StoredMessage | None = None  # the question that the next one stands beside
         self._sent = False  # a question that this session has yet to answer
+        self._goes_on = False  # with the answer that ran out of memory, once there is a model
         self._links = Links()
         self._comparing: Screen[None] | None = None  # opened last
         self._composing = Composing(
@@ -318,15 +319,17 @@ class TalkScreen(DirectScreen):
 
     async def explain(self, model: RunningModel, error: KvchatError) -> None:
         """Says why an answer failed, and how it goes on from there."""
-        comes_back = False
-        if advice.is_death(error):
+        comes_back, less = False, advice.ran_out(error)
+        if less or advice.is_death(error):
             self._sent = self.chat.waits_for_answer
+            self._goes_on = less and self.chat.may_go_on
             why = advice.what_failed(error, model)
-            comes_back = self._warmth.died(why, may_return=not self._leaving)
+            lives = less and model.alive
+            comes_back = self._warmth.died(why, may_return=not self._leaving, lives=lives)
         text = advice.failure(error, model, self._keymap, comes_back=comes_back)
         await self._transcript.notice(text, "error")
         if comes_back:
-            self._load()
+            self._load(partial(model.less, str(error)) if less else None)
 
     async def failed(self, error: KvchatError) -> None:
         """Tells what was in the way of something that the model should do."""

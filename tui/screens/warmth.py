@@ -66,11 +66,14 @@ class Warmth:
             self._loads.rest()
             self.read.let_go(model)
 
-    def died(self, why: str, *, may_return: bool) -> bool:
-        """The model's process did; whether it is loaded again without being asked for."""
-        self._loads.died()
-        self.read.lost()
+    def died(self, why: str, *, may_return: bool, lives: bool = False) -> bool:
+        """The model's process did, or it `lives` and cannot do what it was asked; whether it is
+        loaded again without being asked for."""
         comes_back = self.deaths.died() and may_return
+        if comes_back or not lives:
+            self._loads.died()
+        if not lives:
+            self.read.lost()
         self.mourned = why if comes_back else ""
         return comes_back
 

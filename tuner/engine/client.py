@@ -431,7 +431,8 @@ class EngineClient:
         if isinstance(request, Load) and self._stop_wanted:
             return EngineCancelled("the load was cancelled")
         # A server that is there breaks off where it has no memory for what it is sent.
-        if isinstance(request, Load) and (death.by_memory or away == []):
+        in_load = isinstance(request, Load) and (death.by_memory or away == [])
+        if in_load or death.surely_by_memory:
             return EngineError("out_of_memory", message)
         if not isinstance(request, Load) and self._extra_bufts and death.by_instruction:
             self._blamed = death.signal_name  # the next load shall do without

@@ -42,6 +42,9 @@ _WINDOWS_DEATHS = {
 }
 
 
+_BY_KERNEL = "from the kernel, since memory ran out"
+
+
 class WorkerDiedError(Exception):
     """The process ended without being asked, or had to be ended. The message says how, beginning
     with a verb. `signal_name` is "" for anything but a signal from outside or of its own."""
@@ -55,6 +58,11 @@ class WorkerDiedError(Exception):
     def by_memory(self) -> bool:
         """Whether memory ran out: somebody said so, or Linux killed it for that."""
         return names_memory(self.fatal_line) or self.signal_name == "SIGKILL"
+
+    @property
+    def surely_by_memory(self) -> bool:
+        """The same where it is known: of SIGKILL, which anybody may send, the kernel's own."""
+        return names_memory(self.fatal_line) or _BY_KERNEL in str(self)
 
     @property
     def by_instruction(self) -> bool:
@@ -212,7 +220,7 @@ class WorkerProcess:
         where it killed nothing, another program may have done that in its place."""
         before, now = self._oom_kills, oom_kills()
         if before is not None and now is not None and now > before:
-            return "from the kernel, since memory ran out"
+            return _BY_KERNEL
         return "from the system, if memory ran out, or from somebody"
 
     def _death(self) -> WorkerDiedError:

@@ -277,6 +277,14 @@ class Running:
         asks = asks and any(not gpu.uuid for gpu in self.plan.machine.gpus)
         return self._tuning.machine_now(self.actual.footprint, self._client.pid, asks=asks)
 
+    def less(self, words: str) -> Iterator[LaunchEvent]:
+        """Loads the next smaller plan, where an answer ran out of memory, by the engine's `words`.
+        Raises KvchatError where there is none, or it cannot be loaded either: nothing is, then."""
+        plan = self._tuning.ran_out(self.plan, words, self._client.pid)
+        if plan is None:
+            raise NoFitError("There is no smaller plan: nothing takes less memory than what ran.")
+        yield from self.try_out(plan.chosen.settings, None)
+
     @property
     def alive(self) -> bool:
         """Whether the model process runs."""
