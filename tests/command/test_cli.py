@@ -250,6 +250,8 @@ def test_the_worst_of_several_files_is_the_one_that_cannot_be_used(
 
 WRONG = [
     (("--tensor-split", "3,1,1"), "--tensor-split"),
+    (("--rpc", "somewhere"), "--rpc takes HOST:PORT"),
+    (("--rpc", "127.0.0.1:9"), "--rpc is measured"),
     (("--vram", "24"), "--vram '24' has no unit"),
     (("--ram", "32"), "--ram '32' has no unit"),
     (("--threads", "100000"), "--threads"),

@@ -227,7 +227,7 @@ def _models(args: argparse.Namespace) -> list[Path]:
 
 
 def _request(args: argparse.Namespace, path: Path, sampling: Mapping[str, Any]) -> LaunchRequest:
-    return LaunchRequest(
+    request = LaunchRequest(
         path=path,
         wishes=options.wishes(args),
         rebalance=options.rebalance(args),
@@ -242,6 +242,12 @@ def _request(args: argparse.Namespace, path: Path, sampling: Mapping[str, Any]) 
         sampling=sampling,
         think=options.think(args),
     )
+    if request.rpc_servers and request.stated:
+        raise UsageError(
+            "--rpc is measured, and goes with nothing that describes another machine (--gpu, "
+            "--vram, --ram, --ram-bandwidth, --cores)."
+        )
+    return request
 
 
 def _prompt(args: argparse.Namespace) -> str | None:
