@@ -110,7 +110,8 @@ async def of_a_large_model(folder: Path, only: list[str]) -> None:
             explorer = pilot.app.screen
             assert isinstance(explorer, ExplorerScreen)
             await until(pilot, lambda: explorer._own, SECONDS)
-            await pilot.pause(1.0)
+            await pilot.app.workers.wait_for_complete()  # the chart is whole
+            await pilot.pause()
             save(pilot, "explorer")
             await pilot.press("escape")
             await until(pilot, lambda: pilot.app.screen is chat)

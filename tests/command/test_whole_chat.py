@@ -12,11 +12,12 @@ pytestmark = needs_tmux
 
 def test_a_conversation_from_the_first_key_to_the_next_day(tmp_path: Path) -> None:
     """Typed while it loads, sent, scrolled, stopped, continued, asked again, walked through its
-    versions, edited, branched, quit and resumed: all of it is there afterwards."""
+    versions, edited, branched, quit and resumed: all of it is there afterwards. Then an answer
+    fills a small context, and goes on in a larger one."""
     environ = {"KVCHAT_CONFIG_DIR": str(tmp_path), "KVCHAT_DATA_DIR": str(tmp_path)}
     # Its <|im_end|> is never chosen: an answer ends when it is stopped.
-    flags = ("--demo", "--ctx", "2048", "--logit-bias", "2-inf")
-    with kvchat_in_tmux(*flags, environ=environ) as pane:
+    flags = ("--demo", "--logit-bias", "2-inf", "--ctx")
+    with kvchat_in_tmux(*flags, "2048", environ=environ, size=(80, 20)) as pane:
         pane.sees("Write a message", "Esc cancels", seconds=20)
         pane.write("Count from one to two hundred in words.")
         pane.press("Enter")
@@ -65,9 +66,20 @@ def test_a_conversation_from_the_first_key_to_the_next_day(tmp_path: Path) -> No
         "user", "assistant", "assistant", "user", "assistant", "user", "assistant",
     ]  # fmt: skip
     assert [state for *_, state in saved[1:3]] == ["stopped", "stopped"]
-    with kvchat_in_tmux(*flags, "--resume", "latest", environ=environ, size=(200, 50)) as pane:
+    with kvchat_in_tmux(*flags, "256", "--resume", environ=environ, size=(200, 50)) as pane:
         pane.sees("stopped", seconds=20)
         pane.press("C-b")
         pane.sees("Versions", "Say hello.", "Only say: yes.")
-        pane.press("Escape", "C-q")
+        pane.press("Escape")
+        pane.sees("Enter send")
+        pane.press("C-n")
+        pane.sees("lists all keys")
+        pane.write("Tell me a story.")
+        pane.press("Enter")
+        pane.sees("cut short: the context is full", "F7 makes room and goes on")
+        pane.press("F7")
+        pane.sees("A larger context")
+        pane.press("g")
+        pane.sees("writing", " of 1k")
+        pane.press("C-q")
         pane.until(lambda shown: "ended" in shown, 20)

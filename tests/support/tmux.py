@@ -58,7 +58,9 @@ def kvchat_in_tmux(
     """Starts it; `ended N` stands in the window once it has ended with the status N."""
     socket = f"kvchat-test-{os.getpid()}-{time.monotonic_ns()}"
     command = shlex.join([sys.executable, "-m", "tui.start", *args])
-    variables = (f"{name}={value}" for name, value in environ.items())
+    variables = [f"{name}={value}" for name, value in environ.items()]
+    # Those of the terminal that runs the tests: readline hands them on to all that is started.
+    variables = ["-u", "COLUMNS", "-u", "LINES", *variables]
     pane = Pane(socket)
     try:
         pane.run(
