@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import Load, Loaded, Timed
@@ -13,7 +14,7 @@ from tuner.engine_version import ENGINE_VERSION, installed_engine_version
 from tuner.errors import NoFitError
 from tuner.machine import measure
 from tuner.machine.again import measured_again
-from tuner.machine.engine_build import ask_engine
+from tuner.machine.engine_build import USUAL_WEIGHTS, ask_engine
 from tuner.machine.machine import Machine
 from tuner.machine.stated import stated
 from tuner.machine.usable import GPU_RESERVE
@@ -106,7 +107,7 @@ class Tuning:
             model = request.model or read_model(request.path)
         profiles = Profiles() if request.use_profile and not request.stated else None
         facts = _facts(profiles)
-        machine = machine or _machine(request, facts)
+        machine = machine or _machine(request, facts, model)
         with file_to_blame(request.path):
             return cls(request, model, machine, profiles, facts)
 
@@ -184,7 +185,8 @@ class Tuning:
         what that takes of each device. Milliseconds, in any thread; `asks`: GPUs that
         NVML does not know are asked for too, in a process that takes half a second."""
         own = {use.device: use.total for use in loaded.uses}
-        listed = ask_engine(self.request.rpc_servers).devices if asks else ()
+        # A server serves one client at a time, which is our own process: none is asked.
+        listed = ask_engine().devices if asks else ()
         return measured_again(self.machine, own, pid, listed=listed)
 
     def reshaped(
@@ -479,7 +481,7 @@ def _facts(profiles: Profiles | None) -> MachineFacts:
     return facts
 
 
-def _machine(request: LaunchRequest, facts: MachineFacts) -> Machine:
+def _machine(request: LaunchRequest, facts: MachineFacts, model: Model) -> Machine:
     """This machine, or the one that the request states, and the engine that is installed."""
     engine = installed_engine_version()
     if request.stated:
@@ -496,6 +498,7 @@ def _machine(request: LaunchRequest, facts: MachineFacts) -> Machine:
             overheads=known_overheads(facts, engine),
             host_bandwidth=facts.host_bandwidth,
             rpc_servers=request.rpc_servers,
+            ask=partial(ask_engine, weights=_usual_type(model)),
         )
     threads = request.threads or facts.faster_threads.get(str(machine.physical_cores), 0)
     machine = replace(machine, engine_version=engine, n_threads=threads)
@@ -503,6 +506,15 @@ def _machine(request: LaunchRequest, facts: MachineFacts) -> Machine:
         return machine
     machine = within_what_worked(machine, known_shortfalls(facts, engine))
     return paced(machine, *known_paces(facts, engine))
+
+
+def _usual_type(model: Model) -> int:
+    """The `ggml_type` that most bytes of the layers are in."""
+    sizes: dict[int, int] = {}
+    for layer in model.tensors.layers:
+        for tensor in (*layer.others, *layer.experts):
+            sizes[tensor.ggml_type] = sizes.get(tensor.ggml_type, 0) + tensor.n_bytes
+    return max(sizes, key=lambda type_: sizes[type_], default=USUAL_WEIGHTS)
 
 
 def _because(plan: Plan, why: str) -> Plan:

@@ -1,7 +1,7 @@
 """How fast a device of the engine's is, and the way to it, tried out: for RPC servers, of which
 nothing else is known. A short one-off in the process that lists the devices (`probe.py`).
 
-What is timed is what a chat will do there: matrices in the commonest quantization times one
+What is timed is what a chat will do there: matrices in the model's own quantization times one
 column (decoding: bytes/s of weights read) and times many (prompts: FLOP/s), by graphs of the
 engine's own, and a tensor sent and read back. What is too quick to be told from the round trip is
 done more often.
@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-_F32, _Q4_K = 0, 12  # enum ggml_type
-_BLOCK, _BLOCK_BYTES = 256, 144  # of q4_K
+from tuner.gguf.types import GGML_TYPES
+from tuner.machine.engine_build import USUAL_WEIGHTS
+
+_F32 = 0  # enum ggml_type
 _ROW = 4096  # elements; a multiple of 512, to which CUDA pads quantized rows
-_ROW_BYTES = _ROW // _BLOCK * _BLOCK_BYTES
 _PATTERN = 0x3C  # of every byte: 1.06 as f16, 0.011 as f32, no number that is slow to handle
 
 # Bytes of weights that are read: more than caches hold, or less where that cannot be had.
@@ -62,7 +63,11 @@ class _Parameters(ctypes.Structure):
 class SpeedTrial:
     """Tries devices by the functions of the loaded ggml-base."""
 
-    def __init__(self, base: ctypes.CDLL):
+    def __init__(self, base: ctypes.CDLL, weights: int = USUAL_WEIGHTS):
+        """`weights`: their `ggml_type`, one of `TRIED_WEIGHTS`."""
+        self._weights = weights
+        kind = GGML_TYPES[weights]
+        self._row_bytes = _ROW // kind.block * kind.block_bytes
         pointer, size = ctypes.c_void_p, ctypes.c_size_t
         signatures: dict[str, tuple[type | None, tuple[type, ...]]] = {
             "ggml_init": (pointer, (_Parameters,)),
@@ -95,7 +100,7 @@ class SpeedTrial:
         try:
             for n_bytes in (size for size in _READ_BYTES if size <= free // _SHARE):
                 with self._context() as context:
-                    found = self._tried(context, backend, device, n_bytes // _ROW_BYTES)
+                    found = self._tried(context, backend, device, n_bytes // self._row_bytes)
                 if found is not None:
                     return found
             return NOT_TRIED
@@ -114,8 +119,8 @@ class SpeedTrial:
                 ggml.ggml_build_forward_expand(graph, made)
             return int(graph)
 
-        large = ggml.ggml_new_tensor_2d(context, _Q4_K, _ROW, rows)
-        square = ggml.ggml_new_tensor_2d(context, _Q4_K, _ROW, _ROWS)
+        large = ggml.ggml_new_tensor_2d(context, self._weights, _ROW, rows)
+        square = ggml.ggml_new_tensor_2d(context, self._weights, _ROW, _ROWS)
         way = ggml.ggml_new_tensor_2d(context, _F32, _ROW, max(_LINK_BYTES) // 4 // _ROW)
         readings = [(times, products(large, 1, times)) for times in _REPEATS]
         prompts = [(n * times, products(square, n, times)) for n, times in _STEPS]
@@ -160,7 +165,7 @@ class SpeedTrial:
                 if seconds > _CLEAR_SECONDS:
                     break
             return DeviceSpeed(
-                bandwidth=rows * _ROW_BYTES * clearly(readings),
+                bandwidth=rows * self._row_bytes * clearly(readings),
                 flops=2.0 * _ROW * _ROWS * clearly(prompts),
                 round_trip=median(trips),
                 link=link,

@@ -1,4 +1,4 @@
-"""Asks the engine which devices it has: `python -m tuner.engine.probe [RPC_SERVER ...]`.
+"""Asks the engine which devices it has: `python -m tuner.engine.probe WEIGHTS [RPC_SERVER ...]`.
 
 Runs as a short child process, since loading the engine takes a while, may start a graphics
 driver, and may die of it. Prints one JSON list, one object per device that layers are offloaded to,
@@ -147,7 +147,7 @@ def _text(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", "replace")
 
 
-def _ask(rpc_servers: Sequence[str]) -> list[EngineDevice]:
+def _ask(weights: int, rpc_servers: Sequence[str]) -> list[EngineDevice]:
     """Loads the engine. Raises ImportError or OSError where there is none, or a server is of no
     use; over one that is worse the process ends, having said which."""
     importlib.import_module("llama_cpp").llama_backend_init()
@@ -159,7 +159,7 @@ def _ask(rpc_servers: Sequence[str]) -> list[EngineDevice]:
     found = offloaded_to(devices(folder))
     if rpc_servers:
         print(TRYING, file=sys.stderr, flush=True)
-        trial = SpeedTrial(open_library("ggml-base", folder))
+        trial = SpeedTrial(open_library("ggml-base", folder), weights)
         found = [
             replace(one, speed=trial.of(one.handle, one.free))
             if one.backend.startswith("RPC")
@@ -192,7 +192,7 @@ def main() -> int:
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        found = _ask(sys.argv[1:])
+        found = _ask(int(sys.argv[1]), sys.argv[2:])
     except (ImportError, OSError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1

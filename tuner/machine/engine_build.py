@@ -15,11 +15,20 @@ from typing import Any
 
 from tuner.child_environment import child_environment
 from tuner.engine_version import REQUIREMENT
+from tuner.gguf.types import GGML_NUMBERS
 from tuner.machine.backends import BACKENDS, of_engine
 from tuner.machine.machine import Device
 from tuner.machine.rpc import SILENCE, gone, lost_text, rejected
 
 GPU, INTEGRATED_GPU = 1, 2  # enum ggml_backend_dev_type (ggml-backend.h)
+USUAL_WEIGHTS = GGML_NUMBERS["q4_K"]
+# What every backend multiplies: a server dies of what its own does not.
+TRIED_WEIGHTS = frozenset(
+    number
+    for name, number in GGML_NUMBERS.items()
+    if name in {"f16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"}
+    or name in {"q2_K", "q3_K", "q4_K", "q5_K", "q6_K"}
+)
 # The child's last words before it may die of an RPC server, and of any of them.
 ASKING, TRYING = "asking the RPC server ", "trying the devices of RPC servers"
 
@@ -74,11 +83,16 @@ class EngineAnswer:
     problem: str = ""
 
 
-def ask_engine(rpc_servers: Sequence[str] = (), timeout: float = 30.0) -> EngineAnswer:
+def ask_engine(
+    rpc_servers: Sequence[str] = (), timeout: float = 30.0, weights: int = USUAL_WEIGHTS
+) -> EngineAnswer:
     """The engine's device list, from a child process. A crash or a hang is an empty list. Each
-    server takes what time it takes, up to `SILENCE`, beside the seconds of `timeout`."""
+    server takes what time it takes, up to `SILENCE`, beside the seconds of `timeout`. `weights`:
+    the `ggml_type` that servers are tried out with; the usual one where it is no `TRIED_WEIGHTS`.
+    """
     timeout += SILENCE * len(rpc_servers)
-    command = [sys.executable, "-m", "tuner.engine.probe", *rpc_servers]
+    tried = weights if weights in TRIED_WEIGHTS else USUAL_WEIGHTS
+    command = [sys.executable, "-m", "tuner.engine.probe", str(tried), *rpc_servers]
     home = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     try:
