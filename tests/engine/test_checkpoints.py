@@ -149,10 +149,11 @@ def test_a_cache_changes_its_shape_while_the_weights_stay(
 def test_turns_are_let_go_without_reading_the_others_again(
     client: EngineClient, tmp_path: Path, kind: Any, type_v: str
 ) -> None:
-    """What was read of them moves up; a state cannot, nor do positions of two caches that differ
-    in size. A seed promises the same answer: then they are read."""
+    """What was read of them moves up, also into another cache; a state cannot, nor do positions of
+    two caches that differ in size. A seed promises the same answer: then they are read."""
     load = first_load(path_of(tmp_path, kind))
-    list(client.load(replace(load, settings=replace(load.settings, n_ctx=1024, type_v=type_v))))
+    settings = replace(load.settings, n_ctx=1024, type_v=type_v)
+    list(client.load(replace(load, settings=settings)))
     system, text = Message("system", "You are short."), "The fox jumps over the dog. " * 8
     turns = [Message("user" if n % 2 == 0 else "assistant", f"{n}: {text}") for n in range(5)]
     if kind is not None:  # each of its tokens is one character
@@ -170,3 +171,9 @@ def test_turns_are_let_go_without_reading_the_others_again(
     again = list(client.generate(seeded))[-1]
     assert isinstance(again, Done)
     assert (again.n_prompt - again.n_reused > 100) is (kind is None)
+    said(client, (system, *turns), 1)
+    done = list(client.generate(request))[-1]
+    reshaped = list(client.reshape(Reshape(replace(settings, type_k="q8_0"), 1 << 28)))[-1]
+    assert isinstance(done, Done)
+    assert isinstance(reshaped, Loaded)
+    assert (reshaped.not_moved, reshaped.n_moved) == ("", done.n_ctx_used)

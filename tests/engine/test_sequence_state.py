@@ -37,11 +37,17 @@ F16 = Pair.named("f16", "f16")
 TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
-def written(floats: Sequence[np.ndarray], pair: Pair, n_k: int, extra: bool) -> bytes:
-    """A state of one cache as llama.cpp writes it: floats [cells, elements] of K, then of V."""
+def written(
+    floats: Sequence[np.ndarray], pair: Pair, n_k: int, extra: bool, first: int = 0
+) -> bytes:
+    """A state of one cache as llama.cpp writes it: floats [cells, elements] of K, then of V. The
+    cell of position 0 is at `first`: those of a window, or behind what was let go, are filled in
+    turn."""
     n_cells = len(floats[0])
     cells = b"".join(
-        struct.pack("<iI", at, 1) + (b"\1" * 12 if extra else b"") + struct.pack("<i", 0)
+        struct.pack("<iI", (at - first) % n_cells, 1)
+        + (b"\1" * 12 if extra else b"")
+        + struct.pack("<i", 0)
         for at in range(n_cells)
     )
     out = struct.pack("<IiII", 0xAF143CD8, 0, 1, n_cells) + cells + struct.pack("<II", 0, n_k)
@@ -73,10 +79,11 @@ def as_other(state: bytes, before: Pair, after: Pair, *rotations: Rotation) -> b
     n_cells=st.integers(1, 40), n_layers=st.integers(1, 3), heads=st.integers(1, 3),
     values=st.booleans(), extra=st.booleans(), seed=st.integers(0, 99),
     types=st.tuples(*[st.sampled_from(TYPES)] * 4), rest=st.binary(max_size=40),
+    first=st.integers(0, 9),
 )  # fmt: skip
 def test_values_survive_as_far_as_types_can_hold_them(
     n_cells: int, n_layers: int, heads: int, values: bool, extra: bool, seed: int,
-    types: tuple[str, str, str, str], rest: bytes,
+    types: tuple[str, str, str, str], rest: bytes, first: int,
 ) -> None:  # fmt: skip
     """With the rotation that the engine would apply; what follows the caches stays as it is."""
     chance = np.random.default_rng(seed)
@@ -85,7 +92,7 @@ def test_values_survive_as_far_as_types_can_hold_them(
         for _ in range(n_layers * (1 + values))
     ]
     before, after = Pair.named(*types[:2]), Pair.named(*types[2:])
-    state = written(floats, before, n_layers, extra) + b"\xff" * bool(rest) + rest
+    state = written(floats, before, n_layers, extra, first) + b"\xff" * bool(rest) + rest
     got = as_other(state, before, after, Rotation(64, 64))
     assert got.endswith(rest)
     assert len(unpacked(got, after)) == len(floats)
