@@ -255,6 +255,25 @@ def test_what_was_read_outlives_a_change(tiny_model: Path, tmp_path: Path, way: 
     assert not [*states_folder().iterdir()]
 
 
+def test_another_gpu_is_not_where_the_weights_lie(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many layers on it are loaded there; on the same one they stay."""
+    two = machine(gpu(4), gpu(4, 1))
+    monkeypatch.setattr(devices, "measure", lambda **_: two)
+    one, another = (gpu.id for gpu in two.gpus)
+    running = started(tiny_model, tmp_path)
+    alone = replace(running.settings, n_gpu_layers=1, tensor_split=())
+    running = changed(running, on_gpus(alone, (one,)))[1]
+    running = changed(running, on_gpus(other(alone), (one,)))[1]
+    assert running.in_place
+    said, running = changed(running, on_gpus(other(alone), (another,)))
+    assert said == []
+    assert not running.in_place
+    assert [gpu.id for gpu in running.plan.machine.gpus] == [another]
+    running.close()
+
+
 def test_a_death_while_the_cache_changes(tiny_model: Path, tmp_path: Path) -> None:
     """The model is loaded again as it was."""
     running = started(tiny_model, tmp_path, load_seconds=0.5)

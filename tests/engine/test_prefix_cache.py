@@ -44,6 +44,9 @@ class Full:
         self.first = max(0, self.first - (end - first)) if self.first > first else self.first
         return True
 
+    def turn_keys(self) -> bool:
+        return True
+
     def clear(self) -> None:
         self.held.clear()
         self.first = 0
@@ -264,6 +267,17 @@ def test_turns_that_are_let_go(kind: type[Full]) -> None:
         assert exact == (100 * (kind is Full) if moved else 503)
         read(memory, cache, [*left, 5, 8], [])
         assert cache.reuse([*left, 5, 8, 9], exact=True) == 504
+
+
+def test_keys_that_cannot_be_turned() -> None:
+    """Nothing is taken for what was read then."""
+    memory = Full()
+    memory.turn_keys = lambda: False  # type: ignore[method-assign]
+    cache = PrefixCache(memory, 0, keeps_a_state=False, most_bytes=0)
+    prompt = list(range(1000))
+    read(memory, cache, prompt, [])
+    assert cache.reuse([*prompt[:100], *prompt[600:], 7], may_move=True) == 0
+    assert memory.held == cache.tokens == []
 
 
 def test_what_is_read_again_is_said() -> None:

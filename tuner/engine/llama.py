@@ -88,6 +88,10 @@ class LogTap:
             reason.kind or kind, f"{message}: {reason.text}" if reason.text else message
         )
 
+    def complained(self, text: str) -> bool:
+        """Whether a complaint of the last recording has this in it."""
+        return any(text in line for line in self._complaints)
+
     def _receive(self, level: int, text: bytes, _user_data: object) -> None:
         if level != _LEVEL_CONT:
             self._level = level
@@ -294,9 +298,11 @@ class Context:
         params.type_k = CACHE_TYPES[settings.type_k].ggml
         params.type_v = CACHE_TYPES[settings.type_v].ggml
         params.swa_full = settings.swa_full
+        self._log, self._stopped = log, (llama_cpp.ggml_abort_callback(), ctypes.c_void_p())
         if abort is not None:
-            params.abort_callback = ctypes.cast(abort.function, llama_cpp.ggml_abort_callback)
-            params.abort_callback_data = abort.address
+            function = ctypes.cast(abort.function, llama_cpp.ggml_abort_callback)
+            self._stopped = function, abort.address
+            params.abort_callback, params.abort_callback_data = self._stopped
         context = llama_cpp.llama_init_from_model(model.handle, params)
         if not context:
             raise log.failure("load_failed", "the engine could not create the context")
@@ -361,15 +367,30 @@ class Context:
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, 0, length, -1))
 
     def close_gap(self, first: int, end: int) -> bool:
-        """Removes the positions from `first` to before `end`, and moves those behind up; the engine
-        turns their keys at the next decode. False where the memory cannot (states, sliding windows
-        beside other caches, positions of several dimensions); it is then unchanged."""
+        """Removes the positions from `first` to before `end`, and moves those behind up; their keys
+        are then to be turned. False where the memory cannot (states, sliding windows beside other
+        caches, positions of several dimensions); it is then unchanged."""
         if not llama_cpp.llama_memory_can_shift(self._memory):
             return False
         if not llama_cpp.llama_memory_seq_rm(self._memory, 0, first, end):
             return False
         llama_cpp.llama_memory_seq_add(self._memory, 0, end, -1, first - end)
         return True
+
+    def turn_keys(self) -> bool:
+        """Turns the keys of what was moved, at the price of a token. Else the engine does it at the
+        next decode: a state that is taken before has them as they were, a stop meanwhile leaves
+        some turned and others not, and of a failure it says nothing (`memory_update`). False where
+        it fails: what the cache holds is then unknown. Outside of a recording."""
+        end = llama_cpp.llama_memory_seq_pos_max(self._memory, 0) + 1
+        never = llama_cpp.ggml_abort_callback(), ctypes.c_void_p()
+        llama_cpp.llama_set_abort_callback(self.handle, *never)
+        try:
+            with self._log.recording():
+                code = self.decode_one(0)
+            return code == DECODE_OK and not self._log.complained("K-shift") and self.cut(end)
+        finally:
+            llama_cpp.llama_set_abort_callback(self.handle, *self._stopped)
 
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, True)

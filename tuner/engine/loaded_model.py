@@ -62,8 +62,11 @@ _NODE_FLOP = 4e9  # what even a slow CPU computes in well under 100 ms
 class LoadedModel:
     """One loaded model with one conversation in its cache."""
 
-    def __init__(self, request: Load, log: LogTap, abort: AbortFlag, voice: Voice):
-        """Loads, warms up and emits Progress. Raises LlamaError or CancelledError."""
+    def __init__(
+        self, request: Load, log: LogTap, abort: AbortFlag, voice: Voice, content: str = ""
+    ):
+        """Loads, warms up and emits Progress. `content`: what tells its weights from others', for
+        states that are saved. Raises LlamaError or CancelledError."""
         self._abort = abort
         self._voice = voice
         self._log = log
@@ -84,9 +87,8 @@ class LoadedModel:
                 raise
             self._prompts = self._make_prompts(request)
             self._cache = self._new_cache(request.settings, request.kept_bytes)
-            self._mover = Mover(
-                request.fingerprint, self._open_context, request.n_threads, self._moved
-            )
+            which = f"{request.fingerprint}{content}"
+            self._mover = Mover(which, self._open_context, request.n_threads, self._moved)
             self._chunk = self._prompt_chunk(request.settings)
             self.loaded = Loaded(
                 n_ctx=self._context.n_ctx,
@@ -292,7 +294,8 @@ class LoadedModel:
 
     def reshape(self, request: Reshape) -> Loaded:
         """Another context on the same weights, with what the cache holds. Raises LlamaError or
-        CancelledError; the context is then again as it was, or `usable` is false."""
+        CancelledError, or whatever else goes wrong; the context is then again as it was, or `usable`
+        is false."""
         self._voice.doing("state")
         started, before = time.monotonic(), self._request.settings
         branch, why = self._taken_out()
@@ -307,7 +310,7 @@ class LoadedModel:
             with self._log.recording():
                 self._context = self._usable_context(request.settings)
                 buffers = self._log.buffers
-        except (LlamaError, CancelledError):
+        except BaseException:  # MemoryError, a thread that cannot be started
             self._context = self._open_context(before)
             self._go_on(before, branch, request.kept_bytes)
             raise

@@ -158,26 +158,32 @@ class Mover:
         if not self._rotations:
             try:
                 self._rotations = self._looked_at(tokens[:_LOOKED_AT])
-            except (StateError, LlamaError) as error:
-                self._rotations = str(error)
+            except LlamaError as error:  # for want of memory, say: the next time there may be some
+                raise StateError(str(error)) from error
         if isinstance(self._rotations, str):
             raise StateError(self._rotations)
         return self._rotations
 
-    def _looked_at(self, tokens: Sequence[int]) -> tuple[Rotation, ...]:
+    def _looked_at(self, tokens: Sequence[int]) -> tuple[Rotation, ...] | str:
+        """That, or why it will never be known. Raises StateError or LlamaError where only this
+        time it could not be seen."""
         with ExitStack() as stack:
             states = []
             for name in ("f16", "q8_0"):
                 settings = Settings(CONTEXT_PADDING, name, name, n_ubatch=_LOOKED_AT)
                 context = stack.enter_context(closing(self._open(settings)))
                 if context.decode(tokens) != DECODE_OK:
+                    self._tell(0.0)  # it was stopped
                     raise StateError("the engine could not show how its cache is written")
                 context.synchronize()
                 state = context.state(partial=False)
                 if state is None:
                     raise StateError(NO_ROOM)
                 states.append(stack.enter_context(state.view()))
-            return seen_rotations(states[0], states[1], libraries)
+            try:
+                return seen_rotations(states[0], states[1], libraries)
+            except StateError as error:
+                return str(error)
 
 
 def _copy(state: Block, target: Block) -> bool:

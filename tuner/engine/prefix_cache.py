@@ -36,6 +36,8 @@ class CacheMemory(Protocol):
 
     def close_gap(self, first: int, end: int) -> bool: ...
 
+    def turn_keys(self) -> bool: ...  # of what moved up. False: now it holds anything
+
     def clear(self) -> None: ...
 
     def state_bytes(self, *, partial: bool) -> int: ...
@@ -222,6 +224,9 @@ class PrefixCache:
                     best, length = at, found
         if length < _LEAST or self._keeps_a_state or not self._memory.close_gap(keep, best):
             return keep
+        if not self._memory.turn_keys():
+            self.forget()
+            return 0
         self._n_exact = min(self._n_exact, keep)
         del self.tokens[keep:best]
         self._kept.lose_from(keep + 1)

@@ -101,7 +101,8 @@ class Service:
         self._register(request.rpc_servers)
         if self._abort:
             raise CancelledError
-        model = LoadedModel(request, self._log, self._abort, self._voice)
+        content = file.content()
+        model = LoadedModel(request, self._log, self._abort, self._voice, content)
         try:
             file.require_unchanged()
         except ChangedError:
@@ -114,13 +115,13 @@ class Service:
         model = self._loaded_model()
         try:
             return model.reshape(request)
-        except LlamaError as error:
+        except Exception as error:
             if model.usable:
                 raise
             # Neither the new context could be had, nor the old one again.
             model.close()
             self._model = None
-            return Failed("not_loaded", str(error))
+            return Failed("not_loaded", str(error) or type(error).__name__)
 
     def _dry_run(self, request: Load) -> DryRunDone:
         started = time.monotonic()

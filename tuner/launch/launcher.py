@@ -12,7 +12,7 @@ from tuner.engine.planned_file import stamps
 from tuner.errors import EngineCancelled, EngineError, KvchatError
 from tuner.launch.carrying import Carried, carried
 from tuner.launch.events import LaunchEvent, Ready, Retry, Stage
-from tuner.settings import Settings
+from tuner.settings import OnGpus, Settings
 from tuner.wishes import LaunchRequest
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Launcher:
         request = self.request
         self.choose(settings, keep=keep)
         before = running.plan.chosen.settings
-        if self.client.alive and settings.weights == before.weights:
+        if self._weights_stay(settings, running):
             yield from self._reshape(running, None, before, request)
         else:
             yield from self._instead(self.start(), before, request)
@@ -112,10 +112,17 @@ class Launcher:
     ) -> Iterator[LaunchEvent]:
         """The same for a while: what `start` loads stays as it was. `before`: what is loaded where
         these cannot be; None: nothing. Raises KvchatError then."""
-        if self.client.alive and settings.weights == running.settings.weights:
+        if self._weights_stay(settings, running):
             yield from self._reshape(running, settings, before, self.request)
         else:
             yield from self._instead(self.start(settings), before, self.request)
+
+    def _weights_stay(self, settings: Settings, running: Running) -> bool:
+        """Whether they lie where these settings want them: as much, on the same GPUs."""
+        there = tuple(gpu.id for gpu in running.plan.machine.gpus)
+        elsewhere = isinstance(settings, OnGpus) and settings.gpus != there
+        same = settings.weights == running.plan.chosen.settings.weights
+        return self.client.alive and same and not elsewhere
 
     def _reshape(
         self,
