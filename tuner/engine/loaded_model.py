@@ -293,9 +293,9 @@ class LoadedModel:
         return self._mover.restore(request, self._context, self._cache, self._request.settings)
 
     def reshape(self, request: Reshape) -> Loaded:
-        """Another context on the same weights, with what the cache holds. Raises LlamaError or
-        CancelledError, or whatever else goes wrong; the context is then again as it was, or `usable`
-        is false."""
+        """Another context on the same weights, with what the cache holds. Raises LlamaError,
+        CancelledError, or whatever else goes wrong; the context is then again as it was, or
+        `usable` is false."""
         self._voice.doing("state")
         started, before = time.monotonic(), self._request.settings
         branch, why = self._taken_out()

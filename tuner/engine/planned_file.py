@@ -13,7 +13,6 @@ from tuner.errors import FileError
 from tuner.gguf.header import files_of, read_header
 from tuner.model.model import fingerprint
 
-
 _LOOKS = 64  # of each file, at places that are as far from each other as can be,
 _LOOK = 4096  # bytes
 
