@@ -171,6 +171,23 @@ def test_a_cancelled_change_is_taken_back(tiny_model: Path, tmp_path: Path, way:
     assert Profiles().list()[0].explored is None
 
 
+def test_a_change_that_is_cancelled_while_the_cache_is_saved(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Nothing has ended yet: what runs runs on."""
+    start = launcher(tiny_model, tmp_path)
+    running = run(start.start())[1]
+    pid, events = running._client.pid, []
+    for event in running.change(elsewhere(running.settings), keep=True):
+        events.append(event)
+        if event == Stage("keeping what was read"):
+            running.stop()
+    assert events[-1] == Ready(running)
+    assert running._client.pid == pid
+    assert start.request.settings is None
+    running.close()
+
+
 def test_what_is_tried_out_binds_no_later_load(tiny_model: Path, tmp_path: Path) -> None:
     """Neither on the way there nor on the way back; a way back that is cancelled leaves no model,
     and what is loaded then is what was asked for before."""

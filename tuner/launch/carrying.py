@@ -33,9 +33,10 @@ class Carried:
     def put_down(self) -> int:
         """The process that runs now holds it, where it can; returns how many tokens. Raises
         EngineError where that process fails."""
-        if self._path is None:
+        path, self._path = self._path, None  # once: what one process dies of, the next would, too
+        if path is None:
             return 0
-        restored = self._client.restore_state(self._path)
+        restored = self._client.restore_state(path)
         if restored.why:
             note(self._client.log_path, f"read again: {restored.why}")
         return restored.n_tokens

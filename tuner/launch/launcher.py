@@ -105,7 +105,7 @@ class Launcher:
         if self._weights_stay(settings, running):
             yield from self._reshape(running, None, before, request)
         else:
-            yield from self._instead(self.start(), before, request)
+            yield from self._instead(self.start(), running, before, request)
 
     def try_out(
         self, settings: Settings, running: Running, before: Settings | None
@@ -115,7 +115,7 @@ class Launcher:
         if self._weights_stay(settings, running):
             yield from self._reshape(running, settings, before, self.request)
         else:
-            yield from self._instead(self.start(settings), before, self.request)
+            yield from self._instead(self.start(settings), running, before, self.request)
 
     def _weights_stay(self, settings: Settings, running: Running) -> bool:
         """Whether they lie where these settings want them: as much, on the same GPUs."""
@@ -144,20 +144,27 @@ class Launcher:
             why = _why(error)
             stays = self.client.alive and error.kind != "not_loaded"
         self.request = request
-        if stays and before == running.plan.chosen.settings:
-            yield Retry(f"{why}. The model stays as it was.")
-            yield Ready(running)
+        if stays and _runs(running, before):
+            yield from _staying(running, why)
         else:
             yield Retry(f"{why}. The model is loaded again as it was.")
-            yield from self._instead(self.start(before), None, request)
+            yield from self._instead(self.start(before), running, None, request)
 
     def _instead(
-        self, load: Iterator[LaunchEvent], before: Settings | None, request: LaunchRequest
+        self,
+        load: Iterator[LaunchEvent],
+        running: Running,
+        before: Settings | None,
+        request: LaunchRequest,
     ) -> Iterator[LaunchEvent]:
+        self._cancelled = False
         yield Stage("keeping what was read")
         with carried(self.client) as held:
-            self.client.close()  # what it holds is free for the others, and must be measured so
+            stays = self._cancelled and self.client.alive and _runs(running, before)
+            if not stays:
+                self.client.close()  # what it holds is free for the others, and measured so
             try:
+                self.check()  # it may have taken long, and a start forgets that it was cancelled
                 yield from _with(held, load)
                 return
             except KvchatError as error:
@@ -165,6 +172,9 @@ class Launcher:
                     raise
                 why = _why(error)
             self.request = request
+            if stays:
+                yield from _staying(running, why)
+                return
             yield Retry(f"{why}. The model is loaded again as it was.")
             yield from _with(held, self.start(before))
 
@@ -188,6 +198,16 @@ class Launcher:
         """Raises EngineCancelled where the launch is to end."""
         if self._cancelled or self._over:
             raise EngineCancelled("the launch was cancelled")
+
+
+def _runs(running: Running, settings: Settings | None) -> bool:
+    """Whether it is loaded with these, as they were planned or as the engine made them."""
+    return settings in (running.plan.chosen.settings, running.settings)
+
+
+def _staying(running: Running, why: str) -> Iterator[LaunchEvent]:
+    yield Retry(f"{why}. The model stays as it was.")
+    yield Ready(running)
 
 
 def _why(error: KvchatError) -> str:
