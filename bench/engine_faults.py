@@ -165,8 +165,8 @@ class Play:
 
     def _reload(self) -> None:
         settings: Settings = self._running.settings
-        load = self._launcher._instead(self._launcher.start(), settings, self._launcher.request)
-        self._running = _ready(load, self._running)
+        way = self._launcher.start(), self._running, settings, self._launcher.request
+        self._running = _ready(self._launcher._instead(*way), self._running)
 
     def _save(self) -> None:
         self._running.save_state(self._state, 1 << 30)
