@@ -120,6 +120,26 @@ def test_a_better_plan_when_it_is_back(
         assert mode is Rebalance.FULL or len(found) == 1
 
 
+@pytest.mark.parametrize("loaded_again", [False, True])
+def test_a_move_that_fails_is_tried_ever_less(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded_again: bool
+) -> None:
+    """Each try costs a load, or two: what stays as it was, or is loaded again as it was, is not to
+    be moved again every few seconds."""
+    day = Day(running, Rebalance.SHRINK, monkeypatch)
+    other = run(launcher(giant_path(LLAMA_8B), tmp_path).start())[1]
+    other.close()
+    day.looks(10)
+    day.taken(2)
+    n_moves = 0
+    for n in range(1800):
+        found = day.looks(2)
+        n_moves += len(moves(found))
+        if moves(found) and loaded_again:
+            day.look_at((other, running)[n_moves % 2])
+    assert 3 <= n_moves <= 8
+
+
 def test_a_move_is_not_followed_by_another_at_once(
     running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -419,9 +419,9 @@ class ChatScreen(TalkScreen):
         await self._transcript.notice(text, "error" if message.error else "warning")
 
     async def on_loads_loaded(self, message: Loads.Loaded) -> None:
-        first = self.running_model is None
+        first, running = self.running_model is None, message.running
+        stayed = running is self.running_model
         self._loads.heard(message)
-        running = message.running
         if first:
             self._think = running.think
             gc.freeze()  # once more, with what the load has brought
@@ -433,7 +433,7 @@ class ChatScreen(TalkScreen):
             await self._welcome()
         of_first = (*self._warnings, *running.warnings) if first else ()
         await self._warn(*of_first, self._also_open, message.said)
-        if not first and not running.n_moved:
+        if not first and not stayed and not running.n_moved:
             self._warmth.read.lost()
         self._warmth.opened(self.chat)  # where the load has not carried it over
         why, self._warmth.mourned = self._warmth.mourned, ""

@@ -32,14 +32,16 @@ class Balancer:
         """What to do now. `chosen`: the user chose what is loaded, setting by setting. `busy`:
         nothing can be loaded at the moment. `least`: tokens that the conversation needs."""
         now, plan = self._clock(), running.plan
-        if self._watch is None:
+        machine = running.machine_now(asks=False)
+        before, self._seen = self._seen, running
+        asked, self._asked = self._asked, "stay"
+        if self._watch is None or before is None:
             grows = mode is not Rebalance.OFF
             self._watch = Watch(running.actual.footprint, plan.machine, now, grows=grows)
-        elif running is not self._seen:
-            self._watch.moved(now, self._asked, running.actual.footprint, plan.machine)
-        if running is not self._seen:
-            self._seen, self._asked = running, "stay"
-        machine = running.machine_now(asks=False)
+        elif asked != "stay" and running.settings == before.settings:
+            self._watch.failed(now, machine)
+        elif running is not before:
+            self._watch.moved(now, asked, running.actual.footprint, plan.machine)
         verdict = self._watch.read(now, machine, answering=busy)
         tight = " and ".join(verdict.tight)
         if verdict.action == "stay" or verdict.machine is None or mode is Rebalance.OFF:

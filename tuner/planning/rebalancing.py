@@ -61,6 +61,7 @@ class Watch:
         self._hold = BACK_FOR
         self._grew = False  # at the last move
         self._rests_until = -inf
+        self._rest_if_failed = REST
         self._moved_at = now
         self._begin(loaded, machine)
 
@@ -76,8 +77,8 @@ class Watch:
     def read(self, now: float, machine: Machine, *, answering: bool = False) -> Verdict:
         """What to do now. `machine`: as it is, our own use counted as free
         (`machine/again.py`). `answering`: nothing moves while an answer is written, but what is
-        seen meanwhile counts. A move is to be told by `moved`, or by `refused` if there is no
-        plan; until then it is asked for at every reading."""
+        seen meanwhile counts. A move is to be told by `moved`, by `refused` if there is no plan, or
+        by `failed` if it could not be loaded; until then it is asked for at every reading."""
         if self._read_at is None or not 0 <= now - self._read_at <= MOST_GAP:
             self._tight_since = self._roomy_since = None
         self._read_at = now
@@ -110,6 +111,7 @@ class Watch:
             self._hold = BACK_FOR if lasted else min(2 * self._hold, MOST_BACK_FOR)
         self._grew = action == "grow"
         self._moved_at, self._rests_until = now, now + REST
+        self._rest_if_failed = REST
         self._begin(loaded, machine)
 
     def refused(self, now: float, machine: Machine) -> None:
@@ -121,6 +123,13 @@ class Watch:
         free = max(self._made_for.host.free, machine.host.free)
         host = replace(self._made_for.host, free=free)
         self._begin(self._loaded, replace(self._made_for, gpus=gpus, host=host))
+
+    def failed(self, now: float, machine: Machine) -> None:
+        """There was such a plan, and what runs is what ran before: it is asked for again later,
+        after twice as long each time."""
+        self.refused(now, machine)
+        self._rests_until = now + self._rest_if_failed
+        self._rest_if_failed = min(2 * self._rest_if_failed, MOST_BACK_FOR)
 
 
 def _since(known: float | None, holds: bool, now: float) -> float | None:
