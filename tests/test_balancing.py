@@ -132,7 +132,7 @@ def test_a_move_that_fails_is_tried_ever_less(
     day.looks(10)
     day.taken(2)
     n_moves = 0
-    for n in range(1800):
+    for _ in range(1800):
         found = day.looks(2)
         n_moves += len(moves(found))
         if moves(found) and loaded_again:
