@@ -38,7 +38,7 @@ from tuner.planning.advice import Advice, advise
 from tuner.planning.budgets import Budgets
 from tuner.planning.fewer_gpus import with_only, without
 from tuner.planning.kept_states import KeptStates
-from tuner.planning.reshaping import can_convert, reshaped
+from tuner.planning.reshaping import reshaped
 from tuner.planning.running_out import following, ran_out_on
 from tuner.profiles.actual import Actual
 from tuner.profiles.lessons import (
@@ -204,12 +204,6 @@ class Tuning:
         loaded, objective = plan.chosen.settings, solver.objective(plan.wishes)
         found = reshaped(solver, objective, loaded, n_ctx=n_ctx, types=types, least=least)
         return found if isinstance(found, str) else moved_to(plan, found, solver)
-
-    def can_convert(self, plan: Plan, reshaped: Plan, n_tokens: int) -> bool:
-        """Whether the RAM has room for the states of a conversation of so many tokens, as they are
-        and converted, while the one plan gives way to the other."""
-        solver = self.solver.on(reshaped.machine)
-        return can_convert(solver, plan.chosen.settings, reshaped.chosen, n_tokens)
 
     def smaller(self, plan: Plan, machine: Machine, least: int = 0) -> Plan | None:
         """A plan for the memory that is left now: see `planning.rebalancing.smaller`."""

@@ -15,11 +15,12 @@ from tests.support.native import log
 from tests.support.tiny_models import hybrid, model, windowed
 from tuner.demo import demo_model_path
 from tuner.engine.abort import AbortFlag
+from tuner.engine.blocks import Block
 from tuner.engine.kept import Branch
 from tuner.engine.llama import DECODE_OK, Context, LlamaError, NativeModel, init
 from tuner.engine.loaded_model import LoadedModel
 from tuner.engine.loss_run import divergence, log_probabilities
-from tuner.engine.moving import Mover, pair_of
+from tuner.engine.moving import NO_ROOM, Mover, pair_of
 from tuner.engine.planned_file import PlannedFile
 from tuner.engine.protocol import Event, Generate, Load, Message, Reshape, Sampling
 from tuner.engine.sequence_state import StateError
@@ -71,6 +72,24 @@ def test_whatever_ends_a_conversion_the_old_context_is_back(
         assert it.usable
         assert it.generate(ask).n_reused >= first.n_prompt - 16
         assert it.reshape(Reshape(Q8_0, 1 << 28)).not_moved == ""
+
+
+def test_what_ram_has_no_room_for_lies_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a cache is exchanged, which other programs that take RAM may be the reason for."""
+    init()
+    path, folder = str(model(tmp_path / "m.gguf", windowed)), tmp_path / "states"
+    folder.mkdir()
+    with closing(LoadedModel(Load(path, F16, 1), log(), AbortFlag(), Mute())) as it:
+        ask = Generate((Message("user", "Hello"),), Sampling(temperature=0, max_tokens=2))
+        n_tokens = it.generate(ask).n_ctx_used
+        monkeypatch.setattr(Block, "in_ram", lambda _: None)
+        loaded = it.reshape(Reshape(Q8_0, 1 << 28, str(folder)))
+        assert (loaded.n_moved, loaded.not_moved) == (n_tokens, "")
+        assert not [*folder.iterdir()]
+        loaded = it.reshape(Reshape(F16, 1 << 28))
+        assert (loaded.n_moved, loaded.not_moved) == (0, NO_ROOM)
 
 
 def test_what_could_not_be_seen_once_is_looked_at_again(native: NativeModel) -> None:

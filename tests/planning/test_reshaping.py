@@ -12,10 +12,9 @@ from tests.support.giants import LLAMA_8B, giant, gpu, machine
 from tests.support.headers import real_model
 from tuner.planning.objective import Objective
 from tuner.planning.plan import Candidate
-from tuner.planning.reshaping import Types, can_convert, ram_to_convert, reshaped
+from tuner.planning.reshaping import Types, reshaped
 from tuner.planning.solver import Solver
 from tuner.settings import Settings
-from tuner.units import GIB
 from tuner.wishes import Wishes
 
 LOADED = Settings(16_384, "f16", "f16", n_gpu_layers=33)
@@ -118,16 +117,3 @@ def test_a_model_of_states_alone_has_no_types() -> None:
     longer = reshaped(mamba, objective, loaded, n_ctx=8192)
     assert isinstance(longer, Candidate)
     assert longer.settings == loaded.with_context(8192)
-
-
-def test_the_ram_that_it_takes() -> None:
-    """Both states lie there for a while, if they differ."""
-    found, objective = solver()
-    q8_0 = reshaped(found, objective, LOADED, types=("q8_0", "q8_0"))
-    assert isinstance(q8_0, Candidate)
-    one = ram_to_convert(found, LOADED, LOADED.with_context(8192), 1000)
-    assert one == 1000 * 32 * 2 * 1024 * 2
-    assert ram_to_convert(found, LOADED, q8_0.settings, 1000) == one + one * 34 // 64
-    assert can_convert(found, LOADED, q8_0, 16_000)
-    poor = found.on(machine(gpu(8.0), ram=q8_0.footprint.host.total / GIB + 2))
-    assert not can_convert(poor, LOADED, q8_0, 16_000)

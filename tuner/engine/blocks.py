@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -47,6 +50,18 @@ class Block:
         return cls(mmap.mmap(descriptor, n_bytes))
 
     @classmethod
+    def on_disk(cls, folder: Path, n_bytes: int) -> Block | None:
+        """A file's without a name, which is gone with it; None where the disk has no room: half of
+        what is free stays so."""
+        try:
+            if n_bytes > shutil.disk_usage(folder).free // 2:
+                return None
+            with tempfile.TemporaryFile(dir=folder) as file:
+                return cls.of_file(file.fileno(), n_bytes)
+        except (OSError, ValueError, OverflowError, MemoryError):
+            return None
+
+    @classmethod
     def read(cls, descriptor: int) -> Block:
         """All bytes of an open file; what is written to them is not written to the file. Raises
         OSError, or ValueError where it has none."""
@@ -82,3 +97,14 @@ class Block:
 
 
 Array = ctypes.Array[ctypes.c_uint8]
+Room = Callable[[int], Block | None]  # for so many bytes; None: there is none
+
+
+def in_ram_or(folder: str) -> Room:
+    """On the disk where RAM has no room; a folder "" is none."""
+
+    def room(n_bytes: int) -> Block | None:
+        block = Block.in_ram(n_bytes)
+        return Block.on_disk(Path(folder), n_bytes) if block is None and folder else block
+
+    return room

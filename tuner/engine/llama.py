@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from tuner.engine.abort import AbortFlag
 from tuner.engine.bindings import llama_cpp
-from tuner.engine.blocks import Block
+from tuner.engine.blocks import Block, Room
 from tuner.engine.libraries import GgmlLibraries
 from tuner.engine.log_lines import failure_reason, parse_buffers
 from tuner.engine.probe import engine_folder
@@ -401,9 +401,9 @@ class Context:
         size: int = llama_cpp.llama_state_seq_get_size_ext(self.handle, 0, _part(partial))
         return size
 
-    def state(self, *, partial: bool) -> Block | None:
-        """That, copied to RAM; None where it has no room."""
-        block = Block.in_ram(self.state_bytes(partial=partial))
+    def state(self, *, partial: bool, room: Room = Block.in_ram) -> Block | None:
+        """A copy of that; None where there is no room for it."""
+        block = room(self.state_bytes(partial=partial))
         return block if block and self.write_state(block, partial=partial) else None
 
     def write_state(self, block: Block, *, partial: bool) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from tuner.engine.abort import AbortFlag, CancelledError
 from tuner.engine.answer import Answer
+from tuner.engine.blocks import Room, in_ram_or
 from tuner.engine.cache_reader import measured_losses
 from tuner.engine.free_cores import FreeCores
 from tuner.engine.kept import Branch
@@ -298,13 +299,15 @@ class LoadedModel:
         `usable` is false."""
         self._voice.doing("state")
         started, before = time.monotonic(), self._request.settings
-        branch, why = self._taken_out()
+        room = in_ram_or(request.folder)
+        branch, why = self._taken_out(room)
         self._context.close()
         try:
             moved = branch
             if branch is not None:
                 try:
-                    moved = self._mover.moved(branch, pair_of(before), pair_of(request.settings))
+                    pairs = pair_of(before), pair_of(request.settings)
+                    moved = self._mover.moved(branch, *pairs, room)
                 except StateError as error:
                     moved, why = None, str(error)
             with self._log.recording():
@@ -338,11 +341,11 @@ class LoadedModel:
         """Whether it has a context."""
         return bool(self._context.handle)
 
-    def _taken_out(self) -> tuple[Branch | None, str]:
-        """All that the cache holds, in RAM, or why not."""
+    def _taken_out(self, room: Room) -> tuple[Branch | None, str]:
+        """All that the cache holds, or why not."""
         if not self._cache.tokens:
             return None, ""
-        state = self._context.state(partial=False)
+        state = self._context.state(partial=False, room=room)
         return (self._cache.branch(state), "") if state is not None else (None, NO_ROOM)
 
     def _go_on(self, settings: Settings, branch: Branch | None, kept_bytes: int) -> bool:

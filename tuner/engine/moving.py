@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from tuner.engine import state_file
-from tuner.engine.blocks import Block
+from tuner.engine.blocks import Block, Room
 from tuner.engine.kept import ALL, Branch, Checkpoint, State
 from tuner.engine.llama import DECODE_OK, Context, LlamaError, libraries
 from tuner.engine.prefix_cache import PrefixCache
@@ -125,26 +125,26 @@ class Mover:
 
     # ------------------------------------------------------------ other types
 
-    def moved(self, branch: Branch, before: Pair, after: Pair) -> Branch:
+    def moved(self, branch: Branch, before: Pair, after: Pair, room: Room = Block.in_ram) -> Branch:
         """The same for a cache of other types. Raises StateError."""
         with cast(Block, branch.state).view() as state:
             # A recurrent state is the same with any types; what is not known, the engine refuses.
             if before == after or not has_caches(state, before):
                 return branch
-        rotations = self._seen(branch.tokens)
-        one = partial(self._converted, before=before, after=after, rotations=rotations)
+        rotations = self._seen(branch.tokens, room)
+        one = partial(self._converted, before=before, after=after, rotations=rotations, room=room)
         points = tuple(replace(point, state=one(point.state)) for point in branch.checkpoints)
         return Branch(branch.tokens, one(branch.state), points, n_exact=0)
 
     def _converted(
-        self, state: State, before: Pair, after: Pair, rotations: Sequence[Rotation]
+        self, state: State, before: Pair, after: Pair, rotations: Sequence[Rotation], room: Room
     ) -> State:
         state = cast(Block, state)  # nothing else comes from a context
         with state.view() as source:
             n_caches = has_caches(source, before)
             if not n_caches:  # that of a hybrid
                 return state
-            out = Block.in_ram(converted_size(source, before, after))
+            out = room(converted_size(source, before, after))
             if out is None:
                 raise StateError(NO_ROOM)
             with out.view() as target:
@@ -153,18 +153,18 @@ class Mover:
                 convert(source, before, after, some, libraries, target, self._n_threads, self._tell)
         return out
 
-    def _seen(self, tokens: Sequence[int]) -> tuple[Rotation, ...]:
+    def _seen(self, tokens: Sequence[int], room: Room) -> tuple[Rotation, ...]:
         """How this model's caches are rotated; looked at once. Raises StateError."""
         if not self._rotations:
             try:
-                self._rotations = self._looked_at(tokens[:_LOOKED_AT])
+                self._rotations = self._looked_at(tokens[:_LOOKED_AT], room)
             except LlamaError as error:  # for want of memory, say: the next time there may be some
                 raise StateError(str(error)) from error
         if isinstance(self._rotations, str):
             raise StateError(self._rotations)
         return self._rotations
 
-    def _looked_at(self, tokens: Sequence[int]) -> tuple[Rotation, ...] | str:
+    def _looked_at(self, tokens: Sequence[int], room: Room) -> tuple[Rotation, ...] | str:
         """That, or why it will never be known. Raises StateError or LlamaError where only this
         time it could not be seen."""
         with ExitStack() as stack:
@@ -176,7 +176,7 @@ class Mover:
                     self._tell(0.0)  # it was stopped
                     raise StateError("the engine could not show how its cache is written")
                 context.synchronize()
-                state = context.state(partial=False)
+                state = context.state(partial=False, room=room)
                 if state is None:
                     raise StateError(NO_ROOM)
                 states.append(stack.enter_context(state.view()))

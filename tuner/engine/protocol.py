@@ -59,6 +59,7 @@ class Reshape:
 
     settings: Settings
     kept_bytes: int
+    folder: str = ""  # in which that lies meanwhile where RAM has no room for it; "": nowhere
 
 
 @dataclass(frozen=True, slots=True)

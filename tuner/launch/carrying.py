@@ -23,6 +23,14 @@ def states_folder() -> Path:
     return private_folder(kvchat_folder("data") / "states")
 
 
+def spill_folder() -> str:
+    """Where a process may put for a moment what RAM has no room for; "" where it may not."""
+    try:
+        return str(states_folder())
+    except OSError:
+        return ""
+
+
 class Carried:
     """What one process held. Whatever goes wrong only means that it is read again; why is in the
     engine's log."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from tuner.engine.protocol import Loaded, Progress, Reshape
 from tuner.errors import EngineError, NoFitError
+from tuner.launch.carrying import spill_folder
 from tuner.launch.events import LaunchEvent, Planned, Ready, Retry, Stage
 from tuner.launch.launcher import Launcher
 from tuner.launch.running import Running, placement
@@ -64,7 +65,8 @@ def reshaped(launcher: Launcher, running: Running, once: Settings | None) -> Ite
     yield Planned(words, settings.n_ctx, plan.model.size_bytes)
     launcher.check()
     request = tuning.load_request(settings)
-    for event in launcher.client.reshape(Reshape(settings, request.kept_bytes)):
+    reshape = Reshape(settings, request.kept_bytes, spill_folder())
+    for event in launcher.client.reshape(reshape):
         match event:
             case Progress(fraction):
                 yield Stage("changing the cache", fraction)

@@ -60,23 +60,6 @@ def longest(solver: Solver, settings: Settings, least: int = 0) -> Settings | No
     return found if found is not None and found.n_ctx >= least else None
 
 
-def ram_to_convert(solver: Solver, before: Settings, after: Settings, n_tokens: int) -> int:
-    """Bytes of RAM in which the states of a conversation of `n_tokens` lie while one cache is
-    exchanged for another: as it was, and converted where the types differ."""
-    cache, n = solver.fitting.estimator.cache, solver.model.hparams.n_layer_all
-    size = cache.filled(before, 0, n, n_tokens)
-    if (before.type_k, before.type_v) != (after.type_k, after.type_v):
-        size += cache.filled(after, 0, n, n_tokens)
-    return size
-
-
-def can_convert(solver: Solver, before: Settings, after: Candidate, n_tokens: int) -> bool:
-    """Whether the RAM has room for that beside the new plan."""
-    totals = after.footprint.totals
-    room = solver.budgets.room(totals, len(totals) - 1)
-    return ram_to_convert(solver, before, after.settings, n_tokens) <= room
-
-
 def _refused(solver: Solver, loaded: Settings, types: Types | None) -> str | None:
     """Why such a cache cannot be had whatever memory there is."""
     estimator = solver.fitting.estimator
