@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from tuner.engine import state_file
-from tuner.engine.blocks import Block, Room
+from tuner.engine.blocks import Block, Room, in_ram_or
 from tuner.engine.kept import ALL, Branch, Checkpoint, State
 from tuner.engine.llama import DECODE_OK, Context, LlamaError, libraries
 from tuner.engine.prefix_cache import PrefixCache
@@ -113,8 +113,8 @@ class Mover:
                 tuple(Checkpoint(n, state) for n, state in kept if state is not None),
                 ALL if file.described.n_exact == len(file.tokens) else file.described.n_exact,
             )
-            pairs = (Pair.named(each.type_k, each.type_v) for each in (before, now))
-            branch = self.moved(branch, *pairs)
+            was, is_ = (Pair.named(each.type_k, each.type_v) for each in (before, now))
+            branch = self.moved(branch, was, is_, in_ram_or(str(Path(request.path).parent)))
         except FileNotFoundError:
             return StateRestored(0, 0.0, "there is none")
         except (StateFileError, StateError) as error:
