@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.native import log
-from tests.support.tiny_models import hybrid, model, windowed
+from tests.support.tiny_models import WINDOW, hybrid, model, windowed
 from tuner.demo import demo_model_path
 from tuner.engine.abort import AbortFlag
 from tuner.engine.blocks import Block
@@ -90,6 +90,22 @@ def test_what_ram_has_no_room_for_lies_on_the_disk(
         assert not [*folder.iterdir()]
         loaded = it.reshape(Reshape(F16, 1 << 28))
         assert (loaded.n_moved, loaded.not_moved) == (0, NO_ROOM)
+
+
+def test_a_window_that_was_kept_whole_comes_back_as_a_window(tmp_path: Path) -> None:
+    """A state has no more of it, whatever the cache keeps (`swa_full`): what lies before cannot be
+    gone on from, though the engine cuts there without a word."""
+    init()
+    path, settings = str(model(tmp_path / "m.gguf", windowed)), replace(F16, swa_full=True)
+    with closing(LoadedModel(Load(path, settings, 1), log(), AbortFlag(), Mute())) as it:
+        ask = Generate((Message("user", "Hello"),), Sampling(temperature=0, max_tokens=200))
+        it.generate(ask)
+        tokens = [*it._cache.tokens]
+        assert it._cache.reuse([*tokens[:150], 1]) == 150
+        assert it.generate(ask).n_ctx_used > 200
+        assert it.reshape(Reshape(settings, 1 << 28)).n_moved > 200
+        assert it._context.first_position > 200 - WINDOW
+        assert it._cache.reuse([*tokens[:150], 1]) <= len(tokens) - 200
 
 
 def test_what_could_not_be_seen_once_is_looked_at_again(native: NativeModel) -> None:

@@ -87,7 +87,7 @@ class LoadedModel:
                 self._model.close()
                 raise
             self._prompts = self._make_prompts(request)
-            self._cache = self._new_cache(request.settings, request.kept_bytes)
+            self._cache = self._new_cache(request.kept_bytes)
             which = f"{request.fingerprint}{content}"
             self._mover = Mover(which, self._open_context, request.n_threads, self._moved)
             self._chunk = self._prompt_chunk(request.settings)
@@ -154,9 +154,10 @@ class LoadedModel:
     def _open_context(self, settings: Settings) -> Context:
         return Context(self._model, settings, self._request.n_threads, self._log, self._abort)
 
-    def _new_cache(self, settings: Settings, kept_bytes: int) -> PrefixCache:
-        window = 0 if settings.swa_full else self._model.n_window
-        return PrefixCache(self._context, window, self._model.keeps_a_state, kept_bytes)
+    def _new_cache(self, kept_bytes: int) -> PrefixCache:
+        # A state has a window alone, also of a cache that keeps more (`swa_full`).
+        window, keeps_a_state = self._model.n_window, self._model.keeps_a_state
+        return PrefixCache(self._context, window, keeps_a_state, kept_bytes)
 
     def _make_context(self, request: Load) -> Context:
         context = self._usable_context(request.settings)
@@ -352,7 +353,7 @@ class LoadedModel:
         """With a context of these settings, and this in its cache."""
         self._request = replace(self._request, settings=settings)
         self._chunk = self._prompt_chunk(settings)
-        self._cache = self._new_cache(settings, kept_bytes)
+        self._cache = self._new_cache(kept_bytes)
         return branch is None or self._cache.put(branch)
 
     # ------------------------------------------------------------ measuring
