@@ -170,7 +170,10 @@ class Search:
         while known < cost < most - self.beat:  # the more they cost, the more context they need
             known, at_least = cost, settings.with_context(self.needed_context(cost))
             seconds = self.solver.least_of_splits(at_least, depth)
-            cost = max(cost, log(seconds) + price) if seconds < inf else inf
+            if seconds == inf:
+                return inf
+            if seconds > 0:  # a model without dimensions takes no time
+                cost = max(cost, log(seconds) + price)
         return cost if cost < most - self.beat else inf
 
     def at_most(self, settings: Settings, compute: Compute) -> float:
