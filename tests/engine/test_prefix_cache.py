@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tuner.engine.kept import Branch
 from tuner.engine.prefix_cache import PrefixCache
 
 
@@ -237,6 +238,20 @@ def test_back_and_forth_between_two_branches(kind: type[Full]) -> None:
         read(memory, cache, prompt, [4] * 20)
     assert cache.kept_bytes <= 300
     assert cache.reuse(one) <= 1
+
+
+def test_a_window_that_was_set_aside_cannot_go_back() -> None:
+    """Its state has the window alone, so that what the cache holds is gone on from, where no
+    checkpoint of the branch reaches further."""
+    memory, one = Windowed(), list(range(320))
+    cache = PrefixCache(memory, Windowed.WINDOW, keeps_a_state=False)
+    memory.decode(one)
+    held = Snapshot(tuple(one), len(one) - Windowed.WINDOW)
+    cache._kept.branches.append(Branch(tuple(one), held))
+    cache.forget()
+    read(memory, cache, one[:150], [])
+    assert cache.reuse([*one[:318], 7, 7]) == 150
+    assert cache.reuse([*one, 7, 7]) == 320
 
 
 def test_a_thought_that_is_left_out_is_no_branch() -> None:

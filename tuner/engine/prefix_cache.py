@@ -174,6 +174,8 @@ class PrefixCache:
         with it. Returns how many tokens the cache has in common with the prompt now."""
         same = self._same(prompt, exact)
         reach = self._reach(same, len(self.tokens), self._kept.checkpoints)
+        if not self._keeps_a_state and self._window_reaches(same):
+            reach = same
         best, gain = None, 0
         for branch in self._kept.branches:
             theirs = shared(branch.tokens, prompt)
@@ -195,11 +197,9 @@ class PrefixCache:
         return min(same, self._n_exact) if exact else same
 
     def _reach(self, same: int, n_tokens: int, points: Sequence[Checkpoint]) -> int:
-        """How many of the tokens that are the same can be kept, of so many."""
+        """How many of the tokens that are the same can be kept of a state of so many."""
         if not self._needs_checkpoints or same == n_tokens:
             return same
-        if self._window and not self._keeps_a_state and n_tokens - same < self._window:
-            return same  # as good as always
         found = nearest(points, same)
         return found.n_tokens if found else 0
 
