@@ -36,6 +36,10 @@ class Full:
     def first_position(self) -> int:
         return self.first if self.held else -1
 
+    @property
+    def end_position(self) -> int:
+        return len(self.held)
+
     def cut(self, length: int) -> bool:
         del self.held[length:]
         return True
@@ -282,6 +286,20 @@ def test_turns_that_are_let_go(kind: type[Full]) -> None:
         assert exact == (100 * (kind is Full) if moved else 503)
         read(memory, cache, [*left, 5, 8], [])
         assert cache.reuse([*left, 5, 8, 9], exact=True) == 504
+
+
+@pytest.mark.parametrize("kind", [Full, Windowed, Recurrent])
+def test_what_ended_midway_is_noticed(kind: type[Full]) -> None:
+    """Whatever it was: tokens that were read and not written down, or the other way round."""
+    memory = kind()
+    cache = PrefixCache(memory, Windowed.WINDOW * (kind is Windowed), kind is Recurrent)
+    prompt = list(range(40))
+    read(memory, cache, prompt, [])
+    memory.decode([7])
+    for _ in range(2):
+        reused = cache.reuse([*prompt, 8])
+        assert memory.held == cache.tokens == prompt[:reused]
+        cache.tokens.append(8)
 
 
 def test_keys_that_cannot_be_turned() -> None:

@@ -382,7 +382,7 @@ class Context:
         next decode: a state that is taken before has them as they were, a stop meanwhile leaves
         some turned and others not, and of a failure it says nothing (`memory_update`). False where
         it fails: what the cache holds is then unknown. Outside of a recording."""
-        end = llama_cpp.llama_memory_seq_pos_max(self._memory, 0) + 1
+        end = self.end_position
         never = llama_cpp.ggml_abort_callback(), ctypes.c_void_p()
         llama_cpp.llama_set_abort_callback(self.handle, *never)
         try:
@@ -422,6 +422,12 @@ class Context:
                 self.handle, array, state.n_bytes, 0, _part(partial)
             )
         return bool(read == state.n_bytes)
+
+    @property
+    def end_position(self) -> int:
+        """The position that comes next."""
+        last: int = llama_cpp.llama_memory_seq_pos_max(self._memory, 0)
+        return last + 1
 
     @property
     def first_position(self) -> int:

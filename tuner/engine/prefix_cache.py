@@ -32,6 +32,9 @@ class CacheMemory(Protocol):
     @property
     def first_position(self) -> int: ...
 
+    @property
+    def end_position(self) -> int: ...  # the one that comes next
+
     def cut(self, length: int) -> bool: ...
 
     def close_gap(self, first: int, end: int) -> bool: ...
@@ -87,6 +90,7 @@ class PrefixCache:
         out, what follows may move up, though it was computed with that before it. `exact`: only
         what reading it anew would give counts, neither what was moved up nor what was converted."""
         self.why = ""
+        self._reconcile()
         keep = min(self._bring_back(prompt, exact), len(prompt) - 1)
         if may_move and not exact:
             keep = min(self._move_up(prompt, keep), len(prompt) - 1)
@@ -190,6 +194,15 @@ class PrefixCache:
             self._set_aside(same)
         self.put(best)
         return self._same(prompt, exact)
+
+    def _reconcile(self) -> None:
+        """What ended midway, of whatever, may have left more or less there than was written down:
+        all that is computed then would be wrong without a word."""
+        end = self._memory.end_position
+        if end > len(self.tokens):
+            self.repair()
+        elif end < len(self.tokens):
+            self.forget()
 
     def _same(self, prompt: Sequence[int], exact: bool) -> int:
         """Of the prompt, in the cache."""
