@@ -95,6 +95,7 @@ class WorkerProcess:
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._events: queue.Queue[tuple[int, Event] | None] = queue.Queue(_MAX_WAITING)
         self._ended = ""  # why it had to be ended, if so
+        self._served = False  # it has begun with a request
         self._oom_kills = oom_kills()
         started: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
         self.log_path, log, self.log_problem = open_log(log_path)
@@ -144,9 +145,10 @@ class WorkerProcess:
     def begin(self, request: Request, number: int) -> None:
         """Sends one that takes time. If the process dies, what is in the log from now on says why:
         what it survived before does not."""
-        if self.alive:
+        if self._served and self.alive:  # what it says as it starts may be why it is about to die
             self._log_start = size(self.log_path)
             self._oom_kills = oom_kills()
+        self._served = True
         self.send(request, number)
 
     def give_up(self, why: str) -> WorkerDiedError:
