@@ -12,6 +12,7 @@ from pathlib import Path
 import platformdirs
 
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
+STATES = "states"  # the folder beside the conversations for what was read of them
 _KINDS = ("config", "data", "log")
 
 

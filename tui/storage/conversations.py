@@ -30,7 +30,7 @@ from tui.storage.records import (
 )
 from tui.storage.states import States
 from tui.storage.tree import Tree
-from tuner.private_files import kvchat_folder
+from tuner.private_files import STATES, kvchat_folder
 from tuner.safe_text import utf8
 
 __all__ = ["Conversation", "Conversations", "Hit", "StoreError", "StoredMessage", "default_path"]
@@ -57,7 +57,7 @@ class Conversations(Database):
 
     def __init__(self, path: Path):
         super().__init__(path)
-        self.states = States(path.parent / "states")
+        self.states = States(path.parent / STATES)
 
     @classmethod
     def open(cls, path: Path | None = None) -> Self:

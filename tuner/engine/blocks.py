@@ -74,10 +74,13 @@ class Block:
     def copy(self) -> Block | None:
         """The same in RAM; None where there is no room."""
         other = Block.in_ram(self.n_bytes)
-        if other is not None:
-            with self.view() as source, other.view() as target:
-                target[:] = source
-        return other
+        return other if other is not None and self.copy_to(other) else None
+
+    def copy_to(self, other: Block) -> bool:
+        """The same in a block of the same size."""
+        with self.view() as source, other.view() as target:
+            target[:] = source
+        return True
 
     @contextmanager
     def view(self) -> Iterator[memoryview]:

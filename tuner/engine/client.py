@@ -174,18 +174,12 @@ class EngineClient:
 
     def show_prompt(self, request: ShowPrompt) -> Prompt:
         """What a model would be sent, told by the header alone. Raises EngineError."""
-        for event in self._run(request):
-            if isinstance(event, Prompt):
-                return event
-        raise EngineError("decode_failed", "the engine did not show the prompt")
+        return self._ended(request, Prompt)
 
     def count_tokens(self, messages: Sequence[Message], think: str = "") -> int:
         """Tokens of a conversation as the model would be given it. Waits for a generation
         that runs. Raises EngineError."""
-        for event in self._run(CountTokens(tuple(messages), think)):
-            if isinstance(event, TokenCount):
-                return event.n_tokens
-        raise EngineError("decode_failed", "the engine gave no answer to a token count")
+        return self._ended(CountTokens(tuple(messages), think), TokenCount).n_tokens
 
     def measure_speed(
         self, request: MeasureSpeed

@@ -262,7 +262,9 @@ class LoadedModel:
         reason = "stopped"
         answer = Answer(self._prompts.splitter(sent), stops, request.sampling.stop)
         with self._log.recording():
-            asked = self._prompts.start_of_last(sent, request.messages)
+            asked = 0
+            if self._cache.needs_checkpoints:  # else it is not asked, and the text is long
+                asked = self._prompts.start_of_last(sent, request.messages)
             complete = self._read_prompt(prompt, reused, asked)
             read, cpu = time.monotonic(), time.process_time()
             if complete:

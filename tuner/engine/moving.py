@@ -76,7 +76,7 @@ class Mover:
             partial(context.write_state, partial=False),
         )
         points = [
-            Source(point.n_tokens, point.state.n_bytes, partial(_copy, cast(Block, point.state)))
+            Source(point.n_tokens, point.state.n_bytes, cast(Block, point.state).copy_to)
             for point in cache.checkpoints_kept
         ]
         try:
@@ -97,31 +97,35 @@ class Mover:
     ) -> StateRestored:
         """Fills the cache with what a file holds, in place of what it has. It stays as it is where
         the file does not fit."""
-        began = time.monotonic()
+        began, why = time.monotonic(), ""
         try:
-            file = StateFile(Path(request.path))
-            before, now = file.described.layout, self.layout(settings)
-            if misfit := before.fits(now):
-                raise StateFileError(misfit)
-            if len(file.tokens) >= context.n_ctx:
-                raise StateFileError("it has more tokens than the context holds")
-            (_, whole), *points = file.states()
-            kept = [(n, point.copy()) for n, point in points]  # the file may be deleted
-            branch = Branch(
-                tuple(file.tokens),
-                whole,
-                tuple(Checkpoint(n, state) for n, state in kept if state is not None),
-                ALL if file.described.n_exact == len(file.tokens) else file.described.n_exact,
-            )
-            was, is_ = (Pair.named(each.type_k, each.type_v) for each in (before, now))
-            branch = self.moved(branch, was, is_, in_ram_or(str(Path(request.path).parent)))
+            if not cache.put(self._from_file(Path(request.path), context.n_ctx, settings)):
+                why = "the engine did not take it"
         except FileNotFoundError:
-            return StateRestored(0, 0.0, "there is none")
+            why = "there is none"
         except (StateFileError, StateError) as error:
-            return StateRestored(0, time.monotonic() - began, str(error))
-        if not cache.put(branch):
-            return StateRestored(0, time.monotonic() - began, "the engine did not take it")
-        return StateRestored(len(cache.tokens), time.monotonic() - began)
+            why = str(error)
+        return StateRestored(0 if why else len(cache.tokens), time.monotonic() - began, why)
+
+    def _from_file(self, path: Path, n_ctx: int, settings: Settings) -> Branch:
+        """What a file holds, for a cache with these settings. Raises StateFileError, StateError or
+        FileNotFoundError."""
+        file = StateFile(path)
+        before, now = file.described.layout, self.layout(settings)
+        if misfit := before.fits(now):
+            raise StateFileError(misfit)
+        if len(file.tokens) >= n_ctx:
+            raise StateFileError("it has more tokens than the context holds")
+        (_, whole), *points = file.states()
+        kept = [(n, point.copy()) for n, point in points]  # the file may be deleted
+        branch = Branch(
+            tuple(file.tokens),
+            whole,
+            tuple(Checkpoint(n, state) for n, state in kept if state is not None),
+            ALL if file.described.n_exact == len(file.tokens) else file.described.n_exact,
+        )
+        was, is_ = (Pair.named(each.type_k, each.type_v) for each in (before, now))
+        return self.moved(branch, was, is_, in_ram_or(str(path.parent)))
 
     # ------------------------------------------------------------ other types
 
@@ -184,9 +188,3 @@ class Mover:
                 return seen_rotations(states[0], states[1], libraries)
             except StateError as error:
                 return str(error)
-
-
-def _copy(state: Block, target: Block) -> bool:
-    with state.view() as source, target.view() as copied:
-        copied[:] = source
-    return True

@@ -79,6 +79,11 @@ class PrefixCache:
         return min(self._n_exact, len(self.tokens))
 
     @property
+    def needs_checkpoints(self) -> bool:
+        """Else the cache can be cut anywhere."""
+        return self._window > 0 or self._keeps_a_state
+
+    @property
     def checkpoints_kept(self) -> tuple[Checkpoint, ...]:
         """Of what the cache holds, in order."""
         return (*self._kept.checkpoints,)
@@ -114,7 +119,7 @@ class PrefixCache:
     def checkpoints(self, prompt: Sequence[int], starts: Iterable[int] = ()) -> list[int]:
         """After how many of a prompt's tokens `keep_checkpoint` is to be called, once it is known
         what is reused of it, in order. `starts`: where later prompts may part from this one."""
-        if not self._needs_checkpoints:
+        if not self.needs_checkpoints:
             return []
         read = len(self.tokens)
         last = max(0, len(prompt) - _OPENING)
@@ -168,11 +173,6 @@ class PrefixCache:
 
     # ------------------------------------------------------------ inside
 
-    @property
-    def _needs_checkpoints(self) -> bool:
-        """Else the cache can be cut anywhere."""
-        return self._window > 0 or self._keeps_a_state
-
     def _bring_back(self, prompt: Sequence[int], exact: bool) -> int:
         """Changes to a branch that was set aside where clearly less of this prompt is to be read
         with it. Returns how many tokens the cache has in common with the prompt now."""
@@ -211,7 +211,7 @@ class PrefixCache:
 
     def _reach(self, same: int, n_tokens: int, points: Sequence[Checkpoint]) -> int:
         """How many of the tokens that are the same can be kept of a state of so many."""
-        if not self._needs_checkpoints or same == n_tokens:
+        if not self.needs_checkpoints or same == n_tokens:
             return same
         found = nearest(points, same)
         return found.n_tokens if found else 0

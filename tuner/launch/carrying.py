@@ -12,7 +12,7 @@ from pathlib import Path
 from tuner.engine.client import EngineClient
 from tuner.engine.log import note
 from tuner.errors import EngineError
-from tuner.private_files import kvchat_folder, private_folder
+from tuner.private_files import STATES, kvchat_folder, private_folder
 
 _SHARE = 2  # of the free disk, that a state may take: one half
 
@@ -20,7 +20,7 @@ _SHARE = 2  # of the free disk, that a state may take: one half
 def states_folder() -> Path:
     """Where states lie, of conversations and on their way. Made if it is not there; raises
     OSError."""
-    return private_folder(kvchat_folder("data") / "states")
+    return private_folder(kvchat_folder("data") / STATES)
 
 
 def spill_folder() -> str:
