@@ -97,8 +97,9 @@ class Oracle:
                 process.kill()
                 process.wait()
 
-    def ask(self, path: Path, settings: Settings) -> Answer:
-        """What the engine would allocate for these settings."""
+    def ask(self, path: Path, settings: Settings, n_outputs_max: int = 1) -> Answer:
+        """What the engine would allocate for these settings and rows of logits (0: one for each
+        token that is computed at once)."""
         if self._child is None or self._child.poll() is not None:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "bench.oracle", "dry", *map(str, self._ports)],
@@ -111,7 +112,7 @@ class Oracle:
             )
         assert self._child.stdin is not None
         assert self._child.stdout is not None
-        self._child.stdin.write(json.dumps([str(path), asdict(settings)]) + "\n")
+        self._child.stdin.write(json.dumps([str(path), asdict(settings), n_outputs_max]) + "\n")
         self._child.stdin.flush()
         line = self._child.stdout.readline()
         if not line:
@@ -153,18 +154,21 @@ def _answer_dry_runs(ports: list[int]) -> None:
     for port in ports:
         llama.libraries.register_rpc(f"127.0.0.1:{port}")
     for line in sys.stdin:
-        path, stated = json.loads(line)
+        path, stated, n_outputs_max = json.loads(line)
         stated["tensor_split"] = tuple(stated["tensor_split"])
-        print(json.dumps(_dry_run(llama, log, ports, path, Settings(**stated))), file=out)
+        found = _dry_run(llama, log, ports, path, Settings(**stated), n_outputs_max)
+        print(json.dumps(found), file=out)
         out.flush()
 
 
-def _dry_run(llama: Any, log: Any, ports: list[int], path: str, settings: Settings) -> Any:
+def _dry_run(
+    llama: Any, log: Any, ports: list[int], path: str, settings: Settings, n_outputs_max: int
+) -> Any:
     with log.recording():
         try:
             model = llama.NativeModel(path, settings, log, dry=True)
             try:
-                context = llama.Context(model, settings, 1, log)
+                context = llama.Context(model, settings, 1, log, n_outputs=n_outputs_max)
                 try:
                     buffers = context.breakdown()
                 finally:

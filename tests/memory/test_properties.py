@@ -109,11 +109,24 @@ def test_where_the_cache_lies_does_not_change_its_size(e: Estimator, s: Settings
     assert len(states) == 1
 
 
-def test_logits_that_nobody_needs_are_not_reserved() -> None:
-    """A chat reads one row: 262 thousand logits, not 512 times as many (half a gigabyte)."""
-    model = real_model("gemma-3-27b-Q4_K_M.gguf")
-    gpu = Estimator(model, machine()).footprint(Settings(4096, n_gpu_layers=99)).uses[0]
-    assert gpu.compute < 512 * model.n_vocab * 4
+@pytest.mark.parametrize(
+    ("rows", "layers", "engines"),
+    [
+        (1, 99, (172509216, 32002080)),
+        (4, 99, (172509216, 32002080)),
+        (0, 99, (547880960, 32004096)),
+        (0, 10, (547880960, 183523328)),
+    ],
+)
+def test_rows_of_logits_cost_what_the_engine_reserves(
+    rows: int, layers: int, engines: tuple[int, int]
+) -> None:
+    """A chat reads one row; a program that takes one for each of 512 tokens pays 375 MiB. The
+    engine's sizes are of its own dry runs (`bench.oracle`)."""
+    estimator = Estimator(real_model("gemma-3-27b-Q4_K_M.gguf"), machine(), n_outputs_max=rows)
+    settings = Settings(8192, n_gpu_layers=layers, use_extra_bufts=False)
+    assert tuple(use.compute for use in estimator.exact(settings).uses) == engines
+    assert tuple(use.compute for use in estimator.footprint(settings).uses) == engines
 
 
 def test_a_quantized_cache_costs_cuda_a_copy() -> None:
@@ -181,13 +194,20 @@ def test_sizes_left_open_and_layers_left_out_change_nothing(
         assert _ESTIMATORS[name, backend].footprint(s) == plain.footprint(s)
 
 
-@given(name=st.sampled_from(_SPARSE), more=st.lists(_some, min_size=4))
+@given(
+    name=st.sampled_from(_SPARSE),
+    more=st.lists(_some, min_size=4),
+    rows=st.sampled_from([1, 4, 0]),
+)
 @quickly(max_examples=15, deadline=None, derandomize=True)
 def test_numbers_that_a_context_is_rounded_to_may_be_left_open_too(
-    name: str, more: list[Settings]
+    name: str, more: list[Settings], rows: int
 ) -> None:
-    """The same under sparse attention, whose blocks and picks follow the context in steps."""
-    quick, plain = (Estimator(real_model(name), machine(2, "CUDA")) for _ in range(2))
+    """The same under sparse attention, whose blocks and picks follow the context in steps, and
+    with more rows of logits than one."""
+    quick, plain = (
+        Estimator(real_model(name), machine(2, "CUDA"), n_outputs_max=rows) for _ in range(2)
+    )
     replay_every_shape(plain)
     for s in (*more, *(replace(s, n_ctx=64, n_ubatch=16) for s in more)):
         assert quick.footprint(s) == plain.footprint(s)

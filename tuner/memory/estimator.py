@@ -36,9 +36,13 @@ class Estimator:
         model: Model,
         machine: Machine,
         extra: Sequence[Footprint] = (),
+        *,
+        n_outputs_max: int = 1,
     ):
         """`extra`: what lives beside the model, each device's bytes by kind (a projector, a draft
-        model); every answer has them included.
+        model); every answer has them included. `n_outputs_max`: the rows of logits that a graph
+        has room for. A chat needs one; other programs take one per slot, or 0: as many as tokens
+        are computed at once.
 
         Raises ValueError where an extra has bytes on a device that the machine has not.
         """
@@ -59,7 +63,7 @@ class Estimator:
         self._weights = Weights(model, machine.gpus, machine.host)
         self.cache = CacheSizes(model.hparams)
         self._checkpoints = CheckpointSizes(model.hparams)
-        self.compute = ComputeSizes(model, machine, self.cache)
+        self.compute = ComputeSizes(model, machine, self.cache, n_outputs_max=n_outputs_max)
         self._placements: dict[tuple[int, int, tuple[float, ...]], Placement] = {}
         self._nothing = (0,) * len(self._ids)
         self._distinct: dict[tuple[tuple[int, ...], int], Placement] = {}

@@ -51,7 +51,11 @@ class _Samples(NamedTuple):
 class ComputeSizes:
     """Bytes of compute buffer for any settings."""
 
-    def __init__(self, model: Model, machine: Machine, cache: CacheSizes):
+    def __init__(
+        self, model: Model, machine: Machine, cache: CacheSizes, *, n_outputs_max: int = 1
+    ):
+        """`n_outputs_max`: rows of logits, 0 for as many as tokens are computed at once."""
+        self._n_outputs_max = n_outputs_max
         self._model = model
         self._hp = model.hparams
         self.graph = ModelGraph(model)
@@ -253,6 +257,7 @@ class ComputeSizes:
             f16_k=k.name == "f16" or self._scratch != "CUDA",
             f16_v=v.name == "f16" or self._scratch != "CUDA",
             k_cached=k.bits / 8 if hp.row.memory == "compressed" else 0.0,
+            n_outputs=min(n_tokens, self._n_outputs_max or n_tokens),
         )
 
     def _opened(
@@ -289,7 +294,7 @@ class ComputeSizes:
         any device."""
         hp, n_tokens = self._hp, shape.n_tokens
         rows = 6 * hp.n_embd + 3 * max(*hp.n_ff, hp.n_ff_exp * hp.n_expert_used, hp.ssm.inner)
-        size = F32 * (n_tokens * rows + hp.n_vocab)
+        size = F32 * (n_tokens * rows + hp.n_vocab * shape.n_outputs)
         for _, n_kv in shape.cells:
             size += n_kv * n_tokens * (F16 if shape.flash else F32 * (1 + max(hp.n_head)))
         return size

@@ -22,13 +22,16 @@ Terms = tuple[tuple[int, int], ...]  # (place of the digit, coefficient)
 
 
 def symbolic(shape: Shape) -> Shape:
-    """The shape with powers of 2**64 in place of what `products` gives values to."""
+    """The shape with powers of 2**64 in place of what `products` gives values to. Rows of logits
+    stay a number, unless there is one for each token."""
     places = [place for place, _ in _unknowns(shape)]
     u, *numbers = (1 << _BITS * place for place in places[:-2])
     k, v = (1 << _BITS * place for place in places[-2:])
+    every = shape.n_outputs == shape.n_tokens > 1
     return replace(
         shape,
         n_tokens=u,
+        n_outputs=u if every else shape.n_outputs,
         cells=tuple((kind, n) for (kind, _), n in zip(shape.cells, numbers, strict=False)),
         counts=tuple(
             (name, n)

@@ -8,5 +8,6 @@ modules are named after the engine's files (src/models/*.cpp, as vendored in the
 
 In every function `b` is the builder of the graph in the making, `t` the tensors of one layer or of
 the output by their plain names, and `g` the graph itself. Shapes are in ggml's order, the innermost
-dimension first; `[n_embd, n_tokens] -> [n_embd, 1]` says what a function takes and what it returns.
+dimension first; `[n_embd, n_tokens] -> [n_embd, n_outputs]` says what a function takes and what
+it returns.
 """

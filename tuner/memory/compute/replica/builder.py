@@ -38,6 +38,7 @@ class Shape:
     k_cached: float = 0.0  # bytes per cached key element, where the graph joins caches
     counts: Counts = ()  # what else the graph is built for
     attends_by_copy: bool = False  # tokens attend to copies of what they picked (glm5_next.py)
+    n_outputs: int = 1  # rows that become logits, of at most n_tokens
 
 
 class GraphBuilder:
@@ -67,7 +68,7 @@ class GraphBuilder:
         self.counts = dict(shape.counts)
         self.tokens = graph.input(n_tokens)
         self.pos = graph.input(n_tokens * hp.positions, element=I32)
-        self.out_ids = graph.input(1, element=I32)
+        self.out_ids = graph.input(shape.n_outputs, element=I32)
         states = graph.input(1, element=I32)
         self.ids = graph.view(states, 1)  # which state belongs to the sequence,
         self.no_ids = graph.view(states, 0)  # and which to others
@@ -109,8 +110,9 @@ class GraphBuilder:
         return cast("T | None", self._shared.get(make))
 
     def output_rows(self, x: Node) -> Node:
-        """The rows of x that become logits: [n, n_tokens] -> [n, 1] (`build_inp_out_ids`)."""
-        return self.g.new(x.shape[0], 1, of=(x, self.out_ids))
+        """The rows of x that become logits: [n, n_tokens] -> [n, n_outputs]
+        (`build_inp_out_ids`)."""
+        return self.g.new(x.shape[0], self.shape.n_outputs, of=(x, self.out_ids))
 
     def has(self, t: Tensors, name: str) -> bool:
         return f"{name}.weight" in t
@@ -156,7 +158,7 @@ class GraphBuilder:
 
 def output_streams(b: GraphBuilder, x: Node) -> Node:
     """The rows that become logits where each token has several: [n_embd, streams, n_tokens]
-    -> [n_embd, streams, 1]."""
+    -> [n_embd, streams, n_outputs]."""
     n, streams, n_tokens = x.shape
     flat = b.g.view(x, n * streams, n_tokens)
-    return b.g.view(b.output_rows(flat), n, streams, 1)
+    return b.g.view(b.output_rows(flat), n, streams, b.shape.n_outputs)

@@ -23,8 +23,8 @@ EMBEDDINGS = "embeddings"  # carried to layers that add them again
 
 
 def common_layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
-    """x: [n_embd, n_tokens] -> the same, or [n_embd, 1] where the `last` layer picks the rows
-    that become logits."""
+    """x: [n_embd, n_tokens] -> the same, or [n_embd, n_outputs] where the `last` layer picks the
+    rows that become logits."""
     if b.has(t, "channel_mix_key"):
         return rwkv_layer(b, t, x, last)
     if b.has(t, "time_mix_key"):

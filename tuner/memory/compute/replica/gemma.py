@@ -94,7 +94,7 @@ def altup_layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> No
 
 def altup_head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
     """All versions as one, its rows to output, normed: [n_embd, n_tokens, versions]
-    -> [n_embd, 1]."""
+    -> [n_embd, n_outputs]."""
     return b.norm(output, "output_norm", b.output_rows(_narrowed(b, output, x)))
 
 

@@ -35,7 +35,7 @@ def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
 
 def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
     """The rows to output, their streams blended into one, normed: [n_embd, streams, n_tokens]
-    -> [n_embd, 1]."""
+    -> [n_embd, n_outputs]."""
     g = b.g
     x = output_streams(b, x)
     gate = _mixes(b, output, "output_hc", x)

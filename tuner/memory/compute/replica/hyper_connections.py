@@ -108,7 +108,7 @@ def spread(b: GraphBuilder, y: Node, x: Node, post: Node, comb: Node, *, fused: 
 
 def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
     """The rows to output, their streams as one, normed: [n_embd, streams, n_tokens]
-    -> [n_embd, 1]."""
+    -> [n_embd, n_outputs]."""
     return b.norm(output, "output_norm", _narrowed(b, output, output_streams(b, x)))
 
 

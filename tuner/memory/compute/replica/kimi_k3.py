@@ -37,7 +37,7 @@ def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
 
 
 def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
-    """The last blend, its rows to output, normed: [n_embd, n_tokens] -> [n_embd, 1]."""
+    """The last blend, its rows to output, normed: [n_embd, n_tokens] -> [n_embd, n_outputs]."""
     return b.norm(output, "output_norm", b.output_rows(_blended(b, x)))
 
 

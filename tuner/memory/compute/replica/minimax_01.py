@@ -14,8 +14,8 @@ from tuner.memory.kv_cache import ALL
 
 
 def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
-    """One layer, with a state or with a cache: [n_embd, n_tokens] -> the same, or [n_embd, 1] where
-    the `last` layer picks the rows that become logits."""
+    """One layer, with a state or with a cache: [n_embd, n_tokens] -> the same, or [n_embd,
+    n_outputs] where the `last` layer picks the rows that become logits."""
     g = b.g
     x = b.norm(t, "attn_norm", x)
     y = _lightning(b, t, x) if b.hp.recurrent[il] else attention(b, t, il, x)

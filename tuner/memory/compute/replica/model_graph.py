@@ -83,7 +83,8 @@ class PartBuilders:
     widened: Callable[[GraphBuilder, Sequence[Tensors], Tensors, Node], Node] = _as_embedded
     layer: Callable[[GraphBuilder, Tensors, int, Node, bool], Node] = common_layer
     run: Callable[[GraphBuilder, Node, Callable[[int, Node], Node]], Node] = _in_turn
-    # from there to the rows that the output's weight is multiplied by, [n_embd, n_tokens or 1]
+    # from there to the rows that the output's weight is multiplied by, [n_embd, n_outputs], or all
+    # of n_tokens where they are picked behind it
     head: Callable[[GraphBuilder, Tensors, Node], Node] = _normed_rows
     block_of: Callable[[HParams, int], int] = _own_block  # whose weights a layer runs
     differs: Callable[[int], int] = _like_the_others  # by number alone, not by tensors

@@ -34,8 +34,8 @@ def widened(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, x: Nod
 
 
 def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
-    """One layer over all streams: [n_embd, streams, n_tokens] -> the same, or [n_embd, streams, 1]
-    where the `last` layer picks the rows that become logits."""
+    """One layer over all streams: [n_embd, streams, n_tokens] -> the same, or [n_embd, streams,
+    n_outputs] where the `last` layer picks the rows that become logits."""
     g = b.g
     if _NGRAMS in b.carried and "ple_key.weight" in t:
         x = _with_ngrams(b, t, b.carried[_NGRAMS], x)
@@ -82,7 +82,7 @@ def _combined(b: GraphBuilder, x: Node, y: Node, inject: Node) -> Node:
 
 def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
     """The last mixer, of the rows to output: not one operation as in the layers, and in place of
-    a norm. [n_embd, streams, 1] -> [n_embd, 1]."""
+    a norm. [n_embd, streams, n_outputs] -> [n_embd, n_outputs]."""
     g = b.g
     n, hc, n_tokens = x.shape
     normed, gate = _gate(b, output, "output_hc", x)

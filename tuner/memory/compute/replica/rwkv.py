@@ -12,8 +12,8 @@ _FIRST_VALUE = "first value"  # carried from the first layer to all others, whic
 
 def rwkv_layer(b: GraphBuilder, t: Tensors, x: Node, last: bool) -> Node:
     """A whole layer: the mixer over time, then the one over channels (src/models/rwkv6.cpp,
-    rwkv7.cpp). [n_embd, n_tokens] -> the same, or [n_embd, 1] where the `last` layer picks the
-    rows that become logits."""
+    rwkv7.cpp). [n_embd, n_tokens] -> the same, or [n_embd, n_outputs] where the `last` layer
+    picks the rows that become logits."""
     g, n_tokens, n = b.g, b.n_tokens, b.hp.n_embd
     old = b.gather(b.hp.state_r)
     normed = b.norm(t, "attn_norm", x)
