@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.giants import LLAMA_8B, giant_path
-from tests.support.launches import launcher, run
+from tests.support.launches import ASK, launcher, run
 from tuner.launch import Look
 from tuner.launch.balancing import Balancer
 from tuner.launch.running import Running
 from tuner.machine.machine import Machine
+from tuner.sampling import Sampling
 from tuner.units import GIB
 from tuner.wishes import Rebalance
 
@@ -156,3 +157,30 @@ def test_a_move_is_not_followed_by_another_at_once(
     assert moved.plan.machine.gpus[0].free == again.gpus[0].free
     day.look_at(moved)
     assert not moves(day.looks(300))
+
+
+def test_a_gpu_that_only_the_engine_knows_is_asked_for_between_answers(tmp_path: Path) -> None:
+    """By the process that has it open; while that answers, what it said last counts."""
+    starts = launcher(giant_path(LLAMA_8B), tmp_path, text="word " * 400, vram_free=GIB // 2)
+    running = run(starts.start())[1]
+    try:
+        running.actual = replace(running.actual, footprint=running.plan.chosen.footprint)
+        ours = running.actual.footprint.uses[0].total
+
+        def free() -> int:
+            return running.machine_now(waits=False).gpus[0].free
+
+        stream = running.generate(ASK, Sampling())
+        next(stream)
+        assert free() == 8 * GIB, "as it was measured"
+        running.stop()
+        assert list(stream)
+        assert free() == GIB // 2 + ours
+        stream = running.generate(ASK, Sampling())
+        next(stream)
+        assert free() == GIB // 2 + ours
+        running.stop()
+        assert list(stream)
+    finally:
+        running.close()
+    assert free() == GIB // 2 + ours, "nobody is there to ask"

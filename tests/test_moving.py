@@ -6,13 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.fake_hardware import DESKTOP
 from tests.support.giants import LLAMA_8B, giant, giant_path, gpu, machine
-from tuner import tuning
-from tuner.machine import host
-from tuner.machine.engine_build import EngineAnswer
 from tuner.machine.machine import Machine
-from tuner.memory.footprint import DeviceUse, Footprint
 from tuner.planning.plan import Plan
 from tuner.tuning import Tuning
 from tuner.units import GIB
@@ -58,18 +53,6 @@ def test_less_memory_and_more(loaded: tuple[Tuning, Plan]) -> None:
     assert more is not None
     assert more.chosen.speed.decode_tps > few.chosen.speed.decode_tps
     assert it.better(plan, here(9.0)) is None
-
-
-def test_the_machine_now(loaded: tuple[Tuning, Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where NVML knows nothing the engine is asked, if that is wanted."""
-    it, _ = loaded
-    listed = replace(gpu(8.0), free=2 * GIB)
-    monkeypatch.setattr(tuning, "ask_engine", lambda *_: EngineAnswer((listed,)))
-    monkeypatch.setattr(host.HostState, "now", lambda: DESKTOP)
-    own = Footprint((DeviceUse("GPU0", weights=5 * GIB), DeviceUse("host")))
-    assert it.machine_now(own, None).gpus == it.machine.gpus
-    (asked,) = it.machine_now(own, None, asks=True).gpus
-    assert asked.free == 7 * GIB
 
 
 def test_what_ran_out_is_not_planned_with_again() -> None:

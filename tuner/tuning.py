@@ -180,14 +180,14 @@ class Tuning:
 
     # ------------------------------------------------------------ while it is loaded
 
-    def machine_now(self, loaded: Footprint, pid: int | None, *, asks: bool = False) -> Machine:
+    def machine_now(
+        self, loaded: Footprint, pid: int | None, asked: Mapping[str, int] | None = None
+    ) -> Machine:
         """The machine as it is now, what our own process `pid` holds counted as free. `loaded`:
-        what that takes of each device. Milliseconds, in any thread; `asks`: GPUs that
-        NVML does not know are asked for too, in a process that takes half a second."""
+        what that takes of each device. `asked`: as in `measured_again`. Milliseconds, in any
+        thread."""
         own = {use.device: use.total for use in loaded.uses}
-        # A server serves one client at a time, which is our own process: none is asked.
-        listed = ask_engine().devices if asks else ()
-        return measured_again(self.machine, own, pid, listed=listed)
+        return measured_again(self.machine, own, pid, asked=asked)
 
     def reshaped(
         self,

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from tests.support.settings import unusual
 from tuner.engine.protocol import (
     Alive,
+    AskDevices,
     Cancelled,
     CountTokens,
+    DeviceMemory,
+    DevicesAsked,
     Done,
     DryRunDone,
     Event,
@@ -60,6 +63,7 @@ MESSAGES: list[Any] = [
     Generate((), Sampling(), think="low"),
     ShowPrompt("m.gguf", SAID, "off", TemplateChoice("tool_use")),
     Prompt("ü\n", (1, 2), ("ü", "\n"), "file", (), ("off", "on"), "on", ("careful",)),
+    AskDevices(("Vulkan0",)), DevicesAsked((DeviceMemory("Vulkan0", 1 << 30, 1 << 34),)),
     CountTokens(SAID), MeasureSpeed(128, (0, 2048), 32, 60.0),
     SpeedMeasured((Timed(0, 128, 1.5, 1.9),), (Timed(128, 32, 0.5, 2.0),), 2),
     MeasureLosses("A text.", 512, 16, 128, 3, (("q8_0", "q8_0"), ("q8_0", "q4_0"))),

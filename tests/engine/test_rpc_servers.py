@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bench.oracle import rpc_available
@@ -140,3 +141,19 @@ def test_what_a_server_keeps_is_not_sent_again(client: EngineClient, tmp_path: P
     size = kept.stat().st_size
     assert size > 10 * MIB
     assert second == pytest.approx(first - size, rel=0.02)
+
+
+def test_a_process_says_what_is_free_on_its_devices(client: EngineClient) -> None:
+    """Of those that are named, in the registry's order, with and without a model."""
+    assert client.device_memory(["CPU"]) is None, "there is no process"
+    with rpc_server() as server:
+        request = Load(str(demo_model_path()), SETTINGS, 1, (server.address,))
+        client.dry_run(request)
+        before = client.device_memory(["RPC0", "CPU", "Vulkan7"])
+        assert before is not None
+        assert {memory.name for memory in before} == {"RPC0", "CPU"}
+        assert all(0 < memory.free <= memory.total for memory in before)
+        load(client, server.address)
+        assert client.device_memory([]) == ()
+        (cpu,) = client.device_memory(["CPU"]) or ()
+        assert cpu.total == psutil.virtual_memory().total

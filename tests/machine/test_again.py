@@ -11,7 +11,7 @@ import psutil
 from tests.support.fake_hardware import DESKTOP, RTX_4090, FakeCard, FakeNvml, write_files
 from tests.support.giants import gpu, machine, unified
 from tuner.machine.again import measured_again
-from tuner.machine.machine import Device, Machine
+from tuner.machine.machine import Machine
 from tuner.units import GIB, MIB
 
 OURS, THEIRS = 4711, 4712
@@ -47,14 +47,11 @@ def test_what_does_not_answer_is_as_it_was() -> None:
     assert free(where, FakeNvml()) == [24 * GIB]
 
 
-def test_gpus_that_the_engine_lists() -> None:
+def test_gpus_that_the_engine_was_asked_for() -> None:
     where = machine(gpu(16.0, backend="Vulkan"))
-
-    def listed(size: int) -> Device:
-        return replace(gpu(16.0, backend="Vulkan"), free=size)
-
+    name = where.gpus[0].engine_name
     for there, expected in ((6 * GIB, 10 * GIB), (15 * GIB, 16 * GIB)):
-        again = measured_again(where, {"GPU0": 4 * GIB}, None, listed=[listed(there)])
+        again = measured_again(where, {"GPU0": 4 * GIB}, None, asked={name: there})
         assert again.gpus[0].free == expected
 
 

@@ -38,6 +38,7 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
     faster_threads   which of two numbers of threads is the faster; 0: it cannot tell
     measure_seconds  how long a measurement takes, in ten Progress steps (default 0)
     loss             nats per token that every pair of cache types loses (default 0.01)
+    vram_free        bytes that are free on every device that it is asked for; 0: none answers
     garbage          these bytes (a Python literal) come in place of an answer
 
 It counts a token per four characters of the conversation. Stop acts at once: a load ends in
@@ -62,8 +63,11 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from tuner.engine.lifeline import end_with_parent
 from tuner.engine.protocol import (
+    AskDevices,
     Cancelled,
     CountTokens,
+    DeviceMemory,
+    DevicesAsked,
     Done,
     DryRunDone,
     Failed,
@@ -293,6 +297,10 @@ class _Script:
                 self.load(request)
             case CountTokens():
                 self.send(TokenCount(_count(request.messages)))
+            case AskDevices():
+                free = self.options.vram_free
+                memory = [DeviceMemory(name, free, free) for name in request.names if free]
+                self.send(DevicesAsked(tuple(memory)))
             case Generate():
                 self.generate(request)
             case SaveState():
@@ -337,6 +345,7 @@ def main() -> None:
     parser.add_argument("--faster-threads", type=int, default=0)
     parser.add_argument("--measure-seconds", type=float, default=0.0)
     parser.add_argument("--loss", type=float, default=0.01)
+    parser.add_argument("--vram-free", type=int, default=0)
     parser.add_argument("--garbage", default="")
     end_with_parent()
     if os.name == "posix":

@@ -16,8 +16,11 @@ from tuner.engine.patience import WAIT_SECONDS, Patience, Watch
 from tuner.engine.protocol import (
     Alive,
     AnswerEvent,
+    AskDevices,
     Cancelled,
     CountTokens,
+    DeviceMemory,
+    DevicesAsked,
     Done,
     DryRunDone,
     Event,
@@ -57,6 +60,7 @@ _ENDS = {
     ShowPrompt: Prompt,
     Generate: Done,
     CountTokens: TokenCount,
+    AskDevices: DevicesAsked,
     MeasureSpeed: SpeedMeasured,
     MeasureLosses: LossesMeasured,
     Reshape: Loaded,
@@ -181,6 +185,24 @@ class EngineClient:
         that runs. Raises EngineError."""
         return self._ended(CountTokens(tuple(messages), think), TokenCount).n_tokens
 
+    def device_memory(
+        self, names: Sequence[str], *, waits: bool = True
+    ) -> tuple[DeviceMemory, ...] | None:
+        """What is free on these devices, asked of the process that has them open; a model need not
+        be loaded. Milliseconds, after what runs; None where there is no process to ask, or without
+        `waits` something runs. Raises EngineError.
+
+        To be asked time after time of this machine's own devices alone: a server on another that
+        does not answer ends the process."""
+        if not self.alive or not self._turn.acquire(blocking=waits):
+            return None
+        try:
+            (*_, last) = self._in_turn(AskDevices(tuple(names)))
+        finally:
+            self._turn.release()
+        assert isinstance(last, DevicesAsked)
+        return last.memory
+
     def measure_speed(
         self, request: MeasureSpeed
     ) -> Generator[Progress | SpeedMeasured, None, None]:
@@ -289,37 +311,41 @@ class EngineClient:
     def _run(self, request: Request) -> Generator[Event, None, None]:
         """Sends one request and yields its events up to the final one."""
         with self._turn:
-            worker = self._begin(request)
-            self._watch = watch = Watch(self._patience, self._doing)
-            try:
-                while True:
-                    event = self._next(worker, watch)
-                    if isinstance(event, Failed):
-                        if event.kind == "usage":
-                            raise UsageError(f"{event.message}.")
-                        raise EngineError(event.kind, self._with_log(event))
-                    if isinstance(event, Cancelled):
-                        raise EngineCancelled("it was cancelled")
-                    if isinstance(event, Final) and not isinstance(event, _ENDS[type(request)]):
-                        raise worker.give_up(f"answered with {type(event).__name__}")
-                    yield event
-                    if isinstance(event, Final):
-                        return
-            except GeneratorExit:  # the caller lost interest
-                if not isinstance(event, Final):
-                    self._drain(worker, watch)
-                raise
-            except WorkerDiedError as death:
-                raise self._death_error(worker, death, request) from death
-            except KvchatError:
-                raise
-            except BaseException:  # an interrupt: there is no time to ask
-                worker.kill()
-                raise
-            finally:
-                self._watch = None
-                with self._state:
-                    self._busy = False
+            yield from self._in_turn(request)
+
+    def _in_turn(self, request: Request) -> Generator[Event, None, None]:
+        """The same, where it is this request's turn."""
+        worker = self._begin(request)
+        self._watch = watch = Watch(self._patience, self._doing)
+        try:
+            while True:
+                event = self._next(worker, watch)
+                if isinstance(event, Failed):
+                    if event.kind == "usage":
+                        raise UsageError(f"{event.message}.")
+                    raise EngineError(event.kind, self._with_log(event))
+                if isinstance(event, Cancelled):
+                    raise EngineCancelled("it was cancelled")
+                if isinstance(event, Final) and not isinstance(event, _ENDS[type(request)]):
+                    raise worker.give_up(f"answered with {type(event).__name__}")
+                yield event
+                if isinstance(event, Final):
+                    return
+        except GeneratorExit:  # the caller lost interest
+            if not isinstance(event, Final):
+                self._drain(worker, watch)
+            raise
+        except WorkerDiedError as death:
+            raise self._death_error(worker, death, request) from death
+        except KvchatError:
+            raise
+        except BaseException:  # an interrupt: there is no time to ask
+            worker.kill()
+            raise
+        finally:
+            self._watch = None
+            with self._state:
+                self._busy = False
 
     def _next(self, worker: WorkerProcess, watch: Watch) -> Event:
         """The next event of the request that runs. Raises WorkerDiedError, also where it had to

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.engine.probe import add_rpc_server, devices, offloaded_to, open_library
+from tuner.engine.probe import add_rpc_server, devices, handles, offloaded_to, open_library
+from tuner.engine.protocol import DeviceMemory
 from tuner.memory.cache_types import CacheType
 from tuner.memory.footprint import Buffer
 
@@ -44,6 +45,12 @@ class GgmlLibraries:
         self._base.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
         self._base.ggml_backend_buft_name.restype = ctypes.c_char_p
         self._base.ggml_backend_buft_name.argtypes = [ctypes.c_void_p]
+        self._base.ggml_backend_dev_name.restype = ctypes.c_char_p
+        self._base.ggml_backend_dev_name.argtypes = [ctypes.c_void_p]
+        self._base.ggml_backend_dev_memory.restype = None
+        self._base.ggml_backend_dev_memory.argtypes = [
+            ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t),
+        ]  # fmt: skip
         self._base.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
         self._base.ggml_get_type_traits.argtypes = [ctypes.c_int]
         self._base.ggml_quantize_chunk.restype = ctypes.c_size_t
@@ -62,6 +69,19 @@ class GgmlLibraries:
         `left_out`: their `ggml_backend_dev_t`."""
         chosen = offloaded_to(devices(self._folder))
         return [device.handle for device in chosen if device.name not in left_out]
+
+    def device_memory(self, names: Collection[str]) -> tuple[DeviceMemory, ...]:
+        """What is free of each of these devices. No other is asked: a remote one would take its
+        time. A driver that fails says that there is nothing at all, and is left out."""
+        found = []
+        for handle in handles(open_library("ggml", self._folder)):
+            name = self._base.ggml_backend_dev_name(handle).decode("utf-8", "replace")
+            if name in names:
+                free, total = ctypes.c_size_t(), ctypes.c_size_t()
+                self._base.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+                if total.value:
+                    found.append(DeviceMemory(name, free.value, total.value))
+        return tuple(found)
 
     def register_rpc(self, server: str) -> None:
         """Makes the devices of an RPC server ("host:port") usable. Raises OSError where the

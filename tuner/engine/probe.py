@@ -80,12 +80,17 @@ class EngineDevice:
     speed: DeviceSpeed = NOT_TRIED  # of an RPC server's
 
 
-def devices(folder: Path) -> list[EngineDevice]:
-    """All devices of the engine that this process has loaded, in the order of its registry."""
-    ggml, base = open_library("ggml", folder), open_library("ggml-base", folder)
+def handles(ggml: ctypes.CDLL) -> list[int]:
+    """The `ggml_backend_dev_t` of all devices, in the order of the engine's registry."""
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
     ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    return [ggml.ggml_backend_dev_get(index) for index in range(ggml.ggml_backend_dev_count())]
+
+
+def devices(folder: Path) -> list[EngineDevice]:
+    """All devices of the engine that this process has loaded, in the order of its registry."""
+    ggml, base = open_library("ggml", folder), open_library("ggml-base", folder)
     base.ggml_backend_dev_get_props.restype = None
     base.ggml_backend_dev_get_props.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Properties)]
     base.ggml_backend_dev_backend_reg.restype = ctypes.c_void_p
@@ -94,8 +99,7 @@ def devices(folder: Path) -> list[EngineDevice]:
     base.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
 
     found = []
-    for index in range(ggml.ggml_backend_dev_count()):
-        device = ggml.ggml_backend_dev_get(index)
+    for device in handles(ggml):
         properties = _Properties()
         base.ggml_backend_dev_get_props(device, ctypes.byref(properties))
         registry = base.ggml_backend_dev_backend_reg(device)

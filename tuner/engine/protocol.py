@@ -129,6 +129,14 @@ class MeasureLosses:
 
 
 @dataclass(frozen=True, slots=True)
+class AskDevices:
+    """Say how much memory is free on these devices, by the engine's names. A model need not be
+    loaded."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Cancels whatever runs: a load, a prompt, a generation."""
 
@@ -140,7 +148,7 @@ class Quit:
 
 State = Reshape | SaveState | RestoreState
 Measure = MeasureSpeed | MeasureLosses
-Request = Load | ShowPrompt | Generate | CountTokens | Measure | State | Stop | Quit
+Request = Load | ShowPrompt | Generate | CountTokens | AskDevices | Measure | State | Stop | Quit
 
 # ---------------------------------------------------------------- events
 
@@ -277,6 +285,23 @@ class LossesMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Bytes of a device as its driver tells them to the process that asks: what that process holds
+    itself is not free."""
+
+    name: str  # the engine's
+    free: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesAsked:
+    """Final event of `AskDevices`: those of the devices that there are, and that answer."""
+
+    memory: tuple[DeviceMemory, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StateSaved:
     """Final event of `SaveState`. No tokens: nothing was written, and `why`."""
 
@@ -323,9 +348,10 @@ class Cancelled:
 
 
 AnswerEvent = PromptProgress | Notice | Text | WasThought | Done  # of `Generate`
+Counted = TokenCount | DevicesAsked
 Measured = SpeedMeasured | LossesMeasured
 Moved = StateSaved | StateRestored
-Final = Loaded | DryRunDone | Done | TokenCount | Measured | Moved | Prompt | Failed | Cancelled
+Final = Loaded | DryRunDone | Done | Counted | Measured | Moved | Prompt | Failed | Cancelled
 Event = Alive | Progress | PromptProgress | Notice | Text | WasThought | Final
 
 

@@ -13,8 +13,10 @@ from tuner.engine.log_lines import names_memory
 from tuner.engine.planned_file import ChangedError, PlannedFile
 from tuner.engine.prompts import Prompts
 from tuner.engine.protocol import (
+    AskDevices,
     Cancelled,
     CountTokens,
+    DevicesAsked,
     DryRunDone,
     Event,
     Failed,
@@ -66,6 +68,8 @@ class Service:
                     return TokenCount(
                         self._loaded_model().count_tokens(request.messages, request.think)
                     )
+                case AskDevices():
+                    return DevicesAsked(llama.libraries.device_memory(request.names))
                 case MeasureSpeed():
                     return self._loaded_model().measure_speed(request)
                 case MeasureLosses():

@@ -32,7 +32,7 @@ class Balancer:
         """What to do now. `chosen`: the user chose what is loaded, setting by setting. `busy`:
         nothing can be loaded at the moment. `least`: tokens that the conversation needs."""
         now, plan = self._clock(), running.plan
-        machine = running.machine_now(asks=False)
+        machine = running.machine_now(waits=False)
         before, self._seen = self._seen, running
         asked, self._asked = self._asked, "stay"
         if self._watch is None or before is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -25,7 +26,7 @@ from tuner.engine.protocol import (
     Timed,
 )
 from tuner.engine.thinking import nearest
-from tuner.errors import NoFitError
+from tuner.errors import EngineCancelled, EngineError, NoFitError
 from tuner.launch.events import LaunchEvent, Look
 from tuner.machine.machine import Machine
 from tuner.machine.measure import gpu_readings, ram_used
@@ -77,6 +78,7 @@ class Running:
         self._settings = replace(plan.chosen.settings, n_ctx=loaded.n_ctx)
         self._cache = CacheSizes(plan.model.hparams)
         self._format = loaded.chat_template  # of the last prompt
+        self._asked: Mapping[str, int] = {}  # bytes that were free, by the engine's own word
         self._advice: Advice | None = None  # once it was asked for
         # A screen that is resized asks again before it has its answer, and there is one solver.
         self._reporting = Lock()
@@ -271,11 +273,19 @@ class Running:
             self, request.rebalance, chosen=chosen, busy=busy, least=least
         )
 
-    def machine_now(self, *, asks: bool = True) -> Machine:
-        """The machine as it is now, with what this model takes counted as free. Milliseconds, or
-        half a second where it `asks` for GPUs that are not NVIDIA's."""
-        asks = asks and any(not gpu.uuid for gpu in self.plan.machine.gpus)
-        return self._tuning.machine_now(self.actual.footprint, self._client.pid, asks=asks)
+    def machine_now(self, *, waits: bool = True) -> Machine:
+        """The machine as it is now, with what this model takes counted as free. Milliseconds; GPUs
+        that NVML does not know are asked for by the model's own process, which has them open, and
+        are as they were last where that does not answer or, without `waits`, has something to do.
+        """
+        # A server elsewhere may be out of reach for a while: nobody is to die of a look at it.
+        gpus = self.plan.machine.gpus
+        unknown = [gpu.engine_name for gpu in gpus if not gpu.uuid and gpu.kind != "rpc"]
+        with suppress(EngineError, EngineCancelled):
+            memory = self._client.device_memory(unknown, waits=waits) if unknown else None
+            if memory is not None:
+                self._asked = {device.name: device.free for device in memory}
+        return self._tuning.machine_now(self.actual.footprint, self._client.pid, self._asked)
 
     def less(self, words: str) -> Iterator[LaunchEvent]:
         """Loads the next smaller plan, where an answer ran out of memory, by the engine's `words`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ def measured_again(
     own: Mapping[str, int],
     pid: int | None,
     *,
-    listed: Sequence[Device] = (),
+    asked: Mapping[str, int] | None = None,
     nvml: Any | None = None,
     state: HostState | None = None,
     root: Path = Path("/"),
@@ -30,8 +30,8 @@ def measured_again(
     what it had.
 
     `own`: bytes that our model takes of each GPU, by Device.id, which count where the driver does
-    not tell the process's own (in a container, on Windows). `listed`: GPUs that NVML does not know,
-    as the engine has them now, asked in another process. The rest stands in for hardware, as in
+    not tell the process's own (in a container, on Windows). `asked`: bytes that are free on
+    GPUs that NVML does not know, by Device.engine_name. The rest stands in for hardware, as in
     `measure`.
     """
     memory = _host(machine.host, pid, state or HostState.now(), root)
@@ -39,7 +39,7 @@ def measured_again(
     library = nvidia.load_nvml() if nvml is None and cards else nvml
     readings = nvidia.readings(library, cards)
     held = nvidia.held_by(library, cards, pid)
-    asked = {gpu.engine_name: gpu for gpu in listed}
+    told = asked or {}
     gpus = []
     for gpu in machine.gpus:
         reading, ours = readings.get(gpu.uuid), own.get(gpu.id, 0)
@@ -48,9 +48,8 @@ def measured_again(
             gpus.append(replace(gpu, free=reading.total - reading.used + ours))
         elif gpu.unified and gpu.uuid:  # a card that has the host's memory and no other
             gpus.append(replace(gpu, free=min(gpu.total, memory.free)))
-        elif gpu.engine_name in asked:
-            free = asked[gpu.engine_name].free
-            gpus.append(replace(gpu, free=min(gpu.total, free + ours)))
+        elif gpu.engine_name in told:
+            gpus.append(replace(gpu, free=min(gpu.total, told[gpu.engine_name] + ours)))
         else:
             gpus.append(gpu)
     return replace(machine, gpus=tuple(gpus), host=memory)
