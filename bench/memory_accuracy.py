@@ -1,11 +1,13 @@
 """Holds the memory formulas against the engine's own dry runs.
 
     python -m bench.memory_accuracy FOLDER [--gpus 1,2] [--quick] [--json FILE]
+    python -m bench.memory_accuracy FOLDER --backend Vulkan --sources vendor/llama.cpp
 
 FOLDER holds GGUF files; sparse ones are fine, so are headers alone named NAME@FULLSIZE (they are
 copied and stretched). For each file and a grid of settings the engine builds everything with
 `no_alloc` on one or two stand-in GPUs; the table shows, per architecture, the largest error of
-weights, cache and compute on any device, and the worst total.
+weights, cache and compute on any device, and the worst total. A stand-in is an RPC device, or with
+`--backend` one with the rules of a GPU's backend, which are cut out of the engine's sources.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
+from bench.backend_rules import NAMES, built
 from bench.oracle import Answer, Oracle, available
 from tuner.errors import KvchatError
 from tuner.gguf.header import read_header
@@ -31,13 +36,16 @@ from tuner.planning.constraints import refusal
 from tuner.settings import Settings
 from tuner.units import MIB
 
+_RULES = user_cache_path("kvchat-bench")  # where libraries of rules are kept
+
 COMPUTE_SHARE, COMPUTE_BYTES = 0.03, 4 * MIB  # what counts as right for a compute buffer
 
 
-def stand_in(n_gpus: int) -> Machine:
-    """The machine that the oracle plays: RPC devices without end."""
+def stand_in(n_gpus: int, backend: str = "RPC") -> Machine:
+    """The machine that the oracle plays: devices of a backend without end."""
+    kind = "rpc" if backend == "RPC" else "gpu"
     gpus = tuple(
-        Device(f"GPU{i}", "rpc", "RPC", "stand-in", 1 << 50, 1 << 50, 0) for i in range(n_gpus)
+        Device(f"GPU{i}", kind, backend, "stand-in", 1 << 50, 1 << 50, 0) for i in range(n_gpus)
     )
     return Machine(gpus, Device("host", "host", "CPU", "host", 1 << 50, 1 << 50, 0))
 
@@ -100,12 +108,14 @@ def compare(
     return Case(file, architecture, settings, weights, cache, compute, compute_true, total)
 
 
-def measure(files: list[Path], n_gpus: int, quick: bool) -> tuple[list[Case], list[str]]:
-    """All comparisons, and in words what could not be compared."""
+def measure(
+    files: list[Path], n_gpus: int, quick: bool, backend: str = "RPC", rules: Path | None = None
+) -> tuple[list[Case], list[str]]:
+    """All comparisons, and in words what could not be compared. `rules`: as of `Oracle`."""
     cases: list[Case] = []
     apart: list[str] = []
-    machine = stand_in(n_gpus)
-    with Oracle(n_gpus) as oracle:
+    machine = stand_in(n_gpus, backend)
+    with Oracle(n_gpus, backend=backend, rules=rules) as oracle:
         for file in files:
             try:
                 model = describe(read_header(file))
@@ -172,16 +182,24 @@ def main() -> int:
     parser.add_argument("--gpus", default="1", help="stand-in GPUs, e.g. 1,2")
     parser.add_argument("--quick", action="store_true", help="two settings per file")
     parser.add_argument("--show", action="store_true", help="every case whose compute is off")
+    parser.add_argument("--backend", choices=NAMES, help="whose rules the stand-in has")
+    parser.add_argument("--sources", type=Path, help="llama.cpp's folder, for --backend")
     parser.add_argument("--json", type=Path, help="write every case there")
     options = parser.parse_args()
+    if options.backend and options.sources is None:
+        parser.error(
+            "--backend needs --sources: the engine's own, as llama-cpp-python vendors them"
+        )
     if not available():
         print("needs an engine built with GGML_RPC=ON on x86-64 Linux", file=sys.stderr)
         return 5
     with tempfile.TemporaryDirectory() as scratch:
         files = stretched(options.folder, Path(scratch))
         cases: list[Case] = []
+        rules = built(options.sources, _RULES) if options.backend else None
         for n_gpus in (int(x) for x in options.gpus.split(",")):
-            found, apart = measure(files, n_gpus, options.quick)
+            backend = options.backend or "RPC"
+            found, apart = measure(files, n_gpus, options.quick, backend, rules)
             cases += found
             for line in apart:
                 print("apart:", line, file=sys.stderr)

@@ -5,7 +5,10 @@
 
 Stand-in GPUs are RPC servers on loopback, each a child process that serves the CPU backend: the
 engine places layers there as on a real one, and under `no_alloc` nothing is allocated, so sparse
-files of any size will do. Needs an engine built with GGML_RPC=ON; x86-64 Linux.
+files of any size will do. Needs an engine built with GGML_RPC=ON; x86-64 Linux. A stand-in with a
+GPU backend's own rules (`bench.backend_rules`) is asked with the library that has them:
+
+    with Oracle(n_gpus=2, backend="Vulkan", rules=built(sources, folder)) as oracle:
 """
 
 from __future__ import annotations
@@ -64,14 +67,16 @@ def available() -> bool:
 class Oracle:
     """Dry runs on this machine with `n_gpus` stand-ins. A crash of the engine costs one answer."""
 
-    def __init__(self, n_gpus: int = 1):
+    def __init__(self, n_gpus: int = 1, *, backend: str = "RPC", rules: Path | None = None):
+        """`rules`: a library of `bench.backend_rules`, for any `backend` but RPC."""
         self._n_gpus = n_gpus
+        self._posed = ["pose", str(rules), backend, str(n_gpus)] if rules else []
         self._servers: list[subprocess.Popen[bytes]] = []
         self._child: subprocess.Popen[str] | None = None
         self._ports: list[int] = []
 
     def __enter__(self) -> Oracle:
-        for _ in range(self._n_gpus):
+        for _ in range(0 if self._posed else self._n_gpus):
             port = _free_port()
             self._servers.append(
                 subprocess.Popen(
@@ -102,7 +107,12 @@ class Oracle:
         token that is computed at once)."""
         if self._child is None or self._child.poll() is not None:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "bench.oracle", "dry", *map(str, self._ports)],
+                [
+                    sys.executable,
+                    "-m",
+                    "bench.oracle",
+                    *(self._posed or ("dry", *map(str, self._ports))),
+                ],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -143,7 +153,8 @@ def _serve(port: int) -> None:
     serve(f"127.0.0.1:{port}".encode(), None, 1, 1, ctypes.byref(device))
 
 
-def _answer_dry_runs(ports: list[int]) -> None:
+def _answer_dry_runs(ports: list[int], posed: list[str]) -> None:
+    """On RPC servers at `ports`, or on what is `posed`: a library, a backend, how many."""
     from tuner.engine import llama  # noqa: PLC0415
 
     out = os.fdopen(os.dup(1), "w")
@@ -153,16 +164,23 @@ def _answer_dry_runs(ports: list[int]) -> None:
     llama.init()
     for port in ports:
         llama.libraries.register_rpc(f"127.0.0.1:{port}")
+    names = [f"127.0.0.1:{port}" for port in ports]
+    if posed:
+        from bench.backend_rules import pose_as  # noqa: PLC0415
+
+        library, backend, count = posed
+        pose_as(Path(library), backend, int(count))
+        names = [f"{backend}{i}" for i in range(int(count))]
     for line in sys.stdin:
         path, stated, n_outputs_max = json.loads(line)
         stated["tensor_split"] = tuple(stated["tensor_split"])
-        found = _dry_run(llama, log, ports, path, Settings(**stated), n_outputs_max)
+        found = _dry_run(llama, log, names, path, Settings(**stated), n_outputs_max)
         print(json.dumps(found), file=out)
         out.flush()
 
 
 def _dry_run(
-    llama: Any, log: Any, ports: list[int], path: str, settings: Settings, n_outputs_max: int
+    llama: Any, log: Any, names: list[str], path: str, settings: Settings, n_outputs_max: int
 ) -> Any:
     with log.recording():
         try:
@@ -177,11 +195,10 @@ def _dry_run(
                 model.close()
         except llama.LlamaError as error:
             return {"error": str(error)}
-    names = [f"127.0.0.1:{port}" for port in ports]
-    sizes = [[0, 0, 0] for _ in range(len(ports) + 1)]
+    sizes = [[0, 0, 0] for _ in range(len(names) + 1)]
     column = {"weights": 0, "kv_cache": 1, "recurrent_state": 1, "compute": 2}
     for buffer in buffers:
-        device = next((i for i, n in enumerate(names) if n in buffer.device), len(ports))
+        device = next((i for i, n in enumerate(names) if n in buffer.device), len(names))
         sizes[device][column[buffer.kind]] += buffer.size
     return {"sizes": sizes}
 
@@ -208,5 +225,7 @@ def _wait_for(port: int, seconds: float = 20.0) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         _serve(int(sys.argv[2]))
+    elif sys.argv[1] == "pose":
+        _answer_dry_runs([], sys.argv[2:])
     else:
-        _answer_dry_runs([int(p) for p in sys.argv[2:]])
+        _answer_dry_runs([int(p) for p in sys.argv[2:]], [])

@@ -1,0 +1,166 @@
+"""A stand-in GPU that has the rules of one of llama.cpp's backends: CUDA's, Vulkan's, Metal's ...
+
+An RPC device (`bench.oracle`) has none of a GPU's own rules: it takes nothing to itself from the
+host, leaves graphs as they are, needs no scratch memory. `backend.cpp` is a backend without a
+device whose rules are functions cut out of the backends' own sources, as vendored with the engine,
+so that the engine's scheduler and allocator give the sizes that they would on such a card.
+
+    library = built(sources)       # a folder with llama.cpp as llama-cpp-python vendors it
+    pose_as(library, "Vulkan", 1)  # before a model is loaded, in a process of its own
+
+Needs g++ and the sources (`pip download --no-deps --no-binary :all: llama-cpp-python`); x86-64
+Linux. What is left out: which operations a backend has no kernel for, but for fused attention.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import re
+import subprocess
+from pathlib import Path
+
+from bench.cxx import closing, without_comments
+from tuner.engine.probe import engine_folder
+
+_HERE = Path(__file__).resolve().parent
+NAMES = ("CUDA", "ROCm", "MUSA", "Vulkan", "Metal", "SYCL", "CANN")
+
+_CUDA_SHIMS = """
+#define FLASH_ATTN_AVAILABLE
+#define FATTN_KQ_STRIDE 256
+#define GGML_CUDA_CC_ADA_LOVELACE 890
+struct device_rules { int cc; };
+struct info_rules { device_rules devices[16]; };
+static info_rules ggml_cuda_info() { info_rules r; for (auto & d : r.devices) { d.cc = cc; } return r; }
+static bool turing_mma_available(int cc) { return cc >= 750; }
+static bool volta_mma_available(int cc) { return cc == 700; }
+static bool amd_mfma_available(int) { return false; }
+static bool amd_wmma_available(int) { return false; }
+static bool ggml_cuda_flash_attn_ext_mma_f16_may_use_sparse(int, int, int, int) { return false; }
+static bool ggml_cuda_flash_attn_ext_mma_f16_shall_use_sparse(int, const ggml_tensor *, int, int) { return false; }
+"""  # noqa: E501
+_CUDA_ATTENTION = """
+static size_t attention_size(const ggml_tensor * t) {
+    const bool copied = t->src[0]->ne[1] > 2; // the kernels of prompts read f16
+    return ggml_cuda_flash_attn_ext_get_f16_extra_data(t, copied, copied).end - (uintptr_t) t->data;
+}
+"""
+
+
+def _source(path: Path) -> str:
+    return without_comments(path.read_text())
+
+
+def _cut(text: str, start: str) -> str:
+    """From `start`, a regular expression, to the end of the braces that follow, and what comes up
+    to the next semicolon where it is no function."""
+    match = re.search(start, text, re.MULTILINE)
+    if match is None:
+        raise LookupError(start)
+    end = closing(text, text.index("{", match.end() - 1)) + 1
+    tail = re.compile(r"\s*;").match(text, end)
+    return text[match.start() : tail.end() if tail else end] + "\n"
+
+
+def _pieces(ggml: Path) -> dict[str, str]:
+    """The file of each backend's rules."""
+    cuda = _source(ggml / "src/ggml-cuda/ggml-cuda.cu")
+    attention = _source(ggml / "src/ggml-cuda/fattn.cu")
+    common = _source(ggml / "src/ggml-cuda/fattn-common.cuh")
+    optimize = _cut(cuda, r"^static void ggml_backend_cuda_graph_optimize\(")
+    # what follows is another order of the graph, which is off unless an environment variable asks
+    optimize = optimize[: optimize.index("ggml_cuda_stream_context & stream_context")] + "}\n"
+    topk = _source(ggml / "src/ggml-cuda/topk-moe.cu")
+    arguments = _source(ggml / "src/ggml-cuda/topk-moe.cuh")
+    vulkan = _source(ggml / "src/ggml-vulkan/ggml-vulkan.cpp")
+    vulkan_debug = _source(ggml / "src/ggml-vulkan/ggml-vulkan-debug.cpp")
+    patterns = _source(ggml / "src/ggml-vulkan/ggml-vulkan-types.h")
+    ops = _source(ggml / "src/ggml-metal/ggml-metal-ops.cpp")
+    metal = _source(ggml / "src/ggml-metal/ggml-metal.cpp")
+    return {
+        "cuda.inc": _CUDA_SHIMS
+        + _cut(arguments, r"^struct ggml_cuda_topk_moe_args \{")
+        + _cut(topk, r"^bool ggml_cuda_should_use_topk_moe\(")
+        + _cut(cuda, r"^static bool ggml_cuda_topk_moe_fusion\(")
+        + "static constexpr int MOE_WEIGHTED_REDUCTION_MAX_EXPERTS = "
+        + re.findall(r"MOE_WEIGHTED_REDUCTION_MAX_EXPERTS = (\d+;)", cuda)[0]
+        + _cut(cuda, r"^struct ggml_cuda_moe_weighted_reduction_match \{")
+        + _cut(cuda, r"^static bool ggml_cuda_match_moe_weighted_reduction\(")
+        + optimize
+        + _cut(cuda, r"^static int64_t get_op_batch_size\(")
+        + _cut(attention, r"^enum best_fattn_kernel \{")
+        + _cut(attention, r"^static bool ggml_cuda_fattn_kv_type_supported\(")
+        + _cut(attention, r"^static best_fattn_kernel ggml_cuda_get_best_fattn_kernel\(")
+        + _cut(common, r"^struct ggml_cuda_flash_attn_ext_f16_extra_data \{")
+        + _cut(common, r"^static inline \w+ ggml_cuda_flash_attn_ext_get_f16_extra_data\(")
+        + _CUDA_ATTENTION,
+        "vulkan.inc": "".join(
+            _cut(patterns, rf"^static constexpr std::initializer_list<ggml_op> {name}\s*\{{")
+            for name in re.findall(r"initializer_list<ggml_op> (\w+)", patterns)
+        )
+        + _cut(vulkan, r"^int ggml_vk_unary_mul_op_index\(")
+        + _cut(vulkan, r"^static bool ggml_vk_can_fuse_unary_mul\(")
+        + _cut(vulkan_debug, r"^int64_t ggml_vk_get_op_batch_size\(")
+        + _cut(vulkan, r"^void ggml_vk_graph_optimize\("),
+        "metal.inc": "".join(
+            _cut(ops, rf"^(static )?(bool|int|size_t|int32_t) {name}\(")
+            for name in dict.fromkeys(
+                re.findall(
+                    r"^(?:static )?(?:bool|int|size_t|int32_t) "
+                    r"(ggml_metal_op_(?:mul_mat_id_extra_|flash_attn_ext_)\w+)\(const",
+                    ops,
+                    re.MULTILINE,
+                )
+            )
+        )
+        + _cut(metal, r"^static size_t ggml_backend_metal_buffer_type_get_alloc_size\(")
+        + _cut(metal, r"^static int64_t get_op_batch_size\("),
+    }
+
+
+def built(sources: Path, into: Path) -> Path:
+    """The library, built in the folder `into` unless it is there already. `sources`: llama.cpp's
+    folder. Raises OSError without sources or compiler, CalledProcessError where they do not fit."""
+    ggml = sources / "ggml"
+    frame = (_HERE / "backend.cpp").read_text()
+    pieces = _pieces(ggml)
+    key = hashlib.sha256("".join([frame, *pieces.values()]).encode()).hexdigest()[:16]
+    target = into / f"backend-rules-{key}.so"
+    if target.exists():
+        return target
+    into.mkdir(parents=True, exist_ok=True)
+    for name, text in pieces.items():
+        (into / name).write_text(text)
+    metal = ggml / "src/ggml-metal"
+    libraries = engine_folder()
+    subprocess.run(
+        [
+            "g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-o", str(target),
+            str(_HERE / "backend.cpp"),
+            str(metal / "ggml-metal-common.cpp"), str(metal / "ggml-metal-fusion.cpp"),
+            f"-I{into}", f"-I{ggml / 'include'}", f"-I{ggml / 'src'}", f"-I{metal}",
+            f"-L{libraries}", "-lggml-base", "-lggml", "-lggml-cpu", f"-Wl,-rpath,{libraries}",
+        ],
+        check=True,
+    )  # fmt: skip
+    return target
+
+
+def pose_as(
+    library: Path,
+    name: str,
+    count: int,
+    *,
+    capability: int = 860,
+    integrated: bool = False,
+    optimizes: bool = True,
+    nodes: Path | None = None,
+) -> None:
+    """Makes `count` devices with the rules of a backend (of `NAMES`) known to the engine of this
+    process. `capability`: CUDA's, times 100; `optimizes`: whether `graph_optimize` runs; `nodes`:
+    a file that gets every graph of a device as the backend receives it."""
+    handle = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    path = str(nodes).encode() if nodes else None
+    if handle.pose_as(name.encode(), count, capability, integrated, not optimizes, path):
+        raise ValueError(f"no rules of {name}")

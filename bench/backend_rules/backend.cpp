@@ -1,0 +1,310 @@
+// A ggml backend without a device: it computes nothing and holds nothing, but has the rules of one
+// of llama.cpp's GPU backends by which the scheduler and the allocator decide: what its devices
+// can do, how tensors lie in its buffers, what it takes to itself from the host, and what it does
+// to a graph before memory is found for it. These rules are the backends' own code, cut out of
+// their sources (`__init__.py`); what is written here is the frame around them.
+
+#include "ggml-backend-impl.h"
+#include "ggml-cpu.h"
+#include "ggml-impl.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstdlib>
+#include <cstring>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#define VK_LOG_DEBUG(x)
+#define TOPK_MOE_ROWS_PER_BLOCK 4
+
+namespace cuda {
+struct ggml_backend_cuda_context {};
+static int cc = 860;
+#include "cuda.inc"
+}
+
+namespace vulkan {
+struct vk_device_rules { bool disable_graph_optimize = false; };
+struct ggml_backend_vk_context { vk_device_rules * device; };
+#include "vulkan.inc"
+}
+
+extern "C" {
+#include "ggml-metal-impl.h"
+#include "ggml-metal-device.h"
+#include "ggml-metal-fusion.h"
+void ggml_graph_optimize(struct ggml_cgraph * gf);
+// asked for by what only runs while a graph is computed
+ggml_metal_buffer_id ggml_metal_buffer_get_id(ggml_metal_buffer_t, const struct ggml_tensor *) { return {}; }
+}
+namespace metal {
+#include "metal.inc"
+}
+
+enum Kind { CUDA, VULKAN, METAL, SYCL, CANN };
+
+static struct {
+    Kind kind;
+    std::string name, host_name;
+    size_t alignment;
+    bool host_buffer, async, events, integrated, optimizes;
+    FILE * nodes;
+} rules;
+
+struct device_context { std::string name; ggml_backend_buffer_type buft, host_buft; };
+
+// buffers
+
+static const char * buft_name(ggml_backend_buffer_type_t buft) {
+    return ((device_context *) buft->context)->name.c_str();
+}
+
+static const char * host_buft_name(ggml_backend_buffer_type_t) {
+    return rules.host_name.c_str();
+}
+
+static void * aligned_base(ggml_backend_buffer_t buffer) {
+    return (void *) GGML_PAD((uintptr_t) buffer->context, rules.alignment);
+}
+
+static ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size) {
+    ggml_backend_buffer_type_t cpu = ggml_backend_cpu_buffer_type();
+    ggml_backend_buffer_t buffer = cpu->iface.alloc_buffer(cpu, size + rules.alignment);
+    if (buffer) {
+        buffer->buft = buft;
+        buffer->size = size;
+        buffer->iface.get_base = aligned_base;
+    }
+    return buffer;
+}
+
+static size_t alignment(ggml_backend_buffer_type_t) {
+    return rules.alignment;
+}
+
+static size_t padded_rows(const ggml_tensor * tensor, size_t size) {
+    const int64_t padding = 512; // MATRIX_ROW_PADDING
+    if (ggml_is_quantized(tensor->type) && tensor->ne[0] % padding != 0) {
+        size += ggml_row_size(tensor->type, padding - tensor->ne[0] % padding);
+    }
+    return size;
+}
+
+static size_t alloc_size(ggml_backend_buffer_type_t, const ggml_tensor * tensor) {
+    switch (rules.kind) {
+        case CUDA:
+            return padded_rows(tensor, tensor->op == GGML_OP_FLASH_ATTN_EXT ? cuda::attention_size(tensor) : ggml_nbytes(tensor));
+        case METAL:
+            return metal::ggml_backend_metal_buffer_type_get_alloc_size(nullptr, tensor);
+        case SYCL:
+        case CANN:
+            return padded_rows(tensor, ggml_nbytes(tensor));
+        case VULKAN:
+            break;
+    }
+    return ggml_nbytes(tensor);
+}
+
+static bool not_host(ggml_backend_buffer_type_t) {
+    return false;
+}
+
+// the backend
+
+static const char * backend_name(ggml_backend_t backend) {
+    return ((device_context *) backend->device->context)->name.c_str();
+}
+
+static void backend_free(ggml_backend_t backend) {
+    delete backend;
+}
+
+static ggml_status graph_compute(ggml_backend_t, ggml_cgraph *) {
+    return GGML_STATUS_FAILED;
+}
+
+static void graph_optimize(ggml_backend_t backend, ggml_cgraph * graph, ggml_backend_graph_optimize_params * params) {
+    if (rules.nodes) {
+        fprintf(rules.nodes, "split %d\n", graph->n_nodes);
+        for (int i = 0; i < graph->n_nodes; i++) {
+            const ggml_tensor * t = graph->nodes[i];
+            fprintf(rules.nodes, "%p %s [%lld %lld %lld %lld] %s view=%p %s:", (const void *) t, ggml_op_desc(t),
+                (long long) t->ne[0], (long long) t->ne[1], (long long) t->ne[2], (long long) t->ne[3],
+                ggml_type_name(t->type), (const void *) t->view_src, t->name);
+            for (int j = 0; j < GGML_MAX_SRC && t->src[j]; j++) {
+                fprintf(rules.nodes, " %p(%s)", (const void *) t->src[j], t->src[j]->name);
+            }
+            fprintf(rules.nodes, "\n");
+        }
+        fflush(rules.nodes);
+    }
+    if (!rules.optimizes) {
+        return;
+    }
+    if (rules.kind == CUDA) {
+        cuda::ggml_backend_cuda_context context;
+        ggml_backend inner = *backend;
+        inner.context = &context;
+        cuda::ggml_backend_cuda_graph_optimize(&inner, graph, params);
+    } else if (rules.kind == VULKAN) {
+        vulkan::vk_device_rules device;
+        vulkan::ggml_backend_vk_context context = { &device };
+        ggml_backend inner = *backend;
+        inner.context = &context;
+        vulkan::ggml_vk_graph_optimize(&inner, graph, params);
+    } else if (rules.kind == METAL) {
+        ggml_metal_fusion_add_alloc_deps(params->user_data, params->add_alloc_dep, graph);
+        ggml_graph_optimize(graph);
+    }
+}
+
+static void event_record(ggml_backend_t, ggml_backend_event_t) {}
+static void event_wait(ggml_backend_t, ggml_backend_event_t) {}
+static void synchronize(ggml_backend_t) {}
+
+static ggml_guid guid = { 0x6b, 0x76, 0x63, 0x68, 0x61, 0x74, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 };
+
+// devices
+
+static const char * dev_name(ggml_backend_dev_t dev) {
+    return ((device_context *) dev->context)->name.c_str();
+}
+
+static void dev_memory(ggml_backend_dev_t, size_t * free, size_t * total) {
+    *free = *total = (size_t) 1 << 50;
+}
+
+static enum ggml_backend_dev_type dev_type(ggml_backend_dev_t) {
+    return rules.integrated ? GGML_BACKEND_DEVICE_TYPE_IGPU : GGML_BACKEND_DEVICE_TYPE_GPU;
+}
+
+static void dev_props(ggml_backend_dev_t dev, ggml_backend_dev_props * props) {
+    props->name = dev_name(dev);
+    props->description = dev_name(dev);
+    props->type = dev_type(dev);
+    props->device_id = nullptr;
+    dev_memory(dev, &props->memory_free, &props->memory_total);
+    props->caps = { rules.async, rules.host_buffer, false, rules.events, true };
+}
+
+static ggml_backend_t dev_init(ggml_backend_dev_t dev, const char *) {
+    auto * backend = new ggml_backend{};
+    backend->guid = &guid;
+    backend->iface.get_name = backend_name;
+    backend->iface.free = backend_free;
+    backend->iface.synchronize = synchronize;
+    backend->iface.graph_compute = graph_compute;
+    backend->iface.event_record = event_record;
+    backend->iface.event_wait = event_wait;
+    backend->iface.graph_optimize = graph_optimize;
+    backend->device = dev;
+    return backend;
+}
+
+static ggml_backend_buffer_type_t dev_buft(ggml_backend_dev_t dev) {
+    return &((device_context *) dev->context)->buft;
+}
+
+static ggml_backend_buffer_type_t dev_host_buft(ggml_backend_dev_t dev) {
+    return rules.host_buffer ? &((device_context *) dev->context)->host_buft : nullptr;
+}
+
+static bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
+    if (op->op != GGML_OP_FLASH_ATTN_EXT) {
+        return true;
+    }
+    if (rules.kind == CUDA) {
+        return cuda::ggml_cuda_get_best_fattn_kernel(0, op) != cuda::BEST_FATTN_KERNEL_NONE;
+    }
+    return rules.kind != METAL || op->src[1]->type == op->src[2]->type;
+}
+
+static bool supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft) {
+    auto * context = (device_context *) dev->context;
+    return buft == &context->buft || (rules.integrated && rules.kind == CUDA && buft->iface.get_name == host_buft_name);
+}
+
+static bool offload_op(ggml_backend_dev_t, const ggml_tensor * op) {
+    const int64_t least = 32;
+    switch (rules.kind) {
+        case CUDA: return cuda::get_op_batch_size(op) >= least;
+        case VULKAN: return vulkan::ggml_vk_get_op_batch_size(op) >= least;
+        case METAL: return (op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID) && metal::get_op_batch_size(op) >= least;
+        case SYCL: return cuda::get_op_batch_size(op) >= least;
+        case CANN: return op->ne[1] >= least && op->op != GGML_OP_GET_ROWS;
+    }
+    return false;
+}
+
+static ggml_backend_event_t event_new(ggml_backend_dev_t dev) {
+    return new ggml_backend_event{ dev, nullptr };
+}
+
+static void event_free(ggml_backend_dev_t, ggml_backend_event_t event) {
+    delete event;
+}
+
+static void event_synchronize(ggml_backend_dev_t, ggml_backend_event_t) {}
+
+// the registry
+
+static std::vector<ggml_backend_device> devices;
+
+static const char * reg_name(ggml_backend_reg_t) {
+    return rules.name.c_str();
+}
+
+static size_t reg_count(ggml_backend_reg_t) {
+    return devices.size();
+}
+
+static ggml_backend_dev_t reg_device(ggml_backend_reg_t, size_t i) {
+    return &devices[i];
+}
+
+static void * reg_address(ggml_backend_reg_t, const char *) {
+    return nullptr;
+}
+
+static ggml_backend_reg reg = { GGML_BACKEND_API_VERSION, { reg_name, reg_count, reg_device, reg_address }, nullptr };
+
+// Makes `count` devices with the rules of `name` known to the engine. `without_optimize`: as if
+// the backend left graphs as they are; `nodes`: a file that gets every graph as it comes, or null.
+extern "C" int pose_as(const char * name, int count, int capability, int integrated, int without_optimize, const char * nodes) {
+    static const struct { const char * name; Kind kind; size_t alignment; bool host_buffer, async, events; } known[] = {
+        { "CUDA",   CUDA,   128, true,  true,  true },
+        { "ROCm",   CUDA,   128, true,  true,  true },
+        { "MUSA",   CUDA,   128, true,  true,  true },
+        { "Vulkan", VULKAN, 32,  true,  true,  true },
+        { "Metal",  METAL,  32,  false, true,  true },
+        { "SYCL",   SYCL,   128, true,  true,  true },
+        { "CANN",   CANN,   128, true,  false, true },
+    };
+    for (const auto & row : known) {
+        if (strcmp(row.name, name) != 0) {
+            continue;
+        }
+        rules = { row.kind, row.name, std::string(row.name) + "_Host", row.alignment, row.host_buffer,
+                  row.async, row.events, integrated != 0, !without_optimize, nodes ? fopen(nodes, "w") : nullptr };
+        cuda::cc = capability;
+        devices.resize(count);
+        for (int i = 0; i < count; i++) {
+            auto * context = new device_context{ rules.name + std::to_string(i), {}, {} };
+            devices[i] = { { dev_name, dev_name, dev_memory, dev_type, dev_props, dev_init, dev_buft, dev_host_buft,
+                             nullptr, supports_op, supports_buft, offload_op, event_new, event_free, event_synchronize },
+                           &reg, context };
+            context->buft = { { buft_name, alloc_buffer, alignment, nullptr, alloc_size, not_host }, &devices[i], context };
+            context->host_buft = *ggml_backend_cpu_buffer_type();
+            context->host_buft.device = &devices[i];
+            context->host_buft.context = nullptr;
+            context->host_buft.iface.get_name = host_buft_name;
+            context->host_buft.iface.alloc_buffer = alloc_buffer;
+        }
+        ggml_backend_register(&reg);
+        return 0;
+    }
+    return 1;
+}
