@@ -37,17 +37,30 @@ async def test_a_smaller_plan_is_loaded_between_answers(store: Conversations) ->
 
 
 async def test_a_better_plan_is_offered(store: Conversations) -> None:
-    """And loaded when the user wants it."""
+    """And loaded when the user wants it; what cannot be at the moment stays offered, unless other
+    programs take the memory meanwhile."""
     running = FakeRunning([["An answer."]])
     own = running.settings
     better = replace(own, n_ctx=8192)
     app = make_app(running, store)
     async with app.run_test(size=(110, 24)) as pilot:
-        await chat_screen(pilot)
+        screen = await chat_screen(pilot)
         await pilot.press("alt+b")
         await until(pilot, lambda: shows(pilot, "no better plan is known"))
         running.looks = [Look("", better, "There is more free memory.", offered=True)]
         await until(pilot, lambda: shows(pilot, "Alt+B loads it; the conversation goes on."))
         assert not running.tried
+        await pilot.press("alt+p")
+        await until(pilot, lambda: screen._loads.rests)
+        await pilot.press("alt+b")
+        await until(pilot, lambda: shows(pilot, "the model is paused"))
+        await pilot.press("f5")
+        await until(pilot, lambda: screen._loads.ready)
         await pilot.press("alt+b")
         await until(pilot, lambda: running.tried == [(better, own)])
+        await until(pilot, lambda: screen._loads.ready)
+        running.looks = [Look("", better, "There is more free memory.", offered=True), Look("GPU0")]
+        await until(pilot, lambda: shows(pilot, "others need GPU0"))
+        await pilot.press("alt+b")
+        await until(pilot, lambda: shows(pilot, "no better plan is known"))
+        assert len(running.tried) == 1

@@ -25,7 +25,8 @@ class Balance:
     def __init__(self, screen: Screen[None]):
         self._screen = screen
         self._looking = False
-        self.offered: Settings | None = None  # a better plan, that the user may take
+        # A better plan, that the user may take, and the one that it is better than.
+        self._offer: tuple[Settings, Settings] | None = None
 
     def start(self, model: RunningModel, *, busy: bool, least: int) -> None:
         """Looks, unless that is under way. `busy`: nothing can be loaded now. `least`: tokens that
@@ -34,6 +35,26 @@ class Balance:
             self._looking = True
             look = partial(self._look, model, busy=busy, least=least)
             self._screen.run_worker(look, thread=True, group="balance")
+
+    def looked(self, message: Looked) -> None:
+        """Takes in what was seen. An offer stands until other programs take the memory that it
+        counts on."""
+        look = message.look
+        if look.tight:
+            self._offer = None
+        elif look.settings is not None and look.offered:
+            self._offer = look.settings, message.model.settings
+
+    def offered(self, model: RunningModel) -> Settings | None:
+        """The better plan, where this is what it was offered beside: what was paused, or loaded for
+        a while in place of another, has it still."""
+        if self._offer is None or self._offer[1] != model.settings:
+            return None
+        return self._offer[0]
+
+    def taken(self) -> None:
+        """It is an offer no longer."""
+        self._offer = None
 
     def _look(self, model: RunningModel, *, busy: bool, least: int) -> None:
         try:

@@ -31,7 +31,6 @@ from tui.screens.weighing import Weighing
 from tui.widgets import Prompt, Transcript
 from tui.widgets.reading.warming import warm_up
 from tuner.errors import UsageError
-from tuner.settings import Settings
 
 VRAM_SECONDS = 2.0
 BALANCE_SECONDS = 4.0  # between two looks at what other programs take
@@ -70,7 +69,7 @@ class ChatScreen(TalkScreen):
     async def on_mount(self) -> None:
         # Tooltips are drawn as markup, and a table's are the model's own text.
         await self.query(Tooltip).remove()
-        self._load()
+        self._changing.start()
         await self._show_chat()
         await self._warn(*self._warnings)
         self._prompt.focus()
@@ -104,7 +103,7 @@ class ChatScreen(TalkScreen):
         """Stops, within `seconds`, and saves; the model that is to be closed, if there is one."""
         self._leaving = True
         self._composing.keep()
-        await self._settle(seconds)
+        await self.settle(seconds)
         if self._loads.active:  # nothing waits for what it has not begun to do
             self._loads.launcher.kill()
         return self.running_model
@@ -191,11 +190,11 @@ class ChatScreen(TalkScreen):
         except UsageError as error:
             self._lines.say(str(error))
             return
-        self.shape(shape)
+        self._changing.shape(shape)
 
     def action_cache(self) -> None:
         """Says what shapes the cache could have."""
-        self.tell_shapes()
+        self._changing.tell_shapes()
 
     # ------------------------------------------------------------ answers
 
@@ -365,16 +364,16 @@ class ChatScreen(TalkScreen):
 
     def action_reload(self) -> None:
         if not self._loads.ready:
-            self._load()
+            self._changing.start()
 
     @work(group="open", exclusive=True)
     async def action_pause(self) -> None:
         """Lets the model's memory go; what is written of an answer is kept."""
         if self._loads.active:
-            self._lines.say(f"still loading · {self._key('answer.stop')} cancels")
+            self._lines.say_still_loading()
         elif not self._loads.ready:
-            self._lines.say(self._no_model())
-        elif await self._settle():
+            self._lines.say_no_model()
+        elif await self.settle():
             self._rest()
 
     def action_report(self) -> None:
@@ -387,7 +386,7 @@ class ChatScreen(TalkScreen):
 
     def action_explore(self) -> None:
         if self._loads.active:
-            self._lines.say(f"still loading · {self._key('answer.stop')} cancels")
+            self._lines.say_still_loading()
             return
         model, launcher = self.running_model, self._loads.launcher
         screen = opening.explorer(
@@ -399,7 +398,7 @@ class ChatScreen(TalkScreen):
 
         def chosen(choice: Choice | None) -> None:
             if choice is not None:
-                self._change(choice)
+                self._changing.change(choice)
 
         self.app.push_screen(screen, chosen)
 
@@ -471,28 +470,18 @@ class ChatScreen(TalkScreen):
         if message.model is not self.running_model or not self._loads.ready:
             return
         self._lines.tight(look.tight)
+        self._balance.looked(message)
         if look.settings is None:
             return
         if look.offered:
-            self._balance.offered = look.settings
             key = self._key("model.balance")
             await self._transcript.notice(f"{look.why}\n{key} loads it; the conversation goes on.")
         elif self._is_idle:
             self._warmth.mourned = look.why
-            self._move(look.settings)
+            self._changing.move(look.settings)
 
     def action_balance(self) -> None:
-        settings, self._balance.offered = self._balance.offered, None
-        if settings is None:
-            self._lines.say("no better plan is known for the memory that is free")
-        elif self._loads.active or not self.still_answering():
-            self._move(settings)
-
-    def _move(self, settings: Settings) -> None:
-        """Loads this for as long as it suits; what later launches load stays as it was."""
-        model = self.running_model
-        if model is not None and self._loads.ready:
-            self._load(partial(model.try_out, settings, model.settings))
+        self._changing.take_offer()
 
     @property
     def _is_idle(self) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tui.ports import Vitals
 
 NOT_SAVED = "not saved"
+NOT_LOADED = "the model is not loaded"
 RESTS = f"paused: {BACK}"
 SPILLING = "spilling"  # out of a GPU's memory, into RAM
 TIGHT = "others need {}"  # memory
@@ -91,6 +92,16 @@ class LinesBelow:
     def say_load(self) -> None:
         """How far a load is, and the key that ends it."""
         self.doing(load_text(self._loads, self._keymap.label("answer.stop")))
+
+    def say_still_loading(self) -> None:
+        """What was asked for has to wait for a load."""
+        self.say(f"still loading · {self._keymap.label('answer.stop')} cancels")
+
+    def say_no_model(self) -> None:
+        """There is no model to ask, and how it comes."""
+        key = self._keymap.label("model.reload")
+        rests = self._loads.rests
+        self.say(f"the model is paused · {key} brings it back" if rests else NOT_LOADED)
 
     def hint_idle(self) -> None:
         """The keys of the composer."""

@@ -4,7 +4,7 @@ shown. What other parts of the chat need of it is here, too."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from textual import work
@@ -14,15 +14,15 @@ from tui.answering import Chat, Growing, advice
 from tui.answering.comparing import path_to_question
 from tui.answering.elsewhere import ALSO_OPEN, taken_in, written
 from tui.answering.making_room import NoRoomError
-from tui.answering.shaping import Shape
 from tui.answering.view import View, prompt_of, view_of
 from tui.answering.words import version_text
 from tui.composing.parts import Question, asked
 from tui.keymap import Keymap, Place, Show
 from tui.painting import Answering, Painter
-from tui.ports import LaunchEvent, ModelLauncher, RunningModel
+from tui.ports import ModelLauncher, RunningModel
 from tui.screens import opening
 from tui.screens.balance import Balance
+from tui.screens.changing import Changing
 from tui.screens.choices import Choice, Opened
 from tui.screens.composing import Composing
 from tui.screens.direct import DirectScreen
@@ -90,6 +90,9 @@ class TalkScreen(DirectScreen):
         self._measuring = Measuring(self)
         self._balance = Balance(self)
         self._warmth = Warmth(self, store, self._loads, idle_seconds)
+        self._changing = Changing(
+            self, self, self._loads, self._lines, self._transcript, self._balance
+        )
         self._leaving = False
         room = MakingRoom(self, self._answering, recorder, self._lines.doing)
         self._full = FullContext(self, room, self._transcript, self._prompt, keymap, when_full)
@@ -264,7 +267,7 @@ class TalkScreen(DirectScreen):
         if self._loads.ready:
             await self._answer()
         elif self._loads.rests:
-            self._load()
+            self._changing.start()
 
     async def _answer(self, sampling: Sampling | None = None, *, go_on: bool = False) -> None:
         """Lets the model answer the conversation as it stands, or go on with its last answer."""
@@ -329,7 +332,7 @@ class TalkScreen(DirectScreen):
         text = advice.failure(error, model, self._keymap, comes_back=comes_back)
         await self._transcript.notice(text, "error")
         if comes_back:
-            self._load(partial(model.less, str(error)) if less else None)
+            self._changing.start(partial(model.less, str(error)) if less else None)
 
     async def failed(self, error: KvchatError) -> None:
         """Tells what was in the way of something that the model should do."""
@@ -338,7 +341,7 @@ class TalkScreen(DirectScreen):
         elif self.running_model is not None:
             await self.explain(self.running_model, error)
 
-    async def _settle(self, seconds: float = STOP_SECONDS) -> bool:
+    async def settle(self, seconds: float = STOP_SECONDS) -> bool:
         """Stops what is being written and waits until it is saved; a process that does not stop
         within `seconds` is killed. False: even that did not end it."""
         if self.generating:
@@ -352,10 +355,10 @@ class TalkScreen(DirectScreen):
     async def _may_answer(self) -> bool:
         """Stops what is written, and brings back a model that rests; False, with a word, where
         there is none to answer. In a worker."""
-        if not await self._settle():
+        if not await self.settle():
             return False
         if self._loads.rests:
-            self._load()
+            self._changing.start()
             while self._loads.active:
                 await asyncio.sleep(LOOK_SECONDS)
         if not self._loads.ready:
@@ -385,7 +388,7 @@ class TalkScreen(DirectScreen):
     async def ask_again(self, answer: StoredMessage, sampling: Sampling | None = None) -> None:
         """Asks for another version of an answer."""
         if not self._loads.ready:
-            self._lines.say(self._no_model())
+            self._lines.say_no_model()
             return
         self.chat.ask_again(answer)
         await self.show_again()
@@ -431,7 +434,7 @@ class TalkScreen(DirectScreen):
     async def _show_version(self, step: int) -> None:
         """Another version of the last message that has several."""
         tree, forked = self.chat.tree, self.chat.forked
-        if forked is None or not await self._settle():
+        if forked is None or not await self.settle():
             self._lines.say("no message has another version")
             return
         there = tree.version(forked, step) or forked.id
@@ -440,12 +443,12 @@ class TalkScreen(DirectScreen):
 
     @work(group="open", exclusive=True)
     async def _show_through(self, message_id: str) -> None:
-        if await self._settle():
+        if await self.settle():
             await self.show_through(message_id)
 
     async def _new_chat(self) -> None:
         """Begins a new conversation, with the same system prompt."""
-        if await self._settle():
+        if await self.settle():
             self._warmth.left()
             self.chat = Chat(self.chat.conversation.system_prompt)
             await self._show_chat()
@@ -454,7 +457,7 @@ class TalkScreen(DirectScreen):
     @work(group="open", exclusive=True)
     async def _open(self, opened: Opened) -> None:
         """Shows a conversation, through the message that was found in it."""
-        if not await self._settle():
+        if not await self.settle():
             return
         other = opened.conversation_id != self.chat.conversation.id
         if other:
@@ -488,7 +491,10 @@ class TalkScreen(DirectScreen):
         if self.still_answering():
             return
         if not self._loads.ready or not path:
-            self._lines.say(self._no_model() if path else "nothing was asked yet")
+            if path:
+                self._lines.say_no_model()
+            else:
+                self._lines.say("nothing was asked yet")
         else:
             self._comparing = opening.compare(self, self._loads, path, self._think, self._keymap)
             self.app.push_screen(self._comparing, self._back)
@@ -529,68 +535,6 @@ class TalkScreen(DirectScreen):
         if ready and self._warmth.idle.due:
             self._rest()
 
-    def _no_model(self) -> str:
-        """There is no model to ask: how it comes."""
-        if self._loads.rests:
-            return f"the model is paused · {self._key('model.reload')} brings it back"
-        return "the model is not loaded"
-
-    # ------------------------------------------------------------ another model
-
-    def _load(self, load: Callable[[], Iterator[LaunchEvent]] | None = None) -> None:
-        self._loads.start(load)
-        self._lines.set_status(self._think)
-        self._lines.idle()
-
-    def shape(self, shape: Shape) -> None:
-        """Gives the cache another shape, where there is one that fits."""
-        model = self.running_model
-        if model is None or not self._loads.ready:
-            self._lines.say(self._no_model())
-        elif not self.still_answering():
-            self._lines.say("looking for room")
-            self._find(model, shape)
-
-    @work(group="shape", exclusive=True)
-    async def _find(self, model: RunningModel, shape: Shape) -> None:
-        """What fits of it, by the conversation's own length; then the model is changed."""
-
-        def found() -> Settings:
-            least = model.count_tokens(self.chat.prompt(), self._think) if self.chat.path else 0
-            return model.reshaped(shape.n_ctx, shape.types, least)
-
-        try:
-            settings = await asyncio.to_thread(found)
-        except KvchatError as error:
-            await self._transcript.notice(str(error), "warning")
-            self._lines.idle()
-            return
-        if settings == model.settings:
-            self._lines.say("the cache has that shape already")
-        else:
-            self._change(Choice(settings, keep=None))
-
-    @work(group="shapes", exclusive=True)
-    async def tell_shapes(self) -> None:
-        """Says what types the cache could have, with how long a context each."""
-        model = self.running_model
-        if model is None:
-            self._lines.say(self._no_model())
-        else:
-            self._lines.say(await asyncio.to_thread(model.shapes_text))
-
     def load(self, settings: Settings) -> None:
         """Loads the model with these; what later launches load stays as it was chosen."""
-        self._change(Choice(settings, keep=None))
-
-    @work(group="change", exclusive=True)
-    async def _change(self, choice: Choice) -> None:
-        """Loads the model with what was chosen; what is written of an answer is kept."""
-        if not await self._settle():
-            return
-        model = self.running_model
-        if model is not None:
-            self._load(partial(model.change, choice.settings, keep=choice.keep))
-        else:
-            self._loads.launcher.choose(choice.settings, keep=choice.keep)
-            self._load()
+        self._changing.change(Choice(settings, keep=None))
