@@ -1,4 +1,4 @@
-"""The chat's keys, and the model that it talks to, as it is loaded, measured and lost."""
+"""The chat's own screen: its keys, how it opens and how it ends."""
 
 from __future__ import annotations
 
@@ -15,18 +15,13 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import Tooltip
 
-from tui.answering import advice
 from tui.answering.shaping import of_tokens, of_types
 from tui.composing.commands import UnknownCommandError
 from tui.keymap import Action, Place
-from tui.ports import Retry, RunningModel
+from tui.ports import RunningModel
 from tui.screens import opening
-from tui.screens.balance import Balance
 from tui.screens.bindings import bindings
-from tui.screens.choices import Choice, Opened
-from tui.screens.loads import Loads
-from tui.screens.measuring import Measuring
-from tui.screens.talk import TalkScreen
+from tui.screens.model import ModelScreen
 from tui.screens.weighing import Weighing
 from tui.widgets import Prompt, Transcript
 from tui.widgets.reading.warming import warm_up
@@ -38,7 +33,7 @@ QUIT_SECONDS = 3.0  # within which the second Ctrl+C must come
 LOAD_SECONDS = 1.0  # between two looks at whether a load gets on
 
 
-class ChatScreen(TalkScreen):
+class ChatScreen(ModelScreen):
     """It is open while the model loads: what is sent then is answered when the model is there."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(Place.CHAT)
@@ -84,7 +79,7 @@ class ChatScreen(TalkScreen):
         # However the program ends, no thread may wait for the engine.
         self._answering.stop()
         self._loads.stop()
-        self._presence.close()
+        self._present.close()
         self._warmth.read.close()
         gc.unfreeze()
 
@@ -281,38 +276,6 @@ class ChatScreen(TalkScreen):
     def action_compare(self) -> None:
         self.compare()
 
-    # ------------------------------------------------------------ conversations and versions
-
-    @work(group="open", exclusive=True)
-    async def action_new_chat(self) -> None:
-        await self._new_chat()
-
-    def action_conversations(self) -> None:
-        def chosen(opened: Opened | None) -> None:
-            if opened is not None:
-                self._open(opened)
-
-        self.app.push_screen(opening.conversations(self._store, self._keymap), chosen)
-
-    @work(group="forget")
-    async def forget(self, conversation_id: str) -> None:
-        """A conversation was deleted; if it is the open one, a new one begins."""
-        self._warmth.read.forget(conversation_id)
-        if conversation_id == self.chat.conversation.id:
-            self._composing.moves_on()
-            await self.action_new_chat().wait()
-
-    @work(group="open", exclusive=True)
-    async def action_version(self, step: int) -> None:
-        await self._show_version(step)
-
-    def action_branches(self) -> None:
-        def chosen(message_id: str | None) -> None:
-            if message_id is not None:
-                self._show_through(message_id)
-
-        self.app.push_screen(opening.branches(self.chat.tree, self._keymap), chosen)
-
     # ------------------------------------------------------------ the transcript
 
     def action_to_messages(self) -> None:
@@ -357,132 +320,3 @@ class ChatScreen(TalkScreen):
         await self.action_to_end()
 
     # ------------------------------------------------------------ the model
-
-    def _tell_of_a_standstill(self) -> None:
-        if self._loads.active:
-            self._lines.say_load()
-
-    def action_reload(self) -> None:
-        if not self._loads.ready:
-            self._changing.start()
-
-    @work(group="open", exclusive=True)
-    async def action_pause(self) -> None:
-        """Lets the model's memory go; what is written of an answer is kept."""
-        if self._loads.active:
-            self._lines.say_still_loading()
-        elif not self._loads.ready:
-            self._lines.say_no_model()
-        elif await self.settle():
-            self._rest()
-
-    def action_report(self) -> None:
-        model = self.running_model
-        if model is None:
-            self._lines.say("the model is not loaded yet")
-        else:
-            last_reading = self._lines.session.last_reading
-            self.app.push_screen(opening.report(model, self._keymap, last_reading))
-
-    def action_explore(self) -> None:
-        if self._loads.active:
-            self._lines.say_still_loading()
-            return
-        model, launcher = self.running_model, self._loads.launcher
-        screen = opening.explorer(
-            model.explorer if model is not None else launcher.explorer,
-            self._keymap,
-            loaded=self._loads.ready,
-            busy=lambda: self.generating,
-        )
-
-        def chosen(choice: Choice | None) -> None:
-            if choice is not None:
-                self._changing.change(choice)
-
-        self.app.push_screen(screen, chosen)
-
-    async def on_loads_progressed(self, message: Loads.Progressed) -> None:
-        self._loads.heard(message)
-        if isinstance(message.event, Retry):
-            await self._warn(message.event.reason)
-        self._lines.set_status(self._think)
-        self._lines.say_load()
-
-    async def on_loads_failed(self, message: Loads.Failed) -> None:
-        self._loads.heard(message)
-        self._warmth.mourned, self._goes_on = "", False
-        self._lines.idle()
-        await self._full.loaded(as_planned=False)
-        text = advice.not_loaded(message.error, self._keymap)
-        await self._transcript.notice(text, "error" if message.error else "warning")
-
-    async def on_loads_loaded(self, message: Loads.Loaded) -> None:
-        first, running = self.running_model is None, message.running
-        stayed = running is self.running_model
-        self._loads.heard(message)
-        if first:
-            self._think = running.think
-            gc.freeze()  # once more, with what the load has brought
-        self._warmth.idle.done()
-        self._lines.set_status(self._think)
-        self._lines.idle()
-        await self._transcript.clear_notices()
-        if not self.chat.path:
-            await self._welcome()
-        of_first = (*self._warnings, *running.warnings) if first else ()
-        await self._warn(*of_first, self._also_open, message.said)
-        if not first and not stayed and not running.n_moved:
-            self._warmth.read.lost()
-        self._warmth.opened(self.chat)  # where the load has not carried it over
-        why, self._warmth.mourned = self._warmth.mourned, ""
-        cut, waits = self.chat.may_go_on, self._sent and self.chat.waits_for_answer
-        aside = waits or self.app.screen is self._comparing  # there is no need to say it
-        if not first and not message.said and (why or not aside):
-            text = advice.is_back(running, self._keymap, why, cut=cut, waits=waits)
-            await self._transcript.notice(text)
-        goes_on, self._goes_on = self._goes_on and cut, False
-        if waits or goes_on:
-            await self._answer(go_on=goes_on)
-        await self._full.loaded(as_planned=not message.said)
-        self._measure(count=bool(self.chat.path) and not self.generating)
-        self._composing.weigh()
-
-    async def on_measuring_measured(self, message: Measuring.Measured) -> None:
-        self._lines.measured(message.vitals)
-        if message.n_ctx_used is not None and not self.generating:
-            self._lines.used(message.n_ctx_used)
-            self._full.counted(message.n_ctx_used, message.model.settings.n_ctx)
-        if message.model is self.running_model and not message.alive and self._is_idle:
-            self._loads.rest()
-            self._warmth.read.lost()
-            self._lines.idle()
-            await self._transcript.notice(advice.found_dead(message.model, self._keymap), "error")
-
-    def _look_around(self) -> None:
-        model = self.running_model
-        if model is not None and self._loads.ready and not self._leaving:
-            busy = not self._is_idle or self.app.screen is not self
-            self._balance.start(model, busy=busy, least=self._lines.n_tokens)
-
-    async def on_balance_looked(self, message: Balance.Looked) -> None:
-        look = message.look
-        if message.model is not self.running_model or not self._loads.ready:
-            return
-        self._lines.tight(look.tight)
-        self._balance.looked(message)
-        if look.settings is None:
-            return
-        if look.offered:
-            key = self._key("model.balance")
-            await self._transcript.notice(f"{look.why}\n{key} loads it; the conversation goes on.")
-        elif self._is_idle:
-            self._warmth.mourned = look.why
-            self._changing.move(look.settings)
-
-    def action_balance(self) -> None:
-        self._changing.take_offer()
-
-    @property
-    def _is_idle(self) -> bool:
-        return self._loads.ready and not self.generating

@@ -1,5 +1,5 @@
-"""The open conversation on a screen: what is asked, what is answered, which of its versions is
-shown. What other parts of the chat need of it is here, too."""
+"""The open conversation on a screen: what is asked and what is answered. What other parts of the
+chat need of it is here, too."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from textual import work
 from textual.screen import Screen
 
 from tui.answering import Chat, Growing, advice
 from tui.answering.comparing import path_to_question
-from tui.answering.elsewhere import ALSO_OPEN, taken_in, written
+from tui.answering.elsewhere import taken_in, written
 from tui.answering.making_room import NoRoomError
 from tui.answering.view import View, prompt_of, view_of
-from tui.answering.words import version_text
 from tui.composing.parts import Question, asked
 from tui.keymap import Keymap, Place, Show
 from tui.painting import Answering, Painter
@@ -23,7 +21,7 @@ from tui.ports import ModelLauncher, RunningModel
 from tui.screens import opening
 from tui.screens.balance import Balance
 from tui.screens.changing import Changing
-from tui.screens.choices import Choice, Opened
+from tui.screens.choices import Choice
 from tui.screens.composing import Composing
 from tui.screens.direct import DirectScreen
 from tui.screens.footers import Footers
@@ -34,6 +32,7 @@ from tui.screens.loads import Loads
 from tui.screens.making_room import MakingRoom
 from tui.screens.measuring import Measuring
 from tui.screens.messages import Messages
+from tui.screens.present import Present
 from tui.screens.warmth import LOOK_SECONDS, Warmth
 from tui.screens.weighing import Moment
 from tui.storage import Conversations, Presence, Recorder, StoredMessage
@@ -43,7 +42,6 @@ from tui.widgets.entries import Item
 from tui.widgets.transcript import WIDTH
 from tuner.engine.protocol import Sampling
 from tuner.errors import KvchatError
-from tuner.safe_text import one_line
 from tuner.settings import Settings
 
 STOP_SECONDS = 12.0  # more than the engine's client itself waits before it ends the process
@@ -75,8 +73,7 @@ class TalkScreen(DirectScreen):
         self.chat = chat
         self._store = store
         self._recorder = recorder
-        self._presence = Presence(store.path)
-        self._also_open = ""  # what is said of that, if it is
+        self._present = Present(self, Presence(store.path), lambda: self.chat, self._warn)
         self._sampling = sampling
         self._think = ""
         self._keymap = keymap
@@ -145,35 +142,6 @@ class TalkScreen(DirectScreen):
         return self._loads.error if self.running_model is None else None
 
     # ------------------------------------------------------------ what is shown
-
-    async def _show_chat(self) -> None:
-        await self.show_again()
-        self._rewrite(None)
-        self._composing.show(self.chat)
-        if not self.chat.path:
-            await self._welcome()
-        self._be_present()
-
-    @work(group="presence", exclusive=True)
-    async def _be_present(self) -> None:
-        """Lets other kvchats know what is open here, and hears whether it is open there."""
-        chat, self._also_open = self.chat, ""
-        if not chat.path:
-            await asyncio.to_thread(self._presence.leave)
-            return
-        others = await asyncio.to_thread(self._presence.enter, chat.conversation.id)
-        if others and chat is self.chat:
-            self._also_open = ALSO_OPEN  # to be said again where a load clears what was said
-            await self._warn(ALSO_OPEN)
-
-    async def _welcome(self) -> None:
-        model = self.running_model
-        if model is None:
-            title, how = one_line(self._loads.launcher.path.name), ""
-        else:
-            parts = (one_line(model.model.name), model.model.quantization)
-            title, how = " · ".join(part for part in parts if part), f"\n{model.status()}"
-        await self._transcript.notice(f"{title}{how}\n\n{self._keymap.welcome()}", "welcome")
 
     async def _warn(self, *warnings: str) -> None:
         for warning in filter(None, warnings):
@@ -258,7 +226,7 @@ class TalkScreen(DirectScreen):
         self._composing.sent(self.chat, draft)
         self._sent = True
         if first:
-            self._be_present()
+            self._present.tell()
         await self._transcript.clear_notices()
         if old:
             await self.show_again()
@@ -378,7 +346,7 @@ class TalkScreen(DirectScreen):
         """Counts what is in the context."""
         self._measure(count=True)
 
-    # ------------------------------------------------------------ messages and versions
+    # ------------------------------------------------------------ for the messages, and others
 
     def usual_sampling(self) -> Sampling:
         """How answers are drawn where nothing else is asked for."""
@@ -431,59 +399,6 @@ class TalkScreen(DirectScreen):
         else:
             self._lines.hint_idle()
 
-    async def _show_version(self, step: int) -> None:
-        """Another version of the last message that has several."""
-        tree, forked = self.chat.tree, self.chat.forked
-        if forked is None or not await self.settle():
-            self._lines.say("no message has another version")
-            return
-        there = tree.version(forked, step) or forked.id
-        await self.show_through(there)
-        self._lines.say(f"version {version_text(tree, tree[there])}")
-
-    @work(group="open", exclusive=True)
-    async def _show_through(self, message_id: str) -> None:
-        if await self.settle():
-            await self.show_through(message_id)
-
-    async def _new_chat(self) -> None:
-        """Begins a new conversation, with the same system prompt."""
-        if await self.settle():
-            self._warmth.left()
-            self.chat = Chat(self.chat.conversation.system_prompt)
-            await self._show_chat()
-            self.set_focus(self._prompt)
-
-    @work(group="open", exclusive=True)
-    async def _open(self, opened: Opened) -> None:
-        """Shows a conversation, through the message that was found in it."""
-        if not await self.settle():
-            return
-        other = opened.conversation_id != self.chat.conversation.id
-        if other:
-            try:
-                conversation = await asyncio.to_thread(self._store.get, opened.conversation_id)
-                messages = await asyncio.to_thread(self._store.messages, opened.conversation_id)
-            except KvchatError as error:
-                await self._transcript.notice(str(error), "error")
-                return
-            if conversation is None:
-                return
-            self._warmth.left()
-            self.chat = Chat(None, conversation, messages)
-            self._warmth.opened(self.chat)
-        found = opened.message_id if opened.message_id in self.chat.tree else None
-        if found is not None:
-            self.chat.tree.show(found)
-        if other:
-            await self._show_chat()
-            self._measure(count=True)
-        elif found is not None:
-            await self.show_again()
-        if found is not None:
-            self._transcript.mark(opened.words)
-            self._transcript.scroll_to_item(Item(found))
-
     def compare(self, message: StoredMessage | None = None) -> None:
         """Asks a question under two settings: the one that is, or led to, this message, or the
         last."""
@@ -509,31 +424,6 @@ class TalkScreen(DirectScreen):
     def forget_read(self) -> None:
         """What was read of the conversation is not to be kept: some of it was deleted."""
         self._warmth.read.forget(self.chat.conversation.id)
-
-    def on_warmth_doing(self, message: Warmth.Doing) -> None:
-        self._warmth.doing = message.text
-        self._tell_of_warmth()
-
-    def _tell_of_warmth(self) -> None:
-        doing = self._warmth.doing
-        if doing and self._leaving:
-            self._lines.doing(f"{doing} · {self._key('app.quit')} again skips it")
-        elif doing:
-            self._lines.doing(doing)
-        elif not self.generating:
-            self._lines.idle()
-
-    def _rest(self) -> None:
-        """Lets the model's memory go until it is asked again."""
-        self._warmth.rest()
-        self._lines.measured(None)
-        self._lines.idle()
-
-    def _rest_in_time(self) -> None:
-        """The same, where nobody has asked for anything for long."""
-        ready = self._loads.ready and not self.generating and self.app.screen is self
-        if ready and self._warmth.idle.due:
-            self._rest()
 
     def load(self, settings: Settings) -> None:
         """Loads the model with these; what later launches load stays as it was chosen."""
