@@ -455,7 +455,7 @@ async def test_a_turn_leaves_nothing_but_its_messages(
         grown = alive() - before
     kept = {
         "tui.storage.records.StoredMessage", "tui.widgets.entries.Entry",
-        "tui.widgets.entries.Part", "tui.widgets.reading.segments.Segmenter",
+        "tui.widgets.parts.Part", "tui.widgets.reading.segments.Segmenter",
     }  # fmt: skip
     assert grown["tui.storage.records.StoredMessage"] == 2 * turns
     assert {name for name, n in grown.items() if n >= turns} <= kept

@@ -11,7 +11,8 @@ from textual.pilot import Pilot
 from tests.support.chat_fakes import FakeRunning, ask, chat_screen, make_app, shown, shows, until
 from tui.storage import Conversations, StoredMessage
 from tui.widgets.caret import Caret
-from tui.widgets.entries import Entry, Part
+from tui.widgets.entries import Entry
+from tui.widgets.parts import Part
 from tui.widgets.reading.rows import Frame, Row
 from tui.widgets.selecting import selected_text
 

@@ -13,7 +13,8 @@ from rich.cells import cell_len
 from textual.geometry import Offset
 from textual.selection import Selection
 
-from tui.widgets.entries import Entry, Part
+from tui.widgets.entries import Entry
+from tui.widgets.parts import Part
 from tui.widgets.reading.lines import Kind
 from tui.widgets.reading.rows import Row
 from tui.widgets.selecting import line_number, part_and_line

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tui.storage import StoredMessage
-from tui.widgets.entries import Entry, Item, Part
+from tui.widgets.entries import Entry, Item
+from tui.widgets.parts import Part
 from tui.widgets.reading.lines import Line
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from tui.widgets.entries import Entry, Part
+from tui.widgets.entries import Entry
+from tui.widgets.parts import Part
 from tui.widgets.reading.rows import Frame, Look, Row
 
 KEPT = 200  # parts whose rows are remembered

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from textual.geometry import Offset
 from textual.selection import Selection
 
-from tui.widgets.entries import Entry, Part
+from tui.widgets.entries import Entry
+from tui.widgets.parts import Part
 from tui.widgets.reading.lines import Kind, Line
 
 _PARTS, _LINES = 20, 20  # bits

@@ -22,18 +22,17 @@ from tui.storage import StoredMessage
 from tui.widgets import overlays
 from tui.widgets.caret import Caret
 from tui.widgets.cursor import Cursor
-from tui.widgets.entries import Entry, Item, Part
+from tui.widgets.entries import Entry, Item
 from tui.widgets.look import CLASSES, WidgetLook
 from tui.widgets.page import Page
-from tui.widgets.reading.lines import Kind, Line
+from tui.widgets.reading.lines import Kind
 from tui.widgets.reading.rows import Frame, Row
 from tui.widgets.selecting import around, line_number, selected_text
+from tui.widgets.shifts import Shifts, item_of
 
 WIDTH = 100  # columns of text: longer lines are hard to read
 MARGIN, NARROW = 3, 40  # columns; in a view narrower than this the margin is one
-_SHIFT = 16  # columns by which long lines of code are moved
 _ABOVE = 2  # rows that are shown above what is brought into view
-_TABLES = -1  # what stands for the block in an item: the tables of a message are moved together
 
 
 class Transcript(ScrollView, can_focus=False):
@@ -66,7 +65,7 @@ class Transcript(ScrollView, can_focus=False):
         self._ends_here = True  # the view reaches the end
         self._own_scroll = False
         self._shown: list[Row] = []
-        self._shifts: dict[Item, int] = {}  # columns by which a block's long lines are moved
+        self._shifts = Shifts()
         self._found: re.Pattern[str] | None = None
         self._differing: Mapping[int, Sequence[tuple[int, int]]] = {}
         self._pressed: Offset | None = None
@@ -205,26 +204,10 @@ class Transcript(ScrollView, can_focus=False):
         one, or the one that the cursor is on, or else of the last one in view that has any. False:
         there is none."""
         chosen = chosen or self.cursor.item
-        wide = [(self._item_of(part, _line(part, row)), row) for part, row in self._page.view
-                if row.wide]  # fmt: skip
-        items = [item for item, _ in reversed(wide) if item is not None]
-        if chosen is not None and chosen.block is not None:
-            items = [item for item in items if item == chosen]
-        if not items:
-            return False
-        widest = max(row.strip.cell_length for item, row in wide if item == items[0])
-        shift = self._shifts.get(items[0], 0) + direction * _SHIFT
-        self._shifts[items[0]] = max(0, min(widest - self._width + 2, shift))
-        self.refresh()
-        return True
-
-    def _item_of(self, part: Part, line: Line) -> Item | None:
-        """What is moved together: a code block, or the tables of a message."""
-        message = part.entry.message
-        if message is None:
-            return None
-        block = part.entry.block_of(part, line)
-        return Item(message.id, _TABLES if block is None else block)
+        moved = self._shifts.move(self._page.view, direction, chosen, self._width)
+        if moved:
+            self.refresh()
+        return moved
 
     # ------------------------------------------------------------ selecting with keys
 
@@ -232,8 +215,8 @@ class Transcript(ScrollView, can_focus=False):
         """Puts a caret on the first row in view of what the cursor is on. False: there is none."""
         entry, page = self.cursor.entry, self._page
         rows = [(part, row) for part, row in page.view if row.pieces and part.entry is entry
-                and part.what in ("markdown", "plain") and self.cursor.on(part, _line(part, row))
-                and _line(part, row).kind is not Kind.RULE]  # fmt: skip
+                and part.what in ("markdown", "plain") and self.cursor.on(part, part.line(row))
+                and part.line(row).kind is not Kind.RULE]  # fmt: skip
         if entry is None or not rows:
             return False
         part, row = rows[0]
@@ -258,11 +241,8 @@ class Transcript(ScrollView, can_focus=False):
         part, n = place
         selection, row = caret.selection, self._page.draw(part)[n]
         self.screen.selections = {self: selection} if selection is not None else {}
-        if row.wide and (item := self._item_of(part, _line(part, row))) is not None:
-            most = caret.column - frame.margin - 1
-            least = caret.column - frame.view + 3
-            shift = min(self._shifts.get(item, 0), max(0, most))
-            self._shifts[item] = max(shift, least) if least > 0 else shift
+        if row.wide:
+            self._shifts.show(part, row, caret.column, frame)
         self._page.nudge(part, n)
         self._place()
         self.refresh()
@@ -294,7 +274,7 @@ class Transcript(ScrollView, can_focus=False):
             return
         for part in entry.parts:
             for n, row in enumerate(self._page.draw(part)):
-                if row.pieces and item.block in (None, entry.block_of(part, _line(part, row))):
+                if row.pieces and item.block in (None, entry.block_of(part, part.line(row))):
                     self._page.bring_into_view(part, n, _ABOVE)
                     self._place()
                     return
@@ -338,7 +318,7 @@ class Transcript(ScrollView, can_focus=False):
         event.prevent_default()
         if 0 <= event.y < len(self._page.view):
             part, row = self._page.view[event.y]
-            self.shift_code(direction, self._item_of(part, _line(part, row)))
+            self.shift_code(direction, item_of(part, row))
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
@@ -439,7 +419,7 @@ class Transcript(ScrollView, can_focus=False):
         part, row = view[y]
         strip = row.strip
         if selection is not None or self._found is not None or self._differing:
-            line = _line(part, row)
+            line = part.line(row)
             number = line_number(part, row.line)
             selected = selection.get_span(number) if selection is not None else None
             differing = self._differing.get(number, ())
@@ -448,8 +428,8 @@ class Transcript(ScrollView, can_focus=False):
         if self.caret is not None and row is caret:
             strip = overlays.with_caret(strip, self.caret.column, self.caret.width)
         if row.wide:
-            strip = overlays.cut(strip, frame, self._shift(part, row), self._look)
-        if self.cursor.item is not None and row.pieces and self.cursor.on(part, _line(part, row)):
+            strip = overlays.cut(strip, frame, self._shifts.of(part, row), self._look)
+        if self.cursor.item is not None and row.pieces and self.cursor.on(part, part.line(row)):
             strip = overlays.with_cursor(strip, self._look)
             in_block = self.cursor.item.block is not None
             if in_block and overlays.closes(part.parsed().lines, row.line):
@@ -457,10 +437,6 @@ class Transcript(ScrollView, can_focus=False):
         if strip.cell_length == frame.view:
             return strip
         return strip.crop_extend(0, frame.view, self._look())
-
-    def _shift(self, part: Part, row: Row) -> int:
-        item = self._item_of(part, _line(part, row))
-        return self._shifts.get(item, 0) if item is not None else 0
 
     # ------------------------------------------------------------ the mouse
 
@@ -471,12 +447,12 @@ class Transcript(ScrollView, can_focus=False):
         if frame is None or not view:
             return Strip.blank(self._width, self._look())
         part, row = view[min(y, len(view) - 1)]
-        number, line = line_number(part, row.line), _line(part, row)
+        number, line = line_number(part, row.line), part.line(row)
         if y >= len(view):
             return overlays.below_all(line, number, frame.view)
         strip = overlays.with_places(row, line, number, frame.view)
         if row.wide:
-            return overlays.cut(strip, frame, self._shift(part, row), self._look)
+            return overlays.cut(strip, frame, self._shifts.of(part, row), self._look)
         return strip.crop(0, frame.view)
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
@@ -495,7 +471,7 @@ class Transcript(ScrollView, can_focus=False):
         part, row = self._page.view[event.y]
         place = self.region.offset + event.offset
         _, offset = self.screen.get_widget_and_offset_at(place.x, place.y)
-        x, line = offset.x if offset is not None else 0, _line(part, row)
+        x, line = offset.x if offset is not None else 0, part.line(row)
         if event.chain > 1:  # a word, then all of it
             selection = around(part, row.line, x, whole=event.chain > 2)  # noqa: PLR2004
             self.screen.selections = {self: selection}
@@ -505,8 +481,3 @@ class Transcript(ScrollView, can_focus=False):
             for span in line.spans:
                 if span.link and span.start <= x < span.end:
                     self.post_message(self.LinkClicked(span.link))
-
-
-def _line(part: Part, row: Row) -> Line:
-    """The line that a row is of."""
-    return part.parsed().lines[row.line]

@@ -14,24 +14,16 @@ from tui.answering import Chat, Growing, advice
 from tui.answering.deaths import Deaths
 from tui.answering.elsewhere import ALSO_OPEN, taken_in, written
 from tui.answering.figures import reading
-from tui.answering.making_room import (
-    NoRoomError,
-    Summary,
-    bring_back,
-    larger_context,
-    let_go,
-    room,
-)
+from tui.answering.making_room import NoRoomError
 from tui.answering.room import NEARLY_FULL, Situation
-from tui.answering.view import View
 from tui.answering.warm import Warm
 from tui.answering.words import how_it_ended
-from tui.command.output import PROGRESS_SECONDS, complain, write
-from tui.command.pace import Pace
+from tui.command.output import complain, write
 from tui.command.plain import words
 from tui.command.plain.commands import Commands, WrongCommandError, command
 from tui.command.plain.entries import entry
 from tui.command.plain.keyboard import LEAVE, STOP, Keyboard, Left
+from tui.command.plain.making_room import MakingRoom
 from tui.command.plain.model import LOOK_SECONDS, Model, say
 from tui.command.plain.speaker import Speaker
 from tui.composing.attaching import Attaching
@@ -39,7 +31,6 @@ from tui.composing.commands import as_text
 from tui.composing.draft import Draft
 from tui.composing.parts import Question, composed
 from tui.ports import ModelLauncher, RunningModel
-from tui.status import SEPARATOR
 from tui.storage import Conversations, Presence, Recorder, StoredMessage
 from tui.when_full import Way
 from tuner.engine.protocol import Sampling
@@ -83,6 +74,7 @@ class Session:
         self._keyboard = keyboard
         self._shows_thinking = show_thinking
         self._when_full = when_full
+        self._room = MakingRoom(self.model, self.recorder, keyboard, self._tell_loaded)
         self._attaching = Attaching(Path.cwd())
         self._growing: Growing | None = None  # what is being written
         self._asked = False  # a question that this session has yet to answer
@@ -300,7 +292,7 @@ class Session:
         system = chat.conversation.system_prompt
         situation = Situation(running, system, chat.view, self.think, goes_on=goes_on)
         try:
-            made = self._made(way, situation)
+            made = self._room.made(way, chat, situation)
         except NoRoomError as error:
             complain(str(error))
             return
@@ -310,51 +302,6 @@ class Session:
             self.ask()
         elif chat.path and chat.path[-1].state == "context_full" and way is not Way.BRING_BACK:
             self.ask(Growing.go_on)
-
-    def _made(self, way: Way, situation: Situation) -> bool:
-        """Whether there is room now. Raises KvchatError."""
-        chat, running = self.chat, situation.running
-        match way:
-            case Way.GROW:
-                complain("planning a larger context")
-                before = situation.n_ctx
-                larger, how = larger_context(situation)
-                complain(f"loading it again with {how}")
-                if not self.model.load(partial(running.change, larger.settings, keep=None)):
-                    return False
-                assert self.model.running is not None
-                self._tell_loaded(self.model.running)
-                return self.model.running.settings.n_ctx > before
-            case Way.BRING_BACK:
-                done = bring_back(chat)
-            case Way.DROP:
-                done = let_go(chat, situation, room(situation))
-            case Way.SUMMARISE:
-                written = self._summarised(Summary(situation, room(situation, for_summary=True)))
-                if written is None:
-                    complain("stopped; everything is as it was")
-                    return False
-                done = let_go(chat, situation, written)
-        message, said = done
-        self.recorder.save(chat.record(), message)
-        complain(said)
-        return True
-
-    def _summarised(self, summary: Summary) -> View | None:
-        """Lets the model write a summary; Ctrl+C stops it. Raises KvchatError, and Left."""
-        pace = Pace(PROGRESS_SECONDS)
-        threading.Thread(target=summary.generation.run, daemon=True, name="engine").start()
-        while not summary.take():
-            if self._keyboard.left:
-                raise Left
-            if self._keyboard.interrupted:
-                summary.generation.stop()
-            if summary.doing and pace.due(
-                line := summary.doing.replace(SEPARATOR, ", "), time.monotonic()
-            ):
-                complain(line)
-            time.sleep(LOOK_SECONDS)
-        return summary.written()
 
     # ------------------------------------------------------------ the conversation, the model
 
