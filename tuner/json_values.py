@@ -83,7 +83,7 @@ def _object(kind: Any, value: Any, bounded: bool) -> Any:
 
 
 def _value(hint: Any, value: Any, bounded: bool) -> Any:
-    if hint is Any:
+    if hint is Any or (type(value) is hint and hint is not float):
         return value
     if is_dataclass(hint):
         return _object(hint, value, bounded)
@@ -105,6 +105,4 @@ def _value(hint: Any, value: Any, bounded: bool) -> Any:
     if hint is float and type(value) in (int, float):
         if abs(value) <= _LARGEST and isfinite(value):
             return float(value)
-    elif type(value) is hint:
-        return value
     raise ValueError(f"{value!r:.80} is not {getattr(hint, '__name__', hint)}")

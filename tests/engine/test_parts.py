@@ -222,6 +222,39 @@ def test_what_ends_an_answer_ends_no_thought(
     assert ended.ended == bool(ends)
 
 
+@given(
+    st.lists(st.sampled_from(["<think>", "</think>", "a", " b", "\n\n", "<", "é。"]), max_size=9),
+    st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=30),
+    st.sampled_from([(), ("\n\n",), ("a b", "é。")]),
+    st.booleans(),
+)
+def test_tokens_that_wait_are_as_if_they_were_read(
+    said: list[str], cuts: list[tuple[int, bool]], stops: tuple[str, ...], thinks: bool
+) -> None:
+    """However seldom an answer is asked for what is new: after each token it is where it would be
+    otherwise, and what it tells comes to the same."""
+    marks = marks_of("<think>" if thinks else "", {})
+    read, waits = (Answer(Splitter(marks), stops, stops) for _ in range(2))
+    told: tuple[list[Text | WasThought], list[Text | WasThought]] = [], []
+    rest = "".join(said).encode()
+    for length, taken in cuts:
+        piece, rest = rest[:length], rest[length:]
+        if not read.ended:
+            read.add(piece)
+            waits.add(piece)
+            told[0].extend(read.take())
+            told[1].extend(waits.take() if taken else ())
+            assert (waits.thinking, waits.answering) == (read.thinking, read.answering)
+            assert (waits.ended, waits.n_tokens) == (read.ended, read.n_tokens)
+    assert _joined([*told[1], *waits.finish()]) == _joined([*told[0], *read.finish()])
+
+
+def _joined(events: list[Text | WasThought]) -> list[tuple[bool | None, str]]:
+    """The texts of a kind that follow each other as one."""
+    kinds = itertools.groupby(events, lambda e: e.thought if isinstance(e, Text) else None)
+    return [(kind, "".join(getattr(e, "text", "-") for e in of)) for kind, of in kinds]
+
+
 def test_unfinished_character() -> None:
     """An answer cut off inside a character ends in U+FFFD, not in an exception."""
     answer = AnswerText()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -76,6 +77,16 @@ class Splitter:
     def answering(self) -> bool:
         """What comes next is the answer, neither a thought nor a section's header."""
         return self._place is _Place.ANSWER
+
+    @property
+    def calm(self) -> bool:
+        """What comes next is text, until one of the `first_letters` does."""
+        return not self._held and self._place is not _Place.HEADER and not self._over
+
+    @property
+    def first_letters(self) -> Collection[str]:
+        """Those that marks begin with."""
+        return self._marks.first_letters
 
     @property
     def may_think(self) -> bool:

@@ -247,6 +247,7 @@ class Marks:
                     self.found.setdefault(mark, (kind, family))
         by_length = sorted(self.found, key=len, reverse=True)
         self.pattern = re.compile("|".join(map(re.escape, by_length)))
+        self.first_letters = frozenset(mark[0] for mark in self.found)
         self._longest = len(by_length[0])
         self._beginnings = {mark[:n] for mark in self.found for n in range(1, len(mark))}
         self._at_end = re.compile(_at_the_end_of_a_prompt(self.families))
