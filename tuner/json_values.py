@@ -102,7 +102,7 @@ def _value(hint: Any, value: Any, bounded: bool) -> Any:
     if origin is Mapping and isinstance(value, dict):
         return {key: _value(arguments[1], one, bounded) for key, one in value.items()}
     # Not isinstance: JSON's true is no integer.
-    if hint is float and type(value) in (int, float):
-        if abs(value) <= _LARGEST and isfinite(value):
-            return float(value)
+    number = hint is float and type(value) in (int, float)
+    if number and abs(value) <= _LARGEST and isfinite(value):
+        return float(value)
     raise ValueError(f"{value!r:.80} is not {getattr(hint, '__name__', hint)}")
