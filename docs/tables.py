@@ -14,6 +14,7 @@ from tui.keymap import Keymap, Place, Show, markdown
 from tuner.machine.backends import BACKENDS
 from tuner.machine.engine_build import rebuild_command
 from tuner.report.json import plan_keys, report_keys
+from tuner.report.logged import compared_keys
 from tuner.report.receipt import receipt_keys
 
 # The backends that most people have, as they know them; `rebuild_command` has the others too.
@@ -71,6 +72,11 @@ def plan() -> str:
 def receipt() -> str:
     """The keys of a receipt."""
     return _table(("key", "meaning"), ((f"`{key}`", meaning) for key, meaning in receipt_keys()))
+
+
+def compared() -> str:
+    """The keys of loads that are held against a log."""
+    return _table(("key", "meaning"), ((f"`{key}`", meaning) for key, meaning in compared_keys()))
 
 
 def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:

@@ -44,7 +44,7 @@ class FileError(KvchatError):
     """The model file cannot be used. `kind` is one of: missing, directory, permission, empty,
     not_gguf, in_pieces (to be joined first), truncated, malformed (bytes that no file could have),
     unsupported_version, missing_part, not_a_chat_model, unknown_architecture, incompatible (whole,
-    but not made for this llama.cpp)."""
+    but not made for this llama.cpp); of a log also not_a_log, other_log (of another model)."""
 
     exit_code = ExitCode.FILE
     longest = 30_000  # names out of files are cut one by one; paths and commands must stay whole

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import platformdirs
 
@@ -76,11 +77,18 @@ def open_private(path: Path, flags: int) -> int:
 def read_bounded(path: Path, most: int) -> bytes:
     """What a plain file holds, one byte more than `most` at the most: a pipe or a device, which
     may have no end, is not read. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{path.name} is no plain file")
+    with open_plain(path) as file:
         return file.read(most + 1)
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """A plain file, to be read; neither a pipe nor a device. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    file = os.fdopen(descriptor, "rb")
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return file
+    file.close()
+    raise OSError(f"{path.name} is no plain file")
 
 
 def why(error: OSError) -> str:

@@ -76,8 +76,11 @@ def _run(args: argparse.Namespace) -> int:
     paths = _models(args)
     if args.verify and not args.explain:
         raise UsageError("--verify goes with --explain.")
-    if args.json and not (args.explain or args.show_prompt or args.bench or args.measure):
-        raise UsageError("--json goes with --explain, --show-prompt, --measure or --bench.")
+    printed = (args.explain, args.show_prompt, args.bench, args.measure, args.compare_log)
+    if args.json and not any(printed):
+        raise UsageError(
+            "--json goes with --explain, --show-prompt, --measure, --compare-log or --bench."
+        )
     if args.thorough and not args.bench:
         raise UsageError("--thorough goes with --bench.")
     _require_one_thing(args)
@@ -99,6 +102,10 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError(f"{what} takes one model; several go with --explain.")
     with file_to_blame(paths[0]):
         model = read_model(paths[0])  # a bad file is told before anything else
+    if args.compare_log:
+        from tui.command.compare_log import compare_log  # noqa: PLC0415
+
+        return compare_log(model, requests[0], Path(args.compare_log), as_json=args.json)
     template = options.chat_template(args.chat_template, model.chat_templates)
     request = replace(requests[0], path=model.path, model=model, chat_template=template)
     if args.bench:
@@ -180,7 +187,8 @@ def _terminal(*streams: TextIO | None) -> bool:
 
 def _alone(args: argparse.Namespace) -> list[str]:
     """The flags that are given of those that are runs of their own."""
-    return [flag for flag in ("--bench", "--measure", "--emit") if getattr(args, flag[2:])]
+    names = ("bench", "measure", "emit", "compare_log")
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
 
 
 def _require_one_thing(args: argparse.Namespace) -> None:

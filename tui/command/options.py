@@ -89,6 +89,12 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--text", metavar="FILE", help="with --measure: the text that is read")
     g.add_argument("--tokens", metavar="N", help="with --measure: how many tokens of it (512)")
     g.add_argument(
+        "--compare-log",
+        metavar="FILE",
+        help="hold the memory that kvchat predicts against a log of llama.cpp (llama-server, "
+        "ollama, LM Studio, llama-cpp-python), and end; wishes stand in for what it does not say",
+    )
+    g.add_argument(
         "--show-prompt",
         action="store_true",
         help="print what the model would be sent for -p TEXT, for the conversation of --resume, or "
@@ -98,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
         "--json",
         action="store_true",
         help="with --explain: one JSON object per file; with --show-prompt: one with the tokens; "
-        "with --bench: its line alone; with --measure: one object",
+        "with --bench: its line alone; with --measure and --compare-log: one object",
     )
     g.add_argument(
         "--verify", action="store_true", help="with --explain: let the engine verify the memory"

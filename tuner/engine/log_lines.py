@@ -6,21 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tuner.logs.buffers import buffer_in, summed
 from tuner.machine.rpc import names_server
 from tuner.memory.footprint import Buffer
-from tuner.units import MIB
-
-# The lines of llama-model.cpp, llama-kv-cache.cpp, llama-memory-recurrent.cpp and
-# llama-context.cpp, as vendored in the release that `tuner/engine_version.py` names. Sizes have
-# two decimals.
-_STATE = "recurrent_state"
-_BUFFER_LINES = (
-    (re.compile(r"load_tensors: +(\S+) model buffer size = +([\d.]+) MiB"), "weights"),
-    (re.compile(r"llama_kv_cache: +(\S+) KV buffer size = +([\d.]+) MiB"), "kv_cache"),
-    (re.compile(r"llama_memory_recurrent: +(\S+) RS buffer size = +([\d.]+) MiB"), _STATE),
-    (re.compile(r"llama_context: +(\S+) +output buffer size = +([\d.]+) MiB"), "output"),
-    (re.compile(r"sched_reserve: +(\S+) compute buffer size = +([\d.]+) MiB"), "compute"),
-)  # fmt: skip
 
 # How memory that ran out is told: by ggml (ggml.c, ggml-alloc.c, ggml-backend.cpp, also as failed
 # assertions), the drivers, OpenBLAS, libgomp, the C++ and Python runtimes, the loader of libraries,
@@ -58,21 +46,8 @@ class Reason:
 
 
 def parse_buffers(lines: Iterable[str]) -> tuple[Buffer, ...]:
-    """The buffers that a load reported, in order. Several of one device and kind (a window's
-    cache beside the full one) are added up; a compute buffer reserved anew replaces the old."""
-    sizes: dict[tuple[str, str], int] = {}
-    for line in lines:
-        for pattern, kind in _BUFFER_LINES:
-            found = pattern.search(line)
-            if not found:
-                continue
-            key = (found[1], kind)
-            size = round(float(found[2]) * MIB)
-            if kind in {"compute", "output"}:
-                sizes[key] = size
-            else:
-                sizes[key] = sizes.get(key, 0) + size
-    return tuple(Buffer(device, kind, size) for (device, kind), size in sizes.items())
+    """The buffers that a load reported, in order, one for each device and kind."""
+    return summed(buffer for buffer in map(buffer_in, lines) if buffer)
 
 
 def failure_reason(lines: Iterable[str]) -> Reason:

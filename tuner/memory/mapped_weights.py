@@ -10,12 +10,32 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tuner.gguf.header import TensorInfo
 from tuner.machine.backends import HOST_LAYOUT
-from tuner.memory.placement import Placement, repacks
+from tuner.memory.footprint import Footprint
+from tuner.memory.placement import Placement, place, repacks
 from tuner.model.model import Model
+from tuner.settings import Settings
 from tuner.units import padded
+
+
+def is_mapped(buffer: str) -> bool:
+    """Whether a buffer's name is that of a mapped file."""
+    return buffer.endswith("_Mapped")
+
+
+def with_mapped_weights(
+    predicted: Footprint, settings: Settings, model: Model, n_gpus: int
+) -> Footprint:
+    """The prediction with the host's weights counted as the engine counts mapped ones."""
+    where = place(model.n_layer_all, n_gpus, settings)
+    weights = mapped_weights(model, where, settings.use_extra_bufts and not n_gpus)
+    if weights is None:
+        return predicted
+    host = replace(predicted.host, weights=weights)
+    return replace(predicted, uses=(*predicted.uses[:-1], host))
 
 
 def mapped_weights(model: Model, where: Placement, repacked: bool) -> int | None:

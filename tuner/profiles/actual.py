@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tuner.memory.footprint import ENGINE_KINDS, Buffer, Footprint
-from tuner.memory.mapped_weights import mapped_weights
-from tuner.memory.placement import place
+from tuner.memory.mapped_weights import is_mapped, with_mapped_weights
 from tuner.memory.reported import reported_footprint
-from tuner.model.model import Model
 from tuner.planning import Plan
-from tuner.settings import Settings
 
 NOTABLE = 0.02  # what is off by more is worth recording
 
@@ -41,23 +38,10 @@ def actual_of(
     settings = replace(plan.chosen.settings, use_extra_bufts=use_extra_bufts)
     real = reported_footprint(buffers, plan.machine, predicted, "measured")
     n_gpus = len(plan.machine.gpus)
-    expected = as_the_engine_counts(predicted, buffers, settings, plan.model, n_gpus)
+    expected = predicted
+    if any(b.kind == "weights" and is_mapped(b.device) for b in buffers):
+        expected = with_mapped_weights(predicted, settings, plan.model, n_gpus)
     return Actual(real, expected, vram_growth=vram_growth)
-
-
-def as_the_engine_counts(
-    predicted: Footprint, buffers: Iterable[Buffer], settings: Settings, model: Model, n_gpus: int
-) -> Footprint:
-    """The prediction with the host's weights counted as the engine counts mapped ones, where the
-    buffers say that it mapped the file."""
-    if not any(b.kind == "weights" and b.device.endswith("_Mapped") for b in buffers):
-        return predicted
-    where = place(model.n_layer_all, n_gpus, settings)
-    weights = mapped_weights(model, where, settings.use_extra_bufts and not n_gpus)
-    if weights is None:
-        return predicted
-    host = replace(predicted.host, weights=weights)
-    return replace(predicted, uses=(*predicted.uses[:-1], host))
 
 
 def differences(predicted: Footprint, actual: Footprint) -> dict[str, float]:
