@@ -91,6 +91,7 @@ class RunningModel(Protocol):
         continue_last: bool = False,
         think: str = "",
         may_move: bool = False,
+        rest_returns: bool = False,
     ) -> Iterator[AnswerEvent]: ...
     def count_tokens(self, messages: Sequence[Message], think: str = "") -> int: ...
     def save_state(self, path: Path, most_bytes: int) -> StateSaved:

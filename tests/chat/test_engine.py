@@ -47,10 +47,11 @@ class ClientRunning(FakeRunning):
         continue_last: bool = False,
         think: str = "",
         may_move: bool = False,
+        rest_returns: bool = False,
     ) -> Iterator[Any]:
         assert self.client is not None
         return self.client.generate(
-            Generate(tuple(messages), sampling, continue_last, think, may_move)
+            Generate(tuple(messages), sampling, continue_last, think, may_move, rest_returns)
         )
 
     def count_tokens(self, messages: Sequence[Message], think: str = "") -> int:

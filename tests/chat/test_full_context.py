@@ -208,7 +208,7 @@ async def test_the_oldest_turns_are_let_go_and_come_back(store: Conversations) -
         await pilot.press("d")
         await until(pilot, lambda: shows(pilot, "third"))
         assert seen(running) == ["two", "second", "three " * 6]
-        assert running.moves[-2:] == [False, True]  # nothing that stays is read again
+        assert running.moves[-2:] == ["", "may move"]  # nothing that stays is read again
         assert shows(pilot, "up to here out of the model's view")
         assert [e.faded for e in screen._transcript._page.entries if e.message] == [True] * 2 + [
             False
@@ -283,6 +283,7 @@ async def test_a_summary_is_written_and_can_be_stopped(store: Conversations) -> 
         assert "They talked." in screen.chat.view.stands_in
         await ask(pilot, "three")
         assert seen(running)[0] == f"{screen.chat.view.stands_in}\n\ntwo"
+        assert running.moves == ["", "", "returns", "returns", "may move"]
 
 
 async def test_a_larger_context_is_loaded_and_the_answer_goes_on(store: Conversations) -> None:

@@ -144,36 +144,46 @@ def test_a_cache_changes_its_shape_while_the_weights_stay(
     assert then.n_prompt - then.n_reused <= 16
 
 
-@pytest.mark.parametrize("type_v", ["f16", "q8_0"])
-@pytest.mark.parametrize("kind", [None, windowed, hybrid])
-def test_turns_are_let_go_without_reading_the_others_again(
-    client: EngineClient, tmp_path: Path, kind: Any, type_v: str
+@pytest.mark.parametrize(
+    ("kind", "types"), [(None, "f16"), (None, "q8_0"), (windowed, "q8_0"), (hybrid, "f16")]
+)
+def test_turns_go_without_reading_the_others_again(
+    client: EngineClient, tmp_path: Path, kind: Any, types: str
 ) -> None:
-    """What was read of them moves up, also into another cache; a state cannot, nor do positions of
-    two caches that differ in size. A seed promises the same answer: then they are read."""
+    """What was read of these moves up, or on behind a summary, and into another cache then; what
+    the engine cannot move (a state, positions of two caches that differ in size) is read, which is
+    said. A seed promises the same answer: then they are read."""
     load = first_load(path_of(tmp_path, kind))
-    settings = replace(load.settings, n_ctx=1024, type_v=type_v)
+    settings = replace(load.settings, n_ctx=1024, type_k=types, type_v=types)
     list(client.load(replace(load, settings=settings)))
     system, text = Message("system", "You are short."), "The fox jumps over the dog. " * 8
     turns = [Message("user" if n % 2 == 0 else "assistant", f"{n}: {text}") for n in range(5)]
     if kind is not None:  # each of its tokens is one character
         turns = [replace(turn, content=turn.content[:120]) for turn in turns]
-    said(client, (system, *turns[:3]), 1)
-    before = said(client, (system, *turns), 1)[1]
-    request = Generate((system, *turns[2:]), Sampling(temperature=0, max_tokens=4), may_move=True)
-    done = list(client.generate(request))[-1]
-    assert isinstance(done, Done)
-    assert done.n_prompt < before.n_prompt
-    fresh = done.n_prompt - done.n_reused
-    assert (fresh <= 16) is (kind is None)
-    said(client, (system, *turns), 1)
-    seeded = replace(request, sampling=replace(request.sampling, seed=1))
-    again = list(client.generate(seeded))[-1]
-    assert isinstance(again, Done)
-    assert (again.n_prompt - again.n_reused > 100) is (kind is None)
-    said(client, (system, *turns), 1)
-    done = list(client.generate(request))[-1]
-    reshaped = list(client.reshape(Reshape(replace(settings, type_k="q8_0"), 1 << 28)))[-1]
-    assert isinstance(done, Done)
+
+    def ask(*messages: Message, seed: int | None = None, **more: Any) -> Done:
+        sampling = Sampling(temperature=0, max_tokens=4, seed=seed)
+        done = [*client.generate(Generate((system, *messages), sampling, **more))][-1]
+        assert isinstance(done, Done)
+        return done
+
+    def n_read(done: Done) -> int:
+        return done.n_prompt - done.n_reused
+
+    ask(*turns[:3])
+    ask(*turns)
+    done = ask(*turns[2:], may_move=True)
+    assert (n_read(done) <= 16) is (kind is None) is (not done.read_again)
+    ask(*turns)
+    assert (n_read(ask(*turns[2:], may_move=True, seed=1)) > 100) is (kind is None)
+    ask(*turns)
+    ask(*turns[:2], Message("user", "Sum this up."), rest_returns=True)
+    first = replace(turns[2], content=f"In short: a fox.\n\n{turns[2].content}")
+    done = ask(first, *turns[3:], may_move=True)
+    assert (n_read(done) <= 32) is (kind is None)
+    edited = replace(turns[4], content=f"Now {turns[4].content}")
+    assert kind is not None or n_read(ask(first, turns[3], edited, may_move=True)) > 50
+    ask(first, *turns[3:])
+    *_, reshaped = client.reshape(Reshape(replace(settings, type_k="q5_0"), 1 << 28))
     assert isinstance(reshaped, Loaded)
     assert (reshaped.not_moved, reshaped.n_moved) == ("", done.n_ctx_used)

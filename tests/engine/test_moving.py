@@ -17,13 +17,20 @@ from tuner.demo import demo_model_path
 from tuner.engine.abort import AbortFlag
 from tuner.engine.blocks import Block
 from tuner.engine.kept import Branch
-from tuner.engine.llama import DECODE_OK, Context, LlamaError, NativeModel, init
+from tuner.engine.llama import (
+    DECODE_OK,
+    Context,
+    LlamaError,
+    NativeModel,
+    init,
+    libraries,
+)
 from tuner.engine.loaded_model import LoadedModel
 from tuner.engine.loss_run import divergence, log_probabilities
 from tuner.engine.moving import NO_ROOM, Mover, pair_of
 from tuner.engine.planned_file import PlannedFile
 from tuner.engine.protocol import Event, Generate, Load, Message, Reshape, Sampling
-from tuner.engine.sequence_state import StateError
+from tuner.engine.sequence_state import Pair, StateError, caches_of, rotated
 from tuner.engine.voice import Voice
 from tuner.settings import Settings
 
@@ -154,9 +161,12 @@ def test_keys_that_moved_are_turned_at_once(tmp_path: Path) -> None:
 
         with closing(Context(of, settings, 1, log(), abort)) as context:
             assert context.decode(tokens) == DECODE_OK
-            assert context.close_gap(10, 60)
+            context.lay_aside(60, len(tokens))
+            assert context.cut(10)
+            context.shift_aside(-50)
             abort.set()
             assert context.turn_keys()
+            context.take_back()
             abort.clear()
             state = context.state(partial=False)
             expected = predicted(context)
@@ -167,6 +177,53 @@ def test_keys_that_moved_are_turned_at_once(tmp_path: Path) -> None:
             abort.set()
             assert context.decode(tokens) != DECODE_OK  # it is heard again
             abort.clear()
+
+
+@pytest.mark.parametrize("types", ["f16", "q8_0", "q4_0"])
+def test_keys_that_moved_are_those_of_where_they_are(types: str) -> None:
+    """Of the first layer, whose keys follow from a token and its place alone: but for one more
+    rounding."""
+    init()
+    settings = replace(F16, n_ctx=512, type_k=types, type_v=types)
+    with closing(NativeModel(str(demo_model_path()), settings, log())) as of:
+        tokens = of.tokenize("The fox jumps over the dog, which is lazy and brown. " * 8)
+        left = [*tokens[:10], *tokens[60:]]
+
+        def keys(context: Context, kind: str) -> np.ndarray:
+            state = context.state(partial=False)
+            assert state is not None
+            with state.view() as view:
+                rows = caches_of(view, Pair.named(kind, kind))[0].k[0]
+                cells = np.frombuffer(view[16 : 16 + 12 * rows.n_rows], "<i4").reshape(-1, 3)
+                out = np.empty((rows.n_rows, rows.n), np.float32)
+                libraries.floats(rows.kind, view[rows.at : rows.at + rows.n_bytes], out)
+            return rotated(out, 64 if kind != "f16" else 0)[np.argsort(cells[:, 0])]
+
+        def read(kind: str, what: list[int]) -> Context:
+            context = Context(of, replace(settings, type_k=kind, type_v=kind), 1, log())
+            assert context.decode(what) == DECODE_OK
+            return context
+
+        with closing(read("f16", left)) as context:
+            expected = keys(context, "f16")
+        with closing(read(types, left)) as context:
+            rounded = np.linalg.norm(keys(context, types) - expected)
+        with closing(read(types, tokens)) as context:
+            assert context.moves
+            context.lay_aside(60, len(tokens))
+            assert context.cut(10)
+            context.shift_aside(-50)
+            assert context.turn_keys()
+            context.take_back()
+            off = np.linalg.norm(keys(context, types) - expected)
+    assert off <= 1.6 * rounded + 0.001 * np.linalg.norm(expected)
+
+
+def test_keys_that_cannot_be_turned_stay(native: NativeModel) -> None:
+    """Too short to be rotated: the engine's process would end."""
+    for settings, moves in ((F16, True), (replace(F16, type_v="q8_0"), True), (Q8_0, False)):
+        with closing(Context(native, settings, 1, log())) as context:
+            assert context.moves is moves
 
 
 def test_files_that_say_the_same_of_themselves_are_told_apart(tmp_path: Path) -> None:

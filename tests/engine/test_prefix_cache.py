@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tuner.engine.beside import Run, Turns, longest_run
 from tuner.engine.kept import Branch
 from tuner.engine.prefix_cache import PrefixCache
 
@@ -31,6 +32,8 @@ class Full:
     def __init__(self) -> None:
         self.held: list[int] = []  # the token at every position that was decoded
         self.first = 0
+        self.aside: dict[int, int] = {}  # by position
+        self.lost = 0  # of these, gone from a window
 
     @property
     def first_position(self) -> int:
@@ -44,16 +47,36 @@ class Full:
         del self.held[length:]
         return True
 
-    def close_gap(self, first: int, end: int) -> bool:
-        del self.held[first:end]
-        self.first = max(0, self.first - (end - first)) if self.first > first else self.first
+    @property
+    def moves(self) -> bool:
         return True
+
+    def lay_aside(self, first: int, end: int) -> None:
+        """What came behind is cut next."""
+        assert not self.aside
+        self.aside = dict(zip(range(first, end), self.held[first:end], strict=True))
+        self.lost = max(0, self.first - first)
+        del self.held[first:]
+
+    def keep_aside(self, first: int, end: int) -> None:
+        self.aside = {at: token for at, token in self.aside.items() if first <= at < end}
+
+    def shift_aside(self, by: int) -> None:
+        self.aside = {at + by: token for at, token in self.aside.items()}
 
     def turn_keys(self) -> bool:
         return True
 
+    def take_back(self) -> None:
+        assert [*self.aside] == [*range(len(self.held), len(self.held) + len(self.aside))]
+        if self.lost:
+            self.first = len(self.held) + self.lost
+        self.held += self.aside.values()
+        self.aside = {}
+
     def clear(self) -> None:
         self.held.clear()
+        self.aside = {}
         self.first = 0
 
     def state_bytes(self, *, partial: bool) -> int:
@@ -121,9 +144,12 @@ def read(
     """What is not in the cache yet, with the checkpoints that it wants."""
     wanted = cache.checkpoints(prompt, starts)
     assert wanted == sorted(wanted)
-    for token in prompt[len(cache.tokens) :] + answer:
+    while len(cache.tokens) < len(prompt) + len(answer):
         if len(cache.tokens) in wanted:
             cache.keep_checkpoint()
+        if len(cache.tokens) == cache.joins_at:
+            assert cache.join() < len(prompt)
+        token = (prompt + answer)[len(cache.tokens)]
         memory.decode([token])
         cache.tokens.append(token)
 
@@ -269,23 +295,86 @@ def test_a_thought_that_is_left_out_is_no_branch() -> None:
 
 @pytest.mark.parametrize("kind", [Full, Windowed, Recurrent])
 def test_turns_that_are_let_go(kind: type[Full]) -> None:
-    """What is behind them is moved up where that may be, and else read again."""
+    """What is behind them is moved up where that may be, and else read again, which is said where
+    it was asked for."""
     prompt = list(range(1000))
-    for may_move in (False, True):
+    for stays in (None, lambda: Turns(110, 490)):
         memory = kind()
         window = Windowed.WINDOW * (kind is Windowed)
         cache = PrefixCache(memory, window, kind is Recurrent, most_bytes=0)
         cache.reuse(prompt)
         read(memory, cache, prompt, [5] * 2)
         left = [*prompt[:100], *prompt[600:], 7, 7]
-        moved = may_move and kind is not Recurrent
-        assert cache.reuse(left, may_move=may_move) == (500 if moved else 100 * (kind is Full))
+        moved = stays is not None and kind is not Recurrent
+        assert cache.reuse(left, stays=stays) == (500 if moved else 100 * (kind is Full))
+        assert bool(cache.why) is (kind is Recurrent or (kind is Windowed and not moved))
         assert memory.held == cache.tokens == left[: len(cache.tokens)]
         read(memory, cache, left, [5])
         exact = cache.reuse([*left, 5, 8], exact=True)
         assert exact == (100 * (kind is Full) if moved else 503)
         read(memory, cache, [*left, 5, 8], [])
         assert cache.reuse([*left, 5, 8, 9], exact=True) == 504
+
+
+ASK, SUMMARY = [2001] * 10, [2002] * 40
+
+
+@pytest.mark.parametrize("room", [0, 300, 400])
+def test_a_summary_in_place_of_turns(room: int) -> None:
+    """What stays is not read again: it lies aside while the summary is written, in cells or in
+    RAM, and goes on behind it; also where its writing, or the reading of it, was broken off, and
+    where nothing came of it."""
+    turns = list(range(1000))
+    for n_summaries, comes_of_it in ((1, True), (2, True), (1, False)):
+        memory = Full()
+        cache = PrefixCache(memory, 0, keeps_a_state=False, most_bytes=5000)
+        read(memory, cache, turns, [])
+        for n in range(n_summaries):
+            asked = [*turns[:700], *ASK, n]
+            assert cache.reuse(asked, room_aside=room) == (700 if not n else 710)
+            assert len(memory.aside) == (300 if room else 0)
+            read(memory, cache, asked, SUMMARY)
+        if not comes_of_it:
+            assert cache.reuse([*turns, 7, 7], exact=True) == 1000
+            assert memory.held == turns
+            continue
+        # The first of what stays is cut into tokens otherwise behind other words.
+        left = [*turns[:20], *SUMMARY, *turns[702:], 7, 7]
+        assert cache.reuse(left, stays=lambda: Turns(80, 300)) == 20
+        assert (cache.joins_at, cache.n_joining) == (60, 298)
+        memory.decode(left[20:40])
+        cache.tokens += left[20:40]
+        memory.abort_decode()
+        cache.repair()
+        assert cache.reuse(left, stays=lambda: Turns(80, 300)) == 40
+        read(memory, cache, left, [8])
+        assert memory.held == cache.tokens == [*left, 8]
+        assert not memory.aside
+        assert cache.reuse([*left, 8, 9], exact=True) == 60
+
+
+def test_only_turns_that_stay_are_moved() -> None:
+    """Behind an edit, or what only looks alike, nothing is: it would go on from what is gone."""
+    turns = list(range(1000))
+    for begin_by, end_from, moves in ((120, 500, True), (119, 500, False), (120, 521, False)):
+        memory = Full()
+        cache = PrefixCache(memory, 0, keeps_a_state=False, most_bytes=0)
+        read(memory, cache, turns, [])
+        edited = [*turns[:100], *[7] * 20, *turns[600:], 7]
+        assert cache.reuse(edited, stays=lambda: Turns(begin_by, end_from)) == 100  # noqa: B023
+        assert cache.n_joining == (400 if moves else 0)
+
+
+@given(st.lists(tokens, max_size=90), st.lists(tokens, max_size=90), st.integers(0, 9))
+def test_the_longest_run(one: list[int], other: list[int], first: int) -> None:
+    """What is found is there; of what is all there, all is found."""
+    read_, prompt = [*one, *range(10, 60), *other], [*other, *range(10, 60), *one, 1]
+    run = longest_run(read_, prompt, first)
+    assert run is not None
+    assert run.at >= first
+    assert run.at + run.n < len(prompt)
+    assert read_[run.source : run.source + run.n] == prompt[run.at : run.at + run.n]
+    assert longest_run(read_, [*read_, 1], 0) == Run(0, 0, len(read_))
 
 
 @pytest.mark.parametrize("kind", [Full, Windowed, Recurrent])
@@ -309,7 +398,8 @@ def test_keys_that_cannot_be_turned() -> None:
     cache = PrefixCache(memory, 0, keeps_a_state=False, most_bytes=0)
     prompt = list(range(1000))
     read(memory, cache, prompt, [])
-    assert cache.reuse([*prompt[:100], *prompt[600:], 7], may_move=True) == 0
+    stays = lambda: Turns(100, 500)  # noqa: E731
+    assert cache.reuse([*prompt[:100], *prompt[600:], 7], stays=stays) == 0
     assert memory.held == cache.tokens == []
 
 

@@ -64,7 +64,7 @@ class FakeRunning:
     prompts: list[tuple[Message, ...]] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
     thinks: list[str] = field(default_factory=list)
-    moves: list[bool] = field(default_factory=list)  # whether what was read may move
+    moves: list[str] = field(default_factory=list)  # what may be done with what was read
     continued: list[bool] = field(default_factory=list)
     remembered: list[str] = field(default_factory=list)
     think: str = ""
@@ -127,12 +127,13 @@ class FakeRunning:
         continue_last: bool = False,
         think: str = "",
         may_move: bool = False,
+        rest_returns: bool = False,
     ) -> Iterator[PromptProgress | Text | WasThought | Done]:
         self._stop.clear()
         self.prompts.append(tuple(messages))
         self.samplings.append(sampling)
         self.thinks.append(think)
-        self.moves.append(may_move)
+        self.moves.append("may move" * may_move + "returns" * rest_returns)
         self.continued.append(continue_last)
         script = self.answers.pop(0) if self.answers else ["An answer."]
         n_tokens = 0

@@ -33,9 +33,10 @@ class Generation:
         continue_last: bool = False,
         think: str = "",
         may_move: bool = False,
+        rest_returns: bool = False,
     ):
         self._running = running
-        self._request = (tuple(messages), sampling, continue_last, think, may_move)
+        self._request = (tuple(messages), sampling, continue_last, think, may_move, rest_returns)
         self._lock = threading.Lock()
         self._said: list[Text | WasThought] = []
         self._progress: PromptProgress | None = None

@@ -75,7 +75,14 @@ class Growing:
         think: str = "",
     ) -> Growing:
         """The same for more of the last answer, which was stopped or cut short."""
-        generation = Generation(running, chat.prompt(), sampling, continue_last=True, think=think)
+        generation = Generation(
+            running,
+            chat.prompt(),
+            sampling,
+            continue_last=True,
+            think=think,
+            may_move=bool(chat.view.gone),
+        )
         return cls(chat, generation, recorder, chat.reopen_answer())
 
     def take(self) -> Taken:

@@ -77,6 +77,7 @@ class Summary:
             situation.asked_for_summary(cut),
             situation.sampling_of_summary(),
             think=levels[0] if levels else "",
+            rest_returns=True,
         )
         self.doing = ""  # how far it is, in words
         self._situation = situation

@@ -36,6 +36,13 @@ _LEVEL_DEBUG, _LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONT = 1, 3, 4, 5  # ggml.h
 _SPECIAL: int = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 _NO_VOCABULARY = 0  # LLAMA_VOCAB_TYPE_NONE
 
+# A sequence beside the one that is read. Cells know 256 of them (LLAMA_MAX_SEQ, llama-kv-cells.h),
+# whatever `n_seq_max` is, which bounds only what is decoded and saved; no memory is for any of them
+# where the cache is one for all.
+_ASIDE = 1
+
+_LEAST_RUN = 64  # elements of a key that are rotated together (`attn_rot_k`, llama-kv-cache.cpp)
+
 # llama_decode (llama.h), and what llama_context::decode makes of GGML_STATUS_ALLOC_FAILED.
 DECODE_OK, DECODE_NO_SLOT, DECODE_ABORTED = 0, 1, 2
 DECODE_ALLOC_FAILED = -2
@@ -242,6 +249,25 @@ class NativeModel:
         return tuple(token for token in range(self.n_vocab) if is_end(self.vocab, token))
 
     @cached_property
+    def turns_quantized_keys(self) -> bool:
+        """Whether the engine can turn the keys of a quantized cache. It takes them to be rotated in
+        runs that the part that is turned has whole, and does not look (`build_rope_shift`,
+        src/llama-kv-cache.cpp): of others its process dies."""
+        arch = self.metadata("general.architecture") or ""
+
+        def number(key: str) -> int:
+            value = self.metadata(f"{arch}.{key}") or ""
+            return int(value) if value.isdecimal() else 0
+
+        n_head, embedding = number("attention.head_count"), number("embedding_length")
+        n_key = number("attention.key_length") or (embedding // n_head if n_head else 0)
+        n_turned = number("rope.dimension_count") or n_key
+        run = n_key & -n_key  # the largest power of 2 in it
+        alike = number("attention.key_length_swa") in {0, n_key}
+        rotates = run >= _LEAST_RUN and alike and not os.environ.get("LLAMA_ATTN_ROT_DISABLE")
+        return rotates and n_turned % run == 0
+
+    @cached_property
     def suppressed(self) -> tuple[int, ...]:
         """Tokens that the file says are never to be chosen (tokenizer.ggml.suppress_tokens)."""
         count = ctypes.c_int32()
@@ -307,6 +333,7 @@ class Context:
         if not context:
             raise log.failure("load_failed", "the engine could not create the context")
         self._n_threads = n_threads
+        self._keys_turn = not CACHE_TYPES[settings.type_k].quantized or model.turns_quantized_keys
         self.handle = context
         self._memory = llama_cpp.llama_get_memory(context)
         self.has_memory = bool(self._memory)
@@ -366,16 +393,31 @@ class Context:
         recurrent state); it is then unchanged."""
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, 0, length, -1))
 
-    def close_gap(self, first: int, end: int) -> bool:
-        """Removes the positions from `first` to before `end`, and moves those behind up; their keys
-        are then to be turned. False where the memory cannot (states, sliding windows beside other
-        caches, positions of several dimensions); it is then unchanged."""
-        if not llama_cpp.llama_memory_can_shift(self._memory):
-            return False
-        if not llama_cpp.llama_memory_seq_rm(self._memory, 0, first, end):
-            return False
-        llama_cpp.llama_memory_seq_add(self._memory, 0, end, -1, first - end)
-        return True
+    @property
+    def moves(self) -> bool:
+        """Whether positions can be shifted: not those of states, of sliding windows beside other
+        caches, of several dimensions, nor those of some quantized keys."""
+        return self._keys_turn and bool(llama_cpp.llama_memory_can_shift(self._memory))
+
+    def lay_aside(self, first: int, end: int) -> None:
+        """The positions from `first` to before `end` are the sequence's no more; their cells stay
+        as they are, of another one, which nothing is read in."""
+        llama_cpp.llama_memory_seq_cp(self._memory, 0, _ASIDE, first, end)
+        llama_cpp.llama_memory_seq_rm(self._memory, 0, first, end)
+
+    def keep_aside(self, first: int, end: int) -> None:
+        """Frees the cells of what lies aside, but for these positions."""
+        llama_cpp.llama_memory_seq_rm(self._memory, _ASIDE, 0, first)
+        llama_cpp.llama_memory_seq_rm(self._memory, _ASIDE, end, -1)
+
+    def shift_aside(self, by: int) -> None:
+        """What lies aside moves by so many positions; its keys are then to be turned."""
+        llama_cpp.llama_memory_seq_add(self._memory, _ASIDE, -1, -1, by)
+
+    def take_back(self) -> None:
+        """What lies aside is the sequence's."""
+        llama_cpp.llama_memory_seq_cp(self._memory, _ASIDE, 0, -1, -1)
+        llama_cpp.llama_memory_seq_rm(self._memory, _ASIDE, -1, -1)
 
     def turn_keys(self) -> bool:
         """Turns the keys of what was moved, at the price of a token. Else the engine does it at the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from tuner.engine.abort import AbortFlag, CancelledError
 from tuner.engine.answer import Answer
@@ -258,7 +259,15 @@ class LoadedModel:
         self._cores.exact = self._exact_threads or request.sampling.seed is not None
         # And whatever was in the cache before.
         exact = request.sampling.seed is not None
-        reused = self._cache.reuse(prompt, may_move=request.may_move, exact=exact)
+        reused = self._cache.reuse(
+            prompt,
+            stays=partial(self._prompts.turns, sent, request.messages)
+            if request.may_move
+            else None,
+            exact=exact,
+            room_aside=self._room_aside(request, prompt),
+        )
+        joining = self._cache.n_joining
         reason = "stopped"
         answer = Answer(self._prompts.splitter(sent), stops, request.sampling.stop)
         with self._log.recording():
@@ -273,7 +282,7 @@ class LoadedModel:
         return Done(
             reason=reason,
             n_prompt=len(prompt),
-            n_reused=reused,
+            n_reused=reused + joining,
             n_decoded=answer.n_tokens,
             prompt_seconds=read - started,
             decode_seconds=time.monotonic() - read,
@@ -419,18 +428,31 @@ class LoadedModel:
             self._voice(Notice(notice))
         return prompt
 
+    def _room_aside(self, request: Generate, prompt: Sequence[int]) -> int:
+        """Cells that neither a prompt nor its answer needs, where they may hold what comes back."""
+        n_answer = request.sampling.max_tokens
+        if not request.rest_returns or n_answer is None:
+            return 0
+        return max(0, self._context.n_ctx - len(prompt) - n_answer)
+
     def _read_prompt(self, prompt: Sequence[int], start: int, asked: int) -> bool:
         """False where it was stopped; what is done by then stays in the cache. `asked`: after how
         many tokens the last question begins."""
-        total = len(prompt) - start
-        self._voice(PromptProgress(0, total, start))
+        joins_at, there = self._cache.joins_at, start + self._cache.n_joining
+        total, n_read = len(prompt) - there, 0
+        self._voice(PromptProgress(0, total, there))
         at, ends = start, [*self._cache.checkpoints(prompt, [asked]), len(prompt)]
+        if joins_at is not None:
+            ends = sorted({*ends, joins_at})
         while at < len(prompt):
             if self._abort:
                 return False
             if at == ends[0]:
-                self._cache.keep_checkpoint()
                 del ends[0]
+                if at == joins_at:
+                    at = self._cache.join()
+                else:
+                    self._cache.keep_checkpoint()
             end = min(at + self._chunk, ends[0])
             part = prompt[at:end]
             self._context.use_threads(self._cores.n_threads())
@@ -442,7 +464,8 @@ class LoadedModel:
                 raise self._decode_error(code)
             self._cache.tokens.extend(part)
             at = end
-            self._voice(PromptProgress(at - start, total, start))
+            n_read += len(part)
+            self._voice(PromptProgress(n_read, total, there))
         return not self._abort
 
     def _answer(

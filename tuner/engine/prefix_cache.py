@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from tuner.engine.beside import LEAST, Aside, AsideMemory, Found, Run, Stays, staying
 from tuner.engine.kept import ALL, Branch, Checkpoint, Kept, State, nearest, shared
 from tuner.units import MIB
 
@@ -21,11 +22,10 @@ _OPENING = 16
 # Of its tokens, that must be lost for a state to be copied: reading takes far longer than copying.
 # Few tokens are not worth the RAM.
 _WORTH_COPYING = 1 / 16
-_LEAST = 128
 _END = 24  # tokens by which an answer is known again
 
 
-class CacheMemory(Protocol):
+class CacheMemory(AsideMemory, Protocol):
     """What is asked of the engine's memory (llama_memory_*, llama_state_seq_*); positions of one
     sequence. `partial`: of what cannot be cut."""
 
@@ -34,12 +34,6 @@ class CacheMemory(Protocol):
 
     @property
     def end_position(self) -> int: ...  # the one that comes next
-
-    def cut(self, length: int) -> bool: ...
-
-    def close_gap(self, first: int, end: int) -> bool: ...
-
-    def turn_keys(self) -> bool: ...  # of what moved up. False: now it holds anything
 
     def clear(self) -> None: ...
 
@@ -65,6 +59,7 @@ class PrefixCache:
         self._kept = Kept(most_bytes)
         self._parted = 0  # where the last prompt left what there was
         self._n_exact = ALL  # tokens up to which it holds what reading them anew would give
+        self._aside = Aside(memory)
         self.tokens: list[int] = []
         self.why = ""  # some of the last prompt is read again that was read before
 
@@ -88,18 +83,39 @@ class PrefixCache:
         """Of what the cache holds, in order."""
         return (*self._kept.checkpoints,)
 
-    def reuse(self, prompt: Sequence[int], *, may_move: bool = False, exact: bool = False) -> int:
+    def reuse(
+        self,
+        prompt: Sequence[int],
+        *,
+        stays: Stays | None = None,
+        exact: bool = False,
+        room_aside: int = 0,
+    ) -> int:
         """Cuts the cache back to what it has in common with the prompt, or brings back what it
         held before where that has more, and returns that many tokens. At least the prompt's last
-        token stays to be computed, for its logits. `may_move`: where the prompt leaves something
-        out, what follows may move up, though it was computed with that before it. `exact`: only
-        what reading it anew would give counts, neither what was moved up nor what was converted."""
+        token stays to be computed, for its logits. What else was read of it is joined once it is
+        read up to `joins_at`.
+
+        `stays`: turns were let go, and these may move, though they were computed with those before
+        them. `exact`: only what reading it anew would give counts, neither what was moved nor what
+        was converted. `room_aside`: what the cache holds behind the prompt comes back soon, and so
+        many cells may go on holding it."""
         self.why = ""
         self._reconcile()
-        keep = min(self._bring_back(prompt, exact), len(prompt) - 1)
-        if may_move and not exact:
-            keep = min(self._move_up(prompt, keep), len(prompt) - 1)
+        keep = self._same(prompt, exact)
+        found = self._found(prompt, keep, stays, exact)
+        if self._bring_back(prompt, keep + (found.run.n if found else 0), stays, exact):
+            self.why = ""
+            keep = self._same(prompt, exact)
+            found = self._found(prompt, keep, stays, exact)
         self._parted = keep
+        if found is not None:
+            return self._arrange(keep, found)
+        room = 0 if self.needs_checkpoints or not self._memory.moves else room_aside
+        if room and self._aside.lay_rest(self.tokens, keep, self._n_exact, room):
+            self._cut_to(keep)
+            return keep
+        self._aside.drop()
         if keep == len(self.tokens):
             return keep
         if not self._goes_on(prompt, keep):
@@ -108,13 +124,31 @@ class PrefixCache:
             self._cut_to(keep)
             return keep
         reached = self._go_back(keep)
-        if keep - reached > _OPENING:
+        if keep - reached > _OPENING and not self.why:
             what = "a recurrent state" if self._keeps_a_state else "a sliding window"
             self.why = (
                 f"{what} cannot go back by itself, and there was no checkpoint in the last "
                 f"{keep - reached:,} tokens"
             )
         return reached
+
+    @property
+    def joins_at(self) -> int | None:
+        """After how many of the prompt's tokens `join` is to be called."""
+        return self._aside.joins_at
+
+    @property
+    def n_joining(self) -> int:
+        """Tokens that it will bring."""
+        return self._aside.n_joining
+
+    def join(self) -> int:
+        """What lies beside what the cache holds goes on from that. Returns how many tokens there
+        are then."""
+        tokens, n_exact = self._aside.join()
+        self.tokens += tokens
+        self._n_exact = min(self._n_exact, n_exact)
+        return len(self.tokens)
 
     def checkpoints(self, prompt: Sequence[int], starts: Iterable[int] = ()) -> list[int]:
         """After how many of a prompt's tokens `keep_checkpoint` is to be called, once it is known
@@ -148,6 +182,7 @@ class PrefixCache:
     def forget(self) -> None:
         """What the cache holds; what was set aside stays."""
         self._memory.clear()
+        self._aside.forget()
         self._kept.checkpoints.clear()
         self.tokens.clear()
         self._n_exact = ALL
@@ -173,27 +208,52 @@ class PrefixCache:
 
     # ------------------------------------------------------------ inside
 
-    def _bring_back(self, prompt: Sequence[int], exact: bool) -> int:
+    def _found(
+        self, prompt: Sequence[int], keep: int, stays: Stays | None, exact: bool
+    ) -> Found | None:
+        """What else of a prompt is there, of which the cache has `keep` tokens."""
+        found = self._aside.found(self.tokens, prompt, keep, stays, exact)
+        return found if found and (found.as_it_was or self._moves(found.run, keep)) else None
+
+    def _moves(self, run: Run, keep: int) -> bool:
+        """Whether a run can, to where it stands in a prompt of which `keep` tokens are there; else
+        that is said. What of a window lies aside is written over while others are read."""
+        there = run.at == keep or not self._window
+        if not self._keeps_a_state and self._memory.moves and there:
+            return True
+        what = "a recurrent state" if self._keeps_a_state else "the cache of this model"
+        self.why = f"{what} cannot be moved to where the turns are that stay"
+        return False
+
+    def _bring_back(
+        self, prompt: Sequence[int], there: int, stays: Stays | None, exact: bool
+    ) -> bool:
         """Changes to a branch that was set aside where clearly less of this prompt is to be read
-        with it. Returns how many tokens the cache has in common with the prompt now."""
+        with it than now, when so many of its tokens are there."""
         same = self._same(prompt, exact)
-        reach = self._reach(same, len(self.tokens), self._kept.checkpoints)
-        if not self._keeps_a_state and self._window_reaches(same):
-            reach = same
-        best, gain = None, 0
+        reach = there
+        if there == same and (self._keeps_a_state or not self._window_reaches(same)):
+            reach = self._reach(same, len(self.tokens), self._kept.checkpoints)
+        best, gain, moves = None, 0, False
         for branch in self._kept.branches:
             theirs = shared(branch.tokens, prompt)
             theirs = min(theirs, branch.n_exact) if exact else theirs
             more = self._reach(theirs, len(branch.tokens), branch.checkpoints) - reach
+            run = None
+            if stays is not None and not exact:
+                run = staying(branch.tokens[theirs:], prompt, theirs, stays)
+                run = run if run and self._moves(run, theirs) else None
+            more += run.n if run else 0
             if more > max(gain, _worthwhile(len(branch.tokens)) - 1):
-                best, gain = branch, more
+                best, gain, moves = branch, more, run is not None
         if best is None:
-            return same
-        self._kept.branches.remove(best)
-        if not self._goes_on(prompt, same):
-            self._set_aside(same)
+            return False
+        if not moves:  # else it is still what the conversation was
+            self._kept.branches.remove(best)
+            if not self._goes_on(prompt, same):
+                self._set_aside(same)
         self.put(best)
-        return self._same(prompt, exact)
+        return True
 
     def _reconcile(self) -> None:
         """What ended midway, of whatever, may have left more or less there than was written down:
@@ -205,8 +265,8 @@ class PrefixCache:
             self.forget()
 
     def _same(self, prompt: Sequence[int], exact: bool) -> int:
-        """Of the prompt, in the cache."""
-        same = shared(self.tokens, prompt)
+        """Of the prompt but for its last token, in the cache."""
+        same = min(shared(self.tokens, prompt), len(prompt) - 1)
         return min(same, self._n_exact) if exact else same
 
     def _reach(self, same: int, n_tokens: int, points: Sequence[Checkpoint]) -> int:
@@ -226,24 +286,14 @@ class PrefixCache:
             if state is not None:
                 self._kept.branches.append(self.branch(state))
 
-    def _move_up(self, prompt: Sequence[int], keep: int) -> int:
-        """Takes out what stands between the first `keep` tokens and those that follow them in the
-        prompt. Returns how many the cache has in common with it then."""
-        next_, best, length = [*prompt[keep : keep + _END]], 0, 0
-        for at in range(keep + 1, len(self.tokens) - len(next_) + 1):
-            if self.tokens[at] == next_[0] and self.tokens[at : at + len(next_)] == next_:
-                found = shared(self.tokens[at:], prompt[keep:])
-                if found > length:
-                    best, length = at, found
-        if length < _LEAST or self._keeps_a_state or not self._memory.close_gap(keep, best):
-            return keep
-        if not self._memory.turn_keys():
+    def _arrange(self, keep: int, found: Found) -> int:
+        """Has what was found of a prompt lie where it has it; returns how many tokens the cache
+        has in common with that by then."""
+        if not self._aside.arrange(self.tokens, found, keep, self._n_exact):
             self.forget()
             return 0
-        self._n_exact = min(self._n_exact, keep)
-        del self.tokens[keep:best]
-        self._kept.lose_from(keep + 1)
-        return keep + length
+        self._cut_to(keep)
+        return self.join() if self.joins_at == keep else keep
 
     def _goes_on(self, prompt: Sequence[int], keep: int) -> bool:
         """Whether the prompt has, further on, the end of what is going to be lost: it leaves out a
@@ -287,4 +337,4 @@ class PrefixCache:
 
 def _worthwhile(n_tokens: int) -> int:
     """How many tokens must be lost for a state of so many to be worth a copy."""
-    return max(_LEAST, round(n_tokens * _WORTH_COPYING))
+    return max(LEAST, round(n_tokens * _WORTH_COPYING))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tuner.engine import protocol
+from tuner.engine.beside import Turns
 from tuner.engine.kept import shared
 from tuner.engine.llama import NativeModel
 from tuner.engine.protocol import Message
@@ -77,6 +78,22 @@ class Prompts:
         asked = [message.content for message in said if message.role == "user"]
         at = text.rfind(asked[-1].strip()) if asked else -1
         return shared(self._tokens(text[:at]), prompt.tokens) if at > 0 else 0
+
+    def turns(self, prompt: TokenizedPrompt, messages: Sequence[Message]) -> Turns:
+        """Where the turns are in it that stay after others were let go: from the first question on,
+        with which a summary may stand, to the one before the last answer at least, which is given
+        without what was thought. Where that is not seen, nothing is."""
+        said, text = self._spelled.split(messages), prompt.rendered.text + prompt.said
+        asked = [message.content.strip() for message in said[:-1] if message.role == "user"]
+        if not asked:
+            return Turns(0, len(prompt.tokens))
+        begin = text.find(asked[0])
+        last = text.rfind(said[-1].content.strip())
+        end = text.rfind(asked[-1], 0, max(0, last))
+        if min(begin, end) < 0:
+            return Turns(0, len(prompt.tokens))
+        begin_by = shared(self._tokens(text[: begin + len(asked[0])]), prompt.tokens)
+        return Turns(begin_by, len(prompt.tokens) - len(self._tokens(text[end + len(asked[-1]) :])))
 
     def splitter(self, prompt: TokenizedPrompt) -> Splitter:
         """Of the answer to a prompt."""

@@ -96,6 +96,8 @@ class Generate:
     think: str = ""  # a level of `THINK_LEVELS`; "": what the template does by itself
     # Turns were let go: those behind may keep what was computed of them, though it knows of these.
     may_move: bool = False
+    # What the cache holds behind this prompt is soon asked for again: it stays where there is room.
+    rest_returns: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,10 +179,11 @@ class Running:
         continue_last: bool = False,
         think: str = "",
         may_move: bool = False,
+        rest_returns: bool = False,
     ) -> Iterator[AnswerEvent]:
-        """Streams an answer; the last item is `Done`. `may_move`: as in `Generate`. Raises
-        EngineError."""
-        request = Generate(tuple(messages), sampling, continue_last, think, may_move)
+        """Streams an answer; the last item is `Done`. `may_move`, `rest_returns`: as in
+        `Generate`. Raises EngineError."""
+        request = Generate(tuple(messages), sampling, continue_last, think, may_move, rest_returns)
         for event in self._client.generate(request):
             if isinstance(event, Done):
                 self._format = event.chat_template
