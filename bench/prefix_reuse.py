@@ -6,7 +6,8 @@ Asks the same turns of each model: five questions whose answers are given back a
 whose answers leave out a thought, the last one again, the first one in other words, both
 conversations in turn; then the oldest turns are let go, and a summary takes the place of others.
 Without a MODEL four of them: the demo model, whose cache can be cut anywhere, and tiny ones with
-random weights, with a sliding window, with a state, and with both a cache and a state. Prints for each turn the tokens of its prompt, those that are new in it, and those
+random weights, with a sliding window, with a state, and with both a cache and a state. Prints for
+each turn the tokens of its prompt, those that are new in it, and those
 that were read; at the end all that were read, against all that are new, and against reading every
 prompt whole.
 The exit status is 1 where more than 24 tokens too many were read in a turn.
