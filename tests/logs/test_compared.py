@@ -71,6 +71,26 @@ def test_what_a_log_lacks_follows_from_its_sizes_or_is_the_user_s_wish() -> None
     assert {"n_ubatch 512", "K f16, V f16", "flash attention on"} <= set(assumed)
 
 
+def test_a_log_that_is_cut_is_compared_as_far_as_it_goes() -> None:
+    """Behind the weights, or in the midst of them: a device of which no line is left has none."""
+    weights = ENGINE.partition("llama_kv_cache")[0]
+    found = _compared(weights)
+    assert [f.exact for f in found.figures] == [True] * 3
+    assert found.assumed == ("layers split 8, 4, which comes closest",)
+    assert found.notes == ("The log ends, or is cut, before the compute buffers of this load.",)
+    assigned = "".join(
+        f"load_tensors: layer {il:3} assigned to device {'CPU' if il < 19 else 'RPC0'}\n"
+        for il in range(27)
+    ) + "".join(f"load_tensors: layer {il:3} assigned to device RPC1\n" for il in range(27, 31))
+    lines = weights.replace("load_tensors: offloaded", f"{assigned}load_tensors: offloaded")
+    rows = _compared("".join(x for x in lines.splitlines(True) if "10.0.0.2:5] m" not in x)).figures
+    assert [(f.device, f.exact, f.logged is None) for f in rows] == [
+        ("RPC0", True, False), ("RPC1", False, True), ("host", True, False)
+    ]  # fmt: skip
+    late = "sched_" + ENGINE.partition("sched_")[2]
+    assert any("begins" in note for note in _compared(late, Wishes(n_ctx=4096)).notes)
+
+
 @pytest.mark.parametrize(
     ("slots", "kv"),
     [("1/1", 2560 + 52 * 16), ("4/1", 2560 + 52 * 40), ("4/4", 4 * (640 + 52 * 16))],

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tuner.logs.buffers import device_of, on_host
-from tuner.logs.layers import Layers
+from tuner.logs.layers import Layers, Logged
 from tuner.logs.loads import LoggedLoad
 from tuner.logs.stated import Stated
 from tuner.machine.backends import HOST_LAYOUT, of_engine
@@ -32,6 +32,8 @@ _USUAL_UBATCH, _USUAL_TYPE = 512, "f16"
 _OTHER_WEIGHTS = 0.03  # off by more, they are not this file's
 _MASKS_AS_F16 = 9665  # llama.cpp's build from which on compute buffers are those of today
 _CONTEXT = "context"  # what a table calls cache and states together
+_CACHES = ("kv_cache", "recurrent_state", _CONTEXT)
+_WEIGHTS_ALONE = frozenset({"weights"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ class _Comparison:
             self._load,
             figures,
             self._machine,
-            settings if self._load.kinds != {"weights"} else None,
+            settings if self._load.kinds != _WEIGHTS_ALONE else None,
             self._slots,
             min(n_outputs or settings.n_ubatch, settings.n_ubatch, settings.n_ctx),
             tuple(self._assumed),
@@ -155,6 +157,8 @@ class _Comparison:
     def _settings(self) -> Settings | str:
         """All but where the layers are; or why there is nothing to compare."""
         stated, wishes = self._stated, self._wishes
+        if self._load.kinds == _WEIGHTS_ALONE:  # which nothing of this changes
+            return Settings(1)
         n_ubatch = stated.n_ubatch or wishes.n_ubatch
         type_k, type_v = stated.type_k or wishes.type_k, stated.type_v or wishes.type_v
         flash_attn = stated.flash_attn or wishes.flash_attn
@@ -170,12 +174,9 @@ class _Comparison:
             use_extra_bufts=any("REPACK" in size.device for size in self._load.sizes),
         )  # fmt: skip
         n_ctx = self._context(settings)
-        if n_ctx is not None:
-            return settings.with_context(n_ctx)
-        if self._load.kinds == {"weights"}:  # which no context changes
-            self._assumed.clear()
-            return settings
-        return "It does not say how large the context is: write --ctx N."
+        if n_ctx is None:
+            return "It does not say how large the context is: write --ctx N."
+        return settings.with_context(n_ctx)
 
     def _context(self, settings: Settings) -> int | None:
         """Tokens of one slot's context, or of the one that all have together."""
@@ -221,12 +222,12 @@ class _Comparison:
             n_gpu_layers = wishes.n_gpu_layers
         if counts is None and n_gpu_layers is not None and len(gpus) > 1:
             counts = self._wished(min(n_gpu_layers, self._model.n_items))
-        said = [self._sizes_of(gpu.engine_name) for gpu in gpus]
+        said = [self._sizes_on(gpu) for gpu in range(len(gpus))]
         layers = Layers(
             self._model, self._machine, said, (self._streams, stated.n_states),
             flash=self._flash(settings),
         )  # fmt: skip
-        if not any(map(any, said)) and counts is None:
+        if said[0] == (None, None) and counts is None:
             n = self._model.n_items if n_gpu_layers is None else n_gpu_layers
             counts = self._by_memory(min(n, self._model.n_items))
         found = layers.closest(settings, counts=counts, n_gpu_layers=n_gpu_layers)
@@ -333,12 +334,12 @@ class _Comparison:
     def _total(self, kind: str) -> int:
         return sum(kinds.get(kind, 0) for kinds in self._logged.values())
 
-    def _sizes_of(self, name: str) -> tuple[float, float]:
-        """Bytes of a GPU's caches and states, and of its weights."""
-        [place_] = [i for i, gpu in enumerate(self._machine.gpus) if gpu.engine_name == name]
-        kinds = self._logged.get(place_, {})
-        caches = (kinds.get(kind, 0) for kind in ("kv_cache", "recurrent_state", _CONTEXT))
-        return sum(caches), kinds.get("weights", 0)
+    def _sizes_on(self, gpu: int) -> Logged:
+        """Bytes of a GPU's caches and states, and of its weights, where the log has such."""
+        kinds = self._logged.get(gpu, {})
+        caches = [kind for kind in _CACHES if self._has(kind)]
+        cache = sum(kinds.get(kind, 0) for kind in caches) if caches else None
+        return cache, kinds.get("weights", 0) if self._has("weights") else None
 
     def _flash(self, settings: Settings) -> bool:
         return settings.flash_attn != "off" and not self._model.hparams.row.unfused
@@ -348,7 +349,7 @@ class _Comparison:
         steps = {size.kind: size.step for size in self._load.sizes}
         names = [*map(label, self._machine.gpus), "host"]
         for at, (name, use) in enumerate(zip(names, predicted.uses, strict=True)):
-            for kind in self._kinds() if self._load.kinds != {"weights"} else ("weights",):
+            for kind in self._kinds():
                 guess = _of_kind(use, kind)
                 kinds = self._logged.get(at, {})
                 # what a whole log does not mention is not there; a cut one may have lost the line
@@ -358,6 +359,8 @@ class _Comparison:
                     yield Figure(name, kind, guess, logged, steps.get(kind, 0))
 
     def _kinds(self) -> tuple[str, ...]:
+        if self._load.kinds == _WEIGHTS_ALONE:
+            return ("weights",)
         if _CONTEXT in self._load.kinds:
             return ("weights", _CONTEXT, "compute")
         return ENGINE_KINDS
@@ -385,7 +388,7 @@ class _Comparison:
                 f"Build {stated.build} of llama.cpp is older than the one that kvchat models: its "
                 "compute buffers follow other rules."
             )
-        elif stated.n_outputs_max is None and stated.n_ubatch is not None:
+        elif self._has("compute") and stated.n_ubatch and stated.n_outputs_max is None:
             yield (
                 "An older llama.cpp wrote this log, since it has no n_outputs_max: its compute "
                 "buffers may follow other rules than those that kvchat models."

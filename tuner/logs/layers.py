@@ -20,6 +20,7 @@ from tuner.settings import Settings
 _NOTABLE = 0.03  # of the weights on GPUs, from which on experts in RAM are thought of
 
 Sizes = tuple[float, float]  # bytes of caches and states, bytes of weights
+Logged = tuple[float | None, float | None]  # the same; None: the log does not say it
 
 
 class Layers:
@@ -29,7 +30,7 @@ class Layers:
         self,
         model: Model,
         machine: Machine,
-        logged: Sequence[Sizes],
+        logged: Sequence[Logged],
         times: tuple[int, int],
         *,
         flash: bool,
@@ -56,7 +57,7 @@ class Layers:
     def with_experts(self, settings: Settings) -> Settings:
         """The same with the experts of so many layers in RAM that the GPUs' weights are closest
         to what was logged; none, if that is close."""
-        logged = sum(weights for _, weights in self._logged)
+        logged = sum(weights or 0 for _, weights in self._logged)
         if not self._model.moe_layers or self._weights_off(settings) <= _NOTABLE * logged:
             return settings
         tried = (
@@ -83,7 +84,7 @@ class Layers:
         split = tuple(map(float, counts)) if several else ()
         return replace(settings, n_gpu_layers=sum(counts), tensor_split=split)
 
-    def _on(self, settings: Settings, gpu: int) -> tuple[Sizes, Sizes]:
+    def _on(self, settings: Settings, gpu: int) -> tuple[Sizes, Logged]:
         """What a GPU has with these settings, and what it logged."""
         n_gpus = len(self._machine.gpus)
         where = place(self._model.n_layer_all, n_gpus, settings)
@@ -105,6 +106,10 @@ class Layers:
         return self._off(settings)[1]
 
 
-def _distance(predicted: Sizes, logged: Sizes) -> Sizes:
+def _distance(predicted: Sizes, logged: Logged) -> Sizes:
     """Caches first: they do not depend on how a file is quantized."""
-    return abs(predicted[0] - logged[0]), abs(predicted[1] - logged[1])
+    cache, weights = (
+        0.0 if said is None else abs(guess - said)
+        for guess, said in zip(predicted, logged, strict=True)
+    )
+    return cache, weights
