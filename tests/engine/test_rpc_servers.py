@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 from bench.oracle import rpc_available
 from tests.support.standin_gpu import Server, rpc_server
 from tuner.demo import demo_model_path
-from tuner.engine.client import EngineClient
+from tuner.engine.client import BROKEN_OFF_WARNING, EngineClient
 from tuner.engine.protocol import Generate, Load, Loaded, Message, Progress, Text
 from tuner.errors import EngineError
 from tuner.launch import Launcher
@@ -80,7 +80,8 @@ def test_one_that_dies_during_a_load_is_named(client: EngineClient) -> None:
 
 
 def test_one_that_cannot_hold_what_it_is_sent_has_too_little_memory(client: EngineClient) -> None:
-    """It has room for its buffers, and none for the largest tensor on its way into them."""
+    """It has room for its buffers, and none for the largest tensor on its way into them, at which
+    the second try ends, too."""
     with rpc_server(memory=120 * MIB) as server:
         with pytest.raises(EngineError, match="broke the connection off") as caught:
             load(client, server.address)
@@ -101,16 +102,36 @@ def test_a_server_with_less_memory_than_it_says_takes_a_smaller_plan(client: Eng
     assert ready.running.plan.chosen.footprint.uses[0].total < 260 * MIB
 
 
+@pytest.mark.parametrize("cuts", [(40,), (20, 20 + 60)])
+def test_a_network_that_breaks_is_not_taken_for_a_want_of_memory(
+    client: EngineClient, cuts: tuple[int, ...]
+) -> None:
+    """Where the server is still there the load is tried once more; where that ends elsewhere, no
+    smaller plan would be of use. `cuts`: after how many MiB in all."""
+    with rpc_server() as server, counted(server.address, [cut * MIB for cut in cuts]) as (way, _):
+        if len(cuts) > 1:
+            with pytest.raises(EngineError, match="broke the connection off") as caught:
+                load(client, way)
+            assert caught.value.kind == "crashed"
+        else:
+            assert BROKEN_OFF_WARNING in load(client, way).warnings
+
+
 @contextmanager
-def counted(address: str) -> Iterator[tuple[str, list[int]]]:
-    """A way to a server that counts the bytes sent to it, one client at a time."""
+def counted(address: str, cuts: Sequence[int] = ()) -> Iterator[tuple[str, list[int]]]:
+    """A way to a server that counts the bytes sent to it, one client at a time. It breaks after
+    so many of them."""
     host, _, port = address.partition(":")
-    sent = [0]
+    sent, left = [0], [*cuts]
 
     def pass_on(source: socket.socket, target: socket.socket, count: bool) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
                 sent[0] += len(data) if count else 0
+                if left and sent[0] > left[0]:
+                    del left[0]
+                    source.close()
+                    break
                 target.sendall(data)
         with suppress(OSError):
             target.shutdown(socket.SHUT_WR)

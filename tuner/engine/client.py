@@ -55,6 +55,13 @@ EXTRA_BUFTS_WARNING = (
     "without repacked weights; kvchat --forget-machine lets them be tried again"
 )
 
+BROKEN_OFF_WARNING = (
+    "the connection to an RPC server broke during the load, and the model was loaded again"
+)
+# Of a load: as near as two ends are that come of the same tensor. What is on its way when a server
+# breaks off is a few MiB.
+_SAME_PLACE = 0.05
+
 _ENDS = {
     Load: Loaded | DryRunDone,
     ShowPrompt: Prompt,
@@ -282,16 +289,32 @@ class EngineClient:
 
     def _load(self, request: Load) -> Generator[Event, None, None]:
         """One load or dry run. Where it dies as repacked weights make it die, once more without
-        them: at once after an illegal instruction, else only after the same death twice."""
+        them: at once after an illegal instruction, else only after the same death twice. Where an
+        RPC server broke off that is there, once more too: a network fails anywhere, a server that
+        has no memory for a tensor at that tensor."""
         before: WorkerDiedError | None = None
+        at, broken_off_at = 0.0, -1.0  # of the load
         while True:
             attempt = self._as_possible(request)
             try:
-                yield from self._run(attempt)
+                for event in self._run(attempt):
+                    if isinstance(event, Progress):
+                        at = event.fraction
+                    if isinstance(event, Loaded) and broken_off_at >= 0:
+                        event = replace(event, warnings=(*event.warnings, BROKEN_OFF_WARNING))
+                    yield event
                 return
             except EngineError as error:
                 death = error.__cause__
-                if not isinstance(death, WorkerDiedError) or not death.maybe_by_instruction:
+                if not isinstance(death, WorkerDiedError):
+                    raise
+                if death.broken_off:
+                    if broken_off_at < 0:
+                        broken_off_at, at = at, 0.0
+                        continue
+                    if abs(at - broken_off_at) <= _SAME_PLACE:
+                        raise EngineError("out_of_memory", str(error)) from death
+                if not death.maybe_by_instruction:
                     raise
                 if not attempt.settings.use_extra_bufts:  # then they were not to blame
                     self._blamed = ""
@@ -450,9 +473,8 @@ class EngineClient:
         self._died = message = self._obituary(death, away)
         if isinstance(request, Load) and self._stop_wanted:
             return EngineCancelled("the load was cancelled")
-        # A server that is there breaks off where it has no memory for what it is sent.
-        in_load = isinstance(request, Load) and (death.by_memory or away == [])
-        if in_load or death.surely_by_memory:
+        death.broken_off = away == []
+        if death.surely_by_memory or (isinstance(request, Load) and death.by_memory):
             return EngineError("out_of_memory", message)
         if not isinstance(request, Load) and self._extra_bufts and death.by_instruction:
             self._blamed = death.signal_name  # the next load shall do without

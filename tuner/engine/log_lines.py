@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,12 +64,14 @@ def failure_reason(lines: Iterable[str]) -> Reason:
 
 
 def last_words(lines: Iterable[str]) -> str:
-    """Of the lines before a death the first that is about memory, else the last that names a fatal
-    error or a lost RPC server, else ""."""
+    """Of the lines before a death the last that names a lost RPC server, which ends a process
+    whatever it survived before; else the first that is about memory, else the last that names a
+    fatal error, else ""."""
     said = [line.strip()[:300] for line in lines]
-    for_memory = next((line for line in said if names_memory(line)), "")
-    fatal = (line for line in reversed(said) if names_server(line) or _FATAL.search(line))
-    return for_memory or next(fatal, "")
+    lost = (line for line in reversed(said) if names_server(line))
+    for_memory = (line for line in said if names_memory(line))
+    fatal = (line for line in reversed(said) if _FATAL.search(line))
+    return next(itertools.chain(lost, for_memory, fatal), "")
 
 
 def names_memory(text: str) -> bool:

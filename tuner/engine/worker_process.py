@@ -53,6 +53,7 @@ class WorkerDiedError(Exception):
         super().__init__(how)
         self.signal_name = signal_name
         self.fatal_line = fatal_line  # the log's last fatal line, may be empty
+        self.broken_off = False  # it lost an RPC server, and all are there
 
     @property
     def by_memory(self) -> bool:
