@@ -301,8 +301,9 @@ class EngineClient:
                     if isinstance(event, Progress):
                         at = event.fraction
                     if isinstance(event, Loaded) and broken_off_at >= 0:
-                        event = replace(event, warnings=(*event.warnings, BROKEN_OFF_WARNING))
-                    yield event
+                        yield replace(event, warnings=(*event.warnings, BROKEN_OFF_WARNING))
+                    else:
+                        yield event
                 return
             except EngineError as error:
                 death = error.__cause__
