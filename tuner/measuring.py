@@ -95,7 +95,7 @@ def _length(tuning: Tuning, n_tokens: int | None) -> int:
 def _short(solver: Solver, plan: Plan, n_tokens: int) -> Candidate:
     """The choice with an f16 cache for the text alone."""
     settings = replace(plan.chosen.settings, n_ctx=n_tokens + _DECODED, type_k="f16", type_v="f16")
-    return solver.exactly(solver.weigh(settings, solver.objective(plan.wishes)))
+    return solver.weighed(settings, solver.objective(plan.wishes))
 
 
 def _request(tuning: Tuning, loaded: Candidate, text: Text, n_tokens: int) -> MeasureLosses:

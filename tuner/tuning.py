@@ -131,8 +131,8 @@ class Tuning:
     def _kept(self, settings: Settings) -> KeptStates:
         """The RAM that a conversation's states may take beside these settings. RAM that is stated
         need not be there: there it is for one checkpoint."""
-        footprint = self.solver.fitting.estimator.exact(settings)
-        kept = KeptStates.of(footprint, Budgets.of(self.machine))
+        planned = self.solver.weighed(settings, self.solver.objective(self.wishes))
+        kept = KeptStates.of(planned.footprint, Budgets.of(self.machine))
         return replace(kept, size=kept.checkpoint) if self.request.ram else kept
 
     def _host_computes(self, settings: Settings) -> bool:
@@ -200,14 +200,14 @@ class Tuning:
     ) -> Plan | str:
         """The plan with another cache beside the same weights, on the machine as it is now, or why
         there is none: see `planning.reshaping.reshaped`."""
-        solver = self.solver.on(machine)
+        solver = self.solver.on(machine).like(plan.chosen)
         loaded, objective = plan.chosen.settings, solver.objective(plan.wishes)
         found = reshaped(solver, objective, loaded, n_ctx=n_ctx, types=types, least=least)
         return found if isinstance(found, str) else moved_to(plan, found, solver)
 
     def smaller(self, plan: Plan, machine: Machine, least: int = 0) -> Plan | None:
         """A plan for the memory that is left now: see `planning.rebalancing.smaller`."""
-        solver = self.solver.on(machine)
+        solver = self.solver.on(machine).like(plan.chosen)
         found = rebalancing.smaller(solver, plan.wishes, plan.chosen.settings, least)
         return None if found is None else moved_to(plan, found, solver)
 
@@ -381,8 +381,8 @@ class Tuning:
         if not self._settled_for(settings):
             raise NoFitError("What was chosen is for other GPUs than there are now.")
         settings = replace(settings, use_extra_bufts=self.wishes.use_extra_bufts)
-        weighed = self.solver.weigh(settings, self.solver.objective(self.wishes))
-        plan = self._given(fresh, self.solver.exactly(weighed))
+        weighed = self.solver.weighed(settings, self.solver.objective(self.wishes))
+        plan = self._given(fresh, weighed)
         plan = plan.offering(alternatives=(), fallbacks=(), one_more_gib=None)
         return replace(plan, wishes=Wishes.of_settings(settings))
 
@@ -401,8 +401,7 @@ class Tuning:
         if refused:
             return f"{what} cannot be used here now: planned again. {refused}"
         settings = replace(settings, use_extra_bufts=self.wishes.use_extra_bufts)
-        weighed = self.solver.weigh(settings, self.solver.objective(self.wishes))
-        exact = self.solver.exactly(weighed)
+        exact = self.solver.weighed(settings, self.solver.objective(self.wishes))
         return (
             exact
             if exact.fits

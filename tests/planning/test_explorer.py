@@ -92,7 +92,7 @@ def test_the_figures_are_those_of_the_solver(
     *_, here = wandered(of, way)
     shown = of.exactly(of.weighed(here))
     assert replace(shown.settings, tensor_split=()) == here
-    fresh = Solver(of.model, of.machine_of(here))
+    fresh = Solver(of.model, of.machine_of(here)).like(shown)
     told = fresh.calculate(Wishes.of_settings(shown.settings))
     assert shown.footprint == fresh.exactly(told).footprint
     assert shown.speed == told.speed

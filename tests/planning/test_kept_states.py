@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,14 +11,18 @@ from hypothesis import strategies as st
 
 from tests.planning.test_planner import law
 from tests.support.giants import GEMMA_27B, LLAMA_8B, giant, gpu, machine
+from tests.support.headers import made_up
 from tuner.memory.footprint import DeviceUse, Footprint
 from tuner.planning.budgets import Budgets
 from tuner.planning.kept_states import MOST_CHECKPOINTS, MOST_KEPT, KeptStates
+from tuner.planning.objective import WISHED_CONTEXT
 from tuner.planning.planner import make_plan
+from tuner.planning.solver import Solver
 from tuner.report.text import states_text
 from tuner.settings import Settings
+from tuner.tuning import Tuning
 from tuner.units import GIB, MIB
-from tuner.wishes import Wishes
+from tuner.wishes import LaunchRequest, Wishes
 
 HYBRID = "Kimi-Linear-48B.gguf"
 sizes = st.integers(0, 64 * GIB)
@@ -43,16 +48,53 @@ def test_what_is_kept_never_takes_what_the_plan_needs(
 
 @pytest.mark.parametrize("name", [GEMMA_27B, HYBRID])
 def test_a_plan_has_room_for_one_checkpoint(name: str) -> None:
-    """Where there is room for the rest and for nothing more, it is another plan."""
+    """Where there is room for the rest and for nothing more, it does without, and says so."""
     model, where = giant(name), machine(gpu(12.0), ram=64)
     asked = Wishes(n_ctx=16_384, type_k="f16", type_v="f16", n_ubatch=512, n_gpu_layers=9)
     chosen = make_plan(model, where, asked).chosen
     host = chosen.footprint.host
     assert chosen.fits
     assert host.checkpoint > 0
-    for left, fits in ((host.total, True), (host.total - 1, False)):
+    least = host.total - host.checkpoint
+    for left, kept, fits in (
+        (host.total, host.checkpoint, True),
+        (host.total - 1, 0, True),
+        (least, 0, True),
+        (least - 1, 0, False),
+    ):
         tight = replace(where.host, free=left + where.host.reserve)
-        assert make_plan(model, replace(where, host=tight), asked).chosen.fits == fits
+        plan = make_plan(model, replace(where, host=tight), asked)
+        assert (plan.chosen.footprint.host.checkpoint, plan.chosen.fits) == (kept, fits)
+        said = any(why.startswith("No checkpoint of the conversation") for why in plan.reasons)
+        assert said == (fits and not kept)
+
+
+def test_below_the_wished_context_a_checkpoint_is_worth_less_than_twice_as_much_of_it(
+    tmp_path: Path,
+) -> None:
+    """Beyond it, it is worth more; and what is planned is what a launch and the explorer find."""
+    keys = {"context_length": 131_072, "attention.sliding_window": 4096, "logit_scale": 0.25}
+    model = made_up(
+        tmp_path / "command-r7b.gguf", "cohere2", keys, n_layer=32, n_embd=4096, n_head=32,
+        n_head_kv=8, head=128, n_ff=14_336, n_vocab=256_000, tied=True,
+    )  # fmt: skip
+    tight, roomy = machine(ram=7), machine(ram=8)
+    solver = Solver(model, tight)
+    plan, kept = make_plan(model, tight, Wishes(), solver=solver), solver.best_alike(Wishes())
+    assert kept is not None
+    assert 1.5 * kept.settings.n_ctx < plan.chosen.settings.n_ctx < WISHED_CONTEXT
+    assert plan.chosen.footprint.host.checkpoint == plan.kept.n_checkpoints == 0
+    asked = LaunchRequest(model.path, use_profile=False)
+    tuning = Tuning(asked, model, tight)
+    assert tuning.plan().chosen == plan.chosen
+    assert tuning.load_request(plan.chosen.settings).kept_bytes == plan.kept.size
+    explorer = tuning.explorer(plan.chosen.settings)
+    shown = explorer.exactly(explorer.weighed(explorer.start))
+    assert shown.fits
+    assert shown.footprint == plan.chosen.footprint
+    more = make_plan(model, roomy, Wishes()).chosen
+    assert more.settings.n_ctx > WISHED_CONTEXT
+    assert more.footprint.host.checkpoint > 0
 
 
 def test_a_dense_model_needs_none() -> None:

@@ -86,7 +86,14 @@ def limited(solver: Solver, free_mib: float, host_mib: float = 4096) -> Solver:
 
 
 def brute_force(solver: Solver, wishes: Wishes) -> float | None:
-    """The best score over every cell of the grid, each weighed on its own."""
+    """The best score over every cell of the grid, each weighed on its own, with a checkpoint where
+    the model needs one, and without."""
+    both = dict.fromkeys((solver, solver.without_checkpoint))
+    found = [_best_cell(one, wishes) for one in both]
+    return max((score for score in found if score is not None), default=None)
+
+
+def _best_cell(solver: Solver, wishes: Wishes) -> float | None:
     fitting, wished = solver.fitting, solver.objective(wishes).wished_context
     best: float | None = None
     for score, cell, totals in _cells(solver, wishes):

@@ -204,7 +204,8 @@ class Running:
         """Loads another plan of the same model in place of this one. It is not kept in the
         profile, and nothing else is tried where it fails."""
         plan = self.plan.offering(fallbacks=())
-        plan = with_choice(plan, self._tuning.solver.exactly(other), self._tuning.solver)
+        solver = self._tuning.solver.like(other)
+        plan = with_choice(plan, solver.exactly(other), solver)
         return self._launcher.load(self._tuning, plan, keep=False)
 
     def save_state(self, path: Path, most_bytes: int) -> StateSaved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -63,12 +64,29 @@ class Estimator:
         self._weights = Weights(model, machine.gpus, machine.host)
         self.cache = CacheSizes(model.hparams)
         self._checkpoints = CheckpointSizes(model.hparams)
+        self.counts_checkpoint = self._checkpoints.needed
         self.compute = ComputeSizes(model, machine, self.cache, n_outputs_max=n_outputs_max)
         self._placements: dict[tuple[int, int, tuple[float, ...]], Placement] = {}
         self._nothing = (0,) * len(self._ids)
         self._distinct: dict[tuple[tuple[int, ...], int], Placement] = {}
         self._sizes: dict[tuple[Placement, bool], _Placed] = {}
         self._held: dict[int, list[int]] = {}
+
+    def counting(self, *, checkpoint: bool) -> Estimator:
+        """The same, what it knows included, with one checkpoint in every answer, if the model needs
+        any, or with none."""
+        other = copy.copy(self)
+        other.counts_checkpoint = checkpoint and self._checkpoints.needed
+        return other
+
+    @property
+    def lacks_checkpoint(self) -> bool:
+        """Whether the model needs one that is not counted."""
+        return self._checkpoints.needed and not self.counts_checkpoint
+
+    def checkpoint(self, settings: Settings) -> int:
+        """Bytes of one checkpoint, be it counted or not."""
+        return self._checkpoints.bytes(settings)
 
     def forget(self) -> None:
         """Nothing is known any more of any settings; answers stay the same."""
@@ -143,7 +161,7 @@ class Estimator:
                 held, sizes, self._layouts, where.spans, strict=True
             )
         ]
-        if self._checkpoints.needed:
+        if self.counts_checkpoint:
             found[-1] += self._checkpoints.bytes(settings)
         return found
 
@@ -169,7 +187,7 @@ class Estimator:
         where, flash = self.placement(settings), self.flash(settings)
         first, end = where.spans[device]
         total = self._placed(where, settings)[1][device]
-        if device == self._n_gpus:
+        if device == self._n_gpus and self.counts_checkpoint:
             total += self._checkpoints.bytes(settings)
         if end:
             total += self.cache.bytes(settings, flash, self._layouts[device], first, end)
@@ -203,7 +221,9 @@ class Estimator:
                 self._placed(where, settings)[0], compute, self._layouts, where.spans, strict=True
             )
         ]
-        return [*gpus, (*host[:-1], host[-1] + self._checkpoints.bytes(settings))]
+        if self.counts_checkpoint:
+            host = (*host[:-1], host[-1] + self._checkpoints.bytes(settings))
+        return [*gpus, host]
 
     def _placed(self, where: Placement, settings: Settings) -> _Placed:
         """The bytes of each device that a placement decides alone, by kind and all together."""

@@ -134,14 +134,16 @@ class Explorer:
 
     def weighed(self, settings: Settings) -> Candidate:
         """What these settings give, by the search's quick arithmetic: with the first split over
-        several GPUs that fits, the fastest being the first, or the one that lacks least."""
+        several GPUs that fits, the fastest being the first, or the one that lacks least. Without a
+        checkpoint where there is no room for one."""
         solver = self._solver_of(settings)
         misses: list[Candidate] = []
-        for split in self._splits_of(settings):
-            candidate = solver.weigh(settings.with_split(split), self._objective)
-            if candidate.fits:
-                return candidate
-            misses.append(candidate)
+        for one in dict.fromkeys((solver, solver.without_checkpoint)):
+            for split in self._splits_of(settings):
+                candidate = one.weigh(settings.with_split(split), self._objective)
+                if candidate.fits:
+                    return candidate
+                misses.append(candidate)
         return min(misses, key=lambda c: c.lacking(solver.budgets))
 
     def _splits_of(self, settings: Settings) -> Iterator[tuple[float, ...]]:
@@ -158,7 +160,9 @@ class Explorer:
 
     def exactly(self, candidate: Candidate) -> Candidate:
         """The same with the exact footprint, which is what counts."""
-        return self._solver_of(candidate.settings).exactly(candidate)
+        solver = self._solver_of(candidate.settings).like(candidate)
+        exact = solver.exactly(candidate)
+        return exact if exact.fits else solver.weighed(candidate.settings, self._objective)
 
     def missing(self, candidate: Candidate) -> str:
         """Where how much memory is missing; "" where it fits."""

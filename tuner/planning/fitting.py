@@ -37,6 +37,13 @@ class Fitting:
         other.budgets = budgets
         return other
 
+    def counting(self, *, checkpoint: bool) -> Fitting:
+        """The same with a checkpoint in every footprint, or with none (`Estimator.counting`)."""
+        other = copy.copy(self)
+        other.estimator = self.estimator.counting(checkpoint=checkpoint)
+        other.usual_compute, other._splits = [0] * len(self.usual_compute), {}
+        return other
+
     def forget(self) -> None:
         """Nothing is known any more of any settings, under these budgets and others."""
         self._splits.clear()

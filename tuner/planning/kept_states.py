@@ -1,7 +1,8 @@
 """How much RAM a conversation's states may take beside the plan.
 
-One checkpoint is part of a plan's footprint, where the cache needs any (`memory/checkpoints.py`).
-What is beyond that is room that the plan leaves: it is never missed, only used where it is there.
+One checkpoint is part of a plan's footprint, where the cache needs any (`memory/checkpoints.py`)
+and its RAM is not worth more as something else (`objective.py`). What is beyond that is room that
+the plan leaves: it is never missed, only used where it is there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class KeptStates:
     """Bytes of RAM that checkpoints and the states of other branches may take together."""
 
     size: int
-    checkpoint: int  # bytes of one; 0: the cache can be cut anywhere
+    checkpoint: int  # bytes of one; 0: the cache can be cut anywhere, or there is no room
 
     @classmethod
     def of(cls, footprint: Footprint, budgets: Budgets) -> KeptStates:

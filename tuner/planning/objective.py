@@ -33,6 +33,9 @@ class Prices:
     low_partial: float  # the same where layers stay on the CPU beside a GPU: hardly ever
     loss: float  # exponent per nat of quality loss beyond what rounding alone makes
     ubatch: float  # each halving of n_ubatch below 512
+    # No room for a checkpoint, so that a turn which goes back reads all again: worth no context
+    # beyond the wished one, and half a halving of that.
+    no_checkpoint: float
 
 
 BALANCED = Prices(
@@ -44,6 +47,7 @@ BALANCED = Prices(
     low_partial=8.0,
     loss=2.0,
     ubatch=1.02,
+    no_checkpoint=1.06,
 )
 # One row per preference: how it differs from the balanced one. 8.0 reads: at hardly any price.
 PRICES = {
@@ -111,6 +115,11 @@ class Objective:
         if not quality.precise:
             price += math.log(p.low_whole if whole else p.low_partial)
         return price
+
+    @property
+    def no_checkpoint(self) -> float:
+        """Log price of a plan without the checkpoint that the cache needs to go back."""
+        return math.log(self.prices.no_checkpoint)
 
     def ubatch(self, n_ubatch: int) -> float:
         """Log price of a compute batch smaller than `FULL_UBATCH`."""

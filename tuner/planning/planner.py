@@ -96,6 +96,7 @@ def make_plan(
         ).offering(alternatives=ways)
     fewer = asked.machine != machine
     offers = _offers(solver, wishes, chosen, asked if fewer else None)
+    all_of_it = _unbound(solver) if fewer else whole.like(chosen)
     return Plan(
         model,
         machine,
@@ -104,7 +105,7 @@ def make_plan(
         reasons=(*reasons_for(solver, wishes, chosen), *found.reasons),
         warnings=warnings_for(model, chosen, machine, wishes),
         # Of exact footprints the budgets hold all.
-        offers=replace(offers, shapes=_shapes(_unbound(solver) if fewer else whole, chosen)),
+        offers=replace(offers, shapes=_shapes(all_of_it, chosen)),
     )
 
 
@@ -166,7 +167,7 @@ def _shapes(solver: Solver, chosen: Candidate) -> Later[tuple[Shape, ...]]:
 def with_choice(plan: Plan, chosen: Candidate, solver: Solver) -> Plan:
     """The plan with a choice that was not the solver's (the engine refused that, or an earlier one
     is kept), and with what is to be said of this one; its cache types were not weighed."""
-    s = chosen.settings
+    s, solver = chosen.settings, solver.like(chosen)
     given = replace(plan.wishes, type_k=s.type_k, type_v=s.type_v)
     return replace(
         plan,
@@ -180,7 +181,7 @@ def with_choice(plan: Plan, chosen: Candidate, solver: Solver) -> Plan:
 def moved_to(plan: Plan, chosen: Candidate, solver: Solver) -> Plan:
     """The plan of another choice on the solver's machine, which is this one as it is now."""
     moved = with_choice(replace(plan, machine=solver.machine), chosen, solver)
-    offers = _offers(solver, plan.wishes, chosen, None)
+    offers = _offers(solver.like(chosen), plan.wishes, chosen, None)
     return replace(moved, offers=replace(offers, shapes=moved.offers.shapes))
 
 

@@ -28,7 +28,8 @@ def reasons_for(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[str,
     types = _types_reason(solver, wishes, chosen)
     context = _context_reason(solver, wishes, chosen)
     batch = _batch_reason(solver, wishes, chosen)
-    reasons += [r for r in (types, context, batch) if r]
+    checkpoint = _checkpoint_reason(solver, wishes, chosen)
+    reasons += [r for r in (types, context, batch, checkpoint) if r]
     return tuple(reasons)
 
 
@@ -152,6 +153,29 @@ def _lost(model: Model, chosen: Candidate, other: Candidate) -> str:
     if changes:
         return " and ".join(changes)
     return f"slow prompts to {theirs.prompt_tps:,.1f} tokens/s from {ours.prompt_tps:,.1f}"
+
+
+def _checkpoint_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | None:
+    """What the RAM of a checkpoint is better used for, and what is lost by that."""
+    estimator = solver.fitting.estimator
+    size = estimator.checkpoint(chosen.settings) if estimator.lacks_checkpoint else 0
+    if not size:
+        return None
+    asked = solver.counting(checkpoint=True).hurried(WHY_WORK)
+    other = asked.best_alike(wishes)
+    clauses = [] if other is None else differences(solver.model, chosen.settings, other.settings)
+    if other is None or not clauses:
+        why = "" if other or asked.gave_up else f": there is no room for its {size_text(size)}"
+    else:
+        theirs, ours = tps_text(other.speed.decode_tps), tps_text(chosen.speed.decode_tps)
+        speed = f" ({theirs} tokens/s against {ours})" if theirs != ours else ""
+        costs = " and ".join(d.clause for d in clauses)
+        size = other.footprint.host.checkpoint
+        why = f": a plan with one, of {size_text(size)} in RAM, would {costs}{speed}"
+    return (
+        f"No checkpoint of the conversation is planned{why}. After going back in it, the model "
+        "reads it again from its beginning."
+    )
 
 
 def _limit(solver: Solver, settings: Settings, wished: int) -> str:

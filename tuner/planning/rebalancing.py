@@ -179,8 +179,8 @@ def better(solver: Solver, wishes: Wishes, loaded: Settings, least: int = 0) -> 
     """What the solver finds for the wishes on its machine, as it is now, where that is clearly
     better than what is loaded."""
     found = _planned(solver, wishes, least)
-    now = solver.score(loaded, solver.objective(wishes))
-    return found if found is not None and found.score - now >= log(BETTER) else None
+    now = solver.weighed(loaded, solver.objective(wishes))
+    return found if found is not None and found.score - now.score >= log(BETTER) else None
 
 
 def _planned(solver: Solver, wishes: Wishes, least: int) -> Candidate | None:

@@ -80,13 +80,13 @@ def _loses_more(solver: Solver, trial: Settings, than: Settings) -> bool:
 
 
 def _weighed(solver: Solver, objective: Objective, settings: Settings) -> Candidate:
-    return solver.exactly(solver.weigh(settings, objective))
+    return solver.weighed(settings, objective)
 
 
 def _no_room(solver: Solver, objective: Objective, wished: Settings, trials: list[Settings]) -> str:
     """What is missing, and how much context there is room for with the types that were tried."""
     short = short_text(_weighed(solver, objective, wished), solver.machine, solver.budgets)
-    found = [longest(solver, trial) for trial in (trials[0], trials[-1])]
+    found = [longest(solver.without_checkpoint, trial) for trial in (trials[0], trials[-1])]
     rooms = dict.fromkeys(
         f"{s.n_ctx:,} tokens with {types_text(s.type_k, s.type_v)}" for s in found if s is not None
     )

@@ -96,7 +96,7 @@ class Search:
         return max((-node.cost for node in self._placements()), default=-inf)
 
     def _placements(self) -> Iterator[PlacementNode]:
-        most = self.objective.context_best
+        most = self.objective.context_best - self.solver.checkpoint_price(self.objective)
         for seconds, k, m in self.solver.placements(self.wishes, self.objective.depth):
             yield PlacementNode(log(seconds) - most, k, m)
 

@@ -73,18 +73,24 @@ class Solver:
         self.speed = SpeedModel(model, machine, cache=estimator.cache)
         self.quality = CacheQuality.of(model.hparams)
         self.n_items = model.n_items
-        self._answers: dict[tuple[Wishes, Budgets], Candidate | None] = {}
+        self._answers: dict[tuple[Wishes, Budgets, bool], Candidate | None] = {}
         self._ranked: dict[
             Budgets, tuple[list[int], dict[tuple[int, int, int, int, Attention], float]]
         ] = {}
         self._pairs: dict[Wishes, tuple[tuple[str, str], ...]] = {}
         self._attentions: dict[tuple[str, str, str], Attention] = {}
         self._ends_at: float = inf  # the work after which searches end, whatever they have
+        self._without_checkpoint: Solver | None = None
+
+    def _copy(self) -> Solver:
+        other = copy.copy(self)
+        other._without_checkpoint = None
+        return other
 
     def hurried(self, work: int | None = None) -> Solver:
         """The same solver for so much work, `MORE_WORK` unless said otherwise: after that its
         searches end with what they have found so far, which may be nothing."""
-        other = copy.copy(self)
+        other = self._copy()
         ends_at = self.work.steps + (MORE_WORK if work is None else work)
         other._ends_at = min(ends_at, self.work.most + MOST_WORK // 4)
         return other
@@ -99,6 +105,7 @@ class Solver:
         a plan offers must not depend on what was asked before it."""
         self._answers.clear()
         self._ranked.clear()
+        self._without_checkpoint = None
         self.fitting.forget()
         self.work.most = ALL_WORK
 
@@ -109,13 +116,13 @@ class Solver:
 
     def with_budgets(self, budgets: Budgets) -> Solver:
         """The same solver under other budgets."""
-        other = copy.copy(self)
+        other = self._copy()
         other.fitting = self.fitting.with_budgets(budgets)
         return other
 
     def calibrated(self, calibration: Calibration) -> Solver:
         """The same solver with speeds as they were measured on this machine."""
-        other = copy.copy(self)
+        other = self._copy()
         other.speed = self.speed.calibrated(calibration)
         other._answers = {}
         return other
@@ -123,7 +130,7 @@ class Solver:
     def paced(self, machine: Machine) -> Solver:
         """The same solver where the machine's devices, or its number of threads, are as fast as
         those of this one."""
-        other = copy.copy(self)
+        other = self._copy()
         cache = self.fitting.estimator.cache
         other.machine = machine
         other.speed = SpeedModel(self.model, machine, self.speed.calibration, cache)
@@ -139,7 +146,7 @@ class Solver:
 
     def with_losses(self, measured: CacheLosses) -> Solver:
         """The same solver with the quality of cache types as it was measured on this model."""
-        other = copy.copy(self)
+        other = self._copy()
         other.quality = CacheQuality.of(self.model.hparams, measured)
         other._answers = {}
         return other
@@ -149,6 +156,36 @@ class Solver:
         """What a plan may use."""
         return self.fitting.budgets
 
+    # ------------------------------------------------------------ with a checkpoint, or without
+
+    def counting(self, *, checkpoint: bool) -> Solver:
+        """The same solver, whose plans have one checkpoint in their footprints, if the model needs
+        any, or none and its price in their scores."""
+        other = self._copy()
+        other.fitting = self.fitting.counting(checkpoint=checkpoint)
+        return other
+
+    @property
+    def without_checkpoint(self) -> Solver:
+        """The same solver, whose plans do without; this one where there is none to do without."""
+        if not self.fitting.estimator.counts_checkpoint:
+            return self
+        if self._without_checkpoint is None:
+            self._without_checkpoint = self.counting(checkpoint=False)
+        return self._without_checkpoint
+
+    def like(self, candidate: Candidate) -> Solver:
+        """The one of both that a candidate is of."""
+        if not candidate.footprint.host.checkpoint:
+            return self.without_checkpoint
+        lacks = self.fitting.estimator.lacks_checkpoint
+        return self.counting(checkpoint=True) if lacks else self
+
+    def checkpoint_price(self, objective: Objective) -> float:
+        """Log price of doing without."""
+        estimator = self.fitting.estimator
+        return objective.no_checkpoint if estimator.lacks_checkpoint else 0.0
+
     # ------------------------------------------------------------ one plan
 
     def best(
@@ -156,10 +193,24 @@ class Solver:
     ) -> Candidate | None:
         """The best plan that fits and keeps every wish, or None. `content_at`: the work after
         which whatever was found will do. `beat`: a score; no lower one is of interest."""
-        key = (wishes, self.budgets)
+        content_at = content_at or self.work.steps + MOST_WORK
+        found, other = self.best_alike(wishes, content_at, beat), self.without_checkpoint
+        if other is not self:
+            forgetful = other.best_alike(
+                wishes, content_at, max(beat, found.score) if found else beat
+            )
+            if forgetful and (found is None or rank(forgetful) > rank(found)):
+                return forgetful
+        return found
+
+    def best_alike(
+        self, wishes: Wishes, content_at: int | None = None, beat: float = -inf
+    ) -> Candidate | None:
+        """The same of those alone that have a checkpoint, or of those that have none."""
+        content_at = content_at or self.work.steps + MOST_WORK
+        key = (wishes, self.budgets, self.fitting.estimator.counts_checkpoint)
         if key in self._answers:
             return self._answers[key]
-        content_at = content_at or self.work.steps + MOST_WORK
         # with nothing found by then, not even a miss is known
         ends_at = min(content_at + MOST_WORK // 2, self._ends_at)
         found = Search(self, wishes).best(Patience(content_at, ends_at), beat)
@@ -172,13 +223,25 @@ class Solver:
         may be lower; where the plan then breaks a budget, it is the same with less context, or
         what a search finds with so much less memory. The solver is the one that searched last: what
         it finds beside that is no better. `beat`: a score; no lower one is of interest."""
+        solver, best = self._confirmed(wishes, beat)
+        other = self.without_checkpoint
+        if other is self or (wishes.complete and best and best.fits):
+            return solver, best
+        least = max(beat, best.score) if best and best.fits else beat
+        its, forgetful = other._confirmed(wishes, least)
+        if best is None or not best.fits or (forgetful and rank(forgetful) > rank(best)):
+            return its, forgetful
+        return solver, best
+
+    def _confirmed(self, wishes: Wishes, beat: float) -> tuple[Solver, Candidate | None]:
+        """The same of those alone that have a checkpoint, or of those that have none."""
         if wishes.complete:
             return self, self.exactly(self.calculate(wishes))
         solver, content_at = self, self.work.steps + MOST_WORK
         best: Candidate | None = None
         off_by = [0] * len(self.budgets.limits)
         for _ in range(MAX_SEARCHES):
-            found = solver.best(wishes, content_at, max(beat, best.score if best else -inf))
+            found = solver.best_alike(wishes, content_at, max(beat, best.score if best else -inf))
             if found is None:
                 break
             exact = self.exactly(found)
@@ -195,6 +258,14 @@ class Solver:
             off_by = [max(known, short, real - guess) for known, short, real, guess in sizes]
             solver = self.with_budgets(self.budgets.less(off_by))
         return solver, best
+
+    def weighed(self, settings: Settings, objective: Objective) -> Candidate:
+        """Any settings with the exact footprint: with a checkpoint where there is room for one,
+        else without."""
+        found, other = self.exactly(self.weigh(settings, objective)), self.without_checkpoint
+        if found.fits or other is self:
+            return found
+        return other.exactly(other.weigh(settings, objective))
 
     def weigh(self, settings: Settings, objective: Objective) -> Candidate:
         """Footprint, speed, quality and score of any settings, whether they fit or not."""
@@ -215,6 +286,7 @@ class Solver:
             + objective.context(settings.n_ctx)
             - self._cache_price(objective, settings.type_k, settings.type_v, whole)
             - objective.ubatch(settings.n_ubatch)
+            - self.checkpoint_price(objective)
         )
 
     def _cache_price(self, objective: Objective, type_k: str, type_v: str, whole: bool) -> float:
@@ -329,6 +401,7 @@ class Solver:
         found = []
         for type_k, type_v in self.pairs(wishes):
             price = self._cache_price(objective, type_k, type_v, whole)
+            price += self.checkpoint_price(objective)
             attention = self._attention(self.trial(wishes, type_k, type_v))
             choice: CacheChoice | None = None
             for n_ubatch in sorted(ubatches):

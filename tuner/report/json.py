@@ -138,7 +138,10 @@ _QUALITY = (
 )
 _STATES = (
     Key("size", "bytes of RAM that they may take, all together"),
-    Key("checkpoint", "bytes of one, which `footprint` has; 0: the cache can be cut anywhere"),
+    Key(
+        "checkpoint",
+        "bytes of one, which `footprint` has; 0: none is needed, or there is no room for one",
+    ),
     Key("n_checkpoints", "that there is room for"),
 )
 _SHAPE = (
