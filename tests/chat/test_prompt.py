@@ -247,3 +247,50 @@ async def test_an_edit_comes_before_what_is_typed_after_it(pilot: Pilot[None]) -
         pilot.app.post_message(events.Key(key, character))
     pilot.app.post_message(events.Key("a", "a"))
     await until(pilot, lambda: prompt.text == "anew")
+
+
+FAMILY = "👨\u200d👩\u200d👧"  # two cells
+
+
+async def typed(pilot: Pilot[None], text: str) -> None:
+    """As a terminal sends it, character by character."""
+    for character in text:
+        stand(pilot).prompt.post_message(events.Key(character, character))
+    await pilot.pause()
+
+
+async def test_what_joins_characters_and_wide_spaces_can_be_typed(pilot: Pilot[None]) -> None:
+    text = f"{FAMILY} می\u200cخواهم 東\u3000京"
+    await typed(pilot, f"{text}\u202e\x9b")
+    assert stand(pilot).prompt.text == text
+
+
+async def test_an_emoji_of_several_characters_is_passed_drawn_and_deleted_as_one(
+    pilot: Pilot[None],
+) -> None:
+    """An accent is not: it can be taken back alone."""
+    prompt = stand(pilot).prompt
+    await typed(pilot, f"{FAMILY}e\u0301")
+    await pilot.press("left", "left", "left")
+    assert prompt.cursor_location == (0, 0)
+    assert any(FAMILY in segment.text for segment in prompt.render_line(0)), "below the cursor"
+    await pilot.press("right")
+    assert prompt.cursor_location == (0, len(FAMILY))
+    await pilot.press("backspace", "end", "backspace")
+    assert prompt.text == "e"
+
+
+async def test_the_cursor_goes_to_the_cell_that_is_meant(pilot: Pilot[None]) -> None:
+    """Up, down and by the mouse, past emoji of several characters."""
+    prompt = stand(pilot).prompt
+    prompt.text = f"{FAMILY}{FAMILY}abc\n123456789"
+    after_a, in_second = (0, 2 * len(FAMILY) + 1), (0, len(FAMILY))
+    prompt.move_cursor((1, 5))
+    await pilot.press("up")
+    assert prompt.cursor_location == after_a
+    await pilot.press("down")
+    assert prompt.cursor_location == (1, 5)
+    edge = prompt.gutter
+    for x, meant in ((5, after_a), (3, in_second), (40, (0, 2 * len(FAMILY) + 3))):
+        await pilot.click(prompt, offset=(edge.left + x, edge.top))
+        assert prompt.cursor_location == meant

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from rich.text import Text
+from textual import events
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widgets import TextArea
 from textual.widgets.text_area import Edit, EditResult, Location, TextAreaTheme
 
 from tui.composing.draft import Draft, folds, label, spans
+from tui.widgets.clusters import clusters, column_at, joined
 
 
 class FoldingTextArea(TextArea):
-    """The cursor passes a label as a whole, and an edit takes it as a whole."""
+    """The cursor passes a label as a whole, and an edit takes it as a whole; an emoji of several
+    characters likewise."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"prompt--label"}
 
@@ -94,9 +98,10 @@ class FoldingTextArea(TextArea):
         return super().edit(edit)
 
     def _outside(self, location: Location, end: int) -> Location:
-        """The location, or that of the label's start (0) or end (1) where it is within one."""
+        """The location, or the start (0) or end (1) of the label, or the emoji, that it is in."""
         row, column = location
-        for span in spans(self.document.get_line(row), self.folds):
+        line = self.document.get_line(row)
+        for span in (*spans(line, self.folds), *clusters(line)):
             if span[0] < column < span[1]:
                 return row, span[end]
         return location
@@ -106,6 +111,36 @@ class FoldingTextArea(TextArea):
 
     def get_cursor_right_location(self) -> Location:
         return self._outside(super().get_cursor_right_location(), 1)
+
+    def get_cursor_up_location(self) -> Location:
+        return self._at_cell(super().get_cursor_up_location(), self._wanted_cell)
+
+    def get_cursor_down_location(self) -> Location:
+        return self._at_cell(super().get_cursor_down_location(), self._wanted_cell)
+
+    def get_target_document_location(self, event: events.MouseEvent) -> Location:
+        x = event.x - self.gutter_width + self.scroll_offset.x - self.gutter.left
+        return self._at_cell(super().get_target_document_location(event), max(0, x))
+
+    @property
+    def _wanted_cell(self) -> int:
+        """Where a step up or down leads to in its row."""
+        here = self.wrapped_document.location_to_offset(self.cursor_location).x
+        return max(here, self.navigator.last_x_offset)
+
+    def _at_cell(self, location: Location, x: int) -> Location:
+        """The location in the same row of the screen that is drawn at its cell `x`. Textual adds up
+        the cells of single characters (Textual 8.2), of which an emoji has several."""
+        row, column = location
+        if location == (0, 0) or not any(clusters(self.document.get_line(row))):
+            return location
+        offsets = self.wrapped_document.get_offsets(row)
+        n = bisect_right(offsets, column)
+        section, begin = self.wrapped_document.get_sections(row)[n], [0, *offsets][n]
+        if "\t" in section:
+            return self._outside(location, 0)
+        last = n == len(offsets)
+        return row, begin + min(column_at(section, x), len(section) - (0 if last else 1))
 
     def undo(self) -> None:
         self._step(super().undo)
@@ -142,6 +177,9 @@ class FoldingTextArea(TextArea):
             return super(TextArea, self).render_lines(crop)
         self._styled = self._theme
         return super().render_lines(crop)
+
+    def render_line(self, y: int) -> Strip:
+        return joined(super().render_line(y))  # the cursor is on one character of an emoji
 
     def get_line(self, line_index: int) -> Text:
         line = super().get_line(line_index)

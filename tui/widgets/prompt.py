@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -137,6 +138,9 @@ class Prompt(FoldingTextArea):
         # The text area's own as well: Ctrl+U must not take what is typed after it.
         if not handled and event.key in _EDITS:
             await self.run_action(_EDITS[event.key])
+            handled = True
+        if not handled and _is_text(event.character):
+            self.replace(event.character or "", *self.selection, maintain_selection_offset=False)
             handled = True
         if handled:
             event.stop()
@@ -331,3 +335,11 @@ class Prompt(FoldingTextArea):
     def _decline(self) -> None:
         self._declined = self._typed
         self.offers.offer(())
+
+
+def _is_text(character: str | None) -> bool:
+    """What Textual takes for no text though it is: joiners, as emoji and Persian words have them,
+    and spaces of other widths, as one types them between Japanese words (Textual 8.2)."""
+    if character is None or len(character) != 1 or character.isprintable():
+        return False
+    return unicodedata.category(character) in ("Cf", "Zs") and printable(character) == character
