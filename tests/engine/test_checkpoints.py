@@ -187,3 +187,35 @@ def test_turns_go_without_reading_the_others_again(
     *_, reshaped = client.reshape(Reshape(replace(settings, type_k="q5_0"), 1 << 28))
     assert isinstance(reshaped, Loaded)
     assert (reshaped.not_moved, reshaped.n_moved) == ("", done.n_ctx_used)
+
+
+@pytest.mark.parametrize("kind", [None, windowed, hybrid])
+def test_what_was_set_aside_outlives_another_cache(
+    client: EngineClient, tmp_path: Path, kind: Any
+) -> None:
+    """It is converted once it is asked for; where the cache is then again what it was, it is what
+    was read to the bit, which a seed asks for."""
+    load = replace(first_load(path_of(tmp_path, kind)), kept_bytes=1 << 28)
+    load = replace(load, settings=replace(load.settings, n_ctx=1024))
+    other = replace(load.settings, type_k="q8_0", type_v="q8_0")
+    list(client.load(load))
+    n_times = 40 if kind is None else 8
+    one, two = (
+        Message("user", f"The dog jumps over the {who}. " * n_times) for who in ("fox", "cat")
+    )
+
+    def n_read(message: Message, seed: int | None = None) -> int:
+        sampling = Sampling(temperature=0, max_tokens=30 if kind else 1, seed=seed)
+        done = [*client.generate(Generate((message,), sampling))][-1]
+        assert isinstance(done, Done)
+        return done.n_prompt - done.n_reused
+
+    n_tokens = n_read(one)
+    n_read(two)
+    list(client.reshape(Reshape(other, 1 << 28)))
+    list(client.reshape(Reshape(load.settings, 1 << 28)))
+    assert n_read(one, seed=1) <= 16
+    list(client.reshape(Reshape(other, 1 << 28)))
+    assert n_read(two, seed=1) > n_tokens // 2
+    assert n_read(one) <= 16
+    assert n_read(two) <= 16

@@ -3,11 +3,12 @@ what it held before it went another way. Bounded in bytes; what is of least use 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol
 
+from tuner.settings import Settings
 from tuner.units import INT32
 
 # A checkpoint far from where a conversation goes on is asked for less often: as if so many tokens
@@ -41,6 +42,20 @@ class Branch:
     state: State
     checkpoints: tuple[Checkpoint, ...] = ()
     n_exact: int = ALL  # tokens up to which it is what reading them anew would give
+    settings: Settings | None = None  # of the context that held it; None: of the one that is
+
+    def is_as(self, settings: Settings | None) -> bool:
+        """Whether a cache with these settings would have it so."""
+        one, other = self.settings, settings
+        return one is None or other is None or _kind(one) == _kind(other)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.state.n_bytes + sum(point.state.n_bytes for point in self.checkpoints)
+
+
+def _kind(settings: Settings) -> tuple[str, str, str, bool]:
+    return settings.type_k, settings.type_v, settings.flash_attn, settings.swa_full
 
 
 def shared(tokens: Sequence[int], prompt: Sequence[int]) -> int:
@@ -90,6 +105,12 @@ class Kept:
         while self.n_bytes + n_bytes > self._most:
             del self.branches[0]
         return True
+
+    def take_over(self, branches: Iterable[Branch]) -> None:
+        """Those of another cache on the same weights, in order."""
+        for branch in branches:
+            if self.room_for_branch(branch.n_bytes):
+                self.branches.append(branch)
 
     def add(self, point: Checkpoint) -> None:
         """A checkpoint that there is room for, behind those before it."""

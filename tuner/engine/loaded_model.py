@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -158,7 +159,18 @@ class LoadedModel:
     def _new_cache(self, kept_bytes: int) -> PrefixCache:
         # A state has a window alone, also of a cache that keeps more (`swa_full`).
         window, keeps_a_state = self._model.n_window, self._model.keeps_a_state
-        return PrefixCache(self._context, window, keeps_a_state, kept_bytes)
+        settings = self._request.settings
+        return PrefixCache(self._context, window, keeps_a_state, kept_bytes, settings, self._fitted)
+
+    def _fitted(self, branch: Branch) -> Branch | None:
+        """What was set aside of a cache with other settings, for the one that is; None: it cannot
+        be had. Raises CancelledError."""
+        assert branch.settings is not None
+        try:
+            return self._mover.fitted(branch, branch.settings, self._request.settings)
+        except StateError as error:
+            print(f"a branch was let go: {error}", file=sys.stderr, flush=True)
+            return None
 
     def _make_context(self, request: Load) -> Context:
         context = self._usable_context(request.settings)
@@ -259,14 +271,10 @@ class LoadedModel:
         self._cores.exact = self._exact_threads or request.sampling.seed is not None
         # And whatever was in the cache before.
         exact = request.sampling.seed is not None
-        reused = self._cache.reuse(
-            prompt,
-            stays=partial(self._prompts.turns, sent, request.messages)
-            if request.may_move
-            else None,
-            exact=exact,
-            room_aside=self._room_aside(request, prompt),
-        )
+        try:
+            reused = self._reused(request, sent, exact=exact)
+        except CancelledError:
+            return Done("stopped", 0, 0, 0, 0.0, 0.0, len(self._cache.tokens))
         joining = self._cache.n_joining
         reason = "stopped"
         answer = Answer(self._prompts.splitter(sent), stops, request.sampling.stop)
@@ -364,8 +372,12 @@ class LoadedModel:
         """With a context of these settings, and this in its cache."""
         self._request = replace(self._request, settings=settings)
         self._chunk = self._prompt_chunk(settings)
+        others = self._cache.branches
         self._cache = self._new_cache(kept_bytes)
-        return branch is None or self._cache.put(branch)
+        done = branch is None or self._cache.put(branch)
+        # They are converted once they are asked for, if ever, and stay what they are until then.
+        self._cache.take_over(each for each in others if len(each.tokens) < self._context.n_ctx)
+        return done
 
     # ------------------------------------------------------------ measuring
 
@@ -427,6 +439,17 @@ class LoadedModel:
         for notice in self._prompts.news(prompt, request.think):
             self._voice(Notice(notice))
         return prompt
+
+    def _reused(self, request: Generate, sent: TokenizedPrompt, *, exact: bool) -> int:
+        """With how many of its tokens the cache begins now. Raises CancelledError where a branch
+        was to be converted, which is then as it was."""
+        stays = partial(self._prompts.turns, sent, request.messages)
+        return self._cache.reuse(
+            sent.tokens,
+            stays=stays if request.may_move else None,
+            exact=exact,
+            room_aside=self._room_aside(request, sent.tokens),
+        )
 
     def _room_aside(self, request: Generate, prompt: Sequence[int]) -> int:
         """Cells that neither a prompt nor its answer needs, where they may hold what comes back."""

@@ -129,6 +129,12 @@ class Mover:
 
     # ------------------------------------------------------------ other types
 
+    def fitted(self, branch: Branch, before: Settings, after: Settings) -> Branch:
+        """The same for a cache with other settings. Raises StateError."""
+        if misfit := self.layout(before).fits(self.layout(after)):
+            raise StateError(misfit)
+        return self.moved(branch, pair_of(before), pair_of(after))
+
     def moved(self, branch: Branch, before: Pair, after: Pair, room: Room = Block.in_ram) -> Branch:
         """The same for a cache of other types. Raises StateError."""
         with cast(Block, branch.state).view() as state:

@@ -8,11 +8,12 @@ And where a conversation goes another way, what the cache held is set aside, in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from tuner.engine.beside import LEAST, Aside, AsideMemory, Found, Run, Stays, staying
 from tuner.engine.kept import ALL, Branch, Checkpoint, Kept, State, nearest, shared
+from tuner.settings import Settings
 from tuner.units import MIB
 
 # Tokens: more than a prompt's last ones, which open an answer and are written otherwise once that
@@ -48,17 +49,25 @@ class PrefixCache:
     """`tokens` always names exactly what the engine's cache was given and can go on from."""
 
     def __init__(
-        self, memory: CacheMemory, window: int, keeps_a_state: bool, most_bytes: int = 256 * MIB
+        self,
+        memory: CacheMemory,
+        window: int,
+        keeps_a_state: bool,
+        most_bytes: int = 256 * MIB,
+        settings: Settings | None = None,
+        fitted: Callable[[Branch], Branch | None] = lambda branch: branch,
     ):
         """`window`: tokens of the model's sliding window, 0 for none. `keeps_a_state`: a
         recurrent or hybrid model, whose state only goes forward. `most_bytes`: of RAM, for all
-        that is kept."""
+        that is kept. `settings`: of the context. `fitted`: a branch of a context with others as
+        this one can have it; None: it cannot. It may take seconds, and raise to end that."""
         self._memory = memory
         self._window = window
         self._keeps_a_state = keeps_a_state
         self._kept = Kept(most_bytes)
         self._parted = 0  # where the last prompt left what there was
         self._n_exact = ALL  # tokens up to which it holds what reading them anew would give
+        self._settings, self._fitted = settings, fitted
         self._aside = Aside(memory)
         self.tokens: list[int] = []
         self.why = ""  # some of the last prompt is read again that was read before
@@ -191,7 +200,8 @@ class PrefixCache:
 
     def branch(self, state: State) -> Branch:
         """What the cache holds, whose whole state this is."""
-        return Branch((*self.tokens,), state, (*self._kept.checkpoints,), self._n_exact)
+        points = (*self._kept.checkpoints,)
+        return Branch((*self.tokens,), state, points, self._n_exact, self._settings)
 
     def put(self, branch: Branch) -> bool:
         """Fills the cache with this in place of what it holds. False where that fails: it is
@@ -205,6 +215,16 @@ class PrefixCache:
             if self._kept.room_for_checkpoint(point.state.n_bytes):
                 self._kept.add(point)
         return True
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """What was set aside, the one that was used last at the end."""
+        return (*self._kept.branches,)
+
+    def take_over(self, branches: Iterable[Branch]) -> None:
+        """What another cache on the same weights had set aside; the oldest go where there is no
+        room."""
+        self._kept.take_over(branches)
 
     # ------------------------------------------------------------ inside
 
@@ -237,7 +257,8 @@ class PrefixCache:
         best, gain, moves = None, 0, False
         for branch in self._kept.branches:
             theirs = shared(branch.tokens, prompt)
-            theirs = min(theirs, branch.n_exact) if exact else theirs
+            if exact:
+                theirs = min(theirs, branch.n_exact if branch.is_as(self._settings) else 0)
             more = self._reach(theirs, len(branch.tokens), branch.checkpoints) - reach
             run = None
             if stays is not None and not exact:
@@ -248,11 +269,15 @@ class PrefixCache:
                 best, gain, moves = branch, more, run is not None
         if best is None:
             return False
-        if not moves:  # else it is still what the conversation was
+        fitting = best if best.is_as(self._settings) else self._fitted(best)
+        if fitting is None or not moves:  # else it is still what the conversation was
             self._kept.branches.remove(best)
-            if not self._goes_on(prompt, same):
-                self._set_aside(same)
-        self.put(best)
+        if fitting is None:
+            self.why = "what was set aside of it is another cache's, and could not be converted"
+            return False
+        if not moves and not self._goes_on(prompt, same):
+            self._set_aside(same)
+        self.put(fitting)
         return True
 
     def _reconcile(self) -> None:
