@@ -13,10 +13,10 @@ from tests.support.launches import ASK, launcher, loaded, run
 from tuner.engine.protocol import Done, Sampling
 from tuner.errors import EngineCancelled
 from tuner.launch import Launcher, Ready, Retry, Stage
-from tuner.launch.carrying import states_folder
 from tuner.launch.running import Running
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
+from tuner.private_files import STATES, kvchat_folder
 from tuner.profiles.profiles import Profiles
 from tuner.settings import Settings, on_gpus
 from tuner.tuning import EXPLORED
@@ -254,11 +254,16 @@ def n_reused(running: Running) -> int:
     return answer[-1].n_reused
 
 
-@both_ways
-def test_what_was_read_outlives_a_change(tiny_model: Path, tmp_path: Path, way: Way) -> None:
+@pytest.mark.parametrize(("way", "on_disk"), [(other, True), (elsewhere, True), (elsewhere, False)])
+def test_what_was_read_outlives_a_change(
+    tiny_model: Path, tmp_path: Path, way: Way, on_disk: bool
+) -> None:
     """Other settings, and the old ones again: the next answer reads only what is new. Where the
-    weights can stay, so does the process; on the disk nothing is left."""
+    weights can stay, so does the process; on the disk nothing is left, nor ever was where nothing
+    is to be."""
     running = started(tiny_model, tmp_path)
+    it = running._launcher
+    it.request = replace(it.request, states_on_disk=on_disk)
     assert n_reused(running) == 0
     before, pid = running.settings, running._client.pid
     running = changed(running, way(before))[1]
@@ -269,7 +274,9 @@ def test_what_was_read_outlives_a_change(tiny_model: Path, tmp_path: Path, way: 
     tried = run(running.try_out(before, way(before)))[1]
     assert n_reused(tried) > 0
     tried.close()
-    assert not [*states_folder().iterdir()]
+    folder = kvchat_folder("data") / STATES
+    assert folder.is_dir() is on_disk
+    assert not folder.is_dir() or not [*folder.iterdir()]
 
 
 def test_another_gpu_is_not_where_the_weights_lie(

@@ -160,6 +160,7 @@ class LaunchRequest:
     settings: Settings | None = None
     keeps_settings: bool | None = None
     rebalance: Rebalance = Rebalance.SHRINK  # while a model is loaded
+    states_on_disk: bool = True  # what was read of a conversation may lie there, also for a moment
 
     @property
     def stated(self) -> bool:

@@ -3,6 +3,7 @@ cache holds, moved to another one."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,23 @@ def test_a_state_that_was_saved_is_gone_on_with_by_another_process(
     assert client.restore_state(state).why == "it is damaged"
     assert client.restore_state(tmp_path / "none").why == "there is none"
     assert said(client, LATER, 1)[1].n_reused >= before.n_reused
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux has files in memory")
+def test_a_state_lies_in_memory(client: EngineClient, tmp_path: Path) -> None:
+    """By a file that has no name on any disk; one that is too large is none."""
+    load = first_load(path_of(tmp_path, hybrid))
+    list(client.load(load))
+    n_tokens = said(client, ASK, 8)[1].n_ctx_used
+    descriptor = os.memfd_create("state")
+    path = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+    try:
+        assert client.save_state(path, 100, is_memory=True).n_tokens == 0
+        assert client.save_state(path, 1 << 28, is_memory=True).n_tokens == n_tokens
+        list(client.load(load))
+        assert client.restore_state(path).n_tokens == n_tokens
+    finally:
+        os.close(descriptor)
 
 
 @pytest.mark.parametrize(("kind", "n"), MOVES)

@@ -249,6 +249,7 @@ def _request(args: argparse.Namespace, path: Path, sampling: Mapping[str, Any]) 
         use_profile=not args.no_profile,
         sampling=sampling,
         think=options.think(args),
+        states_on_disk=options.keep_states(args) != 0,
     )
     if request.rpc_servers and request.stated:
         raise UsageError(

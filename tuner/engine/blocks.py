@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
-from tuner.machine.host import within_limits
+from tuner.machine.host import free_ram
 from tuner.units import MIB
 
 _SPARE = 256 * MIB  # of RAM, that stays free of them
@@ -30,9 +28,7 @@ class Block:
     def in_ram(cls, n_bytes: int) -> Block | None:
         """None where there is no room: a system may give more than it has, and then end whoever
         uses it."""
-        memory = psutil.virtual_memory()
-        _, free = within_limits(memory.total, memory.available)
-        if n_bytes <= 0 or free < n_bytes + _SPARE:
+        if n_bytes <= 0 or free_ram() < n_bytes + _SPARE:
             return None
         try:
             return cls(mmap.mmap(-1, n_bytes))

@@ -236,9 +236,10 @@ class EngineClient:
             if isinstance(event, Progress | Loaded):
                 yield event
 
-    def save_state(self, path: Path, most_bytes: int) -> StateSaved:
-        """Writes what the cache holds to a file. Raises EngineError."""
-        return self._ended(SaveState(str(path), most_bytes), StateSaved)
+    def save_state(self, path: Path, most_bytes: int, *, is_memory: bool = False) -> StateSaved:
+        """Writes what the cache holds to a file. `is_memory`: as in `SaveState`. Raises
+        EngineError."""
+        return self._ended(SaveState(str(path), most_bytes, is_memory), StateSaved)
 
     def restore_state(self, path: Path) -> StateRestored:
         """Fills the cache with what a file holds, where that fits. Raises EngineError."""

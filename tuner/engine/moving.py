@@ -87,6 +87,7 @@ class Mover:
                 cache.n_exact,
                 [whole, *points],
                 request.most_bytes,
+                is_memory=request.is_memory,
             )
         except StateFileError as error:
             return StateSaved(0, 0, time.monotonic() - began, str(error))

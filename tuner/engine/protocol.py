@@ -65,10 +65,12 @@ class Reshape:
 
 @dataclass(frozen=True, slots=True)
 class SaveState:
-    """Write what the cache holds to a file, in place of what is there."""
+    """Write what the cache holds to a file, in place of what is there. `is_memory`: of somebody's
+    who holds on to it; it has no other name, and is written as it is."""
 
     path: str
     most_bytes: int
+    is_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,9 +90,17 @@ def write(
     n_exact: int,
     sources: list[Source],
     most_bytes: int,
+    *,
+    is_memory: bool = False,
 ) -> int:
     """Writes a state in place of whatever is there and returns its bytes. Raises StateFileError;
-    the file is then gone, since what it held is older than the conversation."""
+    the file is then gone, since what it held is older than the conversation. `is_memory`: it is
+    there for this alone, and stays."""
+    if is_memory:
+        try:
+            return _written(path, layout, tokens, n_exact, sources, most_bytes)
+        except OSError as error:
+            raise StateFileError(f"it could not be kept ({why(error)})") from error
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with contextlib.suppress(FileNotFoundError):

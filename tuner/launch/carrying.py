@@ -1,5 +1,6 @@
 """What the cache holds, carried over the end of one model process into the next: by a file, so that
-nothing is in memory twice while the other model is loaded."""
+nothing is in memory twice while the other model is loaded; or, where nothing of a conversation
+is to lie on the disk, by memory, if there is enough."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from tuner.engine.log import note
 from tuner.errors import EngineError
 from tuner.private_files import STATES, kvchat_folder, private_folder
 
-_SHARE = 2  # of the free disk, that a state may take: one half
+_SHARE = 2  # of the free disk, that a state may take: one half,
+_SHARE_OF_RAM = 4  # and of the free RAM, in which the other model is loaded meanwhile
 
 
 def states_folder() -> Path:
@@ -51,24 +53,46 @@ class Carried:
 
 
 @contextlib.contextmanager
-def carried(client: EngineClient) -> Iterator[Carried]:
-    """What the process that runs holds, until this ends. The process may end inside."""
-    path = _saved(client) if client.alive else None
-    try:
+def carried(client: EngineClient, *, on_disk: bool) -> Iterator[Carried]:
+    """What the process that runs holds, until this ends. The process may end inside. `on_disk`: by
+    a file; else by memory, where the system has such files."""
+    with contextlib.ExitStack() as kept:
+        path = None
+        if client.alive:
+            try:
+                path = _saved(client, kept, on_disk=on_disk)
+            except (OSError, EngineError) as error:
+                note(client.log_path, f"read again: the cache could not be saved ({error})")
         yield Carried(client, path)
-    finally:
-        if path is not None:
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
-def _saved(client: EngineClient) -> Path | None:
-    try:
+def _saved(client: EngineClient, kept: contextlib.ExitStack, *, on_disk: bool) -> Path | None:
+    """Where it is, until `kept` ends; None: it could not be saved. Raises OSError, EngineError."""
+    if on_disk:
         path = states_folder() / f"moving-{os.getpid()}.state"
-        saved = client.save_state(path, shutil.disk_usage(path.parent).free // _SHARE)
-    except (OSError, EngineError) as error:
-        note(client.log_path, f"read again: the cache could not be saved ({error})")
-        return None
+        kept.callback(_remove, path)
+        most = shutil.disk_usage(path.parent).free // _SHARE
+    else:
+        from tuner.machine.host import free_ram  # noqa: PLC0415 - the prompt is drawn before
+
+        path = _memory_file(kept)
+        most = free_ram() // _SHARE_OF_RAM
+    saved = client.save_state(path, most, is_memory=not on_disk)
     if saved.why:
         note(client.log_path, f"read again: {saved.why}")
     return path if saved.n_tokens else None
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _memory_file(kept: contextlib.ExitStack) -> Path:
+    """A file in RAM, which goes with this process if not before, by a name that it has for the
+    user's others. Raises OSError where the system has none."""
+    if not hasattr(os, "memfd_create"):
+        raise OSError("the disk is not to be used, and this system has no files in memory")
+    descriptor = os.memfd_create("kvchat")
+    kept.callback(os.close, descriptor)
+    return Path(f"/proc/{os.getpid()}/fd/{descriptor}")

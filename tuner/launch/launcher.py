@@ -159,7 +159,7 @@ class Launcher:
     ) -> Iterator[LaunchEvent]:
         self._cancelled = False
         yield Stage("keeping what was read")
-        with carried(self.client) as held:
+        with carried(self.client, on_disk=request.states_on_disk) as held:
             stays = self._cancelled and self.client.alive and _runs(running, before)
             if not stays:
                 self.client.close()  # what it holds is free for the others, and measured so

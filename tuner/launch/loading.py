@@ -65,7 +65,8 @@ def reshaped(launcher: Launcher, running: Running, once: Settings | None) -> Ite
     yield Planned(words, settings.n_ctx, plan.model.size_bytes)
     launcher.check()
     request = tuning.load_request(settings)
-    reshape = Reshape(settings, request.kept_bytes, spill_folder())
+    folder = spill_folder() if launcher.request.states_on_disk else ""
+    reshape = Reshape(settings, request.kept_bytes, folder)
     for event in launcher.client.reshape(reshape):
         match event:
             case Progress(fraction):

@@ -153,6 +153,12 @@ def within_limits(total: int, available: int, root: Path = Path("/")) -> tuple[i
     return most, free
 
 
+def free_ram() -> int:
+    """Bytes of RAM that this process and its children may take now."""
+    memory = psutil.virtual_memory()
+    return within_limits(memory.total, memory.available)[1]
+
+
 def most_of_a_process(state: HostState, root: Path = Path("/")) -> int | None:
     """Bytes of RAM that a model may take by the limits of its process, whatever is free; None: it
     has no such limits. Weights count in both, though a mapped file is not the process's own."""
