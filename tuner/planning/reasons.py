@@ -20,6 +20,7 @@ from tuner.wishes import Wishes
 
 # What a search for a plan to compare with may take: the choice waits for its reasons.
 WHY_WORK = 400_000
+NOTICED = 0.05  # of a speed: less is not felt
 
 
 def reasons_for(solver: Solver, wishes: Wishes, chosen: Candidate) -> tuple[str, ...]:
@@ -167,11 +168,18 @@ def _checkpoint_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str
     if other is None or not clauses:
         why = "" if other or asked.gave_up else f": there is no room for its {size_text(size)}"
     else:
-        theirs, ours = tps_text(other.speed.decode_tps), tps_text(chosen.speed.decode_tps)
-        speed = f" ({theirs} tokens/s against {ours})" if theirs != ours else ""
-        costs = " and ".join(d.clause for d in clauses)
+        speeds = (
+            (verb, getattr(other.speed, name), getattr(chosen.speed, name))
+            for verb, name in (("decode", "decode_tps"), ("read prompts", "prompt_tps"))
+        )
+        told = [
+            f"{verb} {tps_text(theirs)} tokens/s instead of {tps_text(ours)}"
+            for verb, theirs, ours in speeds
+            if abs(theirs - ours) > NOTICED * ours
+        ]
+        costs = " and ".join((*(d.clause for d in clauses), *told))
         size = other.footprint.host.checkpoint
-        why = f": a plan with one, of {size_text(size)} in RAM, would {costs}{speed}"
+        why = f": a plan with one, of {size_text(size)} in RAM, would {costs}"
     return (
         f"No checkpoint of the conversation is planned{why}. After going back in it, the model "
         "reads it again from its beginning."
