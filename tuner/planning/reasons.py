@@ -170,7 +170,7 @@ def _checkpoint_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str
     else:
         speeds = (
             (verb, getattr(other.speed, name), getattr(chosen.speed, name))
-            for verb, name in (("decode", "decode_tps"), ("read prompts", "prompt_tps"))
+            for verb, name in (("decode at", "decode_tps"), ("read prompts at", "prompt_tps"))
         )
         told = [
             f"{verb} {tps_text(theirs)} tokens/s instead of {tps_text(ours)}"
