@@ -21,11 +21,12 @@ from tests.support.chat_fakes import (
     until,
 )
 from tui.answering.deaths import Deaths
+from tui.answering.generation import Generation
 from tui.answering.idle import Idle
 from tui.answering.warm import LEAST_TOKENS, Warm
 from tui.storage import Conversation, Conversations, StoredMessage
 from tui.widgets import Prompt
-from tuner.engine.protocol import Done, Text
+from tuner.engine.protocol import Done, Message, Sampling, Text
 from tuner.errors import EngineError
 
 LONG = [Text("word " * 10, LEAST_TOKENS)]  # an answer that is worth keeping
@@ -87,6 +88,50 @@ async def test_a_question_waits_for_what_was_read(store: Conversations) -> None:
         come.set()
         await until(pilot, lambda: shows(pilot, "Back.") and is_idle(screen))
     assert order == ["0 asked before it is back"]
+
+
+@pytest.mark.parametrize("key", ["escape", "ctrl+n"])
+async def test_a_question_that_waits_for_a_save_can_be_stopped(
+    store: Conversations, key: str
+) -> None:
+    """At once, also by leaving it: the model is not asked, nor ended, and the save goes on."""
+    running = FakeRunning([list(LONG)], save_hold=(hold := threading.Event()))
+    app = make_app(running, store)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await chat_screen(pilot)
+        await ask(pilot, "Hello")
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: shows(pilot, "keeping what was read"))
+        await ask(pilot, "More", wait=False)
+        await until(pilot, lambda: screen.generating)
+        stopped = screen.chat
+        await pilot.press(key)
+        await until(
+            pilot, lambda: is_idle(screen) and (screen.chat is stopped) is (key == "escape")
+        )
+        assert stopped.path[-1].state == "stopped"
+        assert running.lives
+        hold.set()
+        await until(pilot, lambda: len(running.saved) == 1)
+        assert len(running.prompts) == 1
+
+
+def test_what_is_asked_beside_a_conversation_waits_too(store: Conversations) -> None:
+    """And is not what was read of that: it is not saved as if it were."""
+    message = StoredMessage("m", None, "user", "Hello", 1.0)
+    store.save(Conversation("beef", "Hello", 1.0, 1.0, head="m"), [message])
+    running, warm = FakeRunning(save_hold=(hold := threading.Event())), Warm(store)
+    warm.answered(running, "beef", Done("end", 1000, 0, 0, 20.0, 1.0, 1000))
+    summary = Generation(running, (Message("user", "Sum up"),), Sampling())
+    asked = threading.Thread(target=lambda: warm.before(summary, aside=True))
+    asked.start()
+    asked.join(0.1)
+    assert not running.prompts
+    hold.set()
+    asked.join(10)
+    assert (len(running.saved), len(running.prompts)) == (1, 1)
+    assert not warm.worth_saving(running)
+    warm.close()
 
 
 @pytest.mark.parametrize("paused", [False, True])

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner.engine import state_file
+from tuner.engine.abort import CancelledError
 from tuner.engine.blocks import Block
 from tuner.engine.state_file import Layout, Source, StateFile, StateFileError
 
@@ -98,6 +99,22 @@ def test_a_writer_that_fails(tmp_path: Path) -> None:
             tmp_path / "c.state", LAYOUT, TOKENS, 4, [Source(4, 8, lambda _: False)], 1000
         )
     assert not [*tmp_path.iterdir()]
+
+
+def test_one_that_is_stopped(tmp_path: Path) -> None:
+    """Midway, as it is written or as it is read: nothing half done is left."""
+
+    def stopped() -> None:
+        raise CancelledError
+
+    path = tmp_path / "c.state"
+    source = Source(4, 8, lambda _: True)
+    with pytest.raises(CancelledError):
+        state_file.write(path, LAYOUT, TOKENS, 4, [source], 1000, between=stopped)
+    assert not [*tmp_path.iterdir()]
+    saved(path, b"whole")
+    with pytest.raises(CancelledError):
+        next(StateFile(path).states(stopped))
 
 
 @pytest.mark.parametrize(

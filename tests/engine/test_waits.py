@@ -404,13 +404,14 @@ def test_what_is_done_decides_how_long_is_waited() -> None:
     [
         ("answer", True, True, 10), ("answer", True, False, 2), ("answer", False, False, 2),
         ("prompt", True, False, 10), ("prompt", False, False, 2), ("load", True, True, 10),
+        ("state", True, False, 60),
     ],
 )  # fmt: skip
 def test_how_long_a_stop_is_waited_for(
     doing: str, beats: bool, moves: bool, seconds: float
 ) -> None:
-    """The longer, the more likely it is that the process will hear it."""
-    watch, waited, work = Watch(Patience(), ""), 0.0, 1.0
+    """The longer, the more likely it is that the process will hear it; a disk may be slow."""
+    watch, waited, work = Watch(Patience(), "", at_file=doing == "state"), 0.0, 1.0
     watch.heard(Alive(doing, work))
     while not watch.waited(0.1, stopping=True):
         waited += 0.1

@@ -63,7 +63,11 @@ class Generation:
         return self._stopped.is_set()
 
     def run(self) -> None:
-        """Reads the engine to the end. Never raises: what went wrong is in `error`."""
+        """Reads the engine to the end. Never raises: what went wrong is in `error`. Where it was
+        stopped before, nothing is asked."""
+        if self.stopped:
+            self._finished.set()
+            return
         self._began = time.monotonic()
         try:
             for event in self._running.generate(*self._request):

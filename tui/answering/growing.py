@@ -114,9 +114,12 @@ class Growing:
         )
         if finished:
             done, error = self.generation.done, self.generation.error
-            full = error is not None and error.kind == "context_full"
-            ended = replace(self.answer, state="context_full" if full else "error")
-            self.answer = ended if done is None else measured(self.answer, done, self._before)
+            if done is not None:
+                self.answer = measured(self.answer, done, self._before)
+            else:  # without an error the engine was not even asked
+                state = "stopped" if error is None else "error"
+                full = error is not None and error.kind == "context_full"
+                self.answer = replace(self.answer, state="context_full" if full else state)
             self._settled = True
         self._chat.change(self.answer)
         self._unsaved = True

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
+from tui.answering.generation import Generation
 from tui.ports import RunningModel
 from tui.storage import Conversations
 from tuner.engine.log import note
@@ -133,10 +134,16 @@ class Warm:
         """Until nothing is under way; False: it takes longer. Blocks."""
         return self._idle.wait(seconds)
 
-    def before(self, run: Callable[[], None]) -> None:
-        """Does something with the model once nothing is under way. Blocks."""
-        self.wait()
-        run()
+    def before(self, generation: Generation, *, aside: bool = False) -> None:
+        """Runs it once nothing is under way, or it was stopped. Blocks. `aside`: it is no turn of
+        the conversation, so that what the cache holds then is not what is to be kept of that."""
+        until = time.monotonic() + WAIT_SECONDS
+        while not self._idle.wait(LOOK_SECONDS):
+            if generation.stopped or time.monotonic() > until:
+                break
+        if aside and not generation.stopped:
+            self._held = _Held()
+        generation.run()
 
     @property
     def saving(self) -> bool:

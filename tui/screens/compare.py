@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar, Protocol
 
@@ -18,6 +18,7 @@ from tui.answering import Chat, Growing, advice
 from tui.answering.comparing import EXAMPLE, Setting, setting_of, trial, with_system_prompt
 from tui.answering.differing import Spans, differences
 from tui.answering.figures import figures
+from tui.answering.generation import Generation
 from tui.answering.words import version_text
 from tui.keymap import Keymap, Place, Show
 from tui.painting import Answering
@@ -46,6 +47,9 @@ class Talk(Protocol):
     def usual_sampling(self) -> Sampling: ...
     def save_changes(self, *messages: StoredMessage) -> None: ...
     async def show_again(self, message_id: str | None = None) -> None: ...
+    def ask_aside(self, generation: Generation) -> None:
+        """Runs it once the model has time for it. In a thread."""
+
     async def explain(self, model: RunningModel, error: KvchatError) -> None:
         """An answer failed: says so in the chat, and how it goes on there."""
 
@@ -83,13 +87,18 @@ class Column(Vertical):
         await self.transcript.show(())
 
     async def ask(
-        self, asked: Chat, model: RunningModel, setting: Setting, think: str
+        self,
+        asked: Chat,
+        model: RunningModel,
+        setting: Setting,
+        think: str,
+        run: Callable[[Generation], None],
     ) -> KvchatError | None:
-        """Has it answered; what went wrong, if anything did."""
+        """Has it answered by `run`, in a thread; what went wrong, if anything did."""
         painter = await self.answering.begin(asked, model, setting.sampling, think)
         self.setting, self.growing = setting, painter.growing
         generation = painter.growing.generation
-        self.run_worker(generation.run, thread=True, group="engine")
+        self.run_worker(partial(run, generation), thread=True, group="engine")
         try:
             await painter.run(self.line)
         finally:
@@ -211,7 +220,7 @@ class CompareScreen(Screen[None]):
         self._say(f"{self._keymap.label('compare.leave')} stops it")
         model = self._model
         asked = trial(self._talk.chat.conversation, self._path, setting)
-        error = await column.ask(asked, model, setting, self._think)
+        error = await column.ask(asked, model, setting, self._think, self._talk.ask_aside)
         if error is not None and advice.is_death(error):
             await self._talk.explain(model, error)
         if error is not None:

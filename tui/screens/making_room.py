@@ -10,6 +10,7 @@ from typing import Any
 from textual.screen import Screen
 
 from tui.answering import Chat
+from tui.answering.generation import Generation
 from tui.answering.making_room import Made, Summary, bring_back, larger_context, let_go, room
 from tui.answering.room import Situation
 from tui.painting import Answering
@@ -29,12 +30,13 @@ class MakingRoom:
         answering: Answering,
         recorder: Recorder,
         say: Callable[[str], None],
+        ask: Callable[[Generation], None],
     ):
-        """`say`: tells what is being done."""
+        """`say`: tells what is being done. `ask`: runs a generation, in a thread."""
         self._screen = screen
         self._answering = answering
         self._recorder = recorder
-        self._say = say
+        self._say, self._ask = say, ask
 
     async def make(self, way: Way, chat: Chat, situation: Situation) -> str | Settings:
         """What was done, in a sentence, or the settings that are to be loaded; "": it was stopped.
@@ -64,7 +66,8 @@ class MakingRoom:
         summary = Summary(situation, cut)
         self._answering.begin_aside(summary.generation)
         try:
-            self._screen.run_worker(summary.generation.run, thread=True, group="engine")
+            run = partial(self._ask, summary.generation)
+            self._screen.run_worker(run, thread=True, group="engine")
             while not summary.take():
                 if not summary.generation.stopped:
                     self._say(summary.doing)

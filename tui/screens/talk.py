@@ -12,6 +12,7 @@ from textual.screen import Screen
 from tui.answering import Chat, Growing, advice
 from tui.answering.comparing import path_to_question
 from tui.answering.elsewhere import taken_in, written
+from tui.answering.generation import Generation
 from tui.answering.making_room import NoRoomError
 from tui.answering.view import View, prompt_of, view_of
 from tui.composing.parts import Question, asked
@@ -91,7 +92,7 @@ class TalkScreen(DirectScreen):
             self, self, self._loads, self._lines, self._transcript, self._balance
         )
         self._leaving = False
-        room = MakingRoom(self, self._answering, recorder, self._lines.doing)
+        room = MakingRoom(self, self._answering, recorder, self._lines.doing, self.ask_aside)
         self._full = FullContext(self, room, self._transcript, self._prompt, keymap, when_full)
         self._quit_asked = False
         self._rewritten: StoredMessage | None = None  # the question that the next one stands beside
@@ -248,7 +249,7 @@ class TalkScreen(DirectScreen):
         begin = self._answering.go_on if go_on else self._answering.begin
         painter = await begin(self.chat, model, sampling or self.usual_sampling(), self._think)
         self._lines.hint(Show.ANSWERING)
-        run = partial(self._warmth.read.before, painter.growing.generation.run)
+        run = partial(self._warmth.read.before, painter.growing.generation)
         self.run_worker(run, thread=True, group="engine")
         self.run_worker(self._write(painter, model), group="painter")
 
@@ -301,6 +302,10 @@ class TalkScreen(DirectScreen):
         await self._transcript.notice(text, "error")
         if comes_back:
             self._changing.start(partial(model.less, str(error)) if less else None)
+
+    def ask_aside(self, generation: Generation) -> None:
+        """Has the model write what is no turn of the conversation, once it can. In a thread."""
+        self._warmth.read.before(generation, aside=True)
 
     async def failed(self, error: KvchatError) -> None:
         """Tells what was in the way of something that the model should do."""

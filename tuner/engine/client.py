@@ -341,7 +341,8 @@ class EngineClient:
     def _in_turn(self, request: Request) -> Generator[Event, None, None]:
         """The same, where it is this request's turn."""
         worker = self._begin(request)
-        self._watch = watch = Watch(self._patience, self._doing)
+        at_file = isinstance(request, SaveState | RestoreState)
+        self._watch = watch = Watch(self._patience, self._doing, at_file=at_file)
         try:
             while True:
                 event = self._next(worker, watch)

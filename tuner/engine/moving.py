@@ -61,6 +61,9 @@ class Mover:
         s = settings
         return Layout(self._fingerprint, engine, s.type_k, s.type_v, flash, s.swa_full)
 
+    def _between(self) -> None:
+        self._tell(0.0)
+
     # ------------------------------------------------------------ files
 
     def save(
@@ -88,6 +91,7 @@ class Mover:
                 [whole, *points],
                 request.most_bytes,
                 is_memory=request.is_memory,
+                between=self._between,
             )
         except StateFileError as error:
             return StateSaved(0, 0, time.monotonic() - began, str(error))
@@ -117,7 +121,7 @@ class Mover:
             raise StateFileError(misfit)
         if len(file.tokens) >= n_ctx:
             raise StateFileError("it has more tokens than the context holds")
-        (_, whole), *points = file.states()
+        (_, whole), *points = file.states(self._between)
         kept = [(n, point.copy()) for n, point in points]  # the file may be deleted
         branch = Branch(
             tuple(file.tokens),

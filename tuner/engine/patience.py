@@ -47,12 +47,14 @@ class Patience:
 
     limits: Mapping[str, Limits] = field(default_factory=lambda: LIMITS)
     stop: float = 2  # for an end after a stop,
-    stop_at_work: float = 10  # where the engine computes on: a node of the graph may be long
+    stop_at_work: float = 10  # where the engine computes on: a node of the graph may be long,
+    stop_at_file: float = 60  # or writes or reads a state: a disk may be slow, and is not at fault
 
     def times(self, factor: float) -> Patience:
         """All limits longer or shorter."""
         scaled = {k: Limits(v.silence * factor, v.stall * factor) for k, v in self.limits.items()}
-        return Patience(scaled, self.stop * factor, self.stop_at_work * factor)
+        stops = (self.stop * factor, self.stop_at_work * factor, self.stop_at_file * factor)
+        return Patience(scaled, *stops)
 
     def during(self, doing: str) -> Limits:
         return self.limits.get(doing, self.limits[""])
@@ -61,8 +63,9 @@ class Patience:
 class Watch:
     """Follows one request: what was heard last, and how long ago."""
 
-    def __init__(self, patience: Patience, doing: str):
-        self._patience = patience
+    def __init__(self, patience: Patience, doing: str, *, at_file: bool = False):
+        """`at_file`: a state is written or read."""
+        self._patience, self._at_file = patience, at_file
         self._doing = doing
         self._silent = self._stalled = self._stopping = 0.0
         self._work: float | None = None
@@ -95,6 +98,7 @@ class Watch:
             remote = self._doing == "prompt" and self._silent < stop
             at_work = self._stalled < stop or remote
             most = self._patience.stop_at_work if at_work else stop
+            most = self._patience.stop_at_file if self._at_file else most
             if self._stopping >= most:
                 return f"did not stop within {_text(most)}"
         if self._silent >= limits.silence:

@@ -21,11 +21,17 @@ import numpy as np
 from tuner.engine.blocks import Block
 from tuner.json_values import Bytes, from_json
 from tuner.private_files import open_private, why
+from tuner.units import MIB
 
 _MAGIC = b"kvchat state 1\n\0"
 _END = struct.Struct("<II16s")  # bytes of the description, its checksum, the magic number
 _MOST_DESCRIPTION = 1 << 20
 _TOKEN = np.dtype("<i4")
+_PIECE = 16 * MIB  # that is read between two looks at whether to go on
+
+
+def _nothing() -> None:
+    pass
 
 
 class StateFileError(Exception):
@@ -92,20 +98,21 @@ def write(
     most_bytes: int,
     *,
     is_memory: bool = False,
+    between: Callable[[], object] = _nothing,
 ) -> int:
     """Writes a state in place of whatever is there and returns its bytes. Raises StateFileError;
     the file is then gone, since what it held is older than the conversation. `is_memory`: it is
-    there for this alone, and stays."""
+    there for this alone, and stays. `between`: is called now and then, and may raise to end it."""
     if is_memory:
         try:
-            return _written(path, layout, tokens, n_exact, sources, most_bytes)
+            return _written(path, layout, tokens, n_exact, sources, most_bytes, between)
         except OSError as error:
             raise StateFileError(f"it could not be kept ({why(error)})") from error
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
-        kept = _written(new, layout, tokens, n_exact, sources, most_bytes)
+        kept = _written(new, layout, tokens, n_exact, sources, most_bytes, between)
         os.replace(new, path)
         return kept
     except OSError as error:
@@ -122,6 +129,7 @@ def _written(
     n_exact: int,
     sources: list[Source],
     most_bytes: int,
+    between: Callable[[], object],
 ) -> int:
     listed = np.array(tokens, _TOKEN).tobytes()
     n_states = sum(source.n_bytes for source in sources)
@@ -135,7 +143,7 @@ def _written(
             part = block.part(at, source.n_bytes)
             if not source.write(part):
                 raise StateFileError("the engine did not write it")
-            parts.append(Part(source.n_tokens, source.n_bytes, _checksum(part)))
+            parts.append(Part(source.n_tokens, source.n_bytes, _checksum(part, between)))
             at += source.n_bytes
         described = Description(layout, tuple(parts), zlib.crc32(listed), n_exact)
         text = json.dumps(asdict(described)).encode()
@@ -173,13 +181,13 @@ class StateFile:
                 raise StateFileError("it is damaged")
             self.tokens: list[int] = np.frombuffer(listed, _TOKEN).tolist()
 
-    def states(self) -> Iterator[tuple[int, Block]]:
+    def states(self, between: Callable[[], object] = _nothing) -> Iterator[tuple[int, Block]]:
         """Of so many tokens: the whole state, then the checkpoints. Raises StateFileError at one
-        that is damaged."""
+        that is damaged. `between`: as in `write`."""
         at = 0
         for part in self.described.parts:
             block = self._block.part(at, part.n_bytes)
-            if _checksum(block) != part.checksum:
+            if _checksum(block, between) != part.checksum:
                 raise StateFileError("it is damaged")
             yield part.n_tokens, block
             at += part.n_bytes
@@ -206,6 +214,10 @@ class StateFile:
         return described, end - size
 
 
-def _checksum(block: Block) -> int:
+def _checksum(block: Block, between: Callable[[], object]) -> int:
+    checksum = 0
     with block.view() as data:
-        return zlib.crc32(data)
+        for at in range(0, len(data), _PIECE):
+            between()
+            checksum = zlib.crc32(data[at : at + _PIECE], checksum)
+    return checksum

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tui.answering import Chat
+from tui.answering.generation import Generation
 from tui.answering.making_room import Summary, bring_back, larger_context, let_go, room
 from tui.answering.room import Situation
 from tui.answering.view import View
@@ -30,12 +31,13 @@ class MakingRoom:
         recorder: Recorder,
         keyboard: Keyboard,
         loaded: Callable[[RunningModel], None],
+        ask: Callable[[Generation], None],
     ):
-        """`loaded`: says that a model is there."""
+        """`loaded`: says that a model is there. `ask`: runs a generation, in a thread."""
         self._model = model
         self._recorder = recorder
         self._keyboard = keyboard
-        self._loaded = loaded
+        self._loaded, self._ask = loaded, ask
 
     def made(self, way: Way, chat: Chat, situation: Situation) -> bool:
         """Whether there is room now. Raises KvchatError, and Left."""
@@ -68,7 +70,8 @@ class MakingRoom:
     def _summarised(self, summary: Summary) -> View | None:
         """Lets the model write a summary; Ctrl+C stops it. Raises KvchatError, and Left."""
         pace = Pace(PROGRESS_SECONDS)
-        threading.Thread(target=summary.generation.run, daemon=True, name="engine").start()
+        run = partial(self._ask, summary.generation)
+        threading.Thread(target=run, daemon=True, name="engine").start()
         while not summary.take():
             if self._keyboard.left:
                 raise Left

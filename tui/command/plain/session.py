@@ -74,7 +74,13 @@ class Session:
         self._keyboard = keyboard
         self._shows_thinking = show_thinking
         self._when_full = when_full
-        self._room = MakingRoom(self.model, self.recorder, keyboard, self._tell_loaded)
+        self._room = MakingRoom(
+            self.model,
+            self.recorder,
+            keyboard,
+            self._tell_loaded,
+            partial(self.warm.before, aside=True),
+        )
         self._attaching = Attaching(Path.cwd())
         self._growing: Growing | None = None  # what is being written
         self._asked = False  # a question that this session has yet to answer
@@ -205,7 +211,7 @@ class Session:
         growing = begin(self.chat, running, self.recorder, running.sampling, self.think)
         self._growing, self._asked = growing, False
         self.warm.asked(self.chat.conversation.id)
-        run = partial(self.warm.before, growing.generation.run)
+        run = partial(self.warm.before, growing.generation)
         threading.Thread(target=run, daemon=True, name="engine").start()
         self._follow(growing, running)
         self._growing = None
