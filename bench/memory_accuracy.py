@@ -109,20 +109,26 @@ def compare(
 
 
 def measure(
-    files: list[Path], n_gpus: int, quick: bool, backend: str = "RPC", rules: Path | None = None
+    files: list[Path],
+    n_gpus: int,
+    quick: bool,
+    backend: str = "RPC",
+    rules: Path | None = None,
+    optimizes: bool = True,
 ) -> tuple[list[Case], list[str]]:
-    """All comparisons, and in words what could not be compared. `rules`: as of `Oracle`."""
+    """All comparisons, and in words what could not be compared. `rules` and `optimizes`:
+    as of `Oracle`."""
     cases: list[Case] = []
     apart: list[str] = []
     machine = stand_in(n_gpus, backend)
-    with Oracle(n_gpus, backend=backend, rules=rules) as oracle:
+    with Oracle(n_gpus, backend=backend, rules=rules, optimizes=optimizes) as oracle:
         for file in files:
             try:
                 model = describe(read_header(file))
             except KvchatError as error:
                 apart.append(str(error))
                 continue
-            estimator = Estimator(model, machine)
+            estimator = Estimator(model, machine, as_dry_run=True)
             for settings in grid(model.n_layer_all, n_gpus, quick):
                 true = oracle.ask(file, settings)
                 refused = refusal(model, settings, machine)
@@ -184,6 +190,9 @@ def main() -> int:
     parser.add_argument("--show", action="store_true", help="every case whose compute is off")
     parser.add_argument("--backend", choices=NAMES, help="whose rules the stand-in has")
     parser.add_argument("--sources", type=Path, help="llama.cpp's folder, for --backend")
+    parser.add_argument(
+        "--as-it-comes", action="store_true", help="without the backend's own changes of graphs"
+    )
     parser.add_argument("--json", type=Path, help="write every case there")
     options = parser.parse_args()
     if options.backend and options.sources is None:
@@ -199,7 +208,9 @@ def main() -> int:
         rules = built(options.sources, _RULES) if options.backend else None
         for n_gpus in (int(x) for x in options.gpus.split(",")):
             backend = options.backend or "RPC"
-            found, apart = measure(files, n_gpus, options.quick, backend, rules)
+            found, apart = measure(
+                files, n_gpus, options.quick, backend, rules, not options.as_it_comes
+            )
             cases += found
             for line in apart:
                 print("apart:", line, file=sys.stderr)

@@ -29,6 +29,7 @@ from typing import Any
 
 from tuner.settings import Settings
 
+_LOADS = "KVCHAT_ORACLE_LOADS"  # tells the child to load
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -67,10 +68,23 @@ def available() -> bool:
 class Oracle:
     """Dry runs on this machine with `n_gpus` stand-ins. A crash of the engine costs one answer."""
 
-    def __init__(self, n_gpus: int = 1, *, backend: str = "RPC", rules: Path | None = None):
-        """`rules`: a library of `bench.backend_rules`, for any `backend` but RPC."""
+    def __init__(
+        self,
+        n_gpus: int = 1,
+        *,
+        backend: str = "RPC",
+        rules: Path | None = None,
+        optimizes: bool = True,
+        loads: bool = False,
+    ):
+        """`rules`: a library of `bench.backend_rules`, for any `backend` but RPC; `optimizes`:
+        whether the backend changes graphs as it does (`graph_optimize`); `loads`: with real loads
+        instead of dry runs, which takes the memory (of the host, here)."""
         self._n_gpus = n_gpus
-        self._posed = ["pose", str(rules), backend, str(n_gpus)] if rules else []
+        self._loads = loads
+        self._posed = (
+            ["pose", str(rules), backend, str(n_gpus), str(int(optimizes))] if rules else []
+        )
         self._servers: list[subprocess.Popen[bytes]] = []
         self._child: subprocess.Popen[str] | None = None
         self._ports: list[int] = []
@@ -118,7 +132,11 @@ class Oracle:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+                env={
+                    **os.environ,
+                    "GGML_NO_BACKTRACE": "1",
+                    **({_LOADS: "1"} if self._loads else {}),
+                },
             )
         assert self._child.stdin is not None
         assert self._child.stdout is not None
@@ -168,8 +186,8 @@ def _answer_dry_runs(ports: list[int], posed: list[str]) -> None:
     if posed:
         from bench.backend_rules import pose_as  # noqa: PLC0415
 
-        library, backend, count = posed
-        pose_as(Path(library), backend, int(count))
+        library, backend, count, optimizes = posed
+        pose_as(Path(library), backend, int(count), optimizes=optimizes == "1")
         names = [f"{backend}{i}" for i in range(int(count))]
     for line in sys.stdin:
         path, stated, n_outputs_max = json.loads(line)
@@ -184,7 +202,7 @@ def _dry_run(
 ) -> Any:
     with log.recording():
         try:
-            model = llama.NativeModel(path, settings, log, dry=True)
+            model = llama.NativeModel(path, settings, log, dry=_LOADS not in os.environ)
             try:
                 context = llama.Context(model, settings, 1, log, n_outputs=n_outputs_max)
                 try:

@@ -56,7 +56,7 @@ def test_a_dry_run_says_the_same(
     architecture, more = _MODELS[name]
     path = tmp_path / "m.gguf"
     model = made_up(path, architecture, **{**_SHAPE, **more})
-    estimator = Estimator(model, stand_in(n_gpus))
+    estimator = Estimator(model, stand_in(n_gpus), as_dry_run=True)
     for settings in grid(model.n_layer_all, n_gpus, quick=False):
         true = oracles[n_gpus].ask(path, settings)
         assert not true.error, true.error

@@ -84,7 +84,7 @@ def _said(row: dict[str, Any]) -> str:
 def test_sizes_are_the_engines(name: str) -> None:
     """For all settings that the engine accepted, per device: weights and cache are what it would
     allocate, compute buffers too but for those listed."""
-    estimators = {n: Estimator(real_model(name), machine(n)) for n in (1, 2)}
+    estimators = {n: Estimator(real_model(name), machine(n), as_dry_run=True) for n in (1, 2)}
     off: dict[str, tuple[int, ...]] = {}
     for row in (r for r in _ROWS[name] if "sizes" in r):
         footprint = estimators[row["n_gpus"]].exact(_settings(row))
@@ -114,7 +114,8 @@ def test_the_archive_is_what_it_was() -> None:
 def test_full_size_models_are_exact(name: str) -> None:
     """On models that people run, compute too is right to the byte."""
     for row in _ROWS[name]:
-        footprint = Estimator(real_model(name), machine(row["n_gpus"])).exact(_settings(row))
+        estimator = Estimator(real_model(name), machine(row["n_gpus"]), as_dry_run=True)
+        footprint = estimator.exact(_settings(row))
         assert [use.compute for use in footprint.uses] == [s[2] for s in row["sizes"]], row
 
 

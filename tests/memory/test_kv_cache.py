@@ -146,11 +146,13 @@ def test_states_do_not_grow_with_the_context() -> None:
 
 
 def test_cuda_pads_quantized_rows(tmp_path: Path) -> None:
-    """128 elements per row: 384 missing of 512, once per tensor of K and V and layer."""
+    """128 elements per row: 384 missing of 512, once per tensor of K and V and layer, each of which
+    begins at a multiple of 128 bytes."""
     settings = Settings(1024, n_gpu_layers=99, type_k="q8_0", type_v="q8_0")
     model = made_up(tmp_path / "m.gguf")
     rpc, cuda = (
         Estimator(model, machine(1, b)).footprint(settings).uses[0].kv_cache
         for b in ("RPC", "CUDA")
     )
-    assert cuda == rpc + 4 * 2 * (384 // 32 * 34)
+    assert 384 // 32 * 34 == 408
+    assert cuda == rpc + 4 * 2 * 512

@@ -157,7 +157,7 @@ def test_a_gpu_can_be_left_out_and_taken_in() -> None:
 
 def test_what_the_plan_leaves_out_is_on_the_dial() -> None:
     """Also the only GPU that there is."""
-    weak = machine(gpu(1.1, bandwidth=60e9), ram=32)
+    weak = machine(gpu(1.0, bandwidth=60e9), ram=32)
     model = giant(LLAMA_8B)
     plan = make_plan(model, weak, Wishes())
     assert not plan.machine.gpus  # or this shows nothing

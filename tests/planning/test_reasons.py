@@ -119,10 +119,10 @@ def test_experts_asked_of_a_model_without_are_told_of() -> None:
     assert told == ("This model has no experts, so --n-cpu-moe has no effect.",)
 
 
-def test_a_smaller_batch_has_its_reason() -> None:
+def test_another_batch_has_its_reason() -> None:
     """Where the solver took it, not where the user did."""
     seen = set()
-    for gib in (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0):
+    for gib in (1.3, 2.0, 3.0, 4.0, 6.0, 8.0):
         plan = make_plan(giant(LLAMA_8B), machine(gpu(gib)), Wishes(n_ctx=16_384))
         n_ubatch = plan.chosen.settings.n_ubatch
         said = f"n_ubatch {n_ubatch} instead of 512" in " ".join(plan.reasons)

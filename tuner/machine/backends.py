@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tuner.gguf.types import GGML_TYPES
 from tuner.machine.attention import (
@@ -30,6 +30,10 @@ class BufferLayout(NamedTuple):
     alignment: int = 32  # bytes: each tensor begins at a multiple (`get_alignment`)
     row_multiple: int = 1  # elements: quantized rows are read in such steps (`get_alloc_size`)
 
+
+# Operations with a weight: all of 32 rows and more, matrix products alone, those of whose result
+# the second dimension is 32 and more, or none.
+Offload = Literal["all", "products", "by_second", ""]
 
 # What a load costs beside its buffers, by the least compute capability: bytes.
 Overheads = tuple[tuple[tuple[int, int], int], ...]
@@ -63,8 +67,9 @@ class Backend:
     # Async copies and events: layers on several such devices are computed as a pipeline, with
     # copies of what passes between them (`llama_context`, src/llama-context.cpp).
     pipeline: bool = False
-    # Takes weights that lie in RAM to itself for large batches (`offload_op`).
-    borrows_weights: bool = False
+    # For which operations with weights that lie in RAM it takes these to itself in large batches
+    # (`offload_op`).
+    borrows_weights: Offload = ""
     # Whose scratch memory fused attention takes inside the compute buffer: "CUDA" an f16 copy of
     # a cache of another type, "Metal" one of any cache; "" none.
     attention_scratch: str = ""
@@ -131,7 +136,7 @@ _CUDA = Backend(
     cmake="-DGGML_CUDA=on",
     layout=BufferLayout(128, _ROW_MULTIPLE),
     pipeline=True,
-    borrows_weights=True,
+    borrows_weights="all",
     attention_scratch="CUDA",
     overheads=(((9, 0), 600 * MIB), ((7, 0), 400 * MIB), ((0, 0), 200 * MIB)),
     head_sizes=frozenset({40, 64, 72, 80, 96, 112, 128, 256, 512}),
@@ -149,7 +154,7 @@ _METAL = Backend(
     library="metal",
     cmake="-DGGML_METAL=on",
     pipeline=True,
-    borrows_weights=True,
+    borrows_weights="products",
     attention_scratch="Metal",
     unified=True,
     head_sizes=frozenset({32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576}),
@@ -182,7 +187,7 @@ BACKENDS: dict[str, Backend] = {
             library="vulkan",
             cmake="-DGGML_VULKAN=on",
             pipeline=True,
-            borrows_weights=True,
+            borrows_weights="all",
             types_alone=frozenset({"bf16"}),
             bandwidth_share=0.85,
             seconds_per_tensor=4e-6,
@@ -194,7 +199,7 @@ BACKENDS: dict[str, Backend] = {
             library="sycl",
             cmake="-DGGML_SYCL=on",
             pipeline=True,
-            borrows_weights=True,
+            borrows_weights="all",
             layout=BufferLayout(128, _ROW_MULTIPLE),
             head_sizes=frozenset({40, 64, 72, 80, 96, 112, 128, 256, 512}),
             unequal_heads=frozenset({(576, 512)}),
@@ -217,7 +222,7 @@ BACKENDS: dict[str, Backend] = {
             "CANN",
             library="cann",
             cmake="-DGGML_CANN=on",
-            borrows_weights=True,
+            borrows_weights="by_second",
             layout=BufferLayout(128, _ROW_MULTIPLE),
             unequal_heads=frozenset(),
             types_without_kernel=frozenset(

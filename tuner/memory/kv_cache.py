@@ -219,8 +219,10 @@ class CacheSizes:
             wide = 0 if flash or not row.v or row.own_buffer else self.layout.v_row_max
             v = max(row.v, wide)
             per_layer[row.cells][row.layer] += k_type.row_bytes(row.k) + v_type.row_bytes(v)
-            pads[row.layer] += row_padding(k_type.ggml, row.k, layout)
-            pads[row.layer] += row_padding(v_type.ggml, v, layout) if v else 0
+            # cells are whole padding units, so that only what is added needs aligning
+            for kind, wide in ((k_type, row.k), (v_type, v)):
+                more = row_padding(kind.ggml, wide, layout) if wide else 0
+                pads[row.layer] += padded(more, layout.alignment)
         sums = {kind: (0, *accumulate(x)) for kind, x in per_layer.items()}
         found = self._sums[key] = (0, *accumulate(pads)), sums
         return found

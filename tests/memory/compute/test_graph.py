@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tuner.machine.backends import Offload
 from tuner.memory.compute.alive import Alive
 from tuner.memory.compute.allocator import peaks, replay
-from tuner.memory.compute.graph import Graph, Node
+from tuner.memory.compute.graph import Borrower, Graph, Node
 from tuner.memory.compute.scheduler import assign
 
 
-def _chain(device: int = 0) -> tuple[Graph, Node]:
+def _chain(device: int = 0, rows: int = 1) -> tuple[Graph, Node]:
     g = Graph()
     g.device = device
-    return g, g.input(64)  # 256 bytes
+    return g, g.input(64, rows)  # 256 bytes a row
 
 
 def test_a_result_takes_the_place_of_its_only_reader() -> None:
@@ -85,12 +87,25 @@ def test_neighbours_without_weights_join_the_gpu() -> None:
 
 def test_a_borrowed_weight_is_on_the_gpu_for_a_moment() -> None:
     """op_offload: host weights are copied over one at a time, never two at once."""
-    g, x = _chain()
-    g.offload = 1
-    g.expand(g.mm(64, g.mm(64, x, 4096), 4096))
+    g, x = _chain(rows=32)
+    g.offload = Borrower(1, "all")
+    g.expand(g.mm(64, g.mm(64, x, 65536), 65536))
     host, gpu = peaks(g, [32, 32])
-    assert host == 256
-    assert 4096 < gpu < 2 * 4096
+    assert host == 32 * 256
+    assert 65536 < gpu < 2 * 65536
+
+
+@pytest.mark.parametrize(("of", "product", "sum_"), [("all", 1, 1), ("products", 1, 0), ("", 0, 0)])
+@pytest.mark.parametrize(("rows", "large"), [(31, False), (32, True)])
+def test_large_batches_alone_borrow(
+    of: Offload, product: int, sum_: int, rows: int, large: bool
+) -> None:
+    """Products and other operations with a weight in RAM run on the GPU from 32 rows on, as the
+    backend has it."""
+    g, x = _chain(rows=rows)
+    g.offload = Borrower(1 if of else -1, of)
+    nodes = g.mm(64, x, 4096), g.over(x, weight=256)
+    assert [n.device for n in nodes] == [product * large, sum_ * large]
 
 
 def test_an_empty_tensor_keeps_free_memory_apart() -> None:

@@ -43,13 +43,13 @@ def test_a_cache_on_another_device_begins_no_split(elsewhere: bool) -> None:
     what came before; a weight's copy would take that memory over."""
     g = Graph()
     g.device = 1
-    x = g.input(64)
+    x = g.input(64, 1)
     size = 4096
     cache = cached_rows(cast(GraphBuilder, SimpleNamespace(g=g)), size, 0 if elsewhere else 1)
     wide = g.mm(1024, x)  # 4096 bytes, free before the cache is read
     narrow = g.mm(64, wide)
     g.expand(narrow)
     g.device = 1
-    g.expand(g.mm(64, g.new(64, of=(narrow, cache))))
+    g.expand(g.mm(64, g.new(64, 1, of=(narrow, cache))))
     _, gpu = peaks(g, [32, 32])
     assert gpu == 256 + 4096 + (size if elsewhere else 0)

@@ -20,7 +20,7 @@ from tuner.memory.compute.between import (
     Peaks,
     grows_unevenly,
 )
-from tuner.memory.compute.graph import F16, F32, HOST
+from tuner.memory.compute.graph import F16, F32, HOST, NOBODY, OFFLOADED, Borrower
 from tuner.memory.compute.replica.builder import Layers, Shape
 from tuner.memory.compute.replica.model_graph import ModelGraph
 from tuner.memory.compute.replica.sparse_counts import attends_by_copy, counts, metal_counts
@@ -52,17 +52,27 @@ class ComputeSizes:
     """Bytes of compute buffer for any settings."""
 
     def __init__(
-        self, model: Model, machine: Machine, cache: CacheSizes, *, n_outputs_max: int = 1
+        self,
+        model: Model,
+        machine: Machine,
+        cache: CacheSizes,
+        *,
+        n_outputs_max: int = 1,
+        as_dry_run: bool = False,
     ):
-        """`n_outputs_max`: rows of logits, 0 for as many as tokens are computed at once."""
+        """`n_outputs_max`: rows of logits, 0 for as many as tokens are computed at once;
+        `as_dry_run`: as the engine has them without allocating."""
         self._n_outputs_max = n_outputs_max
         self._model = model
         self._hp = model.hparams
-        self.graph = ModelGraph(model)
+        self.graph = ModelGraph(model, as_dry_run=as_dry_run)
         self._cache = cache
         rows = [backend(g.backend) for g in machine.gpus]
         self.alignments = [HOST_LAYOUT.alignment, *(row.layout.alignment for row in rows)]
-        self.offload = next((i for i, row in enumerate(rows, 1) if row.borrows_weights), -1)
+        borrowers = (
+            Borrower(i, row.borrows_weights) for i, row in enumerate(rows, 1) if row.borrows_weights
+        )
+        self.offload = next(borrowers, NOBODY)
         self._scratch = next((row.attention_scratch for row in rows if row.attention_scratch), "")
         self._pipelines = len(rows) > 1 and all(row.pipeline for row in rows)
         self._n_gpus = len(machine.gpus)
@@ -231,7 +241,7 @@ class ComputeSizes:
         # Where a GPU borrows the host's weights, or a state on it is read early, attention of the
         # host's layers runs on the GPU too, with a copy of their cache, whose type then counts.
         # A cache that layers share is copied to every other device that has some of them.
-        borrowed = self._n_gpus > 0 and (self.offload > 0 or self._recurrent)
+        borrowed = self._n_gpus > 0 and (self.offload != NOBODY or self._recurrent)
         borrowed = borrowed and any(device == HOST for _, device, _ in layers)
         borrowed = borrowed or (self._shared and len({device for _, device, _ in layers}) > 1)
         n_tokens = min(n_ctx, settings.n_ubatch)
@@ -263,7 +273,11 @@ class ComputeSizes:
     def _opened(
         self, shape: Shape, layers: Layers, output: int, copies: int
     ) -> SymbolicGraph | None:
-        """The graph of these layers for all shapes like this one, if there can be one."""
+        """The graph of these layers for all shapes like this one, if there can be one. What is
+        borrowed by large batches alone goes by numbers that are not open then."""
+        few = min([shape.n_tokens, *(n for _, n in shape.counts)]) < OFFLOADED
+        if few and self.offload != NOBODY and any(d == HOST or moved for _, d, moved in layers):
+            return None
         try:
             return self.replays.graph(shape, layers, output, copies)
         except Exception:

@@ -7,23 +7,40 @@ ggml/src/ggml.c). Weights and caches have memory of their own and are not nodes.
 from __future__ import annotations
 
 from math import prod
+from typing import NamedTuple
+
+from tuner.machine.backends import Offload
 
 F32, F16, I32, I64 = 4, 2, 4, 8
 Layout = tuple[tuple[int, ...], int]  # shape, bytes per element
 Block = tuple[int, int]  # the device in whose buffer it lies, its number there
 HOST = 0  # device numbers: the host, then the GPUs from 1
+OFFLOADED = (
+    32  # rows of a result from which on a weight in RAM is borrowed (`op_offload_min_batch_size`)
+)
+
+
+class Borrower(NamedTuple):
+    """The device that takes weights in RAM to itself for large batches (op_offload)."""
+
+    device: int
+    of: Offload  # for which operations
+
+
+NOBODY = Borrower(-1, "")
 
 
 class Node:
     """One tensor of a graph. `root` is the tensor that a view looks into.
 
     `device` is where it runs: fixed where a weight or a cache says so, else -1 until the
-    scheduler has decided. `external` memory (a weight, a cache) is not the graph's.
+    scheduler has decided. `external` memory (a weight, a cache) is not the graph's; `borrowed` is
+    a weight in RAM for an operation that another device may run.
     """
 
     __slots__ = (
-        "_size", "block", "contiguous", "device", "element", "external", "inplace", "readers",
-        "root", "shape", "srcs", "views",
+        "_size", "block", "borrowed", "contiguous", "device", "element", "external", "inplace",
+        "readers", "root", "shape", "srcs", "views",
     )  # fmt: skip
 
     def __init__(
@@ -37,6 +54,7 @@ class Node:
         contiguous: bool = True,
         external: bool = False,
         device: int = -1,
+        borrowed: bool = False,
     ):
         self.shape = shape
         self.element = element
@@ -46,6 +64,7 @@ class Node:
         self.external = external
         self.contiguous = contiguous
         self.device = device
+        self.borrowed = borrowed
         self._size = -1  # most are never asked for
         # the allocator's: nodes that are still to read it, views into it, the block that it holds
         self.readers = self.views = 0
@@ -76,7 +95,7 @@ class Graph:
         self.leaves: list[Node] = []
         self._seen: set[Node] = set()
         self.device = 0  # where the weights of nodes made now are
-        self.offload = -1  # the device that borrows host weights for large batches, if any
+        self.offload = NOBODY
 
     def input(self, *shape: int, element: int = F32) -> Node:
         """A tensor that the engine fills before each run; it lives on the host."""
@@ -90,31 +109,73 @@ class Graph:
         """The result of an operation that needs memory of its own."""
         return Node(shape, element, of)
 
-    def mm(self, rows: int, x: Node, weight: int = 0, device: int | None = None) -> Node:
-        """A weight of `rows` rows times x. `weight`: its bytes, which the GPU that borrows it
-        must hold for the moment (op_offload)."""
-        return self.weighted((rows, *x.shape[1:]), (x,), weight, device)
+    def mm(self, rows: int, x: Node, weight: int = 0) -> Node:
+        """A weight of `rows` rows and of so many bytes times x."""
+        return self.product((rows, *x.shape[1:]), (x,), weight)
 
-    def weighted(
-        self, shape: tuple[int, ...], srcs: tuple[Node, ...], weight: int, device: int | None = None
+    def product(
+        self,
+        shape: tuple[int, ...],
+        srcs: tuple[Node, ...],
+        weight: int,
+        *,
+        device: int | None = None,
+        routed: bool = False,
     ) -> Node:
-        """A matrix product with a weight on `device` (the current one unless stated)."""
-        at = self.device if device is None else device
-        if at == HOST and self.offload > 0 and weight:
-            return Node(shape, F32, (*srcs, self.external(weight, HOST)), device=self.offload)
-        return Node(shape, F32, srcs, device=at)
+        """A matrix product with a weight of so many bytes on `device` (the current one unless
+        stated), `routed` where each token has experts of its own."""
+        device, borrowed = self._run_at(device, weight, shape[2] if routed else shape[1], shape)
+        return Node(shape, F32, (*borrowed, *srcs), device=device)
 
-    def over(self, x: Node, *others: Node, weighted: bool = False) -> Node:
-        """The result of an operation that may overwrite x (or another operand like it)."""
-        device = self.device if weighted else -1
-        return Node(x.shape, F32, (x, *others), inplace=True, device=device)
+    def weighed(self, shape: tuple[int, ...], *srcs: Node, weight: int) -> Node:
+        """The result of any other operation with a weight, in memory of its own."""
+        device, borrowed = self._run_at(None, weight, 0, shape)
+        return Node(shape, F32, (*srcs, *borrowed), device=device)
+
+    def over(self, x: Node, *others: Node, weight: int = 0, device: int | None = None) -> Node:
+        """The result of an operation that may overwrite x (or another operand like it). `weight`:
+        the bytes of a weight among its operands, which are on `device` (the current one unless
+        stated)."""
+        if not weight:
+            return Node(x.shape, F32, (x, *others), inplace=True)
+        device, borrowed = self._run_at(device, weight, 0, x.shape)
+        return Node(x.shape, F32, (x, *others, *borrowed), inplace=True, device=device)
+
+    def beside(self, weight: int) -> tuple[Node, ...]:
+        """A weight of so many bytes on the current device that does not say where an operation
+        runs; as an operand of one."""
+        if self.device != HOST or self.offload.device <= HOST:
+            return ()
+        return (Node((weight,), 1, external=True, device=HOST, borrowed=True),)
+
+    def _run_at(
+        self, device: int | None, weight: int, columns: int, shape: tuple[int, ...]
+    ) -> tuple[int, tuple[Node, ...]]:
+        """Where an operation with a weight runs, and the weight as one of its operands where it
+        must be brought there (`ggml_backend_sched_backend_id_from_cur`, ggml-backend.cpp).
+        `columns`: of a matrix product; 0 for other operations."""
+        at = self.device if device is None else device
+        if at != HOST or self.offload.device <= HOST:
+            return at, ()
+        match self.offload.of:
+            case "all":
+                n = columns or prod(shape[1:])
+            case "products":
+                n = columns
+            case "by_second":
+                n = shape[1]
+            case _:
+                n = 0
+        if n < OFFLOADED:
+            return at, ()
+        return self.offload.device, (Node((weight,), 1, external=True, device=HOST, borrowed=True),)
 
     def view(self, x: Node, *shape: int, contiguous: bool = True, stride: int = 0) -> Node:
-        """x or a part of it under another shape. `stride`: elements from one row of a part to the
-        next; a copy for another device takes what lies between the rows along."""
+        """x or a part of it under another shape. `stride`: elements from one of the last dimension
+        to the next; a copy for another device takes what lies between them along."""
         node = Node(shape, F32, (x,), root=x.root or x, contiguous=contiguous and x.contiguous)
         if stride:
-            node.size = F32 * ((shape[-1] - 1) * stride + shape[0])
+            node.size = F32 * ((shape[-1] - 1) * stride + prod(shape[:-1]))
         return node
 
     def store(self, *srcs: Node) -> Node:

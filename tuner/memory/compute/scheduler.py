@@ -30,8 +30,9 @@ def scheduled(graph: Graph, copies: int) -> tuple[list[Node], list[Node]]:
                 src.device = at
             elif src.device != at:
                 foreign = True
-                borrowed = borrowed or (src.external and not src.srcs)
-        if at != device or borrowed:  # a borrowed weight begins one, so the last one is free again
+                borrowed = borrowed or src.borrowed
+        # a borrowed weight begins one if the last has copies, so that these are free again
+        if at != device or (borrowed and copied):
             device = at
             out += copied + split
             copied, split = [], []

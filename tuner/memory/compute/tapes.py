@@ -15,7 +15,7 @@ from math import inf
 
 from tuner.memory.compute.alive import Alive
 from tuner.memory.compute.allocator import peaks, replay, trace
-from tuner.memory.compute.graph import HOST, Graph, Layout
+from tuner.memory.compute.graph import HOST, Borrower, Graph, Layout
 from tuner.memory.compute.replica.builder import Layers, Shape
 from tuner.memory.compute.replica.model_graph import ModelGraph
 from tuner.memory.compute.terms import Terms, products, symbolic, terms, value
@@ -148,7 +148,7 @@ class Replays:
         self,
         graph: ModelGraph,
         alignments: Sequence[int],
-        offload: int,
+        offload: Borrower,
         *,
         opens: bool,
         trims: bool = True,
@@ -207,7 +207,7 @@ class Replays:
         own = [
             at == device
             or (experts and device == HOST)
-            or ((at == HOST or experts) and device == self._offload)
+            or ((at == HOST or experts) and device == self._offload.device)
             for _, at, experts in layers
         ]
         near = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
+from tuner.gguf.header import TensorInfo
 from tuner.memory.compute.graph import F16, F32, HOST, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.kv_cache import ALL, WINDOW, Cells
@@ -46,13 +47,13 @@ def attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     if v is not None and b.traits.norm_v:
         v = g.over(v)
     if rotates(b.hp, il):
-        q = _rope(b, q)
-        k = _rope(b, k) if k is not None else None
+        q = b.rotated(q)
+        k = b.rotated(k) if k is not None else None
     elif b.traits.scaled_q:
         q = g.over(q, b.input(ALL, "temperature", 1, 1, n_tokens, element=F32))
     if gate is not None:
         gate = g.new(dk * n, n_tokens, of=(gate,))
-    y = attend(b, il, q, k, v)
+    y = attend(b, il, q, k, v, sinks=t.get("attn_sinks.weight"))
     if gate is not None:
         y = g.over(y, g.over(gate))
     elif b.has(t, "attn_gate"):
@@ -72,9 +73,12 @@ def _projected(
     dk, dv = hp.head_k[il], hp.head_v[il]
     if b.has(t, "attn_qkv"):
         qkv = b.mm(t, "attn_qkv", x)
-        q = g.view(qkv, dk, n, n_tokens, contiguous=False)
-        k = g.view(qkv, dk, n_kv, n_tokens, contiguous=False)
-        return q, k, g.view(qkv, dv, n_kv, n_tokens, contiguous=False), None
+        row = qkv.shape[0]
+        q, k, v = (
+            g.view(qkv, head, heads, n_tokens, contiguous=False, stride=row)
+            for head, heads in ((dk, n), (dk, n_kv), (dv, n_kv))
+        )
+        return q, k, v, None
     gate: Node | None = None
     raw = b.mm(t, "attn_q", x)
     if raw.shape[0] == 2 * n * dk:  # each head's query and gate side by side
@@ -108,11 +112,6 @@ def _wide(b: GraphBuilder, t: Tensors, name: str, x: Node) -> bool:
     return b.has(t, name) and t[f"{name}.weight"].shape[0] == x.shape[0] != b.hp.head_k[0]
 
 
-def _rope(b: GraphBuilder, x: Node) -> Node:
-    """q or k by position (`ggml_rope_ext`), in place."""
-    return b.g.over(x, b.pos)
-
-
 def attend(
     b: GraphBuilder,
     il: int,
@@ -123,12 +122,13 @@ def attend(
     v_rows: int = 0,
     scale: int = 0,
     mask_of: Callable[[], Node] | None = None,
+    sinks: TensorInfo | None = None,
 ) -> Node:
     """Stores k and v, then q against the cache (`build_attn`, `build_attn_mha`). q: [head_k,
     n_head, n_tokens], k and v: [head, n_head_kv, n_tokens], None where another layer has stored
     them -> [n_head x head_v, n_tokens]. `v_rows`: the head size after the latent values are
     expanded, `scale` the bytes of the weight that expands them; `mask_of` makes the mask where it
-    is not the common one."""
+    is not the common one; `sinks`: a weight that each head's softmax includes."""
     g, hp, n_tokens = b.g, b.hp, b.n_tokens
     kind = WINDOW if hp.swa[il] else ALL
     n, n_kv = hp.n_head[il], max(1, hp.n_head_kv[il])
@@ -148,17 +148,22 @@ def attend(
     for x, rows in stores:
         b.owners[kind] = home
         flat = g.view(x, prod(x.shape) // n_tokens, n_tokens)
+        flat.size = x.size
         g.expand(Node((0,), 0, (flat, rows), external=True, device=home))
 
     mask = mask_of() if mask_of else b.masks[kind]
     cells = b.cells[kind]
     home = b.owners.get(kind, home)  # a layer may read an earlier layer's cache
-    cached = [cached_rows(b, int(cells * dk * n_kv * b.shape.k_bytes), home)]
+    size = int(cells * dk * n_kv * b.shape.k_bytes)
+    cached = [cached_rows(b, size, home)]
     if not hp.mla:
         cached.append(cached_rows(b, int(cells * dv * n_kv * b.shape.v_bytes), home))
+    elif b.shape.flash:  # the same rows, but for the end of the last
+        cached.append(cached_rows(b, size - int((dk - dv) * b.shape.k_bytes), home))
     heads = g.view(g.view(q, dk, n, n_tokens), dk, n_tokens, n, contiguous=False)
     if b.shape.flash:
-        y = g.new(dv, n, n_tokens, of=(heads, *cached, mask))
+        beside = g.beside(sinks.n_bytes) if sinks else ()
+        y = g.new(dv, n, n_tokens, of=(heads, *cached, mask, *beside))
         y.size += scratch(b, (kind,), dk * n_kv, 0 if hp.mla else dv * n_kv, n, dv)
         if v_rows:
             y = g.mm(v_rows, g.view(y, dv, n_tokens, n, contiguous=False), scale)
@@ -169,7 +174,7 @@ def attend(
         kq = g.new(cells, n_tokens, n, of=(cached[0], heads))
         if b.traits.softcap:
             kq = g.over(g.over(g.over(kq)))
-        kq = g.over(kq, mask)
+        kq = g.over(kq, mask, weight=sinks.n_bytes if sinks else 0)
         values = cached[-1]
         if hp.mla:  # the latent rows serve as values, once turned
             values = g.new(cells, dv, of=(values,), element=F16)
@@ -194,7 +199,7 @@ def scratch(
     already, `ggml_metal_op_flash_attn_ext_extra_*` (ggml-metal-ops.cpp) always.
     """
     shape = b.shape
-    if b.g.device == HOST and b.g.offload <= HOST:
+    if b.g.device == HOST and b.g.offload.device <= HOST:
         return 0
     cells = sum(b.cells[kind] for kind in kinds)
     if shape.scratch == "Metal":

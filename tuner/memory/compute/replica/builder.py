@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, TypeVar, cast
+from typing import Literal, NamedTuple, TypeVar, cast
 
 from tuner.gguf.header import TensorInfo
 from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, Graph, Node
@@ -18,6 +18,13 @@ HADAMARD = 64  # the smallest rotation (src/llama-kv-cache.cpp)
 T = TypeVar("T")
 Tensors = dict[str, TensorInfo]  # of one layer or of the output, without "blk.N."
 Layers = tuple[tuple[int, int, bool], ...]  # (layer, device, experts on the host)
+
+
+class RopeFactors(NamedTuple):
+    """The factors by which some models rotate, which all layers in one place share."""
+
+    size: int  # bytes
+    layers: frozenset[int]  # that rotate by them
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,10 @@ class GraphBuilder:
         graph: Graph,
         layers: Layers = (),
         output_device: int = HOST,
+        rope: RopeFactors | None = None,
     ):
+        self.rope = rope
+        self.keeps_norms = False  # on the device of their layer, whatever is around them
         self.hp, self.shape, self.g = hp, shape, graph
         self.layers, self.output_device = layers, output_device
         self.traits = hp.row.graph
@@ -124,8 +134,12 @@ class GraphBuilder:
         y = self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, w.n_bytes)
         if self.cache_device >= 0 and name in _ATTENDING and f"{name}.scale" in t:
             # a layer that runs another's weights still has scales of its own
-            y = Node(y.shape, F32, (y,), inplace=True, device=self.cache_device)
-        return self.g.over(y, weighted=True) if f"{name}.bias" in t else y
+            y = self.g.over(y, weight=t[f"{name}.scale"].n_bytes, device=self.cache_device)
+        return self.by(t, f"{name}.bias", y) if f"{name}.bias" in t else y
+
+    def by(self, t: Tensors, name: str, x: Node) -> Node:
+        """x times, or plus, the weight of this very name; the shape stays."""
+        return self.g.over(x, weight=t[name].n_bytes)
 
     def norm(self, t: Tensors, name: str, x: Node) -> Node:
         """x by its mean or its mean square, times a weight, plus a bias where there are such
@@ -134,9 +148,11 @@ class GraphBuilder:
         bias = f"{name}.bias" in t
         layer_norm = bias if self.layer_norm is None else self.layer_norm
         y = g.new(*x.shape, of=(x,)) if layer_norm else g.over(x)
+        if self.keeps_norms and (bias or self.has(t, name)):
+            y.device = g.device
         if self.has(t, name):
-            y = g.over(y, weighted=True)
-        return g.over(y, weighted=True) if bias else y
+            y = self.by(t, f"{name}.weight", y)
+        return self.by(t, f"{name}.bias", y) if bias else y
 
     def gather(self, size: int) -> Node:
         """A sequence's state of `size` elements, copied out of the cache; those of further
@@ -147,6 +163,14 @@ class GraphBuilder:
         g.expand(g.store(Node((0,), F32, (self.no_ids,), device=g.device)))
         return node
 
+    def rotated(self, x: Node) -> Node:
+        """Queries or keys by position (`ggml_rope_ext`), in place. Factors in RAM are brought to
+        the device that rotates; they do not say which it is."""
+        factors: tuple[Node, ...] = ()
+        if self.rope is not None and self.layer in self.rope.layers and self.g.device == HOST:
+            factors = self.once(_factors)
+        return self.g.over(x, self.pos, *factors)
+
     def hadamard(self, x: Node, kind: int, which: Literal["k", "v"], head: int) -> Node:
         """A small matrix times x, whose shape stays (`llama_mul_mat_hadamard`): for keys as wide
         as divides the head, for values the smallest."""
@@ -154,6 +178,11 @@ class GraphBuilder:
         matrix = self.input(kind, f"rotation of {which}", rot, rot, element=F32)
         flat = self.g.view(x, rot, prod(x.shape) // rot)
         return self.g.view(self.g.new(*flat.shape, of=(matrix, flat)), *x.shape)
+
+
+def _factors(b: GraphBuilder) -> tuple[Node, ...]:
+    assert b.rope is not None
+    return b.g.beside(b.rope.size)
 
 
 def output_streams(b: GraphBuilder, x: Node) -> Node:

@@ -157,7 +157,8 @@ def _with_ffn(
         x = g.over(x, per_layer_part(b, t, x))
     if traits.embedding_skip:
         embeddings = b.carried[EMBEDDINGS]
-        x = g.over(x, g.over(b.output_rows(embeddings) if last else embeddings, weighted=True))
+        skipped = b.output_rows(embeddings) if last else embeddings
+        x = g.over(x, b.by(t, "layer_output_scale.weight", skipped))
     elif b.has(t, "layer_output_scale"):
-        x = g.over(x, weighted=True)
+        x = b.by(t, "layer_output_scale.weight", x)
     return x

@@ -57,7 +57,7 @@ def compressed_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
         if top is not None:
             beside = _shown(b, beside, top)
         mask = Node((cells, n_tokens), element, (mask, beside))
-    y = _attend(b, q, keys, mask, (WINDOW, Cells(ratio)) if ratio else (WINDOW,))
+    y = _attend(b, t, q, keys, mask, (WINDOW, Cells(ratio)) if ratio else (WINDOW,))
     if turned:
         y = b.hadamard(y, WINDOW, "k", d)
     y = g.over(g.view(y, d, n, n_tokens), b.pos)
@@ -65,7 +65,7 @@ def compressed_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     groups = t["attn_output_b.weight"].shape[0] * d * n // prod(w.shape)
     grouped = g.view(y, d * n // groups, n_tokens, groups, contiguous=False)
     rank = prod(w.shape) // w.shape[0] // groups
-    y = g.weighted((rank, n_tokens, groups), (grouped,), w.n_bytes)
+    y = g.product((rank, n_tokens, groups), (grouped,), w.n_bytes)
     y = g.new(rank * groups, n_tokens, of=(g.view(y, rank, groups, n_tokens, contiguous=False),))
     return b.mm(t, "attn_output_b", y)
 
@@ -123,7 +123,7 @@ def _compress(b: GraphBuilder, t: Tensors, x: Node, name: str, kind: int, d: int
     row = g.over(parts[0], g.over(parts[1]))
     row = g.new(1, d, blocks, of=(row,))
     row = g.new(d, 1, blocks, of=(g.view(row, d, 1, blocks, contiguous=False),))
-    row = g.over(g.over(row), weighted=True)
+    row = b.by(t, f"{name}_compressor_norm.weight", g.over(row))
     row = g.over(row, b.input(kind, "places", blocks))
     if kind == _INDEX or _turned(b, d):
         row = b.hadamard(row, kind, "k", d)
@@ -191,7 +191,9 @@ def _shown(b: GraphBuilder, mask: Node, top: Node) -> Node:
     return Node((cells, n_tokens), element, (g.view(rows, cells, n_tokens), mask), inplace=True)
 
 
-def _attend(b: GraphBuilder, q: Node, keys: Node, mask: Node, kinds: tuple[Cells, ...]) -> Node:
+def _attend(
+    b: GraphBuilder, t: Tensors, q: Node, keys: Node, mask: Node, kinds: tuple[Cells, ...]
+) -> Node:
     """`build_attn_mha` where the keys are the values too: [d, n_head, n_tokens]
     -> [d n_head, n_tokens]."""
     g, n_tokens = b.g, b.n_tokens
@@ -205,7 +207,8 @@ def _attend(b: GraphBuilder, q: Node, keys: Node, mask: Node, kinds: tuple[Cells
         y.size += scratch(b, kinds, d, 0, n, d)
         y = g.view(y, d * n, n_tokens)
     else:
-        kq = g.over(g.new(cells, n_tokens, n, of=(keys, heads)), mask, weighted=True)
+        sinks = t["attn_sinks.weight"].n_bytes
+        kq = g.over(g.new(cells, n_tokens, n, of=(keys, heads)), mask, weight=sinks)
         values = Node((cells, d), 1, (keys,))
         values.size = int(cells * d * b.shape.k_cached)
         y = g.new(d, n_tokens, n, of=(values, kq))

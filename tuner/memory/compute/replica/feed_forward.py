@@ -81,7 +81,8 @@ def _choice(b: GraphBuilder, t: Tensors, logits: Node, probs: Node) -> Node:
     g = b.g
     chosen = logits if b.traits.expert_choice == "logits" else probs
     if "exp_probs_b.bias" in t or "exp_probs_b" in t:
-        chosen = g.over(probs, weighted=True)
+        bias = "exp_probs_b.bias" if "exp_probs_b.bias" in t else "exp_probs_b"
+        chosen = b.by(t, bias, probs)
     if b.traits.expert_choice == "sigmoid":
         chosen = g.over(logits)
     return _of_best_groups(b, chosen) if b.hp.n_expert_groups > 1 else chosen
@@ -165,19 +166,17 @@ def _experts(b: GraphBuilder, t: Tensors, name: str, x: Node, top: Node) -> Node
     """The weights of the chosen experts times x (`build_lora_mm_id`): [n_in, 1 or n_expert_used,
     n_tokens] -> [n_out, n_expert_used, n_tokens]."""
     w = t[f"{name}.weight"]
-    device = 0 if b.experts_on_host else None
+    device = HOST if b.experts_on_host else None
     shape = (w.shape[1], top.shape[0], x.shape[-1])
     g = b.g
-    y = g.weighted(shape, (x, top), w.n_bytes, device)
+    y = g.product(shape, (x, top), w.n_bytes, device=device, routed=True)
     if f"{name}.scale" in t and b.hp.row.scaled_experts:
         factors = b.g.external(t[f"{name}.scale"].n_bytes, y.device)
         scales = b.g.new(1, b.hp.n_expert, x.shape[-1], of=(factors,))
         y = g.over(y, g.new(1, *shape[1:], of=(scales, top)))
     bias = t.get(f"{name}.bias")
-    if bias is not None:  # added where the experts run, borrowed like them
-        borrowed = b.experts_on_host and y.device != HOST
-        more = (g.external(bias.n_bytes, HOST),) if borrowed else ()
-        y = Node(y.shape, F32, (y, top, *more), inplace=True, device=y.device)
+    if bias is not None:
+        y = g.over(y, top, weight=bias.n_bytes, device=device)
     return y
 
 
@@ -208,7 +207,7 @@ def feed_forward(
         if b.has(t, "ffn_up_shexp"):
             shared = ffn(b, t, x, "_shexp")
             if b.has(t, "ffn_gate_inp_shexp"):
-                shared = g.over(shared, g.over(g.mm(1, x)))
+                shared = g.over(shared, g.over(b.mm(t, "ffn_gate_inp_shexp", x)))
             y = g.over(y, shared)
     if b.has(t, "ffn_up") and (y is None or b.traits.dense_beside_experts):
         dense = ffn(b, t, x)

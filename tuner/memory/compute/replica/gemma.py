@@ -31,7 +31,7 @@ def embed_per_layer(b: GraphBuilder, t: Tensors, x: Node) -> None:
     looked_up = g.over(g.view(looked_up, rows, n_tokens))
     g.expand(looked_up)
     flat = g.view(g.over(g.mm(rows, x, projection.n_bytes)), rows, n_tokens)
-    made = g.over(g.over(flat), weighted=True)
+    made = b.by(t, "per_layer_proj_norm.weight", g.over(flat))
     made = g.over(g.over(made, looked_up))
     turned = g.view(made, rows, n_tokens, contiguous=False)
     b.carried[PER_LAYER] = g.new(rows, n_tokens, of=(turned,))
@@ -48,7 +48,8 @@ def per_layer_part(b: GraphBuilder, t: Tensors, x: Node) -> Node:
 def expert_logits(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     """The router of gemma4 norms and scales the residual x, [n_embd, n_tokens], for itself
     -> [n_expert, n_tokens]."""
-    return b.mm(t, "ffn_gate_inp", b.g.over(b.g.over(b.g.over(x)), weighted=True))
+    scaled = b.by(t, "ffn_gate_inp.scale", b.g.over(b.g.over(x)))
+    return b.mm(t, "ffn_gate_inp", scaled)
 
 
 def gemma4_experts(b: GraphBuilder, t: Tensors, x: Node) -> Node:
@@ -67,7 +68,7 @@ def altup_widened(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, 
     target = _magnitude(g, x)
     repeated = g.new(n, n_tokens, _VERSIONS - 1, of=(x,))
     w = output["altup_proj.weight"]
-    added = g.weighted(repeated.shape, (repeated,), w.n_bytes, b.output_device)
+    added = g.product(repeated.shape, (repeated,), w.n_bytes, device=b.output_device)
     added = _to_magnitude(g, added, target)
     return g.new(n, n_tokens, _VERSIONS, of=(x, added))
 
@@ -86,7 +87,7 @@ def altup_layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> No
     y = g.over(g.over(g.over(y, active), low))
     out = b.norm(t, "post_ffw_norm", _feed_forward(b, t, b.norm(t, "ffn_norm", y), il))
     corrected = _corrected(b, t, predictions, g.over(out, y))
-    first = g.over(g.view(corrected, n, n_tokens), weighted=True)
+    first = b.by(t, "altup_correct_scale.weight", g.view(corrected, n, n_tokens))
     first = per_layer_part(b, t, first)
     rest = g.over(g.view(corrected, n, n_tokens, versions - 1), first)
     return g.new(n, n_tokens, versions, of=(g.view(corrected, n, n_tokens), rest))
@@ -105,7 +106,7 @@ def _narrowed(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     target = _magnitude(g, g.view(x, n, n_tokens))
     w = t["altup_unembd_proj.weight"]
     rest = g.view(x, n, n_tokens, versions - 1)
-    unembedded = _to_magnitude(g, g.weighted(rest.shape, (rest,), w.n_bytes), target)
+    unembedded = _to_magnitude(g, g.product(rest.shape, (rest,), w.n_bytes), target)
     y = g.view(x, n, n_tokens)
     for _ in range(versions - 1):
         y = Node((n, n_tokens), F32, (y, g.view(unembedded, n, n_tokens)), inplace=True)

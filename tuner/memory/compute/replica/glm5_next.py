@@ -27,7 +27,7 @@ def pooled_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     w = t["attn_k_b.weight"]
     turned = g.view(g.view(q, w.shape[0], n, n_tokens), w.shape[0], n_tokens, n, contiguous=False)
     q = g.view(
-        g.weighted((lora, n_tokens, n), (turned,), w.n_bytes), lora, n, n_tokens, contiguous=False
+        g.product((lora, n_tokens, n), (turned,), w.n_bytes), lora, n, n_tokens, contiguous=False
     )
     if b.has(t, "indexer.attn_q_b") and hp.indexer_full[il]:
         b.carried[PICKED] = _selection(b, t, x, low)

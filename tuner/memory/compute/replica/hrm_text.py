@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tuner.memory.compute.graph import Node
+from tuner.memory.compute.graph import F32, Node
 from tuner.memory.compute.replica.builder import GraphBuilder
 from tuner.model.hparams import HParams
 
@@ -43,7 +43,7 @@ def cycled(b: GraphBuilder, x: Node, layer: Callable[[int, Node], Node]) -> Node
     for _ in range(slow):
         for _ in range(fast):
             g.device = devices[0]
-            low = stack(g.over(x, low) if low is not None else g.over(x, weighted=True))
+            low = stack(g.over(x, low) if low is not None else g.over(x, weight=F32 * x.shape[0]))
         assert low is not None
         x = stack(g.over(x, low))
     return x

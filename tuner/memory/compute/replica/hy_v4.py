@@ -39,8 +39,9 @@ def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
     g = b.g
     x = output_streams(b, x)
     gate = _mixes(b, output, "output_hc", x)
-    for weighted in (True, True, False, False):  # a scale, a bias, a sigmoid, an offset
-        gate = g.over(gate, weighted=weighted)
+    for name in ("output_hc_scale.weight", "output_hc_base.weight"):
+        gate = b.by(output, name, gate)
+    gate = g.over(g.over(gate))  # a sigmoid, an offset
     return b.norm(output, "output_norm", _blended(b, x, gate))
 
 

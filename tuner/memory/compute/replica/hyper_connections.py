@@ -124,7 +124,9 @@ def _narrowed(b: GraphBuilder, output: Tensors, x: Node) -> Node:
             total = g.over(total, stream)
         return g.over(total)
     mixes = g.mm(hc, g.over(g.view(x, n * hc, n_tokens)), w.n_bytes)
-    pre = g.over(g.over(g.over(g.over(mixes, weighted=True), weighted=True)))
+    for name in ("output_hc_scale.weight", "output_hc_base.weight"):
+        mixes = b.by(output, name, mixes)
+    pre = g.over(g.over(mixes))
     parts = [g.over(s, g.view(pre, 1, n_tokens, contiguous=False)) for s in streams]
     total = parts[0]
     for part in parts[1:]:

@@ -7,7 +7,7 @@ kind ("situ") keeps more of its inputs than others do.
 
 from __future__ import annotations
 
-from tuner.memory.compute.graph import Node
+from tuner.memory.compute.graph import F32, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.feed_forward import ffn, moe
 from tuner.memory.compute.replica.mla import latent_attention
@@ -47,8 +47,8 @@ def _blended(b: GraphBuilder, x: Node) -> Node:
     if bank is None:
         return x
     n, banked, n_tokens = bank.shape
-    of_bank = g.new(1, banked, n_tokens, of=(g.over(g.over(bank), weighted=True),))
-    of_x = g.new(1, n_tokens, of=(g.over(g.over(x), weighted=True),))
+    of_bank = g.new(1, banked, n_tokens, of=(g.over(g.over(bank), weight=F32 * n),))
+    of_x = g.new(1, n_tokens, of=(g.over(g.over(x), weight=F32 * n),))
     shares = g.over(g.new(banked + 1, n_tokens, of=(g.view(of_bank, banked, n_tokens), of_x)))
     first = g.new(banked, n_tokens, of=(g.view(shares, banked, n_tokens, contiguous=False),))
     second = g.new(1, n_tokens, of=(g.view(shares, 1, n_tokens, contiguous=False),))

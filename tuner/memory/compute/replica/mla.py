@@ -37,11 +37,11 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     if b.has(t, "attn_k_norm"):
         k_rope = b.norm(t, "attn_k_norm", k_rope)
     if b.traits.rope != "none":
-        q_rope, k_rope = g.over(q_rope, b.pos), g.over(k_rope, b.pos)
+        q_rope, k_rope = b.rotated(q_rope), b.rotated(k_rope)
     latent = b.norm(t, "attn_kv_a_norm", g.view(both, lora, n_tokens, contiguous=False))
     if hp.mla and b.has(t, "attn_k_b"):
         w = t["attn_k_b.weight"]
-        absorbed = g.weighted(
+        absorbed = g.product(
             (lora, n_tokens, n),
             (g.view(q_nope, dq - rope, n_tokens, n, contiguous=False),),
             w.n_bytes,
@@ -58,7 +58,7 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
         k_nope = g.view(kv, dq - rope, n, n_tokens, contiguous=False)
         v = g.new(dv, n, n_tokens, of=(g.view(kv, dv, n, n_tokens, contiguous=False),))
         if b.traits.whole_query:
-            q = g.over(g.view(q, dq, n, n_tokens), b.pos)
+            q = b.rotated(g.view(q, dq, n, n_tokens))
         else:
             q = g.new(dq, n, n_tokens, of=(q_nope, q_rope))
         repeated = g.new(rope, n, n_tokens, of=(k_rope,))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tuner.memory.compute.graph import F32, HOST, Graph, Node
+from tuner.memory.compute.graph import F32, HOST, Borrower, Graph, Node
 from tuner.memory.compute.replica import (
     gemma,
     hrm_text,
@@ -21,7 +21,7 @@ from tuner.memory.compute.replica import (
     qwen4exp,
 )
 from tuner.memory.compute.replica.attention import rotates
-from tuner.memory.compute.replica.builder import GraphBuilder, Layers, Shape, Tensors
+from tuner.memory.compute.replica.builder import GraphBuilder, Layers, RopeFactors, Shape, Tensors
 from tuner.memory.compute.replica.common_layer import EMBEDDINGS, common_layer
 from tuner.memory.compute.replica.dsa import LEFT_OUT, unread_zeros
 from tuner.memory.compute.replica.minimax_m3 import unread_blocks
@@ -115,8 +115,9 @@ BUILDERS: dict[str, PartBuilders] = {
 class ModelGraph:
     """Builds graphs of one model."""
 
-    def __init__(self, model: Model):
-        self.model = model
+    def __init__(self, model: Model, *, as_dry_run: bool = False):
+        """`as_dry_run`: as the engine builds it without allocating anything."""
+        self.model, self._as_dry_run = model, as_dry_run
         self.hp = hp = model.hparams
         self.traits = hp.row.graph
         self._builder = BUILDERS[self.traits.builder]
@@ -129,6 +130,10 @@ class ModelGraph:
             blocks = [stored[il % len(stored)] for il in range(len(blocks))]
         self.tensors = [blocks[self._builder.block_of(hp, il)] for il in range(len(blocks))]
         self._output = {t.name: t for t in model.tensors.output}
+        rope = model.tensors.rope  # of several, the context says which: they are of one size
+        self._rope = (
+            RopeFactors(rope[0].n_bytes, frozenset(model.tensors.rope_layers)) if rope else None
+        )
         self.signatures = [self._signature(il) for il in range(hp.n_layer)]
         self.first_alike: dict[int, int] = {}
         for il, signature in enumerate(self.signatures):
@@ -145,13 +150,19 @@ class ModelGraph:
              il == hp.n_layer - 1, hp.residual_block and il % hp.residual_block == 0)
         )  # fmt: skip
 
-    def build(self, shape: Shape, layers: Layers, output_device: int, offload: int) -> Graph:
+    def build(self, shape: Shape, layers: Layers, output_device: int, offload: Borrower) -> Graph:
         """The graph of these layers, each on its device, between input and output. `offload`: the
-        device that borrows the host's weights for large batches, -1 for none. Raises LookupError
-        and the like where the model's layers are like none that the builders know."""
+        device that borrows the host's weights for large batches, if any. Raises LookupError
+        and the like where the model's layers are like none that the builders know.
+
+        Where all layers are on GPUs, the engine keeps their norms there (`graph_get_cb`,
+        src/llama-context.cpp), but for a dry run, which forgets what was fixed before it looks for
+        memory (`ggml_backend_sched_reserve_size`, ggml-backend.cpp)."""
         g = Graph()
         g.offload = offload
-        b = GraphBuilder(self.hp, shape, g, layers, output_device)
+        b = GraphBuilder(self.hp, shape, g, layers, output_device, self._rope)
+        on_gpus = all(at != HOST for at in (output_device, *(at for _, at, _ in layers)))
+        b.keeps_norms = on_gpus and not self._as_dry_run
         x = self._builder.widened(b, self.tensors, self._output, self._embedded(b))
 
         def layer(il: int, x: Node) -> Node:
@@ -164,6 +175,7 @@ class ModelGraph:
 
         x = self._builder.run(b, x, layer)
         b.at(output_device)
+        b.keeps_norms = False
         x = normed = self._builder.head(b, self._output, x)
         if self.traits.logit_rows == "after_norm":
             x = b.output_rows(x)

@@ -58,7 +58,7 @@ def _gate(b: GraphBuilder, t: Tensors, name: str, x: Node) -> tuple[Node, Node]:
     of [n_embd x streams, n_tokens]."""
     g = b.g
     n, hc, n_tokens = x.shape
-    normed = g.view(g.over(g.over(x), weighted=True), n * hc, n_tokens)
+    normed = g.view(b.by(t, f"{name}_norm.weight", g.over(x)), n * hc, n_tokens)
     low = g.over(g.over(b.mm(t, f"{name}_down", normed)))
     return normed, b.mm(t, f"{name}_up", low)
 
@@ -192,17 +192,17 @@ def _with_ngrams(b: GraphBuilder, t: Tensors, ngrams: Node, x: Node) -> Node:
     n, hc, n_tokens = x.shape
     wide = n * hc
 
-    def normed(y: Node) -> Node:
+    def normed(of: str, y: Node) -> Node:
         """The streams, normed: [n_embd, streams, n_tokens], whatever the shape of y."""
-        return g.over(g.over(g.view(y, n, hc, n_tokens)), weighted=True)
+        return b.by(t, f"ple_norm_{of}.weight", g.over(g.view(y, n, hc, n_tokens)))
 
     key, value = b.mm(t, "ple_key", ngrams), b.mm(t, "ple_value", ngrams)
-    key, query = normed(key), normed(x)
+    key, query = normed("key", key), normed("query", x)
     score = g.over(g.new(1, hc, n_tokens, of=(g.over(key, query),)))
     size = g.over(g.over(g.over(score)))
     gate = g.over(g.over(g.over(score), size))
     gated = g.over(g.new(n, hc, n_tokens, of=(g.view(value, n, 1, n_tokens),)), gate)
-    flat = g.view(normed(g.view(gated, wide, n_tokens)), wide, n_tokens)
+    flat = g.view(normed("conv", g.view(gated, wide, n_tokens)), wide, n_tokens)
     taps = t["ple_conv1d.weight"].shape[0]
     history = b.hp.ngram_state // wide
     old = g.view(b.gather(b.hp.ngram_state), history, wide)

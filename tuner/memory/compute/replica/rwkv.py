@@ -28,9 +28,9 @@ def rwkv_layer(b: GraphBuilder, t: Tensors, x: Node, last: bool) -> Node:
     else:
         normed_2, before = g.view(normed_2, n, n_tokens), g.view(before, n, n_tokens)
     step = g.over(before, normed_2)
-    k = b.mm(t, "channel_mix_key", g.over(g.over(step, weighted=True), normed_2))
+    k = b.mm(t, "channel_mix_key", g.over(b.by(t, "channel_mix_lerp_k.weight", step), normed_2))
     if b.has(t, "channel_mix_receptance"):
-        r = g.over(g.over(step, weighted=True), normed_2)
+        r = g.over(b.by(t, "channel_mix_lerp_r.weight", step), normed_2)
         r = g.over(b.mm(t, "channel_mix_receptance", r))
         y = g.over(r, b.mm(t, "channel_mix_value", g.over(g.over(k))))
     else:
@@ -81,27 +81,28 @@ def _time_mix_7(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
     heads = n // head
     gated = b.has(t, "time_mix_g1")
     wide = g.new(n, n_tokens, 6 if gated else 5, of=(g.over(before, x),))
-    wide = g.over(g.over(wide, weighted=True), x)
+    wide = g.over(b.by(t, "time_mix_lerp_fused.weight", wide), x)
     xr, xw, xk, xv, xa, xg = (g.view(wide, n, n_tokens, contiguous=False) for _ in range(6))
     r = b.mm(t, "time_mix_receptance", xr)
-    w = g.over(_low_rank(b, t, ("time_mix_w1", "time_mix_w2"), xw, bent=True), weighted=True)
-    w = g.over(g.over(g.over(w)))
+    w = _low_rank(b, t, ("time_mix_w1", "time_mix_w2"), xw, bent=True)
+    w = g.over(g.over(g.over(b.by(t, "time_mix_w0.weight", w))))
     k = b.mm(t, "time_mix_key", xk)
     v = b.mm(t, "time_mix_value", xv)
     first = b.carried.setdefault(_FIRST_VALUE, v)
     if first is not v:
         away = g.over(first, v)
         part = _low_rank(b, t, ("time_mix_v1", "time_mix_v2"), xv, bent=False)
-        v = g.over(v, g.over(away, g.over(g.over(part, weighted=True))))
+        v = g.over(v, g.over(away, g.over(b.by(t, "time_mix_v0.weight", part))))
     a = _low_rank(b, t, ("time_mix_a1", "time_mix_a2"), xa, bent=False)
-    a = g.over(g.over(a, weighted=True))
-    kk = g.new(head, heads, n_tokens, of=(g.view(g.over(k, weighted=True), head, heads, n_tokens),))
-    ka = g.over(k, weighted=True)
+    a = g.over(b.by(t, "time_mix_a0.weight", a))
+    kk = g.view(b.by(t, "time_mix_k_k.weight", k), head, heads, n_tokens)
+    kk = g.new(head, heads, n_tokens, of=(kk,))
+    ka = b.by(t, "time_mix_k_a.weight", k)
     k = g.over(k, g.over(g.over(a, ka), ka))
     r, w, k, v, a = (g.view(y, head, heads, n_tokens) for y in (r, w, k, v, a))
     done = _run(b, (r, w, k, v, g.over(kk), g.over(kk, a)))
     y = _normed_heads(b, t, done)
-    rk = g.new(1, heads, n_tokens, of=(g.over(g.over(k, r), weighted=True),))
+    rk = g.new(1, heads, n_tokens, of=(b.by(t, "time_mix_r_k.weight", g.over(k, r)),))
     y = g.over(y, g.view(g.over(v, rk), n, n_tokens))
     if gated:
         y = g.over(y, _low_rank(b, t, ("time_mix_g1", "time_mix_g2"), xg, bent=True))
@@ -115,17 +116,19 @@ def _time_mix_6(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
     heads = n // head
     step = g.view(g.over(before, x), n, n_tokens)
     x = g.view(x, n, n_tokens)
-    low = g.over(b.mm(t, "time_mix_w1", g.over(g.over(step, weighted=True), x)))
+    low = g.over(b.mm(t, "time_mix_w1", g.over(b.by(t, "time_mix_lerp_x.weight", step), x)))
     rank = low.shape[0] // 5
     turned = g.new(rank, n_tokens, 5, of=(g.view(low, rank, n_tokens, 5, contiguous=False),))
-    wide = g.weighted((n, n_tokens, 5), (turned,), t["time_mix_w2.weight"].n_bytes)
+    wide = g.product((n, n_tokens, 5), (turned,), t["time_mix_w2.weight"].n_bytes)
     if b.has(t, "time_mix_lerp_fused"):
-        wide = g.over(g.over(g.over(wide, weighted=True), step), x)
+        wide = g.over(g.over(b.by(t, "time_mix_lerp_fused.weight", wide), step), x)
         parts = [g.view(wide, n, n_tokens, contiguous=False) for _ in range(5)]
     else:
         parts = [
-            g.over(g.over(g.over(g.view(wide, n, n_tokens), weighted=True), step), x)
-            for _ in range(5)
+            g.over(
+                g.over(b.by(t, f"time_mix_lerp_{of}.weight", g.view(wide, n, n_tokens)), step), x
+            )
+            for of in "wkvrg"
         ]
     xw, xk, xv, xr, xg = parts
     r, k, v = (
@@ -137,7 +140,8 @@ def _time_mix_6(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
         k, v = (g.new(n, n_tokens, of=(y,)) for y in (k, v))
     k, v, r = (g.view(y, head, heads, n_tokens) for y in (k, v, r))
     w = _low_rank(b, t, ("time_mix_decay_w1", "time_mix_decay_w2"), xw, bent=True)
-    w = g.view(g.over(g.over(g.over(g.over(w, weighted=True)))), head, heads, n_tokens)
+    w = g.over(g.over(g.over(b.by(t, "time_mix_decay.weight", w))))
+    w = g.view(w, head, heads, n_tokens)
     own_norm = b.has(t, "time_mix_first")
     if not own_norm:
         k = g.over(k, g.over(k, w))
@@ -161,4 +165,4 @@ def _normed_heads(b: GraphBuilder, t: Tensors, done: Node) -> Node:
     if not b.has(t, "time_mix_ln"):
         return g.view(done, n, n_tokens)
     y = g.view(g.new(n, n_tokens, of=(g.view(done, n, n_tokens),)), n, n_tokens)
-    return g.over(g.over(y, weighted=True), weighted=True)
+    return b.by(t, "time_mix_ln.bias", b.by(t, "time_mix_ln.weight", y))

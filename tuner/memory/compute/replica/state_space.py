@@ -34,12 +34,25 @@ def _conv(b: GraphBuilder, x: Node, channels: int, width: int, old: Node) -> Nod
     g = b.g
     columns = g.view(old, width - 1, channels, contiguous=False)
     turned = g.view(x, b.n_tokens, channels, contiguous=False)
-    joined = g.new(width - 1 + b.n_tokens, channels, of=(columns, turned))
-    kept = g.view(joined, width - 1, channels, contiguous=False)
+    length = width - 1 + b.n_tokens
+    joined = g.new(length, channels, of=(columns, turned))
+    kept = g.view(joined, width - 1, channels, contiguous=False, stride=length)
     if b.traits.copied_columns:
         kept = g.new(width - 1, channels, of=(kept,))
     g.expand(g.store(kept))
     return joined
+
+
+def _convolved(b: GraphBuilder, t: Tensors, name: str, joined: Node, channels: int) -> Node:
+    """The columns of `_conv` through the weight `name`, plus its bias where it has one, through a
+    function -> [channels, n_tokens]."""
+    y = b.g.weighed((channels, b.n_tokens), joined, weight=t[f"{name}.weight"].n_bytes)
+    return b.g.over(b.by(t, f"{name}.bias", y) if f"{name}.bias" in t else y)
+
+
+def _norm(t: Tensors, name: str) -> str:
+    """The name of a norm's weight, which some architectures have without an ending."""
+    return name if name in t else f"{name}.weight"
 
 
 def _part(b: GraphBuilder, x: Node, *shape: int) -> Node:
@@ -60,21 +73,24 @@ def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     z = _part(b, xz, s.inner, n_tokens)
     x = g.view(xz, s.inner, n_tokens, contiguous=False)
     joined = _conv(b, g.new(s.inner, n_tokens, of=(x,)) if turned else x, s.inner, s.conv, conv)
-    x = g.over(g.over(Node((s.inner, n_tokens), F32, (joined,), device=g.device), weighted=True))
+    x = _convolved(b, t, "ssm_conv1d", joined, s.inner)
     x_db = b.mm(t, "ssm_x", x)
     rank = t["ssm_dt.weight"].shape[0]
     dt = g.new(rank, n_tokens, of=(g.view(x_db, rank, n_tokens, contiguous=False),))
     low = [g.view(x_db, s.state, n_tokens, contiguous=False) for _ in range(2)]
     if b.has(t, "ssm_dt_norm"):
-        dt = g.over(dt, weighted=True)
-        low = [g.over(g.new(s.state, n_tokens, of=(v,)), weighted=True) for v in low]
+        dt = b.by(t, _norm(t, "ssm_dt_norm"), dt)
+        low = [
+            b.by(t, _norm(t, name), g.new(s.state, n_tokens, of=(v,)))
+            for name, v in zip(("ssm_b_norm", "ssm_c_norm"), low, strict=True)
+        ]
     dt = b.mm(t, "ssm_dt", dt)
     scan = g.new(
         s.inner * (n_tokens + s.state), of=(g.view(x, 1, s.inner, n_tokens), dt, *low, b.ids)
     )
     g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
     y = g.view(scan, s.inner, n_tokens, contiguous=False)
-    skipped = g.over(g.view(x, s.inner, n_tokens)) if turned else g.over(x, weighted=True)
+    skipped = g.over(g.view(x, s.inner, n_tokens)) if turned else b.by(t, "ssm_d", x)
     y = g.over(y, skipped)
     y = g.new(s.inner, n_tokens, of=(g.new(s.inner, n_tokens, of=(z,)), y))
     return g.view(b.mm(t, "ssm_out", y), b.hp.n_embd, n_tokens)
@@ -90,11 +106,9 @@ def _mamba2(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     z = _part(b, both, s.inner, n_tokens)
     dt = g.view(both, heads, n_tokens, contiguous=False)
     joined = _conv(b, g.view(both, channels, n_tokens, contiguous=False), channels, s.conv, conv)
-    mixed = g.over(
-        g.over(Node((channels, n_tokens), F32, (joined,), device=g.device), weighted=True)
-    )
+    mixed = _convolved(b, t, "ssm_conv1d", joined, channels)
     parts = [g.view(mixed, s.inner // heads, heads, n_tokens, contiguous=False) for _ in range(3)]
-    dt = g.over(g.new(heads, n_tokens, of=(dt,)), weighted=True)
+    dt = b.by(t, "ssm_dt.bias", g.new(heads, n_tokens, of=(dt,)))
     scan = g.new(s.inner * (n_tokens + s.state), of=(parts[0], dt, *parts[1:], b.ids))
     g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
     y = g.view(scan, s.inner // heads, heads, n_tokens, contiguous=False)
@@ -105,7 +119,7 @@ def _mamba2(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     )
     if b.has(t, "ssm_norm"):
         y = g.view(y, s.inner // max(1, s.groups), max(1, s.groups), n_tokens)
-        y = g.over(g.over(y), weighted=True)
+        y = b.by(t, "ssm_norm.weight", g.over(y))
     return b.mm(t, "ssm_out", g.view(y, s.inner, n_tokens))
 
 
@@ -136,10 +150,10 @@ def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     else:
         beta = g.new(values, n_tokens, of=(g.view(b.mm(t, "ssm_beta", x), values, n_tokens),))
         alpha = g.view(b.mm(t, "ssm_alpha", x), values, n_tokens)
-    gate = g.over(g.over(g.over(alpha, weighted=True)), weighted=True)
+    gate = b.by(t, "ssm_a", g.over(b.by(t, "ssm_dt.bias", alpha)))
     joined = _conv(b, mixed, channels, s.conv, b.gather(b.hp.state_r))
     state = b.gather(b.hp.state_s)
-    conv = g.over(Node((channels, n_tokens), F32, (joined,), device=g.device))
+    conv = _convolved(b, t, "ssm_conv1d", joined, channels)
     q, k = (
         g.new(dk, keys, n_tokens, of=(g.view(conv, dk, keys, n_tokens, contiguous=False),))
         for _ in range(2)
@@ -150,7 +164,7 @@ def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     done = g.new(s.inner * n_tokens + b.hp.state_s, of=(q, k, v, gate, beta, state))
     y = g.view(done, dv, values, n_tokens, contiguous=False)
     g.expand(g.store(g.view(done, b.hp.state_s)))
-    normed = g.over(g.new(dv, values, n_tokens, of=(y,)), weighted=True)
+    normed = b.by(t, "ssm_norm.weight", g.new(dv, values, n_tokens, of=(y,)))
     gated = g.new(dv, values, n_tokens, of=(g.view(z, dv, values, n_tokens),))
     y = g.over(normed, gated)
     return g.view(b.mm(t, "ssm_out", g.view(y, s.inner, n_tokens)), b.hp.n_embd, n_tokens)
@@ -164,12 +178,13 @@ def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     inner = head * heads
     old = b.gather(b.hp.state_r)
     parts = []
-    for name in ("attn_q", "attn_k", "attn_v"):
-        joined = _conv(b, b.mm(t, name, x), inner, s.conv, old)
-        conv = Node((inner, n_tokens), F32, (joined,), device=g.device)
+    for of in "qkv":
+        joined = _conv(b, b.mm(t, f"attn_{of}", x), inner, s.conv, old)
+        w = t[f"ssm_conv1d_{of}.weight"]
+        conv = g.weighed((inner, n_tokens), joined, weight=w.n_bytes)
         parts.append(g.view(g.over(g.view(conv, inner, n_tokens)), head, heads, n_tokens))
     gate = b.mm(t, "ssm_f_a", x)
-    gate = g.over(b.mm(t, "ssm_f_b", gate) if b.has(t, "ssm_f_b") else gate, weighted=True)
+    gate = b.by(t, "ssm_dt.bias", b.mm(t, "ssm_f_b", gate) if b.has(t, "ssm_f_b") else gate)
     gate = Node(
         (head, heads, n_tokens), F32, (g.view(gate, head, heads, n_tokens),), device=g.device
     )
@@ -182,7 +197,7 @@ def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     second = b.mm(t, "ssm_g_a" if b.has(t, "ssm_g_a") else "ssm_g", x)
     if b.has(t, "ssm_g_b"):
         second = b.mm(t, "ssm_g_b", second)
-    normed = g.over(g.over(g.view(y, head, heads, n_tokens)), weighted=True)
+    normed = b.by(t, "ssm_norm.weight", g.over(g.view(y, head, heads, n_tokens)))
     y = g.over(normed, g.new(head, heads, n_tokens, of=(g.view(second, head, heads, n_tokens),)))
     return b.mm(t, "attn_output", g.new(inner, n_tokens, of=(y,)))
 
@@ -196,5 +211,5 @@ def _short_conv(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     part, gate, value = (g.view(bcx, n, n_tokens, contiguous=False) for _ in range(3))
     product = g.new(n, n_tokens, of=(part, value))
     joined = _conv(b, product, n, width, b.gather(hp.state_r))
-    y = Node((n, n_tokens), F32, (joined,), device=g.device)
+    y = g.weighed((n, n_tokens), joined, weight=t["shortconv.conv.weight"].n_bytes)
     return b.mm(t, "shortconv.out_proj", g.over(y, gate))
