@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.planning.test_planner import law
+from tests.planning.test_solver import brute_force
 from tests.support.giants import GEMMA_27B, LLAMA_8B, giant, gpu, machine
 from tests.support.headers import made_up
 from tuner.memory.footprint import DeviceUse, Footprint
@@ -130,3 +131,23 @@ def test_less_of_a_window_is_kept_in_fewer_bytes() -> None:
     full = one(Settings(8192, n_gpu_layers=99))
     assert one(Settings(512, n_gpu_layers=99)) < full
     assert one(Settings(8192, "q8_0", "q8_0", n_gpu_layers=99)) < full
+
+
+@pytest.mark.parametrize(("mib", "kept"), [(45, False), (75, True)])
+def test_with_or_without_it_is_the_best_of_all_there_is(
+    tmp_path: Path, mib: int, kept: bool
+) -> None:
+    """Over every cell of a small grid: `mib` of RAM beside the weights."""
+    keys = {"context_length": 8192, "attention.sliding_window": 4096, "logit_scale": 0.25}
+    model = made_up(
+        tmp_path / "wide.gguf", "cohere2", keys, n_layer=4, n_embd=512, n_head=8, n_head_kv=8,
+        head=64, tied=True,
+    )  # fmt: skip
+    host = machine(ram=2).host
+    free = model.size_bytes + mib * MIB + host.reserve
+    solver = Solver(model, replace(machine(), host=replace(host, free=free)))
+    asked = Wishes(type_k="f16", type_v="f16")
+    found = solver.best(asked)
+    assert found is not None
+    assert found.score == pytest.approx(brute_force(solver, asked), abs=1e-9)
+    assert bool(found.footprint.host.checkpoint) == kept
