@@ -26,6 +26,7 @@ from tests.support.chat_fakes import (
 )
 from tests.support.explorers import explorer_of
 from tests.support.giants import LLAMA_8B, giant, gpu, machine
+from tui.answering.making_room import Summary
 from tui.answering.room import Situation, newest_that_fit, standing_in
 from tui.answering.view import View, cuts, prompt_of, view_of
 from tui.screens.chat import ChatScreen
@@ -120,6 +121,23 @@ def test_a_summary_stands_in_for_all_that_is_gone_with_the_users_own_words() -> 
     again = later.asked_for_summary(View(path[:6], path[6:], done.stands_in))
     assert [m.content for m in again[1:-1]] == [f"{done.stands_in}\n\ne", "f"]
     assert prompt_of(None, done)[0].content.endswith("\n\ne")
+
+
+@pytest.mark.parametrize(
+    ("levels", "now", "then"),
+    [((), "", ""), (("off", "on"), "on", "off"), (("low", "high"), "medium", "medium"),
+     (("low", "high"), "high", "low")],
+)  # fmt: skip
+def test_a_summary_is_not_thought_about_where_that_spares_reading(
+    levels: tuple[str, ...], now: str, then: str
+) -> None:
+    of = situation(*"abcdefgh", n_ctx=1600, think=now)
+    running = of.running
+    assert isinstance(running, FakeRunning)
+    running.think_levels = levels
+    path = of.view.messages
+    Summary(of, View(path[:4], path[4:])).generation.run()
+    assert running.thinks == [then]
 
 
 # ---------------------------------------------------------------- a larger context

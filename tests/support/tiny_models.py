@@ -27,6 +27,18 @@ def _row(name: str, *shape: int) -> Tensor:
     return Tensor(f"{name}.weight", shape)
 
 
+def plain(n_vocab: int) -> tuple[dict[str, Any], list[Tensor]]:
+    """A Llama: a cache that can be cut anywhere, and whose heads are rotated where it is
+    quantized."""
+    keys = {"general.architecture": "llama", "llama.attention.head_count": 1}
+    rows = [_row("token_embd", N_EMBD, n_vocab), _row("output_norm", N_EMBD)]
+    for b in (f"blk.{n}." for n in range(N_LAYER)):
+        rows += [_row(b + "attn_norm", N_EMBD), _row(b + "ffn_norm", N_EMBD)]
+        rows += [_row(b + f"attn_{what}", N_EMBD, N_EMBD) for what in ("q", "k", "v", "output")]
+        rows += [_row(b + f"ffn_{what}", N_EMBD, N_FF) for what in ("gate", "up", "down")]
+    return keys, rows
+
+
 def windowed(n_vocab: int) -> tuple[dict[str, Any], list[Tensor]]:
     """A Gemma 3, most of whose layers see the last 32 tokens."""
     keys = {"general.architecture": "gemma3", "gemma3.attention.sliding_window": WINDOW,
@@ -97,10 +109,10 @@ def model(path: Path, kind: Any) -> Path:
     n_vocab = words.pop("llama.vocab_size")
     keys, tensors = kind(n_vocab)
     arch = keys["general.architecture"]
-    keys |= {
+    keys = {f"{arch}.attention.head_count": 2} | keys | {
         f"{arch}.block_count": N_LAYER, f"{arch}.context_length": 4096,
         f"{arch}.embedding_length": N_EMBD, f"{arch}.feed_forward_length": N_FF,
-        f"{arch}.attention.head_count": 2, f"{arch}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{arch}.attention.layer_norm_rms_epsilon": 1e-5,
         f"{arch}.rope.freq_base": 1e4, f"{arch}.vocab_size": n_vocab,
         "tokenizer.chat_template": TEMPLATE, **words,
     }  # fmt: skip

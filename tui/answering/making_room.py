@@ -22,6 +22,9 @@ Made = tuple[
 ]  # the message that is to be saved, and what was done, in a sentence
 
 
+_OFF, _HIGH = "off", "high"  # of THINK_LEVELS
+
+
 class NoRoomError(KvchatError):
     """There is no room to be made in this way; `str()` says why."""
 
@@ -71,12 +74,16 @@ class Summary:
     """One that the model writes of what a cut takes away. `generation.run` belongs in a thread."""
 
     def __init__(self, situation: Situation, cut: View):
+        # How much it thinks is told at the beginning of a prompt: with another level, the model
+        # would read all of the conversation again. But the most of it may leave no summary.
         levels = situation.running.think_levels
+        least = levels[0] if levels else ""
+        stays = least != _OFF and situation.think != _HIGH
         self.generation = Generation(
             situation.running,
             situation.asked_for_summary(cut),
             situation.sampling_of_summary(),
-            think=levels[0] if levels else "",
+            think=situation.think if stays else least,
             rest_returns=True,
         )
         self.doing = ""  # how far it is, in words
