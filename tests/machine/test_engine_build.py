@@ -22,7 +22,13 @@ from tests.support.terminal import ROOT
 from tuner.engine.probe import EngineDevice
 from tuner.errors import EngineError
 from tuner.machine import measure
-from tuner.machine.engine_build import ask_engine, built_backends, devices_of, library_folder
+from tuner.machine.engine_build import (
+    ask_engine,
+    built_backends,
+    devices_of,
+    has_accelerator,
+    library_folder,
+)
 from tuner.units import GIB
 
 needs_rpc = pytest.mark.skipif(
@@ -210,3 +216,12 @@ def test_a_server_that_is_not_there_is_no_plan_without_it() -> None:
     """Whoever names one counts on it."""
     with pytest.raises(EngineError, match=r"no RPC server runs at 127\.0\.0\.1:9: the conn"):
         measure.measure(rpc_servers=["127.0.0.1:9"])
+
+
+@pytest.mark.parametrize(("library", "there"), [("ggml-blas", True), ("ggml-cuda", False)])
+def test_a_library_for_the_cpus_products_is_an_accelerator(
+    tmp_path: Path, library: str, there: bool
+) -> None:
+    (tmp_path / f"lib{library}.so.0").touch()
+    assert has_accelerator(tmp_path) == there
+    assert not has_accelerator(None)

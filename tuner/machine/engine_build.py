@@ -21,6 +21,7 @@ from tuner.machine.machine import Device
 from tuner.machine.rpc import SILENCE, gone, lost_text, rejected
 
 GPU, INTEGRATED_GPU = 1, 2  # enum ggml_backend_dev_type (ggml-backend.h)
+_ACCELERATORS = frozenset({"ggml-blas", "ggml-zdnn", "ggml-zendnn"})
 USUAL_WEIGHTS = GGML_NUMBERS["q4_K"]
 # What every backend multiplies: a server dies of what its own does not.
 TRIED_WEIGHTS = frozenset(
@@ -52,15 +53,26 @@ def library_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
 def built_backends(folder: Path | None) -> frozenset[str] | None:
     """The GPU backends that the engine in this folder was built with ("CUDA", "Metal", ...; "RPC"
     too). None where its files do not tell: no engine, or everything linked into one library."""
-    try:
-        names = [path.name for path in folder.iterdir()] if folder else []
-    except OSError:
-        return None
-    stems = {name.removeprefix("lib").split(".", 1)[0] for name in names}
+    stems = _libraries(folder)
     if not any(stem.startswith("ggml-") for stem in stems):
         return None
     rows = [row for row in BACKENDS.values() if row.library]
     return frozenset(row.name for row in rows if f"ggml-{row.library}" in stems)
+
+
+def has_accelerator(folder: Path | None) -> bool:
+    """Whether the engine in this folder computes some products of the CPU by another library: a
+    device of its own, of type ACCEL, and without events."""
+    return bool(_libraries(folder) & _ACCELERATORS)
+
+
+def _libraries(folder: Path | None) -> frozenset[str]:
+    """The names of the libraries in a folder, without what the system puts around them."""
+    try:
+        names = [path.name for path in folder.iterdir()] if folder else []
+    except OSError:
+        return frozenset()
+    return frozenset(name.removeprefix("lib").split(".", 1)[0] for name in names)
 
 
 def rebuild_command(name: str, platform: str = sys.platform) -> str:

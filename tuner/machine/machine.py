@@ -116,6 +116,9 @@ class Machine:
     notes: tuple[str, ...] = ()  # how it was measured, where that says something
     assumed: tuple[str, ...] = ()  # what was neither measured nor stated, in a few words each
     unusable: tuple[Device, ...] = ()  # GPUs with too little room to be of use
+    # Whether the engine has a device for some of the CPU's products (BLAS): then several GPUs are
+    # no pipeline (`llama_context`, src/llama-context.cpp).
+    accelerated: bool = False
     engine_version: str | None = None  # of the installed llama-cpp-python; None: none, or unknown
 
     @property

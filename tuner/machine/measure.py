@@ -86,6 +86,7 @@ def measure(
         host=device,
         processes=_processes((*gpus, *unusable), visible),
         physical_cores=host.usable_cores(state, root),
+        accelerated=engine_build.has_accelerator(folder),
         warnings=tuple(warnings),
         notes=tuple(notes),
         assumed=tuple(estimates.assumed((*gpus, device))),

@@ -59,3 +59,14 @@ def test_a_chat_reads_one_row_of_logits_where_the_head_is() -> None:
     use = Estimator(model, machine(1, "CUDA")).exact(settings).uses[0]
     rows = Estimator(model, machine(1, "CUDA"), n_outputs_max=32).exact(settings).uses[0]
     assert use.compute < head < rows.compute
+
+
+def test_an_accelerator_of_the_cpu_ends_the_pipeline() -> None:
+    """A device without events among the engine's (BLAS): inputs are not kept four times."""
+    model, settings = real_model(LLAMA_8B), Settings(8192, n_gpu_layers=99)
+    two = machine(2, "CUDA")
+    pipeline, plain = (
+        Estimator(model, where).exact(settings).uses
+        for where in (two, replace(two, accelerated=True))
+    )
+    assert all(a.compute > b.compute for a, b in zip(pipeline, plain, strict=True))

@@ -74,7 +74,8 @@ class ComputeSizes:
         )
         self.offload = next(borrowers, NOBODY)
         self._scratch = next((row.attention_scratch for row in rows if row.attention_scratch), "")
-        self._pipelines = len(rows) > 1 and all(row.pipeline for row in rows)
+        events = all(row.pipeline for row in rows) and not machine.accelerated
+        self._pipelines = len(rows) > 1 and events
         self._n_gpus = len(machine.gpus)
         self._rotation = rotation(self._hp)
         self._recurrent = any(self._hp.recurrent)
