@@ -69,4 +69,4 @@ def test_an_accelerator_of_the_cpu_ends_the_pipeline() -> None:
         Estimator(model, where).exact(settings).uses
         for where in (two, replace(two, accelerated=True))
     )
-    assert all(a.compute > b.compute for a, b in zip(pipeline, plain, strict=True))
+    assert sum(use.compute for use in pipeline) > 1.3 * sum(use.compute for use in plain)

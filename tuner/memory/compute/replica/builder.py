@@ -132,9 +132,11 @@ class GraphBuilder:
         x: [n_in, ...] -> [n_out, ...]."""
         w = t[f"{name}.weight"]
         y = self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, w.n_bytes)
-        if self.cache_device >= 0 and name in _ATTENDING and f"{name}.scale" in t:
-            # a layer that runs another's weights still has scales of its own
-            y = self.g.over(y, weight=t[f"{name}.scale"].n_bytes, device=self.cache_device)
+        if f"{name}.scale" in t:
+            # a layer that runs another's weights still has scales of its own for attention
+            own = self.cache_device if name in _ATTENDING else -1
+            device = own if own >= 0 else None
+            y = self.g.over(y, weight=t[f"{name}.scale"].n_bytes, device=device)
         return self.by(t, f"{name}.bias", y) if f"{name}.bias" in t else y
 
     def by(self, t: Tensors, name: str, x: Node) -> Node:

@@ -50,6 +50,12 @@ def _convolved(b: GraphBuilder, t: Tensors, name: str, joined: Node, channels: i
     return b.g.over(b.by(t, f"{name}.bias", y) if f"{name}.bias" in t else y)
 
 
+def _scan(b: GraphBuilder, t: Tensors, *of: Node) -> Node:
+    """The recurrence: what it makes of the tokens, then the new state (`ggml_ssm_scan`)."""
+    size = b.hp.ssm.inner * (b.n_tokens + b.hp.ssm.state)
+    return b.g.weighed((size,), *of, b.ids, weight=t["ssm_a"].n_bytes)
+
+
 def _norm(t: Tensors, name: str) -> str:
     """The name of a norm's weight, which some architectures have without an ending."""
     return name if name in t else f"{name}.weight"
@@ -77,7 +83,8 @@ def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     x_db = b.mm(t, "ssm_x", x)
     rank = t["ssm_dt.weight"].shape[0]
     dt = g.new(rank, n_tokens, of=(g.view(x_db, rank, n_tokens, contiguous=False),))
-    low = [g.view(x_db, s.state, n_tokens, contiguous=False) for _ in range(2)]
+    row = x_db.shape[0]
+    low = [g.view(x_db, s.state, n_tokens, contiguous=False, stride=row) for _ in range(2)]
     if b.has(t, "ssm_dt_norm"):
         dt = b.by(t, _norm(t, "ssm_dt_norm"), dt)
         low = [
@@ -85,9 +92,7 @@ def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
             for name, v in zip(("ssm_b_norm", "ssm_c_norm"), low, strict=True)
         ]
     dt = b.mm(t, "ssm_dt", dt)
-    scan = g.new(
-        s.inner * (n_tokens + s.state), of=(g.view(x, 1, s.inner, n_tokens), dt, *low, b.ids)
-    )
+    scan = _scan(b, t, g.view(x, 1, s.inner, n_tokens), dt, *low)
     g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
     y = g.view(scan, s.inner, n_tokens, contiguous=False)
     skipped = g.over(g.view(x, s.inner, n_tokens)) if turned else b.by(t, "ssm_d", x)
@@ -107,13 +112,15 @@ def _mamba2(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     dt = g.view(both, heads, n_tokens, contiguous=False)
     joined = _conv(b, g.view(both, channels, n_tokens, contiguous=False), channels, s.conv, conv)
     mixed = _convolved(b, t, "ssm_conv1d", joined, channels)
-    parts = [g.view(mixed, s.inner // heads, heads, n_tokens, contiguous=False) for _ in range(3)]
+    inner, *low = (
+        g.view(mixed, of, groups, n_tokens, contiguous=False, stride=channels)
+        for of, groups in ((s.inner // heads, heads), *[(s.state, s.groups)] * 2)
+    )
     dt = b.by(t, "ssm_dt.bias", g.new(heads, n_tokens, of=(dt,)))
-    scan = g.new(s.inner * (n_tokens + s.state), of=(parts[0], dt, *parts[1:], b.ids))
+    scan = _scan(b, t, inner, dt, *low)
     g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
     y = g.view(scan, s.inner // heads, heads, n_tokens, contiguous=False)
-    scaled = Node(parts[0].shape, F32, (parts[0],), device=g.device)
-    y = g.over(y, scaled)
+    y = g.over(y, g.weighed(inner.shape, inner, weight=t["ssm_d"].n_bytes))
     y = g.new(
         s.inner // heads, heads, n_tokens, of=(g.new(s.inner // heads, heads, n_tokens, of=(z,)), y)
     )
