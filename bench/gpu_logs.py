@@ -24,13 +24,13 @@ import tarfile
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from bench.memory_accuracy import COMPUTE_BYTES, COMPUTE_SHARE, stretched
 from tuner.errors import KvchatError
-from tuner.gguf.header import read_header
+from tuner.gguf.header import TensorInfo, read_header
 from tuner.json_values import from_json, one_of, within
 from tuner.machine.backends import BACKENDS, backend, of_engine
 from tuner.machine.machine import Device, Machine
@@ -49,6 +49,10 @@ _QUANTITIES = {  # of a log's kinds: which of a `DeviceUse`, and how the table c
     "kv": ("kv_cache", "KV"),
     "rs": ("recurrent_state", "states"),
     "compute": ("compute", "compute"),
+}
+_ROPE_FACTORS = {
+    **{f"Llama-3.{minor}-": ("rope_freqs",) for minor in (1, 2, 3)},
+    "phi-3.5-": ("rope_factors_long", "rope_factors_short"),
 }
 _CacheType = Annotated[str, one_of(*CACHE_TYPES)]
 
@@ -230,7 +234,10 @@ class Comparison:
             n_cpu_moe=s.n_cpu_moe, n_ubatch=s.ub, flash_attn=s.fa,
             tensor_split=split if len(where.gpus) > 1 else (), use_extra_bufts=False,
         )  # fmt: skip
-        footprint = Estimator(model, where, n_outputs_max=s.n_out).exact(settings)
+        # a program has a row of logits for each slot, and `rs_cells` are states of all slots
+        kept = case.rs_cells // (s.n_out or 1) - 1 if case.rs_cells % (s.n_out or 1) == 0 else 0
+        estimator = Estimator(model, where, n_outputs_max=s.n_out, n_rs_seq=kept)
+        footprint = estimator.exact(settings)
         uses = {use.device: use for use in footprint.uses}
         return list(self._figures(case, name, known, uses))
 
@@ -261,8 +268,20 @@ class Comparison:
         if header not in self._models:
             if header not in self._files:
                 raise NotComparableError(f"there is no header {header}")
-            self._models[header] = describe(read_header(self._files[header]))
+            self._models[header] = completed(header, describe(read_header(self._files[header])))
         return self._models[header]
+
+
+def completed(name: str, model: Model) -> Model:
+    """The model with the factors of its rotation, which headers made from the shapes of matrices
+    leave out, though every file of these models has them: a few bytes that stay amid the copies of
+    a cache on a GPU, where they may cost a hole of many MiB."""
+    factors = next((f for start, f in _ROPE_FACTORS.items() if name.startswith(start)), ())
+    if not factors or model.tensors.rope:
+        return model
+    n = model.hparams.head_k[0] // 2
+    rope = tuple(TensorInfo(f"{name}.weight", (n,), 0, 0, 4 * n) for name in factors)
+    return replace(model, tensors=replace(model.tensors, rope=rope))
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:

@@ -39,13 +39,15 @@ class Estimator:
         extra: Sequence[Footprint] = (),
         *,
         n_outputs_max: int = 1,
+        n_rs_seq: int = 0,
         as_dry_run: bool = False,
     ):
         """`extra`: what lives beside the model, each device's bytes by kind (a projector, a draft
         model); every answer has them included. `n_outputs_max`: the rows of logits that a graph
         has room for. A chat needs one; other programs take one per slot, or 0: as many as tokens
-        are computed at once. `as_dry_run`: what the engine says without allocating, which differs
-        where several GPUs hold all layers (`ModelGraph.build`).
+        are computed at once. `n_rs_seq`: recurrent states kept beside the last, to go back to, for
+        which only the graph has room here; a chat keeps none. `as_dry_run`: what the engine says
+        without allocating, which differs where several GPUs hold all layers (`ModelGraph.build`).
 
         Raises ValueError where an extra has bytes on a device that the machine has not.
         """
@@ -68,7 +70,12 @@ class Estimator:
         self._checkpoints = CheckpointSizes(model.hparams)
         self.counts_checkpoint = self._checkpoints.needed
         self.compute = ComputeSizes(
-            model, machine, self.cache, n_outputs_max=n_outputs_max, as_dry_run=as_dry_run
+            model,
+            machine,
+            self.cache,
+            n_outputs_max=n_outputs_max,
+            n_rs_seq=n_rs_seq,
+            as_dry_run=as_dry_run,
         )
         self._placements: dict[tuple[int, int, tuple[float, ...]], Placement] = {}
         self._nothing = (0,) * len(self._ids)

@@ -58,11 +58,13 @@ class ComputeSizes:
         cache: CacheSizes,
         *,
         n_outputs_max: int = 1,
+        n_rs_seq: int = 0,
         as_dry_run: bool = False,
     ):
         """`n_outputs_max`: rows of logits, 0 for as many as tokens are computed at once;
-        `as_dry_run`: as the engine has them without allocating."""
-        self._n_outputs_max = n_outputs_max
+        `n_rs_seq`: recurrent states kept beside the last; `as_dry_run`: as the engine has them
+        without allocating."""
+        self._n_outputs_max, self._n_rs_seq = n_outputs_max, n_rs_seq
         self._model = model
         self._hp = model.hparams
         self.graph = ModelGraph(model, as_dry_run=as_dry_run)
@@ -269,6 +271,7 @@ class ComputeSizes:
             f16_v=v.name == "f16" or self._scratch != "CUDA",
             k_cached=k.bits / 8 if hp.row.memory == "compressed" else 0.0,
             n_outputs=min(n_tokens, self._n_outputs_max or n_tokens),
+            n_rs_seq=self._n_rs_seq,
         )
 
     def _opened(

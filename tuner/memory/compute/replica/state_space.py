@@ -28,18 +28,22 @@ def mixer(b: GraphBuilder, t: Tensors, x: Node) -> Node | None:
     return None
 
 
-def _conv(b: GraphBuilder, x: Node, channels: int, width: int, old: Node) -> Node:
-    """x, [channels, n_tokens], behind the last columns of before; the new last columns are stored
-    (`build_conv_state`) -> [width - 1 + n_tokens, channels]."""
+def _conv(
+    b: GraphBuilder, x: Node, channels: int, width: int, old: Node, *, times: int = 1
+) -> Node:
+    """x, [channels, n_tokens], behind the last columns of before; the new last columns are stored,
+    several `times` where those of earlier tokens are kept (`build_conv_state`)
+    -> [width - 1 + n_tokens, channels]."""
     g = b.g
     columns = g.view(old, width - 1, channels, contiguous=False)
     turned = g.view(x, b.n_tokens, channels, contiguous=False)
     length = width - 1 + b.n_tokens
     joined = g.new(length, channels, of=(columns, turned))
-    kept = g.view(joined, width - 1, channels, contiguous=False, stride=length)
-    if b.traits.copied_columns:
-        kept = g.new(width - 1, channels, of=(kept,))
-    g.expand(g.store(kept))
+    for _ in range(times):
+        kept = g.view(joined, width - 1, channels, contiguous=False, stride=length)
+        if b.traits.copied_columns:
+            kept = g.new(width - 1, channels, of=(kept,))
+        g.expand(g.store(kept))
     return joined
 
 
@@ -158,7 +162,8 @@ def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
         beta = g.new(values, n_tokens, of=(g.view(b.mm(t, "ssm_beta", x), values, n_tokens),))
         alpha = g.view(b.mm(t, "ssm_alpha", x), values, n_tokens)
     gate = b.by(t, "ssm_a", g.over(b.by(t, "ssm_dt.bias", alpha)))
-    joined = _conv(b, mixed, channels, s.conv, b.gather(b.hp.state_r))
+    states = 1 + b.shape.n_rs_seq
+    joined = _conv(b, mixed, channels, s.conv, b.gather(b.hp.state_r), times=states)
     state = b.gather(b.hp.state_s)
     conv = _convolved(b, t, "ssm_conv1d", joined, channels)
     q, k = (
@@ -168,9 +173,9 @@ def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     v = g.view(conv, dv, values, n_tokens, contiguous=False)
     if keys != values and b.traits.repeated_keys:
         q, k = (g.new(dk, values, n_tokens, of=(g.view(n, dk, 1, keys, n_tokens),)) for n in (q, k))
-    done = g.new(s.inner * n_tokens + b.hp.state_s, of=(q, k, v, gate, beta, state))
+    done = g.new(s.inner * n_tokens + states * b.hp.state_s, of=(q, k, v, gate, beta, state))
     y = g.view(done, dv, values, n_tokens, contiguous=False)
-    g.expand(g.store(g.view(done, b.hp.state_s)))
+    g.expand(g.store(g.view(done, states * b.hp.state_s)))
     normed = b.by(t, "ssm_norm.weight", g.new(dv, values, n_tokens, of=(y,)))
     gated = g.new(dv, values, n_tokens, of=(g.view(z, dv, values, n_tokens),))
     y = g.over(normed, gated)
