@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.tiny_models import hybrid, model, recurrent, windowed
-from tuner.demo import demo_model_path
+from tests.support.tiny_models import hybrid, model, plain, recurrent, windowed
 from tuner.engine.client import EngineClient
 from tuner.engine.protocol import (
     Done,
@@ -68,7 +67,7 @@ def test_after_a_long_answer_that_is_left_out(
 
 
 MOVES: list[tuple[Any, int]] = [
-    (None, 2),
+    (plain, 32),
     (windowed, 32),
     (hybrid, 32),
     (recurrent, 32),
@@ -76,7 +75,7 @@ MOVES: list[tuple[Any, int]] = [
 
 
 def path_of(tmp_path: Path, kind: Any) -> str:
-    return str(model(tmp_path / "model.gguf", kind) if kind else demo_model_path())
+    return str(model(tmp_path / "model.gguf", kind))
 
 
 def first_load(path: str) -> Load:
@@ -103,7 +102,7 @@ def test_a_state_that_was_saved_is_gone_on_with_by_another_process(
         restored = client.restore_state(state)
         assert (restored.why, restored.n_tokens) == ("", saved.n_tokens)
         again, then = said(client, LATER, n)
-        assert then.n_reused == then.n_prompt - 1 or kind is not None
+        assert then.n_reused == then.n_prompt - 1 or kind is not plain
         assert then.n_prompt - then.n_reused <= 16
         if settings is load.settings:
             assert again == expected
@@ -163,7 +162,7 @@ def test_a_cache_changes_its_shape_while_the_weights_stay(
 
 
 @pytest.mark.parametrize(
-    ("kind", "types"), [(None, "f16"), (None, "q8_0"), (windowed, "q8_0"), (hybrid, "f16")]
+    ("kind", "types"), [(plain, "f16"), (plain, "q8_0"), (windowed, "q8_0"), (hybrid, "f16")]
 )
 def test_turns_go_without_reading_the_others_again(
     client: EngineClient, tmp_path: Path, kind: Any, types: str
@@ -174,10 +173,8 @@ def test_turns_go_without_reading_the_others_again(
     load = first_load(path_of(tmp_path, kind))
     settings = replace(load.settings, n_ctx=1024, type_k=types, type_v=types)
     list(client.load(replace(load, settings=settings)))
-    system, text = Message("system", "You are short."), "The fox jumps over the dog. " * 8
+    system, text = Message("system", "You are short."), "The fox jumps over the dog. " * 4
     turns = [Message("user" if n % 2 == 0 else "assistant", f"{n}: {text}") for n in range(5)]
-    if kind is not None:  # each of its tokens is one character
-        turns = [replace(turn, content=turn.content[:120]) for turn in turns]
 
     def ask(*messages: Message, seed: int | None = None, **more: Any) -> Done:
         sampling = Sampling(temperature=0, max_tokens=4, seed=seed)
@@ -191,23 +188,23 @@ def test_turns_go_without_reading_the_others_again(
     ask(*turns[:3])
     ask(*turns)
     done = ask(*turns[2:], may_move=True)
-    assert (n_read(done) <= 16) is (kind is None) is (not done.read_again)
+    assert (n_read(done) <= 16) is (kind is plain) is (not done.read_again)
     ask(*turns)
-    assert (n_read(ask(*turns[2:], may_move=True, seed=1)) > 100) is (kind is None)
+    assert (n_read(ask(*turns[2:], may_move=True, seed=1)) > 100) is (kind is plain)
     ask(*turns)
     ask(*turns[:2], Message("user", "Sum this up."), rest_returns=True)
     first = replace(turns[2], content=f"In short: a fox.\n\n{turns[2].content}")
     done = ask(first, *turns[3:], may_move=True)
-    assert (n_read(done) <= 32) is (kind is None)
+    assert (n_read(done) <= 32) is (kind is plain)
     edited = replace(turns[4], content=f"Now {turns[4].content}")
-    assert kind is not None or n_read(ask(first, turns[3], edited, may_move=True)) > 50
+    assert kind is not plain or n_read(ask(first, turns[3], edited, may_move=True)) > 50
     ask(first, *turns[3:])
     *_, reshaped = client.reshape(Reshape(replace(settings, type_k="q5_0"), 1 << 28))
     assert isinstance(reshaped, Loaded)
     assert (reshaped.not_moved, reshaped.n_moved) == ("", done.n_ctx_used)
 
 
-@pytest.mark.parametrize("kind", [None, windowed, hybrid])
+@pytest.mark.parametrize("kind", [plain, windowed, hybrid])
 def test_what_was_set_aside_outlives_another_cache(
     client: EngineClient, tmp_path: Path, kind: Any
 ) -> None:
@@ -217,13 +214,10 @@ def test_what_was_set_aside_outlives_another_cache(
     load = replace(load, settings=replace(load.settings, n_ctx=1024))
     other = replace(load.settings, type_k="q8_0", type_v="q8_0")
     list(client.load(load))
-    n_times = 40 if kind is None else 8
-    one, two = (
-        Message("user", f"The dog jumps over the {who}. " * n_times) for who in ("fox", "cat")
-    )
+    one, two = (Message("user", f"The dog jumps over the {who}. " * 8) for who in ("fox", "cat"))
 
     def n_read(message: Message, seed: int | None = None) -> int:
-        sampling = Sampling(temperature=0, max_tokens=30 if kind else 1, seed=seed)
+        sampling = Sampling(temperature=0, max_tokens=30, seed=seed)
         done = [*client.generate(Generate((message,), sampling))][-1]
         assert isinstance(done, Done)
         return done.n_prompt - done.n_reused
