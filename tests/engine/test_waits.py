@@ -194,6 +194,16 @@ def test_an_abandoned_answer_that_hears_no_stop(start: Start) -> None:
         client.count_tokens(ASK.messages)
 
 
+def test_a_state_that_is_written_is_waited_for(start: Start, tmp_path: Path) -> None:
+    """A disk may be slow, and the engine writes in one piece: a stop ends no process for that."""
+    client = loaded(start(save_seconds=1.2))
+    threading.Timer(0.1, client.stop).start()
+    began = time.monotonic()
+    assert client.save_state(tmp_path / "c.state", 1 << 20).n_bytes
+    assert time.monotonic() - began > QUICK.stop
+    assert client.alive
+
+
 def test_close_while_stopped(start: Start) -> None:
     client = loaded(start())
     freeze(client)

@@ -11,6 +11,7 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
                      last message's content (default: "Hello, **world**.")
     chunk            characters per Text event, each counted as one token (default 4)
     delay            seconds between Text events (default 0.01)
+    save_seconds     how long a state takes to be written
     load_seconds     how long a load, or a change of the cache, takes, in ten Progress steps
                      (default 0)
     fail_load        "KIND:MESSAGE": the load ends in Failed
@@ -304,6 +305,7 @@ class _Script:
             case Generate():
                 self.generate(request)
             case SaveState():
+                time.sleep(self.options.save_seconds)  # and hears nothing
                 Path(request.path).write_text(str(self.cached))
                 self.send(StateSaved(self.cached, 4096, 0.0))
             case RestoreState():
@@ -323,6 +325,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=4)
     parser.add_argument("--delay", type=float, default=0.01)
     parser.add_argument("--load-seconds", type=float, default=0.0)
+    parser.add_argument("--save-seconds", type=float, default=0.0)
     parser.add_argument("--fail-load", default="")
     parser.add_argument("--fail-generate", default="")
     parser.add_argument("--die-in", default="", choices=["", "load", "generate", "extra_bufts"])
