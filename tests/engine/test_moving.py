@@ -31,6 +31,7 @@ from tuner.engine.moving import NO_ROOM, Mover, pair_of
 from tuner.engine.planned_file import PlannedFile
 from tuner.engine.protocol import Event, Generate, Load, Message, Reshape, Sampling
 from tuner.engine.sequence_state import Pair, StateError, caches_of, rotated
+from tuner.engine.turned_keys import turns_quantized_keys
 from tuner.engine.voice import Voice
 from tuner.settings import Settings
 
@@ -220,10 +221,28 @@ def test_keys_that_moved_are_those_of_where_they_are(types: str) -> None:
 
 
 def test_keys_that_cannot_be_turned_stay(native: NativeModel) -> None:
-    """Too short to be rotated: the engine's process would end."""
+    """These are too short to be rotated: the engine's process would end."""
     for settings, moves in ((F16, True), (replace(F16, type_v="q8_0"), True), (Q8_0, False)):
         with closing(Context(native, settings, 1, log())) as context:
             assert context.moves is moves
+
+
+@pytest.mark.parametrize(
+    ("file", "turn"),
+    [
+        ({"embedding_length": 4096, "attention.head_count": 32}, True),  # Llama 3
+        ({"attention.key_length": 128, "rope.dimension_count": 64}, False),  # GLM-4.5
+        ({"embedding_length": 3072, "attention.head_count": 32}, False),  # Phi-3
+        ({"attention.key_length": 576, "rope.dimension_count": 64,
+          "attention.kv_lora_rank": 512}, False),  # DeepSeek
+        ({"attention.key_length": 256, "attention.key_length_swa": 128}, False),
+        ({"attention.key_length": 192, "rope.dimension_count": 128}, True),  # in runs of 64
+    ],
+)  # fmt: skip
+def test_which_quantized_keys_turn(file: dict[str, int], turn: bool) -> None:
+    read = {"attention.head_count": 8, **file}
+    assert turns_quantized_keys(lambda key: read.get(key, 0), {}) is turn
+    assert not turns_quantized_keys(lambda key: read.get(key, 0), {"LLAMA_ATTN_ROT_DISABLE": "1"})
 
 
 def test_files_that_say_the_same_of_themselves_are_told_apart(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tuner.engine.libraries import GgmlLibraries
 from tuner.engine.log_lines import failure_reason, parse_buffers
 from tuner.engine.probe import engine_folder
 from tuner.engine.special_tokens import ends_by_text, stated
+from tuner.engine.turned_keys import turns_quantized_keys
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer
 from tuner.model.tensors import EXPERT_TENSORS
@@ -40,8 +41,6 @@ _NO_VOCABULARY = 0  # LLAMA_VOCAB_TYPE_NONE
 # whatever `n_seq_max` is, which bounds only what is decoded and saved; no memory is for any of them
 # where the cache is one for all.
 _ASIDE = 1
-
-_LEAST_RUN = 64  # elements of a key that are rotated together (`attn_rot_k`, llama-kv-cache.cpp)
 
 # llama_decode (llama.h), and what llama_context::decode makes of GGML_STATUS_ALLOC_FAILED.
 DECODE_OK, DECODE_NO_SLOT, DECODE_ABORTED = 0, 1, 2
@@ -250,22 +249,14 @@ class NativeModel:
 
     @cached_property
     def turns_quantized_keys(self) -> bool:
-        """Whether the engine can turn the keys of a quantized cache. It takes them to be rotated in
-        runs that the part that is turned has whole, and does not look (`build_rope_shift`,
-        src/llama-kv-cache.cpp): of others its process dies."""
+        """Whether the engine can turn those of a cache of this model."""
         arch = self.metadata("general.architecture") or ""
 
         def number(key: str) -> int:
             value = self.metadata(f"{arch}.{key}") or ""
             return int(value) if value.isdecimal() else 0
 
-        n_head, embedding = number("attention.head_count"), number("embedding_length")
-        n_key = number("attention.key_length") or (embedding // n_head if n_head else 0)
-        n_turned = number("rope.dimension_count") or n_key
-        run = n_key & -n_key  # the largest power of 2 in it
-        alike = number("attention.key_length_swa") in {0, n_key}
-        rotates = run >= _LEAST_RUN and alike and not os.environ.get("LLAMA_ATTN_ROT_DISABLE")
-        return rotates and n_turned % run == 0
+        return turns_quantized_keys(number)
 
     @cached_property
     def suppressed(self) -> tuple[int, ...]:
