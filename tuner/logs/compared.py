@@ -291,7 +291,8 @@ class _Comparison:
         return n_outputs, tried[n_outputs]
 
     def _predicted(self, settings: Settings, n_outputs: int) -> Footprint:
-        estimator = Estimator(self._model, self._machine, n_outputs_max=n_outputs)
+        kept = max(1, self._stated.n_states // self._slots) - 1  # beside the last, of each slot
+        estimator = Estimator(self._model, self._machine, n_outputs_max=n_outputs, n_rs_seq=kept)
         found = estimator.exact(settings)
         names = [s.device for s in self._load.sizes if s.kind == "weights"]
         if any(is_mapped(name) and on_host(name) for name in names):
