@@ -36,7 +36,7 @@ def test_a_backend_of_which_nothing_is_known_is_plain() -> None:
     assert backend("of tomorrow") == of_engine("of tomorrow") == Backend("of tomorrow")
     assert not backend("of tomorrow").converts_cache("q4_0", "iq4_nl")
     assert not backend("of tomorrow").slow_prompts("q4_0", "iq4_nl")
-    assert backend("of tomorrow").has_kernel_for_heads(33, 7)
+    assert backend("of tomorrow").has_kernel_for_heads(33, 7, 3)
 
 
 def test_rows_are_padded_where_the_row_says_so_whatever_the_alignment() -> None:

@@ -47,6 +47,24 @@ _CUDA_HEADS = frozenset({64, 128, 256})  # FATTN_VEC_CASES_ALL_D
 _VOLTA_GROUP, _ADA_GROUP = 2, 4  # heads of Q per head of K that the kernel of one token takes there
 
 
+def any_group(_head: int, _group: int) -> bool:
+    """Of any number of heads of Q for each head of K."""
+    return True
+
+
+def cuda_fits_group(head: int, group: int) -> bool:
+    """Whether a kernel for key heads of this size takes so many heads of Q for each of K
+    (`ggml_cuda_get_best_fattn_kernel`, ggml-cuda/fattn.cu)."""
+    match head:
+        case 192:
+            return group % 8 == 0
+        case 320:
+            return group % 32 == 0
+        case 512 | 576:
+            return group > 1
+    return True
+
+
 def cuda_copies(read: CacheRead) -> bool:
     """`ggml_cuda_get_best_fattn_kernel` for one token, and `ggml_cuda_flash_attn_ext_vec`
     (ggml-cuda/fattn.cu). The kernels of many tokens (MMA, tile) read f16 alone, whatever the

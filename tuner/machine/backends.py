@@ -7,7 +7,7 @@ a row leaves out is what a backend of which nothing is known is taken for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -15,8 +15,10 @@ from tuner.gguf.types import GGML_TYPES
 from tuner.machine.attention import (
     CacheRead,
     Rule,
+    any_group,
     cpu_slows_prompts,
     cuda_copies,
+    cuda_fits_group,
     never,
     opencl_copies,
     sycl_copies,
@@ -88,6 +90,7 @@ class Backend:
     # Fused attention. Where a kernel is missing, the CPU computes attention instead.
     head_sizes: frozenset[int] | None = None  # of K and V with a kernel; None: all
     unequal_heads: frozenset[tuple[int, int]] | None = None  # (K, V) with one; None: as K alone
+    fits_group: Callable[[int, int], bool] = any_group  # size of K, heads of Q for each of K
     types_without_kernel: frozenset[str] = frozenset()
     equal_types_only: bool = False
     types_alone: frozenset[str] = frozenset()  # with a kernel where K and V both have it
@@ -101,8 +104,11 @@ class Backend:
         known = capability or (7, 0)
         return next(size for least, size in self.overheads if known >= least)
 
-    def has_kernel_for_heads(self, k: int, v: int) -> bool:
-        """Whether attention over heads of these sizes runs fused on it."""
+    def has_kernel_for_heads(self, k: int, v: int, group: int) -> bool:
+        """Whether attention over heads of these sizes, `group` of Q for each of K, runs fused on
+        it."""
+        if not self.fits_group(k, group):
+            return False
         if k != v and self.unequal_heads is not None:
             return (k, v) in self.unequal_heads
         return self.head_sizes is None or k in self.head_sizes
@@ -141,6 +147,7 @@ _CUDA = Backend(
     overheads=(((9, 0), 600 * MIB), ((7, 0), 400 * MIB), ((0, 0), 200 * MIB)),
     head_sizes=frozenset({40, 64, 72, 80, 96, 112, 128, 256, 512}),
     unequal_heads=frozenset({(192, 128), (320, 256), (576, 512)}),
+    fits_group=cuda_fits_group,
     types_without_kernel=frozenset({"iq4_nl"}),
     copies_cache=cuda_copies,
     seconds_per_tensor=5e-6,

@@ -86,6 +86,10 @@ class HParams:
         """Whether one cached row serves as a key and as a value."""
         return self.mla or self.row.memory == "compressed"
 
+    def group(self, il: int) -> int:
+        """Heads of Q for each head of K in a layer."""
+        return self.n_head[il] // max(1, self.n_head_kv[il])
+
     @property
     def k_row(self) -> tuple[int, ...]:
         """`n_embd_k_gqa`: key elements per token."""

@@ -106,9 +106,7 @@ def converts_cache(model: Model, type_k: str, type_v: str, machine: Machine) -> 
 def _heads(hp: HParams) -> tuple[tuple[int, int], ...]:
     """Of the layers with a cache: elements of a key head, and heads of Q for each of K."""
     layers = dict.fromkeys(row.layer for row in cache_layout(hp).rows)
-    return tuple(
-        dict.fromkeys((hp.head_k[il], hp.n_head[il] // max(1, hp.n_head_kv[il])) for il in layers)
-    )
+    return tuple(dict.fromkeys((hp.head_k[il], hp.group(il)) for il in layers))
 
 
 def slow_attention(model: Model, settings: Settings, machine: Machine) -> Device | None:
@@ -175,10 +173,11 @@ def _copied(model: Model, settings: Settings, slow: Device, machine: Machine) ->
 def _odd_heads(model: Model, machine: Machine) -> str:
     """Head sizes for which a backend has no fused kernel, so that attention runs on the CPU."""
     hp = model.hparams
-    heads = dict.fromkeys((hp.head_k[r.layer], hp.head_v[r.layer]) for r in cache_layout(hp).rows)
+    layers = dict.fromkeys(row.layer for row in cache_layout(hp).rows)
+    heads = dict.fromkeys((hp.head_k[il], hp.head_v[il], hp.group(il)) for il in layers)
     for row in backends(gpu.backend for gpu in machine.gpus):
-        for k, v in heads:
-            if not row.has_kernel_for_heads(k, v):
+        for k, v, group in heads:
+            if not row.has_kernel_for_heads(k, v, group):
                 return (
                     f"{row.name} has no flash-attention kernel for heads of {k} and {v}: "
                     "attention runs on the CPU unless flash attention is off."

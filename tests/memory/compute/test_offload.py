@@ -70,3 +70,14 @@ def test_an_accelerator_of_the_cpu_ends_the_pipeline() -> None:
         for where in (two, replace(two, accelerated=True))
     )
     assert sum(use.compute for use in pipeline) > 1.3 * sum(use.compute for use in plain)
+
+
+@pytest.mark.parametrize(
+    ("layers", "gpu", "host"), [(99, 4_331_520, 29_761_440), (2, 4_823_040, 29_761_440)]
+)
+def test_attention_without_a_kernel_is_the_hosts(layers: int, gpu: int, host: int) -> None:
+    """Heads of 576 and 512, one of Q for each of K: CUDA has no fused kernel, and the cache is
+    copied to the host. Sizes as above."""
+    estimator = Estimator(real_model("mistral4-moe.gguf"), machine(1, "CUDA"))
+    settings = Settings(8192, n_gpu_layers=layers, use_extra_bufts=False)
+    assert [use.compute for use in estimator.exact(settings).uses] == [gpu, host]

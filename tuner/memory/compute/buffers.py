@@ -79,6 +79,12 @@ class ComputeSizes:
         events = all(row.pipeline for row in rows) and not machine.accelerated
         self._pipelines = len(rows) > 1 and events
         self._n_gpus = len(machine.gpus)
+        self._kernelless = frozenset(
+            (k, v)
+            for il, (k, v) in enumerate(zip(self._hp.head_k, self._hp.head_v, strict=True))
+            if self._hp.group(il)
+            and not all(row.has_kernel_for_heads(k, v, self._hp.group(il)) for row in rows)
+        )
         self._rotation = rotation(self._hp)
         self._recurrent = any(self._hp.recurrent)
         self._shared = self._hp.n_layer_kv < self._hp.n_layer or self._hp.cycles[0] > 0
@@ -246,6 +252,7 @@ class ComputeSizes:
         # A cache that layers share is copied to every other device that has some of them.
         borrowed = self._n_gpus > 0 and (self.offload != NOBODY or self._recurrent)
         borrowed = borrowed and any(device == HOST for _, device, _ in layers)
+        borrowed = borrowed or bool(self._kernelless)
         borrowed = borrowed or (self._shared and len({device for _, device, _ in layers}) > 1)
         n_tokens = min(n_ctx, settings.n_ubatch)
         metal = self._scratch == "Metal" and flash
@@ -272,6 +279,7 @@ class ComputeSizes:
             k_cached=k.bits / 8 if hp.row.memory == "compressed" else 0.0,
             n_outputs=min(n_tokens, self._n_outputs_max or n_tokens),
             n_rs_seq=self._n_rs_seq,
+            kernelless=self._kernelless,
         )
 
     def _opened(

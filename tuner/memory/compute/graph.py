@@ -14,6 +14,7 @@ from tuner.machine.backends import Offload
 F32, F16, I32, I64 = 4, 2, 4, 8
 Layout = tuple[tuple[int, ...], int]  # shape, bytes per element
 Block = tuple[int, int]  # the device in whose buffer it lies, its number there
+LEFT_TO_HOST = -2  # the device of a node for which no GPU has a kernel, until all others have one
 HOST = 0  # device numbers: the host, then the GPUs from 1
 OFFLOADED = (
     32  # rows of a result from which on a weight in RAM is borrowed (`op_offload_min_batch_size`)

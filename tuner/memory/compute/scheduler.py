@@ -5,7 +5,7 @@ Follows `ggml_backend_sched_split_graph` (ggml/src/ggml-backend.cpp).
 
 from __future__ import annotations
 
-from tuner.memory.compute.graph import HOST, Graph, Node
+from tuner.memory.compute.graph import HOST, LEFT_TO_HOST, Graph, Node
 
 
 def scheduled(graph: Graph, copies: int) -> tuple[list[Node], list[Node]]:
@@ -57,12 +57,16 @@ def scheduled(graph: Graph, copies: int) -> tuple[list[Node], list[Node]]:
 
 
 def assign(graph: Graph) -> None:
-    """Gives every node a device: neighbours of a GPU's nodes join it, then the rest (pass 2)."""
+    """Gives every node a device: neighbours of a GPU's nodes join it, then the rest (pass 2); what
+    no GPU can compute is the host's (pass 3)."""
     real = [n for n in graph.nodes if n.root is None]
     for order, host_too in ((1, False), (-1, False), (1, True), (-1, True)):
         current = -1
         for node in real[::order]:
             if node.device >= 0:
                 current = node.device if host_too or node.device != HOST else -1
-            elif current >= 0:
+            elif current >= 0 and node.device != LEFT_TO_HOST:
                 node.device = current
+    for node in real:
+        if node.device == LEFT_TO_HOST:
+            node.device = HOST

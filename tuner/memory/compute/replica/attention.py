@@ -10,7 +10,7 @@ from collections.abc import Callable
 from math import prod
 
 from tuner.gguf.header import TensorInfo
-from tuner.memory.compute.graph import F16, F32, HOST, Node
+from tuner.memory.compute.graph import F16, F32, HOST, LEFT_TO_HOST, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.kv_cache import ALL, WINDOW, Cells
 from tuner.model.hparams import HParams
@@ -164,7 +164,10 @@ def attend(
     if b.shape.flash:
         beside = g.beside(sinks.n_bytes) if sinks else ()
         y = g.new(dv, n, n_tokens, of=(heads, *cached, mask, *beside))
-        y.size += scratch(b, (kind,), dk * n_kv, 0 if hp.mla else dv * n_kv, n, dv)
+        if (dk, dv) in b.shape.kernelless:
+            y.device = LEFT_TO_HOST
+        else:
+            y.size += scratch(b, (kind,), dk * n_kv, 0 if hp.mla else dv * n_kv, n, dv)
         if v_rows:
             y = g.mm(v_rows, g.view(y, dv, n_tokens, n, contiguous=False), scale)
             y = g.new(v_rows, n, n_tokens, of=(g.view(y, v_rows, n, n_tokens, contiguous=False),))

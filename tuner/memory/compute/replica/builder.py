@@ -44,6 +44,7 @@ class Shape:
     f16_v: bool = True
     k_cached: float = 0.0  # bytes per cached key element, where the graph joins caches
     counts: Counts = ()  # what else the graph is built for
+    kernelless: frozenset[tuple[int, int]] = frozenset()  # heads of K and V that no GPU fuses
     n_rs_seq: int = 0  # states that are kept of earlier tokens, to go back to (a draft's)
     attends_by_copy: bool = False  # tokens attend to copies of what they picked (glm5_next.py)
     n_outputs: int = 1  # rows that become logits, of at most n_tokens
