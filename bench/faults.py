@@ -44,9 +44,11 @@ from tui.storage.conversations import StoreError
 from tuner.engine_version import ENGINE_VERSION
 from tuner.gguf.header import read_header
 from tuner.machine.machine import Machine
+from tuner.machine.usable import with_reserve
 from tuner.model.model import Model, describe
 from tuner.planning import Plan
-from tuner.profiles.lessons import known_overheads
+from tuner.profiles.beside import grown_by
+from tuner.profiles.lessons import known_beside
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
 from tuner.report.json import report_json
 from tuner.report.text import report_text
@@ -178,7 +180,8 @@ def play_profile(seed: int) -> str:
         profiles.learn(
             lambda facts: replace(
                 facts,
-                gpu_overhead={"GPU-1": 1 << 28},
+                overheads={"CUDA:GPU-1": (1 << 28,)},
+                growths={"CUDA:GPU-1": (grown_by(_model(), 512, 1 << 27),)},
                 host_bandwidth=3e10,
                 engine_version=ENGINE_VERSION,
             )
@@ -200,8 +203,9 @@ def play_profile(seed: int) -> str:
 def _with_facts(where: Machine, facts: MachineFacts) -> Machine:
     """The machine as measuring it with these facts would give it."""
     host = replace(where.host, bandwidth=facts.host_bandwidth or where.host.bandwidth)
-    most = max(known_overheads(facts, ENGINE_VERSION).values(), default=0)
-    return replace(where, host=host, gpus=tuple(replace(gpu, overhead=most) for gpu in where.gpus))
+    known = known_beside(facts, ENGINE_VERSION, _model())
+    gpus = (replace(gpu, uuid="GPU-1") for gpu in where.gpus)
+    return replace(where, host=host, gpus=tuple(with_reserve(gpu, None, known) for gpu in gpus))
 
 
 def _check_numbers(plan: Plan) -> None:

@@ -7,9 +7,10 @@ several ways, and what happens when memory runs out or the model process is kill
 Without models it makes three with random weights (a dense one, one with experts, one with a sliding
 window), each small and again of at most `--size`; with `--folder` they are kept. Of every load it
 says what is off: memory by more than 3 % and 4 MiB on a device, decoding by more than 20 %, prompts
-by more than 25 %. With `--json` the receipts are written, a line each, as `kvchat --bench` prints
-them. It neither reads nor writes profiles: every prediction is a first one. Status 1 where anything
-is off.
+by more than 25 %. What a load takes beside the engine's buffers, at once and more with the first
+long prompt, is in each receipt. With `--json` the receipts are written, a line each, as `kvchat
+--bench` prints them. It neither reads nor writes profiles: every prediction is a first one. Status
+1 where anything is off.
 
 Made for a machine with a card, and so far run on none: on a CPU, and on stand-in GPUs, only.
 """
@@ -35,9 +36,10 @@ from tuner.errors import EngineError, KvchatError
 from tuner.launch import Launcher, Ready
 from tuner.launch.running import Running
 from tuner.machine.measure import gpu_used_bytes
+from tuner.memory.beside import growth_on
 from tuner.memory.footprint import ENGINE_KINDS
 from tuner.model.model import Model, read_model
-from tuner.profiles.actual import off_by
+from tuner.profiles.actual import of_gpu, off_by
 from tuner.report.receipt import Receipt, receipts_json, receipts_text
 from tuner.trial import trial
 from tuner.tuning import Tuning
@@ -61,7 +63,7 @@ class Way:
 
 def ways(model: Model, *, gpus: int, quick: bool) -> Iterator[Way]:
     """As it is chosen, and so that each rule of placement and padding is met."""
-    quickly = 512 if quick else None
+    quickly = 1024 if quick else None  # one micro-batch is whole
     yield Way("as chosen", Wishes(n_ctx=quickly))
     if quick and not gpus:
         return
@@ -85,14 +87,21 @@ def ways(model: Model, *, gpus: int, quick: bool) -> Iterator[Way]:
 
 def memory_off(receipt: Receipt) -> Iterator[str]:
     """What a device took other than it was to, in words."""
-    actual = receipt.actual
+    actual, plan = receipt.actual, receipt.plan
+    n_ubatch = plan.chosen.settings.n_ubatch
     for i, (guess, real) in enumerate(
         zip(actual.expected.uses, actual.footprint.uses, strict=True)
     ):
-        pairs = [(kind, getattr(guess, kind), getattr(real, kind)) for kind in ENGINE_KINDS]
-        grown = actual.vram_growth[i] if i < len(actual.vram_growth) else None
+        grown = of_gpu(actual.grown, i)
         if grown is not None:
-            pairs.append(("in all (NVML)", guess.total, grown))
+            most = growth_on(plan.machine.devices[i], plan.model, n_ubatch).most
+            if grown > most + MEMORY_BYTES:
+                most_text = f"predicted at most {size_text(most)}"
+                yield f"{guess.device} growth: {most_text}, took {size_text(grown)}"
+        pairs = [(kind, getattr(guess, kind), getattr(real, kind)) for kind in ENGINE_KINDS]
+        taken = of_gpu(actual.taken, i)
+        if taken is not None:
+            pairs.append(("in all", guess.total - guess.growth, taken))
         for kind, a, b in pairs:
             if abs(a - b) > max(MEMORY_BYTES, MEMORY_SHARE * b):
                 yield f"{guess.device} {kind}: predicted {size_text(a)}, took {size_text(b)}"
@@ -159,7 +168,7 @@ class Check:
         something smaller afterwards, and a launch never to get there."""
         tuning = Tuning.of(request)
         settings = tuning.plan().chosen.settings
-        largest = max(gpu.total for gpu in tuning.machine.gpus)
+        largest = max(device.total for device in tuning.machine.devices)
         per_token = max(1, sum(u.kv_cache for u in tuning.plan().chosen.footprint.uses) // 512)
         n_ctx = min(1 << 30, 2 * largest // per_token)
         with EngineClient() as client:
@@ -191,7 +200,11 @@ class Check:
                 yield "the model said nothing after it was loaded again"
 
     def _given_back(self, running: Running, before: dict[str, int]) -> Iterator[str]:
-        uses = {use.device: use.total for use in running.plan.chosen.footprint.uses}
+        taken = running.actual.taken
+        uses = {
+            use.device: of_gpu(taken, i) or use.total - use.growth
+            for i, use in enumerate(running.plan.chosen.footprint.uses)
+        }
         until = time.monotonic() + GIVEN_BACK_SECONDS
         while True:
             now = gpu_used_bytes(running.plan.machine)

@@ -13,12 +13,12 @@ from bench.oracle import rpc_available
 from bench.random_models import KINDS, write_model
 from tests.report.test_receipt import receipt
 from tests.support.giants import LLAMA_8B, QWEN_30B_A3B, giant
-from tests.support.standin_gpu import standin_gpu
+from tests.support.standin_gpu import rpc_server
 from tuner.engine.protocol import Timed
 from tuner.memory.footprint import Footprint
 from tuner.model.model import read_model
 from tuner.report.receipt import Timing
-from tuner.units import MIB
+from tuner.units import GIB, MIB
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,14 +71,19 @@ def test_decoding_beyond_a_fifth_is_off(predicted: float, is_off: bool) -> None:
 @pytest.mark.skipif(not rpc_available(), reason="the engine has no RPC backend")
 def test_the_whole_of_it_on_a_stand_in(tmp_path: Path) -> None:
     """Loads of two kinds, memory that really runs out, a process that is really killed: nothing but
-    speed, which nobody can foretell of a stand-in, is off."""
+    speed, which nobody can foretell of a stand-in, is off. What is taken of it is measured, before
+    the load, after it, and after a long prompt."""
     path = write_model(tmp_path, "experts", MIB)
-    with standin_gpu(400 * MIB) as server:
-        check = Check((server,), quick=True)
+    with rpc_server(400 * MIB, told=GIB) as server:
+        check = Check((server.address,), quick=True)
         check.model(path)
     assert check.n_looked_at == 4
     assert len(check.receipts) == 2
     layers = {r.plan.chosen.settings.n_gpu_layers for r in check.receipts}
     assert len(layers) == 2
+    for told in check.receipts:
+        buffers = told.actual.footprint.uses[0].total
+        assert buffers <= (told.actual.taken[0] or 0) < buffers + MIB
+        assert told.actual.grown[0] is not None
     assert 2 in layers
     assert not [line for line in check.off if "prompt at" not in line and "decode at" not in line]

@@ -22,6 +22,7 @@ from tuner.errors import NoFitError
 from tuner.gguf import part
 from tuner.machine import measure as devices
 from tuner.machine.machine import Machine
+from tuner.machine.usable import Beside
 from tuner.machine.usable import usable as usable_gpus
 from tuner.model.model import Model
 from tuner.planning.plan import Plan
@@ -244,21 +245,21 @@ def test_what_the_driver_takes_is_believed_of_the_same_engine(
 ) -> None:
     """Other kernels take other memory, and what one engine died of another may have mended. Facts
     that name no engine are none of the driver's share, but no reason to die again."""
-    asked: list[dict[str, int]] = []
+    asked: list[dict[str, Beside]] = []
 
-    def measure(**known: dict[str, int]) -> Machine:
-        asked.append(dict(known["overheads"]))
+    def measure(**known: dict[str, Beside]) -> Machine:
+        asked.append(dict(known["beside"]))
         return machine(gpu(8))
 
     monkeypatch.setattr(devices, "measure", measure)
-    overhead = {"a card": 300 * MIB}
+    facts = MachineFacts({"a card": (300 * MIB,)}, use_extra_bufts=False)
     for made_by in (ENGINE_VERSION, "0.3.1", ""):
         Profiles().learn(
-            lambda _, by=made_by: MachineFacts(overhead, by, use_extra_bufts=False)  # type: ignore[misc]
+            lambda _, by=made_by: replace(facts, engine_version=by)  # type: ignore[misc]
         )
         of_another = made_by == "0.3.1"
         assert planned(tiny_model).chosen.settings.use_extra_bufts is of_another
-    assert asked == [overhead, {}, {}]
+    assert asked == [{"a card": Beside(300 * MIB)}, {}, {}]
 
 
 @pytest.mark.parametrize("installed", ["0.3.35", "99.0", "garbage"])

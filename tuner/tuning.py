@@ -15,6 +15,7 @@ from tuner.errors import NoFitError
 from tuner.machine import measure
 from tuner.machine.again import measured_again
 from tuner.machine.engine_build import USUAL_WEIGHTS, ask_engine
+from tuner.machine.held import Held, to_be_asked
 from tuner.machine.machine import Machine
 from tuner.machine.stated import stated
 from tuner.machine.usable import GPU_RESERVE
@@ -40,10 +41,11 @@ from tuner.planning.fewer_gpus import with_only, without
 from tuner.planning.kept_states import KeptStates
 from tuner.planning.reshaping import reshaped
 from tuner.planning.running_out import following, ran_out_on
-from tuner.profiles.actual import Actual
+from tuner.profiles.actual import Actual, after_growth
+from tuner.profiles.beside import believable
 from tuner.profiles.lessons import (
     Lessons,
-    known_overheads,
+    known_beside,
     known_paces,
     known_shortfalls,
     runs_extra_bufts,
@@ -126,6 +128,7 @@ class Tuning:
             exact_threads=request.threads is not None,
             other_threads=self._other_threads if self._host_computes(settings) else 0,
             kept_bytes=self._kept(settings).size,
+            looks_at=tuple(gpu.engine_name for gpu in to_be_asked(self.machine)),
         )
 
     def _kept(self, settings: Settings) -> KeptStates:
@@ -259,28 +262,47 @@ class Tuning:
         return now.free > device.free - GPU_RESERVE // 2
 
     def learn(
-        self, plan: Plan, loaded: Loaded, before: Mapping[str, int], *, keep: bool = True
+        self,
+        plan: Plan,
+        loaded: Loaded,
+        before: Mapping[str, Held],
+        now: Mapping[str, Held],
+        *,
+        keep: bool = True,
     ) -> Actual:
-        """What the load of a plan took; `before` is NVML's reading ahead of it. `keep`: the
-        profile has this plan from now on."""
+        """What the load of a plan took; `before` is how the GPUs stood while the process had
+        nothing of them, `now` after the load. `keep`: the profile has this plan from now on."""
         if loaded.faster_threads:
             self.threads, self._other_threads = loaded.faster_threads, 0
             self.lessons.remember_threads(self.machine.physical_cores, loaded.faster_threads)
             self._pace(replace(self.machine, n_threads=loaded.faster_threads))
             self._learn_paces(plan.chosen.settings, loaded.threads_tried, [])
-        after = measure.gpu_used_bytes(self.machine)
-        growth = tuple(
-            after[gpu.id] - before[gpu.id] if gpu.id in after and gpu.id in before else None
+        taken = tuple(
+            now[gpu.id].since(before.get(gpu.id)) if gpu.id in now else None
             for gpu in self.machine.gpus
         )
         return self.lessons.learn(
             plan,
             loaded.buffers,
             loaded.use_extra_bufts,
-            growth,
+            taken,
             loaded.extra_bufts_died_by,
             keep=keep,
         )
+
+    def learn_growth(
+        self, actual: Actual, n_ubatch: int, loaded: Mapping[str, Held], now: Mapping[str, Held]
+    ) -> Actual:
+        """What the first long prompt took: how the GPUs stood once the model was `loaded`, and now.
+        What cannot be is not known."""
+        grown = tuple(
+            believable(gpu, now[gpu.id].more_than(loaded[gpu.id]))
+            if gpu.id in now and gpu.id in loaded
+            else None
+            for gpu in self.machine.gpus
+        )
+        self.lessons.remember_growth(n_ubatch, grown)
+        return after_growth(actual, grown)
 
     def learn_speed(
         self, plan: Plan, actual: Actual, decodes: Sequence[Timed], prompts: Sequence[Timed]
@@ -488,7 +510,7 @@ def _machine(request: LaunchRequest, facts: MachineFacts, model: Model) -> Machi
     else:
         machine = measure.measure(
             reserve=request.reserve,
-            overheads=known_overheads(facts, engine),
+            beside=known_beside(facts, engine, model),
             host_bandwidth=facts.host_bandwidth,
             rpc_servers=request.rpc_servers,
             ask=partial(ask_engine, weights=_usual_type(model)),

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from bench.oracle import rpc_available
+from bench.random_models import write_model
 from tests.support.standin_gpu import Server, rpc_server
 from tuner.demo import demo_model_path
 from tuner.engine.client import BROKEN_OFF_WARNING, EngineClient
@@ -20,9 +21,11 @@ from tuner.engine.protocol import Generate, Load, Loaded, Message, Progress, Tex
 from tuner.errors import EngineError
 from tuner.launch import Launcher
 from tuner.launch.events import Ready, Retry
+from tuner.profiles.profiles import Profiles
 from tuner.sampling import Sampling
 from tuner.settings import Settings
-from tuner.units import MIB
+from tuner.tuning import Tuning
+from tuner.units import GIB, MIB
 from tuner.wishes import LaunchRequest, Wishes
 
 pytestmark = pytest.mark.skipif(not rpc_available(), reason="the engine was built without RPC")
@@ -178,3 +181,31 @@ def test_a_process_says_what_is_free_on_its_devices(client: EngineClient) -> Non
         assert client.device_memory([]) == ()
         (cpu,) = client.device_memory(["CPU"]) or ()
         assert cpu.total == psutil.virtual_memory().total
+
+
+def test_what_a_load_and_a_long_prompt_take_of_a_server_is_measured(
+    client: EngineClient, tmp_path: Path
+) -> None:
+    """The server takes scratch memory for its products when the first whole micro-batch comes. The
+    next plan counts on what the first load showed."""
+    path = write_model(tmp_path, "experts", MIB)
+    Profiles().learn(lambda facts: replace(facts, use_extra_bufts=False))
+    with rpc_server(told=GIB) as server:
+        wishes = Wishes(n_ctx=4096, n_ubatch=2048, n_gpu_layers=99)
+        request = LaunchRequest(path, wishes, rpc_servers=(server.address,), threads=1)
+        *_, ready = Launcher(request, client).start()
+        assert isinstance(ready, Ready)
+        running = ready.running
+        use, (taken,) = running.actual.footprint.uses[0], running.actual.taken
+        assert taken is not None
+        assert use.total <= taken < use.total + MIB
+        asked = "".join(f" word{i}" for i in range(300))  # over 2,048 tokens
+        list(running.generate([Message("user", asked)], Sampling(max_tokens=1)))
+        (grown,) = running.actual.grown
+        assert grown is not None
+        assert 0 < grown < 16 * MIB
+        running.close()
+        (again,) = Tuning.of(request).machine.gpus
+    assert (again.overhead, again.overhead_source) == (taken - use.total, "measured")
+    assert again.growth.of(2048, experts=True).usual == grown
+    assert again.growth.source(2048) == "measured"

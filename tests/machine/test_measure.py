@@ -27,8 +27,9 @@ from tuner.machine import measure as devices
 from tuner.machine.engine_build import EngineAnswer
 from tuner.machine.machine import Device, Machine
 from tuner.machine.nvidia import Reading
+from tuner.machine.overheads import Shown
 from tuner.machine.stated import stated
-from tuner.machine.usable import device_key
+from tuner.machine.usable import Beside, device_key
 from tuner.units import GIB, MIB
 
 RTX_3090 = FakeCard()
@@ -150,12 +151,18 @@ def test_what_shares_the_ram_has_its_bandwidth_and_so_has_the_host(machine: Any)
 
 
 def test_reserve_and_measured_overhead(machine: Any) -> None:
+    known = Beside(287 * MIB, (Shown(512, 98 * MIB),))
     (assumed,) = machine([RTX_3090], reserve=GIB).gpus
-    (measured,) = machine([RTX_3090], overheads={RTX_3090.uuid: 287 * MIB}).gpus
+    (measured,) = machine([RTX_3090], beside={f"CUDA:{RTX_3090.uuid}": known}).gpus
 
     assert assumed.reserve == GIB
-    assert (assumed.overhead, assumed.overhead_source) == (400 * MIB, "assumed")
+    assert (assumed.overhead, assumed.overhead_source) == (350 * MIB, "assumed")
+    assert assumed.overhead_most == 410 * MIB
     assert (measured.overhead, measured.overhead_source) == (287 * MIB, "measured")
+    assert measured.overhead_most == 287 * MIB
+    assert [gpu.growth.of(512, experts=False).usual // MIB for gpu in (assumed, measured)] == (
+        [130, 98]
+    )
     assert device_key(measured) == RTX_3090.uuid
 
 

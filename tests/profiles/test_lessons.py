@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.gguf_files import tiny_llama
-from tests.support.giants import LLAMA_8B, giant, gpu, machine
+from tests.support.giants import LLAMA_8B, giant, giant_path, gpu, machine
 from tests.support.launches import ASK, launcher, loaded, run
 from tui.command.cli import main
-from tuner.engine.protocol import Sampling, Timed
+from tuner.engine.protocol import MeasureSpeed, Message, Sampling, Timed
 from tuner.engine_version import ENGINE_VERSION
 from tuner.launch.running import Running
 from tuner.machine import measure as devices
+from tuner.machine import nvidia
 from tuner.machine.machine import Machine
+from tuner.machine.nvidia import Reading
+from tuner.machine.overheads import Spread
+from tuner.machine.usable import with_reserve
+from tuner.memory.beside import growth_on
+from tuner.profiles.lessons import known_beside
 from tuner.profiles.profiles import Profiles
 from tuner.settings import Settings
 from tuner.tuning import Tuning
@@ -141,14 +148,57 @@ def test_the_flags_of_one_question_are_not_kept(
 def test_the_driver_s_share_is_learned(
     tiny_model: Path, tmp_path: Path, pretend: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What NVML saw a load take beyond its buffers is the overhead of the next plan."""
-    readings = iter([{"GPU0": 1 * GIB}, {"GPU0": 1 * GIB + 300 * MIB}])
-    monkeypatch.setattr("tuner.launch.loading.gpu_used_bytes", lambda _: next(readings))
-    monkeypatch.setattr(devices, "gpu_used_bytes", lambda _: next(readings))
-    running = loaded(tiny_model, tmp_path)
-    (overhead,) = Profiles().machine_facts().gpu_overhead.values()
+    """What NVML saw a load take beyond its buffers is the overhead of the next plan; and from
+    before the engine had opened the card on, which a dry run does."""
+    card = replace(pretend.gpus[0], uuid="GPU-1")
+    monkeypatch.setattr(devices, "measure", lambda **_: replace(pretend, gpus=(card,)))
+    start = launcher(tiny_model, tmp_path)
+
+    def readings(_: object, uuids: list[str]) -> dict[str, Reading]:
+        used = GIB + 300 * MIB if start.client.alive else GIB
+        return {uuid: Reading(used, 8 * GIB) for uuid in uuids}
+
+    monkeypatch.setattr(nvidia, "readings", readings)
+    _, running = run(start.start())
+    running.close()
+    ((overhead,),) = Profiles().machine_facts().overheads.values()
     use = running.actual.footprint.uses[0]
     assert overhead == 300 * MIB - (use.total - use.overhead)
+
+
+LONG = [Message("user", "word " * 4000)]
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_what_a_long_prompt_takes_is_learned_of_a_gpu_that_only_the_engine_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed: bool
+) -> None:
+    """Once per load, after the first long prompt or --bench; the next plan of the model has it, as
+    measured, and the report says what was predicted and what came."""
+    where = machine(gpu(8, backend="Vulkan"))
+    monkeypatch.setattr(devices, "measure", lambda **_: where)
+    free = [size * MIB for size in (8000, 7900, 7700, 100)]
+    start = launcher(giant_path(LLAMA_8B), tmp_path, vram_free=",".join(map(str, free)), n_ctx=8192)
+    _, running = run(start.start())
+    try:
+        list(running.generate(ASK, Sampling()))
+        assert not Profiles().machine_facts().growths, "that was no long prompt"
+        if timed:
+            list(running.measure_speed(MeasureSpeed(512, (4096,), 4, 1.0)))
+        for _ in range(2):
+            list(running.generate(LONG, Sampling()))
+    finally:
+        running.close()
+    assert (running.actual.taken, running.actual.grown) == ((100 * MIB,), (200 * MIB,))
+    assert running.actual.footprint.uses[0].growth == 200 * MIB
+    assert re.search(r"GPU0 +growth +0 B +200 MiB", running.report_text(80))
+    facts = Profiles().machine_facts()
+    assert [*facts.overheads.values()] == [(100 * MIB,)]
+    known = known_beside(facts, where.engine_version, giant(LLAMA_8B))
+    (gpu0,) = (with_reserve(card, None, known) for card in where.gpus)
+    assert (gpu0.overhead, gpu0.overhead_source) == (100 * MIB, "measured")
+    assert growth_on(gpu0, giant(LLAMA_8B), 512) == Spread(200 * MIB, 200 * MIB)
+    assert gpu0.growth.source(512) == "measured"
 
 
 def test_what_flags_say_of_the_sampling_is_kept(

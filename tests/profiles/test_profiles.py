@@ -154,10 +154,10 @@ def test_an_empty_folder_is_no_problem(profiles: Profiles) -> None:
 
 def test_facts_about_the_machine_accumulate(profiles: Profiles) -> None:
     assert profiles.learn(lambda facts: replace(facts, use_extra_bufts=False))
-    assert profiles.learn(lambda facts: replace(facts, gpu_overhead={"GPU-1": 287 * MIB}))
+    assert profiles.learn(lambda facts: replace(facts, overheads={"GPU-1": (287 * MIB,)}))
     facts = Profiles(profiles.folder, machine="desk").machine_facts()
     assert facts.use_extra_bufts is False
-    assert facts.gpu_overhead == {"GPU-1": 287 * MIB}
+    assert facts.overheads == {"GPU-1": (287 * MIB,)}
     assert facts.saved_at
     assert Profiles(profiles.folder, machine="laptop").machine_facts() == MachineFacts()
 
@@ -276,8 +276,15 @@ def test_a_newer_profile_is_left_alone(profiles: Profiles) -> None:
         {"host_bandwidth": -1},
         {"host_bandwidth": 1e-300},
         {"host_bandwidth": 1e200},
-        {"gpu_overhead": {"GPU-1": -1}},
-        {"gpu_overhead": {"GPU-1": 2**50}},
+        {"overheads": {"GPU-1": [-1]}},
+        {"overheads": {"GPU-1": [2**50]}},
+        {
+            "growths": {
+                "GPU-1": [
+                    {"model": "m", "model_bytes": 1, "experts": True, "n_ubatch": 0, "sizes": [1]}
+                ]
+            }
+        },
         {"use_extra_bufts": 1},
     ],
 )

@@ -152,7 +152,7 @@ def test_predicted_against_actual() -> None:
         real,
         plan.chosen.footprint,
         decode_tps=plan.chosen.speed.decode_tps / 2,
-        vram_growth=(24 * GIB,),
+        taken=(24 * GIB,),
     )
     text = report_text(plan, actual=actual)
     assert re.search(r"GPU0 +compute +\d+ MiB +\d+ MiB +-50\.0%", text)

@@ -39,7 +39,8 @@ What it does, each a keyword of `scripted_worker` (and a flag of the script):
     faster_threads   which of two numbers of threads is the faster; 0: it cannot tell
     measure_seconds  how long a measurement takes, in ten Progress steps (default 0)
     loss             nats per token that every pair of cache types loses (default 0.01)
-    vram_free        bytes that are free on every device that it is asked for; 0: none answers
+    vram_free        bytes that are free on every device that it is asked for, one time after the
+                     other with commas between them, the last from then on; default: none answers
     garbage          these bytes (a Python literal) come in place of an answer
 
 It counts a token per four characters of the conversation. Stop acts at once: a load ends in
@@ -118,6 +119,8 @@ class _Script:
         self.requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.questions = 0
         self.cached = 0
+        self.untouched: tuple[DeviceMemory, ...] | None = None
+        self.vram_free = [int(free) for free in options.vram_free.split(",") if free]
 
     def listen(self) -> None:
         for line in sys.stdin.buffer:
@@ -179,7 +182,17 @@ class _Script:
             return
         self.cached = 0
         threads = options.faster_threads if request.other_threads else 0
-        self.send(replace(self.loaded(settings), faster_threads=threads))
+        untouched = self.untouched or ()
+        loaded = self.loaded(settings)
+        self.send(replace(loaded, faster_threads=threads, untouched=untouched))
+
+    def memory(self, names: tuple[str, ...]) -> tuple[DeviceMemory, ...]:
+        """What is free now."""
+        if not (self.vram_free and names):
+            return ()
+        free, *later = self.vram_free
+        self.vram_free = later or [free]
+        return tuple(DeviceMemory(name, free, free) for name in names)
 
     def step(self, step: int) -> bool:
         """One of ten steps of a load; False where it was stopped."""
@@ -291,6 +304,8 @@ class _Script:
                 self.answer(request)
 
     def answer(self, request: object) -> None:
+        if isinstance(request, Load) and self.untouched is None:
+            self.untouched = self.memory(request.looks_at)
         match request:
             case Load(dry=True):
                 self.send(DryRunDone((Buffer("CPU", "compute", 16 << 20),), 0.0))
@@ -299,9 +314,7 @@ class _Script:
             case CountTokens():
                 self.send(TokenCount(_count(request.messages)))
             case AskDevices():
-                free = self.options.vram_free
-                memory = [DeviceMemory(name, free, free) for name in request.names if free]
-                self.send(DevicesAsked(tuple(memory)))
+                self.send(DevicesAsked(self.memory(request.names)))
             case Generate():
                 self.generate(request)
             case SaveState():
@@ -348,7 +361,7 @@ def main() -> None:
     parser.add_argument("--faster-threads", type=int, default=0)
     parser.add_argument("--measure-seconds", type=float, default=0.0)
     parser.add_argument("--loss", type=float, default=0.01)
-    parser.add_argument("--vram-free", type=int, default=0)
+    parser.add_argument("--vram-free", default="")
     parser.add_argument("--garbage", default="")
     end_with_parent()
     if os.name == "posix":

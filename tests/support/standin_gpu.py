@@ -10,6 +10,7 @@ allocated, and under an address-space limit it really runs out of memory.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -20,12 +21,25 @@ from pathlib import Path
 
 from tests.support.terminal import ROOT
 
+# The CPU backend says that all of the RAM is free, always. Here what this process has taken of its
+# address space is not: `get_memory`, the third function of struct ggml_backend_device_i.
 _SERVER = """
-import runpy, sys
-limit, script, *sys.argv[1:] = sys.argv[1:]
+import ctypes, resource, runpy, sys
+limit, told, script, *sys.argv[1:] = sys.argv[1:]
 import llama_cpp
+llama_cpp.llama_backend_init()
+if int(told):
+    def taken():
+        return int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()
+    begun, size = taken(), ctypes.POINTER(ctypes.c_size_t)
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, size, size)
+    def get_memory(device, free, total):
+        free[0], total[0] = max(0, int(told) - taken() + begun), int(told)
+    ggml = ctypes.CDLL("libggml.so.0")
+    ggml.ggml_backend_dev_by_name.restype = ctypes.c_void_p
+    functions = ctypes.cast(ggml.ggml_backend_dev_by_name(b"CPU"), ctypes.POINTER(ctypes.c_void_p))
+    functions[2] = ctypes.cast(get_memory, ctypes.c_void_p).value
 if int(limit):
-    import resource
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + int(limit),) * 2)
 runpy.run_path(script, run_name="__main__")
@@ -47,16 +61,21 @@ class Server:
 
 @contextlib.contextmanager
 def rpc_server(
-    memory: int | None = None, cache: Path | None = None, port: int = 0
+    memory: int | None = None, cache: Path | None = None, port: int = 0, told: int = 0
 ) -> Iterator[Server]:
     """Starts one of one thread. `memory`: bytes that it may allocate in all; `cache`: the folder
-    for its tensors; `port`: 0 for any that is free."""
+    for its tensors; `port`: 0 for any that is free; `told`: bytes that it says to have, less what
+    it has allocated; 0: all of the RAM, whatever it has."""
     port = port or _free_port()
     address = f"127.0.0.1:{port}"
     script = str(ROOT / "examples" / "rpc_server.py")
     kept = ["--cache", str(cache)] if cache else []
+    limits = [str(memory or 0), str(told)]
+    # What is freed is given back at once, so that what is taken is what there is now.
+    environ = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"} if told else {}
     process = subprocess.Popen(
-        [sys.executable, "-c", _SERVER, str(memory or 0), script, address, "--threads", "1", *kept],
+        [sys.executable, "-c", _SERVER, *limits, script, address, "--threads", "1", *kept],
+        env={**os.environ, **environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

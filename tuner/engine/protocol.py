@@ -51,6 +51,8 @@ class Load:
     other_threads: int = 0  # to be tried beside `n_threads`: the faster is used; 0: none
     kept_bytes: int = 256 * MIB  # of RAM, for checkpoints and the states of other branches
     chat_template: TemplateChoice = field(default_factory=TemplateChoice)
+    # Devices whose memory is told as it was before this process had opened them.
+    looks_at: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,16 @@ Request = Load | ShowPrompt | Generate | CountTokens | AskDevices | Measure | St
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Bytes of a device as its driver tells them to the process that asks: what that process holds
+    itself is not free."""
+
+    name: str  # the engine's
+    free: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Alive:
     """A heartbeat, sent by a thread of its own while anything is done."""
 
@@ -190,6 +202,7 @@ class Loaded:
     n_moved: int = 0  # tokens that were in the cache before a `Reshape`, and still are,
     not_moved: str = ""  # or why they are not
     threads_tried: tuple[Timed, ...] = ()  # what either of them took to decode
+    untouched: tuple[DeviceMemory, ...] = ()  # of those that were to be looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,16 +300,6 @@ class LossesMeasured:
     """Final event of `MeasureLosses`: f16 and the pairs, in the order asked for."""
 
     losses: CacheLosses
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceMemory:
-    """Bytes of a device as its driver tells them to the process that asks: what that process holds
-    itself is not free."""
-
-    name: str  # the engine's
-    free: int
-    total: int
 
 
 @dataclass(frozen=True, slots=True)

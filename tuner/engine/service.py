@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from dataclasses import replace
 
 from tuner.engine import llama
 from tuner.engine.abort import AbortFlag, CancelledError
@@ -16,6 +17,7 @@ from tuner.engine.protocol import (
     AskDevices,
     Cancelled,
     CountTokens,
+    DeviceMemory,
     DevicesAsked,
     DryRunDone,
     Event,
@@ -47,6 +49,7 @@ class Service:
         self._log = LogTap(log_fd)
         self._model: LoadedModel | None = None
         self._rpc_servers: set[str] = set()
+        self._untouched: dict[str, DeviceMemory] = {}
         llama.init()
 
     def handle(self, request: Request) -> None:
@@ -102,7 +105,7 @@ class Service:
             self._model.close()
             self._model = None
         file = PlannedFile(request.path, request.fingerprint)
-        self._register(request.rpc_servers)
+        self._register(request)
         if self._abort:
             raise CancelledError
         content = file.content()
@@ -113,7 +116,8 @@ class Service:
             model.close()
             raise
         self._model = model
-        return model.loaded
+        untouched = (self._untouched.get(name) for name in request.looks_at)
+        return replace(model.loaded, untouched=tuple(filter(None, untouched)))
 
     def _reshape(self, request: Reshape) -> Event:
         model = self._loaded_model()
@@ -130,7 +134,7 @@ class Service:
     def _dry_run(self, request: Load) -> DryRunDone:
         started = time.monotonic()
         PlannedFile(request.path, request.fingerprint)
-        self._register(request.rpc_servers)
+        self._register(request)
         self._voice.doing("load")
         with self._log.recording():
             model = NativeModel(
@@ -170,8 +174,9 @@ class Service:
         finally:
             model.close()
 
-    def _register(self, servers: tuple[str, ...]) -> None:
-        for server in servers:
+    def _register(self, request: Load) -> None:
+        """The servers' devices, and a look at what is free while nothing is opened."""
+        for server in request.rpc_servers:
             if server in self._rpc_servers:
                 continue
             self._voice.doing("connect")
@@ -180,6 +185,10 @@ class Service:
             except OSError as error:
                 raise LlamaError("load_failed", str(error)) from error
             self._rpc_servers.add(server)
+        new = [name for name in request.looks_at if name not in self._untouched]
+        if new and self._model is None:
+            memory = llama.libraries.device_memory(new)
+            self._untouched |= {device.name: device for device in memory}
 
     def _loaded_model(self) -> LoadedModel:
         if self._model is None:

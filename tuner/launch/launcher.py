@@ -18,6 +18,7 @@ from tuner.wishes import LaunchRequest
 if TYPE_CHECKING:
     from tuner.launch.balancing import Balancer
     from tuner.launch.running import Running
+    from tuner.launch.standing import Standing
     from tuner.planning import Explorer, Plan
     from tuner.tuning import Tuning
 
@@ -36,6 +37,8 @@ class Launcher:
         self._cancelled = False  # no Event: a signal handler sets it, and must not wait for a lock
         self._over = False  # likewise
         self._balancer: Balancer | None = None
+        # How NVIDIA's cards stood while the process that runs had nothing of them.
+        self.untouched: Standing = {}
 
     @property
     def balancer(self) -> Balancer:

@@ -11,7 +11,8 @@ from tuner.launch.carrying import spill_folder
 from tuner.launch.events import LaunchEvent, Planned, Ready, Retry, Stage
 from tuner.launch.launcher import Launcher
 from tuner.launch.running import Running, placement
-from tuner.machine.measure import gpu_used_bytes
+from tuner.launch.standing import standing, told
+from tuner.machine.held import by_nvml
 from tuner.planning import Explorer, Plan, difference_text
 from tuner.planning.advice import Advice
 from tuner.planning.shortage import short_text
@@ -40,6 +41,8 @@ def planned_and_loaded(launcher: Launcher, once: Settings | None) -> Iterator[La
         raise NoFitError(_why_not(tuning, plan))
     launcher.check()
     yield Stage("checking the plan with the engine")
+    if not launcher.client.alive:  # a dry run opens the devices
+        launcher.untouched = by_nvml(tuning.machine)
     plan = tuning.verify(plan, launcher.client)
     if not plan.chosen.fits:
         raise NoFitError(_why_not(tuning, plan))
@@ -75,7 +78,7 @@ def reshaped(launcher: Launcher, running: Running, once: Settings | None) -> Ite
                 done = replace(event, warnings=(*event.warnings, _READ_AGAIN.format(why=why)))
             case Loaded():
                 done = event
-    actual = tuning.learn(plan, done, {})
+    actual = tuning.learn(plan, done, {}, {})
     yield Ready(Running(launcher, tuning, plan, done, actual, in_place=True))
 
 
@@ -94,7 +97,6 @@ def loaded(
         attempt = reached.chosen
         words = placement(reached.model, reached.machine, attempt.settings)
         yield Planned(words, attempt.settings.n_ctx, reached.model.size_bytes)
-        before = gpu_used_bytes(tuning.machine)
         try:
             done = yield from _load(launcher, attempt.settings, tuning)
             break
@@ -110,8 +112,10 @@ def loaded(
     if reached is not plan:
         why = "What was planned first ran out of memory while it was loaded."
         reached = replace(reached, reasons=(*reached.reasons, why))
-    actual = tuning.learn(reached, done, before, keep=keep)
-    yield Ready(Running(launcher, tuning, reached, done, actual))
+    before = {**launcher.untouched, **told(tuning.machine, done.untouched)}
+    now = standing(launcher.client, tuning.machine)
+    actual = tuning.learn(reached, done, before, now, keep=keep)
+    yield Ready(Running(launcher, tuning, reached, done, actual, now))
 
 
 def _load(

@@ -28,6 +28,7 @@ from tuner.engine.protocol import (
 from tuner.engine.thinking import nearest
 from tuner.errors import EngineCancelled, EngineError, NoFitError
 from tuner.launch.events import LaunchEvent, Look
+from tuner.launch.standing import Standing, is_long, standing
 from tuner.machine.machine import Machine
 from tuner.machine.measure import gpu_readings, ram_used
 from tuner.machine.vitals import Vitals
@@ -65,10 +66,12 @@ class Running:
         plan: Plan,
         loaded: Loaded,
         actual: Actual,
+        standing: Standing | None = None,
         *,
         in_place: bool = False,
     ) -> None:
-        """`in_place`: the weights were there, and only the cache is another."""
+        """`standing`: how the GPUs stood once it was loaded; None: with what was loaded before.
+        `in_place`: the weights were there, and only the cache is another."""
         self.in_place = in_place
         self.n_moved = loaded.n_moved  # tokens that were read before, and need not be again
         self.plan, self.actual = plan, actual
@@ -78,6 +81,8 @@ class Running:
         self._settings = replace(plan.chosen.settings, n_ctx=loaded.n_ctx)
         self._cache = CacheSizes(plan.model.hparams)
         self._format = loaded.chat_template  # of the last prompt
+        self._standing = standing  # None: what a long prompt takes is known, or never will be
+        self._whole_batch = False  # a micro-batch was as large as they get
         self._asked: Mapping[str, int] = {}  # bytes that were free, by the engine's own word
         self._advice: Advice | None = None  # once it was asked for
         # A screen that is resized asks again before it has its answer, and there is one solver.
@@ -184,16 +189,30 @@ class Running:
         """Streams an answer; the last item is `Done`. `may_move`, `rest_returns`: as in
         `Generate`. Raises EngineError."""
         request = Generate(tuple(messages), sampling, continue_last, think, may_move, rest_returns)
+        used = 0
         for event in self._client.generate(request):
             if isinstance(event, Done):
                 self._format = event.chat_template
                 self._note_speed(event)
+                self._whole_batch |= event.n_prompt - event.n_reused >= self._settings.n_ubatch
+                used = event.n_ctx_used
             yield event
+        self._note_growth(used)
 
     def measure_speed(self, request: MeasureSpeed) -> Iterator[Progress | SpeedMeasured]:
         """Times the model as it is loaded; the last item is what was measured. Raises
         EngineError."""
-        return self._client.measure_speed(request)
+        for event in self._client.measure_speed(request):
+            if isinstance(event, SpeedMeasured):
+                timed = (*event.prompts, *event.decodes)
+                most = max((t.n_tokens for t in event.prompts), default=0)
+                self._whole_batch |= most >= self._settings.n_ubatch
+                used = max((t.depth + t.n_tokens for t in timed), default=0)
+                measured = event
+            else:
+                yield event
+        self._note_growth(used)
+        yield measured
 
     def measure_losses(self, request: MeasureLosses) -> Iterator[Progress | LossesMeasured]:
         """Compares caches of the model; the last item is what was measured. Raises UsageError
@@ -301,6 +320,15 @@ class Running:
     def alive(self) -> bool:
         """Whether the model process runs."""
         return self._client.alive
+
+    def _note_growth(self, n_used: int) -> None:
+        """Looks, once there was a long prompt, what it took of the GPUs."""
+        loaded = self._standing
+        if not (loaded and self._whole_batch and is_long(n_used, self._settings.n_ctx)):
+            return
+        self._standing = None
+        now, n_ubatch = standing(self._client, self.plan.machine), self._settings.n_ubatch
+        self.actual = self._tuning.learn_growth(self.actual, n_ubatch, loaded, now)
 
     def _note_speed(self, done: Done) -> None:
         if done.n_decoded < MEASURED_TOKENS or done.decode_seconds <= 0:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from tuner.gguf.types import GGML_TYPES
+from tuner.machine import overheads
 from tuner.machine.attention import (
     CacheRead,
     Rule,
@@ -23,7 +24,7 @@ from tuner.machine.attention import (
     opencl_copies,
     sycl_copies,
 )
-from tuner.units import MIB
+from tuner.machine.overheads import Card, CardClass, CardClasses
 
 
 class BufferLayout(NamedTuple):
@@ -36,11 +37,6 @@ class BufferLayout(NamedTuple):
 # Operations with a weight: all of 32 rows and more, matrix products alone, those of whose result
 # the second dimension is 32 and more, or none.
 Offload = Literal["all", "products", "by_second", ""]
-
-# What a load costs beside its buffers, by the least compute capability: bytes.
-Overheads = tuple[tuple[tuple[int, int], int], ...]
-_NOTHING: Overheads = (((0, 0), 0),)
-_LITTLE: Overheads = (((0, 0), 128 * MIB),)  # no such context as CUDA's
 
 HOST_LAYOUT = BufferLayout()  # CPU, CUDA_Host and REPACK buffers (GGML_MEM_ALIGN)
 _ROW_MULTIPLE = 512  # MATRIX_ROW_PADDING (ggml-cuda/common.cuh)
@@ -75,7 +71,8 @@ class Backend:
     # Whose scratch memory fused attention takes inside the compute buffer: "CUDA" an f16 copy of
     # a cache of another type, "Metal" one of any cache; "" none.
     attention_scratch: str = ""
-    overheads: Overheads = _LITTLE
+    # What a load costs beside its buffers, by the card.
+    cards: CardClasses = overheads.LITTLE
 
     # Speed (`planning/rates.py`): the part of a data sheet's bandwidth that decoding reaches, what
     # each weight tensor costs beside its bytes in seconds, and its prompts against CUDA's.
@@ -99,10 +96,9 @@ class Backend:
     copies_cache: Rule = never
     slows_prompts: Rule = never
 
-    def overhead(self, capability: tuple[int, int] | None) -> int:
-        """Bytes of driver context on a card; one of unknown capability counts as 7.0."""
-        known = capability or (7, 0)
-        return next(size for least, size in self.overheads if known >= least)
+    def card_class(self, card: Card) -> CardClass:
+        """What a load costs beside its buffers on a card."""
+        return next(row for row in self.cards if row.has(card))
 
     def has_kernel_for_heads(self, k: int, v: int, group: int) -> bool:
         """Whether attention over heads of these sizes, `group` of Q for each of K, runs fused on
@@ -134,8 +130,6 @@ class Backend:
 
 
 # ggml-cuda/fattn.cu: `ggml_cuda_get_best_fattn_kernel`, `ggml_cuda_flash_attn_ext_get_alloc_size`.
-# Overhead: the driver's context, its kernels and cuBLAS. Users of llama.cpp see 107 to 680 MiB per
-# card; newer cards carry more kernels. The first load on a machine measures it.
 _CUDA = Backend(
     name="CUDA",
     library="cuda",
@@ -144,7 +138,7 @@ _CUDA = Backend(
     pipeline=True,
     borrows_weights="all",
     attention_scratch="CUDA",
-    overheads=(((9, 0), 600 * MIB), ((7, 0), 400 * MIB), ((0, 0), 200 * MIB)),
+    cards=overheads.CUDA,
     head_sizes=frozenset({40, 64, 72, 80, 96, 112, 128, 256, 512}),
     unequal_heads=frozenset({(192, 128), (320, 256), (576, 512)}),
     fits_group=cuda_fits_group,
@@ -163,6 +157,7 @@ _METAL = Backend(
     pipeline=True,
     borrows_weights="products",
     attention_scratch="Metal",
+    cards=overheads.METAL,
     unified=True,
     head_sizes=frozenset({32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576}),
     types_without_kernel=frozenset({"iq4_nl"}),
@@ -182,10 +177,10 @@ BACKENDS: dict[str, Backend] = {
             engine_name="HIP",
             library="hip",
             cmake="-DGGML_HIP=on",
-            overheads=_LITTLE,
+            cards=overheads.ROCM,
             seconds_per_tensor=5.5e-6,
         ),
-        replace(_CUDA, name="MUSA", library="musa", cmake="-DGGML_MUSA=on", overheads=_LITTLE),
+        replace(_CUDA, name="MUSA", library="musa", cmake="-DGGML_MUSA=on", cards=overheads.ROCM),
         _METAL,
         # `ggml_backend_vk_device_supports_op`, `ggml_vk_flash_attn`: kernels unpack what they read,
         # or copy it for batches of 64 tokens and more
@@ -195,6 +190,7 @@ BACKENDS: dict[str, Backend] = {
             cmake="-DGGML_VULKAN=on",
             pipeline=True,
             borrows_weights="all",
+            cards=overheads.VULKAN,
             types_alone=frozenset({"bf16"}),
             bandwidth_share=0.85,
             seconds_per_tensor=4e-6,
@@ -207,6 +203,7 @@ BACKENDS: dict[str, Backend] = {
             cmake="-DGGML_SYCL=on",
             pipeline=True,
             borrows_weights="all",
+            cards=overheads.SYCL,
             layout=BufferLayout(128, _ROW_MULTIPLE),
             head_sizes=frozenset({40, 64, 72, 80, 96, 112, 128, 256, 512}),
             unequal_heads=frozenset({(576, 512)}),
@@ -237,8 +234,12 @@ BACKENDS: dict[str, Backend] = {
             ),
         ),
         # The server's free memory already has its context deducted.
-        Backend("RPC", library="rpc", cmake="-DGGML_RPC=on", pipeline=True, overheads=_NOTHING),
-        Backend("CPU", layout=HOST_LAYOUT, overheads=_NOTHING, slows_prompts=cpu_slows_prompts),
+        Backend(
+            "RPC", library="rpc", cmake="-DGGML_RPC=on", pipeline=True, cards=overheads.NOTHING
+        ),
+        Backend(
+            "CPU", layout=HOST_LAYOUT, cards=overheads.NOTHING, slows_prompts=cpu_slows_prompts
+        ),
     )
 }
 _BY_ENGINE_NAME = {row.engine_name or row.name: row for row in BACKENDS.values()}

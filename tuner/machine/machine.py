@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tuner.machine.overheads import NO_GROWTH, Growth
+
 RAM = "RAM"  # the name of the pool that the host draws from
 ASSUMED_PCIE = 20e9  # bytes/s from host to device where a device does not say
 
@@ -46,7 +48,9 @@ class Device:
     free: int  # free now, before our own driver context
     reserve: int  # bytes to leave free
     overhead: int = 0  # driver context and the like that a load costs beside its buffers
+    overhead_most: int = 0  # what that may come to
     overhead_source: str = "assumed"  # "measured" after a load on this machine
+    growth: Growth = NO_GROWTH  # more of it, with the first long prompt
     bandwidth: float = 0.0
     bandwidth_source: str = "assumed"  # "computed" | "measured" | "data sheet" | "stated"
     flops: float = 0.0  # dense f16 FLOP/s: a GPU's peak, what the host's cores reach

@@ -19,7 +19,7 @@ from tuner.machine.control_groups import number_in
 from tuner.machine.engine_build import EngineAnswer, ask_engine
 from tuner.machine.host import HostState
 from tuner.machine.machine import ASSUMED_PCIE, Device, Machine, Process
-from tuner.machine.usable import unusable_text, usable, with_reserve
+from tuner.machine.usable import Beside, unusable_text, usable, with_reserve
 from tuner.units import GIB, size_text
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
@@ -31,7 +31,7 @@ def measure(
     environ: Mapping[str, str] = os.environ,
     reserve: int | None = None,
     *,
-    overheads: Mapping[str, int] | None = None,
+    beside: Mapping[str, Beside] | None = None,
     host_bandwidth: float | None = None,
     rpc_servers: Sequence[str] = (),
     nvml: Any | None = None,
@@ -44,11 +44,11 @@ def measure(
     """The machine as it is now. Never raises for missing or broken hardware, but EngineError for an
     RPC server that is not there: who names one counts on it.
 
-    `reserve`: bytes to leave free on each GPU. `overheads`: measured bytes per GPU, by
-    `usable.device_key`. `host_bandwidth`: measured, in bytes/s. The rest stands in for hardware:
-    the pynvml module, psutil's figures, the folder that holds /proc and /sys, the engine's
-    library folder, and the question to the engine itself, which is asked only where NVML
-    leaves one open.
+    `reserve`: bytes to leave free on each GPU. `beside`: what loads took of each GPU beside their
+    buffers, by `usable.beside_key`. `host_bandwidth`: measured, in bytes/s. The rest stands in for
+    hardware: the pynvml module, psutil's figures, the folder that holds /proc and /sys, the
+    engine's library folder, and the question to the engine itself, which is asked only where
+    NVML leaves one open.
     """
     cards = nvidia.read_cards(nvidia.load_nvml() if nvml is None else nvml)
     visible = nvidia.visible_cards(cards, environ)
@@ -77,7 +77,7 @@ def measure(
     if not gpus:
         warnings += _unused_gpu(visible, built, root, platform)
     device = _same_ram(device, gpus)
-    gpus = tuple(with_reserve(_carved_out(gpu, root), reserve, overheads or {}) for gpu in gpus)
+    gpus = tuple(with_reserve(_carved_out(gpu, root), reserve, beside or {}) for gpu in gpus)
     gpus, unusable = usable(gpus, device)
     warnings += [unusable_text(gpu) for gpu in unusable]
     return Machine(

@@ -9,6 +9,7 @@ from typing import Literal
 from tuner.engine_version import is_other_engine
 from tuner.machine.backends import HOST_LAYOUT, backend
 from tuner.machine.machine import Device, Machine
+from tuner.memory.beside import growth_on
 from tuner.memory.checkpoints import CheckpointSizes
 from tuner.memory.compute.between import Peaks
 from tuner.memory.compute.buffers import ComputeSizes
@@ -64,7 +65,8 @@ class Estimator:
         self._ids = [d.id for d in machine.devices]
         self._layouts = [backend(d.backend).layout for d in machine.devices]
         self.extra = tuple(extra)
-        self._fixed = [_fixed(device, extra) for device in machine.devices]
+        self._fixed = [_fixed(device, extra, model) for device in machine.devices]
+        self._more: dict[int, tuple[int, ...]] = {}  # growth by n_ubatch, beyond the least
         self._weights = Weights(model, machine.gpus, machine.host)
         self.cache = CacheSizes(model.hparams)
         self._checkpoints = CheckpointSizes(model.hparams)
@@ -167,9 +169,9 @@ class Estimator:
             sizes = self.compute.least(settings, where, flash).sizes
         cache, _, held = self.cache.bytes, *self._placed(where, settings)
         found = [
-            size + scratch + (cache(settings, flash, layout, first, end) if end else 0)
-            for size, scratch, layout, (first, end) in zip(
-                held, sizes, self._layouts, where.spans, strict=True
+            size + scratch + more + (cache(settings, flash, layout, first, end) if end else 0)
+            for size, scratch, more, layout, (first, end) in zip(
+                held, sizes, self._growing(settings), self._layouts, where.spans, strict=True
             )
         ]
         if self.counts_checkpoint:
@@ -197,7 +199,7 @@ class Estimator:
         self.compute.replays.work.steps += _ADDING
         where, flash = self.placement(settings), self.flash(settings)
         first, end = where.spans[device]
-        total = self._placed(where, settings)[1][device]
+        total = self._placed(where, settings)[1][device] + self._growing(settings)[device]
         if device == self._n_gpus and self.counts_checkpoint:
             total += self._checkpoints.bytes(settings)
         if end:
@@ -220,21 +222,40 @@ class Estimator:
     ) -> list[tuple[int, ...]]:
         """The bytes of each device, in the order of `KINDS`."""
         cache = self.cache.bytes
+        placed, growing = self._placed(where, settings)[0], self._growing(settings)
+        rows = zip(placed, growing, compute, self._layouts, where.spans, strict=True)
         *gpus, host = [
             (
                 weights,
                 (cache(settings, flash, layout, first, end) if end else 0) + kv_cache,
                 state,
                 scratch + more,
-                *beside,
+                overhead,
+                growth + grown,
+                checkpoint,
             )
-            for (weights, kv_cache, state, more, *beside), scratch, layout, (first, end) in zip(
-                self._placed(where, settings)[0], compute, self._layouts, where.spans, strict=True
-            )
+            for (
+                (weights, kv_cache, state, more, overhead, growth, checkpoint),
+                grown,
+                scratch,
+                layout,
+                (first, end),
+            ) in rows
         ]
         if self.counts_checkpoint:
             host = (*host[:-1], host[-1] + self._checkpoints.bytes(settings))
         return [*gpus, host]
+
+    def _growing(self, settings: Settings) -> tuple[int, ...]:
+        """Bytes of each device's growth beyond those that are `fixed`."""
+        n_ubatch = settings.n_ubatch
+        found = self._more.get(n_ubatch)
+        if found is None:
+            found = self._more[n_ubatch] = tuple(
+                growth_on(d, self.model, n_ubatch).usual - growth_on(d, self.model, 1).usual
+                for d in self.machine.devices
+            )
+        return found
 
     def _placed(self, where: Placement, settings: Settings) -> _Placed:
         """The bytes of each device that a placement decides alone, by kind and all together."""
@@ -251,9 +272,10 @@ class Estimator:
         return found
 
 
-def _fixed(device: Device, extra: Sequence[Footprint]) -> tuple[int, ...]:
+def _fixed(device: Device, extra: Sequence[Footprint], model: Model) -> tuple[int, ...]:
     """Bytes by kind that no settings change. A GPU that the engine sees gets its driver context
     even where no layer goes there."""
     uses = [use for footprint in extra for use in footprint.uses if use.device == device.id]
-    uses.append(DeviceUse(device.id, overhead=device.overhead))
+    least = growth_on(device, model, 1).usual
+    uses.append(DeviceUse(device.id, overhead=device.overhead, growth=least))
     return tuple(sum(getattr(use, kind) for use in uses) for kind in KINDS)

@@ -11,8 +11,9 @@ from tuner.json_values import Bytes
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
     """One device's share. The kinds mean what llama.cpp's memory breakdown calls model
-    (weights), context (kv_cache + recurrent_state) and compute; overhead is the driver's,
-    checkpoint what the host keeps of a cache that cannot go back."""
+    (weights), context (kv_cache + recurrent_state) and compute; overhead is the driver's, growth
+    what it takes more with the first long prompt, checkpoint what the host keeps of a cache that
+    cannot go back."""
 
     device: str  # Device.id
     weights: Bytes = 0
@@ -20,16 +21,22 @@ class DeviceUse:
     recurrent_state: Bytes = 0
     compute: Bytes = 0
     overhead: Bytes = 0
+    growth: Bytes = 0
     checkpoint: Bytes = 0  # one; more are kept where there is room (`planning/kept_states.py`)
 
     @property
     def total(self) -> int:
         return sum(_sizes(self))
 
+    @property
+    def beside(self) -> int:
+        """Of that, what a GPU gives beside the engine's buffers."""
+        return self.overhead + self.growth
+
 
 KINDS = tuple(f.name for f in fields(DeviceUse) if f.name != "device")  # of memory
 # what the engine reports
-ENGINE_KINDS = tuple(kind for kind in KINDS if kind not in ("overhead", "checkpoint"))
+ENGINE_KINDS = tuple(kind for kind in KINDS if kind not in ("overhead", "growth", "checkpoint"))
 
 _sizes = attrgetter(*KINDS)
 

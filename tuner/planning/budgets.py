@@ -85,7 +85,7 @@ class Budgets:
             if use.weights:
                 limits[i] = min(limits[i], int(use.total * share))
         for i, devices in enumerate(self.shared, len(uses)):
-            kept = sum(uses[d].weights + uses[d].overhead + uses[d].checkpoint for d in devices)
+            kept = sum(uses[d].weights + uses[d].beside + uses[d].checkpoint for d in devices)
             used = sum(uses[d].total for d in devices)
             limits[i] = min(limits[i], kept + int((used - kept) * share_in_pools))
         return self._with(limits)

@@ -12,11 +12,13 @@ from functools import lru_cache
 from tuner.engine_version import ENGINE_VERSION
 from tuner.machine.backends import backend, backends
 from tuner.machine.machine import Device, Machine
+from tuner.memory.beside import growth_on, unknown_batches
 from tuner.memory.cache_types import CACHE_TYPES, CacheType
 from tuner.memory.kv_cache import cache_layout
 from tuner.model.hparams import HParams
 from tuner.model.model import Model
 from tuner.settings import Settings
+from tuner.units import size_text
 
 
 def refusal(model: Model, settings: Settings, machine: Machine) -> str | None:
@@ -119,6 +121,15 @@ def slow_attention(model: Model, settings: Settings, machine: Machine) -> Device
     return next((gpu for gpu, copies in zip(machine.gpus, found, strict=True) if copies), None)
 
 
+def largest_known_batch(model: Model, machine: Machine) -> tuple[int, Device] | None:
+    """The tokens of a micro-batch beyond which nobody knows what a long prompt with this model
+    takes of some GPU, and that GPU: larger ones are not planned unasked. None: none is too large.
+    """
+    known = ((unknown_batches(gpu, model), gpu) for gpu in machine.gpus)
+    bounds = [(n, gpu) for n, gpu in known if n is not None]
+    return min(bounds, key=lambda bound: bound[0], default=None)
+
+
 def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]:
     """Warnings about settings that will load: slow paths, things the engine decides alone."""
     found: list[str] = []
@@ -129,6 +140,9 @@ def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]
         odd = _odd_heads(model, machine)
         if odd:
             found.append(odd)
+    known = largest_known_batch(model, machine)
+    if known and settings.n_ubatch > known[0]:
+        found.append(_unknown_growth(model, settings.n_ubatch, known[1]))
     if model.hparams.row.unfused and settings.flash_attn != "off":
         found.append(f"llama.cpp runs {model.architecture} without flash attention.")
     if 0 < model.n_ctx_train < settings.n_ctx:
@@ -144,6 +158,16 @@ def notes(model: Model, settings: Settings, machine: Machine) -> tuple[str, ...]
             "memory is planned by the general rule and should be verified by a dry run."
         )
     return tuple(found)
+
+
+def _unknown_growth(model: Model, n_ubatch: int, gpu: Device) -> str:
+    """That nobody knows what so large a micro-batch costs on a GPU."""
+    size = size_text(growth_on(gpu, model, n_ubatch).usual)
+    return (
+        f"With experts, {gpu.backend} may take {size} more of {gpu.id} once a long prompt is read "
+        f"with n_ubatch {n_ubatch}: assumed from one log of another machine, as nothing was "
+        "measured here. A long prompt, or --bench, measures it for later plans."
+    )
 
 
 def _copied(model: Model, settings: Settings, slow: Device, machine: Machine) -> str:

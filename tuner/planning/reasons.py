@@ -203,8 +203,10 @@ def _limit(solver: Solver, settings: Settings, wished: int) -> str:
 def _batch_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | None:
     """Why a batch is not the usual one, with what prompts gain or lose by it."""
     n_ubatch = chosen.settings.n_ubatch
-    if wishes.n_ubatch is not None or n_ubatch == FULL_UBATCH:
+    if wishes.n_ubatch is not None:
         return None
+    if n_ubatch == FULL_UBATCH:
+        return _bound_reason(solver, chosen.settings)
     usual = solver.predict(replace(chosen.settings, n_ubatch=FULL_UBATCH))
     ours, theirs = tps_text(chosen.speed.prompt_tps), tps_text(usual.prompt_tps)
     prompts = f"prompts run at {ours} tokens/s instead of {theirs}"
@@ -218,3 +220,19 @@ def _batch_reason(solver: Solver, wishes: Wishes, chosen: Candidate) -> str | No
         f"n_ubatch {n_ubatch} instead of {FULL_UBATCH}: the smaller compute buffer is what makes "
     )
     return f"{text}the rest fit{'' if ours == theirs else f'; {prompts}'}."
+
+
+def _bound_reason(solver: Solver, settings: Settings) -> str | None:
+    """Why no larger batch was looked at, where one would have been of use."""
+    useful = solver.speed.copies_weights and not solver.whole(
+        settings.n_gpu_layers, settings.n_cpu_moe
+    )
+    known = constraints.largest_known_batch(solver.model, solver.machine)
+    if not useful or known is None:
+        return None
+    _, gpu = known
+    return (
+        f"n_ubatch stays at {settings.n_ubatch}: with experts, {gpu.backend} may take far more of "
+        f"{gpu.id} for a larger one once a long prompt is read, and this machine has not shown how "
+        "much."
+    )

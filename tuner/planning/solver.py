@@ -417,8 +417,11 @@ class Solver:
         that a GPU would copy, if one does."""
         if wishes.n_ubatch:
             return (wishes.n_ubatch,)
-        copied = self.speed.copies_weights and not whole
-        return tuple(n for n in UBATCHES if n <= FULL_UBATCH or copied)
+        most = FULL_UBATCH
+        if self.speed.copies_weights and not whole:
+            known = constraints.largest_known_batch(self.model, self.machine)
+            most = known[0] if known else UBATCHES[0]
+        return tuple(n for n in UBATCHES if n <= most)
 
     def placements(self, wishes: Wishes, depth: int) -> list[tuple[float, int, int]]:
         """(seconds of a turn at best, n_gpu_layers, n_cpu_moe) of those whose weights there is

@@ -9,13 +9,21 @@ from typing import Any
 
 from tuner.engine_version import same_engine
 from tuner.machine.machine import Machine
-from tuner.machine.usable import device_key
+from tuner.machine.usable import Beside, beside_key
 from tuner.memory.cache_losses import CacheLosses
 from tuner.memory.footprint import Buffer
 from tuner.model.model import Model
 from tuner.planning import Plan
 from tuner.planning.rates import SPEED_FORMULA
 from tuner.profiles.actual import Actual, actual_of, differences
+from tuner.profiles.beside import (
+    Grown,
+    believable,
+    beside_with,
+    grown_by,
+    growths_with,
+    overheads_with,
+)
 from tuner.profiles.paces import DeviceSaid, Sayings, all_heard
 from tuner.profiles.profiles import MachineFacts, Profile, Profiles
 from tuner.profiles.shortfalls import Shortfalls, after_a_load
@@ -86,15 +94,15 @@ class Lessons:
         plan: Plan,
         buffers: Sequence[Buffer],
         use_extra_bufts: bool,
-        vram_growth: tuple[int | None, ...],
+        taken: tuple[int | None, ...],
         died_by: str = "",
         *,
         keep: bool = True,
     ) -> Actual:
-        """What the load of `plan.chosen` took: the engine's buffers, and NVML's bytes after minus
-        before for each GPU. `use_extra_bufts`: whether the engine could run with them, `died_by`:
+        """What the load of `plan.chosen` took: the engine's buffers, and all bytes of each GPU
+        where they are known. `use_extra_bufts`: whether the engine could run with them, `died_by`:
         the signal that says that it could not. `keep`: the profile has this plan from now on."""
-        actual = actual_of(plan, buffers, use_extra_bufts, vram_growth)
+        actual = actual_of(plan, buffers, use_extra_bufts, taken)
         failed, self._failed = self._failed, {}
         if self._profiles:
             machine, totals = self.machine, plan.chosen.footprint.totals
@@ -103,7 +111,7 @@ class Lessons:
             if shortfalls != known:
                 self._profiles.learn(
                     lambda facts: replace(
-                        _learned(facts, machine.engine_version, {}, ""), shortfalls=shortfalls
+                        _learned(facts, machine.engine_version), shortfalls=shortfalls
                     )
                 )
             overheads = _overheads(self.machine, actual)
@@ -111,10 +119,23 @@ class Lessons:
             if overheads or died:
                 engine = self.machine.engine_version
                 fault = (died_by or "a signal") if died else ""
-                self._profiles.learn(lambda facts: _learned(facts, engine, overheads, fault))
+                self._profiles.learn(
+                    lambda facts: _with_overheads(_learned(facts, engine, fault), overheads)
+                )
             if keep:
                 self._save(self._profiles, plan, actual, tuple(buffers))
         return actual
+
+    def remember_growth(self, n_ubatch: int, grown: Sequence[int | None]) -> None:
+        """Keeps by how much each GPU's memory grew with a long prompt."""
+        if not self._profiles:
+            return
+        engine, new = self.machine.engine_version, {}
+        for gpu, size in zip(self.machine.gpus, grown, strict=True):
+            if size is not None:
+                new[beside_key(gpu)] = grown_by(self._model, n_ubatch, size)
+        if new:
+            self._profiles.learn(lambda facts: _with_growths(_learned(facts, engine), new))
 
     def ran_out(self, place: int, total: int) -> None:
         """A load that took so many bytes of the device at this place ran out of memory there; what
@@ -188,7 +209,7 @@ class Lessons:
             think = self.profile.think if self.profile else ""
             sampling = dict(self.sampling.profile)
         same = old if old and old.settings == chosen.settings else None
-        grown = zip(self.machine.gpus, actual.vram_growth, strict=True)
+        taken = zip(self.machine.gpus, actual.taken, strict=True)
         self.profile = Profile(
             fingerprint=self._model.fingerprint,
             model_name=self._model.name,
@@ -199,7 +220,7 @@ class Lessons:
             predicted_decode_tps=chosen.speed.decode_tps,
             predicted_prompt_tps=chosen.speed.prompt_tps,
             buffers=buffers,
-            gpu_taken={gpu.id: taken for gpu, taken in grown if taken is not None},
+            gpu_taken={gpu.id: size for gpu, size in taken if size is not None},
             off_by=differences(actual.expected, actual.footprint),
             decode_tps=same.decode_tps if same else None,
             prompt_tps=same.prompt_tps if same else None,
@@ -219,10 +240,14 @@ def wishes_json(wishes: Wishes) -> dict[str, Any]:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in kept.items()}
 
 
-def known_overheads(facts: MachineFacts, engine_version: str | None) -> Mapping[str, int]:
-    """Bytes per GPU, by `device_key`, that loads of this very engine took beside its buffers:
-    another's kernels take other memory of the driver."""
-    return facts.gpu_overhead if same_engine(facts.engine_version, engine_version) else {}
+def known_beside(
+    facts: MachineFacts, engine_version: str | None, model: Model
+) -> dict[str, Beside]:
+    """What loads of this very engine tell of what the model takes of each GPU beside its buffers,
+    by `beside_key`: another's kernels take other memory of the driver."""
+    if not same_engine(facts.engine_version, engine_version):
+        return {}
+    return beside_with(facts.overheads, facts.growths, model)
 
 
 def known_shortfalls(facts: MachineFacts, engine_version: str | None) -> Shortfalls:
@@ -262,7 +287,7 @@ def _with_paces(
 ) -> MachineFacts:
     known_decode, known_prompt = known_paces(facts, engine_version)
     return replace(
-        _learned(facts, engine_version, {}, ""),
+        _learned(facts, engine_version),
         decode_paces=all_heard(known_decode, decode),
         prompt_paces=all_heard(known_prompt, prompt),
         speed_formula=SPEED_FORMULA,
@@ -270,19 +295,26 @@ def _with_paces(
 
 
 def _overheads(machine: Machine, actual: Actual) -> dict[str, int]:
-    """What each GPU gave beyond the engine's buffers: the driver's own, by `device_key`."""
+    """What each GPU gave beyond the engine's buffers: the driver's own, by `beside_key`."""
     found = {}
     uses = actual.footprint.uses
-    for gpu, use, grown in zip(machine.gpus, uses, actual.vram_growth, strict=False):
-        beyond = None if grown is None else grown - (use.total - use.overhead)
-        if beyond is not None and 0 <= beyond < gpu.total // 4:
-            found[device_key(gpu)] = beyond
+    for gpu, use, taken in zip(machine.gpus, uses, actual.taken, strict=False):
+        beyond = believable(gpu, None if taken is None else taken - (use.total - use.beside))
+        if beyond is not None:
+            found[beside_key(gpu)] = beyond
     return found
 
 
-def _learned(
-    facts: MachineFacts, engine_version: str | None, overheads: Mapping[str, int], fault: str
-) -> MachineFacts:
+def _with_overheads(facts: MachineFacts, new: Mapping[str, int]) -> MachineFacts:
+    return replace(facts, overheads=overheads_with(facts.overheads, new))
+
+
+def _with_growths(facts: MachineFacts, new: Mapping[str, Grown]) -> MachineFacts:
+    return replace(facts, growths=growths_with(facts.growths, new))
+
+
+def _learned(facts: MachineFacts, engine_version: str | None, fault: str = "") -> MachineFacts:
+    """The facts with what holds for this engine alone, and its `fault`."""
     works = runs_extra_bufts(facts, engine_version)
     same = same_engine(facts.engine_version, engine_version)
     return replace(
@@ -290,7 +322,8 @@ def _learned(
         shortfalls=known_shortfalls(facts, engine_version),
         decode_paces=facts.decode_paces if same else {},
         prompt_paces=facts.prompt_paces if same else {},
-        gpu_overhead={**known_overheads(facts, engine_version), **overheads},
+        overheads=facts.overheads if same else {},
+        growths=facts.growths if same else {},
         engine_version=engine_version or "",
         use_extra_bufts=works and not fault,
         extra_bufts_died_by=fault or ("" if works else facts.extra_bufts_died_by),

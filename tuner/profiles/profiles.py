@@ -29,6 +29,7 @@ from tuner.memory.cache_losses import CacheLosses
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.footprint import Buffer, DeviceUse
 from tuner.private_files import kvchat_folder, private_folder, read_bounded, why
+from tuner.profiles.beside import Growths, Overheads
 from tuner.profiles.paces import Said
 from tuner.profiles.shortfalls import Shortfall
 from tuner.sampling import acceptable
@@ -46,8 +47,7 @@ _TYPES_EXIST = Bound(
     lambda s: s.type_k in CACHE_TYPES and s.type_v in CACHE_TYPES, "settings with types that exist"
 )
 _SAMPLING = Bound(acceptable, "values of the sampling")
-_GROWN = Annotated[int, within(-(1 << 62), 1 << 62)]  # bytes: NVML's after the load minus before
-_OVERHEAD = Annotated[int, within(0, 1 << 36)]  # bytes of a driver beside a load's buffers
+_GROWN = Annotated[int, within(-(1 << 62), 1 << 62)]  # bytes that a load took of a GPU
 _DEPTH = Annotated[int, within(0, MAX_CONTEXT)]
 _THREADS = Annotated[int, within(1, 4096)]
 _BANDWIDTH = Annotated[float, within(1e8, 1e14)]  # bytes/s
@@ -89,9 +89,9 @@ class Profile:
 class MachineFacts:
     """What loads have taught about this machine."""
 
-    gpu_overhead: Mapping[str, _OVERHEAD] = field(
-        default_factory=dict
-    )  # bytes, by usable.device_key
+    # What loads took beside the engine's buffers, by `beside_key`: at once, and with a long prompt.
+    overheads: Overheads = field(default_factory=dict)
+    growths: Growths = field(default_factory=dict)
     engine_version: str = ""  # of the llama-cpp-python whose loads took these
     use_extra_bufts: bool = True  # False once that engine died of repacked CPU weights (AMX),
     extra_bufts_died_by: str = ""  # by this signal

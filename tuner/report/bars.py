@@ -27,7 +27,7 @@ TAKEN = (
     Part("weights", "█", "34", ("weights",)),
     Part("cache", "▓", "36", ("kv_cache", "recurrent_state")),
     Part("compute", "▒", "35", ("compute",)),
-    Part("overhead", "░", "33", ("overhead",)),
+    Part("overhead", "░", "33", ("overhead", "growth")),
     Part("checkpoint", "▪", "36", ("checkpoint",)),
 )
 PARTS = (*TAKEN, Part("in use", "×", "31"), Part("reserve", "-", "2"), Part("free", "·", "2"))

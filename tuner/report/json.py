@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from tuner.errors import KvchatError
 from tuner.machine.machine import Device, Machine
+from tuner.memory.beside import most_beside
 from tuner.memory.footprint import KINDS, DeviceUse
+from tuner.model.model import Model
 from tuner.planning import Candidate, Plan
 from tuner.planning.advice import Advice
 from tuner.planning.budgets import Budgets
@@ -42,12 +45,15 @@ class _Share(NamedTuple):
     use: DeviceUse
     device: Device
     source: str
+    model: Model
+    n_ubatch: int
 
 
 _NOTES = {
     "n_gpu_layers": "the output layer counts",
     "flash_attn": "on, off, auto",
     "overhead": "driver context",
+    "growth": "what the first long prompt takes beside the buffers",
     "checkpoint": "of what a cache cannot go back to",
 }
 
@@ -81,7 +87,8 @@ _DEVICE = (
     Key("free"),
     Key("reserve"),
     Key("overhead"),
-    Key("overhead_source"),
+    Key("overhead_most", "what that may come to"),
+    Key("overhead_source", "assumed, measured"),
     Key("bandwidth", "bytes/s"),
     Key("bandwidth_source", "stated, measured, computed, data sheet, assumed"),
     Key("n_sm", "multiprocessors of a CUDA card, 0: not known"),
@@ -107,6 +114,20 @@ _FOOTPRINT = (
     Key("total", of=lambda share: share.use.total),
     Key("budget", "free less reserve", lambda share: share.device.budget),
     Key("source"),
+    Key(
+        "growth_source",
+        "assumed, measured",
+        lambda share: share.device.growth.source(share.n_ubatch),
+    ),
+    Key(
+        "at_most",
+        "the total if overhead and growth come to the most",
+        lambda share: (
+            share.use.total
+            - share.use.beside
+            + max(share.use.beside, most_beside(share.device, share.model, share.n_ubatch))
+        ),
+    ),
 )
 _SPEED = (
     Key("decode_tps", f"with {QUOTED_DEPTH:,} tokens in the cache"),
@@ -169,6 +190,7 @@ _DISK = (
 def report_json(plan: Plan, advice: Advice | None = None, rank: int = 1) -> dict[str, Any]:
     """The whole report of one model."""
     machine = plan.machine
+    of = partial(candidate_json, model=plan.model, machine=machine)
     return {
         "schema": SCHEMA,
         "rank": rank,
@@ -180,12 +202,12 @@ def report_json(plan: Plan, advice: Advice | None = None, rank: int = 1) -> dict
             "physical_cores": machine.physical_cores,
             "assumed": list(machine.assumed),
         },
-        "plan": candidate_json(plan.chosen, machine),
-        "alternatives": [candidate_json(c, machine) for c in plan.alternatives],
-        "fallbacks": [candidate_json(c, machine) for c in plan.fallbacks],
-        "one_more_gib": plan.one_more_gib and candidate_json(plan.one_more_gib, machine),
+        "plan": of(plan.chosen),
+        "alternatives": [of(c) for c in plan.alternatives],
+        "fallbacks": [of(c) for c in plan.fallbacks],
+        "one_more_gib": plan.one_more_gib and of(plan.one_more_gib),
         "shapes": [_object(_SHAPE, shape) for shape in plan.shapes],
-        "advice": _advice(advice or Advice()),
+        "advice": _advice(advice or Advice(), plan.model),
         "reasons": list(plan.reasons),
         "warnings": list(plan.warnings),
         "sampling": {
@@ -195,25 +217,28 @@ def report_json(plan: Plan, advice: Advice | None = None, rank: int = 1) -> dict
     }
 
 
-def _advice(advice: Advice) -> dict[str, Any]:
+def _advice(advice: Advice, model: Model) -> dict[str, Any]:
     closed, disk = advice.without_process, advice.from_disk
     return {
         "smaller": advice.smaller and _object(_QUANTIZATION, advice.smaller),
         "larger": advice.larger and _object(_QUANTIZATION, advice.larger),
         "without_process": closed
-        and {**_object(_WITHOUT, closed), "plan": candidate_json(closed.candidate, closed.machine)},
+        and {
+            **_object(_WITHOUT, closed),
+            "plan": candidate_json(closed.candidate, model, closed.machine),
+        },
         "from_disk": disk and {**_object(_DISK, disk), "settings": asdict(disk.candidate.settings)},
     }
 
 
-def candidate_json(candidate: Candidate, machine: Machine) -> dict[str, Any]:
+def candidate_json(candidate: Candidate, model: Model, machine: Machine) -> dict[str, Any]:
     """One plan: the choice or another."""
-    footprint = candidate.footprint
+    footprint, n_ubatch = candidate.footprint, candidate.settings.n_ubatch
     return {
         "fits": candidate.fits,
         "settings": asdict(candidate.settings),
         "footprint": [
-            _object(_FOOTPRINT, _Share(use, device, footprint.source))
+            _object(_FOOTPRINT, _Share(use, device, footprint.source, model, n_ubatch))
             for use, device in zip(footprint.uses, machine.devices, strict=True)
         ],
         "speed": _object(_SPEED, candidate.speed),

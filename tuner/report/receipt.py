@@ -13,7 +13,7 @@ from tuner.machine.machine import Device
 from tuner.memory.footprint import ENGINE_KINDS, DeviceUse
 from tuner.model.model import Model
 from tuner.planning import Plan
-from tuner.profiles.actual import Actual, off_by
+from tuner.profiles.actual import Actual, of_gpu, off_by
 from tuner.report.table import Column, Row, Style, table, wrapped
 from tuner.report.text import WIDTH, model_line
 from tuner.safe_text import cut
@@ -113,9 +113,11 @@ def _memory(receipt: Receipt) -> Iterator[tuple[str, str, int, int]]:
             a, b = getattr(guess, kind), getattr(real, kind)
             if a or b:
                 yield guess.device, kind.replace("_", " "), a, b
-        grown = actual.vram_growth[i] if i < len(actual.vram_growth) else None
+        taken, grown = of_gpu(actual.taken, i), of_gpu(actual.grown, i)
+        if taken is not None:
+            yield guess.device, "in all", guess.total - guess.growth, taken
         if grown is not None:
-            yield guess.device, "in all (NVML)", guess.total, grown
+            yield guess.device, "growth", guess.growth, grown
 
 
 # ---------------------------------------------------------------- for an issue
@@ -149,7 +151,8 @@ def receipt_keys() -> tuple[tuple[str, str], ...]:
             "runs[].memory[]",
             "per device: `device`, `predicted` and `measured` (each weights, kv_cache, "
             "recurrent_state and compute), `overhead_predicted` (the driver's), `nvml_growth` "
-            "(what NVML saw it grow by, or null)",
+            "(all that the load took of it, by NVML or the engine, or null), `growth_predicted` "
+            "and `growth_measured` (what the first long prompt took more, or null)",
         ),
         (
             "runs[].prompts[]",
@@ -208,8 +211,7 @@ def _device_json(device: Device) -> dict[str, Any]:
 
 def _run_json(receipt: Receipt) -> dict[str, Any]:
     actual = receipt.actual
-    growth = [*actual.vram_growth, *[None] * len(actual.footprint.uses)]
-    uses = zip(actual.expected.uses, actual.footprint.uses, growth, strict=False)
+    uses = zip(actual.expected.uses, actual.footprint.uses, strict=True)
     return {
         "settings": asdict(receipt.plan.chosen.settings),
         "n_threads": receipt.n_threads,
@@ -220,9 +222,11 @@ def _run_json(receipt: Receipt) -> dict[str, Any]:
                 "predicted": _kinds(guess),
                 "measured": _kinds(real),
                 "overhead_predicted": guess.overhead,
-                "nvml_growth": grown,
+                "nvml_growth": of_gpu(actual.taken, i),
+                "growth_predicted": guess.growth,
+                "growth_measured": of_gpu(actual.grown, i),
             }
-            for guess, real, grown in uses
+            for i, (guess, real) in enumerate(uses)
         ],
         "prompts": [_timing_json(pace) for pace in receipt.prompts],
         "decodes": [_timing_json(pace) for pace in receipt.decodes],

@@ -7,14 +7,15 @@ from dataclasses import fields
 
 from tuner.cells import cells, clip, pad
 from tuner.machine.machine import Device, Pool
-from tuner.memory.footprint import ENGINE_KINDS
+from tuner.memory.beside import growth_on, most_beside
+from tuner.memory.footprint import ENGINE_KINDS, DeviceUse
 from tuner.model.model import Model
 from tuner.planning import Plan, difference_text
 from tuner.planning.advice import Advice
 from tuner.planning.kept_states import KeptStates
 from tuner.planning.plan import Candidate, Shape, Speed
 from tuner.planning.speed import QUOTED_DEPTH, TURN_ANSWER, TURN_PROMPT, turn_depth
-from tuner.profiles.actual import Actual, off_by
+from tuner.profiles.actual import Actual, of_gpu, off_by
 from tuner.report import bars
 from tuner.report.advice import advice_lines
 from tuner.report.bars import PARTS, TAKEN
@@ -167,6 +168,10 @@ def _pool(pool: Pool, plan: Plan, width: int, style: Style) -> list[str]:
             for d, use in zip(devices, uses, strict=True)
         )
         lines += wrapped(", ".join(shares), width, "  ")
+    for device, use in zip(devices, uses, strict=True):
+        if use.beside:
+            whose = f" of {device.id}" if len(devices) > 1 else ""
+            lines += wrapped(f"overhead{whose}: {_beside(device, use, plan)}", width, "  ")
     ids = {device.id for device in devices}
     processes = [process for process in plan.machine.processes if process.device in ids]
     if processes:
@@ -175,6 +180,29 @@ def _pool(pool: Pool, plan: Plan, width: int, style: Style) -> list[str]:
         rest = len(processes) - len(largest)
         lines += wrapped(f"in use by {named}" + (f" and {rest} more" if rest else ""), width, "  ")
     return lines
+
+
+def _beside(device: Device, use: DeviceUse, plan: Plan) -> str:
+    """What a GPU gives beside the engine's buffers, how sure that is, and what is free if it comes
+    to the most."""
+    model, n_ubatch = plan.model, plan.chosen.settings.n_ubatch
+    growth = growth_on(device, model, n_ubatch)
+    driver = _assumption(use.overhead, device.overhead_most, device.overhead_source)
+    text = f"driver {driver}"
+    if growth.most:
+        more = _assumption(use.growth, growth.most, device.growth.source(n_ubatch))
+        text += f", then {more} with the first long prompt"
+    most = most_beside(device, model, n_ubatch)
+    if most <= use.beside:
+        return text
+    left = device.free - use.total + use.beside - most
+    said = f"leave {size_text(left)} free" if left >= 0 else f"lack {size_text(-left)}"
+    return f"{text}; the most would {said}"
+
+
+def _assumption(size: int, most: int, source: str) -> str:
+    up_to = f", up to {size_text(most)}" if most > size else ""
+    return f"{size_text(size)} ({source}{up_to})"
 
 
 def _settings(plan: Plan, width: int) -> list[str]:
@@ -309,8 +337,11 @@ def _comparison(plan: Plan, actual: Actual, width: int, style: Style) -> list[st
             a, b = part.size(guess), part.size(real)
             if (a or b) and set(part.kinds) <= set(ENGINE_KINDS):
                 rows.append(_compared(guess.device, part.label, a, b))
-        if i < len(actual.vram_growth) and actual.vram_growth[i] is not None:
-            rows.append(_compared(guess.device, "in all", guess.total, actual.vram_growth[i] or 0))
+        taken, grown = of_gpu(actual.taken, i), of_gpu(actual.grown, i)
+        if taken is not None:
+            rows.append(_compared(guess.device, "in all", guess.total - guess.growth, taken))
+        if grown is not None:
+            rows.append(_compared(guess.device, "growth", guess.growth, grown))
     if actual.decode_tps:
         guess_tps = plan.chosen.speed.decode_tps
         off = f"{off_by(guess_tps, actual.decode_tps):+.0%}"
