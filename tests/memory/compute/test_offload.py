@@ -73,11 +73,12 @@ def test_an_accelerator_of_the_cpu_ends_the_pipeline() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "gpu", "host"), [(99, 4_331_520, 29_761_440), (2, 4_823_040, 29_761_440)]
+    ("name", "gpu", "host"),
+    [("mistral4-moe.gguf", 4_331_520, 29_761_440), ("kimi-linear-moe.gguf", 5_378_048, 29_759_424)],
 )
-def test_attention_without_a_kernel_is_the_hosts(layers: int, gpu: int, host: int) -> None:
+def test_attention_without_a_kernel_is_the_hosts(name: str, gpu: int, host: int) -> None:
     """Heads of 576 and 512, one of Q for each of K: CUDA has no fused kernel, and the cache is
     copied to the host. Sizes as above."""
-    estimator = Estimator(real_model("mistral4-moe.gguf"), machine(1, "CUDA"))
-    settings = Settings(8192, n_gpu_layers=layers, use_extra_bufts=False)
+    estimator = Estimator(real_model(name), machine(1, "CUDA"))
+    settings = Settings(8192, n_gpu_layers=99, use_extra_bufts=False)
     assert [use.compute for use in estimator.exact(settings).uses] == [gpu, host]
