@@ -3,8 +3,11 @@ written.
 
     python -m bench.faults databases [--n 300] [--seed 0]
     python -m bench.faults profiles  [--n 1000] [--seed 0]
-    python -m bench.faults engine    [--n 50]      kills, stops, damaged states, a full disk, ends
-                                                   by the user: 6 in each conversation
+    python -m bench.faults engine    [--n 50]      6 in each conversation: kills and stops of the
+                                                   model process, its template's process or an RPC
+                                                   server, memory and disk that end, damaged states,
+                                                   garbage in its pipes, a clock that jumps, ends by
+                                                   the user
     python -m bench.faults worker    [--n 50]      kills of the model process, 4 in each chat
     python -m bench.faults chat      [--n 50]      kills of the program in a chat
     python -m bench.faults one-shot  [--n 50]      kills of the program in -p
@@ -34,8 +37,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import kills
-from bench.engine_faults import play_engine
+from bench.engine_faults import play_engine, shares
 from bench.kills import LostError
+from bench.mishaps import with_a_clock_that_jumps
 from tests.support.faults import DATABASE_DAMAGES, damaged_json, fill
 from tests.support.gguf_files import tiny_llama
 from tests.support.giants import gpu, machine
@@ -274,7 +278,7 @@ def play_home(seed: int) -> str:
 
 # ---------------------------------------------------------------- the program
 
-PLAYS: dict[str, tuple[Callable[[int], str], int]] = {
+PLAYS: dict[str, tuple[Callable[[int], str | list[str]], int]] = {
     "databases": (play_database, 300),
     "profiles": (play_profile, 1000),
     "engine": (play_engine, 50),
@@ -285,13 +289,16 @@ PLAYS: dict[str, tuple[Callable[[int], str], int]] = {
 }
 
 
-def play_all(play: Callable[[int], str], seeds: range) -> tuple[Counter[str], dict[int, str]]:
+def play_all(
+    play: Callable[[int], str | list[str]], seeds: range
+) -> tuple[Counter[str], dict[int, str]]:
     """How many cases came to what, and the exception of each seed that raised one."""
     counts: Counter[str] = Counter()
     fallen: dict[int, str] = {}
     for seed in seeds:
         try:
-            counts[play(seed)] += 1
+            said = play(seed)
+            counts.update([said] if isinstance(said, str) else said)
         except Exception:
             counts["EXCEPTION"] += 1
             fallen[seed] = traceback.format_exc()
@@ -304,12 +311,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--n", type=int)
     parser.add_argument("--seed", type=int, default=0)
     args: Any = parser.parse_args(argv)
+    if args.what == "engine":
+        with_a_clock_that_jumps(["-m", "bench.faults", *(argv or sys.argv[1:])])
     play, usual = PLAYS[args.what]
     n = args.n or usual
     counts, fallen = play_all(play, range(args.seed, args.seed + n))
     print(f"{args.what}: {n} cases, seeds {args.seed} to {args.seed + n - 1}")
-    for outcome, count in sorted(counts.items()):
-        print(f"{count:6} {outcome}")
+    told = (f"{count:6} {outcome}" for outcome, count in sorted(counts.items()))
+    print(*(shares(counts) if args.what == "engine" else told), sep="\n")
     for seed, trace in fallen.items():
         print(f"seed {seed}: {trace}")
     return 1 if fallen else 0
