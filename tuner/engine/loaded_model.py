@@ -55,7 +55,7 @@ from tuner.engine.thread_trial import faster
 from tuner.engine.voice import Voice
 from tuner.settings import Settings
 
-_FLUSH_SECONDS = 0.03
+_FLUSH_SECONDS = 0.05  # that text waits at most, where tokens come faster
 _PROGRESS_STEP = 0.01  # of the whole, before progress is told again
 _LOADING_SHARE = 0.95  # of the progress; the rest is context and warm-up
 _WARM_UP_TOKENS = 4  # one alone would not use the matrix kernels (AMX) that may be missing
@@ -506,7 +506,7 @@ class LoadedModel:
         sampler = Sampler(
             self._model, request.sampling, self._context.n_ctx, prompt, said, opens_thought
         )
-        flushed = 0.0
+        flushed = last = 0.0
         try:
             while limit is None or answer.n_tokens < limit:
                 sampler.constrained = answer.answering
@@ -528,10 +528,12 @@ class LoadedModel:
                     answer.add(piece)
                 if answer.ended:
                     return "end"
-                if time.monotonic() - flushed >= _FLUSH_SECONDS:
+                now = time.monotonic()
+                if now - flushed + (now - last) > _FLUSH_SECONDS:  # the next one would be late
                     for event in answer.take():
                         self._voice(event)
-                        flushed = time.monotonic()
+                        flushed = now
+                last = now
                 if self._abort:
                     return "stopped"
                 if answer.n_tokens == limit:
