@@ -25,8 +25,8 @@ WORKER_COMMAND = child_command("tuner.engine.worker")
 # How the engine's threads wait for each other (libgomp), unless the user's environment says so. By
 # its default they spin, and where another program takes one of their cores, all of them spin for
 # the one that has none. Those that sleep too soon must be woken: on two cores that nobody else uses
-# 1000 turns cost a twentieth of the speed, 1500 a fortieth, 2000 nothing, and on busy ones 2000 are two
-# thirds as fast as 1000, ten times as fast as 10,000.
+# 1000 turns cost a twentieth of the speed, 1500 a fortieth, 2000 nothing; on busy ones 2000 are two
+# thirds as fast as 1000, and ten times as fast as 10,000.
 THREADS = {"GOMP_SPINCOUNT": "2000"}
 
 _QUIT_SECONDS = 1.0
