@@ -123,6 +123,25 @@ def test_a_summary_stands_in_for_all_that_is_gone_with_the_users_own_words() -> 
     assert prompt_of(None, done)[0].content.endswith("\n\ne")
 
 
+def test_what_a_cache_cannot_go_back_to_is_summarised_where_it_is() -> None:
+    """All that was read is given, so that nothing of it is read again, and the wish says up to
+    where; the last question, which waits, was not read. Where that has no room for a summary, what
+    is going is."""
+    now = situation(*"abcdefg", n_ctx=1600)
+    path = now.view.messages
+    cut = View(path[:4], path[4:])
+    running = now.running
+    assert isinstance(running, FakeRunning)
+    assert [m.content for m in now.asked_for_summary(cut)[1:-1]] == [*"abcd"]
+    running.goes_back = False
+    asked = now.asked_for_summary(cut)
+    assert [m.content for m in asked[1:-1]] == [*"abcdef"]
+    assert "up to my message that begins with “e”" in asked[-1].content
+    running.settings = Settings(n_ctx=400)
+    assert [m.content for m in now.asked_for_summary(cut)[1:-1]] == [*"abcd"]
+    assert [m.content for m in now.asked_for_summary(View(path[:6], path[6:]))[1:-1]] == [*"abcdef"]
+
+
 @pytest.mark.parametrize(
     ("levels", "now", "then"),
     [((), "", ""), (("off", "on"), "on", "off"), (("low", "high"), "medium", "medium"),

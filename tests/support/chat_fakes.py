@@ -75,6 +75,7 @@ class FakeRunning:
     ran_out: list[str] = field(default_factory=list)  # the engine's words
     lives: bool = True
     in_place: bool = False
+    goes_back: bool = True
     n_moved: int = 0
     saved: list[Path] = field(default_factory=list)  # states: a file of 1 KiB each
     restored: list[Path] = field(default_factory=list)

@@ -74,6 +74,7 @@ class Summary:
     """One that the model writes of what a cut takes away. `generation.run` belongs in a thread."""
 
     def __init__(self, situation: Situation, cut: View):
+        """Blocks. Raises KvchatError."""
         # How much it thinks is told at the beginning of a prompt: with another level, the model
         # would read all of the conversation again. But the most of it may leave no summary.
         levels = situation.running.think_levels

@@ -10,6 +10,7 @@ from tui.answering.view import View, cuts, longest, prompt_of, with_question
 from tui.ports import RunningModel
 from tui.storage import StoredMessage
 from tuner.engine.protocol import Message, Sampling
+from tuner.safe_text import one_line
 
 NEARLY_FULL = 0.8  # of the context, from which on a word is said
 _KEPT = 1 / 2  # of the context, that what stays may take: room for some turns to come
@@ -21,6 +22,13 @@ _ASK = (
     "is about, what was decided, the facts, names, numbers and code that matter, and what is still "
     "open. Write nothing but the summary, in the language of the conversation, in at most {} words."
 )
+_ASK_LATER = (
+    "Please stop here and summarise our conversation up to my message that begins with “{}”, for "
+    "yourself to go on from there: what it is about, what was decided, the facts, names, numbers "
+    "and code that matter, and what is still open. What came from that message on stays as it is. "
+    "Write nothing but the summary, in the language of the conversation, in at most {} words."
+)
+_NAMED = 80  # characters of a message by which it is told
 _WORDS_FIRST = "[Earlier in this conversation I wrote, word for word:]"
 _IN_SHORT = "[In short, what was said until here:]"
 _GOES_ON = "[From here on it is given in full.]"
@@ -74,16 +82,29 @@ class Situation:
 
     def asked_for_summary(self, cut: View) -> tuple[Message, ...]:
         """What the model is given to summarise what is going: the conversation as far as it has
-        read it before, and the wish."""
-        going = replace(self.view, messages=self.going(cut))
+        read it before, and the wish. Where its cache cannot go back to that, so that it would read
+        it once more, all that it has read, if that has room for a summary. Blocks."""
         n_words = max(20, round(_SUMMARY * self.n_ctx / 2))  # a word may take two tokens
-        ask = Message("user", _ASK.format(n_words))
-        return (*prompt_of(self.system_prompt, going), ask)
+        seen = self.view.messages
+        answered = seen[:-1] if seen and seen[-1].role == "user" else seen
+        stays = [message for message in cut.messages if message in answered]
+        if stays and not self.running.goes_back:
+            wish = _ASK_LATER.format(one_line(stays[0].content[:_NAMED]), n_words)
+            whole = prompt_of(self.system_prompt, replace(self.view, messages=answered))
+            asked = (*whole, Message("user", wish))
+            if self.running.count_tokens(asked, self.think) + self._most < self.n_ctx:
+                return asked
+        going = replace(self.view, messages=self.going(cut))
+        return (*prompt_of(self.system_prompt, going), Message("user", _ASK.format(n_words)))
+
+    @property
+    def _most(self) -> int:
+        """Tokens of a summary."""
+        return max(1, round(_SUMMARY * self.n_ctx))
 
     def sampling_of_summary(self) -> Sampling:
         """As the model's own, without what a grammar or a stop text would make of it."""
-        most = max(1, round(_SUMMARY * self.n_ctx))
-        return replace(self.running.sampling, max_tokens=most, grammar="", stop=())
+        return replace(self.running.sampling, max_tokens=self._most, grammar="", stop=())
 
     def summarised(self, cut: View, summary: str) -> View:
         """The cut with what stands in for all that is gone."""

@@ -63,7 +63,7 @@ class MakingRoom:
     async def _summarise(self, chat: Chat, situation: Situation) -> str:
         self._say("counting")
         cut = await asyncio.to_thread(partial(room, situation, for_summary=True))
-        summary = Summary(situation, cut)
+        summary = await asyncio.to_thread(Summary, situation, cut)
         self._answering.begin_aside(summary.generation)
         try:
             run = partial(self._ask, summary.generation)

@@ -151,6 +151,11 @@ class Running:
         stands_in = "ChatML · " if self._format == "chatml" else ""
         return stands_in + placement(self.model, self.plan.machine, self._settings)
 
+    @property
+    def goes_back(self) -> bool:
+        """Whether its cache can be cut anywhere: it has neither states nor windows."""
+        return not self.plan.chosen.footprint.host.checkpoint
+
     def vitals(self) -> Vitals:
         """How the memory stands now."""
         gpus, pid = gpu_readings(self.plan.machine), self._client.pid
