@@ -16,7 +16,7 @@ from tuner.machine import measure
 from tuner.machine.again import measured_again
 from tuner.machine.engine_build import USUAL_WEIGHTS, ask_engine
 from tuner.machine.held import Held, to_be_asked
-from tuner.machine.machine import Machine
+from tuner.machine.machine import Device, Machine
 from tuner.machine.stated import stated
 from tuner.machine.usable import GPU_RESERVE
 from tuner.memory.footprint import Buffer, Footprint
@@ -41,8 +41,8 @@ from tuner.planning.fewer_gpus import with_only, without
 from tuner.planning.kept_states import KeptStates
 from tuner.planning.reshaping import reshaped
 from tuner.planning.running_out import following, ran_out_on
-from tuner.profiles.actual import Actual, after_growth
-from tuner.profiles.beside import believable
+from tuner.profiles.actual import Actual, after_growth, of_gpu
+from tuner.profiles.beside import believable, overhead_seen
 from tuner.profiles.lessons import (
     Lessons,
     known_beside,
@@ -294,13 +294,18 @@ class Tuning:
         self, actual: Actual, n_ubatch: int, loaded: Mapping[str, Held], now: Mapping[str, Held]
     ) -> Actual:
         """What the first long prompt took: how the GPUs stood once the model was `loaded`, and now.
-        What cannot be is not known."""
-        grown = tuple(
-            believable(gpu, now[gpu.id].more_than(loaded[gpu.id]))
-            if gpu.id in now and gpu.id in loaded
-            else None
-            for gpu in self.machine.gpus
-        )
+        What cannot be is not known, nor what is told by who told nothing of the load."""
+
+        def grown_on(place: int, gpu: Device) -> int | None:
+            then, told = loaded.get(gpu.id), now.get(gpu.id)
+            if then is None or told is None:
+                return None
+            use, taken = actual.footprint.uses[place], of_gpu(actual.taken, place)
+            if told.by == "engine" and overhead_seen(gpu, use, taken) is None:
+                return None
+            return believable(gpu, told.more_than(then))
+
+        grown = tuple(grown_on(*each) for each in enumerate(self.machine.gpus))
         self.lessons.remember_growth(n_ubatch, grown)
         return after_growth(actual, grown)
 

@@ -201,6 +201,22 @@ def test_what_a_long_prompt_takes_is_learned_of_a_gpu_that_only_the_engine_knows
     assert gpu0.growth.source(512) == "measured"
 
 
+def test_a_driver_that_tells_the_size_of_a_device_for_what_is_free_teaches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor that a long prompt takes nothing, which would let larger micro-batches in."""
+    monkeypatch.setattr(devices, "measure", lambda **_: machine(gpu(8, backend="Vulkan")))
+    start = launcher(giant_path(LLAMA_8B), tmp_path, vram_free=8 * GIB, n_ctx=8192)
+    _, running = run(start.start())
+    try:
+        list(running.generate(LONG, Sampling()))
+    finally:
+        running.close()
+    assert running.actual.grown == (None,)
+    facts = Profiles().machine_facts()
+    assert (facts.overheads, facts.growths) == ({}, {})
+
+
 def test_what_flags_say_of_the_sampling_is_kept(
     tiny_model: Path, tmp_path: Path, pretend: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:

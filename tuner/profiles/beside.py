@@ -20,6 +20,7 @@ from tuner.json_values import Bytes, within
 from tuner.machine.machine import Device
 from tuner.machine.overheads import Shown
 from tuner.machine.usable import Beside
+from tuner.memory.footprint import DeviceUse
 from tuner.model.model import Model
 from tuner.settings import MAX_UBATCH
 from tuner.units import MIB
@@ -61,6 +62,12 @@ def believable(gpu: Device, size: int | None) -> int | None:
     if size is None or not -_ROUNDED <= size < gpu.total // MOST_SHARE:
         return None
     return max(0, size)
+
+
+def overhead_seen(gpu: Device, use: DeviceUse, taken: int | None) -> int | None:
+    """Bytes that a load which took so much in all had beside its buffers, or None. A figure that
+    has not moved at all is none: some drivers tell the size of a device for what is free."""
+    return believable(gpu, taken - (use.total - use.beside)) if taken else None
 
 
 def overheads_with(known: Overheads, new: Mapping[str, int]) -> Overheads:

@@ -18,10 +18,10 @@ from tuner.planning.rates import SPEED_FORMULA
 from tuner.profiles.actual import Actual, actual_of, differences
 from tuner.profiles.beside import (
     Grown,
-    believable,
     beside_with,
     grown_by,
     growths_with,
+    overhead_seen,
     overheads_with,
 )
 from tuner.profiles.paces import DeviceSaid, Sayings, all_heard
@@ -299,7 +299,7 @@ def _overheads(machine: Machine, actual: Actual) -> dict[str, int]:
     found = {}
     uses = actual.footprint.uses
     for gpu, use, taken in zip(machine.gpus, uses, actual.taken, strict=False):
-        beyond = believable(gpu, None if taken is None else taken - (use.total - use.beside))
+        beyond = overhead_seen(gpu, use, taken)
         if beyond is not None:
             found[beside_key(gpu)] = beyond
     return found
