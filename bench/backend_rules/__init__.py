@@ -159,7 +159,8 @@ def pose_as(
 ) -> None:
     """Makes `count` devices with the rules of a backend (of `NAMES`) known to the engine of this
     process. `capability`: CUDA's, times 100; `optimizes`: whether `graph_optimize` runs; `nodes`:
-    a file that gets every graph of a device as the backend receives it."""
+    a file that gets every split of a graph as the backend receives it, what it asks to be kept
+    until when, and the order that it leaves."""
     handle = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     path = str(nodes).encode() if nodes else None
     if handle.pose_as(name.encode(), count, capability, integrated, not optimizes, path):

@@ -126,38 +126,93 @@ static ggml_status graph_compute(ggml_backend_t, ggml_cgraph *) {
     return GGML_STATUS_FAILED;
 }
 
+// what a backend asks for, written down on its way to the scheduler
+static void note_dep(void * params, ggml_tensor * tensor, ggml_tensor * until) {
+    auto * asked = (ggml_backend_graph_optimize_params *) params;
+    if (rules.nodes) {
+        fprintf(rules.nodes, "keep %p until %p\n", (const void *) tensor, (const void *) until);
+    }
+    asked->add_alloc_dep(asked->user_data, tensor, until);
+}
+
+static void note_nodes(const ggml_backend_t backend, const ggml_cgraph * graph) {
+    static ggml_tensor ** last = nullptr;
+    static void * whole = nullptr;
+    if (graph->nodes <= last || graph->use_counts != whole) {
+        fprintf(rules.nodes, "graph\n");
+    }
+    last  = graph->nodes;
+    whole = graph->use_counts;
+    fprintf(rules.nodes, "split %d on %s\n", graph->n_nodes, backend_name(backend));
+    for (int i = 0; i < graph->n_nodes; i++) {
+        const ggml_tensor * t = graph->nodes[i];
+        fprintf(rules.nodes, "%p %s [%lld %lld %lld %lld] [%zu %zu %zu %zu] %s view=%p %s:", (const void *) t, ggml_op_desc(t),
+            (long long) t->ne[0], (long long) t->ne[1], (long long) t->ne[2], (long long) t->ne[3],
+            t->nb[0], t->nb[1], t->nb[2], t->nb[3],
+            ggml_type_name(t->type), (const void *) t->view_src, t->name);
+        for (int j = 0; j < GGML_MAX_SRC && t->src[j]; j++) {
+            fprintf(rules.nodes, " %p(%s)", (const void *) t->src[j], t->src[j]->name);
+        }
+        fprintf(rules.nodes, "\n");
+    }
+}
+
+// Metal goes by where caches lie, and in a dry run all of them lie at address 0 of one buffer: puts
+// them one behind the other in their buffers, as a load does, and says which
+static std::vector<ggml_tensor *> as_if_loaded(const ggml_cgraph * graph) {
+    std::set<ggml_tensor *> stored; // by address: in the order in which they were made
+    auto note = [&](ggml_tensor * t) {
+        t = t && t->view_src ? t->view_src : t;
+        if (t && t->buffer && !t->data) {
+            stored.insert(t);
+        }
+    };
+    for (int i = 0; i < graph->n_nodes; i++) {
+        note(graph->nodes[i]);
+        for (ggml_tensor * src : graph->nodes[i]->src) {
+            note(src);
+        }
+    }
+    std::unordered_map<ggml_backend_buffer_t, size_t> ends;
+    for (ggml_tensor * t : stored) {
+        size_t & end = ends.emplace(t->buffer, 4096).first->second;
+        t->data = (void *) end;
+        end += GGML_PAD(alloc_size(nullptr, t), rules.alignment);
+    }
+    return { stored.begin(), stored.end() };
+}
+
 static void graph_optimize(ggml_backend_t backend, ggml_cgraph * graph, ggml_backend_graph_optimize_params * params) {
     if (rules.nodes) {
-        fprintf(rules.nodes, "split %d\n", graph->n_nodes);
-        for (int i = 0; i < graph->n_nodes; i++) {
-            const ggml_tensor * t = graph->nodes[i];
-            fprintf(rules.nodes, "%p %s [%lld %lld %lld %lld] %s view=%p %s:", (const void *) t, ggml_op_desc(t),
-                (long long) t->ne[0], (long long) t->ne[1], (long long) t->ne[2], (long long) t->ne[3],
-                ggml_type_name(t->type), (const void *) t->view_src, t->name);
-            for (int j = 0; j < GGML_MAX_SRC && t->src[j]; j++) {
-                fprintf(rules.nodes, " %p(%s)", (const void *) t->src[j], t->src[j]->name);
-            }
-            fprintf(rules.nodes, "\n");
-        }
-        fflush(rules.nodes);
+        note_nodes(backend, graph);
     }
-    if (!rules.optimizes) {
-        return;
-    }
-    if (rules.kind == CUDA) {
+    ggml_backend_graph_optimize_params noting = { note_dep, params };
+    if (rules.optimizes && rules.kind == CUDA) {
         cuda::ggml_backend_cuda_context context;
         ggml_backend inner = *backend;
         inner.context = &context;
-        cuda::ggml_backend_cuda_graph_optimize(&inner, graph, params);
-    } else if (rules.kind == VULKAN) {
+        cuda::ggml_backend_cuda_graph_optimize(&inner, graph, &noting);
+    } else if (rules.optimizes && rules.kind == VULKAN) {
         vulkan::vk_device_rules device;
         vulkan::ggml_backend_vk_context context = { &device };
         ggml_backend inner = *backend;
         inner.context = &context;
-        vulkan::ggml_vk_graph_optimize(&inner, graph, params);
-    } else if (rules.kind == METAL) {
-        ggml_metal_fusion_add_alloc_deps(params->user_data, params->add_alloc_dep, graph);
+        vulkan::ggml_vk_graph_optimize(&inner, graph, &noting);
+    } else if (rules.optimizes && rules.kind == METAL) {
+        ggml_metal_fusion_add_alloc_deps(noting.user_data, noting.add_alloc_dep, graph);
+        const std::vector<ggml_tensor *> placed = as_if_loaded(graph);
         ggml_graph_optimize(graph);
+        for (ggml_tensor * t : placed) {
+            t->data = nullptr;
+        }
+    }
+    if (rules.nodes) {
+        fprintf(rules.nodes, "order");
+        for (int i = 0; i < graph->n_nodes; i++) {
+            fprintf(rules.nodes, " %p", (const void *) graph->nodes[i]);
+        }
+        fprintf(rules.nodes, "\n");
+        fflush(rules.nodes);
     }
 }
 

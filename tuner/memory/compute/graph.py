@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from tuner.machine.backends import Offload
 
+from tuner.memory.compute.ops import Op
+
 F32, F16, I32, I64 = 4, 2, 4, 8
 Layout = tuple[tuple[int, ...], int]  # shape, bytes per element
 Block = tuple[int, int]  # the device in whose buffer it lies, its number there
@@ -41,7 +43,7 @@ class Node:
 
     __slots__ = (
         "_size", "block", "borrowed", "contiguous", "device", "element", "external", "inplace",
-        "readers", "root", "shape", "srcs", "views",
+        "into", "op", "readers", "root", "shape", "srcs", "views",
     )  # fmt: skip
 
     def __init__(
@@ -49,9 +51,11 @@ class Node:
         shape: tuple[int, ...],
         element: int = F32,
         srcs: tuple[Node, ...] = (),
+        op: Op = "",
         *,
         inplace: bool = False,
         root: Node | None = None,
+        into: Node | None = None,
         contiguous: bool = True,
         external: bool = False,
         device: int = -1,
@@ -60,8 +64,10 @@ class Node:
         self.shape = shape
         self.element = element
         self.srcs = srcs
+        self.op = op
         self.inplace = inplace
         self.root = root
+        self.into = into
         self.external = external
         self.contiguous = contiguous
         self.device = device

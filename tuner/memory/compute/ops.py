@@ -1,0 +1,27 @@
+"""The operations that nodes of a graph stand for, as ggml names them (ggml/src/ggml.c).
+
+A unary or gated operation goes by its own name, as `ggml_op_desc` says it. "" is one that nothing
+asks about.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Op = Literal[
+    "", "ADD", "ADD_ID", "ARGSORT", "CLAMP", "CONCAT", "CONT", "CPY", "CUMSUM", "DIV", "EXP",
+    "FILL", "FLASH_ATTN_EXT", "GATED_DELTA_NET", "GEGLU", "GELU", "GET_ROWS", "L2_NORM", "LOG",
+    "MUL", "MUL_MAT", "MUL_MAT_ID", "NEG", "NORM", "PERMUTE", "RELU", "REPEAT", "RESHAPE",
+    "RMS_NORM", "ROPE", "SCALE", "SET_ROWS", "SIGMOID", "SILU", "SIN", "SOFTPLUS", "SOFT_MAX",
+    "SQR", "SQRT", "SSM_CONV", "SSM_SCAN", "SUB", "SUM_ROWS", "SWIGLU", "SWIGLU_OAI", "TANH",
+    "TOP_K", "TRANSPOSE", "VIEW",
+]  # fmt: skip
+
+EMPTY = frozenset({"PERMUTE", "RESHAPE", "TRANSPOSE", "VIEW"})  # which compute nothing
+UNARY = frozenset({"EXP", "GELU", "NEG", "RELU", "SIGMOID", "SILU", "SOFTPLUS", "TANH"})
+GLU = frozenset({"GEGLU", "SWIGLU", "SWIGLU_OAI"})
+
+
+def family(op: str) -> str:
+    """The operation as `ggml_op` has it: all unary ones are one, so are all gated ones."""
+    return "UNARY" if op in UNARY else "GLU" if op in GLU else op
