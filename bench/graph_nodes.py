@@ -17,23 +17,25 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import zip_longest
+from math import prod
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from bench.backend_rules import NAMES, built, pose_as
-from bench.memory_accuracy import stand_in, stretched
+from bench.memory_accuracy import grid, stand_in, stretched
 from tuner.gguf.header import read_header
-from tuner.memory.compute.graph import Node
+from tuner.memory.compute.graph import HOST, Node
+from tuner.memory.compute.ops import family
 from tuner.memory.compute.optimize.split import base
-from tuner.memory.compute.scheduler import scheduled_splits
+from tuner.memory.compute.scheduler import split
 from tuner.memory.estimator import Estimator
-from tuner.memory.placement import placement
 from tuner.model.model import describe
 from tuner.settings import Settings
 
+_USUAL = {f.name: f.default for f in fields(Settings)}
 _RULES = user_cache_path("kvchat-bench")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,9 +57,7 @@ class Line:
 
 
 Split = list[Line]
-_NODE = re.compile(
-    r"(?P<at>\S+) (?P<op>\S+) \[(?P<ne>[\d ]+)\] \[(?P<nb>[\d ]+)\] (?P<type>\S+) view=(?P<view>\S+) "
-)
+_NODE = re.compile(r"(?P<at>\S+) (?P<op>\S+) \[(?P<ne>[\d ]+)\] \[[\d ]+\] \S+ view=(?P<view>\S+) ")
 _SOURCE = re.compile(r" (0x[0-9a-f]+)\(")
 
 
@@ -87,17 +87,24 @@ def of_engine(noted: Path) -> list[Split]:
             reads = tuple(n for n in found if n is not None)
             places[match["at"]] = len(split)
             split.append(Line(match["op"], _trimmed(ne), reads, into))
-    return max(graphs, key=lambda g: sum(max(line.shape) for split in g for line in split))
+    return max(graphs, key=_extent, default=[])
+
+
+def _extent(graph: list[Split]) -> int:
+    """Grows with the tokens that a graph is for."""
+    return sum(prod(line.shape) for split in graph for line in split)
 
 
 def of_replica(path: Path, settings: Settings, backend: str, n_gpus: int) -> list[Split]:
     """The same as the tuner has them."""
-    model = describe(read_header(path))
-    sizes = Estimator(model, stand_in(n_gpus, backend)).compute
+    estimator = Estimator(describe(read_header(path)), stand_in(n_gpus, backend))
+    where, flash = estimator.placement(settings), estimator.flash(settings)
+    runs, _ = split(estimator.compute.graph_of(settings, where, flash))
     splits = []
-    for split in sizes.splits(settings, placement(model, settings, n_gpus), flash=settings.flash_attn != "off"):
-        places = {node: n for n, node in enumerate(split)}
-        splits.append([_line(node, places) for node in split])
+    for run in runs:
+        places = {node: n for n, node in enumerate(run.nodes)}
+        if run.device != HOST:
+            splits.append([_line(node, places) for node in run.nodes])
     return splits
 
 
@@ -106,3 +113,89 @@ def _line(node: Node, places: dict[Node, int]) -> Line:
     into = None if home is node else places.get(home, -1)
     reads = tuple(places[src] for src in node.srcs if src in places)
     return Line(node.op, _trimmed(node.shape), reads, into)
+
+
+def difference(ours: list[Split], true: list[Split], around: int) -> str:
+    """Where they differ first, with so many lines before and behind; empty if nowhere."""
+    if len(ours) != len(true):
+        return f"{len(ours)} splits of {[len(s) for s in ours]}, not {[len(s) for s in true]}"
+    for n, (a, b) in enumerate(zip(ours, true, strict=True)):
+        for i, (one, other) in enumerate(zip_longest(a, b)):
+            if one is None or other is None or not _same(one, other):
+                shown = [f"split {n} of {len(ours)}, node {i} of {len(b)} (ours {len(a)})"]
+                for j in range(max(0, i - around), i + 1 + around):
+                    left, right = (str(s[j]) if j < len(s) else "-" for s in (a, b))
+                    shown.append(f"  {'>' if i == j else ' '}{j:5} {left:70} | {right}")
+                return "\n".join(shown)
+    return ""
+
+
+def _same(ours: Line, true: Line) -> bool:
+    if ours.op == family(true.op):  # no more is known of it
+        true = replace(true, op=ours.op)
+    # a store has the shape of the cache in the engine and none in the replica
+    stores = true.op in ("SET_ROWS", "CPY", "SCALE") and true.into == -1
+    return ours == (replace(true, shape=ours.shape) if stores else true)
+
+
+def noted(path: Path, settings: Settings, backend: str, n_gpus: int, rules: Path) -> list[Split]:
+    """What the engine hands to the GPUs; in a process of its own. Empty where it refuses."""
+    with tempfile.NamedTemporaryFile() as file:
+        stated = json.dumps([str(path), asdict(settings), backend, n_gpus, str(rules), file.name])
+        subprocess.run(
+            [sys.executable, "-m", "bench.graph_nodes", "--note", stated],
+            cwd=ROOT,
+            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        return of_engine(Path(file.name))
+
+
+def _note(stated: str) -> int:
+    """Loads a model as a dry run on stand-ins that write down what they get."""
+    from tuner.engine import llama  # noqa: PLC0415
+
+    path, settings, backend, n_gpus, rules, file = json.loads(stated)
+    settings["tensor_split"] = tuple(settings["tensor_split"])
+    log = llama.LogTap(os.open(os.devnull, os.O_WRONLY))
+    llama.init()
+    pose_as(Path(rules), backend, n_gpus, nodes=Path(file))
+    with log.recording():
+        model = llama.NativeModel(path, Settings(**settings), log, dry=True)
+        llama.Context(model, Settings(**settings), 1, log)
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--sources", type=Path, required=True, help="llama.cpp's folder")
+    parser.add_argument("--backend", choices=NAMES, default="CUDA")
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="two settings per file")
+    parser.add_argument("--show", type=int, default=3, help="lines around a difference")
+    options = parser.parse_args()
+    rules = built(options.sources, _RULES)
+    compared = same = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in stretched(options.folder, Path(scratch)):
+            n_layers = describe(read_header(file)).n_layer_all
+            for settings in grid(n_layers, options.gpus, options.quick):
+                if settings.n_gpu_layers == 0:
+                    continue
+                true = noted(file, settings, options.backend, options.gpus, rules)
+                if not true:
+                    continue
+                ours = of_replica(file, settings, options.backend, options.gpus)
+                found = difference(ours, true, options.show)
+                compared, same = compared + 1, same + (not found)
+                if found:
+                    stated = {k: v for k, v in asdict(settings).items() if v != _USUAL[k]}
+                    print(f"{file.name} {stated}\n{found}", flush=True)
+    print(f"{compared} graphs compared, {same} alike node by node")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_note(sys.argv[2]) if sys.argv[1:2] == ["--note"] else main())

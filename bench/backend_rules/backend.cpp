@@ -136,12 +136,12 @@ static void note_dep(void * params, ggml_tensor * tensor, ggml_tensor * until) {
 }
 
 static void note_nodes(const ggml_backend_t backend, const ggml_cgraph * graph) {
-    static ggml_tensor ** last = nullptr;
+    static ggml_tensor ** end = nullptr;
     static void * whole = nullptr;
-    if (graph->nodes <= last || graph->use_counts != whole) {
+    if (graph->nodes < end || graph->use_counts != whole) {
         fprintf(rules.nodes, "graph\n");
     }
-    last  = graph->nodes;
+    end   = graph->nodes + graph->n_nodes;
     whole = graph->use_counts;
     fprintf(rules.nodes, "split %d on %s\n", graph->n_nodes, backend_name(backend));
     for (int i = 0; i < graph->n_nodes; i++) {

@@ -23,7 +23,7 @@ _NAMES = (
     "qwen3next-moe.gguf", "deepseek2-moe.gguf", "jamba-dense.gguf",
 )  # fmt: skip
 _SPARSE = ("deepseek32-moe.gguf", "deepseek4-moe.gguf", "glm5-next-moe.gguf", "qwen4exp-moe.gguf")
-_BACKENDS = ("RPC", "CUDA", "Metal")
+_BACKENDS = ("RPC", "CUDA", "Metal", "Vulkan")
 _ESTIMATORS = {
     (name, backend): Estimator(real_model(name), machine(2, backend))
     for name in _NAMES

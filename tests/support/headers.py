@@ -122,4 +122,10 @@ def replay_every_shape(estimator: Estimator) -> None:
     """From now on a graph of plain numbers for every shape: slow, and what graphs that many
     settings share must agree with."""
     compute = estimator.compute
-    compute.replays = Replays(compute.graph, compute.alignments, compute.offload, opens=False)
+    compute.replays = Replays(
+        compute.graph,
+        compute.alignments,
+        compute.offload,
+        opens=False,
+        optimizers=compute.optimizers,
+    )

@@ -68,6 +68,9 @@ class Backend:
     # For which operations with weights that lie in RAM it takes these to itself in large batches
     # (`offload_op`).
     borrows_weights: Offload = ""
+    # Whose way it has of arranging a graph before memory is found for it (`graph_optimize`;
+    # `memory/compute/optimize`): "CUDA", "Metal", "Vulkan"; "" leaves it as it is.
+    optimizer: str = ""
     # Whose scratch memory fused attention takes inside the compute buffer: "CUDA" an f16 copy of
     # a cache of another type, "Metal" one of any cache; "" none.
     attention_scratch: str = ""
@@ -137,6 +140,7 @@ _CUDA = Backend(
     layout=BufferLayout(128, _ROW_MULTIPLE),
     pipeline=True,
     borrows_weights="all",
+    optimizer="CUDA",
     attention_scratch="CUDA",
     cards=overheads.CUDA,
     head_sizes=frozenset({40, 64, 72, 80, 96, 112, 128, 256, 512}),
@@ -156,6 +160,7 @@ _METAL = Backend(
     cmake="-DGGML_METAL=on",
     pipeline=True,
     borrows_weights="products",
+    optimizer="Metal",
     attention_scratch="Metal",
     cards=overheads.METAL,
     unified=True,
@@ -191,6 +196,7 @@ BACKENDS: dict[str, Backend] = {
             pipeline=True,
             borrows_weights="all",
             cards=overheads.VULKAN,
+            optimizer="Vulkan",
             types_alone=frozenset({"bf16"}),
             bandwidth_share=0.85,
             seconds_per_tensor=4e-6,

@@ -104,6 +104,7 @@ class GraphTraits:
     layer_norm: bool | None = None  # None: norms with a bias are LayerNorms, others are not
     rms_if_stated: bool = False  # but not so where the file states an epsilon for the other kind
     bare_norms: bool = False  # norms have no weights
+    norm_before_rows: bool = False  # the norm behind attention is of all rows in the last layer too
     norm_first: bool = False  # the first norm runs before the mixer asks for its state
     # attention and feed-forward read the same input: the order in which the three are summed up,
     # which decides whose memory the sum takes over
@@ -119,6 +120,7 @@ class GraphTraits:
     rope: Literal["all", "most", "most_or_but_last", "window", "none", "stated"] = "all"
     rope_in_lead: bool = False  # so do the leading dense layers
     rope_n_layer: int | None = None  # only models of so many layers rotate
+    scale_of_q: bool = False  # queries are scaled by themselves, not in attention
     scaled_q: bool = False  # queries that are not rotated are scaled by position instead
     norm_v: bool = False  # values are normed, without weights
     softcap: bool = False  # attention scores go through tanh
@@ -127,6 +129,8 @@ class GraphTraits:
 
     # ---- feed-forward parts
     experts: bool = True  # an architecture without may have tensors of experts, but never runs them
+    # by what function a router's word becomes shares where the file states none
+    expert_gate: Literal["softmax", "sigmoid"] = "softmax"
     # how the weights of the chosen experts are made to sum up to 1, if at all
     expert_weights: Literal["sum", "softmax", "plain", "stated"] = "sum"
     # what experts are chosen by: their shares, the router's bare word, or a sigmoid of it
@@ -171,6 +175,9 @@ class Architecture:
     one_expert_is_dense: bool = False
     positions: Literal["one", "mrope", "mrope_by_sections"] = "one"
     embedding_scale: float = 0.0  # where the file states none
+    residual_scale: float = 0.0
+    logit_scale: float = 0.0
+    logit_cap: float = 0.0
     one_ratio_for_all: bool = False  # attention.compress_ratios may be one number
     unfused: bool = False  # llama.cpp switches flash attention off (src/llama-context.cpp)
 

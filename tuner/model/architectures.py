@@ -37,6 +37,8 @@ _FFN_INPUT: Order = ("ffn", "input", "attention")
 _FFN_ATTENTION: Order = ("ffn", "attention", "input")
 _ATTENTION_FFN: Order = ("attention", "ffn", "input")
 _STATED = GraphTraits(expert_weights="stated")
+_PHI3 = GraphTraits(layer_norm=False, residual_first=("ffn",), scale_of_q=True)
+_SIGMOID = GraphTraits(expert_weights="stated", expert_gate="sigmoid")
 
 _NEMOTRON_H = Architecture(
     "nemotron_h",
@@ -45,7 +47,9 @@ _NEMOTRON_H = Architecture(
     one_part=True,
     mtp_cached=True,
     scaled_experts=True,
-    graph=GraphTraits(logit_rows="after_norm", rope="none", expert_weights="stated"),
+    graph=GraphTraits(
+        logit_rows="after_norm", rope="none", expert_weights="stated", expert_gate="sigmoid"
+    ),
 )
 
 # a cache of keys and values in every layer
@@ -53,7 +57,9 @@ _CACHE = (
     Architecture(
         "afmoe",
         window=Window(4, optional=True),
-        graph=GraphTraits(rope="most", expert_weights="stated"),
+        graph=GraphTraits(
+            rope="most", norm_before_rows=True, expert_weights="stated", expert_gate="sigmoid"
+        ),
     ),
     Architecture("apertus", graph=GraphTraits(layer_norm=False)),
     Architecture("arcee"),
@@ -89,6 +95,7 @@ _CACHE = (
             rope="window",
             rope_in_lead=True,
             expert_weights="stated",
+            expert_gate="sigmoid",
         ),
     ),
     Architecture("command-r", graph=GraphTraits(layer_norm=True, parallel=_FFN_INPUT)),
@@ -105,11 +112,18 @@ _CACHE = (
         "exaone4", window=Window(4, default=4096, n_layer=64), graph=GraphTraits(rope="window")
     ),
     Architecture("falcon", output_in_q8_0=True, graph=GraphTraits(parallel=_FFN_ATTENTION)),
-    Architecture("gemma", graph=GraphTraits(scaled_input=True)),
+    Architecture("gemma", graph=GraphTraits(scaled_input=True, scale_of_q=True)),
     Architecture(
-        "gemma2", window=Window(2, default=4096), graph=GraphTraits(scaled_input=True, softcap=True)
+        "gemma2",
+        logit_cap=30.0,
+        window=Window(2, default=4096),
+        graph=GraphTraits(scaled_input=True, scale_of_q=True, softcap=True),
     ),
-    Architecture("gemma3", window=Window(6, optional=True), graph=GraphTraits(scaled_input=True)),
+    Architecture(
+        "gemma3",
+        window=Window(6, optional=True),
+        graph=GraphTraits(scaled_input=True, scale_of_q=True),
+    ),
     Architecture(
         "gemma3n",
         first_shared_kv=20,
@@ -132,7 +146,7 @@ _CACHE = (
         ),
     ),
     Architecture("glm4", positions="mrope_by_sections"),
-    Architecture("glm4moe", positions="mrope_by_sections", graph=_STATED),
+    Architecture("glm4moe", positions="mrope_by_sections", graph=_SIGMOID),
     Architecture(
         "gpt-oss",
         window=Window(2),
@@ -149,6 +163,7 @@ _CACHE = (
     Architecture(
         "grok",
         embedding_scale=78.4,
+        logit_scale=0.58,
         unfused=True,
         graph=GraphTraits(softcap=True, dense_beside_experts=True),
     ),
@@ -162,12 +177,12 @@ _CACHE = (
     Architecture(
         "hy_v3",
         scaled_experts=True,
-        graph=GraphTraits(logit_rows="after_norm", expert_weights="stated"),
+        graph=GraphTraits(logit_rows="after_norm", expert_weights="stated", expert_gate="sigmoid"),
     ),
     Architecture("internlm2"),
     Architecture("jais", graph=GraphTraits(rope="none")),
     Architecture("jais2"),
-    Architecture("laguna", window=Window(4, dense_first=True, optional=True), graph=_STATED),
+    Architecture("laguna", window=Window(4, dense_first=True, optional=True), graph=_SIGMOID),
     Architecture("llama", scaled_experts=True, n_layer_70b=80),
     Architecture(
         "llama4",
@@ -175,6 +190,7 @@ _CACHE = (
         graph=GraphTraits(
             rope="most_or_but_last",
             scaled_q=True,
+            expert_gate="sigmoid",
             expert_weights="plain",
             expert_choice="logits",
             weighted_input=True,
@@ -183,13 +199,17 @@ _CACHE = (
     Architecture("maincoder"),
     Architecture("maple", window=Window(), graph=GraphTraits(rope="window")),
     Architecture("mellum", window=Window(4, optional=True), scaled_experts=True),
-    Architecture("mimo2", window=Window()),
-    Architecture("minicpm", embedding_scale=12.0),
+    Architecture("mimo2", window=Window(), graph=GraphTraits(expert_gate="sigmoid")),
+    Architecture("minicpm", embedding_scale=12.0, residual_scale=1.4, logit_scale=1.0),
     Architecture("minicpm3", graph=GraphTraits(whole_query=True)),
     Architecture("minimax-m2"),
     Architecture("mistral3", scaled_experts=True),
     Architecture("mpt", graph=GraphTraits(layer_norm=True, rope="none")),
-    Architecture("muse-glimmer", window=Window(4), graph=GraphTraits(rope="window")),
+    Architecture(
+        "muse-glimmer",
+        window=Window(4),
+        graph=GraphTraits(norm_before_rows=True, rope="window"),
+    ),
     Architecture("nanbeige", reads=frozenset({"loops"})),
     Architecture("nemotron"),
     Architecture("olmo", graph=GraphTraits(layer_norm=True, bare_norms=True)),
@@ -199,9 +219,9 @@ _CACHE = (
     Architecture("orion"),
     Architecture("paddleocr", positions="mrope"),
     Architecture("pangu-embedded"),
-    Architecture("phi2", graph=GraphTraits(parallel=_ATTENTION_FFN)),
-    Architecture("phi3", graph=GraphTraits(layer_norm=False, residual_first=("ffn",))),
-    Architecture("phimoe", graph=GraphTraits(layer_norm=False, residual_first=("ffn",))),
+    Architecture("phi2", graph=GraphTraits(parallel=_ATTENTION_FFN, scale_of_q=True)),
+    Architecture("phi3", graph=_PHI3),
+    Architecture("phimoe", graph=_PHI3),
     Architecture("plamo", graph=GraphTraits(parallel=_FFN_ATTENTION)),
     Architecture("plamo3", window=Window(8, optional=True)),
     Architecture("plm", graph=GraphTraits(whole_query=True)),
@@ -229,7 +249,7 @@ _CACHE = (
         "step35",
         reads=frozenset({"clamps"}),
         window=Window(),
-        graph=GraphTraits(logit_rows="before_norm", expert_weights="stated"),
+        graph=GraphTraits(logit_rows="before_norm", expert_weights="stated", expert_gate="sigmoid"),
     ),
     Architecture("talkie", graph=GraphTraits(embedding_skip=True, bare_norms=True)),
     Architecture("xverse"),
@@ -269,7 +289,7 @@ _LATENT = (
         reads=_DSA,
         indexer=Indexer(unlisted="glm_5_2"),
         scaled_experts=True,
-        graph=_STATED,
+        graph=_SIGMOID,
     ),
     Architecture(
         "hy_v4",
@@ -320,7 +340,10 @@ _HYBRID = (
         reads=_KDA | {"indexer"},
         indexer=Indexer("pools"),
         graph=GraphTraits(
-            builder="hyper_connections", needs_every_layer=True, expert_weights="stated"
+            builder="hyper_connections",
+            needs_every_layer=True,
+            expert_weights="stated",
+            expert_gate="sigmoid",
         ),
     ),
     Architecture(

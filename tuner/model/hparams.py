@@ -67,7 +67,12 @@ class HParams:
     n_expert_used: int
     n_expert_groups: int
     n_groups_used: int
+    scaled_residual: bool  # what a layer's parts have made is scaled before it is added
+    scaled_logits: bool
+    capped_logits: bool  # they go through tanh
+    expert_gate: str  # by what function the router's word becomes shares; "" if not stated
     expert_weights_norm: bool  # the weights of the chosen experts are made to sum up to 1
+    expert_weights_scaled: bool  # and are then scaled
     clamped: tuple[bool, ...]  # layers whose experts' gated units are clamped
     clamped_shared: tuple[bool, ...]  # the same of dense parts and shared experts
 

@@ -23,6 +23,8 @@ from tuner.settings import MAX_CONTEXT
 _MROPE_POSITIONS = 4  # numbers that say where a token is where images have places too
 _GLM_5_2_CONTEXT = 1 << 20  # from here on a model is taken for GLM 5.2 (src/models/glm-dsa.cpp)
 _GLM_5_2_INDEXERS = 3, 4  # in its first layers, and in one of so many after them
+# llama_expert_gating_func_type
+_GATES = {1: "softmax", 2: "sigmoid", 3: "softmax_weight", 4: "sqrt_softplus"}
 _NO_LIMIT = 1e-6  # a limit of gated units up to this is none (src/llama-graph.cpp)
 
 
@@ -95,7 +97,12 @@ def load_hparams(header: Header, architecture: str) -> HParams:
         n_expert_used=n_used,
         n_expert_groups=keys.integer("expert_group_count"),
         n_groups_used=keys.optional("expert_group_used_count"),
+        scaled_residual=keys.number("residual_scale", row.residual_scale) != 0,
+        scaled_logits=keys.number("logit_scale", row.logit_scale) != 0,
+        capped_logits=keys.number("final_logit_softcapping", row.logit_cap) != 0,
+        expert_gate=_GATES.get(keys.optional("expert_gating_func"), ""),
         expert_weights_norm=keys.flag("expert_weights_norm"),
+        expert_weights_scaled=keys.number("expert_weights_scale") not in (0.0, 1.0),
         clamped=_clamped(keys, row, "swiglu_clamp_exp", n_all),
         clamped_shared=_clamped(keys, row, "swiglu_clamp_shexp", n_all),
     )

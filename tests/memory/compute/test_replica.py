@@ -12,6 +12,7 @@ from tuner.memory.compute.graph import Graph
 from tuner.memory.compute.replica.attention import cached_rows, rotates
 from tuner.memory.compute.replica.builder import GraphBuilder
 from tuner.memory.compute.replica.hrm_text import block_of
+from tuner.memory.kv_cache import ALL
 from tuner.model.architectures import architecture
 from tuner.model.hparams import HParams
 
@@ -45,7 +46,8 @@ def test_a_cache_on_another_device_begins_no_split(elsewhere: bool) -> None:
     g.device = 1
     x = g.input(64, 1)
     size = 4096
-    cache = cached_rows(cast(GraphBuilder, SimpleNamespace(g=g)), size, 0 if elsewhere else 1)
+    b = cast(GraphBuilder, SimpleNamespace(g=g, caches={}))
+    cache = cached_rows(b, (ALL, "k"), (64, 1, 32), size / 2048, 0 if elsewhere else 1)
     wide = g.mm(1024, x)  # 4096 bytes, free before the cache is read
     narrow = g.mm(64, wide)
     g.expand(narrow)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import ge, mul
 
+from tuner.memory.compute.allocator import shrunk
 from tuner.memory.compute.terms import Terms
 
 _Sum = tuple[int, ...]  # a coefficient for each place
@@ -48,8 +49,14 @@ def _peaks(steps: Sequence[int], sizes: Sequence[_Sum]) -> set[_Sum]:
         else:
             if rising:
                 found.add(tuple(alive))
-            for place, less in enumerate(taken[~step]):
-                alive[place] -= less
+            if cut := shrunk(step):
+                block, left = cut
+                for place, (had, has) in enumerate(zip(taken[block], sizes[left], strict=True)):
+                    alive[place] -= had - has
+                taken[block] = sizes[left]
+            else:
+                for place, less in enumerate(taken[~step]):
+                    alive[place] -= less
         rising = step >= 0
     if rising:
         found.add(tuple(alive))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tuner.memory.compute.graph import Block, Graph, Layout, Node
+from tuner.memory.compute.graph import HOST, Block, Graph, Layout, Node
 from tuner.memory.compute.scheduler import scheduled
 
 _ENDLESS = 1 << 62
@@ -24,15 +24,31 @@ _ENDLESS = 1 << 62
 @dataclass(frozen=True, slots=True)
 class Tape:
     """What happens in one device's buffer. A step n >= 0 takes a block of `sizes[n]` bytes, a
-    step ~n gives back the block that was taken n-th."""
+    step ~n gives back the block that was taken n-th, a step of `shrinking` the end of one."""
 
     steps: tuple[int, ...]
     sizes: tuple[int, ...]
 
 
-def peaks(graph: Graph, alignments: Sequence[int], copies: int = 1) -> list[int]:
+_SHRINKS = 1 << 40
+_SIZES = 1 << 20  # no tape has so many
+
+
+def shrinking(block: int, size: int) -> int:
+    """The step that leaves of the block that was taken n-th as many bytes as `sizes` has there."""
+    return ~(_SHRINKS + block * _SIZES + size)
+
+
+def shrunk(step: int) -> tuple[int, int] | None:
+    """The block and the size of such a step; None of any other."""
+    return divmod(~step - _SHRINKS, _SIZES) if ~step >= _SHRINKS else None
+
+
+def peaks(
+    graph: Graph, alignments: Sequence[int], copies: int = 1, optimizers: Sequence[str] = ()
+) -> list[int]:
     """Bytes of compute buffer per device, device 0 being the host. Uses the graph up."""
-    tapes, _ = trace(graph, len(alignments), copies)
+    tapes, _ = trace(graph, len(alignments), copies, optimizers)
     return [replay(t.steps, t.sizes, a) for t, a in zip(tapes, alignments, strict=True)]
 
 
@@ -68,7 +84,16 @@ def replay(steps: Sequence[int], sizes: Sequence[int], alignment: int) -> int:
             else:
                 starts[best] = end
             continue
-        start, end = taken[~step]
+        block = ~step
+        if block < _SHRINKS:
+            start, end = taken[block]
+        else:
+            block, size = divmod(block - _SHRINKS, _SIZES)
+            start, end = taken[block]
+            taken[block] = start, start + sizes[size]
+            start += sizes[size]
+            if start == end:
+                continue
         n = len(starts)
         before = ends.index(start) if start in ends else n
         behind = starts.index(end) if end in starts else n
@@ -107,25 +132,29 @@ class _TapeWriter:
     def give(self, block: int) -> None:
         self._steps.append(~block)
 
+    def shrink(self, block: int, size: int) -> None:
+        self._steps.append(shrinking(block, self._sizes.setdefault(size, len(self._sizes))))
+
     def tape(self) -> Tape:
         return Tape(tuple(self._steps), tuple(self._sizes))
 
 
 def trace(
-    graph: Graph, n_devices: int, copies: int = 1
+    graph: Graph, n_devices: int, copies: int = 1, optimizers: Sequence[str] = ()
 ) -> tuple[list[Tape], set[tuple[Layout, Layout]]]:
     """The tape of each device, the host's first, and the pairs of layouts that kept a node from
     taking over its parent's memory by being different. Uses the graph up.
 
     `copies` is 4 under pipeline parallelism: every input of a device is kept that often and
-    never given back.
+    never given back. `optimizers`: as of `scheduled`.
     """
     writers = [_TapeWriter() for _ in range(n_devices)]
-    nodes, pinned = scheduled(graph, copies)
+    nodes, pinned = scheduled(graph, copies, optimizers)
     layouts_that_differ: set[tuple[Layout, Layout]] = set()
 
     def take(node: Node) -> Block:
-        return node.device, writers[node.device].take(node.size)
+        size = node.size + node.extra if node.device != HOST else node.size
+        return node.device, writers[node.device].take(size)
 
     for node in pinned:
         for _ in range(copies):
@@ -158,6 +187,8 @@ def trace(
                 node.block = take(node)
             else:
                 node.block, parent.block = parent.block, None
+                if parent.extra and parent.device != HOST and node.block:
+                    writers[parent.device].shrink(node.block[1], node.size)
         for src in node.srcs:
             src.readers -= 1
             if src.readers or src.views:

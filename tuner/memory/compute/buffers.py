@@ -20,7 +20,7 @@ from tuner.memory.compute.between import (
     Peaks,
     grows_unevenly,
 )
-from tuner.memory.compute.graph import F16, F32, HOST, NOBODY, OFFLOADED, Borrower
+from tuner.memory.compute.graph import F16, F32, HOST, NOBODY, OFFLOADED, Borrower, Graph
 from tuner.memory.compute.replica.builder import Layers, Shape
 from tuner.memory.compute.replica.model_graph import ModelGraph
 from tuner.memory.compute.replica.sparse_counts import attends_by_copy, counts, metal_counts
@@ -34,6 +34,7 @@ from tuner.settings import CONTEXT_PADDING, Settings
 from tuner.units import padded
 
 _GUESSING = 100  # steps in whose time a size is guessed
+_UNPACKED = 32  # tokens from which on Metal reads a copy (`..._flash_attn_ext_use_kv_f16`)
 _COPIES = 4  # GGML_SCHED_MAX_COPIES
 
 # what tells compute buffers apart beside the context: placement, types of K and V, n_ubatch,
@@ -75,6 +76,7 @@ class ComputeSizes:
             Borrower(i, row.borrows_weights) for i, row in enumerate(rows, 1) if row.borrows_weights
         )
         self.offload = next(borrowers, NOBODY)
+        self.optimizers = ["", *(row.optimizer for row in rows)]
         self._scratch = next((row.attention_scratch for row in rows if row.attention_scratch), "")
         events = all(row.pipeline for row in rows) and not machine.accelerated
         self._pipelines = len(rows) > 1 and events
@@ -102,6 +104,7 @@ class ComputeSizes:
             self.offload,
             opens=True,
             trims=not (self._hp.residual_block or self._sparse or self._hp.cycles[0]),
+            optimizers=self.optimizers,
         )
 
     def forget(self) -> None:
@@ -198,6 +201,12 @@ class ComputeSizes:
             found = self._exact[key] = self._plain(shape, layers, where)
         return found
 
+    def graph_of(self, settings: Settings, where: Placement, flash: bool) -> Graph:
+        """The graph that `exact` goes by."""
+        layers = self._stand_ins.every(where)
+        shape = self._shape(padded(settings.n_ctx, CONTEXT_PADDING), settings, layers, flash)
+        return self.replays.built(shape, layers, self._ends(shape, layers, where)[0])
+
     def _sampled(
         self, settings: Settings, where: Placement, layers: Layers, flash: bool
     ) -> _Samples:
@@ -274,6 +283,7 @@ class ComputeSizes:
             k_bytes=k.bits / 8 if borrowed else 0.0,
             v_bytes=v.bits / 8 if borrowed else 0.0,
             scratch=self._scratch,
+            k_stride=k.bits / 8 if metal and not (k.quantized and n_tokens >= _UNPACKED) else 0.0,
             f16_k=k.name == "f16" or self._scratch != "CUDA",
             f16_v=v.name == "f16" or self._scratch != "CUDA",
             k_cached=k.bits / 8 if hp.row.memory == "compressed" else 0.0,

@@ -10,7 +10,6 @@ from math import prod
 from typing import NamedTuple
 
 from tuner.machine.backends import Offload
-
 from tuner.memory.compute.ops import Op
 
 F32, F16, I32, I64 = 4, 2, 4, 8
@@ -34,7 +33,8 @@ NOBODY = Borrower(-1, "")
 
 
 class Node:
-    """One tensor of a graph. `root` is the tensor that a view looks into.
+    """One tensor of a graph. `root` is the tensor that a view looks into, `into` the cache that a
+    store writes into. Weights are no operands of an operation, unless they must be copied for it.
 
     `device` is where it runs: fixed where a weight or a cache says so, else -1 until the
     scheduler has decided. `external` memory (a weight, a cache) is not the graph's; `borrowed` is
@@ -42,8 +42,8 @@ class Node:
     """
 
     __slots__ = (
-        "_size", "block", "borrowed", "contiguous", "device", "element", "external", "inplace",
-        "into", "op", "readers", "root", "shape", "srcs", "views",
+        "_size", "block", "borrowed", "contiguous", "device", "element", "external", "extra",
+        "inplace", "into", "op", "readers", "root", "shape", "srcs", "views",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +72,7 @@ class Node:
         self.contiguous = contiguous
         self.device = device
         self.borrowed = borrowed
+        self.extra = 0  # bytes that a GPU takes for the operation beside its result
         self._size = -1  # most are never asked for
         # the allocator's: nodes that are still to read it, views into it, the block that it holds
         self.readers = self.views = 0
@@ -112,9 +113,13 @@ class Graph:
         """A weight or cache of `size` bytes; it costs memory only where it must be copied."""
         return Node((size,), 1, external=True, device=device)
 
-    def new(self, *shape: int, of: tuple[Node, ...], element: int = F32) -> Node:
+    def new(self, *shape: int, of: tuple[Node, ...], op: Op = "", element: int = F32) -> Node:
         """The result of an operation that needs memory of its own."""
-        return Node(shape, element, of)
+        return Node(shape, element, of, op)
+
+    def cont(self, x: Node, *shape: int) -> Node:
+        """A copy of x without gaps, under another shape if one is stated."""
+        return Node(shape or x.shape, F32, (x,), "CONT")
 
     def mm(self, rows: int, x: Node, weight: int = 0) -> Node:
         """A weight of `rows` rows and of so many bytes times x."""
@@ -132,21 +137,32 @@ class Graph:
         """A matrix product with a weight of so many bytes on `device` (the current one unless
         stated), `routed` where each token has experts of its own."""
         device, borrowed = self._run_at(device, weight, shape[2] if routed else shape[1], shape)
-        return Node(shape, F32, (*borrowed, *srcs), device=device)
+        op: Op = "MUL_MAT_ID" if routed else "MUL_MAT"
+        return Node(shape, F32, (*borrowed, *srcs), op, device=device)
 
-    def weighed(self, shape: tuple[int, ...], *srcs: Node, weight: int) -> Node:
+    def weighed(self, shape: tuple[int, ...], *srcs: Node, weight: int, op: Op = "") -> Node:
         """The result of any other operation with a weight, in memory of its own."""
         device, borrowed = self._run_at(None, weight, 0, shape)
-        return Node(shape, F32, (*srcs, *borrowed), device=device)
+        return Node(shape, F32, (*srcs, *borrowed), op, device=device)
 
-    def over(self, x: Node, *others: Node, weight: int = 0, device: int | None = None) -> Node:
+    def over(
+        self, x: Node, *others: Node, op: Op = "", weight: int = 0, device: int | None = None
+    ) -> Node:
         """The result of an operation that may overwrite x (or another operand like it). `weight`:
         the bytes of a weight among its operands, which are on `device` (the current one unless
         stated)."""
         if not weight:
-            return Node(x.shape, F32, (x, *others), inplace=True)
+            return Node(x.shape, F32, (x, *others), op, inplace=True)
         device, borrowed = self._run_at(device, weight, 0, x.shape)
-        return Node(x.shape, F32, (x, *others, *borrowed), inplace=True, device=device)
+        return Node(x.shape, F32, (x, *others, *borrowed), op, inplace=True, device=device)
+
+    def add(self, x: Node, y: Node) -> Node:
+        """x plus y, in the shape of x."""
+        return Node(x.shape, F32, (x, y), "ADD", inplace=True)
+
+    def mul(self, x: Node, y: Node) -> Node:
+        """x times y, element by element, in the shape of x."""
+        return Node(x.shape, F32, (x, y), "MUL", inplace=True)
 
     def beside(self, weight: int) -> tuple[Node, ...]:
         """A weight of so many bytes on the current device that does not say where an operation
@@ -177,17 +193,33 @@ class Graph:
             return at, ()
         return self.offload.device, (Node((weight,), 1, external=True, device=HOST, borrowed=True),)
 
-    def view(self, x: Node, *shape: int, contiguous: bool = True, stride: int = 0) -> Node:
+    def view(
+        self, x: Node, *shape: int, contiguous: bool = True, stride: int = 0, op: Op = "VIEW"
+    ) -> Node:
         """x or a part of it under another shape. `stride`: elements from one of the last dimension
         to the next; a copy for another device takes what lies between them along."""
-        node = Node(shape, F32, (x,), root=x.root or x, contiguous=contiguous and x.contiguous)
+        root, gapless = x.root or x, contiguous and x.contiguous
+        node = Node(shape, F32, (x,), op, root=root, contiguous=gapless)
         if stride:
             node.size = F32 * ((shape[-1] - 1) * stride + prod(shape[:-1]))
         return node
 
-    def store(self, *srcs: Node) -> Node:
+    def reshape(self, x: Node, *shape: int) -> Node:
+        """All of x under another shape."""
+        return Node(shape, F32, (x,), "RESHAPE", root=x.root or x, contiguous=x.contiguous)
+
+    def permute(self, x: Node, *shape: int) -> Node:
+        """x with its dimensions in another order."""
+        return self.view(x, *shape, contiguous=False, op="PERMUTE")
+
+    def store(self, *srcs: Node, into: Node | None = None, op: Op = "CPY") -> Node:
         """Writes into a cache or a state of the current device."""
-        return Node((0,), 0, srcs, external=True, device=self.device)
+        return Node((0,), 0, srcs, op, into=into, external=True, device=self.device)
+
+    def stored(self, rows: Node, where: Node, into: Node, seen_as: Node | None = None) -> Node:
+        """Writes rows into a cache, which may be seen under another shape."""
+        srcs = (rows, where) if seen_as is None else (rows, where, seen_as)
+        return Node((0,), 0, srcs, "SET_ROWS", into=into, external=True, device=into.device)
 
     def expand(self, *targets: Node) -> None:
         """Puts everything that the targets need, then the targets, at the end of the graph."""

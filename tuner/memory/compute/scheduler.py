@@ -5,23 +5,67 @@ Follows `ggml_backend_sched_split_graph` (ggml/src/ggml-backend.cpp).
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
 from tuner.memory.compute.graph import HOST, LEFT_TO_HOST, Graph, Node
+from tuner.memory.compute.optimize import OPTIMIZERS, Kept, Split
 
 
-def scheduled(graph: Graph, copies: int) -> tuple[list[Node], list[Node]]:
+@dataclass(slots=True)
+class Run:
+    """Nodes of one device that run together (a "split"), behind what is copied for them."""
+
+    device: int
+    copied: list[Node]
+    nodes: list[Node]
+
+
+def scheduled(
+    graph: Graph, copies: int, optimizers: Sequence[str] = ()
+) -> tuple[list[Node], list[Node]]:
     """The nodes in the order in which they run, each on its device, with copies of what another
-    device made put before the run of nodes (the "split") that needs them; and the tensors that
-    `copies` under pipeline parallelism keep for ever. Uses the graph up."""
-    assign(graph)
+    device made put before the run of nodes that needs them; and the tensors that `copies` under
+    pipeline parallelism keep for ever. `optimizers`: what each device does to its runs
+    (`Backend.optimizer`). Uses the graph up."""
+    uses = Counter(src for node in graph.nodes for src in node.srcs) if any(optimizers) else None
+    runs, made = split(graph)
+    kept: Kept = {}
+    if uses is not None:
+        for run, next_run in zip_longest(runs, runs[1:]):
+            if name := optimizers[run.device]:
+                after = next_run.nodes[0] if next_run else None
+                run.nodes = OPTIMIZERS[name](Split(run.nodes, uses, after, kept))
     out: list[Node] = []
-    copied: list[Node] = []  # what is copied for the split that is being put together,
-    split: list[Node] = []  # and its nodes
+    for run in runs:
+        out += run.copied
+        out += _with_readers(run.nodes, kept) if kept else run.nodes
+    inputs = [leaf for leaf in graph.leaves if leaf.device == HOST]
+    return out, [*made, *inputs] if copies > 1 else []
+
+
+def _with_readers(nodes: list[Node], kept: Kept) -> list[Node]:
+    """The nodes, and behind each one that others are kept for, something that reads these."""
+    out = []
+    for node in nodes:
+        out.append(node)
+        if node in kept:
+            out.append(Node((0,), 0, tuple(kept[node]), external=True))
+    return out
+
+
+def split(graph: Graph) -> tuple[list[Run], list[Node]]:
+    """The runs of nodes as they come, and all copies. Uses the graph up."""
+    assign(graph)
+    run = Run(-1, [], [])
+    runs = [run]
     made: dict[tuple[Node, int], Node] = {}
-    device = -1
     for node in graph.nodes:
         if node.root is not None:  # a view stays where it looks
             node.device = node.root.device
-            split.append(node)
+            run.nodes.append(node)
             continue
         at = node.device
         foreign = borrowed = False
@@ -31,29 +75,28 @@ def scheduled(graph: Graph, copies: int) -> tuple[list[Node], list[Node]]:
             elif src.device != at:
                 foreign = True
                 borrowed = borrowed or src.borrowed
+        if run.device < 0:
+            run.device = at
         # a borrowed weight begins one if the last has copies, so that these are free again
-        if at != device or (borrowed and copied):
-            device = at
-            out += copied + split
-            copied, split = [], []
+        elif at != run.device or (borrowed and run.copied):
+            run = Run(at, [], [])
+            runs.append(run)
         if foreign:
             srcs = list(node.srcs)
             for i, src in enumerate(srcs):
-                if src.device == device:
+                if src.device == at:
                     continue
-                copy = made.get((src, device))
+                copy = made.get((src, at))
                 if copy is None:
-                    copy = Node(src.shape, src.element, contiguous=src.contiguous, device=device)
+                    copy = Node(src.shape, src.element, contiguous=src.contiguous, device=at)
                     copy.size = src.size
-                    made[src, device] = copy
+                    made[src, at] = copy
                     reader = Node((0,), 0, (src,), external=True)
-                    copied += (reader, copy)
+                    run.copied += (reader, copy)
                 srcs[i] = copy
             node.srcs = tuple(srcs)
-        split.append(node)
-    out += copied + split
-    inputs = [leaf for leaf in graph.leaves if leaf.device == HOST]
-    return out, [*made.values(), *inputs] if copies > 1 else []
+        run.nodes.append(node)
+    return runs, list(made.values())
 
 
 def assign(graph: Graph) -> None:

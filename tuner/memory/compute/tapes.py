@@ -152,12 +152,16 @@ class Replays:
         *,
         opens: bool,
         trims: bool = True,
+        optimizers: Sequence[str] = (),
     ):
-        """`opens`: whether sizes may be left open; if not, every shape has a graph of its own.
+        """`optimizers`: what each device does to the order of its nodes (`scheduler.py`). `opens`: whether sizes may be left open; if not, every shape has a graph of its own.
         `trims`: whether layers far from a device may be left out, which they may not where later
         ones read what all earlier ones have banked, or where they run in cycles."""
         self._graph, self._alignments, self._offload = graph, alignments, offload
-        self.anew = partial(Replays, graph, alignments, offload, opens=opens, trims=trims)
+        self._optimizers = optimizers
+        self.anew = partial(
+            Replays, graph, alignments, offload, opens=opens, trims=trims, optimizers=optimizers
+        )
         self._opens, self._trims = opens, opens and trims
         self.work = Work()
         self._graphs: dict[_Key, SymbolicGraph] = {}
@@ -185,11 +189,12 @@ class Replays:
         """The peaks of one graph of plain numbers. Raises what the graph's builder raises where a
         model's layers are like none that it knows."""
         with _uncollected():
-            graph = self._built(shape, layers, output)
+            graph = self.built(shape, layers, output)
             self.work.steps += 2 * _TRACING * len(graph.nodes)
-            return tuple(peaks(graph, self._alignments, copies))
+            return tuple(peaks(graph, self._alignments, copies, self._optimizers))
 
-    def _built(self, shape: Shape, layers: Layers, output: int) -> Graph:
+    def built(self, shape: Shape, layers: Layers, output: int) -> Graph:
+        """The graph itself, as it is before it is scheduled."""
         larger = -(-len(layers) // _LARGE)
         self.work.steps += _BUILDING * len(layers) * larger  # if it cannot be built, too
         return self._graph.build(shape, layers, output, self._offload)
@@ -227,8 +232,10 @@ class Replays:
         if found is None:
             shape, layers, output, copies = key
             with _uncollected():
-                graph = self._built(shape, layers, output)
-                traced, layouts_that_differ = trace(graph, len(self._alignments), copies)
+                graph = self.built(shape, layers, output)
+                traced, layouts_that_differ = trace(
+                    graph, len(self._alignments), copies, self._optimizers
+                )
                 del graph
             tapes = []
             for tape, alignment in zip(traced, self._alignments, strict=True):

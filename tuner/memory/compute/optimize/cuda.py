@@ -83,7 +83,10 @@ def _weighted_sum(split: Split, i: int) -> _Sum | None:
     if len(parts) != used or len(sums) != used - 1:
         return None
     lefts = (parts[0], *sums)
-    if any(s.srcs[:2] != pair for s, pair in zip(sums, zip(lefts, parts[1:], strict=False), strict=True)):
+    if any(
+        s.srcs[:2] != pair
+        for s, pair in zip(sums, zip(lefts, parts[1:], strict=False), strict=True)
+    ):
         return None
     end = i + length - 1
     return _Sum(factors, length) if split.confined(range(i, end + 1), (end,)) else None

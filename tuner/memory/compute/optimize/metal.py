@@ -159,8 +159,7 @@ def _fusion(holds: Callable[[Split, _At], bool], *ops: str) -> _Fusion:
 _CHOICE = ("SOFT_MAX", "RESHAPE", "ARGSORT", "VIEW", "GET_ROWS")
 _NORMED = ("RESHAPE", "SUM_ROWS", "CLAMP", "DIV", "RESHAPE")
 _CHOICES = tuple(
-    _fusion(_is_choice, *_CHOICE, *more)
-    for more in ((), ("SCALE",), _NORMED, (*_NORMED, "SCALE"))
+    _fusion(_is_choice, *_CHOICE, *more) for more in ((), ("SCALE",), _NORMED, (*_NORMED, "SCALE"))
 )
 # `ggml_metal_fusions`, but for what only audio has
 _FUSIONS = (
@@ -179,8 +178,7 @@ _FUSIONS = (
     _fusion(_is_bent, "SSM_CONV", "UNARY"),
 )
 _BY_FIRST = {
-    first: tuple(f for f in _FUSIONS if f.ops[0] == first)
-    for first in {f.ops[0] for f in _FUSIONS}
+    first: tuple(f for f in _FUSIONS if f.ops[0] == first) for first in {f.ops[0] for f in _FUSIONS}
 }
 
 
@@ -228,7 +226,9 @@ def _grouped(split: Split) -> list[_Group]:
         end = i + 1
         if split.ops[i] not in EMPTY:
             total = 0
-            while True:  # fusions right behind one another are taken as one (`ggml_metal_fusion_max`)
+            while (
+                True
+            ):  # fusions right behind one another are taken as one (`ggml_metal_fusion_max`)
                 left = real[n + total : n + _LONGEST]
                 fused = _fused(split, left) if left else 1
                 if fused == 1 or total + fused > _LONGEST:

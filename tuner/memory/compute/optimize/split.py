@@ -13,9 +13,7 @@ Kept = dict[Node, dict[Node, None]]  # by the node that they outlast: what may n
 class Split:
     """The nodes of one device that are run together, as the scheduler hands them to a backend."""
 
-    def __init__(
-        self, nodes: list[Node], uses: Mapping[Node, int], after: Node | None, kept: Kept
-    ):
+    def __init__(self, nodes: list[Node], uses: Mapping[Node, int], after: Node | None, kept: Kept):
         """`uses`: how often each node of the whole graph is an operand (`ggml_node_get_use_count`);
         `after`: the node behind the split; `kept` is added to."""
         self.nodes, self.after = nodes, after

@@ -153,9 +153,7 @@ class _Reordering:
             if c != self.current[-1]:
                 return False
             pair = (self.ops[c], self.ops[j])
-            if pair in _LOOSELY and all(
-                self.used[v] or self.empty[v] for v in range(c + 1, j)
-            ):
+            if pair in _LOOSELY and all(self.used[v] or self.empty[v] for v in range(c + 1, j)):
                 continue
             if j != c + 1 or pair not in _CLOSELY:
                 return False
@@ -188,8 +186,10 @@ class _Reordering:
     def _take_rope(self, j: int) -> int:
         for k in self._ahead(j):
             srcs = self.nodes[k].srcs
-            if self.ops[k] == "ROPE" and srcs[0] is self.nodes[j] and not any(
-                src.srcs for src in srcs[1:]
+            if (
+                self.ops[k] == "ROPE"
+                and srcs[0] is self.nodes[j]
+                and not any(src.srcs for src in srcs[1:])
             ):
                 self._take(k)
                 return k
@@ -213,8 +213,7 @@ class _Reordering:
         if not self.split.confined((rope, view, k), (k,)):
             return
         if any(
-            c > rope and not self.used[c] and c != view and not self.empty[c]
-            for c in self.needs[k]
+            c > rope and not self.used[c] and c != view and not self.empty[c] for c in self.needs[k]
         ):
             return
         self._take(view)

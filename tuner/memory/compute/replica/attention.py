@@ -10,8 +10,9 @@ from collections.abc import Callable
 from math import prod
 
 from tuner.gguf.header import TensorInfo
-from tuner.memory.compute.graph import F16, F32, HOST, LEFT_TO_HOST, Node
+from tuner.memory.compute.graph import F16, F32, LEFT_TO_HOST, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
+from tuner.memory.compute.replica.extras import of_attention
 from tuner.memory.kv_cache import ALL, WINDOW, Cells
 from tuner.model.hparams import HParams
 
@@ -45,17 +46,19 @@ def attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     if k is not None and b.has(t, "attn_k_norm") and t["attn_k_norm.weight"].shape[0] == dk:
         k = b.norm(t, "attn_k_norm", k)
     if v is not None and b.traits.norm_v:
-        v = g.over(v)
+        v = g.over(v, op="RMS_NORM")
     if rotates(b.hp, il):
         q = b.rotated(q)
         k = b.rotated(k) if k is not None else None
     elif b.traits.scaled_q:
-        q = g.over(q, b.input(ALL, "temperature", 1, 1, n_tokens, element=F32))
+        q = g.mul(q, b.input(ALL, "temperature", 1, 1, n_tokens, element=F32))
+    if b.traits.scale_of_q:
+        q = g.over(q, op="SCALE")
     if gate is not None:
-        gate = g.new(dk * n, n_tokens, of=(gate,))
+        gate = g.cont(gate, dk * n, n_tokens)
     y = attend(b, il, q, k, v, sinks=t.get("attn_sinks.weight"))
     if gate is not None:
-        y = g.over(y, g.over(gate))
+        y = g.mul(y, g.over(gate, op="SIGMOID"))
     elif b.has(t, "attn_gate"):
         y = _gated(b, y, g.over(b.mm(t, "attn_gate", x)), n)
     if b.has(t, "attn_sub_norm"):
@@ -87,14 +90,14 @@ def _projected(
     else:
         if _wide(b, t, "attn_q_norm", raw):
             raw = b.norm(t, "attn_q_norm", raw)
-        q = g.view(raw, dk, n, n_tokens)
+        q = g.reshape(raw, dk, n, n_tokens)
     if il >= hp.n_layer_kv:
         return q, None, None, gate
     k = b.mm(t, "attn_k", x)
-    v = g.view(b.mm(t, "attn_v", x) if b.has(t, "attn_v") else k, dv, n_kv, n_tokens)
+    v = g.reshape(b.mm(t, "attn_v", x) if b.has(t, "attn_v") else k, dv, n_kv, n_tokens)
     if _wide(b, t, "attn_k_norm", k):
         k = b.norm(t, "attn_k_norm", k)
-    return q, g.view(k, dk, n_kv, n_tokens), v, gate
+    return q, g.reshape(k, dk, n_kv, n_tokens), v, gate
 
 
 def _gated(b: GraphBuilder, y: Node, gate: Node, n_head: int) -> Node:
@@ -102,9 +105,9 @@ def _gated(b: GraphBuilder, y: Node, gate: Node, n_head: int) -> Node:
     g, n_tokens = b.g, b.n_tokens
     rows = y.shape[0]
     if gate.shape[0] != n_head or rows == n_head:
-        return g.over(y, gate)
-    y = g.over(g.view(y, rows // n_head, n_head, n_tokens), g.view(gate, 1, n_head, n_tokens))
-    return g.view(y, rows, n_tokens)
+        return g.mul(y, gate)
+    y = g.mul(g.reshape(y, rows // n_head, n_head, n_tokens), g.reshape(gate, 1, n_head, n_tokens))
+    return g.reshape(y, rows, n_tokens)
 
 
 def _wide(b: GraphBuilder, t: Tensors, name: str, x: Node) -> bool:
@@ -142,82 +145,96 @@ def attend(
     kv = [x for x in ((k, v) if hp.n_swa else (v, k)) if x is not None]
     g.expand(*kv)
     home = b.cache_device if b.cache_device >= 0 else g.device
-    stores = [(k, b.k_idxs[kind])] if k is not None else []
-    if v is not None and not hp.mla:
-        stores.append((v, b.v_idxs[kind]))
-    for x, rows in stores:
+    if k is not None:
         b.owners[kind] = home
-        flat = g.view(x, prod(x.shape) // n_tokens, n_tokens)
-        flat.size = x.size
-        g.expand(Node((0,), 0, (flat, rows), external=True, device=home))
+        b.caches[kind, "k"] = g.external(0, home)
+        flat = g.view(k, prod(k.shape) // n_tokens, n_tokens)
+        flat.size = k.size
+        g.expand(g.stored(flat, b.k_idxs[kind], b.caches[kind, "k"]))
+    if v is not None and not hp.mla:
+        b.caches[kind, "v"] = g.external(0, home)
+        g.expand(_stored_values(b, v, kind))
 
     mask = mask_of() if mask_of else b.masks[kind]
     cells = b.cells[kind]
     home = b.owners.get(kind, home)  # a layer may read an earlier layer's cache
-    size = int(cells * dk * n_kv * b.shape.k_bytes)
-    cached = [cached_rows(b, size, home)]
-    if not hp.mla:
-        cached.append(cached_rows(b, int(cells * dv * n_kv * b.shape.v_bytes), home))
-    elif b.shape.flash:  # the same rows, but for the end of the last
-        cached.append(cached_rows(b, size - int((dk - dv) * b.shape.k_bytes), home))
-    heads = g.view(g.view(q, dk, n, n_tokens), dk, n_tokens, n, contiguous=False)
+    keys = cached_rows(b, (kind, "k"), (dk, n_kv, cells), b.shape.k_bytes, home)
+    if hp.mla:  # the same rows, but for the end of the last
+        values = g.view(keys, dv, n_kv, cells, contiguous=False)
+        values.size = keys.size - int((dk - dv) * b.shape.k_bytes)
+    else:
+        shape = (dv, n_kv, cells) if b.shape.flash else (cells, n_kv, dv)
+        values = cached_rows(b, (kind, "v"), shape, b.shape.v_bytes, home)
+    heads = g.permute(g.view(q, dk, n, n_tokens), dk, n_tokens, n)
+    keys, values = (_by_head(b, rows) for rows in (keys, values))
     if b.shape.flash:
         beside = g.beside(sinks.n_bytes) if sinks else ()
-        y = g.new(dv, n, n_tokens, of=(heads, *cached, mask, *beside))
+        of = (heads, keys, values, mask, *beside)
+        y = g.new(dv, n, n_tokens, of=of, op="FLASH_ATTN_EXT")
         if (dk, dv) in b.shape.kernelless:
             y.device = LEFT_TO_HOST
         else:
-            y.size += scratch(b, (kind,), dk * n_kv, 0 if hp.mla else dv * n_kv, n, dv)
+            y.extra = of_attention(b, (kind,), (dk, 0 if hp.mla else dv), n_kv, n, dv)
         if v_rows:
-            y = g.mm(v_rows, g.view(y, dv, n_tokens, n, contiguous=False), scale)
-            y = g.new(v_rows, n, n_tokens, of=(g.view(y, v_rows, n, n_tokens, contiguous=False),))
+            y = g.mm(v_rows, g.permute(y, dv, n_tokens, n), scale)
+            y = g.cont(g.permute(y, v_rows, n, n_tokens))
             dv = v_rows
-        y = g.view(y, dv * n, n_tokens)
+        y = g.reshape(y, dv * n, n_tokens)
     else:
-        kq = g.new(cells, n_tokens, n, of=(cached[0], heads))
+        kq = g.new(cells, n_tokens, n, of=(keys, heads), op="MUL_MAT")
         if b.traits.softcap:
-            kq = g.over(g.over(g.over(kq)))
-        kq = g.over(kq, mask, weight=sinks.n_bytes if sinks else 0)
-        values = cached[-1]
+            kq = g.over(g.over(g.over(kq, op="SCALE"), op="TANH"), op="SCALE")
+        kq = g.over(kq, mask, op="SOFT_MAX", weight=sinks.n_bytes if sinks else 0)
         if hp.mla:  # the latent rows serve as values, once turned
-            values = g.new(cells, dv, of=(values,), element=F16)
-        y = g.new(dv, n_tokens, n, of=(values, kq))
+            turned = g.view(values, cells, dv, contiguous=False, op="TRANSPOSE")
+            turned.size = values.size
+            values = g.new(cells, dv, of=(turned,), op="CONT", element=F16)
+        y = g.new(dv, n_tokens, n, of=(values, kq), op="MUL_MAT")
         if v_rows:
             y = g.mm(v_rows, y, scale)
             dv = v_rows
-        y = g.new(dv * n, n_tokens, of=(g.view(y, dv, n, n_tokens, contiguous=False),))
+        y = g.cont(g.permute(y, dv, n, n_tokens), dv * n, n_tokens)
     g.expand(y)
     if b.shape.rotate_v:
         y = b.hadamard(y, kind, "v", dv)
     return y
 
 
-def scratch(
-    b: GraphBuilder, kinds: tuple[Cells, ...], k_row: int, v_row: int, n_head: int, dv: int
-) -> int:
-    """What a GPU's fused attention over caches of these kinds needs beside its result: one
-    layer's cache as f16.
-
-    `ggml_cuda_flash_attn_ext_get_alloc_size` (ggml-cuda/fattn.cu) where it is not f16
-    already, `ggml_metal_op_flash_attn_ext_extra_*` (ggml-metal-ops.cpp) always.
-    """
-    shape = b.shape
-    if b.g.device == HOST and b.g.offload.device <= HOST:
-        return 0
-    cells = sum(b.cells[kind] for kind in kinds)
-    if shape.scratch == "Metal":
-        partial = F32 * b.counts["vectors"] * n_head * 32 * (dv + 2)
-        tiles = sum(b.counts[f"tiles of {kind}"] for kind in kinds)
-        return 2 * cells * (k_row + v_row) + partial + tiles + 64
-    if shape.scratch == "CUDA":
-        k = 0 if shape.f16_k else 2 * cells * k_row + 128
-        return k + (0 if shape.f16_v or not v_row else 2 * cells * v_row + 128)
-    return 0
-
-
-def cached_rows(b: GraphBuilder, size: int, device: int) -> Node:
-    """A layer's view of `size` bytes of a cache. Unlike a weight, a cache elsewhere begins no new
-    split."""
-    node = b.g.view(b.g.external(size, device), size)
-    node.size = size
+def cached_rows(
+    b: GraphBuilder,
+    cache: tuple[Cells, str],
+    shape: tuple[int, ...],
+    bytes_per_element: float,
+    device: int,
+) -> Node:
+    """What a layer reads of a cache. Unlike a weight, a cache elsewhere begins no new split."""
+    home = b.caches.get(cache) or b.g.external(0, device)
+    node = b.g.view(home, *shape, contiguous=False)
+    node.size = int(prod(shape) * bytes_per_element)
     return node
+
+
+def _by_head(b: GraphBuilder, rows: Node) -> Node:
+    """What is read of a cache with heads last; a copy of it for another device is as large."""
+    first, heads, *rest = rows.shape
+    node = b.g.permute(rows, first, *rest, heads)
+    node.size = rows.size
+    return node
+
+
+def _stored_values(b: GraphBuilder, v: Node, kind: Cells) -> Node:
+    """Writes values into the cache (`llama_kv_cache::cpy_v`): rows where attention is fused, else
+    every element on its own."""
+    g, n_tokens = b.g, b.n_tokens
+    n = prod(v.shape) // n_tokens
+    home = b.caches[kind, "v"]
+    if b.shape.flash:
+        flat = g.view(v, n, n_tokens)
+        flat.size = v.size
+        return g.stored(flat, b.v_idxs[kind], home)
+    flat = g.reshape(v, n, n_tokens) if v.contiguous else g.cont(v, n, n_tokens)
+    wide = max(b.hp.v_row)
+    if n < wide:  # the widest layer's rows
+        flat = g.new(wide, n_tokens, of=(flat,), op="PAD")
+    flat = g.reshape(flat, 1, wide * n_tokens)
+    return g.stored(flat, b.v_idxs[kind], home, g.reshape(home, 1, b.cells[kind] * wide))

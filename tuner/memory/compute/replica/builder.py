@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, TypeVar, cast
 
 from tuner.gguf.header import TensorInfo
 from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, Graph, Node
+from tuner.memory.compute.ops import Op
 from tuner.memory.compute.replica.sparse_counts import Counts
 from tuner.memory.kv_cache import ALL, WINDOW, Cells
 from tuner.model.hparams import HParams
@@ -40,6 +41,7 @@ class Shape:
     k_bytes: float  # bytes per cached element
     v_bytes: float
     scratch: str = ""  # whose attention unpacks the cache to f16: "CUDA", "Metal" or nobody's
+    k_stride: float = 0.0  # Metal's: bytes per element of rows read as they lie; 0: of a copy
     f16_k: bool = True
     f16_v: bool = True
     k_cached: float = 0.0  # bytes per cached key element, where the graph joins caches
@@ -94,7 +96,8 @@ class GraphBuilder:
         self.layer = 0  # the number of the current one
         self.experts_on_host = False
         self.cache_device = -1  # where a layer's cache is, if not with its weights
-        self.owners: dict[Cells, int] = {}  # the device of the last cache of each kind
+        self.owners: dict[Cells, int] = {}  # the device of the last cache of each kind,
+        self.caches: dict[tuple[Cells, str], Node] = {}  # and its keys and values
         self.carried: dict[str, Node] = {}  # what earlier layers have made for later ones
         self.inputs: dict[tuple[int, str], Node] = {}  # by kind of cache and purpose
         self._shared: dict[Callable[[GraphBuilder], object], object] = {}
@@ -124,7 +127,7 @@ class GraphBuilder:
     def output_rows(self, x: Node) -> Node:
         """The rows of x that become logits: [n, n_tokens] -> [n, n_outputs]
         (`build_inp_out_ids`)."""
-        return self.g.new(x.shape[0], self.shape.n_outputs, of=(x, self.out_ids))
+        return self.g.new(x.shape[0], self.shape.n_outputs, of=(x, self.out_ids), op="GET_ROWS")
 
     def has(self, t: Tensors, name: str) -> bool:
         return f"{name}.weight" in t
@@ -138,12 +141,14 @@ class GraphBuilder:
             # a layer that runs another's weights still has scales of its own for attention
             own = self.cache_device if name in _ATTENDING else -1
             device = own if own >= 0 else None
-            y = self.g.over(y, weight=t[f"{name}.scale"].n_bytes, device=device)
+            y = self.g.over(y, op="MUL", weight=t[f"{name}.scale"].n_bytes, device=device)
         return self.by(t, f"{name}.bias", y) if f"{name}.bias" in t else y
 
-    def by(self, t: Tensors, name: str, x: Node) -> Node:
-        """x times, or plus, the weight of this very name; the shape stays."""
-        return self.g.over(x, weight=t[name].n_bytes)
+    def by(self, t: Tensors, name: str, x: Node, op: Op = "") -> Node:
+        """x times the weight of this very name, or plus it if that is a bias, or as `op` says; the
+        shape stays."""
+        op = op or ("ADD" if name.endswith(".bias") else "MUL")
+        return self.g.over(x, op=op, weight=t[name].n_bytes)
 
     def norm(self, t: Tensors, name: str, x: Node) -> Node:
         """x by its mean or its mean square, times a weight, plus a bias where there are such
@@ -151,7 +156,7 @@ class GraphBuilder:
         g = self.g
         bias = f"{name}.bias" in t
         layer_norm = bias if self.layer_norm is None else self.layer_norm
-        y = g.new(*x.shape, of=(x,)) if layer_norm else g.over(x)
+        y = g.new(*x.shape, of=(x,), op="NORM") if layer_norm else g.over(x, op="RMS_NORM")
         if self.keeps_norms and (bias or self.has(t, name)):
             y.device = g.device
         if self.has(t, name):
@@ -161,11 +166,22 @@ class GraphBuilder:
     def gather(self, size: int) -> Node:
         """A sequence's state of `size` elements, copied out of the cache; those of further
         sequences, none, are copied in place (`build_rs`)."""
-        g = self.g
-        node = Node((max(1, size),), F32, (self.ids,), device=g.device)
+        g, size = self.g, max(1, size)
+        state = g.external(0, g.device)
+        rows = g.reshape(state, size)
+        g.expand(g.store(g.view(rows, size), into=state, op="SCALE"))
+        node = Node((size,), F32, (rows, self.ids), "GET_ROWS", device=g.device)
         g.expand(node)
-        g.expand(g.store(Node((0,), F32, (self.no_ids,), device=g.device)))
+        others = Node((size, 0), F32, (rows, self.no_ids), "GET_ROWS", device=g.device)
+        g.expand(g.store(others, g.view(state, size, 0), into=state))
         return node
+
+    def keep(self, new: Node, old: Node) -> None:
+        """Writes a new state where the old one was gathered."""
+        state = old.srcs[0].root
+        assert state is not None
+        g = self.g
+        g.expand(g.store(new, g.view(state, prod(new.shape)), into=state))
 
     def rotated(self, x: Node) -> Node:
         """Queries or keys by position (`ggml_rope_ext`), in place. Factors in RAM are brought to
@@ -173,15 +189,15 @@ class GraphBuilder:
         factors: tuple[Node, ...] = ()
         if self.rope is not None and self.layer in self.rope.layers and self.g.device == HOST:
             factors = self.once(_factors)
-        return self.g.over(x, self.pos, *factors)
+        return self.g.over(x, self.pos, *factors, op="ROPE")
 
     def hadamard(self, x: Node, kind: int, which: Literal["k", "v"], head: int) -> Node:
         """A small matrix times x, whose shape stays (`llama_mul_mat_hadamard`): for keys as wide
         as divides the head, for values the smallest."""
         rot = max(HADAMARD, head & -head) if which == "k" else HADAMARD  # a power of two
         matrix = self.input(kind, f"rotation of {which}", rot, rot, element=F32)
-        flat = self.g.view(x, rot, prod(x.shape) // rot)
-        return self.g.view(self.g.new(*flat.shape, of=(matrix, flat)), *x.shape)
+        flat = (self.g.reshape if x.contiguous else self.g.cont)(x, rot, prod(x.shape) // rot)
+        return self.g.reshape(self.g.new(*flat.shape, of=(matrix, flat), op="MUL_MAT"), *x.shape)
 
 
 def _factors(b: GraphBuilder) -> tuple[Node, ...]:
@@ -193,5 +209,5 @@ def output_streams(b: GraphBuilder, x: Node) -> Node:
     """The rows that become logits where each token has several: [n_embd, streams, n_tokens]
     -> [n_embd, streams, n_outputs]."""
     n, streams, n_tokens = x.shape
-    flat = b.g.view(x, n * streams, n_tokens)
-    return b.g.view(b.output_rows(flat), n, streams, b.shape.n_outputs)
+    flat = b.g.reshape(x, n * streams, n_tokens)
+    return b.g.reshape(b.output_rows(flat), n, streams, b.shape.n_outputs)

@@ -37,6 +37,8 @@ def common_layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> N
     if traits.norm_first:
         g.expand(normed)
     y = _mixed(b, t, il, normed, x)
+    if y is not None and (traits.norm_before_rows or not last):
+        y = _after_attention(b, t, y)
     if y is None:
         read = b.norm(t, "attn_norm", x) if pre_norm else _before_ffn(b, t, x)
         return _with_ffn(b, t, x, x, read, router, last)
@@ -46,8 +48,12 @@ def common_layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> N
     residual = x
     if last:
         y, residual = b.output_rows(y), b.output_rows(residual)
+        if not traits.norm_before_rows:
+            y = _after_attention(b, t, y)
         router = b.output_rows(router) if router is not None else None
-    x = g.over(residual, y) if "attention" in traits.residual_first else g.over(y, residual)
+    if b.hp.scaled_residual:
+        y = g.over(y, op="SCALE")
+    x = g.add(residual, y) if "attention" in traits.residual_first else g.add(y, residual)
     return _with_ffn(b, t, x, residual, _before_ffn(b, t, x), router, last)
 
 
@@ -55,12 +61,14 @@ def common_layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> N
 
 
 def _mixed(b: GraphBuilder, t: Tensors, il: int, normed: Node, x: Node) -> Node | None:
-    """What attention or a state makes of the normed x, with the norm behind it; None where the
-    layer has neither. [n_embd, n_tokens] -> the same."""
+    """What attention or a state makes of the normed x; None where the layer has neither.
+    [n_embd, n_tokens] -> the same."""
     own_norm = b.traits.parallel is not None and b.has(t, "attn_norm_2")
-    y = _mixer(b, il, t, b.norm(t, "attn_norm_2", x) if own_norm else normed, x)
-    if y is None:
-        return None
+    return _mixer(b, il, t, b.norm(t, "attn_norm_2", x) if own_norm else normed, x)
+
+
+def _after_attention(b: GraphBuilder, t: Tensors, y: Node) -> Node:
+    """y with the norm behind attention, if there is one."""
     for name in _AFTER_ATTENTION:
         if b.has(t, name) and not _is_ffn_norm(t, name):
             y = b.norm(t, name, y)
@@ -75,7 +83,7 @@ def _mixer(b: GraphBuilder, il: int, t: Tensors, x: Node, raw: Node) -> Node | N
             return mixer(b, t, x)
         attended = attention(b, t, il, x)
         state = mixer(b, t, b.norm(t, "attn_norm", raw))  # the same norm, computed again
-        return b.g.over(attended, state) if state else attended
+        return b.g.add(attended, state) if state else attended
     if hp.mla or "attn_kv_a_mqa.weight" in t:
         return latent_attention(b, t, il, x)
     if in_blocks(b, t):
@@ -106,12 +114,12 @@ def _side_by_side(
         normed = b.norm(t, "ffn_norm", x)
     out = feed_forward(b, t, normed)
     if out is None:
-        return g.over(y, x)
+        return g.add(y, x)
     if order is None:
-        return g.over(out, g.over(y, x))
+        return g.add(out, g.add(y, x))
     parts = {"ffn": out, "attention": y, "input": x}
     first, second, third = (parts[p] for p in order)
-    return g.over(g.over(first, second), third)
+    return g.add(g.add(first, second), third)
 
 
 def _before_ffn(b: GraphBuilder, t: Tensors, x: Node) -> Node:
@@ -142,8 +150,8 @@ def _with_ffn(
     whatever is added behind it. `residual`: the layer's input."""
     g, traits = b.g, b.traits
     if b.has(t, "ffn_norm_exps"):  # arctic: the experts read the layer's input
-        dense = g.over(ffn(b, t, read), x)
-        return g.over(moe(b, t, b.norm(t, "ffn_norm_exps", residual)), dense)
+        dense = g.add(ffn(b, t, read), x)
+        return g.add(moe(b, t, b.norm(t, "ffn_norm_exps", residual)), dense)
     if b.has(t, "post_ffw_norm_1"):
         out: Node | None = gemma4_experts(b, t, x)
     else:
@@ -152,13 +160,15 @@ def _with_ffn(
         return x
     if b.has(t, "post_ffw_norm"):
         out = b.norm(t, "post_ffw_norm", out)
-    x = g.over(x, out) if "ffn" in traits.residual_first else g.over(out, x)
+    if b.hp.scaled_residual:
+        out = g.over(out, op="SCALE")
+    x = g.add(x, out) if "ffn" in traits.residual_first else g.add(out, x)
     if PER_LAYER in b.carried and b.has(t, "inp_gate"):
-        x = g.over(x, per_layer_part(b, t, x))
+        x = g.add(x, per_layer_part(b, t, x))
     if traits.embedding_skip:
         embeddings = b.carried[EMBEDDINGS]
         skipped = b.output_rows(embeddings) if last else embeddings
-        x = g.over(x, b.by(t, "layer_output_scale.weight", skipped))
+        x = g.add(x, b.by(t, "layer_output_scale.weight", skipped))
     elif b.has(t, "layer_output_scale"):
         x = b.by(t, "layer_output_scale.weight", x)
     return x

@@ -11,8 +11,8 @@ from __future__ import annotations
 from math import prod
 
 from tuner.memory.compute.graph import F16, F32, I32, I64, Node
-from tuner.memory.compute.replica.attention import scratch
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
+from tuner.memory.compute.replica.extras import of_attention
 from tuner.memory.kv_cache import CSA, HCA, WINDOW, Cells
 
 _INDEX = -CSA  # stands for the indexer's cache beside the one of ratio 4
@@ -204,7 +204,7 @@ def _attend(
         y = Node(
             (d, n, n_tokens), F32, (heads, keys, mask), device=g.device
         )  # its sinks are a weight
-        y.size += scratch(b, kinds, d, 0, n, d)
+        y.extra = of_attention(b, kinds, (d, 0), 1, n, d)
         y = g.view(y, d * n, n_tokens)
     else:
         sinks = t["attn_sinks.weight"].n_bytes

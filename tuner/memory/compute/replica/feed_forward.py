@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tuner.memory.compute.graph import F32, HOST, I32, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
+from tuner.memory.compute.replica.extras import of_experts, of_order
 
 
 def ffn(b: GraphBuilder, t: Tensors, x: Node, suffix: str = "") -> Node:
@@ -18,9 +19,9 @@ def ffn(b: GraphBuilder, t: Tensors, x: Node, suffix: str = "") -> Node:
     if b.has(t, gate_name):
         y = _gated(b, b.mm(t, gate_name, x), up, b.hp.clamped_shared)
     elif b.has(t, down_name) and up.shape[0] == 2 * t[f"{down_name}.weight"].shape[0]:
-        y = g.new(up.shape[0] // 2, *up.shape[1:], of=(up,))
+        y = g.new(up.shape[0] // 2, *up.shape[1:], of=(up,), op="GLU")
     else:
-        y = g.over(up)
+        y = g.over(up, op="UNARY")
     if b.has(t, "ffn_sub_norm"):
         y = b.norm(t, "ffn_sub_norm", y)
     return b.mm(t, down_name, y)
@@ -31,11 +32,13 @@ def _gated(b: GraphBuilder, gate: Node, up: Node, clamped: tuple[bool, ...]) -> 
     made of several."""
     g = b.g
     if any(clamped[b.layer : b.layer + 1]):
-        return g.over(g.over(g.over(g.over(gate))), g.over(up))
+        gate = g.over(g.over(gate, op="SILU"), op="CLAMP")
+        return g.mul(gate, g.over(up, op="CLAMP"))
     if b.traits.situ_gate:
-        bent = g.over(g.over(g.over(gate)))
-        return g.over(g.over(bent, g.over(gate)), g.over(up))
-    return g.new(*up.shape, of=(gate, up))
+        bent = g.over(g.over(g.over(gate, op="SCALE"), op="TANH"), op="SCALE")
+        shown = g.mul(bent, g.over(gate, op="SIGMOID"))
+        return g.mul(shown, g.over(g.over(g.over(up, op="SCALE"), op="TANH"), op="SCALE"))
+    return g.new(*up.shape, of=(gate, up), op="GLU")
 
 
 def moe(
@@ -57,23 +60,45 @@ def moe(
     used = min(hp.n_expert_used, chunks)
     if logits is None:
         logits = b.mm(t, "ffn_gate_inp", x)
-    probs = logits if b.traits.expert_weights == "softmax" else g.over(logits)
-    order = g.new(n_expert, n_tokens, of=(_choice(b, t, logits, probs),), element=I32)
-    top = picked or g.view(order, used, n_tokens, contiguous=False, stride=n_expert)
+    probs = _shares(b, logits)
+    top = picked or _best(b, _choice(b, t, logits, probs), used)
     if chunks != n_expert:  # from experts to groups, by way of a division in F32
-        divided = g.over(g.new(used, n_tokens, of=(top,)))
-        top = g.new(used, n_tokens, of=(divided,), element=I32)
+        divided = g.over(g.new(used, n_tokens, of=(top,), op="CPY"), op="SCALE")
+        top = g.new(used, n_tokens, of=(divided,), op="CPY", element=I32)
     weights = _weights(b, probs, top)
     g.expand(weights)
     n_embd = x.shape[0]
-    x = g.view(x, n_embd, 1, n_tokens)
+    x = g.reshape(x, n_embd, 1, n_tokens)
     if b.traits.weighted_input:
-        x = g.over(g.new(n_embd, used, n_tokens, of=(x,)), weights)
+        x = g.mul(g.new(n_embd, used, n_tokens, of=(x,), op="REPEAT"), weights)
     results = _results(b, t, x, top, kind)
     if not b.traits.weighted_input:
-        results = g.over(results, weights)
+        results = g.mul(results, weights)
     g.expand(results)
     return _sum(b, results)
+
+
+def _shares(b: GraphBuilder, logits: Node) -> Node:
+    """What becomes of the router's word, [n_expert, n_tokens] -> the same."""
+    g = b.g
+    if b.traits.expert_weights == "softmax":
+        return logits
+    match b.hp.expert_gate or b.traits.expert_gate:
+        case "softmax":
+            return g.over(logits, op="SOFT_MAX")
+        case "sigmoid":
+            return g.over(logits, op="SIGMOID")
+        case "sqrt_softplus":
+            return g.over(g.over(logits, op="SOFTPLUS"), op="SQRT")
+    return logits
+
+
+def _best(b: GraphBuilder, scores: Node, n: int) -> Node:
+    """The places of the n best in each row (`ggml_argsort_top_k`): [n_row, ...] -> [n, ...]."""
+    g = b.g
+    order = g.new(*scores.shape, of=(scores,), op="ARGSORT", element=I32)
+    order.extra = of_order(b, order)
+    return g.view(order, n, *scores.shape[1:], contiguous=False, stride=scores.shape[0])
 
 
 def _choice(b: GraphBuilder, t: Tensors, logits: Node, probs: Node) -> Node:
@@ -82,9 +107,9 @@ def _choice(b: GraphBuilder, t: Tensors, logits: Node, probs: Node) -> Node:
     chosen = logits if b.traits.expert_choice == "logits" else probs
     if "exp_probs_b.bias" in t or "exp_probs_b" in t:
         bias = "exp_probs_b.bias" if "exp_probs_b.bias" in t else "exp_probs_b"
-        chosen = b.by(t, bias, probs)
+        chosen = b.by(t, bias, probs, "ADD")
     if b.traits.expert_choice == "sigmoid":
-        chosen = g.over(logits)
+        chosen = g.over(logits, op="SIGMOID")
     return _of_best_groups(b, chosen) if b.hp.n_expert_groups > 1 else chosen
 
 
@@ -92,15 +117,17 @@ def _weights(b: GraphBuilder, probs: Node, top: Node) -> Node:
     """The shares of the chosen experts, [1, n_expert_used, n_tokens]."""
     g = b.g
     used, n_tokens = top.shape
-    weights = g.new(1, used, n_tokens, of=(g.view(probs, 1, b.hp.n_expert, n_tokens), top))
-    flat = g.view(weights, used, n_tokens)
+    of = (g.reshape(probs, 1, b.hp.n_expert, n_tokens), top)
+    weights = g.new(1, used, n_tokens, of=of, op="GET_ROWS")
     sums_up = b.traits.expert_weights
     if sums_up == "softmax":
-        return g.view(g.over(flat), 1, used, n_tokens)
+        flat = g.reshape(weights, used, n_tokens)
+        weights = g.reshape(g.over(flat, op="SOFT_MAX"), 1, used, n_tokens)
     if sums_up == "sum" or (sums_up == "stated" and b.hp.expert_weights_norm):
-        total = g.over(g.new(1, n_tokens, of=(flat,)))
-        return g.view(g.over(flat, total), 1, used, n_tokens)
-    return weights
+        flat = g.reshape(weights, used, n_tokens)
+        total = g.over(g.new(1, n_tokens, of=(flat,), op="SUM_ROWS"), op="CLAMP")
+        weights = g.reshape(g.over(flat, total, op="DIV"), 1, used, n_tokens)
+    return g.over(weights, op="SCALE") if b.hp.expert_weights_scaled else weights
 
 
 def _results(b: GraphBuilder, t: Tensors, x: Node, top: Node, kind: str) -> Node:
@@ -113,14 +140,14 @@ def _results(b: GraphBuilder, t: Tensors, x: Node, top: Node, kind: str) -> Node
         f = both.shape[0] // 2
         gate = g.view(both, f, used, n_tokens, contiguous=False)
         up = g.view(both, f, used, n_tokens, contiguous=False)
-        y = g.new(f, used, n_tokens, of=(gate, up))
+        y = g.new(f, used, n_tokens, of=(gate, up), op="GLU")
     else:
         up = _experts(b, t, f"ffn_up_{kind}", x, top)
         if b.has(t, f"ffn_gate_{kind}"):
             gate = _experts(b, t, f"ffn_gate_{kind}", x, top)
             y = _gated(b, gate, up, b.hp.clamped)
         else:
-            y = g.over(up)
+            y = g.over(up, op="UNARY")
     return _experts(b, t, f"ffn_down_{kind}", y, top)
 
 
@@ -136,9 +163,9 @@ def _sum(b: GraphBuilder, results: Node) -> Node:
     g.expand(*parts)
     total = parts[0]
     for part in parts[1:]:
-        total = Node((n_embd, n_tokens), F32, (total, part), inplace=True)
+        total = g.add(total, part)
         g.expand(total)
-    return g.new(n_embd, n_tokens, of=(total,)) if count == 1 else total
+    return g.cont(total) if count == 1 else total
 
 
 def _of_best_groups(b: GraphBuilder, scores: Node) -> Node:
@@ -147,19 +174,16 @@ def _of_best_groups(b: GraphBuilder, scores: Node) -> Node:
     g, n_groups, used = b.g, b.hp.n_expert_groups, b.hp.n_groups_used
     n_expert, n_tokens = scores.shape
     n = n_expert // n_groups
-    grouped = g.view(scores, n, n_groups, n_tokens)
-    order = g.new(n, n_groups, n_tokens, of=(grouped,), element=I32)
-    best = g.new(1, 2, n_groups, n_tokens, of=(g.view(scores, 1, n, n_groups, n_tokens),
-                                        g.view(order, 2, n_groups, n_tokens)))  # fmt: skip
-    total = g.view(
-        g.new(1, n_groups, n_tokens, of=(g.view(best, 2, n_groups, n_tokens),)), n_groups, n_tokens
-    )
-    order = g.new(n_groups, n_tokens, of=(total,), element=I32)
-    chosen = g.view(order, used, n_tokens, contiguous=False, stride=n_groups)
-    shown = g.new(n, used, n_tokens, of=(grouped, chosen))
-    hidden = g.over(grouped)
-    rows = Node((0,), 0, (shown, chosen, hidden), root=hidden)
-    return g.view(rows, n_expert, n_tokens)
+    grouped = g.reshape(scores, n, n_groups, n_tokens)
+    of = (g.reshape(grouped, 1, n, n_groups, n_tokens), _best(b, grouped, 2))
+    best = g.new(1, 2, n_groups, n_tokens, of=of, op="GET_ROWS")
+    flat = g.reshape(best, 2, n_groups, n_tokens)
+    total = g.new(1, n_groups, n_tokens, of=(flat,), op="SUM_ROWS")
+    chosen = _best(b, g.reshape(total, n_groups, n_tokens), used)
+    shown = g.new(n, used, n_tokens, of=(grouped, chosen), op="GET_ROWS")
+    hidden = g.over(grouped, op="FILL")
+    rows = Node((n, n_groups, n_tokens), F32, (shown, chosen, hidden), "SET_ROWS", root=hidden)
+    return g.reshape(rows, n_expert, n_tokens)
 
 
 def _experts(b: GraphBuilder, t: Tensors, name: str, x: Node, top: Node) -> Node:
@@ -170,13 +194,15 @@ def _experts(b: GraphBuilder, t: Tensors, name: str, x: Node, top: Node) -> Node
     shape = (w.shape[1], top.shape[0], x.shape[-1])
     g = b.g
     y = g.product(shape, (x, top), w.n_bytes, device=device, routed=True)
+    y.extra = of_experts(b, w.shape[2] if len(w.shape) > 2 else 1, x.shape[-1])
     if f"{name}.scale" in t and b.hp.row.scaled_experts:
         factors = b.g.external(t[f"{name}.scale"].n_bytes, y.device)
-        scales = b.g.new(1, b.hp.n_expert, x.shape[-1], of=(factors,))
-        y = g.over(y, g.new(1, *shape[1:], of=(scales, top)))
+        flat = g.reshape(factors, 1, b.hp.n_expert, 1)
+        scales = g.new(1, b.hp.n_expert, x.shape[-1], of=(flat,), op="REPEAT")
+        y = g.mul(y, g.new(1, *shape[1:], of=(scales, top), op="GET_ROWS"))
     bias = t.get(f"{name}.bias")
     if bias is not None:
-        y = g.over(y, top, weight=bias.n_bytes, device=device)
+        y = g.over(y, top, op="ADD_ID", weight=bias.n_bytes, device=device)
     return y
 
 
@@ -195,21 +221,22 @@ def feed_forward(
         b.has(t, n) for n in ("ffn_up_exps", "ffn_gate_up_exps")
     )
     if routed and not b.traits.experts:
-        return g.over(x)  # nothing but the activation
+        return g.over(x, op="UNARY")  # nothing but the activation
     y: Node | None
     if routed and b.has(t, "ffn_up_chexps"):
         logits = b.mm(t, "ffn_gate_inp", x)
         y = moe(b, t, x, logits)
-        return g.over(y, g.over(moe(b, t, y, logits, kind="chexps")))
+        return g.add(y, g.over(moe(b, t, y, logits, kind="chexps"), op="SCALE"))
     y = None
     if routed:
         y = moe(b, t, x, logits, picked=picked)
         if b.has(t, "ffn_up_shexp"):
             shared = ffn(b, t, x, "_shexp")
             if b.has(t, "ffn_gate_inp_shexp"):
-                shared = g.over(shared, g.over(b.mm(t, "ffn_gate_inp_shexp", x)))
-            y = g.over(y, shared)
+                gate = g.over(b.mm(t, "ffn_gate_inp_shexp", x), op="SIGMOID")
+                shared = g.mul(shared, gate)
+            y = g.add(y, shared)
     if b.has(t, "ffn_up") and (y is None or b.traits.dense_beside_experts):
         dense = ffn(b, t, x)
-        y = dense if y is None else g.over(dense, y)
+        y = dense if y is None else g.add(dense, y)
     return y

@@ -8,8 +8,8 @@ padding unit; masks as long as the whole cache are made all the same.
 from __future__ import annotations
 
 from tuner.memory.compute.graph import F16, F32, I32, I64, Node
-from tuner.memory.compute.replica.attention import scratch
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
+from tuner.memory.compute.replica.extras import of_attention
 from tuner.memory.kv_cache import ALL
 
 _POSITIONS = 256  # `llama_kv_cache_msa_context::get_n_pos` of an empty cache
@@ -81,7 +81,7 @@ def block_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     ]
     heads = g.view(g.view(q, d, n, n_tokens), d, n_tokens, n, contiguous=False)
     y = g.new(d, n, n_tokens, of=(heads, *cached, mask))
-    y.size += scratch(b, (ALL,), d * n_kv, d * n_kv, n, d)
+    y.extra = of_attention(b, (ALL,), (d, d), n_kv, n, d)
     y = g.new(d * n, n_tokens, of=(g.view(y, d * n, n_tokens, contiguous=False),))
     return b.mm(t, "attn_output", b.hadamard(y, ALL, "v", d) if b.shape.rotate_v else y)
 

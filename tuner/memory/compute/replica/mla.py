@@ -31,6 +31,7 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     both = b.mm(t, "attn_kv_a_mqa", x)
     lora = t["attn_kv_a_norm.weight"].shape[0] if b.has(t, "attn_kv_a_norm") else both.shape[0]
     rope = both.shape[0] - lora
+    q = g.reshape(q, dq, n, n_tokens)
     q_nope = g.view(q, dq - rope, n, n_tokens, contiguous=False)
     q_rope = g.view(q, rope, n, n_tokens, contiguous=False)
     k_rope = g.view(both, rope, 1, n_tokens, contiguous=False)
@@ -41,28 +42,25 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     latent = b.norm(t, "attn_kv_a_norm", g.view(both, lora, n_tokens, contiguous=False))
     if hp.mla and b.has(t, "attn_k_b"):
         w = t["attn_k_b.weight"]
-        absorbed = g.product(
-            (lora, n_tokens, n),
-            (g.view(q_nope, dq - rope, n_tokens, n, contiguous=False),),
-            w.n_bytes,
-        )
-        head = g.view(absorbed, lora, n, n_tokens, contiguous=False)
-        q = g.new(lora + rope, n, n_tokens, of=(head, q_rope))
-        latent = g.view(latent, lora, 1, n_tokens)
-        k = g.new(lora + rope, 1, n_tokens, of=(latent, k_rope))
+        turned = g.permute(q_nope, dq - rope, n_tokens, n)
+        absorbed = g.product((lora, n_tokens, n), (turned,), w.n_bytes)
+        of = (g.permute(absorbed, lora, n, n_tokens), q_rope)
+        q = g.new(lora + rope, n, n_tokens, of=of, op="CONCAT")
+        latent = g.reshape(latent, lora, 1, n_tokens)
+        k = g.new(lora + rope, 1, n_tokens, of=(latent, k_rope), op="CONCAT")
         v_b = t["attn_v_b.weight"]
         y = attend(b, il, q, k, latent, v_rows=v_b.shape[1], scale=v_b.n_bytes, mask_of=mask_of)
     else:
         kv = b.mm(t, "attn_kv_b", latent)
         dv = hp.head_v[il]
         k_nope = g.view(kv, dq - rope, n, n_tokens, contiguous=False)
-        v = g.new(dv, n, n_tokens, of=(g.view(kv, dv, n, n_tokens, contiguous=False),))
+        v = g.cont(g.view(kv, dv, n, n_tokens, contiguous=False))
         if b.traits.whole_query:
-            q = b.rotated(g.view(q, dq, n, n_tokens))
+            q = b.rotated(q)
         else:
-            q = g.new(dq, n, n_tokens, of=(q_nope, q_rope))
-        repeated = g.new(rope, n, n_tokens, of=(k_rope,))
-        k = g.new(dq, n, n_tokens, of=(k_nope, repeated))
+            q = g.new(dq, n, n_tokens, of=(q_nope, q_rope), op="CONCAT")
+        repeated = g.new(rope, n, n_tokens, of=(k_rope,), op="REPEAT")
+        k = g.new(dq, n, n_tokens, of=(k_nope, repeated), op="CONCAT")
         y = attend(b, il, q, k, v)
     if b.has(t, "attn_gate"):
         y = _gated(b, t, x, y, n)
@@ -75,11 +73,11 @@ def _gated(b: GraphBuilder, t: Tensors, x: Node, y: Node, n_head: int) -> Node:
     g, n_tokens = b.g, b.n_tokens
     gate = b.mm(t, "attn_gate", x)
     if gate.shape[0] != n_head:
-        return g.over(y, g.over(gate))
+        return g.mul(y, g.over(gate, op="SIGMOID"))
     rows = y.shape[0]
+    y = g.reshape(y, rows // n_head, n_head, n_tokens)
     if b.traits.copied_gate:
-        gate = g.over(g.view(gate, 1, n_head, n_tokens))
-        y = g.over(g.view(y, rows // n_head, n_head, n_tokens), gate)
-        return g.new(rows, n_tokens, of=(y,))
-    gate = g.view(g.over(gate), 1, n_head, n_tokens)
-    return g.view(g.over(g.view(y, rows // n_head, n_head, n_tokens), gate), rows, n_tokens)
+        y = g.mul(y, g.over(g.reshape(gate, 1, n_head, n_tokens), op="SIGMOID"))
+        return g.cont(y, rows, n_tokens)
+    gate = g.reshape(g.over(gate, op="SIGMOID"), 1, n_head, n_tokens)
+    return g.reshape(g.mul(y, gate), rows, n_tokens)

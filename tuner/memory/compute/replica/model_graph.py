@@ -130,6 +130,8 @@ class ModelGraph:
             blocks = [stored[il % len(stored)] for il in range(len(blocks))]
         self.tensors = [blocks[self._builder.block_of(hp, il)] for il in range(len(blocks))]
         self._output = {t.name: t for t in model.tensors.output}
+        if hp.row.embedding_norm_last and "token_embd_norm.weight" in self._output:
+            self._output["output_norm.weight"] = self._output["token_embd_norm.weight"]
         rope = model.tensors.rope  # of several, the context says which: they are of one size
         self._rope = (
             RopeFactors(rope[0].n_bytes, frozenset(model.tensors.rope_layers)) if rope else None
@@ -181,25 +183,31 @@ class ModelGraph:
             x = b.output_rows(x)
         if self.traits.host_output:
             b.at(HOST)
-        g.expand(g.mm(self.hp.n_vocab, x, self._output_bytes()))
+        logits = g.mm(self.hp.n_vocab, x, self._output_bytes())
+        if self.hp.scaled_logits:
+            logits = g.over(logits, op="SCALE")
+        if self.hp.capped_logits:
+            logits = g.over(g.over(g.over(logits, op="SCALE"), op="TANH"), op="SCALE")
+        g.expand(logits)
         if self.traits.logit_rows == "after_norm":  # all rows are kept, for a draft model
-            g.expand(g.store(normed))
+            normed.readers = 1  # who never comes
         return g
 
     def _embedded(self, b: GraphBuilder) -> Node:
         """The embeddings of the tokens, [n_embd, n_tokens], which the host looks up."""
         g, hp = b.g, self.hp
         unused = g.input(hp.n_embd_inp, b.n_tokens)  # embeddings instead of tokens, were there any
-        x = Node((hp.n_embd, b.n_tokens), F32, (b.tokens,), device=HOST)
+        x = Node((hp.n_embd, b.n_tokens), F32, (b.tokens,), "GET_ROWS", device=HOST)
         g.expand(x)
         g.leaves.insert(1, unused)
         if hp.scaled_input:
-            x = g.over(x)
+            x = g.over(x, op="SCALE")
             g.expand(x)
         if self.traits.scaled_input:
-            x = g.over(x)
+            x = g.over(x, op="SCALE")
         if any(t.name == "position_embd.weight" for t in self.model.tensors.input):
-            x = g.over(x, Node((hp.n_embd, b.n_tokens), F32, (b.pos,), device=HOST))
+            places = Node((hp.n_embd, b.n_tokens), F32, (b.pos,), "GET_ROWS", device=HOST)
+            x = g.add(x, places)
         if self.traits.embedding_skip:
             x = b.carried[EMBEDDINGS] = g.over(x)
         if "per_layer_model_proj.weight" in self.tensors[0]:

@@ -79,15 +79,18 @@ def attends_by_copy(hp: HParams, n_tokens: int, cells: Mapping[Cells, int]) -> b
     return n_tokens <= _FEW and cells[ALL] > hp.indexer_kpool * top + tail
 
 
-_TILE = (8, 64)  # tokens and cells (OP_FLASH_ATTN_EXT_NQPSG, _NCPSG in ggml-metal-impl.h)
-_VECTORS = 32  # the largest batch for which Metal has its attention kernel for vectors
+# tokens and cells (OP_FLASH_ATTN_EXT_NQPSG, _NCPSG in ggml-metal-impl.h), and for few tokens
+_TILE, _NARROW_TILE = (8, 64), (1, 32)
+_FEW_TOKENS = 20  # fewer have a kernel of their own (`ggml_metal_op_flash_attn_ext_use_vec`)
+_VECTORS = 32  # tokens for which partial results are kept at most
 
 
 def metal_counts(n_tokens: int, cells: Mapping[Cells, int]) -> Counts:
-    """What `GraphBuilder.scratch` reads for Metal: the tiles of the mask, by kind of cache, and
+    """What `extras.of_attention` reads for Metal: the tiles of the mask, by kind of cache, and
     the tokens for which partial results are kept."""
-    tokens, width = _TILE
+    tokens, width = _TILE if n_tokens >= _FEW_TOKENS else _NARROW_TILE
     tiles = [
-        (f"tiles of {kind}", -(-n_tokens // tokens) * -(-n // width)) for kind, n in cells.items()
+        (f"tiles of {kind}", padded(-(-n_tokens // tokens) * -(-n // width), 32))
+        for kind, n in cells.items()
     ]
     return (*tiles, ("vectors", min(n_tokens, _VECTORS)))

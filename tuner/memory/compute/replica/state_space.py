@@ -35,23 +35,23 @@ def _conv(
     several `times` where those of earlier tokens are kept (`build_conv_state`)
     -> [width - 1 + n_tokens, channels]."""
     g = b.g
-    columns = g.view(old, width - 1, channels, contiguous=False)
-    turned = g.view(x, b.n_tokens, channels, contiguous=False)
+    columns = g.reshape(old, width - 1, channels)
+    turned = g.view(x, b.n_tokens, channels, contiguous=False, op="TRANSPOSE")
     length = width - 1 + b.n_tokens
-    joined = g.new(length, channels, of=(columns, turned))
+    joined = g.new(length, channels, of=(columns, turned), op="CONCAT")
     for _ in range(times):
         kept = g.view(joined, width - 1, channels, contiguous=False, stride=length)
-        if b.traits.copied_columns:
-            kept = g.new(width - 1, channels, of=(kept,))
-        g.expand(g.store(kept))
+        b.keep(g.cont(kept) if b.traits.copied_columns else kept, old)
     return joined
 
 
 def _convolved(b: GraphBuilder, t: Tensors, name: str, joined: Node, channels: int) -> Node:
     """The columns of `_conv` through the weight `name`, plus its bias where it has one, through a
     function -> [channels, n_tokens]."""
-    y = b.g.weighed((channels, b.n_tokens), joined, weight=t[f"{name}.weight"].n_bytes)
-    return b.g.over(b.by(t, f"{name}.bias", y) if f"{name}.bias" in t else y)
+    y = b.g.weighed(
+        (channels, b.n_tokens), joined, weight=t[f"{name}.weight"].n_bytes, op="SSM_CONV"
+    )
+    return b.g.over(b.by(t, f"{name}.bias", y) if f"{name}.bias" in t else y, op="SILU")
 
 
 def _scan(b: GraphBuilder, t: Tensors, *of: Node) -> Node:
@@ -143,43 +143,71 @@ def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     channels = s.inner + 2 * keys * dk
     if b.has(t, "attn_qkv"):
         mixed = b.mm(t, "attn_qkv", x)
+        mixed = g.reshape(mixed, *mixed.shape)
         z = b.mm(t, "attn_gate", x)
     else:
         raw = b.mm(t, "ssm_in", x)
-        z = g.new(dv * values, n_tokens, of=(g.view(raw, dv * values, n_tokens, contiguous=False),))
+        each = dv * values // keys
+        raw = g.reshape(raw, 2 * (dk + each), keys, n_tokens)
+        z = g.cont(g.view(raw, each, keys, n_tokens, contiguous=False))
         flat = [
-            g.new(n, n_tokens, of=(g.view(raw, n, n_tokens, contiguous=False),))
-            for n in (dk * keys, dk * keys, dv * values)
+            g.cont(g.view(raw, n, keys, n_tokens, contiguous=False), n * keys, n_tokens)
+            for n in (dk, dk, each)
         ]
-        mixed = g.new(
-            channels, n_tokens, of=(g.new(2 * dk * keys, n_tokens, of=tuple(flat[:2])), flat[2])
-        )
+        mixed = g.new(2 * dk * keys, n_tokens, of=tuple(flat[:2]), op="CONCAT")
+        mixed = g.new(channels, n_tokens, of=(mixed, flat[2]), op="CONCAT")
     if b.has(t, "ssm_ba"):
-        ba = b.mm(t, "ssm_ba", x)
-        beta = g.over(g.new(values, n_tokens, of=(g.view(ba, values, n_tokens, contiguous=False),)))
-        alpha = g.new(values, n_tokens, of=(g.view(ba, values, n_tokens, contiguous=False),))
+        each = values // keys
+        ba = g.reshape(b.mm(t, "ssm_ba", x), 2 * each, keys, n_tokens)
+        parts = [g.view(ba, each, keys, n_tokens, contiguous=False) for _ in range(2)]
+        beta = g.over(g.cont(parts[0]), op="SIGMOID")
+        beta = g.reshape(beta, 1, values, n_tokens)
+        alpha = g.cont(parts[1], values, n_tokens)
     else:
-        beta = g.new(values, n_tokens, of=(g.view(b.mm(t, "ssm_beta", x), values, n_tokens),))
-        alpha = g.view(b.mm(t, "ssm_alpha", x), values, n_tokens)
-    gate = b.by(t, "ssm_a", g.over(b.by(t, "ssm_dt.bias", alpha)))
+        beta = g.over(g.reshape(b.mm(t, "ssm_beta", x), 1, values, n_tokens), op="SIGMOID")
+        alpha = g.reshape(b.mm(t, "ssm_alpha", x), values, n_tokens)
+    gate = b.by(t, "ssm_a", g.over(b.by(t, "ssm_dt.bias", alpha), op="SOFTPLUS"))
+    gate = g.reshape(gate, 1, values, n_tokens)
     states = 1 + b.shape.n_rs_seq
     joined = _conv(b, mixed, channels, s.conv, b.gather(b.hp.state_r), times=states)
-    state = b.gather(b.hp.state_s)
+    old = b.gather(b.hp.state_s)
     conv = _convolved(b, t, "ssm_conv1d", joined, channels)
-    q, k = (
-        g.new(dk, keys, n_tokens, of=(g.view(conv, dk, keys, n_tokens, contiguous=False),))
-        for _ in range(2)
-    )
+    q, k = (_unit_rows(b, g.view(conv, dk, keys, n_tokens, contiguous=False)) for _ in range(2))
     v = g.view(conv, dv, values, n_tokens, contiguous=False)
     if keys != values and b.traits.repeated_keys:
-        q, k = (g.new(dk, values, n_tokens, of=(g.view(n, dk, 1, keys, n_tokens),)) for n in (q, k))
-    done = g.new(s.inner * n_tokens + states * b.hp.state_s, of=(q, k, v, gate, beta, state))
-    y = g.view(done, dv, values, n_tokens, contiguous=False)
-    g.expand(g.store(g.view(done, states * b.hp.state_s)))
-    normed = b.by(t, "ssm_norm.weight", g.new(dv, values, n_tokens, of=(y,)))
-    gated = g.new(dv, values, n_tokens, of=(g.view(z, dv, values, n_tokens),))
-    y = g.over(normed, gated)
-    return g.view(b.mm(t, "ssm_out", g.view(y, s.inner, n_tokens)), b.hp.n_embd, n_tokens)
+        q, k = (_repeated(b, n, values) for n in (q, k))
+    y = _delta_net(b, (q, k, v, gate, beta), old, (dv, values))
+    normed = b.by(t, "ssm_norm.weight", g.over(y, op="RMS_NORM"))
+    y = g.mul(normed, g.over(g.reshape(z, dv, values, n_tokens), op="SILU"))
+    return g.reshape(b.mm(t, "ssm_out", g.reshape(y, s.inner, n_tokens)), b.hp.n_embd, n_tokens)
+
+
+def _unit_rows(b: GraphBuilder, x: Node) -> Node:
+    """Rows of length 1 (`build_gdn_l2_norm`); the shape stays."""
+    return b.g.over(b.g.over(x, op="RMS_NORM"), op="SCALE")
+
+
+def _repeated(b: GraphBuilder, x: Node, values: int) -> Node:
+    """Keys, [dk, keys, n_tokens], for each head of values -> [dk, values, n_tokens]."""
+    g = b.g
+    dk, keys, n_tokens = x.shape
+    one = g.reshape(x, dk, 1, keys, n_tokens)
+    many = g.new(dk, values // keys, keys, n_tokens, of=(one,), op="REPEAT")
+    return g.reshape(many, dk, values, n_tokens)
+
+
+def _delta_net(b: GraphBuilder, of: tuple[Node, ...], old: Node, heads: tuple[int, int]) -> Node:
+    """The recurrence over queries, keys, values and gates (`build_recurrent_attn`); its new state
+    is stored. `heads`: their size and number -> [head, heads, n_tokens]."""
+    g, n_tokens, size = b.g, b.n_tokens, b.hp.state_s
+    states = 1 + b.shape.n_rs_seq
+    head, n = heads
+    state = g.reshape(old, head, head, n)
+    rows = n_tokens + states * size // (head * n)
+    done = g.new(head * n, rows, of=(*of, state), op="GATED_DELTA_NET")
+    new = (size, 1, states) if states > 1 else (head, head, n)
+    b.keep(g.view(done, *new), old)
+    return g.view(done, head, n, n_tokens)
 
 
 def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
@@ -219,9 +247,11 @@ def _short_conv(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     g, n_tokens, hp = b.g, b.n_tokens, b.hp
     n = hp.n_embd
     width = hp.state_r // n + 1
-    bcx = b.mm(t, "shortconv.in_proj", x)
+    bcx = b.mm(t, "shortconv.in_proj", g.reshape(x, n, n_tokens))
     part, gate, value = (g.view(bcx, n, n_tokens, contiguous=False) for _ in range(3))
-    product = g.new(n, n_tokens, of=(part, value))
+    product = g.mul(part, value)
     joined = _conv(b, product, n, width, b.gather(hp.state_r))
-    y = g.weighed((n, n_tokens), joined, weight=t["shortconv.conv.weight"].n_bytes)
-    return b.mm(t, "shortconv.out_proj", g.over(y, gate))
+    w = t["shortconv.conv.weight"]
+    y = g.weighed((n, n_tokens), joined, weight=w.n_bytes, op="SSM_CONV")
+    y = b.mm(t, "shortconv.out_proj", g.mul(gate, y))
+    return g.reshape(y, n, n_tokens)

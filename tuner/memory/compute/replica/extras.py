@@ -1,0 +1,63 @@
+"""What GPUs take for some operations beside their results (`get_alloc_size` of their buffers)."""
+
+from __future__ import annotations
+
+from tuner.memory.compute.graph import F16, F32, I32, Node
+from tuner.memory.compute.replica.builder import GraphBuilder
+from tuner.memory.kv_cache import Cells
+from tuner.units import padded
+
+_PARTS = 256  # N_MM_NPART_AMAX (ggml-metal-impl.h)
+_GROUPS = 32  # nwg, of `ggml_metal_op_flash_attn_ext_extra_tmp` (ggml-metal-ops.cpp)
+_WIDTH = 64  # cells (OP_FLASH_ATTN_EXT_NCPSG)
+_PICKED_WIDTH = 32  # cells (OP_FLASH_ATTN_EXT_VEC_NCPSG)
+_MOST_PICKED = 4096  # cells, of which lists are kept
+
+
+def of_attention(
+    b: GraphBuilder,
+    kinds: tuple[Cells, ...],
+    heads: tuple[int, int],
+    n_head_kv: int,
+    n_head: int,
+    dv: int,
+    *,
+    picked: int = 0,
+) -> int:
+    """Bytes for fused attention over caches of these kinds: mostly one layer's cache as f16.
+    `heads`: sizes of K's and V's, 0 where V is a view of K; `dv`: size of the result's; `picked`:
+    cells that a token attends to at most, where that is known.
+
+    `ggml_cuda_flash_attn_ext_get_alloc_size` (ggml-cuda/fattn.cu) copies what is not f16 already;
+    `ggml_metal_op_flash_attn_ext_extra_*` (ggml-metal-ops.cpp) has room for a copy always.
+    """
+    shape = b.shape
+    cells = sum(b.cells[kind] for kind in kinds)
+    k_row, v_row = (head * n_head_kv for head in heads)
+    if shape.scratch == "CUDA":
+        return F16 * cells * ((0 if shape.f16_k else k_row) + (0 if shape.f16_v else v_row))
+    if shape.scratch != "Metal":
+        return 0
+    k, v = heads[0], heads[1] or heads[0]
+    if shape.k_stride:  # rows as they are in the cache, all heads side by side
+        v_whole = (v if heads[1] else k) * n_head_kv
+        strides = int(shape.k_stride * (k * n_head_kv + v_whole))
+    else:  # heads of the copy
+        strides = F16 * (k + v)
+    pad = _WIDTH * (strides * n_head_kv + F16 * b.n_tokens)
+    partial = F32 * b.counts["vectors"] * n_head * _GROUPS * (dv + 2)
+    tiles = sum(b.counts[f"tiles of {kind}"] for kind in kinds)
+    lists = I32 * padded(picked, _PICKED_WIDTH) * b.n_tokens if picked <= _MOST_PICKED else 0
+    return pad + tiles + partial + F16 * cells * (k_row + v_row) + lists
+
+
+def of_experts(b: GraphBuilder, n_expert: int, n_tokens: int) -> int:
+    """Bytes for the product of chosen experts' weights (`ggml_metal_op_mul_mat_id_extra_*`)."""
+    if b.shape.scratch != "Metal":
+        return 0
+    return I32 * n_expert * (1 + n_tokens) + 8 + F32 * _PARTS
+
+
+def of_order(b: GraphBuilder, order: Node) -> int:
+    """Bytes for sorting rows (`ggml_backend_metal_buffer_type_get_alloc_size`)."""
+    return order.size if b.shape.scratch == "Metal" else 0
