@@ -97,7 +97,7 @@ def _extent(graph: list[Split]) -> int:
 
 def of_replica(path: Path, settings: Settings, backend: str, n_gpus: int) -> list[Split]:
     """The same as the tuner has them."""
-    estimator = Estimator(describe(read_header(path)), stand_in(n_gpus, backend))
+    estimator = Estimator(describe(read_header(path)), stand_in(n_gpus, backend), as_dry_run=True)
     where, flash = estimator.placement(settings), estimator.flash(settings)
     runs, _ = split(estimator.compute.graph_of(settings, where, flash))
     splits = []

@@ -28,9 +28,6 @@ def _settings(row: dict[str, Any]) -> Settings:
 # Compute buffers that are not the engine's: what is predicted less what is true, in bytes, per
 # device. The only ones; a difference that goes or changes is to be seen here.
 _OFF: dict[str, dict[str, tuple[int, ...]]] = {
-    "Kimi-Linear-48B.gguf": {
-        "1: n_ctx=8192 n_gpu_layers=99 n_cpu_moe=13": (-16384, 0),
-    },
     "chameleon-dense.gguf": {
         "1: n_ctx=8192 n_gpu_layers=99": (-32768, 0),
         "1: n_ctx=8192 n_gpu_layers=2": (-32768, 0),
@@ -52,16 +49,6 @@ _OFF: dict[str, dict[str, tuple[int, ...]]] = {
     },
     "grok-moe.gguf": {
         "1: n_ctx=8192 n_gpu_layers=1": (1024, 0),
-    },
-    "jais-dense.gguf": {
-        "1: n_ctx=12032 type_k=q8_0 type_v=q8_0 n_gpu_layers=99": (262144, 0),
-        "1: n_ctx=32768 type_k=q8_0 type_v=q4_0 n_gpu_layers=99": (262144, 0),
-    },
-    "lfm2-dense.gguf": {
-        "2: n_ctx=8192 n_gpu_layers=99": (0, -1024, 0),
-    },
-    "lfm2moe-moe.gguf": {
-        "2: n_ctx=8192 n_gpu_layers=99": (0, -1024, 0),
     },
     "minicpm3-dense.gguf": {
         "1: n_ctx=8192 n_gpu_layers=1": (-512, 0),

@@ -73,7 +73,9 @@ class ComputeSizes:
         rows = [backend(g.backend) for g in machine.gpus]
         self.alignments = [HOST_LAYOUT.alignment, *(row.layout.alignment for row in rows)]
         borrowers = (
-            Borrower(i, row.borrows_weights) for i, row in enumerate(rows, 1) if row.borrows_weights
+            Borrower(i, row.borrows_weights, row.layout)
+            for i, row in enumerate(rows, 1)
+            if row.borrows_weights
         )
         self.offload = next(borrowers, NOBODY)
         self.optimizers = ["", *(row.optimizer for row in rows)]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from tuner.machine.backends import Offload
+from tuner.gguf.header import TensorInfo
+from tuner.machine.backends import HOST_LAYOUT, BufferLayout, Offload, row_padding
 from tuner.memory.compute.ops import Op
 
 F32, F16, I32, I64 = 4, 2, 4, 8
@@ -27,6 +28,7 @@ class Borrower(NamedTuple):
 
     device: int
     of: Offload  # for which operations
+    layout: BufferLayout = HOST_LAYOUT  # of its buffers
 
 
 NOBODY = Borrower(-1, "")
@@ -163,6 +165,13 @@ class Graph:
     def mul(self, x: Node, y: Node) -> Node:
         """x times y, element by element, in the shape of x."""
         return Node(x.shape, F32, (x, y), "MUL", inplace=True)
+
+    def held(self, weight: TensorInfo) -> int:
+        """Bytes that a copy of this weight takes on the device that borrows it."""
+        layout = self.offload.layout
+        if layout.row_multiple == 1:
+            return weight.n_bytes
+        return weight.n_bytes + row_padding(weight.ggml_type, weight.shape[0], layout)
 
     def beside(self, weight: int) -> tuple[Node, ...]:
         """A weight of so many bytes on the current device that does not say where an operation

@@ -154,9 +154,10 @@ class Replays:
         trims: bool = True,
         optimizers: Sequence[str] = (),
     ):
-        """`optimizers`: what each device does to the order of its nodes (`scheduler.py`). `opens`: whether sizes may be left open; if not, every shape has a graph of its own.
+        """`opens`: whether sizes may be left open; if not, every shape has a graph of its own.
         `trims`: whether layers far from a device may be left out, which they may not where later
-        ones read what all earlier ones have banked, or where they run in cycles."""
+        ones read what all earlier ones have banked, or where they run in cycles. `optimizers`: as
+        of `scheduler.scheduled`."""
         self._graph, self._alignments, self._offload = graph, alignments, offload
         self._optimizers = optimizers
         self.anew = partial(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tuner.memory.compute.graph import Node
 from tuner.memory.compute.optimize.split import Split
 
-_MOST_EXPERTS = 15  # MOE_WEIGHTED_REDUCTION_MAX_EXPERTS
+_EXPERTS = range(2, 16)  # to MOE_WEIGHTED_REDUCTION_MAX_EXPERTS
 _ODD_COUNTS = (288, 576)  # of experts with a kernel (`ggml_cuda_should_use_topk_moe`),
 _LARGEST = 512  # beside powers of two up to this
 
@@ -72,7 +72,7 @@ def _weighted_sum(split: Split, i: int) -> _Sum | None:
     if factors is None or not first.contiguous:
         return None
     used = weighted.shape[1]
-    if not 2 <= used <= _MOST_EXPERTS:
+    if used not in _EXPERTS:
         return None
     length = 2 * used + products - 1
     nodes = split.nodes[i + products : i + length]
@@ -83,10 +83,7 @@ def _weighted_sum(split: Split, i: int) -> _Sum | None:
     if len(parts) != used or len(sums) != used - 1:
         return None
     lefts = (parts[0], *sums)
-    if any(
-        s.srcs[:2] != pair
-        for s, pair in zip(sums, zip(lefts, parts[1:], strict=False), strict=True)
-    ):
+    if any(s.srcs[:2] != (a, b) for s, a, b in zip(sums, lefts, parts[1:], strict=False)):
         return None
     end = i + length - 1
     return _Sum(factors, length) if split.confined(range(i, end + 1), (end,)) else None
@@ -94,9 +91,12 @@ def _weighted_sum(split: Split, i: int) -> _Sum | None:
 
 def _factors(product: Node) -> tuple[Node, Node] | None:
     """The results of experts, and what they are multiplied by: one number for each row."""
-    if len(product.srcs) != 2:
-        return None
-    for full, shares in (product.srcs, product.srcs[::-1]):
+    match product.srcs:
+        case (a, b):
+            pairs = ((a, b), (b, a))
+        case _:
+            return None
+    for full, shares in pairs:
         if (
             full.shape == product.shape
             and full.contiguous

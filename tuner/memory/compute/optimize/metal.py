@@ -1,11 +1,12 @@
-"""Metal puts nodes next to each other that may run at once, runs of nodes that one kernel stands for
-as one (`ggml_graph_optimize`, ggml-metal/ggml-metal-common.cpp), and keeps what comes into such
+"""Metal puts nodes next to each other that may run at once, runs of nodes that one kernel stands
+for as one (`ggml_graph_optimize`, ggml-metal/ggml-metal-common.cpp), and keeps what comes into such
 runs until they are done (`ggml_metal_fusion_add_alloc_deps`, ggml-metal-fusion.cpp).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from tuner.memory.compute.graph import Node
@@ -45,7 +46,7 @@ class _Fusion(NamedTuple):
 
 def _is_chain(split: Split, at: _At) -> bool:
     """Whether each node reads the one before it and is like it, and nobody else does."""
-    for before, i in zip(at, at[1:], strict=False):
+    for before, i in pairwise(at):
         node, last = split.nodes[i], split.nodes[before]
         if last not in node.srcs[:2] or node.shape != last.shape:
             return False
@@ -53,9 +54,7 @@ def _is_chain(split: Split, at: _At) -> bool:
 
 
 def _reads_first(split: Split, at: _At) -> bool:
-    return all(
-        split.nodes[i].srcs[0] is split.nodes[before] for before, i in zip(at, at[1:], strict=False)
-    )
+    return all(split.nodes[i].srcs[0] is split.nodes[before] for before, i in pairwise(at))
 
 
 def _is_norm(split: Split, at: _At) -> bool:
@@ -73,7 +72,7 @@ def _is_sum(split: Split, at: _At) -> bool:
     if not (_is_chain(split, at) and _reads_first(split, at)):
         return False
     added = [split.nodes[i].srcs[1:2] for i in at]
-    return all(_alike(a, b) for a, b in zip(added, added[1:], strict=False))
+    return all(_alike(a, b) for a, b in pairwise(added))
 
 
 def _alike(a: Sequence[Node], b: Sequence[Node]) -> bool:
@@ -102,11 +101,11 @@ def _is_stored_state(split: Split, at: _At) -> bool:
 
 def _is_choice(split: Split, at: _At) -> bool:
     """Experts are chosen by their probabilities (`ggml_metal_fusion_check_topk_moe`)."""
-    normed = len(at) >= 6
-    first, end = at[0], at[-1]
-    if normed and len(at) == 6:
-        end += 1
     ops = next(f.ops for f in _CHOICES if len(f.real) == len(at))
+    normed = len(ops) >= len(_CHOICE) + len(_NORMED)
+    first, end = at[0], at[-1]
+    if ops[-1] in EMPTY:
+        end += 1
     if end - first + 1 != len(ops) or not split.runs(ops, first):
         return False
     probs, reshaped, order, view, rows, *rest = split.nodes[first : end + 1]
@@ -137,9 +136,12 @@ def _is_reduction(split: Split, at: _At) -> bool:
         return False
     product, *rest = split.nodes[first : end + 1]
     parts, sums = rest[:used], rest[used:]
-    if len(product.srcs) < 2 or any(v.op != "VIEW" or v.srcs[0] is not product for v in parts):
+    if any(v.op != "VIEW" or v.srcs[0] is not product for v in parts):
         return False
-    results, shares = product.srcs[:2]
+    results, *others = product.srcs
+    if not others:
+        return False
+    shares = others[0]
     if (
         results.shape[1:2] != (used,)
         or shares.shape != (1, *results.shape[1:])
@@ -225,22 +227,25 @@ def _grouped(split: Split) -> list[_Group]:
     while i < len(split.nodes):
         end = i + 1
         if split.ops[i] not in EMPTY:
-            total = 0
-            while (
-                True
-            ):  # fusions right behind one another are taken as one (`ggml_metal_fusion_max`)
-                left = real[n + total : n + _LONGEST]
-                fused = _fused(split, left) if left else 1
-                if fused == 1 or total + fused > _LONGEST:
-                    break
-                total += fused
-            if total:
-                end = min(i + _LONGEST, real[n + total - 1] + 1)
+            fused = _fused_in_a_row(split, real[n : n + _LONGEST])
+            end = min(i + _LONGEST, real[n + fused - 1] + 1)
         groups.append(_group(split.nodes[i:end], split.ops[i]))
         while n < len(real) and real[n] < end:
             n += 1
         i = end
     return groups
+
+
+def _fused_in_a_row(split: Split, real: _At) -> int:
+    """How many of these nodes stay together: fusions right behind one another are taken as one
+    (`ggml_metal_fusion_max`)."""
+    total = 0
+    while total < len(real):
+        more = _fused(split, real[total:])
+        if more == 1:
+            break
+        total += more
+    return total or 1
 
 
 def _group(nodes: list[Node], op: str) -> _Group:

@@ -229,10 +229,10 @@ class _Reordering:
         graph leaves out."""
         for k in self._ahead(j):
             srcs = self.nodes[k].srcs
-            if self.ops[k] == op and srcs[0] is self.nodes[j]:
-                if all(self._has_run(src) for src in srcs[1:2]):
-                    self._take(k)
-                    return
+            reads = self.ops[k] == op and srcs[0] is self.nodes[j]
+            if reads and all(self._has_run(src) for src in srcs[1:2]):
+                self._take(k)
+                return
 
     def _take_unary(self, j: int) -> None:
         for k in self._ahead(j):

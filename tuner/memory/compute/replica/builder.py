@@ -136,7 +136,7 @@ class GraphBuilder:
         """The weight `name` times x, and its bias where it has one (`build_lora_mm`).
         x: [n_in, ...] -> [n_out, ...]."""
         w = t[f"{name}.weight"]
-        y = self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, w.n_bytes)
+        y = self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, self.g.held(w))
         if f"{name}.scale" in t:
             # a layer that runs another's weights still has scales of its own for attention
             own = self.cache_device if name in _ATTENDING else -1

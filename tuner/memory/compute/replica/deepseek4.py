@@ -65,7 +65,7 @@ def compressed_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     groups = t["attn_output_b.weight"].shape[0] * d * n // prod(w.shape)
     grouped = g.view(y, d * n // groups, n_tokens, groups, contiguous=False)
     rank = prod(w.shape) // w.shape[0] // groups
-    y = g.product((rank, n_tokens, groups), (grouped,), w.n_bytes)
+    y = g.product((rank, n_tokens, groups), (grouped,), g.held(w))
     y = g.new(rank * groups, n_tokens, of=(g.view(y, rank, groups, n_tokens, contiguous=False),))
     return b.mm(t, "attn_output_b", y)
 

@@ -5,6 +5,8 @@ Mirrors `build_ffn` and `build_moe_ffn` (src/llama-graph.cpp).
 
 from __future__ import annotations
 
+from math import prod
+
 from tuner.memory.compute.graph import F32, HOST, I32, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.extras import of_experts, of_order
@@ -193,8 +195,8 @@ def _experts(b: GraphBuilder, t: Tensors, name: str, x: Node, top: Node) -> Node
     device = HOST if b.experts_on_host else None
     shape = (w.shape[1], top.shape[0], x.shape[-1])
     g = b.g
-    y = g.product(shape, (x, top), w.n_bytes, device=device, routed=True)
-    y.extra = of_experts(b, w.shape[2] if len(w.shape) > 2 else 1, x.shape[-1])
+    y = g.product(shape, (x, top), g.held(w), device=device, routed=True)
+    y.extra = of_experts(b, prod(w.shape[2:]), x.shape[-1])
     if f"{name}.scale" in t and b.hp.row.scaled_experts:
         factors = b.g.external(t[f"{name}.scale"].n_bytes, y.device)
         flat = g.reshape(factors, 1, b.hp.n_expert, 1)

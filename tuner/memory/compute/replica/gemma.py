@@ -30,7 +30,7 @@ def embed_per_layer(b: GraphBuilder, t: Tensors, x: Node) -> None:
     looked_up = Node((rows, n_tokens), F32, (g.input(n_tokens),), device=HOST)
     looked_up = g.over(g.view(looked_up, rows, n_tokens))
     g.expand(looked_up)
-    flat = g.view(g.over(g.mm(rows, x, projection.n_bytes)), rows, n_tokens)
+    flat = g.view(g.over(g.mm(rows, x, g.held(projection))), rows, n_tokens)
     made = b.by(t, "per_layer_proj_norm.weight", g.over(flat))
     made = g.over(g.over(made, looked_up))
     turned = g.view(made, rows, n_tokens, contiguous=False)
@@ -68,7 +68,7 @@ def altup_widened(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, 
     target = _magnitude(g, x)
     repeated = g.new(n, n_tokens, _VERSIONS - 1, of=(x,))
     w = output["altup_proj.weight"]
-    added = g.product(repeated.shape, (repeated,), w.n_bytes, device=b.output_device)
+    added = g.product(repeated.shape, (repeated,), g.held(w), device=b.output_device)
     added = _to_magnitude(g, added, target)
     return g.new(n, n_tokens, _VERSIONS, of=(x, added))
 
@@ -106,7 +106,7 @@ def _narrowed(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     target = _magnitude(g, g.view(x, n, n_tokens))
     w = t["altup_unembd_proj.weight"]
     rest = g.view(x, n, n_tokens, versions - 1)
-    unembedded = _to_magnitude(g, g.product(rest.shape, (rest,), w.n_bytes), target)
+    unembedded = _to_magnitude(g, g.product(rest.shape, (rest,), g.held(w)), target)
     y = g.view(x, n, n_tokens)
     for _ in range(versions - 1):
         y = Node((n, n_tokens), F32, (y, g.view(unembedded, n, n_tokens)), inplace=True)

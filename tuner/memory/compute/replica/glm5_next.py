@@ -27,7 +27,7 @@ def pooled_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     w = t["attn_k_b.weight"]
     turned = g.view(g.view(q, w.shape[0], n, n_tokens), w.shape[0], n_tokens, n, contiguous=False)
     q = g.view(
-        g.product((lora, n_tokens, n), (turned,), w.n_bytes), lora, n, n_tokens, contiguous=False
+        g.product((lora, n_tokens, n), (turned,), g.held(w)), lora, n, n_tokens, contiguous=False
     )
     if b.has(t, "indexer.attn_q_b") and hp.indexer_full[il]:
         b.carried[PICKED] = _selection(b, t, x, low)
@@ -36,7 +36,7 @@ def pooled_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     v_b = t["attn_v_b.weight"]
     if b.shape.attends_by_copy:
         y = _gathered(b, q, latent, chosen)
-        y = g.mm(v_b.shape[1], y, v_b.n_bytes)
+        y = g.mm(v_b.shape[1], y, g.held(v_b))
         y = g.new(v_b.shape[1], n, 1, n_tokens, of=(g.view(y, *y.shape, contiguous=False),))
         return b.mm(t, "attn_output", g.view(y, v_b.shape[1] * n, n_tokens))
     element = F16 if b.shape.flash else F32
@@ -47,7 +47,7 @@ def pooled_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
         latent,
         latent,
         v_rows=v_b.shape[1],
-        scale=v_b.n_bytes,
+        scale=g.held(v_b),
         mask_of=lambda: Node(chosen.shape, element, (chosen,), root=chosen),
     )
     return b.mm(t, "attn_output", y)

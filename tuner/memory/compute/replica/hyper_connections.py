@@ -77,7 +77,7 @@ def mixed(b: GraphBuilder, t: Tensors, part: str, x: Node) -> tuple[Node, Node, 
     n, hc, n_tokens = x.shape
     w = t[f"hc_{part}_fn.weight"]
     flat = g.over(g.view(x, n * hc, n_tokens))
-    mixes = g.mm(w.shape[1], flat, w.n_bytes)
+    mixes = g.mm(w.shape[1], flat, g.held(w))
     pre, post = (
         g.over(g.over(g.over(g.over(g.view(mixes, hc, n_tokens, contiguous=False)))))
         for _ in range(2)
@@ -123,7 +123,7 @@ def _narrowed(b: GraphBuilder, output: Tensors, x: Node) -> Node:
         for stream in streams[1:]:
             total = g.over(total, stream)
         return g.over(total)
-    mixes = g.mm(hc, g.over(g.view(x, n * hc, n_tokens)), w.n_bytes)
+    mixes = g.mm(hc, g.over(g.view(x, n * hc, n_tokens)), g.held(w))
     for name in ("output_hc_scale.weight", "output_hc_base.weight"):
         mixes = b.by(output, name, mixes)
     pre = g.over(g.over(mixes))

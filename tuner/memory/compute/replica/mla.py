@@ -43,13 +43,13 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     if hp.mla and b.has(t, "attn_k_b"):
         w = t["attn_k_b.weight"]
         turned = g.permute(q_nope, dq - rope, n_tokens, n)
-        absorbed = g.product((lora, n_tokens, n), (turned,), w.n_bytes)
+        absorbed = g.product((lora, n_tokens, n), (turned,), g.held(w))
         of = (g.permute(absorbed, lora, n, n_tokens), q_rope)
         q = g.new(lora + rope, n, n_tokens, of=of, op="CONCAT")
         latent = g.reshape(latent, lora, 1, n_tokens)
         k = g.new(lora + rope, 1, n_tokens, of=(latent, k_rope), op="CONCAT")
         v_b = t["attn_v_b.weight"]
-        y = attend(b, il, q, k, latent, v_rows=v_b.shape[1], scale=v_b.n_bytes, mask_of=mask_of)
+        y = attend(b, il, q, k, latent, v_rows=v_b.shape[1], scale=g.held(v_b), mask_of=mask_of)
     else:
         kv = b.mm(t, "attn_kv_b", latent)
         dv = hp.head_v[il]

@@ -183,7 +183,7 @@ class ModelGraph:
             x = b.output_rows(x)
         if self.traits.host_output:
             b.at(HOST)
-        logits = g.mm(self.hp.n_vocab, x, self._output_bytes())
+        logits = g.mm(self.hp.n_vocab, x, self._output_bytes(g))
         if self.hp.scaled_logits:
             logits = g.over(logits, op="SCALE")
         if self.hp.capped_logits:
@@ -215,9 +215,9 @@ class ModelGraph:
             gemma.embed_per_layer(b, self.tensors[0], x)
         return x
 
-    def _output_bytes(self) -> int:
+    def _output_bytes(self, g: Graph) -> int:
         """Bytes of the weight that makes the logits."""
         groups = self.model.tensors
         if groups.tied is not None:
-            return groups.tied.n_bytes
-        return next((t.n_bytes for t in groups.output if t.name == "output.weight"), 0)
+            return g.held(groups.tied)
+        return next((g.held(t) for t in groups.output if t.name == "output.weight"), 0)

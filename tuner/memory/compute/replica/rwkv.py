@@ -119,7 +119,7 @@ def _time_mix_6(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
     low = g.over(b.mm(t, "time_mix_w1", g.over(b.by(t, "time_mix_lerp_x.weight", step), x)))
     rank = low.shape[0] // 5
     turned = g.new(rank, n_tokens, 5, of=(g.view(low, rank, n_tokens, 5, contiguous=False),))
-    wide = g.product((n, n_tokens, 5), (turned,), t["time_mix_w2.weight"].n_bytes)
+    wide = g.product((n, n_tokens, 5), (turned,), g.held(t["time_mix_w2.weight"]))
     if b.has(t, "time_mix_lerp_fused"):
         wide = g.over(g.over(b.by(t, "time_mix_lerp_fused.weight", wide), step), x)
         parts = [g.view(wide, n, n_tokens, contiguous=False) for _ in range(5)]
