@@ -353,6 +353,22 @@ def test_a_summary_in_place_of_turns(room: int) -> None:
         assert cache.reuse([*left, 8, 9], exact=True) == 60
 
 
+def test_what_stays_and_had_no_room_is_read_again() -> None:
+    """Neither in the cache nor in RAM: that is said, once."""
+    turns, memory = list(range(1000)), Full()
+    cache = PrefixCache(memory, 0, keeps_a_state=False, most_bytes=100)
+    read(memory, cache, turns, [])
+    asked = [*turns[:700], *ASK]
+    assert cache.reuse(asked, room_aside=299) == 700
+    read(memory, cache, asked, SUMMARY)
+    left = [*turns[:20], *SUMMARY, *turns[700:], 7]
+    assert cache.reuse(left, stays=lambda: Turns(80, 300)) == 20
+    assert "no room" in cache.why
+    read(memory, cache, left, [])
+    assert cache.reuse([*left, 7, 7], stays=lambda: Turns(80, 300)) == len(left)
+    assert not cache.why
+
+
 def test_only_turns_that_stay_are_moved() -> None:
     """Behind an edit, or what only looks alike, nothing is: it would go on from what is gone."""
     turns = list(range(1000))

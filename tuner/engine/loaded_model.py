@@ -451,11 +451,11 @@ class LoadedModel:
             room_aside=self._room_aside(request, sent.tokens),
         )
 
-    def _room_aside(self, request: Generate, prompt: Sequence[int]) -> int:
-        """Cells that neither a prompt nor its answer needs, where they may hold what comes back."""
-        n_answer = request.sampling.max_tokens
-        if not request.rest_returns or n_answer is None:
-            return 0
+    def _room_aside(self, request: Generate, prompt: Sequence[int]) -> int | None:
+        """Cells that neither a prompt nor its answer needs, where something comes back."""
+        if not request.rest_returns:
+            return None
+        n_answer = request.sampling.max_tokens or self._context.n_ctx
         return max(0, self._context.n_ctx - len(prompt) - n_answer)
 
     def _read_prompt(self, prompt: Sequence[int], start: int, asked: int) -> bool:

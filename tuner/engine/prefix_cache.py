@@ -71,6 +71,7 @@ class PrefixCache:
         self._aside = Aside(memory)
         self.tokens: list[int] = []
         self.why = ""  # some of the last prompt is read again that was read before
+        self._why_gone = ""  # what was to come back
 
     @property
     def kept_bytes(self) -> int:
@@ -98,7 +99,7 @@ class PrefixCache:
         *,
         stays: Stays | None = None,
         exact: bool = False,
-        room_aside: int = 0,
+        room_aside: int | None = None,
     ) -> int:
         """Cuts the cache back to what it has in common with the prompt, or brings back what it
         held before where that has more, and returns that many tokens. At least the prompt's last
@@ -108,7 +109,7 @@ class PrefixCache:
         `stays`: turns were let go, and these may move, though they were computed with those before
         them. `exact`: only what reading it anew would give counts, neither what was moved nor what
         was converted. `room_aside`: what the cache holds behind the prompt comes back soon, and so
-        many cells may go on holding it."""
+        many cells may go on holding it; None: it does not."""
         self.why = ""
         self._reconcile()
         keep = self._same(prompt, exact)
@@ -120,6 +121,9 @@ class PrefixCache:
         self._parted = keep
         if found is not None:
             return self._arrange(keep, found)
+        if stays is not None and not exact:
+            self.why = self.why or self._why_gone
+        self._why_gone = ""
         room = 0 if self.needs_checkpoints or not self._memory.moves else room_aside
         if room and self._aside.lay_rest(self.tokens, keep, self._n_exact, room):
             self._cut_to(keep)
@@ -128,7 +132,9 @@ class PrefixCache:
         if keep == len(self.tokens):
             return keep
         if not self._goes_on(prompt, keep):
-            self._set_aside(keep)
+            kept = self._set_aside(keep)
+            if room_aside is not None and not kept and len(self.tokens) - keep >= LEAST:
+                self._why_gone = "there was no room for what stays while a summary was written"
         if keep and self._window_reaches(keep) and self._memory.cut(keep):
             self._cut_to(keep)
             return keep
@@ -301,15 +307,17 @@ class PrefixCache:
         found = nearest(points, same)
         return found.n_tokens if found else 0
 
-    def _set_aside(self, keep: int) -> None:
-        """Keeps what the cache holds where much of it is going to be lost."""
+    def _set_aside(self, keep: int) -> bool:
+        """Keeps what the cache holds where much of it is going to be lost; whether it did."""
         if len(self.tokens) - keep < _worthwhile(len(self.tokens)):
-            return
+            return False
         size = self._memory.state_bytes(partial=False)
         if size and self._kept.room_for_branch(size):
             state = self._memory.state(partial=False)
             if state is not None:
                 self._kept.branches.append(self.branch(state))
+                return True
+        return False
 
     def _arrange(self, keep: int, found: Found) -> int:
         """Has what was found of a prompt lie where it has it; returns how many tokens the cache
