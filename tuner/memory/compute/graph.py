@@ -106,6 +106,8 @@ class Graph:
         self._seen: set[Node] = set()
         self.device = 0  # where the weights of nodes made now are
         self.offload = NOBODY
+        self.scope = 0  # the layer whose weights are named
+        self._borrowed: dict[tuple[int, str], Node] = {}
 
     def input(self, *shape: int, element: int = F32) -> Node:
         """A tensor that the engine fills before each run; it lives on the host."""
@@ -123,9 +125,10 @@ class Graph:
         """A copy of x without gaps, under another shape if one is stated."""
         return Node(shape or x.shape, F32, (x,), "CONT")
 
-    def mm(self, rows: int, x: Node, weight: int = 0) -> Node:
-        """A weight of `rows` rows and of so many bytes times x."""
-        return self.product((rows, *x.shape[1:]), (x,), weight)
+    def mm(self, rows: int, x: Node, weight: int = 0, *, name: str = "") -> Node:
+        """A weight of `rows` rows and of so many bytes times x. `name`: within its layer, where it
+        may be used twice."""
+        return self.product((rows, *x.shape[1:]), (x,), weight, name=name)
 
     def product(
         self,
@@ -135,10 +138,13 @@ class Graph:
         *,
         device: int | None = None,
         routed: bool = False,
+        name: str = "",
     ) -> Node:
         """A matrix product with a weight of so many bytes on `device` (the current one unless
         stated), `routed` where each token has experts of its own."""
-        device, borrowed = self._run_at(device, weight, shape[2] if routed else shape[1], shape)
+        device, borrowed = self._run_at(
+            device, weight, shape[2] if routed else shape[1], shape, name
+        )
         op: Op = "MUL_MAT_ID" if routed else "MUL_MAT"
         return Node(shape, F32, (*borrowed, *srcs), op, device=device)
 
@@ -148,14 +154,20 @@ class Graph:
         return Node(shape, F32, (*srcs, *borrowed), op, device=device)
 
     def over(
-        self, x: Node, *others: Node, op: Op = "", weight: int = 0, device: int | None = None
+        self,
+        x: Node,
+        *others: Node,
+        op: Op = "",
+        weight: int = 0,
+        device: int | None = None,
+        name: str = "",
     ) -> Node:
         """The result of an operation that may overwrite x (or another operand like it). `weight`:
         the bytes of a weight among its operands, which are on `device` (the current one unless
         stated)."""
         if not weight:
             return Node(x.shape, F32, (x, *others), op, inplace=True)
-        device, borrowed = self._run_at(device, weight, 0, x.shape)
+        device, borrowed = self._run_at(device, weight, 0, x.shape, name)
         return Node(x.shape, F32, (x, *others, *borrowed), op, inplace=True, device=device)
 
     def add(self, x: Node, y: Node) -> Node:
@@ -181,11 +193,17 @@ class Graph:
         return (Node((weight,), 1, external=True, device=HOST, borrowed=True),)
 
     def _run_at(
-        self, device: int | None, weight: int, columns: int, shape: tuple[int, ...]
+        self,
+        device: int | None,
+        weight: int,
+        columns: int,
+        shape: tuple[int, ...],
+        name: str = "",
     ) -> tuple[int, tuple[Node, ...]]:
         """Where an operation with a weight runs, and the weight as one of its operands where it
         must be brought there (`ggml_backend_sched_backend_id_from_cur`, ggml-backend.cpp).
-        `columns`: of a matrix product; 0 for other operations."""
+        `columns`: of a matrix product; 0 for other operations. What is used twice under a `name` is
+        brought once."""
         at = self.device if device is None else device
         if at != HOST or self.offload.device <= HOST:
             return at, ()
@@ -200,7 +218,11 @@ class Graph:
                 n = 0
         if n < OFFLOADED:
             return at, ()
-        return self.offload.device, (Node((weight,), 1, external=True, device=HOST, borrowed=True),)
+        key = self.scope, name or str(len(self._borrowed))
+        if key not in self._borrowed:
+            node = Node((weight,), 1, external=True, device=HOST, borrowed=True)
+            self._borrowed[key] = node
+        return self.offload.device, (self._borrowed[key],)
 
     def view(
         self, x: Node, *shape: int, contiguous: bool = True, stride: int = 0, op: Op = "VIEW"

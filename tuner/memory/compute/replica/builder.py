@@ -136,7 +136,7 @@ class GraphBuilder:
         """The weight `name` times x, and its bias where it has one (`build_lora_mm`).
         x: [n_in, ...] -> [n_out, ...]."""
         w = t[f"{name}.weight"]
-        y = self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, self.g.held(w))
+        y = self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, self.g.held(w), name=w.name)
         if f"{name}.scale" in t:
             # a layer that runs another's weights still has scales of its own for attention
             own = self.cache_device if name in _ATTENDING else -1
@@ -148,7 +148,7 @@ class GraphBuilder:
         """x times the weight of this very name, or plus it if that is a bias, or as `op` says; the
         shape stays."""
         op = op or ("ADD" if name.endswith(".bias") else "MUL")
-        return self.g.over(x, op=op, weight=t[name].n_bytes)
+        return self.g.over(x, op=op, weight=t[name].n_bytes, name=name)
 
     def norm(self, t: Tensors, name: str, x: Node) -> Node:
         """x by its mean or its mean square, times a weight, plus a bias where there are such

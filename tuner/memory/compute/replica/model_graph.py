@@ -172,10 +172,14 @@ class ModelGraph:
             if not t:
                 return x
             b.layer = il
+            # stand-ins share their first layer's tensors, but each has weights of its own; layers
+            # that run in cycles do not
+            g.scope = self._builder.block_of(self.hp, il) if self.hp.cycles[0] else g.scope + 1
             last = il == self.hp.n_layer - 1 and self.traits.logit_rows == "last_layer"
             return self._builder.layer(b, t, il, x, last)
 
         x = self._builder.run(b, x, layer)
+        g.scope = -1
         b.at(output_device)
         b.keeps_norms = False
         x = normed = self._builder.head(b, self._output, x)

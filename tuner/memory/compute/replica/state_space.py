@@ -225,9 +225,9 @@ def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
         parts.append(g.view(g.over(g.view(conv, inner, n_tokens)), head, heads, n_tokens))
     gate = b.mm(t, "ssm_f_a", x)
     gate = b.by(t, "ssm_dt.bias", b.mm(t, "ssm_f_b", gate) if b.has(t, "ssm_f_b") else gate)
-    gate = Node(
-        (head, heads, n_tokens), F32, (g.view(gate, head, heads, n_tokens),), device=g.device
-    )
+    decay = t["ssm_a"].n_bytes  # under another shape, by which it does not bind the product
+    decay_of_heads = g.view(g.external(decay, g.device), decay // F32)
+    gate = g.over(g.view(gate, head, heads, n_tokens), decay_of_heads)
     beta = g.new(heads, n_tokens, of=(g.view(b.mm(t, "ssm_beta", x), heads, n_tokens),))
     state = b.gather(b.hp.state_s)
     q, k = (g.new(head, heads, n_tokens, of=(n,)) for n in parts[:2])
