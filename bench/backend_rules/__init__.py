@@ -40,6 +40,21 @@ static bool amd_wmma_available(int) { return false; }
 static bool ggml_cuda_flash_attn_ext_mma_f16_may_use_sparse(int, int, int, int) { return false; }
 static bool ggml_cuda_flash_attn_ext_mma_f16_shall_use_sparse(int, const ggml_tensor *, int, int) { return false; }
 """  # noqa: E501
+_SYCL_SHIMS = """
+#define GGML_SYCL_DNNL 1
+#define GGML_SYCL_FA_ONEDNN_MIN_Q 32
+typedef uint16_t half;
+namespace sycl { typedef uint16_t half; }
+static constexpr size_t SYCL_BUFFER_ALIGNMENT = 128;
+static int g_ggml_sycl_fa_onednn = 1;
+static int64_t g_ggml_sycl_fa_onednn_max_kv = 0;
+enum class gpu_arch { other, intel_gpu_dg2_g10, intel_gpu_dg2_g11, intel_gpu_dg2_g12 };
+struct hw_rules { gpu_arch arch; };
+struct sycl_device_rules { hw_rules hw_info; };
+struct sycl_info_rules { sycl_device_rules devices[1]; };
+static sycl_info_rules ggml_sycl_info() { return { { { { gpu_arch::other } } } }; }
+static int ggml_sycl_get_device() { return 0; }
+"""
 _CUDA_ATTENTION = """
 static size_t attention_size(const ggml_tensor * t) {
     const bool copied = t->src[0]->ne[1] > 2; // the kernels of prompts read f16
@@ -77,6 +92,9 @@ def _pieces(ggml: Path) -> dict[str, str]:
     vulkan_debug = _source(ggml / "src/ggml-vulkan/ggml-vulkan-debug.cpp")
     patterns = _source(ggml / "src/ggml-vulkan/ggml-vulkan-types.h")
     ops = _source(ggml / "src/ggml-metal/ggml-metal-ops.cpp")
+    sycl = _source(ggml / "src/ggml-sycl/fattn.cpp")
+    onednn = _source(ggml / "src/ggml-sycl/fattn-onednn.cpp")
+    sycl_types = _source(ggml / "src/ggml-sycl/fattn.hpp")
     metal = _source(ggml / "src/ggml-metal/ggml-metal.cpp")
     return {
         "cuda.inc": _CUDA_SHIMS
@@ -103,6 +121,13 @@ def _pieces(ggml: Path) -> dict[str, str]:
         + _cut(vulkan, r"^static bool ggml_vk_can_fuse_unary_mul\(")
         + _cut(vulkan_debug, r"^int64_t ggml_vk_get_op_batch_size\(")
         + _cut(vulkan, r"^void ggml_vk_graph_optimize\("),
+        "sycl.inc": _SYCL_SHIMS
+        + _cut(sycl_types, r"^struct ggml_sycl_fattn_extra \{")
+        + _cut(onednn, r"^bool ggml_sycl_fattn_onednn_binds_kv\(")
+        + _cut(onednn, r"^bool ggml_sycl_flash_attn_ext_onednn_supported\(")
+        + _cut(sycl, r"^static uintptr_t ggml_sycl_fattn_reserve_halves\(")
+        + _cut(sycl, r"^ggml_sycl_fattn_extra ggml_sycl_fattn_get_extra\(")
+        + _cut(sycl, r"^size_t ggml_sycl_flash_attn_ext_get_alloc_size\("),
         "metal.inc": "".join(
             _cut(ops, rf"^(static )?(bool|int|size_t|int32_t) {name}\(")
             for name in dict.fromkeys(

@@ -32,6 +32,10 @@ struct ggml_backend_vk_context { vk_device_rules * device; };
 #include "vulkan.inc"
 }
 
+namespace sycl_rules {
+#include "sycl.inc"
+}
+
 extern "C" {
 #include "ggml-metal-impl.h"
 #include "ggml-metal-device.h"
@@ -100,6 +104,7 @@ static size_t alloc_size(ggml_backend_buffer_type_t, const ggml_tensor * tensor)
         case METAL:
             return metal::ggml_backend_metal_buffer_type_get_alloc_size(nullptr, tensor);
         case SYCL:
+            return padded_rows(tensor, tensor->op == GGML_OP_FLASH_ATTN_EXT ? sycl_rules::ggml_sycl_flash_attn_ext_get_alloc_size(tensor) : ggml_nbytes(tensor));
         case CANN:
             return padded_rows(tensor, ggml_nbytes(tensor));
         case VULKAN:

@@ -72,7 +72,7 @@ class Backend:
     # `memory/compute/optimize`): "CUDA", "Metal", "Vulkan"; "" leaves it as it is.
     optimizer: str = ""
     # Whose scratch memory fused attention takes inside the compute buffer: "CUDA" an f16 copy of
-    # a cache of another type, "Metal" one of any cache; "" none.
+    # a cache of another type, "SYCL" of Q and the result too, "Metal" of any cache; "" none.
     attention_scratch: str = ""
     # What a load costs beside its buffers, by the card.
     cards: CardClasses = overheads.LITTLE
@@ -209,6 +209,7 @@ BACKENDS: dict[str, Backend] = {
             cmake="-DGGML_SYCL=on",
             pipeline=True,
             borrows_weights="all",
+            attention_scratch="SYCL",
             cards=overheads.SYCL,
             layout=BufferLayout(128, _ROW_MULTIPLE),
             head_sizes=frozenset({40, 64, 72, 80, 96, 112, 128, 256, 512}),

@@ -35,6 +35,8 @@ from tuner.units import padded
 
 _GUESSING = 100  # steps in whose time a size is guessed
 _UNPACKED = 32  # tokens from which on Metal reads a copy (`..._flash_attn_ext_use_kv_f16`)
+# types of which `ggml_sycl_flash_attn_ext_onednn_supported` takes none (ggml-sycl/fattn-onednn.cpp)
+_UNSTAGED = frozenset({"bf16", "iq4_nl"})
 _COPIES = 4  # GGML_SCHED_MAX_COPIES
 
 # what tells compute buffers apart beside the context: placement, types of K and V, n_ubatch,
@@ -286,8 +288,9 @@ class ComputeSizes:
             v_bytes=v.bits / 8 if borrowed else 0.0,
             scratch=self._scratch,
             k_stride=k.bits / 8 if metal and not (k.quantized and n_tokens >= _UNPACKED) else 0.0,
-            f16_k=k.name == "f16" or self._scratch != "CUDA",
-            f16_v=v.name == "f16" or self._scratch != "CUDA",
+            staged=self._scratch == "SYCL" and not {k.name, v.name} & _UNSTAGED,
+            f16_k=k.name == "f16" or self._scratch == "Metal",
+            f16_v=v.name == "f16" or self._scratch == "Metal",
             k_cached=k.bits / 8 if hp.row.memory == "compressed" else 0.0,
             n_outputs=min(n_tokens, self._n_outputs_max or n_tokens),
             n_rs_seq=self._n_rs_seq,

@@ -174,7 +174,8 @@ def attend(
         if (dk, dv) in b.shape.kernelless:
             y.device = LEFT_TO_HOST
         else:
-            y.extra = of_attention(b, (kind,), (dk, 0 if hp.mla else dv), n_kv, n, dv)
+            heads_of = (dk, 0 if hp.mla else dv)
+            y.extra = of_attention(b, (kind,), heads_of, n_kv, n, dv, sinks=bool(sinks))
         if v_rows:
             y = g.mm(v_rows, g.permute(y, dv, n_tokens, n), scale)
             y = g.cont(g.permute(y, v_rows, n, n_tokens))

@@ -42,6 +42,7 @@ class Shape:
     v_bytes: float
     scratch: str = ""  # whose attention unpacks the cache to f16: "CUDA", "Metal" or nobody's
     k_stride: float = 0.0  # Metal's: bytes per element of rows read as they lie; 0: of a copy
+    staged: bool = False  # attention as oneDNN has it: through f16 copies of all but an f16 cache
     f16_k: bool = True
     f16_v: bool = True
     k_cached: float = 0.0  # bytes per cached key element, where the graph joins caches

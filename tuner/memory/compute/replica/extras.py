@@ -7,6 +7,7 @@ from tuner.memory.compute.replica.builder import GraphBuilder
 from tuner.memory.kv_cache import Cells
 from tuner.units import padded
 
+_SCALE = 128  # a number, by itself between two blocks (SYCL_BUFFER_ALIGNMENT)
 _PARTS = 256  # N_MM_NPART_AMAX (ggml-metal-impl.h)
 _GROUPS = 32  # nwg, of `ggml_metal_op_flash_attn_ext_extra_tmp` (ggml-metal-ops.cpp)
 _WIDTH = 64  # cells (OP_FLASH_ATTN_EXT_NCPSG)
@@ -23,19 +24,26 @@ def of_attention(
     dv: int,
     *,
     picked: int = 0,
+    sinks: bool = False,
 ) -> int:
     """Bytes for fused attention over caches of these kinds: mostly one layer's cache as f16.
     `heads`: sizes of K's and V's, 0 where V is a view of K; `dv`: size of the result's; `picked`:
     cells that a token attends to at most, where that is known.
 
-    `ggml_cuda_flash_attn_ext_get_alloc_size` (ggml-cuda/fattn.cu) copies what is not f16 already;
+    `ggml_cuda_flash_attn_ext_get_alloc_size` (ggml-cuda/fattn.cu) copies what is not f16 already,
+    `ggml_sycl_flash_attn_ext_get_alloc_size` (ggml-sycl/fattn.cpp) Q and the result as well;
     `ggml_metal_op_flash_attn_ext_extra_*` (ggml-metal-ops.cpp) has room for a copy always.
     """
     shape = b.shape
     cells = sum(b.cells[kind] for kind in kinds)
     k_row, v_row = (head * n_head_kv for head in heads)
-    if shape.scratch == "CUDA":
-        return F16 * cells * ((0 if shape.f16_k else k_row) + (0 if shape.f16_v else v_row))
+    if shape.scratch in ("CUDA", "SYCL"):
+        k_size, v_size = F16 * cells * k_row, F16 * cells * v_row
+        staged = shape.staged and heads[0] == dv and not (sinks or b.traits.softcap)
+        if shape.scratch == "SYCL" and staged:
+            copies = 0 if shape.f16_k and shape.f16_v else k_size + v_size
+            return copies + 2 * F16 * n_head * b.n_tokens * dv + _SCALE
+        return (0 if shape.f16_k else k_size) + (0 if shape.f16_v else v_size)
     if shape.scratch != "Metal":
         return 0
     k, v = heads[0], heads[1] or heads[0]
