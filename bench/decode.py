@@ -2,7 +2,7 @@
 beside a bare loop of llama.cpp's own calls, with the same settings, prompt and sampler, in turns.
 
     python -m bench.decode [MODEL.gguf] [--threads N] [--prompt N] [--tokens N] [--runs N]
-        [--most N]
+        [--pause S] [--most N]
 
 The bare loop is what a program in C would do: decode the prompt, then for each token sample, write
 the piece, decode. It is called through llama_cpp's ctypes functions, some 15 microseconds a token
@@ -13,7 +13,9 @@ them. Each prompt is a new one, so that nothing of it is in a cache.
 Prints tokens/s of each pair of runs, the median of their ratios, and the CPU time that all threads
 of either take for a token. Pairs in which other programs took more than a tenth of a core are
 marked, made up for by others as far as `--most` allows, and left out of the medians where five
-others are left. Status 1 where a ratio is under 0.97.
+others are left. On Linux, `chrt -f 1 python -m bench.decode --pause 1.5 --prompt 60 --tokens 64` is
+alone on the cores whoever else is there, if root says it: the pauses, since the system takes a
+twentieth of each second from such programs. Status 1 where a ratio is under 0.97.
 """
 
 from __future__ import annotations
@@ -210,6 +212,7 @@ def main() -> int:
     parser.add_argument(
         "--most", type=int, default=0, help="pairs in all, where some are disturbed"
     )
+    parser.add_argument("--pause", type=float, default=0, help="seconds before each run")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     path = options.model or str(demo_model_path())
@@ -231,15 +234,16 @@ def main() -> int:
             run = len(pairs)
             if not run:
                 kvchat_pace(client, -1, *many[1:]), bare.pace(-1)
-            others.cores()
-            pair = our, their = (
-                (kvchat_pace(client, run, *many[1:]), bare.pace(run))
-                if run % 2
-                else (bare.pace(run), kvchat_pace(client, run, *many[1:]))[::-1]
-            )
-            taken = others.cores()
-            pairs.append(pair)
-            undisturbed += [pair] if taken < _DISTURBED else []
+            taken, pair = 0.0, {}
+            for whose in ("ours", "theirs") if run % 2 else ("theirs", "ours"):
+                time.sleep(options.pause)
+                others.cores()
+                mine = whose == "ours"
+                pair[mine] = kvchat_pace(client, run, *many[1:]) if mine else bare.pace(run)
+                taken = max(taken, others.cores())
+            our, their = pair[True], pair[False]
+            pairs.append((our, their))
+            undisturbed += [(our, their)] if taken < _DISTURBED else []
             print(
                 f"  prompt of {our.n_prompt} {our.prompt:7.1f} {their.prompt:7.1f}"
                 f"   answer of {our.n_decoded} {our.decode:7.2f} {their.decode:7.2f}"
