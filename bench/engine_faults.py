@@ -31,12 +31,13 @@ from tuner.engine.patience import Patience
 from tuner.engine.protocol import Done, Generate, Load, Message, Sampling, Text
 from tuner.errors import KvchatError
 from tuner.launch import Launcher, Ready
+from tuner.launch.events import LaunchEvent
 from tuner.launch.running import Running
 from tuner.settings import Settings
 from tuner.wishes import LaunchRequest, Wishes
 
 FAULTS = 6  # in one conversation
-MOST_SECONDS = 10.0  # from a fault to its being told, or to an end as if there were none
+MOST_SECONDS = 10.0  # without a word from a fault on
 HASTE = 0.25  # of the usual patience, so that a process that is stopped is not waited for so long
 STILL_SECONDS = 2.0  # for which a server stands still
 TEXT = "Tell me of the fox, and of the dog that does not mind. "
@@ -74,6 +75,8 @@ class Play:
         self._talk: list[Message] = []
         self._usual: dict[str, float] = {}  # seconds that a thing takes
         self.outcomes: list[str] = []
+        self._last = inf  # that something was heard, once the fault has happened
+        self._silence = 0.0
         self._running = self._load()
 
     def run(self) -> None:
@@ -98,7 +101,7 @@ class Play:
             took = self._disturbed(do, moment, fault)
             self._mend()
             if took > MOST_SECONDS:
-                raise LostError(f"{took:.0f} s from the fault on")
+                raise LostError(f"{took:.0f} s without a word")
             alone = self._launcher.client.alive
             if alone:
                 began = time.monotonic()
@@ -117,13 +120,14 @@ class Play:
         self.outcomes += [f"{name}: {how}", f"in {moment}: {how}"]
 
     def _disturbed(self, do: Callable[[], None], moment: str, fault: Callable[[], object]) -> float:
-        """Does it, and at a moment that falls inside mostly, this happens. Returns the seconds from
-        then to its end."""
+        """Does it, and at a moment that falls inside mostly, this happens. Returns the longest time
+        from then to its end in which nothing was heard."""
         began, since = time.monotonic(), inf
 
         def happens() -> None:
             nonlocal since
-            since = time.monotonic()
+            since = self._last = time.monotonic()
+            self._silence = 0.0
             fault()
 
         usual = self._usual.get(moment, 0.3)
@@ -137,7 +141,14 @@ class Play:
         timer.join()
         if since == inf:
             happens()
-        return ended - since
+            return 0.0
+        self._heard()
+        return self._silence
+
+    def _heard(self) -> None:
+        """Of what is done: something, or its end."""
+        now = time.monotonic()
+        self._silence, self._last = max(self._silence, now - self._last), now
 
     def _faults(self) -> Iterator[tuple[str, Callable[[], object]]]:
         chance, client = self._chance, self._launcher.client
@@ -165,7 +176,7 @@ class Play:
         if self._gpu is not None:
             there = self._gpu.pid
             for _ in range(2):
-                yield "a server that ends", partial(mishaps.send, there, signal.SIGKILL)
+                yield "a server that ends", self._gpu.kill
                 slack = drawn.choice(mishaps.SLACK)
                 yield "a server without memory", partial(mishaps.no_memory, there, slack)
                 yield "a server that stands still", partial(self._stand_still, there)
@@ -226,6 +237,7 @@ class Play:
     def _said(self, sampling: Sampling = SAMPLING) -> str:
         said, done = "", None
         for event in self._running.generate(self._talk, sampling):
+            self._heard()
             if isinstance(event, Text):
                 said += event.text
             elif isinstance(event, Done):
@@ -253,12 +265,19 @@ class Play:
 
     def _change(self, changes: dict[str, Any]) -> None:
         settings = replace(self._running.settings, **changes)
-        self._running = _ready(self._running.change(settings, keep=None), self._running)
+        self._comes(self._running.change(settings, keep=None))
 
     def _reload(self) -> None:
         settings: Settings = self._running.settings
         way = self._launcher.start(), self._running, settings, self._launcher.request
-        self._running = _ready(self._launcher._instead(*way), self._running)
+        self._comes(self._launcher._instead(*way))
+
+    def _comes(self, events: Iterator[LaunchEvent]) -> None:
+        """A model in place of the one that runs."""
+        for event in events:
+            self._heard()
+            if isinstance(event, Ready):
+                self._running = event.running
 
     def _save(self) -> None:
         self._running.save_state(self._state, 1 << 30)
@@ -291,13 +310,6 @@ class Anew:
         self._client.close()
 
 
-def _ready(events: object, before: Running) -> Running:
-    for event in events:  # type: ignore[attr-defined]
-        if isinstance(event, Ready):
-            before = event.running
-    return before
-
-
 def play_engine(seed: int) -> list[str]:
     """Lets things go wrong while a model loads, reads, answers, changes its cache, saves and
     restores what it has read: each time that is told within seconds, the model is there again, and
@@ -317,11 +329,14 @@ def play_engine(seed: int) -> list[str]:
 
 
 def shares(counts: Counter[str]) -> Iterator[str]:
-    """Of each kind of fault, how many the conversation outlived without a load by hand."""
+    """Of each kind of fault, how many the conversation outlived without a load by hand. A case in
+    which an exception came out has no kind here."""
     kinds: dict[str, Counter[str]] = {}
     for outcome, n in sorted(counts.items()):
-        kind, _, how = outcome.rpartition(": ")
-        kinds.setdefault(kind, Counter())[how] += n
+        kind, told, how = outcome.rpartition(": ")
+        if told:
+            kinds.setdefault(kind, Counter())[how] += n
     for kind, of in kinds.items():
         n = sum(of.values())
-        yield f"{n:6} {kind}: {of[ALONE] / n:.0%} {ALONE}, the others after a load"
+        yield f"{n:6} {kind}: {of[ALONE] / n:.0%} {ALONE}, the others after one"
+    yield f"{counts['EXCEPTION']:6} conversations in which something was lost"

@@ -180,6 +180,9 @@ class RemoteGpu:
     def pid(self) -> int:
         return self._server.process.pid
 
+    def kill(self) -> None:
+        self._server.kill()
+
     def mend(self) -> None:
         """It is there, and has what it needs."""
         send(self.pid, signal.SIGCONT)
