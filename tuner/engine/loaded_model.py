@@ -59,7 +59,7 @@ _FLUSH_SECONDS = 0.05  # that text waits at most, where tokens come faster
 _PROGRESS_STEP = 0.01  # of the whole, before progress is told again
 _LOADING_SHARE = 0.95  # of the progress; the rest is context and warm-up
 _WARM_UP_TOKENS = 4  # one alone would not use the matrix kernels (AMX) that may be missing
-_NODE_FLOP = 4e9  # what even a slow CPU computes in well under 100 ms
+_NODE_FLOP = 4e9  # what even a slow core computes in 100 ms
 
 
 class LoadedModel:
@@ -233,13 +233,15 @@ class LoadedModel:
 
     def _prompt_chunk(self, settings: Settings) -> int:
         """Tokens per llama_decode of a prompt: a whole ubatch, but on the CPU so few that one
-        node of the graph is short, since the engine looks at the abort flag between nodes. Not
-        by the clock: the same prompt must always be cut in the same places."""
+        node of the graph is short, since the engine looks at the abort flag between nodes. As many
+        as that allows, since of a small batch much of the time goes to reading the weights. Not by
+        the clock: the same prompt must always be cut in the same places."""
         n_ubatch = settings.n_ubatch
         if settings.n_gpu_layers > 0:
             return n_ubatch
         flop_per_token = 2 * self._model.n_params / max(1, 7 * self._model.n_layer)
-        return min(n_ubatch, max(32, int(_NODE_FLOP / max(1.0, flop_per_token)) // 32 * 32))
+        most = self._request.n_threads * _NODE_FLOP / max(1.0, flop_per_token)
+        return min(n_ubatch, max(32, int(most) // 32 * 32))
 
     # ------------------------------------------------------------ answering
 
