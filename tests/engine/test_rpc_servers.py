@@ -17,7 +17,7 @@ from bench.random_models import write_model
 from tests.support.standin_gpu import Server, rpc_server
 from tuner.demo import demo_model_path
 from tuner.engine.client import BROKEN_OFF_WARNING, EngineClient
-from tuner.engine.protocol import Generate, Load, Loaded, Message, Progress, Text
+from tuner.engine.protocol import Done, Generate, Load, Loaded, Message, Progress, Text
 from tuner.errors import EngineError
 from tuner.launch import Launcher
 from tuner.launch.events import Ready, Retry
@@ -66,6 +66,18 @@ def test_one_of_two_that_dies_in_mid_answer_is_named(client: EngineClient) -> No
             load(client, *both)
         load(client, first.address)
         assert any(isinstance(event, Text) for event in client.generate(ASK))
+
+
+def test_a_prompt_has_been_read_once_it_is_computed(client: EngineClient) -> None:
+    """A server, like a GPU, computes on after the engine's call returns: that belongs to the
+    prompt, its speed and its patience, not to the first token of the answer."""
+    ask = Generate(
+        (Message("user", "Of foxes and dogs. " * 60),), replace(ASK.sampling, max_tokens=1)
+    )
+    with rpc_server() as server:
+        load(client, server.address)
+        (done,) = [event for event in client.generate(ask) if isinstance(event, Done)]
+    assert done.prompt_seconds > 5 * done.decode_seconds
 
 
 def test_one_that_dies_during_a_load_is_named(client: EngineClient) -> None:
