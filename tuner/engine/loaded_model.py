@@ -490,6 +490,10 @@ class LoadedModel:
             self._cache.tokens.extend(part)
             at = end
             n_read += len(part)
+            if at == len(prompt):
+                # A GPU and an RPC server compute on after the call: what they take for it is this
+                # prompt's time, and not waited for as the answer's first token.
+                self._context.synchronize()
             self._voice(PromptProgress(n_read, total, there))
         return not self._abort
 
