@@ -96,7 +96,7 @@ class ComputeSizes:
         self._shared = self._hp.n_layer_kv < self._hp.n_layer or self._hp.cycles[0] > 0
         self._sparse = bool(self._hp.indexer_head)  # scores of every token, for each token
         self.needs_every_layer = self._hp.row.graph.needs_every_layer
-        self._stand_ins = StandIns(self.graph)
+        self._stand_ins = StandIns(self.graph, reordered=any(self.optimizers))
         self._layers: dict[Placement, Layers] = {}
         self._exact: dict[tuple[_Key, int], Peaks] = {}
         self._samples: dict[_Key, _Samples] = {}
@@ -278,7 +278,7 @@ class ComputeSizes:
         return Shape(
             n_tokens=n_tokens,
             cells=tuple(cells.items()),
-            counts=(*counted, *(metal_counts(n_tokens, cells) if metal else ())),
+            counts=(*counted, *(metal_counts(hp, n_tokens, cells) if metal else ())),
             attends_by_copy=by_copy,
             flash=flash,
             overridden=settings.n_cpu_moe > 0,

@@ -12,7 +12,8 @@ from tuner.memory.compute.replica.dsa import LEFT_OUT, is_sparse
 from tuner.memory.compute.replica.model_graph import ModelGraph
 from tuner.memory.placement import Placement
 
-_FEW = 2  # of each kind of neighbours
+_FEW = 2  # of each kind of neighbours,
+_MORE = 4  # where nodes are in another order, and states leave holes of their own
 _Layer = tuple[int, int, bool]
 
 
@@ -29,9 +30,11 @@ class StandIns:
     """A model's layers at any placement, as graphs are built of them. What goes by the number of
     layers alone is found once, so that a placement costs little."""
 
-    def __init__(self, graph: ModelGraph) -> None:
+    def __init__(self, graph: ModelGraph, *, reordered: bool = False) -> None:
+        """`reordered`: whether a device runs nodes in an order of its own."""
         hp, layers = graph.hp, graph.model.tensors.layers
         n = self._n = hp.n_layer
+        self._few = few = _MORE if reordered and any(hp.recurrent) else _FEW
         # Equal layers go by the number of the first of them, so that placements share replays.
         self._first = [graph.first_alike[signature] for signature in graph.signatures]
         self._routed = [bool(group.experts) for group in layers[:n]]
@@ -43,8 +46,8 @@ class StandIns:
         neighbours: dict[tuple[int, int], list[int]] = {}
         for il, pair in enumerate(pairwise(self._first)):
             neighbours.setdefault(pair, []).append(il)
-        self._alike = [at for at in neighbours.values() if len(at) > _FEW]
-        self._rare = [il for at in neighbours.values() if len(at) <= _FEW for il in at]
+        self._alike = [at for at in neighbours.values() if len(at) > few]
+        self._rare = [il for at in neighbours.values() if len(at) <= few for il in at]
         self._known: dict[_Layer, _Layer] = {}
         self.kinds = tuple(self._kind(il) for il in dict.fromkeys(self._first))
 
@@ -70,7 +73,7 @@ class StandIns:
                 times = bisect_left(at, end - 1, i) - i
                 # where layers change sides within, memory may lie otherwise in every second one:
                 # a run of an odd number of layers stays odd
-                chosen.update(at[i : i + min(times, _FEW + (moe > 0 and times % 2))])
+                chosen.update(at[i : i + min(times, self._few + (moe > 0 and times % 2))])
         layers = self._on_devices(sorted(chosen), where)
         if self._in_place:
             stand_ins = dict(zip(sorted(chosen), layers, strict=True))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from math import prod
 
 from tuner.gguf.header import TensorInfo
-from tuner.memory.compute.graph import F16, F32, LEFT_TO_HOST, Node
+from tuner.memory.compute.graph import F16, F32, HOST, LEFT_TO_HOST, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.extras import of_attention
 from tuner.memory.kv_cache import ALL, WINDOW, Cells
@@ -174,8 +174,17 @@ def attend(
         if (dk, dv) in b.shape.kernelless:
             y.device = LEFT_TO_HOST
         else:
-            heads_of = (dk, 0 if hp.mla else dv)
-            y.extra = of_attention(b, (kind,), heads_of, n_kv, n, dv, sinks=bool(sinks))
+            copied = home == HOST  # a GPU's layers attend where their cache is
+            y.extra = of_attention(
+                b,
+                (kind,),
+                (dk, dv),
+                n_kv,
+                n,
+                within=bool(hp.mla),
+                copied=copied,
+                sinks=bool(sinks),
+            )
         if v_rows:
             y = g.mm(v_rows, g.permute(y, dv, n_tokens, n), scale)
             y = g.cont(g.permute(y, v_rows, n, n_tokens))

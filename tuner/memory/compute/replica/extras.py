@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from tuner.memory.compute.graph import F16, F32, I32, Node
 from tuner.memory.compute.replica.builder import GraphBuilder
-from tuner.memory.kv_cache import Cells
-from tuner.units import padded
+from tuner.memory.kv_cache import CSA, Cells
 
 _SCALE = 128  # a number, by itself between two blocks (SYCL_BUFFER_ALIGNMENT)
 _PARTS = 256  # N_MM_NPART_AMAX (ggml-metal-impl.h)
 _GROUPS = 32  # nwg, of `ggml_metal_op_flash_attn_ext_extra_tmp` (ggml-metal-ops.cpp)
 _WIDTH = 64  # cells (OP_FLASH_ATTN_EXT_NCPSG)
-_PICKED_WIDTH = 32  # cells (OP_FLASH_ATTN_EXT_VEC_NCPSG)
-_MOST_PICKED = 4096  # cells, of which lists are kept
 
 
 def of_attention(
@@ -21,14 +18,14 @@ def of_attention(
     heads: tuple[int, int],
     n_head_kv: int,
     n_head: int,
-    dv: int,
     *,
-    picked: int = 0,
+    within: bool = False,
+    copied: bool = False,
     sinks: bool = False,
 ) -> int:
     """Bytes for fused attention over caches of these kinds: mostly one layer's cache as f16.
-    `heads`: sizes of K's and V's, 0 where V is a view of K; `dv`: size of the result's; `picked`:
-    cells that a token attends to at most, where that is known.
+    `heads`: sizes of K's and V's; `within`: V is a view of K, unless both are `copied` from another
+    device.
 
     `ggml_cuda_flash_attn_ext_get_alloc_size` (ggml-cuda/fattn.cu) copies what is not f16 already,
     `ggml_sycl_flash_attn_ext_get_alloc_size` (ggml-sycl/fattn.cpp) Q and the result as well;
@@ -36,26 +33,25 @@ def of_attention(
     """
     shape = b.shape
     cells = sum(b.cells[kind] for kind in kinds)
-    k_row, v_row = (head * n_head_kv for head in heads)
+    k, v = heads
+    k_row, v_row = k * n_head_kv, 0 if within and not copied else v * n_head_kv
     if shape.scratch in ("CUDA", "SYCL"):
         k_size, v_size = F16 * cells * k_row, F16 * cells * v_row
-        staged = shape.staged and heads[0] == dv and not (sinks or b.traits.softcap)
+        staged = shape.staged and k == v and not (sinks or b.traits.softcap)
         if shape.scratch == "SYCL" and staged:
             copies = 0 if shape.f16_k and shape.f16_v else k_size + v_size
-            return copies + 2 * F16 * n_head * b.n_tokens * dv + _SCALE
+            return copies + 2 * F16 * n_head * b.n_tokens * v + _SCALE
         return (0 if shape.f16_k else k_size) + (0 if shape.f16_v else v_size)
     if shape.scratch != "Metal":
         return 0
-    k, v = heads[0], heads[1] or heads[0]
     if shape.k_stride:  # rows as they are in the cache, all heads side by side
-        v_whole = (v if heads[1] else k) * n_head_kv
-        strides = int(shape.k_stride * (k * n_head_kv + v_whole))
+        strides = int(shape.k_stride * n_head_kv * (k + (k if within else v)))
     else:  # heads of the copy
-        strides = F16 * (k + v)
+        strides = F16 * (k + (v if v_row else k))
     pad = _WIDTH * (strides * n_head_kv + F16 * b.n_tokens)
-    partial = F32 * b.counts["vectors"] * n_head * _GROUPS * (dv + 2)
+    partial = F32 * b.counts["vectors"] * n_head * _GROUPS * (v + 2)
     tiles = sum(b.counts[f"tiles of {kind}"] for kind in kinds)
-    lists = I32 * padded(picked, _PICKED_WIDTH) * b.n_tokens if picked <= _MOST_PICKED else 0
+    lists = I32 * b.counts["listed"] * b.n_tokens if CSA in kinds else 0
     return pad + tiles + partial + F16 * cells * (k_row + v_row) + lists
 
 

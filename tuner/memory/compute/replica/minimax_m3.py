@@ -81,7 +81,7 @@ def block_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     ]
     heads = g.view(g.view(q, d, n, n_tokens), d, n_tokens, n, contiguous=False)
     y = g.new(d, n, n_tokens, of=(heads, *cached, mask))
-    y.extra = of_attention(b, (ALL,), (d, d), n_kv, n, d)
+    y.extra = of_attention(b, (ALL,), (d, d), n_kv, n)
     y = g.new(d * n, n_tokens, of=(g.view(y, d * n, n_tokens, contiguous=False),))
     return b.mm(t, "attn_output", b.hadamard(y, ALL, "v", d) if b.shape.rotate_v else y)
 

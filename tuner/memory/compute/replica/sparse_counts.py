@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tuner.memory.kv_cache import ALL, CSA, HCA, Cells
+from tuner.memory.kv_cache import ALL, CSA, HCA, WINDOW, Cells
 from tuner.model.hparams import HParams
 from tuner.units import padded
 
@@ -82,15 +82,22 @@ def attends_by_copy(hp: HParams, n_tokens: int, cells: Mapping[Cells, int]) -> b
 # tokens and cells (OP_FLASH_ATTN_EXT_NQPSG, _NCPSG in ggml-metal-impl.h), and for few tokens
 _TILE, _NARROW_TILE = (8, 64), (1, 32)
 _FEW_TOKENS = 20  # fewer have a kernel of their own (`ggml_metal_op_flash_attn_ext_use_vec`)
+_MOST_LISTED = 4096  # cells (`ggml_metal_op_flash_attn_ext_n_kv_max_sparse`)
 _VECTORS = 32  # tokens for which partial results are kept at most
 
 
-def metal_counts(n_tokens: int, cells: Mapping[Cells, int]) -> Counts:
-    """What `extras.of_attention` reads for Metal: the tiles of the mask, by kind of cache, and
-    the tokens for which partial results are kept."""
+def metal_counts(hp: HParams, n_tokens: int, cells: Mapping[Cells, int]) -> Counts:
+    """What `extras.of_attention` reads for Metal: the tiles of the mask, by kind of cache, the
+    tokens for which partial results are kept, and the cells of deepseek4 that are listed for each
+    token because it attends to no others (`ggml_metal_op_flash_attn_ext_extra_idx`)."""
     tokens, width = _TILE if n_tokens >= _FEW_TOKENS else _NARROW_TILE
     tiles = [
         (f"tiles of {kind}", padded(-(-n_tokens // tokens) * -(-n // width), 32))
         for kind, n in cells.items()
     ]
-    return (*tiles, ("vectors", min(n_tokens, _VECTORS)))
+    vectors = ("vectors", min(n_tokens, _VECTORS))
+    if CSA not in cells or WINDOW not in cells:
+        return (*tiles, vectors)
+    picked = min(cells[WINDOW], hp.n_swa) + min(cells[CSA], hp.indexer_top_k)
+    listed = padded(picked, _NARROW_TILE[1]) if picked <= _MOST_LISTED else 0
+    return (*tiles, vectors, ("listed", listed))
