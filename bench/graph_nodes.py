@@ -22,10 +22,8 @@ from itertools import zip_longest
 from math import prod
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from bench.backend_rules import NAMES, built, pose_as
-from bench.memory_accuracy import grid, stand_in, stretched
+from bench.memory_accuracy import RULES, grid, stand_in, stretched
 from tuner.gguf.header import read_header
 from tuner.memory.compute.graph import HOST, Node
 from tuner.memory.compute.ops import family
@@ -36,7 +34,6 @@ from tuner.model.model import describe
 from tuner.settings import Settings
 
 _USUAL = {f.name: f.default for f in fields(Settings)}
-_RULES = user_cache_path("kvchat-bench")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -176,7 +173,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="two settings per file")
     parser.add_argument("--show", type=int, default=3, help="lines around a difference")
     options = parser.parse_args()
-    rules = built(options.sources, _RULES)
+    rules = built(options.sources, RULES)
     compared = same = 0
     with tempfile.TemporaryDirectory() as scratch:
         for file in stretched(options.folder, Path(scratch)):

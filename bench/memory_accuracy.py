@@ -36,7 +36,7 @@ from tuner.planning.constraints import refusal
 from tuner.settings import Settings
 from tuner.units import MIB
 
-_RULES = user_cache_path("kvchat-bench")  # where libraries of rules are kept
+RULES = user_cache_path("kvchat-bench")  # where libraries of rules are kept
 
 COMPUTE_SHARE, COMPUTE_BYTES = 0.03, 4 * MIB  # what counts as right for a compute buffer
 
@@ -205,7 +205,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         files = stretched(options.folder, Path(scratch))
         cases: list[Case] = []
-        rules = built(options.sources, _RULES) if options.backend else None
+        rules = built(options.sources, RULES) if options.backend else None
         for n_gpus in (int(x) for x in options.gpus.split(",")):
             backend = options.backend or "RPC"
             found, apart = measure(

@@ -1,11 +1,15 @@
 """Records what the engine would allocate, for tests that have no engine at hand.
 
     python -m bench.record_sizes ARCHIVE FOLDER...
+    python -m bench.record_sizes JSON FOLDER... --backends CUDA,Vulkan --sources vendor/llama.cpp
 
 FOLDER holds GGUF files or headers named NAME@FULLSIZE, as for `bench.memory_accuracy`. ARCHIVE
 becomes a .tar.xz of their headers, each as NAME@FULLSIZE, and `sizes.json`: for the same grid of
 settings, on one and two stand-in GPUs, the bytes [weights, cache, compute] of each GPU and last of
 the host, or that the engine refuses. What a file holds beyond its header is never read.
+
+With `--backends` the stand-ins have the rules of GPUs (`bench.backend_rules`), and a JSON file gets
+the bytes of compute under each: FOLDER has some of the archive's headers.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from bench.memory_accuracy import grid, stretched
+from bench.backend_rules import NAMES, built
+from bench.memory_accuracy import RULES, grid, stretched
 from bench.oracle import Oracle, available
 from tuner.gguf.header import read_header
 from tuner.model.model import describe
@@ -51,14 +56,41 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     archive.addfile(entry, io.BytesIO(data))
 
 
+def _record_backends(options: argparse.Namespace) -> int:
+    """One row a line, so that a change of the engine is a change of few lines."""
+    rules = built(options.sources, RULES)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [f for folder in options.folders for f in stretched(folder, Path(scratch))]
+        n_layers = {file: describe(read_header(file)).n_layer_all for file in files}
+        rows: list[dict[str, Any]] = []
+        for backend in options.backends.split(","):
+            for n_gpus in (1, 2):
+                with Oracle(n_gpus, backend=backend, rules=rules) as oracle:
+                    for file in files:
+                        for row in record(file, n_layers[file], oracle, n_gpus):
+                            if sizes := row.pop("sizes", None):
+                                row["compute"] = [size[2] for size in sizes]
+                                rows.append({"backend": backend, **row})
+    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+    options.archive.write_text(f"[\n{lines}\n]\n")
+    print(f"{len(rows)} rows of {len(files)} files in {options.archive}")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("archive", type=Path)
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder")
+    parser.add_argument("--backends", default="", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--sources", type=Path, help="llama.cpp's folder, for --backends")
     options = parser.parse_args()
+    if bool(options.backends) != bool(options.sources):
+        parser.error("--backends and --sources belong together")
     if not available():
         print("needs an engine built with GGML_RPC=ON on x86-64 Linux", file=sys.stderr)
         return 5
+    if options.backends:
+        return _record_backends(options)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch, tarfile.open(options.archive, "w:xz") as archive:
         files = [f for folder in options.folders for f in stretched(folder, Path(scratch))]
