@@ -164,14 +164,17 @@ class GraphBuilder:
             y = self.by(t, f"{name}.weight", y)
         return self.by(t, f"{name}.bias", y) if bias else y
 
-    def gather(self, size: int) -> Node:
-        """A sequence's state of `size` elements, copied out of the cache; those of further
-        sequences, none, are copied in place (`build_rs`)."""
+    def gather(self, size: int, take: Callable[[Node], Node] | None = None) -> Node:
+        """A sequence's state of `size` elements, copied out of the cache, or what `take` makes of
+        the cache; those of further sequences, none, are copied in place (`build_rs`)."""
         g, size = self.g, max(1, size)
         state = g.external(0, g.device)
         rows = g.reshape(state, size)
         g.expand(g.store(g.view(rows, size), into=state, op="SCALE"))
-        node = Node((size,), F32, (rows, self.ids), "GET_ROWS", device=g.device)
+        if take is None:
+            node = Node((size,), F32, (rows, self.ids), "GET_ROWS", device=g.device)
+        else:
+            node = take(rows)
         g.expand(node)
         others = Node((size, 0), F32, (rows, self.no_ids), "GET_ROWS", device=g.device)
         g.expand(g.store(others, g.view(state, size, 0), into=state))

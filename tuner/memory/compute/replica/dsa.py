@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from tuner.memory.compute.graph import F16, F32, I32, I64, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
+from tuner.memory.compute.replica.extras import of_top
 from tuner.memory.kv_cache import ALL
 from tuner.model.hparams import HParams
 
@@ -40,17 +41,17 @@ def top_tokens(b: GraphBuilder, t: Tensors, x: Node, queries: Node) -> Node:
     k = g.over(g.view(k, head, 1, n_tokens), b.pos)
     if hp.row.indexer is not None and hp.row.indexer.rotated:
         rotation = b.input(ALL, "rotation of index keys", head, head, element=F32)
-        q = g.new(head, heads, n_tokens, of=(rotation, q))
-        k = g.new(head, 1, n_tokens, of=(rotation, k))
+        q, k = (g.new(*y.shape, of=(rotation, y), op="MUL_MAT") for y in (q, k))
     rows = b.input(ALL, "index rows", n_tokens, element=I64)
     g.expand(g.store(g.view(k, head, n_tokens), rows))
     weights = g.view(b.mm(t, "indexer.proj", x), heads, n_tokens)
-    weights = g.new(heads, n_tokens, of=(weights,))
+    weights = g.cont(weights)
     cached = g.external(int(cells * head * b.shape.k_bytes), g.device)
     mask = b.input(ALL, "index mask", cells, n_tokens, element=F16)
     score = g.new(cells, n_tokens, of=(q, cached, weights, mask))
     n_top = b.counts["top"]
-    top = g.new(n_top, n_tokens, of=(score,), element=I32)
+    top = g.new(n_top, n_tokens, of=(score,), op="TOP_K", element=I32)
+    top.extra = of_top(b, top, score)
     b.carried[PICKED] = g.new(n_top, n_tokens, of=(top,), element=I32)
     return b.carried[PICKED]
 

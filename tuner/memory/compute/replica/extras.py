@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from tuner.memory.compute.graph import F16, F32, I32, Node
 from tuner.memory.compute.replica.builder import GraphBuilder
 from tuner.memory.kv_cache import CSA, Cells
@@ -62,6 +64,11 @@ def of_experts(b: GraphBuilder, n_expert: int, n_tokens: int) -> int:
     return I32 * n_expert * (1 + n_tokens) + 8 + F32 * _PARTS
 
 
+def of_top(b: GraphBuilder, top: Node, scores: Node) -> int:
+    """Bytes for picking the best of each row (likewise): two places for every score."""
+    return 2 * I32 * prod(scores.shape) - top.size if b.shape.scratch == "Metal" else 0
+
+
 def of_order(b: GraphBuilder, order: Node) -> int:
-    """Bytes for sorting rows (`ggml_backend_metal_buffer_type_get_alloc_size`)."""
+    """Bytes for sorting rows (`ggml_backend_metal_buffer_type_get_alloc_size`): as much again."""
     return order.size if b.shape.scratch == "Metal" else 0

@@ -55,9 +55,18 @@ def _convolved(b: GraphBuilder, t: Tensors, name: str, joined: Node, channels: i
 
 
 def _scan(b: GraphBuilder, t: Tensors, *of: Node) -> Node:
-    """The recurrence: what it makes of the tokens, then the new state (`ggml_ssm_scan`)."""
-    size = b.hp.ssm.inner * (b.n_tokens + b.hp.ssm.state)
-    return b.g.weighed((size,), *of, b.ids, weight=t["ssm_a"].n_bytes)
+    """The recurrence: what it makes of the tokens, then the new state, which is stored
+    (`ggml_ssm_scan`)."""
+    g, s = b.g, b.hp.ssm
+    size = s.inner * (b.n_tokens + s.state)
+
+    def run(states: Node) -> Node:
+        srcs = (g.reshape(states, s.state, *of[0].shape[:-1]), *of, b.ids)
+        return g.weighed((size,), *srcs, weight=t["ssm_a"].n_bytes, op="SSM_SCAN")
+
+    scan = b.gather(b.hp.state_s, run)
+    b.keep(g.view(scan, s.state * s.inner), scan)
+    return scan
 
 
 def _norm(t: Tensors, name: str) -> str:
@@ -86,7 +95,7 @@ def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     x = _convolved(b, t, "ssm_conv1d", joined, s.inner)
     x_db = b.mm(t, "ssm_x", x)
     rank = t["ssm_dt.weight"].shape[0]
-    dt = g.new(rank, n_tokens, of=(g.view(x_db, rank, n_tokens, contiguous=False),))
+    dt = g.cont(g.view(x_db, rank, n_tokens, contiguous=False))
     row = x_db.shape[0]
     low = [g.view(x_db, s.state, n_tokens, contiguous=False, stride=row) for _ in range(2)]
     if b.has(t, "ssm_dt_norm"):
@@ -96,42 +105,42 @@ def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
             for name, v in zip(("ssm_b_norm", "ssm_c_norm"), low, strict=True)
         ]
     dt = b.mm(t, "ssm_dt", dt)
-    scan = _scan(b, t, g.view(x, 1, s.inner, n_tokens), dt, *low)
-    g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
+    scan = _scan(b, t, g.reshape(x, 1, s.inner, n_tokens), dt, *low)
     y = g.view(scan, s.inner, n_tokens, contiguous=False)
     skipped = g.over(g.view(x, s.inner, n_tokens)) if turned else b.by(t, "ssm_d", x)
-    y = g.over(y, skipped)
-    y = g.new(s.inner, n_tokens, of=(g.new(s.inner, n_tokens, of=(z,)), y))
-    return g.view(b.mm(t, "ssm_out", y), b.hp.n_embd, n_tokens)
+    y = g.add(y, skipped)
+    y = g.new(s.inner, n_tokens, of=(g.cont(z), y), op="GLU")
+    return g.reshape(b.mm(t, "ssm_out", y), b.hp.n_embd, n_tokens)
 
 
 def _mamba2(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     """`build_mamba2_layer` (src/models/mamba-base.cpp)."""
     g, n_tokens, s = b.g, b.n_tokens, b.hp.ssm
     heads = max(1, s.rank)
+    head = s.inner // heads
     channels = s.inner + 2 * s.groups * s.state
     conv = b.gather(b.hp.state_r)
     both = b.mm(t, "ssm_in", x)
-    z = _part(b, both, s.inner, n_tokens)
-    dt = g.view(both, heads, n_tokens, contiguous=False)
-    joined = _conv(b, g.view(both, channels, n_tokens, contiguous=False), channels, s.conv, conv)
+    row = both.shape[0]
+    both = g.reshape(both, row, n_tokens)
+    z = g.view(both, head, heads, n_tokens, contiguous=False, stride=row)
+    columns = g.view(both, channels, n_tokens, contiguous=False, stride=row)
+    joined = _conv(b, columns, channels, s.conv, conv)
     mixed = _convolved(b, t, "ssm_conv1d", joined, channels)
     inner, *low = (
         g.view(mixed, of, groups, n_tokens, contiguous=False, stride=channels)
-        for of, groups in ((s.inner // heads, heads), *[(s.state, s.groups)] * 2)
+        for of, groups in ((head, heads), *[(s.state, s.groups)] * 2)
     )
-    dt = b.by(t, "ssm_dt.bias", g.new(heads, n_tokens, of=(dt,)))
+    dt = g.cont(g.view(both, heads, n_tokens, contiguous=False, stride=row))
+    dt = b.by(t, "ssm_dt.bias", dt)
     scan = _scan(b, t, inner, dt, *low)
-    g.expand(scan, g.store(g.view(scan, s.state * s.inner)))
-    y = g.view(scan, s.inner // heads, heads, n_tokens, contiguous=False)
-    y = g.over(y, g.weighed(inner.shape, inner, weight=t["ssm_d"].n_bytes))
-    y = g.new(
-        s.inner // heads, heads, n_tokens, of=(g.new(s.inner // heads, heads, n_tokens, of=(z,)), y)
-    )
+    y = g.view(scan, head, heads, n_tokens, contiguous=False)
+    y = g.add(y, g.weighed(inner.shape, inner, weight=t["ssm_d"].n_bytes, op="MUL"))
+    y = g.new(head, heads, n_tokens, of=(g.cont(z), y), op="GLU")
     if b.has(t, "ssm_norm"):
-        y = g.view(y, s.inner // max(1, s.groups), max(1, s.groups), n_tokens)
-        y = b.by(t, "ssm_norm.weight", g.over(y))
-    return b.mm(t, "ssm_out", g.view(y, s.inner, n_tokens))
+        y = g.reshape(y, s.inner // max(1, s.groups), max(1, s.groups), n_tokens)
+        y = b.by(t, "ssm_norm.weight", g.over(y, op="RMS_NORM"))
+    return b.mm(t, "ssm_out", g.reshape(y, s.inner, n_tokens))
 
 
 def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
