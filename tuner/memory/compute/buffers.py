@@ -202,7 +202,8 @@ class ComputeSizes:
         if found is None:
             layers = self._stand_ins.every(where)
             shape = self._shape(n_ctx, settings, layers, flash)
-            found = self._exact[key] = self._plain(shape, layers, where)
+            found = self._plain(shape, layers, where)
+            found = self._exact[key] = found._replace(guessed=found.guessed or self.replays.unsure)
         return found
 
     def graph_of(self, settings: Settings, where: Placement, flash: bool) -> Graph:

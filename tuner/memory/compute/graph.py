@@ -106,6 +106,8 @@ class Graph:
         self._seen: set[Node] = set()
         self.device = 0  # where the weights of nodes made now are
         self.offload = NOBODY
+        self.views_weights = False  # whether a GPU looks at weights under other shapes
+        self.unsure = False  # whether a GPU orders nodes of which it is not known what they are
         self.scope = 0  # the layer whose weights are named
         self._borrowed: dict[tuple[int, str], Node] = {}
 

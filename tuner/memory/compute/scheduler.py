@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from tuner.memory.compute.graph import HOST, LEFT_TO_HOST, Graph, Node
-from tuner.memory.compute.optimize import OPTIMIZERS, Kept, Split
+from tuner.memory.compute.optimize import OPTIMIZERS, REORDERING, Kept, Split
 
 
 @dataclass(slots=True)
@@ -29,13 +29,14 @@ def scheduled(
     """The nodes in the order in which they run, each on its device, with copies of what another
     device made put before the run of nodes that needs them; and the tensors that `copies` under
     pipeline parallelism keep for ever. `optimizers`: what each device does to its runs
-    (`Backend.optimizer`). Uses the graph up."""
+    (`Backend.optimizer`); it notes where what it does is not sure. Uses the graph up."""
     uses = Counter(src for node in graph.nodes for src in node.srcs) if any(optimizers) else None
     runs, made = split(graph)
     kept: Kept = {}
     if uses is not None:
         for run, next_run in zip_longest(runs, runs[1:]):
             if name := optimizers[run.device]:
+                graph.unsure = graph.unsure or _is_unsure(graph, run, name)
                 after = next_run.nodes[0] if next_run else None
                 run.nodes = OPTIMIZERS[name](Split(run.nodes, uses, after, kept))
     out: list[Node] = []
@@ -44,6 +45,13 @@ def scheduled(
         out += _with_readers(run.nodes, kept) if kept else run.nodes
     inputs = [leaf for leaf in graph.leaves if leaf.device == HOST]
     return out, [*made, *inputs] if copies > 1 else []
+
+
+def _is_unsure(graph: Graph, run: Run, optimizer: str) -> bool:
+    """Whether the backend's order may be another: Metal's goes by where weights lie, too."""
+    if optimizer not in REORDERING:
+        return False
+    return (graph.views_weights and optimizer == "Metal") or not all(n.op for n in run.nodes)
 
 
 def _with_readers(nodes: list[Node], kept: Kept) -> list[Node]:

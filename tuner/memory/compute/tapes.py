@@ -165,6 +165,7 @@ class Replays:
         )
         self._opens, self._trims = opens, opens and trims
         self.work = Work()
+        self.unsure = False  # whether a whole graph was met that a device may order otherwise
         self._graphs: dict[_Key, SymbolicGraph] = {}
         self._traced: dict[_Key, tuple[list[_SymbolicTape], set[_Pair]]] = {}
         self._tapes: dict[tuple[tuple[int, ...], tuple[Terms, ...], int], _SymbolicTape] = {}
@@ -192,7 +193,9 @@ class Replays:
         with _uncollected():
             graph = self.built(shape, layers, output)
             self.work.steps += 2 * _TRACING * len(graph.nodes)
-            return tuple(peaks(graph, self._alignments, copies, self._optimizers))
+            found = tuple(peaks(graph, self._alignments, copies, self._optimizers))
+            self.unsure = self.unsure or graph.unsure
+            return found
 
     def built(self, shape: Shape, layers: Layers, output: int) -> Graph:
         """The graph itself, as it is before it is scheduled."""

@@ -21,5 +21,6 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "Metal": metal.optimized,
     "Vulkan": vulkan.optimized,
 }
+REORDERING = frozenset({"Metal", "Vulkan"})
 
-__all__ = ["OPTIMIZERS", "Kept", "Optimizer", "Split"]
+__all__ = ["OPTIMIZERS", "REORDERING", "Kept", "Optimizer", "Split"]

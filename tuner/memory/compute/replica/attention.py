@@ -60,7 +60,7 @@ def attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     if gate is not None:
         y = g.mul(y, g.over(gate, op="SIGMOID"))
     elif b.has(t, "attn_gate"):
-        y = _gated(b, y, g.over(b.mm(t, "attn_gate", x)), n)
+        y = _gated(b, y, g.over(b.mm(t, "attn_gate", x), op="SIGMOID"), n)
     if b.has(t, "attn_sub_norm"):
         y = b.norm(t, "attn_sub_norm", y)
     return b.mm(t, "attn_output", y) if b.has(t, "attn_output") else y

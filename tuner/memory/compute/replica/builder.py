@@ -180,12 +180,12 @@ class GraphBuilder:
         g.expand(g.store(others, g.view(state, size, 0), into=state))
         return node
 
-    def keep(self, new: Node, old: Node) -> None:
-        """Writes a new state where the old one was gathered."""
+    def keep(self, new: Node, old: Node, *shape: int) -> None:
+        """Writes a new state where the old one was gathered, as a row unless a shape is stated."""
         state = old.srcs[0].root
         assert state is not None
         g = self.g
-        g.expand(g.store(new, g.view(state, prod(new.shape)), into=state))
+        g.expand(g.store(new, g.view(state, *(shape or (prod(new.shape),))), into=state))
 
     def rotated(self, x: Node) -> Node:
         """Queries or keys by position (`ggml_rope_ext`), in place. Factors in RAM are brought to

@@ -31,7 +31,8 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     both = b.mm(t, "attn_kv_a_mqa", x)
     lora = t["attn_kv_a_norm.weight"].shape[0] if b.has(t, "attn_kv_a_norm") else both.shape[0]
     rope = both.shape[0] - lora
-    q = g.reshape(q, dq, n, n_tokens)
+    if b.traits.rope != "none":
+        q = g.reshape(q, dq, n, n_tokens)
     q_nope = g.view(q, dq - rope, n, n_tokens, contiguous=False)
     q_rope = g.view(q, rope, n, n_tokens, contiguous=False)
     k_rope = g.view(both, rope, 1, n_tokens, contiguous=False)

@@ -213,7 +213,7 @@ class ModelGraph:
             places = Node((hp.n_embd, b.n_tokens), F32, (b.pos,), "GET_ROWS", device=HOST)
             x = g.add(x, places)
         if self.traits.embedding_skip:
-            x = b.carried[EMBEDDINGS] = g.over(x)
+            x = b.carried[EMBEDDINGS] = g.over(x, op="RMS_NORM")
         if "per_layer_model_proj.weight" in self.tensors[0]:
             b.at(b.layers[0][1])
             gemma.embed_per_layer(b, self.tensors[0], x)

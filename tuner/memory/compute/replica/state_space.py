@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import prod
 
-from tuner.memory.compute.graph import F32, Node
+from tuner.memory.compute.graph import F32, HOST, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 
 
@@ -29,19 +29,28 @@ def mixer(b: GraphBuilder, t: Tensors, x: Node) -> Node | None:
 
 
 def _conv(
-    b: GraphBuilder, x: Node, channels: int, width: int, old: Node, *, times: int = 1
+    b: GraphBuilder,
+    x: Node,
+    channels: int,
+    width: int,
+    old: Node,
+    *,
+    times: int = 1,
+    part: bool = False,
 ) -> Node:
     """x, [channels, n_tokens], behind the last columns of before; the new last columns are stored,
     several `times` where those of earlier tokens are kept (`build_conv_state`)
-    -> [width - 1 + n_tokens, channels]."""
+    -> [width - 1 + n_tokens, channels]. `part`: the state is one of several side by side."""
     g = b.g
-    columns = g.reshape(old, width - 1, channels)
+    shape = (width - 1, channels)
+    columns = g.view(old, *shape) if part else g.reshape(old, *shape)
     turned = g.view(x, b.n_tokens, channels, contiguous=False, op="TRANSPOSE")
     length = width - 1 + b.n_tokens
     joined = g.new(length, channels, of=(columns, turned), op="CONCAT")
     for _ in range(times):
         kept = g.view(joined, width - 1, channels, contiguous=False, stride=length)
-        b.keep(g.cont(kept) if b.traits.copied_columns else kept, old)
+        kept = g.cont(kept) if b.traits.copied_columns else kept
+        b.keep(kept, old, *(shape if part else ()))
     return joined
 
 
@@ -88,10 +97,10 @@ def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     xz = b.mm(t, "ssm_in", x)
     turned = b.traits.turned_input
     if turned:
-        xz = g.new(*xz.shape, of=(g.view(xz, *xz.shape, contiguous=False),))
+        xz = g.cont(g.permute(xz, *xz.shape))
     z = _part(b, xz, s.inner, n_tokens)
     x = g.view(xz, s.inner, n_tokens, contiguous=False)
-    joined = _conv(b, g.new(s.inner, n_tokens, of=(x,)) if turned else x, s.inner, s.conv, conv)
+    joined = _conv(b, g.cont(x) if turned else x, s.inner, s.conv, conv)
     x = _convolved(b, t, "ssm_conv1d", joined, s.inner)
     x_db = b.mm(t, "ssm_x", x)
     rank = t["ssm_dt.weight"].shape[0]
@@ -99,15 +108,15 @@ def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     row = x_db.shape[0]
     low = [g.view(x_db, s.state, n_tokens, contiguous=False, stride=row) for _ in range(2)]
     if b.has(t, "ssm_dt_norm"):
-        dt = b.by(t, _norm(t, "ssm_dt_norm"), dt)
+        dt = b.by(t, _norm(t, "ssm_dt_norm"), g.over(dt, op="RMS_NORM"))
         low = [
-            b.by(t, _norm(t, name), g.new(s.state, n_tokens, of=(v,)))
+            b.by(t, _norm(t, name), g.over(v, op="RMS_NORM"))
             for name, v in zip(("ssm_b_norm", "ssm_c_norm"), low, strict=True)
         ]
     dt = b.mm(t, "ssm_dt", dt)
     scan = _scan(b, t, g.reshape(x, 1, s.inner, n_tokens), dt, *low)
     y = g.view(scan, s.inner, n_tokens, contiguous=False)
-    skipped = g.over(g.view(x, s.inner, n_tokens)) if turned else b.by(t, "ssm_d", x)
+    skipped = g.over(g.view(x, s.inner, n_tokens), op="MUL") if turned else b.by(t, "ssm_d", x)
     y = g.add(y, skipped)
     y = g.new(s.inner, n_tokens, of=(g.cont(z), y), op="GLU")
     return g.reshape(b.mm(t, "ssm_out", y), b.hp.n_embd, n_tokens)
@@ -226,29 +235,38 @@ def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     heads = b.hp.n_head[0]
     inner = head * heads
     old = b.gather(b.hp.state_r)
-    parts = []
+    joined = []
     for of in "qkv":
-        joined = _conv(b, b.mm(t, f"attn_{of}", x), inner, s.conv, old)
+        y = b.mm(t, f"attn_{of}", x)
+        joined.append(_conv(b, g.reshape(y, inner, n_tokens), inner, s.conv, old, part=True))
+    state = b.gather(b.hp.state_s)
+    parts = []
+    for of, columns in zip("qkv", joined, strict=True):
         w = t[f"ssm_conv1d_{of}.weight"]
-        conv = g.weighed((inner, n_tokens), joined, weight=w.n_bytes)
-        parts.append(g.view(g.over(g.view(conv, inner, n_tokens)), head, heads, n_tokens))
+        # seen under another shape where it need not be brought
+        g.views_weights = g.device != HOST
+        seen = (g.reshape(g.external(0, g.device), s.conv, inner),) if g.device != HOST else ()
+        conv = g.weighed((inner, n_tokens), columns, *seen, weight=w.n_bytes, op="SSM_CONV")
+        y = g.over(g.reshape(conv, inner, n_tokens), op="SILU")
+        parts.append(g.reshape(y, head, heads, n_tokens))
     gate = b.mm(t, "ssm_f_a", x)
     gate = b.by(t, "ssm_dt.bias", b.mm(t, "ssm_f_b", gate) if b.has(t, "ssm_f_b") else gate)
     decay = t["ssm_a"].n_bytes  # under another shape, by which it does not bind the product
-    decay_of_heads = g.view(g.external(decay, g.device), decay // F32)
-    gate = g.over(g.view(gate, head, heads, n_tokens), decay_of_heads)
-    beta = g.new(heads, n_tokens, of=(g.view(b.mm(t, "ssm_beta", x), heads, n_tokens),))
-    state = b.gather(b.hp.state_s)
-    q, k = (g.new(head, heads, n_tokens, of=(n,)) for n in parts[:2])
-    done = g.new(inner * n_tokens + b.hp.state_s, of=(q, k, parts[2], gate, beta, state))
-    y = g.new(head, heads, n_tokens, of=(g.view(done, head, heads, n_tokens, contiguous=False),))
-    g.expand(g.store(g.view(done, b.hp.state_s)))
+    decay_of_heads = g.reshape(g.external(decay, g.device), 1, decay // F32)
+    decay_of_heads.size = decay
+    gate = g.reshape(g.over(gate, op="SOFTPLUS"), head, heads, n_tokens)
+    gate = g.mul(gate, decay_of_heads)
+    gate = g.reshape(gate, head, heads, n_tokens)
+    beta = g.over(g.reshape(b.mm(t, "ssm_beta", x), 1, heads, n_tokens), op="SIGMOID")
+    q, k = (_unit_rows(b, n) for n in parts[:2])
+    y = g.cont(_delta_net(b, (q, k, parts[2], gate, beta), state, (head, heads)))
+    normed = b.by(t, "ssm_norm.weight", g.over(g.reshape(y, head, heads, n_tokens), op="RMS_NORM"))
+    x = g.reshape(g.reshape(x, *x.shape), *x.shape)
     second = b.mm(t, "ssm_g_a" if b.has(t, "ssm_g_a") else "ssm_g", x)
     if b.has(t, "ssm_g_b"):
         second = b.mm(t, "ssm_g_b", second)
-    normed = b.by(t, "ssm_norm.weight", g.over(g.view(y, head, heads, n_tokens)))
-    y = g.over(normed, g.new(head, heads, n_tokens, of=(g.view(second, head, heads, n_tokens),)))
-    return b.mm(t, "attn_output", g.new(inner, n_tokens, of=(y,)))
+    shown = g.over(g.reshape(second, head, heads, n_tokens), op="SIGMOID")
+    return b.mm(t, "attn_output", g.cont(g.mul(normed, shown), inner, n_tokens))
 
 
 def _short_conv(b: GraphBuilder, t: Tensors, x: Node) -> Node:
