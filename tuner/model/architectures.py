@@ -126,6 +126,7 @@ _CACHE = (
     ),
     Architecture(
         "gemma3n",
+        logit_cap=30.0,
         first_shared_kv=20,
         window=Window(5),
         output_first=True,
@@ -133,6 +134,7 @@ _CACHE = (
     ),
     Architecture(
         "gemma4",
+        logit_cap=30.0,
         reads=frozenset({"shared_kv"}),
         window=Window(),
         rope_factors_outside_windows=True,

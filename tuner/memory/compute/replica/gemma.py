@@ -27,28 +27,30 @@ def embed_per_layer(b: GraphBuilder, t: Tensors, x: Node) -> None:
     g, n_tokens = b.g, b.n_tokens
     projection = t["per_layer_model_proj.weight"]
     rows = projection.shape[1]
-    looked_up = Node((rows, n_tokens), F32, (g.input(n_tokens),), device=HOST)
-    looked_up = g.over(g.view(looked_up, rows, n_tokens))
+    n = t["per_layer_proj_norm.weight"].shape[0]
+    shape = (n, rows // n, n_tokens)
+    looked_up = Node((rows, n_tokens), F32, (g.input(n_tokens),), "GET_ROWS", device=HOST)
+    looked_up = g.over(g.reshape(looked_up, *shape), op="SCALE")
     g.expand(looked_up)
-    flat = g.view(g.over(g.mm(rows, x, g.held(projection))), rows, n_tokens)
-    made = b.by(t, "per_layer_proj_norm.weight", g.over(flat))
-    made = g.over(g.over(made, looked_up))
-    turned = g.view(made, rows, n_tokens, contiguous=False)
-    b.carried[PER_LAYER] = g.new(rows, n_tokens, of=(turned,))
+    flat = g.reshape(g.over(g.mm(rows, x, g.held(projection)), op="SCALE"), *shape)
+    made = b.by(t, "per_layer_proj_norm.weight", g.over(flat, op="RMS_NORM"))
+    made = g.over(g.add(made, looked_up), op="SCALE")
+    b.carried[PER_LAYER] = g.cont(g.permute(made, n, n_tokens, rows // n))
 
 
 def per_layer_part(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     """What a layer's second embeddings add, where x lets them. [n_embd, n_tokens] -> the same."""
     g = b.g
-    gate = g.over(b.mm(t, "inp_gate", x))
+    gate = g.over(b.mm(t, "inp_gate", x), op="GELU")
     part = g.view(b.carried[PER_LAYER], *gate.shape)
-    return b.norm(t, "post_norm", b.mm(t, "proj", g.over(gate, part)))
+    return b.norm(t, "post_norm", b.mm(t, "proj", g.mul(gate, part)))
 
 
 def expert_logits(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     """The router of gemma4 norms and scales the residual x, [n_embd, n_tokens], for itself
     -> [n_expert, n_tokens]."""
-    scaled = b.by(t, "ffn_gate_inp.scale", b.g.over(b.g.over(x)))
+    normed = b.g.over(b.g.over(x, op="RMS_NORM"), op="SCALE")
+    scaled = b.by(t, "ffn_gate_inp.scale", normed)
     return b.mm(t, "ffn_gate_inp", scaled)
 
 
@@ -58,7 +60,7 @@ def gemma4_experts(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     dense = b.norm(t, "post_ffw_norm_1", ffn(b, t, b.norm(t, "ffn_norm", x)))
     normed = b.norm(t, "pre_ffw_norm_2", x)
     experts = b.norm(t, "post_ffw_norm_2", moe(b, t, normed, expert_logits(b, t, x)))
-    return b.g.over(dense, experts)
+    return b.g.add(dense, experts)
 
 
 def altup_widened(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, x: Node) -> Node:
@@ -66,11 +68,11 @@ def altup_widened(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, 
     g = b.g
     n, n_tokens = x.shape
     target = _magnitude(g, x)
-    repeated = g.new(n, n_tokens, _VERSIONS - 1, of=(x,))
+    repeated = g.new(n, n_tokens, _VERSIONS - 1, of=(x,), op="REPEAT")
     w = output["altup_proj.weight"]
     added = g.product(repeated.shape, (repeated,), g.held(w), device=b.output_device)
     added = _to_magnitude(g, added, target)
-    return g.new(n, n_tokens, _VERSIONS, of=(x, added))
+    return g.new(n, n_tokens, _VERSIONS, of=(x, added), op="CONCAT")
 
 
 def altup_layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
@@ -82,15 +84,16 @@ def altup_layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> No
     active = g.view(predictions, n, n_tokens)
     normed = b.norm(t, "attn_norm", active)
     low = b.norm(t, "laurel_post_norm", b.mm(t, "laurel_r", b.mm(t, "laurel_l", normed)))
-    low = g.over(low, normed)
+    low = g.add(low, normed)
     y = b.norm(t, "post_attention_norm", attention(b, t, il, normed))
-    y = g.over(g.over(g.over(y, active), low))
+    y = g.over(g.add(g.add(y, active), low), op="SCALE")
     out = b.norm(t, "post_ffw_norm", _feed_forward(b, t, b.norm(t, "ffn_norm", y), il))
-    corrected = _corrected(b, t, predictions, g.over(out, y))
+    corrected = _corrected(b, t, predictions, g.add(out, y))
     first = b.by(t, "altup_correct_scale.weight", g.view(corrected, n, n_tokens))
     first = per_layer_part(b, t, first)
-    rest = g.over(g.view(corrected, n, n_tokens, versions - 1), first)
-    return g.new(n, n_tokens, versions, of=(g.view(corrected, n, n_tokens), rest))
+    rest = g.add(g.view(corrected, n, n_tokens, versions - 1), first)
+    of = (g.view(corrected, n, n_tokens), rest)
+    return g.new(n, n_tokens, versions, of=of, op="CONCAT")
 
 
 def altup_head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
@@ -109,8 +112,8 @@ def _narrowed(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     unembedded = _to_magnitude(g, g.product(rest.shape, (rest,), g.held(w)), target)
     y = g.view(x, n, n_tokens)
     for _ in range(versions - 1):
-        y = Node((n, n_tokens), F32, (y, g.view(unembedded, n, n_tokens)), inplace=True)
-    return g.over(y)
+        y = g.add(y, g.view(unembedded, n, n_tokens))
+    return g.over(y, op="SCALE")
 
 
 def is_sparse_layer(il: int) -> bool:
@@ -120,20 +123,22 @@ def is_sparse_layer(il: int) -> bool:
 
 def _magnitude(g: Graph, x: Node) -> Node:
     """The length of each row: [n, ...] -> [1, ...] (`calc_magnitude`)."""
-    return g.over(g.new(1, *x.shape[1:], of=(g.over(x),)))
+    squared = g.over(x, op="SQR")
+    return g.over(g.new(1, *x.shape[1:], of=(squared,), op="SUM_ROWS"), op="SQRT")
 
 
 def _to_magnitude(g: Graph, x: Node, target: Node) -> Node:
     """x with rows as long as `target` says, [1, n_tokens]; the shape stays."""
-    scaled = g.over(x, target)
-    return g.over(scaled, _magnitude(g, x))
+    scaled = g.mul(x, target)
+    return g.over(scaled, _magnitude(g, x), op="DIV")
 
 
 def _modalities(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     """The router of the versions: [n_embd, n_tokens] -> [versions, n_tokens]
     (`altup_compute_router_modalities`)."""
     g = b.g
-    return g.over(b.mm(t, "altup_router", g.over(b.norm(t, "altup_router_norm", x))))
+    scaled = g.over(b.norm(t, "altup_router_norm", x), op="SCALE")
+    return g.over(b.mm(t, "altup_router", scaled), op="TANH")
 
 
 def _predicted(b: GraphBuilder, t: Tensors, x: Node) -> Node:
@@ -142,13 +147,10 @@ def _predicted(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     g = b.g
     n, n_tokens, versions = x.shape
     modalities = _modalities(b, t, g.view(x, n, n_tokens))
-    weights = g.view(b.mm(t, "altup_predict_coef", modalities), versions, versions, n_tokens)
-    turned = g.new(versions, n, n_tokens, of=(g.view(x, versions, n, n_tokens, contiguous=False),))
-    mixed = g.new(n, versions, n_tokens, of=(turned, weights))
-    back = g.new(
-        n, n_tokens, versions, of=(g.view(mixed, n, n_tokens, versions, contiguous=False),)
-    )
-    return g.over(back, x)
+    weights = g.reshape(b.mm(t, "altup_predict_coef", modalities), versions, versions, n_tokens)
+    turned = g.cont(g.permute(x, versions, n, n_tokens))
+    mixed = g.new(n, versions, n_tokens, of=(turned, weights), op="MUL_MAT")
+    return g.add(g.cont(g.permute(mixed, n, n_tokens, versions)), x)
 
 
 def _corrected(b: GraphBuilder, t: Tensors, predictions: Node, activated: Node) -> Node:
@@ -157,13 +159,12 @@ def _corrected(b: GraphBuilder, t: Tensors, predictions: Node, activated: Node) 
     g = b.g
     n, n_tokens, versions = predictions.shape
     modalities = _modalities(b, t, activated)
-    innovation = g.over(activated, g.view(predictions, n, n_tokens))
-    weights = g.over(b.mm(t, "altup_correct_coef", modalities))
-    weights = g.new(
-        1, n_tokens, versions, of=(g.view(weights, n_tokens, versions, contiguous=False),)
-    )
-    repeated = g.new(n, n_tokens, versions, of=(innovation,))
-    return g.over(g.over(repeated, weights), predictions)
+    innovation = g.over(activated, g.view(predictions, n, n_tokens), op="SUB")
+    weights = g.over(b.mm(t, "altup_correct_coef", modalities), op="SCALE")
+    turned = g.view(weights, n_tokens, versions, contiguous=False, op="TRANSPOSE")
+    weights = g.cont(turned, 1, n_tokens, versions)
+    repeated = g.new(n, n_tokens, versions, of=(innovation,), op="REPEAT")
+    return g.add(g.mul(repeated, weights), predictions)
 
 
 def _feed_forward(b: GraphBuilder, t: Tensors, x: Node, il: int) -> Node:
@@ -173,12 +174,13 @@ def _feed_forward(b: GraphBuilder, t: Tensors, x: Node, il: int) -> Node:
     up, gate = b.mm(t, "ffn_up", x), b.mm(t, "ffn_gate", x)
     if is_sparse_layer(il):
         gate = _strongest(g, gate)
-    return b.mm(t, "ffn_down", g.over(up, g.over(gate)))
+    return b.mm(t, "ffn_down", g.mul(up, g.over(gate, op="GELU")))
 
 
 def _strongest(g: Graph, x: Node) -> Node:
     """x less a cutoff made of its mean and deviation (`gaussian_topk`)."""
-    mean = g.new(1, x.shape[1], of=(x,))
-    squared = g.over(g.over(x, mean))
-    deviation = g.over(g.over(g.new(1, x.shape[1], of=(squared,))))
-    return g.over(g.over(x, g.over(mean, g.over(deviation))))
+    mean = g.new(1, x.shape[1], of=(x,), op="MEAN")
+    squared = g.over(g.over(x, mean, op="SUB"), op="SQR")
+    total = g.new(1, x.shape[1], of=(squared,), op="SUM_ROWS")
+    deviation = g.over(g.over(g.over(total, op="SCALE"), op="SQRT"), op="SCALE")
+    return g.over(g.over(x, g.add(mean, deviation), op="SUB"), op="RELU")
