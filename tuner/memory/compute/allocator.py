@@ -181,7 +181,7 @@ def trace(
         return None
 
     for node in nodes:
-        if node.root is None and not node.external and node not in kept:
+        if node.root is None and not node.external and not (kept and node in kept):
             parent = parent_of(node) if node.inplace else None
             if parent is None:
                 node.block = take(node)
@@ -199,8 +199,7 @@ def trace(
                 owner.views -= 1
                 if owner.views or owner.readers:
                     continue
-            if owner.block:
-                device, block = owner.block
+            if held := owner.block:
                 owner.block = None
-                writers[device].give(block)
+                writers[held[0]].give(held[1])
     return [writer.tape() for writer in writers], layouts_that_differ

@@ -123,7 +123,8 @@ class ComputeSizes:
     def search(self, settings: Settings, where: Placement, flash: bool) -> Peaks:
         """What a search goes by: a graph of a few layers that stand for all, at a few contexts.
         Exact or a little more, but for the few models where every layer leaves its own holes
-        (`needs_every_layer`): there it may be less, often by some MiB."""
+        (`needs_every_layer`): there it may be less, often by some MiB. So it may, seldom, where a
+        backend arranges the graph, at a context between two that were replayed."""
         n_ctx = padded(settings.n_ctx, CONTEXT_PADDING)
         return self._samples_of(settings, where, flash).peaks.at(n_ctx)
 

@@ -256,7 +256,7 @@ class Graph:
 
     def expand(self, *targets: Node) -> None:
         """Puts everything that the targets need, then the targets, at the end of the graph."""
-        seen = self._seen
+        seen, nodes = self._seen, self.nodes
         for target in targets:
             path = [] if target in seen else [target]
             while path:
@@ -269,6 +269,6 @@ class Graph:
                     path.pop()
                     seen.add(node)
                     if node.srcs:
-                        self.nodes.append(node)
+                        nodes.append(node)
                     elif not node.external:
                         self.leaves.append(node)
