@@ -98,6 +98,11 @@ class LogTap:
         """Whether a complaint of the last recording has this in it."""
         return any(text in line for line in self._complaints)
 
+    def note(self, text: str) -> None:
+        """A line of kvchat's own among the engine's."""
+        with contextlib.suppress(OSError):
+            os.write(self._fd, f"kvchat: {text}\n".encode())
+
     def _receive(self, level: int, text: bytes, _user_data: object) -> None:
         if level != _LEVEL_CONT:
             self._level = level

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -169,7 +168,7 @@ class LoadedModel:
         try:
             return self._mover.fitted(branch, branch.settings, self._request.settings)
         except StateError as error:
-            print(f"a branch was let go: {error}", file=sys.stderr, flush=True)
+            self._log.note(f"a branch was let go: {error}")
             return None
 
     def _make_context(self, request: Load) -> Context:
