@@ -185,6 +185,8 @@ class Architecture:
     embedding_norm_last: bool = False  # token_embd_norm is the norm before the output
     rope_factors_outside_windows: bool = False  # layers with a window read no rope_freqs
     tied_in_place: bool = False  # logits are made by the embedding where it lies, without a copy
+    scaled_ffn: bool = False  # so is one for each product of a dense feed-forward part,
+    scaled_shared: bool = False  # or of shared experts
     scaled_experts: bool = False  # a factor for each expert is used, should a file have them
     output_first: bool = False  # the output is created before the embedding: never shared with it
 

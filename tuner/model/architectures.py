@@ -42,6 +42,8 @@ _SIGMOID = GraphTraits(expert_weights="stated", expert_gate="sigmoid")
 
 _NEMOTRON_H = Architecture(
     "nemotron_h",
+    scaled_ffn=True,
+    scaled_shared=True,
     memory="hybrid",
     reads=_SSM,
     one_part=True,
@@ -72,7 +74,9 @@ _CACHE = (
     ),
     Architecture("bailingmoe", graph=_STATED),
     Architecture("bailingmoe2", graph=_STATED),
-    Architecture("bitnet", tied_in_place=True, graph=GraphTraits(host_output=True)),
+    Architecture(
+        "bitnet", scaled_ffn=True, tied_in_place=True, graph=GraphTraits(host_output=True)
+    ),
     Architecture("bloom", graph=GraphTraits(rope="none")),
     Architecture("chameleon"),
     Architecture("chatglm"),
@@ -80,11 +84,14 @@ _CACHE = (
     Architecture("cogvlm", graph=GraphTraits(logit_rows="all")),
     Architecture(
         "cohere2",
+        scaled_ffn=True,
         window=Window(4),
         graph=GraphTraits(layer_norm=True, parallel=_FFN_INPUT, rope="window"),
     ),
     Architecture(
         "cohere2moe",
+        scaled_shared=True,
+        scaled_ffn=True,
         window=Window(4, dense_first=True),
         scaled_experts=True,
         graph=GraphTraits(
@@ -134,6 +141,7 @@ _CACHE = (
     ),
     Architecture(
         "gemma4",
+        scaled_ffn=True,
         logit_cap=30.0,
         reads=frozenset({"shared_kv"}),
         window=Window(),
@@ -178,6 +186,8 @@ _CACHE = (
     Architecture("hunyuan_vl", one_expert_is_dense=True, positions="mrope_by_sections"),
     Architecture(
         "hy_v3",
+        scaled_shared=True,
+        scaled_ffn=True,
         scaled_experts=True,
         graph=GraphTraits(logit_rows="after_norm", expert_weights="stated", expert_gate="sigmoid"),
     ),
@@ -185,7 +195,7 @@ _CACHE = (
     Architecture("jais", graph=GraphTraits(rope="none")),
     Architecture("jais2"),
     Architecture("laguna", window=Window(4, dense_first=True, optional=True), graph=_SIGMOID),
-    Architecture("llama", scaled_experts=True, n_layer_70b=80),
+    Architecture("llama", scaled_ffn=True, scaled_experts=True, n_layer_70b=80),
     Architecture(
         "llama4",
         window=Window(4, fixed=8192, zero_is_none=True),
@@ -205,14 +215,14 @@ _CACHE = (
     Architecture("minicpm", embedding_scale=12.0, residual_scale=1.4, logit_scale=1.0),
     Architecture("minicpm3", graph=GraphTraits(whole_query=True)),
     Architecture("minimax-m2"),
-    Architecture("mistral3", scaled_experts=True),
+    Architecture("mistral3", scaled_ffn=True, scaled_experts=True),
     Architecture("mpt", graph=GraphTraits(layer_norm=True, rope="none")),
     Architecture(
         "muse-glimmer",
         window=Window(4),
         graph=GraphTraits(norm_before_rows=True, rope="window"),
     ),
-    Architecture("nanbeige", reads=frozenset({"loops"})),
+    Architecture("nanbeige", scaled_ffn=True, reads=frozenset({"loops"})),
     Architecture("nemotron"),
     Architecture("olmo", graph=GraphTraits(layer_norm=True, bare_norms=True)),
     Architecture("olmo2", window=Window(4, optional=True)),
@@ -231,7 +241,7 @@ _CACHE = (
     Architecture("qwen2"),
     Architecture("qwen2moe", graph=GraphTraits(expert_weights="plain")),
     Architecture("qwen2vl", positions="mrope"),
-    Architecture("qwen3"),
+    Architecture("qwen3", scaled_ffn=True),
     Architecture("qwen3moe", scaled_experts=True),
     Architecture("qwen3vl", positions="mrope"),
     Architecture("qwen3vlmoe", positions="mrope"),
@@ -262,6 +272,8 @@ _LATENT = (
     Architecture("deepseek2", reads=_MLA, graph=_STATED),
     Architecture(
         "deepseek32",
+        scaled_shared=True,
+        scaled_ffn=True,
         reads=_DSA,
         indexer=Indexer(layers="attending"),
         scaled_experts=True,
@@ -280,6 +292,8 @@ _LATENT = (
     ),
     Architecture(
         "dots3note",
+        scaled_shared=True,
+        scaled_ffn=True,
         reads=_DSA,
         window=Window(),
         indexer=Indexer(),
@@ -288,6 +302,8 @@ _LATENT = (
     ),
     Architecture(
         "glm-dsa",
+        scaled_shared=True,
+        scaled_ffn=True,
         reads=_DSA,
         indexer=Indexer(unlisted="glm_5_2"),
         scaled_experts=True,
@@ -414,6 +430,7 @@ _HYBRID = (
     ),
     Architecture(
         "qwen35",
+        scaled_ffn=True,
         memory="hybrid",
         reads=_SSM,
         recurrent_interval=4,
@@ -422,6 +439,7 @@ _HYBRID = (
     ),
     Architecture(
         "qwen35moe",
+        scaled_shared=True,
         memory="hybrid",
         reads=_SSM,
         recurrent_interval=4,
@@ -431,6 +449,7 @@ _HYBRID = (
     ),
     Architecture(
         "qwen3next",
+        scaled_shared=True,
         memory="hybrid",
         reads=_SSM,
         recurrent_interval=4,
@@ -439,6 +458,7 @@ _HYBRID = (
     ),
     Architecture(
         "qwen4exp",
+        scaled_shared=True,
         memory="hybrid",
         reads=_SSM | {"indexer", "ngrams"},
         recurrent_interval=4,

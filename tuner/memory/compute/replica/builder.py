@@ -138,12 +138,23 @@ class GraphBuilder:
         x: [n_in, ...] -> [n_out, ...]."""
         w = t[f"{name}.weight"]
         y = self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, self.g.held(w), name=w.name)
-        if f"{name}.scale" in t:
+        scaled = f"{name}.scale" in t and self._scales(name)
+        after_bias = name.startswith("ffn_")
+        if scaled and not after_bias:
             # a layer that runs another's weights still has scales of its own for attention
             own = self.cache_device if name in _ATTENDING else -1
             device = own if own >= 0 else None
             y = self.g.over(y, op="MUL", weight=t[f"{name}.scale"].n_bytes, device=device)
-        return self.by(t, f"{name}.bias", y) if f"{name}.bias" in t else y
+        if f"{name}.bias" in t:
+            y = self.by(t, f"{name}.bias", y)
+        return self.by(t, f"{name}.scale", y) if scaled and after_bias else y
+
+    def _scales(self, name: str) -> bool:
+        """Whether the architecture uses a scale of this weight, should a file have it."""
+        row = self.hp.row
+        if name in ("ffn_up", "ffn_gate", "ffn_down"):
+            return row.scaled_ffn
+        return row.scaled_shared if name.endswith("_shexp") else True
 
     def by(self, t: Tensors, name: str, x: Node, op: Op = "") -> Node:
         """x times the weight of this very name, or plus it if that is a bias, or as `op` says; the
