@@ -139,7 +139,6 @@ def play_database(seed: int) -> str:
 
 # ---------------------------------------------------------------- damaged profiles
 
-_ENGINE = replace(machine(), engine_version=ENGINE_VERSION)
 _MACHINES = tuple(
     replace(one, engine_version=ENGINE_VERSION)
     for one in (machine(ram=4), machine(gpu(8)), machine(gpu(8), gpu(6, 1)))

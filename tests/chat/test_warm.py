@@ -190,13 +190,14 @@ async def test_why_it_was_read_again_is_told(store: Conversations, tmp_path: Pat
 
 
 def test_what_takes_long_to_read_is_saved_at_once(store: Conversations) -> None:
-    """In steps: not what would be read soon, nor where little of it is new."""
+    """In steps: not what would be read soon, nor where little of it is new. Of a prompt that was
+    stopped, what was read of it tells how fast that is."""
     message = StoredMessage("m", None, "user", "Hello", 1.0)
     store.save(Conversation("beef", "Hello", 1.0, 1.0, head="m"), [message])
     running, warm = FakeRunning(), Warm(store)
 
-    def answered(n_prompt: int, n_reused: int, seconds: float) -> int:
-        done = Done("end", n_prompt, n_reused, 0, seconds, 1.0, n_prompt)
+    def answered(n_prompt: int, n_reused: int, seconds: float, n_there: int = 0) -> int:
+        done = Done("end", n_prompt, n_reused, 0, seconds, 1.0, n_there or n_prompt)
         warm.answered(running, "beef", done)
         assert warm.wait(5)
         return len(running.saved)
@@ -206,6 +207,8 @@ def test_what_takes_long_to_read_is_saved_at_once(store: Conversations) -> None:
     assert answered(1900, 1500, 40.0) == 1
     assert answered(2000, 1900, 10.0) == 2
     assert answered(2010, 2000, 1.0) == 2  # too few to tell how fast it reads
+    assert answered(90_000, 2010, 9.0, 3000) == 2
+    assert answered(90_000, 2010, 15.0, 3000) == 3
     warm.close()
 
 

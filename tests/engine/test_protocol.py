@@ -90,6 +90,12 @@ def test_no_message_is_forgotten_here() -> None:
     assert {type(m) for m in MESSAGES} == {*get_args(Request), *get_args(Event)}
 
 
+def test_of_a_prompt_that_was_stopped_only_what_is_there_was_read() -> None:
+    assert Done("end", 1000, 400, 5, 1.0, 1.0, 1004).n_read == 600
+    assert Done("stopped", 1000, 400, 0, 1.0, 0.0, 650).n_read == 250
+    assert Done("stopped", 1000, 400, 0, 1.0, 0.0, 300).n_read == 0  # and went back, too
+
+
 @pytest.mark.parametrize(
     "line",
     [

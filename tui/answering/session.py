@@ -73,5 +73,5 @@ class Session:
         if answer.tokens_per_second:
             self.speeds.append(answer.tokens_per_second)
         fresh = (answer.n_prompt or 0) - (answer.n_reused or 0)
-        if fresh > 0 and answer.prompt_seconds:
+        if fresh > 0 and answer.prompt_seconds and done.n_decoded:  # else it may be half read
             self.reads.append(fresh / answer.prompt_seconds)

@@ -82,7 +82,7 @@ class Warm:
         held, n_tokens = self._held, done.n_ctx_used
         n_saved = held.n_saved if held.conversation_id == conversation_id else 0
         self._held, self._cold = _Held(conversation_id, n_tokens, min(n_saved, n_tokens - 1)), ""
-        if (fresh := done.n_prompt - done.n_reused) >= TELLING_TOKENS:
+        if (fresh := done.n_read) >= TELLING_TOKENS:
             self._seconds = done.prompt_seconds / fresh
         unsaved = n_tokens - n_saved
         if unsaved * self._seconds >= LONG_SECONDS and unsaved >= LEAST_SHARE * n_tokens:

@@ -105,8 +105,9 @@ class SwitchingScreen(TalkScreen):
     async def _show_version(self, step: int) -> None:
         """Another version of the last message that has several."""
         tree, forked = self.chat.tree, self.chat.forked
-        if forked is None or not await self.settle():
+        if forked is None:
             self._lines.say("no message has another version")
+        if forked is None or not await self.settle():
             return
         there = tree.version(forked, step) or forked.id
         await self.show_through(there)

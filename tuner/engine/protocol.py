@@ -259,6 +259,11 @@ class Done:
     thought_seconds: float = 0.0  # of decode_seconds, those spent on thoughts
     read_again: str = ""  # why more than what is new in the prompt had to be read
 
+    @property
+    def n_read(self) -> int:
+        """Tokens of the prompt that were computed: fewer than are new where it was stopped."""
+        return max(0, min(self.n_prompt, self.n_ctx_used) - self.n_reused)
+
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:

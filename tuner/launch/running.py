@@ -199,7 +199,7 @@ class Running:
             if isinstance(event, Done):
                 self._format = event.chat_template
                 self._note_speed(event)
-                self._whole_batch |= event.n_prompt - event.n_reused >= self._settings.n_ubatch
+                self._whole_batch |= event.n_read >= self._settings.n_ubatch
                 used = event.n_ctx_used
             yield event
         self._note_growth(used)
@@ -343,7 +343,7 @@ class Running:
         decode = Timed(began, done.n_decoded, done.decode_seconds, cores)
         if cores_were_taken(self._settings, self._tuning.threads, [decode]):
             return
-        fresh = done.n_prompt - done.n_reused
+        fresh = done.n_read
         read = fresh >= MEASURED_PROMPT and done.prompt_seconds > 0
         prompts = [Timed(done.n_reused, fresh, done.prompt_seconds, 0.0)] if read else []
         self.learn_speed([decode], prompts)

@@ -51,18 +51,6 @@ class Stated:
     n_states: int = 1  # states of a recurrent layer
     copies: int | None = None  # of a graph's inputs, under pipeline parallelism
 
-    def begin_context(self) -> None:
-        """Another context of the same model: what was said of the last one is over."""
-        for name in _OF_CONTEXT:
-            setattr(self, name, getattr(_NOTHING, name))
-
-
-_OF_CONTEXT = (
-    "n_ctx", "n_ctx_seq", "n_ubatch", "n_seq_max", "n_outputs_max", "flash_attn", "type_k",
-    "type_v", "cells", "n_stream", "n_states", "copies",
-)  # fmt: skip
-_NOTHING = Stated()
-
 
 def take(line: str, stated: Stated) -> None:
     """Adds what a line says, if it says anything."""
