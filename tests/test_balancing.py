@@ -13,8 +13,9 @@ from tuner.launch import Look
 from tuner.launch.balancing import Balancer
 from tuner.launch.running import Running
 from tuner.machine.machine import Machine
+from tuner.profiles.actual import after_growth
 from tuner.sampling import Sampling
-from tuner.units import GIB
+from tuner.units import GIB, MIB
 from tuner.wishes import Rebalance
 
 pytestmark = pytest.mark.usefixtures("pretend")
@@ -93,6 +94,21 @@ def test_a_smaller_plan_once_memory_is_taken_for_seconds(
     said = off.looks(20)
     assert said[-1] == Look("GPU0")
     assert not moves(said)
+
+
+def test_what_a_long_prompt_took_is_not_free_for_others(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the model's own: what others have left is less by that."""
+    day = Day(running, Rebalance.SHRINK, monkeypatch)
+    day.looks(10)
+    running.actual = after_growth(running.actual, (GIB,))
+    card = day.machine.gpus[0]
+    left = running.actual.footprint.uses[0].total + 200 * MIB
+    day.machine = replace(day.machine, gpus=(replace(card, free=left),))
+    assert day.looks(10) == [Look()] * 5
+    day.machine = replace(day.machine, gpus=(replace(card, free=left - 100 * MIB),))
+    assert day.looks(10)[-1].tight == "GPU0"
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_what_a_long_prompt_takes_is_learned_of_a_gpu_that_only_the_engine_knows
     measured, and the report says what was predicted and what came."""
     where = machine(gpu(8, backend="Vulkan"))
     monkeypatch.setattr(devices, "measure", lambda **_: where)
-    free = [size * MIB for size in (8000, 7900, 7700, 100)]
+    free = [size * MIB for size in (8000, 7900, 7700, 8000)]
     start = launcher(giant_path(LLAMA_8B), tmp_path, vram_free=",".join(map(str, free)), n_ctx=8192)
     _, running = run(start.start())
     try:
@@ -187,6 +187,10 @@ def test_what_a_long_prompt_takes_is_learned_of_a_gpu_that_only_the_engine_knows
             list(running.measure_speed(MeasureSpeed(512, (4096,), 4, 1.0)))
         for _ in range(2):
             list(running.generate(LONG, Sampling()))
+        shorter = replace(running.settings, n_ctx=4096)
+        _, reshaped = run(running.change(shorter, keep=None))
+        assert reshaped.in_place
+        assert reshaped.actual.grown == (200 * MIB,), "by the same process"
     finally:
         running.close()
     assert (running.actual.taken, running.actual.grown) == ((100 * MIB,), (200 * MIB,))

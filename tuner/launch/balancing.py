@@ -42,6 +42,8 @@ class Balancer:
             self._watch.failed(now, machine)
         elif running is not before:
             self._watch.moved(now, asked, running.actual.footprint, plan.machine)
+        else:
+            self._watch.takes(running.actual.footprint)
         verdict = self._watch.read(now, machine, answering=busy)
         tight = " and ".join(verdict.tight)
         if verdict.action == "stay" or verdict.machine is None or mode is Rebalance.OFF:

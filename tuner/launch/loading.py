@@ -16,6 +16,7 @@ from tuner.machine.held import by_nvml
 from tuner.planning import Explorer, Plan, difference_text
 from tuner.planning.advice import Advice
 from tuner.planning.shortage import short_text
+from tuner.profiles.actual import after_growth
 from tuner.report.advice import advice_lines
 from tuner.settings import Settings
 from tuner.tuning import Tuning
@@ -79,6 +80,8 @@ def reshaped(launcher: Launcher, running: Running, once: Settings | None) -> Ite
             case Loaded():
                 done = event
     actual = tuning.learn(plan, done, {}, {})
+    if running.actual.grown:  # the process that took it goes on
+        actual = after_growth(actual, running.actual.grown)
     yield Ready(Running(launcher, tuning, plan, done, actual, in_place=True))
 
 

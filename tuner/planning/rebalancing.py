@@ -65,9 +65,14 @@ class Watch:
         self._moved_at = now
         self._begin(loaded, machine)
 
+    def takes(self, loaded: Footprint) -> None:
+        """What is known by now of what the same plan takes: a first long prompt takes more."""
+        self._loaded = loaded
+        self._used = Budgets.of(self._made_for).charged(loaded.totals)
+
     def _begin(self, loaded: Footprint, machine: Machine) -> None:
-        self._loaded, self._made_for = loaded, machine
-        self._used = Budgets.of(machine).charged(loaded.totals)
+        self._made_for = machine
+        self.takes(loaded)
         self._had = [limit.free for limit in machine.limits]
         self._tight_since: float | None = None
         self._roomy_since: float | None = None
