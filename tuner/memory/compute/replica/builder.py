@@ -40,7 +40,7 @@ class Shape:
     rotate_v: bool
     k_bytes: float  # bytes per cached element
     v_bytes: float
-    scratch: str = ""  # whose attention unpacks the cache to f16: "CUDA", "Metal" or nobody's
+    scratch: str = ""  # whose attention takes scratch memory: "CUDA", "SYCL", "Metal" or nobody's
     k_stride: float = 0.0  # Metal's: bytes per element of rows read as they lie; 0: of a copy
     staged: bool = False  # attention as oneDNN has it: through f16 copies of all but an f16 cache
     f16_k: bool = True
