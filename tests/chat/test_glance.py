@@ -22,12 +22,13 @@ from tests.support.chat_fakes import (
     shows,
     until,
 )
-from tui.answering.session import MOST, Series
+from tui.answering.conversation import measured
+from tui.answering.session import MOST, Series, Session
 from tui.screens import details
-from tui.storage import Conversations
+from tui.storage import Conversations, StoredMessage
 from tui.widgets import StatusLine
 from tui.widgets.plots import columns
-from tuner.engine.protocol import PromptProgress, Text
+from tuner.engine.protocol import Done, PromptProgress, Text
 from tuner.machine.nvidia import Reading
 from tuner.machine.vitals import Vitals
 from tuner.units import GIB
@@ -135,6 +136,14 @@ async def test_all_of_it_stands_at_every_size(store: Conversations) -> None:
             assert all(len(line) <= width for line in shown(pilot).splitlines())
             if height >= TALL:
                 assert shows(pilot, "380 nm", "740 nm", "python", "return 1 / wavelength**4")
+
+
+def test_a_prompt_that_was_stopped_tells_no_pace() -> None:
+    """Nobody knows how much of it was read in its time."""
+    session, before = Session(), StoredMessage("a", None, "assistant", "", 1.0)
+    for done in (Done("stopped", 9000, 0, 0, 1.0, 0.0, 512), Done("end", 900, 0, 9, 3.0, 1.0, 909)):
+        session.answered(measured(before, done, before), done)
+    assert list(session.reads) == [300]
 
 
 @given(st.lists(st.integers(0, 1000), max_size=4 * MOST))
