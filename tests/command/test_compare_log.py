@@ -84,6 +84,7 @@ def test_a_log_that_cannot_be_used(
         (("--explain",), "a run of its own"),
         (("--vram", "24GiB"), "takes the machine from the log"),
         (("--ctx", "0"), "at least 1 token"),
+        (("--compare-log", ""), "takes the path of a log"),
     ],
 )
 def test_what_makes_no_sense_with_it(

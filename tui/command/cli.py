@@ -76,6 +76,8 @@ def _run(args: argparse.Namespace) -> int:
     paths = _models(args)
     if args.verify and not args.explain:
         raise UsageError("--verify goes with --explain.")
+    if args.compare_log == "":
+        raise UsageError("--compare-log takes the path of a log.")
     printed = (args.explain, args.show_prompt, args.bench, args.measure, args.compare_log)
     if args.json and not any(printed):
         raise UsageError(
