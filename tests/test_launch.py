@@ -12,7 +12,7 @@ import pytest
 
 from bench.oracle import rpc_available
 from tests.support.gguf_files import tiny_llama
-from tests.support.giants import LLAMA_8B, giant_path, gpu, machine
+from tests.support.giants import GEMMA_27B, LLAMA_8B, giant, giant_path, gpu, machine
 from tests.support.launches import ASK, launcher, run
 from tests.support.standin_gpu import standin_gpu
 from tuner.demo import demo_model_path
@@ -27,6 +27,7 @@ from tuner.machine.nvidia import Reading
 from tuner.model.model import describe
 from tuner.planning import Plan
 from tuner.planning.advice import Advice
+from tuner.planning.planner import make_plan
 from tuner.profiles.profiles import Profiles
 from tuner.units import GIB, MIB
 from tuner.wishes import LaunchRequest, Wishes
@@ -45,6 +46,22 @@ def test_a_launch_tells_its_stages_and_ends_ready(
     assert "".join(e.text for e in answer if isinstance(e, Text)) == "Hi there"
     assert isinstance(answer[-1], Done)
     running.close()
+
+
+@pytest.mark.parametrize(("name", "goes_back"), [(GEMMA_27B, False), (LLAMA_8B, True)])
+def test_a_window_does_not_go_back_though_no_checkpoint_is_planned(
+    name: str, goes_back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one found no room."""
+    asked = Wishes(n_ctx=8192, type_k="f16", type_v="f16", n_ubatch=512, n_gpu_layers=9)
+    where = machine(gpu(12), ram=64)
+    host = make_plan(giant(name), where, asked).chosen.footprint.host
+    tight = replace(where.host, free=host.total - host.checkpoint + where.host.reserve)
+    monkeypatch.setattr(devices, "measure", lambda **_: replace(where, host=tight))
+    _, running = run(launcher(giant_path(name), tmp_path, asked).start())
+    running.close()
+    assert running.plan.chosen.footprint.host.checkpoint == 0
+    assert running.goes_back is goes_back
 
 
 def test_two_reports_are_made_one_after_the_other(

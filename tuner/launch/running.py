@@ -32,6 +32,7 @@ from tuner.launch.standing import Standing, is_long, standing
 from tuner.machine.machine import Machine
 from tuner.machine.measure import gpu_readings, ram_used
 from tuner.machine.vitals import Vitals
+from tuner.memory.checkpoints import CheckpointSizes
 from tuner.memory.footprint import ENGINE_KINDS
 from tuner.memory.kv_cache import CacheSizes
 from tuner.model.model import Model
@@ -154,7 +155,7 @@ class Running:
     @property
     def goes_back(self) -> bool:
         """Whether its cache can be cut anywhere: it has neither states nor windows."""
-        return not self.plan.chosen.footprint.host.checkpoint
+        return not CheckpointSizes(self.model.hparams).bytes(self._settings)
 
     def vitals(self) -> Vitals:
         """How the memory stands now."""
