@@ -48,7 +48,7 @@ class Estimator:
         has room for. A chat needs one; other programs take one per slot, or 0: as many as tokens
         are computed at once. `n_rs_seq`: recurrent states kept beside the last, to go back to, for
         which only the graph has room here; a chat keeps none. `as_dry_run`: what the engine says
-        without allocating, which differs where several GPUs hold all layers (`ModelGraph.build`).
+        without allocating, which differs where several GPUs hold all layers (`Shape.keeps_norms`).
 
         Raises ValueError where an extra has bytes on a device that the machine has not.
         """

@@ -15,6 +15,7 @@ from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.compute.between import (
     EVERY_CONTEXT,
+    LEAST_SAMPLED,
     ContextSamples,
     Peak,
     Peaks,
@@ -70,7 +71,8 @@ class ComputeSizes:
         self._n_outputs_max, self._n_rs_seq = n_outputs_max, n_rs_seq
         self._model = model
         self._hp = model.hparams
-        self.graph = ModelGraph(model, as_dry_run=as_dry_run)
+        self.graph = ModelGraph(model)
+        self._as_dry_run = as_dry_run
         self._cache = cache
         rows = [backend(g.backend) for g in machine.gpus]
         self.alignments = [HOST_LAYOUT.alignment, *(row.layout.alignment for row in rows)]
@@ -147,12 +149,15 @@ class ComputeSizes:
     def least_with_layers(self, n: int, gpu: int, settings: Settings, flash: bool) -> int:
         """Bytes that one of several GPUs has at least where it has `n` layers, whichever."""
         s = settings
-        key = (gpu, s.n_cpu_moe > 0, s.type_k, s.type_v, s.n_ubatch, flash, s.swa_full)
+        full = s.n_gpu_layers > self._model.n_layer_all
+        key = (gpu, full, s.n_cpu_moe > 0, s.type_k, s.type_v, s.n_ubatch, flash, s.swa_full)
         samples = self._single.get(key)
         if samples is None:
             samples = self._single[key] = self._of_one_layer(gpu, settings, flash)
-        kinds = self._stand_ins.kinds if self.replays.trims else ()
         n_ctx = padded(s.n_ctx, CONTEXT_PADDING)
+        if n_ctx < LEAST_SAMPLED:  # so small that the borders of a layer are what counts
+            return 0
+        kinds = self._stand_ins.kinds if self.replays.trims else ()
         sizes = [samples.on(place, n_ctx).size for place in range(len(kinds))]
         # of the kinds that it must have some of, one is the largest; it has one in any case
         sure = [size for size, kind in zip(sizes, kinds, strict=True) if n > kind.longest_without]
@@ -160,6 +165,7 @@ class ComputeSizes:
 
     def _of_one_layer(self, gpu: int, settings: Settings, flash: bool) -> ContextSamples:
         output = 2 if gpu == 0 else 1  # on another GPU: one on the host might be borrowed
+        full = settings.n_gpu_layers > self._model.n_layer_all
 
         def least(n_ctx: int, place: int) -> Peak:
             kind, found = self._stand_ins.kinds[place], []
@@ -167,7 +173,7 @@ class ComputeSizes:
                 # between two others, so that it has the input of a layer, not of a model
                 beside = (kind.layer, output, moved)
                 one = (beside, (kind.layer, gpu + 1, moved), beside)
-                shape = self._shape(n_ctx, settings, one, flash)
+                shape = self._shape(n_ctx, settings, one, flash, on_gpus=full)
                 graph = None if self.replays.work.done else self._opened(shape, one, output, 1)
                 found.append(graph.least(shape, gpu + 1) if graph else 0)
             return Peak(min(found))
@@ -203,7 +209,7 @@ class ComputeSizes:
         found = self._exact.get(key)
         if found is None:
             layers = self._stand_ins.every(where)
-            shape = self._shape(n_ctx, settings, layers, flash)
+            shape = self._shape_of(n_ctx, settings, where, layers, flash)
             found = self._plain(shape, layers, where)
             found = self._exact[key] = found._replace(guessed=found.guessed or self.replays.unsure)
         return found
@@ -211,7 +217,8 @@ class ComputeSizes:
     def graph_of(self, settings: Settings, where: Placement, flash: bool) -> Graph:
         """The graph that `exact` goes by."""
         layers = self._stand_ins.every(where)
-        shape = self._shape(padded(settings.n_ctx, CONTEXT_PADDING), settings, layers, flash)
+        n_ctx = padded(settings.n_ctx, CONTEXT_PADDING)
+        shape = self._shape_of(n_ctx, settings, where, layers, flash)
         return self.replays.built(shape, layers, self._ends(shape, layers, where)[0])
 
     def _sampled(
@@ -225,7 +232,7 @@ class ComputeSizes:
 
         def shape_at(n_ctx: int) -> Shape:
             if n_ctx not in shapes:
-                shapes[n_ctx] = self._shape(n_ctx, settings, layers, flash)
+                shapes[n_ctx] = self._shape_of(n_ctx, settings, where, layers, flash)
             return shapes[n_ctx]
 
         def graph(shape: Shape) -> SymbolicGraph | None:
@@ -260,7 +267,17 @@ class ComputeSizes:
             ContextSamples(least, devices, exact_up_to, linear=linear),
         )
 
-    def _shape(self, n_ctx: int, settings: Settings, layers: Layers, flash: bool) -> Shape:
+    def _shape_of(
+        self, n_ctx: int, settings: Settings, where: Placement, layers: Layers, flash: bool
+    ) -> Shape:
+        on_gpus = self._n_gpus > 0 and not where.on_host
+        return self._shape(n_ctx, settings, layers, flash, on_gpus=on_gpus)
+
+    def _shape(
+        self, n_ctx: int, settings: Settings, layers: Layers, flash: bool, *, on_gpus: bool
+    ) -> Shape:
+        """`on_gpus`: whether all that the graph stands for is there, which a part of it does not
+        tell."""
         hp = self._hp
         k, v = CACHE_TYPES[settings.type_k], CACHE_TYPES[settings.type_v]
         # Where a GPU borrows the host's weights, or a state on it is read early, attention of the
@@ -298,6 +315,7 @@ class ComputeSizes:
             n_outputs=min(n_tokens, self._n_outputs_max or n_tokens),
             n_rs_seq=self._n_rs_seq,
             kernelless=self._kernelless,
+            keeps_norms=on_gpus and not self._as_dry_run,
         )
 
     def _opened(

@@ -47,6 +47,10 @@ class Shape:
     f16_v: bool = True
     k_cached: float = 0.0  # bytes per cached key element, where the graph joins caches
     counts: Counts = ()  # what else the graph is built for
+    # Where all layers are on GPUs, the engine keeps their norms there (`graph_get_cb`,
+    # src/llama-context.cpp), but for a dry run, which forgets what was fixed before it looks for
+    # memory (`ggml_backend_sched_reserve_size`, ggml-backend.cpp).
+    keeps_norms: bool = False
     kernelless: frozenset[tuple[int, int]] = frozenset()  # heads of K and V that no GPU fuses
     n_rs_seq: int = 0  # states that are kept of earlier tokens, to go back to (a draft's)
     attends_by_copy: bool = False  # tokens attend to copies of what they picked (glm5_next.py)
@@ -71,7 +75,7 @@ class GraphBuilder:
         rope: RopeFactors | None = None,
     ):
         self.rope = rope
-        self.keeps_norms = False  # on the device of their layer, whatever is around them
+        self.keeps_norms = shape.keeps_norms  # on the device of their layer, whatever is around
         self.hp, self.shape, self.g = hp, shape, graph
         self.layers, self.output_device = layers, output_device
         self.traits = hp.row.graph

@@ -115,9 +115,8 @@ BUILDERS: dict[str, PartBuilders] = {
 class ModelGraph:
     """Builds graphs of one model."""
 
-    def __init__(self, model: Model, *, as_dry_run: bool = False):
-        """`as_dry_run`: as the engine builds it without allocating anything."""
-        self.model, self._as_dry_run = model, as_dry_run
+    def __init__(self, model: Model):
+        self.model = model
         self.hp = hp = model.hparams
         self.traits = hp.row.graph
         self._builder = BUILDERS[self.traits.builder]
@@ -155,16 +154,10 @@ class ModelGraph:
     def build(self, shape: Shape, layers: Layers, output_device: int, offload: Borrower) -> Graph:
         """The graph of these layers, each on its device, between input and output. `offload`: the
         device that borrows the host's weights for large batches, if any. Raises LookupError
-        and the like where the model's layers are like none that the builders know.
-
-        Where all layers are on GPUs, the engine keeps their norms there (`graph_get_cb`,
-        src/llama-context.cpp), but for a dry run, which forgets what was fixed before it looks for
-        memory (`ggml_backend_sched_reserve_size`, ggml-backend.cpp)."""
+        and the like where the model's layers are like none that the builders know."""
         g = Graph()
         g.offload = offload
         b = GraphBuilder(self.hp, shape, g, layers, output_device, self._rope)
-        on_gpus = all(at != HOST for at in (output_device, *(at for _, at, _ in layers)))
-        b.keeps_norms = on_gpus and not self._as_dry_run
         x = self._builder.widened(b, self.tensors, self._output, self._embedded(b))
 
         def layer(il: int, x: Node) -> Node:
