@@ -17,13 +17,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from math import prod
 from pathlib import Path
 
 from bench.backend_rules import NAMES, built, pose_as
 from bench.memory_accuracy import RULES, grid, stand_in, stretched
+from bench.oracle import ROOT, off_usual
 from tuner.gguf.header import read_header
 from tuner.memory.compute.graph import HOST, Node
 from tuner.memory.compute.ops import family
@@ -32,9 +33,6 @@ from tuner.memory.compute.scheduler import split
 from tuner.memory.estimator import Estimator
 from tuner.model.model import describe
 from tuner.settings import Settings
-
-_USUAL = {f.name: f.default for f in fields(Settings)}
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +136,9 @@ def _same(ours: Line, true: Line) -> bool:
 def noted(path: Path, settings: Settings, backend: str, n_gpus: int, rules: Path) -> list[Split]:
     """What the engine hands to the GPUs; in a process of its own. Empty where it refuses."""
     with tempfile.NamedTemporaryFile() as file:
-        stated = json.dumps([str(path), asdict(settings), backend, n_gpus, str(rules), file.name])
+        asked = json.dumps([str(path), asdict(settings), backend, n_gpus, str(rules), file.name])
         subprocess.run(
-            [sys.executable, "-m", "bench.graph_nodes", "--note", stated],
+            [sys.executable, "-m", "bench.graph_nodes", "--note", asked],
             cwd=ROOT,
             check=False,
             stdout=subprocess.DEVNULL,
@@ -149,11 +147,11 @@ def noted(path: Path, settings: Settings, backend: str, n_gpus: int, rules: Path
         return of_engine(Path(file.name))
 
 
-def _note(stated: str) -> int:
+def _note(asked: str) -> int:
     """Loads a model as a dry run on stand-ins that write down what they get."""
     from tuner.engine import llama  # noqa: PLC0415
 
-    path, settings, backend, n_gpus, rules, file = json.loads(stated)
+    path, settings, backend, n_gpus, rules, file = json.loads(asked)
     settings["tensor_split"] = tuple(settings["tensor_split"])
     log = llama.LogTap(os.open(os.devnull, os.O_WRONLY))
     llama.init()
@@ -188,8 +186,7 @@ def main() -> int:
                 found = difference(ours, true, options.show)
                 compared, same = compared + 1, same + (not found)
                 if found:
-                    stated = {k: v for k, v in asdict(settings).items() if v != _USUAL[k]}
-                    print(f"{file.name} {stated}\n{found}", flush=True)
+                    print(f"{file.name} {off_usual(settings)}\n{found}", flush=True)
     print(f"{compared} graphs compared, {same} alike node by node")
     return 0
 

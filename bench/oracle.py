@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,14 @@ from tuner.settings import Settings
 
 _LOADS = "KVCHAT_ORACLE_LOADS"  # tells the child to load
 ROOT = Path(__file__).resolve().parent.parent
+
+
+_USUAL = {f.name: f.default for f in fields(Settings)}
+
+
+def off_usual(settings: Settings) -> dict[str, Any]:
+    """What of these settings is not the usual."""
+    return {k: v for k, v in asdict(settings).items() if v != _USUAL[k]}
 
 
 @dataclass(frozen=True, slots=True)

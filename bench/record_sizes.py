@@ -20,18 +20,14 @@ import json
 import sys
 import tarfile
 import tempfile
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from bench.backend_rules import NAMES, built
 from bench.memory_accuracy import RULES, grid, stretched
-from bench.oracle import Oracle, available
+from bench.oracle import Oracle, available, off_usual
 from tuner.gguf.header import read_header
 from tuner.model.model import describe
-from tuner.settings import Settings
-
-_USUAL = {f.name: f.default for f in fields(Settings)}
 
 
 def record(file: Path, n_layers: int, oracle: Oracle, n_gpus: int) -> list[dict[str, Any]]:
@@ -39,11 +35,11 @@ def record(file: Path, n_layers: int, oracle: Oracle, n_gpus: int) -> list[dict[
     rows = []
     for settings in grid(n_layers, n_gpus, quick=n_gpus > 1):
         answer = oracle.ask(file, settings)
-        stated = {k: v for k, v in asdict(settings).items() if v != _USUAL[k]}
-        row: dict[str, Any] = {"file": file.name, "settings": stated, "n_gpus": n_gpus}
+        differing = off_usual(settings)
+        row: dict[str, Any] = {"file": file.name, "settings": differing, "n_gpus": n_gpus}
         if answer.error:
             row["refused"] = True
-            print(f"{file.name}: {stated}: {answer.error.splitlines()[-1]}", file=sys.stderr)
+            print(f"{file.name}: {differing}: {answer.error.splitlines()[-1]}", file=sys.stderr)
         else:
             row["sizes"] = [[s.weights, s.cache, s.compute] for s in answer.sizes]
         rows.append(row)

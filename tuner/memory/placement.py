@@ -66,6 +66,11 @@ class Placement:
         return self.ends[0]
 
     @property
+    def all_on_gpus(self) -> bool:
+        """Whether every layer and the output are on GPUs."""
+        return not self.on_host
+
+    @property
     def on_gpus(self) -> tuple[int, ...]:
         """How many slots each GPU has."""
         return tuple(end - first for first, end in pairwise(self.ends))

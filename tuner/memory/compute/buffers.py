@@ -153,7 +153,7 @@ class ComputeSizes:
         key = (gpu, full, s.n_cpu_moe > 0, s.type_k, s.type_v, s.n_ubatch, flash, s.swa_full)
         samples = self._single.get(key)
         if samples is None:
-            samples = self._single[key] = self._of_one_layer(gpu, settings, flash)
+            samples = self._single[key] = self._of_one_layer(gpu, settings, flash, on_gpus=full)
         n_ctx = padded(s.n_ctx, CONTEXT_PADDING)
         if n_ctx < LEAST_SAMPLED:  # so small that the borders of a layer are what counts
             return 0
@@ -163,9 +163,10 @@ class ComputeSizes:
         sure = [size for size, kind in zip(sizes, kinds, strict=True) if n > kind.longest_without]
         return max([min(sizes, default=0), *sure])
 
-    def _of_one_layer(self, gpu: int, settings: Settings, flash: bool) -> ContextSamples:
+    def _of_one_layer(
+        self, gpu: int, settings: Settings, flash: bool, *, on_gpus: bool
+    ) -> ContextSamples:
         output = 2 if gpu == 0 else 1  # on another GPU: one on the host might be borrowed
-        full = settings.n_gpu_layers > self._model.n_layer_all
 
         def least(n_ctx: int, place: int) -> Peak:
             kind, found = self._stand_ins.kinds[place], []
@@ -173,7 +174,7 @@ class ComputeSizes:
                 # between two others, so that it has the input of a layer, not of a model
                 beside = (kind.layer, output, moved)
                 one = (beside, (kind.layer, gpu + 1, moved), beside)
-                shape = self._shape(n_ctx, settings, one, flash, on_gpus=full)
+                shape = self._shape(n_ctx, settings, one, flash, on_gpus=on_gpus)
                 graph = None if self.replays.work.done else self._opened(shape, one, output, 1)
                 found.append(graph.least(shape, gpu + 1) if graph else 0)
             return Peak(min(found))
@@ -209,7 +210,7 @@ class ComputeSizes:
         found = self._exact.get(key)
         if found is None:
             layers = self._stand_ins.every(where)
-            shape = self._shape_of(n_ctx, settings, where, layers, flash)
+            shape = self._shape(n_ctx, settings, layers, flash, on_gpus=where.all_on_gpus)
             found = self._plain(shape, layers, where)
             found = self._exact[key] = found._replace(guessed=found.guessed or self.replays.unsure)
         return found
@@ -218,8 +219,8 @@ class ComputeSizes:
         """The graph that `exact` goes by."""
         layers = self._stand_ins.every(where)
         n_ctx = padded(settings.n_ctx, CONTEXT_PADDING)
-        shape = self._shape_of(n_ctx, settings, where, layers, flash)
-        return self.replays.built(shape, layers, self._ends(shape, layers, where)[0])
+        shape = self._shape(n_ctx, settings, layers, flash, on_gpus=where.all_on_gpus)
+        return self.replays.built(shape, layers, self._ends(shape, where)[0])
 
     def _sampled(
         self, settings: Settings, where: Placement, layers: Layers, flash: bool
@@ -232,13 +233,14 @@ class ComputeSizes:
 
         def shape_at(n_ctx: int) -> Shape:
             if n_ctx not in shapes:
-                shapes[n_ctx] = self._shape_of(n_ctx, settings, where, layers, flash)
+                on_gpus = where.all_on_gpus
+                shapes[n_ctx] = self._shape(n_ctx, settings, layers, flash, on_gpus=on_gpus)
             return shapes[n_ctx]
 
         def graph(shape: Shape) -> SymbolicGraph | None:
             nonlocal known
             if known is None:
-                known = self._opened(shape, layers, *self._ends(shape, layers, where))
+                known = self._opened(shape, layers, *self._ends(shape, where))
             return known
 
         def peak(n_ctx: int, device: int) -> Peak:
@@ -266,12 +268,6 @@ class ComputeSizes:
             ContextSamples(peak, devices, exact_up_to, linear=linear),
             ContextSamples(least, devices, exact_up_to, linear=linear),
         )
-
-    def _shape_of(
-        self, n_ctx: int, settings: Settings, where: Placement, layers: Layers, flash: bool
-    ) -> Shape:
-        on_gpus = self._n_gpus > 0 and not where.on_host
-        return self._shape(n_ctx, settings, layers, flash, on_gpus=on_gpus)
 
     def _shape(
         self, n_ctx: int, settings: Settings, layers: Layers, flash: bool, *, on_gpus: bool
@@ -337,7 +333,7 @@ class ComputeSizes:
             if self.replays.work.done:
                 self.replays.work.steps += _GUESSING
                 raise TimeoutError("hundreds of layers, none like another")
-            host, *gpus = self.replays.replayed(shape, layers, *self._ends(shape, layers, where))
+            host, *gpus = self.replays.replayed(shape, layers, *self._ends(shape, where))
         except Exception:
             # Layers that are like none that we know. Whatever it is that the graph's builder
             # stumbles over: the user is told that this is assumed, and the dry run decides.
@@ -345,11 +341,10 @@ class ComputeSizes:
             return Peaks((size,) * len(self.alignments), guessed=True)
         return Peaks((*gpus, host))
 
-    def _ends(self, shape: Shape, layers: Layers, where: Placement) -> tuple[int, int]:
+    def _ends(self, shape: Shape, where: Placement) -> tuple[int, int]:
         """The device of the output, and how many copies of its inputs each device keeps."""
-        output = where.output + 1
-        full = output != HOST and all(device != HOST for _, device, _ in layers)
-        return output, _COPIES if self._pipelines and full and not shape.overridden else 1
+        piped = self._pipelines and where.all_on_gpus and not shape.overridden
+        return where.output + 1, _COPIES if piped else 1
 
     def _generous_guess(self, shape: Shape) -> int:
         """The masks and more rows of the widest kinds than a layer should hold at once: bytes, for

@@ -18,9 +18,8 @@ Layout = tuple[tuple[int, ...], int]  # shape, bytes per element
 Block = tuple[int, int]  # the device in whose buffer it lies, its number there
 LEFT_TO_HOST = -2  # the device of a node for which no GPU has a kernel, until all others have one
 HOST = 0  # device numbers: the host, then the GPUs from 1
-OFFLOADED = (
-    32  # rows of a result from which on a weight in RAM is borrowed (`op_offload_min_batch_size`)
-)
+# rows of a result from which on a weight in RAM is borrowed (`op_offload_min_batch_size`)
+OFFLOADED = 32
 
 
 class Borrower(NamedTuple):
@@ -95,6 +94,11 @@ class Node:
     def layout(self) -> Layout | None:
         """How it lies in memory; None where there are gaps."""
         return (self.shape, self.element) if self.contiguous else None
+
+
+def _in_ram(size: int) -> Node:
+    """A weight of so many bytes that is to be brought to where it is needed."""
+    return Node((size,), 1, external=True, device=HOST, borrowed=True)
 
 
 class Graph:
@@ -192,7 +196,7 @@ class Graph:
         runs; as an operand of one."""
         if self.device != HOST or self.offload.device <= HOST:
             return ()
-        return (Node((weight,), 1, external=True, device=HOST, borrowed=True),)
+        return (_in_ram(weight),)
 
     def _run_at(
         self,
@@ -222,8 +226,7 @@ class Graph:
             return at, ()
         key = self.scope, name or str(len(self._borrowed))
         if key not in self._borrowed:
-            node = Node((weight,), 1, external=True, device=HOST, borrowed=True)
-            self._borrowed[key] = node
+            self._borrowed[key] = _in_ram(weight)
         return self.offload.device, (self._borrowed[key],)
 
     def view(

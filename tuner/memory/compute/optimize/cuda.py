@@ -9,14 +9,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from tuner.memory.compute.graph import Node
-from tuner.memory.compute.optimize.split import Split
+from tuner.memory.compute.optimize.split import NORMED, Split
 
 _EXPERTS = range(2, 16)  # to MOE_WEIGHTED_REDUCTION_MAX_EXPERTS
 _ODD_COUNTS = (288, 576)  # of experts with a kernel (`ggml_cuda_should_use_topk_moe`),
 _LARGEST = 512  # beside powers of two up to this
 
 _CHOICES = frozenset({"UNARY", "SOFT_MAX", "ARGSORT"})
-_NORMED = ("RESHAPE", "SUM_ROWS", "CLAMP", "DIV", "RESHAPE")
 
 
 class _Sum(NamedTuple):
@@ -139,8 +138,8 @@ def _choice(split: Split, i: int) -> int:
     ):
         return 0
     end = i + len(run)
-    if split.runs(_NORMED, end) and _is_normed(nodes[end - 1 : end + len(_NORMED)]):
-        run += _NORMED
+    if split.runs(NORMED, end) and _is_normed(nodes[end - 1 : end + len(NORMED)]):
+        run += NORMED
     end = i + len(run)
     if ops[end : end + 1] == ["SCALE"] and nodes[end].srcs[0] is nodes[end - 1]:
         run.append("SCALE")

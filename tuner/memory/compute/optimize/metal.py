@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tuner.memory.compute.graph import Node
 from tuner.memory.compute.ops import EMPTY
-from tuner.memory.compute.optimize.split import Split, base
+from tuner.memory.compute.optimize.split import NORMED, Split, base
 
 _AHEAD = 64  # N_FORWARD
 _LONGEST = 16  # GGML_METAL_FUSION_MAX
@@ -102,7 +102,7 @@ def _is_stored_state(split: Split, at: _At) -> bool:
 def _is_choice(split: Split, at: _At) -> bool:
     """Experts are chosen by their probabilities (`ggml_metal_fusion_check_topk_moe`)."""
     ops = next(f.ops for f in _CHOICES if len(f.real) == len(at))
-    normed = len(ops) >= len(_CHOICE) + len(_NORMED)
+    normed = len(ops) >= len(_CHOICE) + len(NORMED)
     first, end = at[0], at[-1]
     if ops[-1] in EMPTY:
         end += 1
@@ -159,9 +159,8 @@ def _fusion(holds: Callable[[Split, _At], bool], *ops: str) -> _Fusion:
 
 
 _CHOICE = ("SOFT_MAX", "RESHAPE", "ARGSORT", "VIEW", "GET_ROWS")
-_NORMED = ("RESHAPE", "SUM_ROWS", "CLAMP", "DIV", "RESHAPE")
 _CHOICES = tuple(
-    _fusion(_is_choice, *_CHOICE, *more) for more in ((), ("SCALE",), _NORMED, (*_NORMED, "SCALE"))
+    _fusion(_is_choice, *_CHOICE, *more) for more in ((), ("SCALE",), NORMED, (*NORMED, "SCALE"))
 )
 # `ggml_metal_fusions`, but for what only audio has
 _FUSIONS = (

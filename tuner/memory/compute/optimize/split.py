@@ -7,6 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from tuner.memory.compute.graph import Node
 from tuner.memory.compute.ops import family
 
+# how the shares of chosen experts are made to sum up to one
+NORMED = ("RESHAPE", "SUM_ROWS", "CLAMP", "DIV", "RESHAPE")
+
 Kept = dict[Node, dict[Node, None]]  # by the node that they outlast: what may not be freed before
 
 

@@ -9,14 +9,14 @@ from collections import defaultdict
 
 from tuner.memory.compute.graph import Node
 from tuner.memory.compute.ops import EMPTY
-from tuner.memory.compute.optimize.split import Split, base
+from tuner.memory.compute.optimize.split import NORMED, Split, base
 
 _AHEAD = 20  # NUM_TO_CHECK
 _FUSED_AHEAD = 15
 _Pattern = tuple[str, ...]
 
 # ggml-vulkan/ggml-vulkan-types.h, in the order in which they are tried
-_NORMED = ("GET_ROWS", "RESHAPE", "SUM_ROWS", "CLAMP", "DIV", "RESHAPE")
+_NORMED = ("GET_ROWS", *NORMED)
 _EXPERTS: tuple[_Pattern, ...] = (
     ("SOFT_MAX", "RESHAPE", "ARGSORT", "VIEW", *_NORMED),
     ("UNARY", "RESHAPE", "ADD", "ARGSORT", "VIEW", *_NORMED),
