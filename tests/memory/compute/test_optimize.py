@@ -10,7 +10,6 @@ from tuner.memory.compute.allocator import peaks, replay, shrinking
 from tuner.memory.compute.graph import Graph, Node
 from tuner.memory.compute.ops import Op
 from tuner.memory.compute.optimize import OPTIMIZERS, Kept, Split
-from tuner.memory.compute.scheduler import scheduled
 
 _TOKENS = 32
 
@@ -123,14 +122,6 @@ def test_what_is_kept_is_not_given_back() -> None:
     g, _ = _experts(8, 4)
     _, within = peaks(g, [32, 32], 1, ["", "CUDA"])
     assert within > without
-
-
-@pytest.mark.parametrize(("op", "unsure"), [("SCALE", False), ("", True)])
-def test_an_order_is_not_sure_where_an_operation_is_unknown(op: Op, unsure: bool) -> None:
-    g, x = _graph()
-    g.expand(g.over(g.mm(64, x), op=op))
-    scheduled(g, 1, ["", "Vulkan"])
-    assert g.unsure == unsure
 
 
 def test_the_end_of_a_block_is_given_back() -> None:

@@ -203,7 +203,8 @@ class ComputeSizes:
 
     def exact(self, settings: Settings, where: Placement, flash: bool) -> Peaks:
         """A graph of every layer for this very context: to the byte as far as the graph is the
-        engine's, at a hundred times the cost."""
+        engine's, at a hundred times the cost. Where it cannot be told in which order a backend
+        runs it, what any order takes (`Replays.bounded`)."""
         s = settings
         n_ctx = padded(s.n_ctx, CONTEXT_PADDING)
         key = ((where, s.type_k, s.type_v, s.n_ubatch, flash, s.swa_full), n_ctx)
@@ -211,8 +212,7 @@ class ComputeSizes:
         if found is None:
             layers = self._stand_ins.every(where)
             shape = self._shape(n_ctx, settings, layers, flash, on_gpus=where.all_on_gpus)
-            found = self._plain(shape, layers, where)
-            found = self._exact[key] = found._replace(guessed=found.guessed or self.replays.unsure)
+            found = self._exact[key] = self._plain(shape, layers, where)
         return found
 
     def graph_of(self, settings: Settings, where: Placement, flash: bool) -> Graph:
@@ -333,13 +333,14 @@ class ComputeSizes:
             if self.replays.work.done:
                 self.replays.work.steps += _GUESSING
                 raise TimeoutError("hundreds of layers, none like another")
-            host, *gpus = self.replays.replayed(shape, layers, *self._ends(shape, where))
+            ends = self._ends(shape, where)
+            (host, *gpus), unsure = self.replays.bounded(shape, layers, *ends)
         except Exception:
             # Layers that are like none that we know. Whatever it is that the graph's builder
             # stumbles over: the user is told that this is assumed, and the dry run decides.
             size = self._generous_guess(shape)
             return Peaks((size,) * len(self.alignments), guessed=True)
-        return Peaks((*gpus, host))
+        return Peaks((*gpus, host), guessed=unsure)
 
     def _ends(self, shape: Shape, where: Placement) -> tuple[int, int]:
         """The device of the output, and how many copies of its inputs each device keeps."""

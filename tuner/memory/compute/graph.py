@@ -111,7 +111,8 @@ class Graph:
         self.device = 0  # where the weights of nodes made now are
         self.offload = NOBODY
         self.views_weights = False  # whether a GPU looks at weights under other shapes
-        self.unsure = False  # whether a GPU orders nodes of which it is not known what they are
+        self.unsure = False  # whether a GPU orders nodes of which it is not known what they are,
+        self.for_any_order = False  # and whether there is to be room for any order of these
         self.scope = 0  # the layer whose weights are named
         self._borrowed: dict[tuple[int, str], Node] = {}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from tuner.memory.compute.graph import HOST, LEFT_TO_HOST, Graph, Node
-from tuner.memory.compute.optimize import OPTIMIZERS, REORDERING, Kept, Split
+from tuner.memory.compute.optimize import OPTIMIZERS, REACH, Kept, Split, held
 
 
 @dataclass(slots=True)
@@ -36,9 +36,8 @@ def scheduled(
     if uses is not None:
         for run, next_run in zip_longest(runs, runs[1:]):
             if name := optimizers[run.device]:
-                graph.unsure = graph.unsure or _is_unsure(graph, run, name)
                 after = next_run.nodes[0] if next_run else None
-                run.nodes = OPTIMIZERS[name](Split(run.nodes, uses, after, kept))
+                run.nodes = _optimized(graph, Split(run.nodes, uses, after, kept), name)
     out: list[Node] = []
     for run in runs:
         out += run.copied
@@ -47,11 +46,25 @@ def scheduled(
     return out, [*made, *inputs] if copies > 1 else []
 
 
-def _is_unsure(graph: Graph, run: Run, optimizer: str) -> bool:
+def _optimized(graph: Graph, part: Split, optimizer: str) -> list[Node]:
+    """The nodes in the backend's order, as far as that can be told; or, if what any order could
+    take is asked for, as they are. What is to be kept is noted."""
+    nodes = part.nodes
+    ordered = OPTIMIZERS[optimizer](part)
+    if not _is_unsure(graph, nodes, optimizer):
+        return ordered
+    graph.unsure = True
+    if not graph.for_any_order:
+        return ordered
+    held(part, REACH[optimizer])
+    return nodes
+
+
+def _is_unsure(graph: Graph, nodes: Sequence[Node], optimizer: str) -> bool:
     """Whether the backend's order may be another: Metal's goes by where weights lie, too."""
-    if optimizer not in REORDERING:
+    if optimizer not in REACH:
         return False
-    return (graph.views_weights and optimizer == "Metal") or not all(n.op for n in run.nodes)
+    return (graph.views_weights and optimizer == "Metal") or not all(n.op for n in nodes)
 
 
 def _with_readers(nodes: list[Node], kept: Kept) -> list[Node]:

@@ -165,7 +165,6 @@ class Replays:
         )
         self._opens, self._trims = opens, opens and trims
         self.work = Work()
-        self.unsure = False  # whether a whole graph was met that a device may order otherwise
         self._graphs: dict[_Key, SymbolicGraph] = {}
         self._traced: dict[_Key, tuple[list[_SymbolicTape], set[_Pair]]] = {}
         self._tapes: dict[tuple[tuple[int, ...], tuple[Terms, ...], int], _SymbolicTape] = {}
@@ -190,12 +189,27 @@ class Replays:
     def replayed(self, shape: Shape, layers: Layers, output: int, copies: int) -> tuple[int, ...]:
         """The peaks of one graph of plain numbers. Raises what the graph's builder raises where a
         model's layers are like none that it knows."""
+        return self._replayed(shape, layers, output, copies)[0]
+
+    def bounded(
+        self, shape: Shape, layers: Layers, output: int, copies: int
+    ) -> tuple[tuple[int, ...], bool]:
+        """The same, and whether a backend may order the graph otherwise; if so, the peaks are what
+        any order takes, but for other holes. Raises likewise."""
+        found, unsure = self._replayed(shape, layers, output, copies)
+        if unsure:
+            most, _ = self._replayed(shape, layers, output, copies, for_any_order=True)
+            found = tuple(map(max, found, most))
+        return found, unsure
+
+    def _replayed(
+        self, shape: Shape, layers: Layers, output: int, copies: int, *, for_any_order: bool = False
+    ) -> tuple[tuple[int, ...], bool]:
         with _uncollected():
             graph = self.built(shape, layers, output)
+            graph.for_any_order = for_any_order
             self.work.steps += 2 * _TRACING * len(graph.nodes)
-            found = tuple(peaks(graph, self._alignments, copies, self._optimizers))
-            self.unsure = self.unsure or graph.unsure
-            return found
+            return tuple(peaks(graph, self._alignments, copies, self._optimizers)), graph.unsure
 
     def built(self, shape: Shape, layers: Layers, output: int) -> Graph:
         """The graph itself, as it is before it is scheduled."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from tuner.memory.compute.graph import Node
 from tuner.memory.compute.optimize import cuda, metal, vulkan
+from tuner.memory.compute.optimize.any_order import REACH, held
 from tuner.memory.compute.optimize.split import Kept, Split
 
 Optimizer = Callable[[Split], list[Node]]
@@ -21,6 +22,5 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "Metal": metal.optimized,
     "Vulkan": vulkan.optimized,
 }
-REORDERING = frozenset({"Metal", "Vulkan"})
 
-__all__ = ["OPTIMIZERS", "REORDERING", "Kept", "Optimizer", "Split"]
+__all__ = ["OPTIMIZERS", "REACH", "Kept", "Optimizer", "Split", "held"]
