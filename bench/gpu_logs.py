@@ -10,8 +10,13 @@ or a bare NAME.gguf@FULLSIZE in one of the folders (or .tar files). `n_out` are 
 (1 + n_rs_seq); without `weights_comparable` the file's quantization is another than the header's.
 
 Per backend and quantity: how many figures are exact (to 0.02 MiB, whole ones to 1 MiB), within 3 %
-or 4 MiB, too low by more than 3 %, and the worst. Engines older than the one that kvchat models
-("era": "old") stand apart. `--show` prints all that are not exact.
+or 4 MiB, too low by more than 3 %, and the worst. Compute buffers of engines of which it is known
+that they had other rules than the one that kvchat models stand apart: those with "era": "old", and
+those of a build or day ("when": "b9849", "2026-09-01", "2026-08") up to which the sources say so
+(tuner/logs/other_rules.py). `--show` prints all that are not exact, and what was other.
+
+Where a GPU borrows weights from RAM, copies of them are a part of its compute buffer, so that it
+says nothing where the file had another quantization.
 """
 
 from __future__ import annotations
@@ -19,12 +24,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tarfile
 import tempfile
+from calendar import monthrange
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +40,7 @@ from bench.memory_accuracy import COMPUTE_BYTES, COMPUTE_SHARE, stretched
 from tuner.errors import KvchatError
 from tuner.gguf.header import TensorInfo, read_header
 from tuner.json_values import from_json, one_of, within
+from tuner.logs.other_rules import built_on, other_rule
 from tuner.machine.backends import BACKENDS, backend, of_engine
 from tuner.machine.machine import Device, Machine
 from tuner.memory.cache_types import CACHE_TYPES
@@ -54,6 +63,9 @@ _ROPE_FACTORS = {
     **{f"Llama-3.{minor}-": ("rope_freqs",) for minor in (1, 2, 3)},
     "phi-3.5-": ("rope_factors_long", "rope_factors_short"),
 }
+_LIKE = "Engines like the one that kvchat models"
+_OTHER = "Compute buffers of engines that had other rules"
+_OLD = "Older ones"
 _CacheType = Annotated[str, one_of(*CACHE_TYPES)]
 
 
@@ -81,6 +93,7 @@ class Case:
     header: str | None
     settings: Any
     log: Any
+    when: str = ""
     src: str = ""
     card: str = ""
     era: str = "new"
@@ -103,6 +116,7 @@ class Row:
     logged: float
     whole: bool  # the log has no digits behind the point
     predicted: float
+    other_rule: str = ""  # of the log's engine, for this quantity
 
     @property
     def off(self) -> float:
@@ -178,10 +192,11 @@ def _unpacked(archive: Path, into: Path) -> list[Path]:
     return found
 
 
-def machine(name: str, n_gpus: int) -> Machine:
+def machine(name: str, n_gpus: int, card: str = "") -> Machine:
     """One with GPUs of a backend, and memory without end."""
+    unified = backend(name).unified or "integrated" in card.lower()
     gpus = tuple(
-        Device(f"GPU{i}", "gpu", name, "", _ENDLESS, _ENDLESS, 0, unified=backend(name).unified)
+        Device(f"GPU{i}", "gpu", name, card, _ENDLESS, _ENDLESS, 0, unified=unified)
         for i in range(n_gpus)
     )
     return Machine(gpus, Device("host", "host", "CPU", "host", _ENDLESS, _ENDLESS, 0))
@@ -226,7 +241,7 @@ class Comparison:
             self.apart.append(f"{name}: compared without {', '.join(unknown)}, not known here.")
         with_gpus = {"n_gpus": _gpus_in(_object(case.log, "log")), **stated}
         s = from_json(LoggedSettings, with_gpus)
-        where = machine(known, 0 if known == "CPU" else s.n_gpus)
+        where = machine(known, 0 if known == "CPU" else s.n_gpus, case.card)
         split = s.split or (1.0,) * s.n_gpus
         settings = Settings(
             s.ctx, s.k, s.v,
@@ -239,10 +254,18 @@ class Comparison:
         estimator = Estimator(model, where, n_outputs_max=s.n_out, n_rs_seq=kept)
         footprint = estimator.exact(settings)
         uses = {use.device: use for use in footprint.uses}
-        return list(self._figures(case, name, known, uses))
+        built = _day(case.when)
+        rules = (built and other_rule(model, d, settings, built) for d in where.devices)
+        other = next((rule.what for rule in rules if rule), "")
+        rows = self._figures(case, name, known, uses, other)
+        in_ram = not model.whole(settings.n_gpu_layers, settings.n_cpu_moe)
+        if case.weights_comparable or not (in_ram and backend(known).borrows_weights):
+            return list(rows)
+        self.apart.append(f"{name}: a GPU borrows weights of another quantization.")
+        return [row for row in rows if row.quantity != "compute GPU"]
 
     def _figures(
-        self, case: Case, name: str, known: str, uses: dict[str, DeviceUse]
+        self, case: Case, name: str, known: str, uses: dict[str, DeviceUse], other_rule: str
     ) -> Iterator[Row]:
         for device, kinds in _object(case.log, "log").items():
             if device not in uses:
@@ -259,7 +282,10 @@ class Comparison:
                 if kind == "compute":
                     quantity += " host" if device == "host" else " GPU"
                 whole = type(size) is int
-                yield Row(case, known, quantity, device, float(size), whole, predicted / MIB)
+                yield Row(
+                    case, known, quantity, device, float(size), whole, predicted / MIB,
+                    other_rule=other_rule if kind == "compute" else "",
+                )  # fmt: skip
 
     def _model(self, case: Case) -> Model:
         if not case.header:
@@ -282,6 +308,20 @@ def completed(name: str, model: Model) -> Model:
     n = model.hparams.head_k[0] // 2
     rope = tuple(TensorInfo(f"{name}.weight", (n,), 0, 0, 4 * n) for name in factors)
     return replace(model, tensors=replace(model.tensors, rope=rope))
+
+
+def _day(when: str) -> date | None:
+    """The last day on which the engine of a log can have been built, as a case says it; None: it
+    does not say."""
+    if found := re.search(r"\bb(\d{4,6})\b", when):
+        return built_on(int(found[1]))
+    if not (found := re.search(r"\b(\d{4})-(\d{2})(?:-(\d{2}))?(?![\d+/])", when)):
+        return None
+    year, month = int(found[1]), int(found[2])
+    try:
+        return date(year, month, int(found[3] or monthrange(year, month)[1]))
+    except ValueError:
+        return None
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:
@@ -314,16 +354,24 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def report(rows: Sequence[Row], *, show: bool) -> str:
-    """Tables for the present engine and for older ones, and with `show` all that is not exact."""
+    """Tables for engines like the modelled one, for those of which is known that they had other
+    rules, and for older ones, and with `show` all that is not exact."""
     parts = ["near: within 3 % or 4 MiB; low: too low by more than 3 %"]
-    for title, old in (("Engines like the one that kvchat models", False), ("Older ones", True)):
-        its = [row for row in rows if (row.case.era == "old") == old]
+    groups: dict[str, list[Row]] = {title: [] for title in (_LIKE, _OTHER, _OLD)}
+    for row in rows:
+        groups[_OLD if row.case.era == "old" else _OTHER if row.other_rule else _LIKE].append(row)
+    for title, its in groups.items():
         if its:
             parts.append(f"{title}: {len(its)} figures\n{table(its)}")
         off = sorted((r for r in its if not r.exact), key=lambda r: (r.backend, r.quantity, r.off))
         if show and off:
-            parts.append("\n".join(f"{r.backend:9}{r.quantity:14}  {r.text}" for r in off))
+            lines = (f"{r.backend:9}{r.quantity:14}  {r.text}{_because(r)}" for r in off)
+            parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _because(row: Row) -> str:
+    return f"; its engine {row.other_rule}" if row.other_rule else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

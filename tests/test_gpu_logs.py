@@ -44,6 +44,41 @@ def test_what_is_exact_near_and_too_low(tmp_path: Path, capsys: pytest.CaptureFi
     assert "\x1b" not in str(out)
 
 
+def test_engines_of_other_rules_have_a_table_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a build's number, a day or a month, of compute buffers alone; a day that is not stated
+    says nothing."""
+    vulkan = {
+        **_LOADED,
+        "backend": "Vulkan",
+        "log": {"GPU0": {"compute": 522.5, "kv": 1}},
+        "weights_comparable": False,
+    }
+    times = ["b9849, 2026-09", "2026-07-30", "ollama 2026-07", "", "2026", "2026-13", "b11300"]
+    out, err = _lines(tmp_path, capsys, *({**vulkan, "when": t} for t in times))
+    of = [line[:4] for line in out if line[:1] == ["Vulkan"]]
+    assert of == [
+        ["Vulkan", "KV", "7", "0"],
+        ["Vulkan", "compute", "GPU", "4"],
+        ["Vulkan", "compute", "GPU", "3"],
+    ]
+    assert not err
+
+
+def test_what_a_gpu_borrows_is_of_the_quantization(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With layers in RAM, weights are copied into the GPU's compute buffer."""
+    cuda = {**_LOADED, "backend": "CUDA", "settings": {"ctx": 8192, "ngl": 40}}
+    out, err = _lines(tmp_path, capsys, cuda, {**cuda, "weights_comparable": False})
+    of = [line[:4] for line in out if line[:1] == ["CUDA"]]
+    assert of == [["CUDA", "compute", "GPU", "1"], ["CUDA", "compute", "host", "2"]]
+    assert [line.endswith("a GPU borrows weights of another quantization.") for line in err] == [
+        True
+    ]
+
+
 def test_what_cannot_be_compared_is_said_once_and_passed_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

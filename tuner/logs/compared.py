@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from tuner.logs.buffers import device_of, on_host
 from tuner.logs.layers import Layers, Logged
 from tuner.logs.loads import LoggedLoad
+from tuner.logs.other_rules import OtherRule, built_on, other_rule
 from tuner.logs.stated import Stated
 from tuner.machine.backends import HOST_LAYOUT, of_engine
 from tuner.machine.machine import Device, Machine
@@ -30,7 +31,6 @@ from tuner.wishes import Wishes
 _PLENTY = 1 << 60  # bytes: what fits is not asked here
 _USUAL_UBATCH, _USUAL_TYPE = 512, "f16"
 _OTHER_WEIGHTS = 0.03  # off by more, they are not this file's
-_MASKS_AS_F16 = 9665  # llama.cpp's build from which on compute buffers are those of today
 _CONTEXT = "context"  # what a table calls cache and states together
 _CACHES = ("kv_cache", "recurrent_state", _CONTEXT)
 _WEIGHTS_ALONE = frozenset({"weights"})
@@ -359,6 +359,11 @@ class _Comparison:
                 if guess or logged:
                     yield Figure(name, kind, guess, logged, steps.get(kind, 0))
 
+    def _other_rule(self, settings: Settings, build: int) -> OtherRule | None:
+        devices, built = self._machine.devices, built_on(build)
+        rules = (other_rule(self._model, device, settings, built) for device in devices)
+        return next((rule for rule in rules if rule), None)
+
     def _kinds(self) -> tuple[str, ...]:
         if self._load.kinds == _WEIGHTS_ALONE:
             return ("weights",)
@@ -384,10 +389,10 @@ class _Comparison:
             )
         if load.further_contexts:
             yield "Further contexts of this load (a draft's, or one made anew) are left out here."
-        if stated.build is not None and stated.build < _MASKS_AS_F16:
+        if stated.build is not None and (rule := self._other_rule(settings, stated.build)):
             yield (
-                f"Build {stated.build} of llama.cpp is older than the one that kvchat models: its "
-                "compute buffers follow other rules."
+                f"Build {stated.build} of llama.cpp is of another time than the one that kvchat "
+                f"models: it {rule.what}, so that its compute buffers are of other sizes."
             )
         elif self._has("compute") and stated.n_ubatch and stated.n_outputs_max is None:
             yield (
