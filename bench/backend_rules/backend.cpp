@@ -288,7 +288,8 @@ static bool supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buf
 }
 
 static bool offload_op(ggml_backend_dev_t, const ggml_tensor * op) {
-    const int64_t least = 32;
+    const char * said = getenv("GGML_OP_OFFLOAD_MIN_BATCH");
+    const int64_t least = said ? atoi(said) : 32;
     switch (rules.kind) {
         case CUDA: return cuda::get_op_batch_size(op) >= least;
         case VULKAN: return vulkan::ggml_vk_get_op_batch_size(op) >= least;

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tuner.machine.overheads import NO_GROWTH, Growth
+from tuner.machine.switches import USUAL, Switches
 
 RAM = "RAM"  # the name of the pool that the host draws from
 ASSUMED_PCIE = 20e9  # bytes/s from host to device where a device does not say
@@ -123,6 +124,7 @@ class Machine:
     # Whether the engine has a device for some of the CPU's products (BLAS): then several GPUs are
     # no pipeline (`llama_context`, src/llama-context.cpp).
     accelerated: bool = False
+    switches: Switches = USUAL
     engine_version: str | None = None  # of the installed llama-cpp-python; None: none, or unknown
 
     @property

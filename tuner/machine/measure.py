@@ -19,6 +19,7 @@ from tuner.machine.control_groups import number_in
 from tuner.machine.engine_build import EngineAnswer, ask_engine
 from tuner.machine.host import HostState
 from tuner.machine.machine import ASSUMED_PCIE, Device, Machine, Process
+from tuner.machine.switches import read_switches
 from tuner.machine.usable import Beside, unusable_text, usable, with_reserve
 from tuner.units import GIB, size_text
 
@@ -87,6 +88,7 @@ def measure(
         processes=_processes((*gpus, *unusable), visible),
         physical_cores=host.usable_cores(state, root),
         accelerated=engine_build.has_accelerator(folder),
+        switches=read_switches(environ),
         warnings=tuple(warnings),
         notes=tuple(notes),
         assumed=tuple(estimates.assumed((*gpus, device))),

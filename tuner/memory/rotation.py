@@ -9,10 +9,10 @@ and a cache, of their own.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tuner.machine.switches import as_number
 from tuner.model.hparams import HParams
 
 _BLOCK = 64  # elements of a head that the smallest rotation takes
@@ -29,7 +29,7 @@ class Rotation:
 
 def rotation(hp: HParams, environ: Mapping[str, str] = os.environ) -> Rotation:
     """What the engine does with the caches of such a model."""
-    off = re.match(r"\s*[+-]?0*[1-9]", environ.get(_SWITCH, ""))  # as C's atoi reads it
+    off = as_number(environ.get(_SWITCH, ""))
     # No graph of latent attention asks for it (`build_attn_inp_k`), nor that of states beside
     # windows (`build_inp_mem_hybrid_iswa`), though the cache says in the log that it would.
     if off or hp.mla or (any(hp.recurrent) and any(hp.swa)):

@@ -21,7 +21,7 @@ from tuner.memory.compute.between import (
     Peaks,
     grows_unevenly,
 )
-from tuner.memory.compute.graph import F16, F32, HOST, NOBODY, OFFLOADED, Borrower, Graph
+from tuner.memory.compute.graph import F16, F32, HOST, NOBODY, Borrower, Graph
 from tuner.memory.compute.replica.builder import Layers, Shape
 from tuner.memory.compute.replica.model_graph import ModelGraph
 from tuner.memory.compute.replica.sparse_counts import attends_by_copy, counts, metal_counts
@@ -77,12 +77,13 @@ class ComputeSizes:
         rows = [backend(g.backend) for g in machine.gpus]
         self.alignments = [HOST_LAYOUT.alignment, *(row.layout.alignment for row in rows)]
         borrowers = (
-            Borrower(i, row.borrows_weights, row.layout)
+            Borrower(i, row.borrows_weights, row.layout, machine.switches.offloaded)
             for i, row in enumerate(rows, 1)
             if row.borrows_weights
         )
         self.offload = next(borrowers, NOBODY)
-        self.optimizers = ["", *(row.optimizer for row in rows)]
+        off = machine.switches.unarranged
+        self.optimizers = ["", *("" if r.optimizer in off else r.optimizer for r in rows)]
         self._scratch = next((row.attention_scratch for row in rows if row.attention_scratch), "")
         events = all(row.pipeline for row in rows) and not machine.accelerated
         self._pipelines = len(rows) > 1 and events
@@ -319,7 +320,7 @@ class ComputeSizes:
     ) -> SymbolicGraph | None:
         """The graph of these layers for all shapes like this one, if there can be one. What is
         borrowed by large batches alone goes by numbers that are not open then."""
-        few = min([shape.n_tokens, *(n for _, n in shape.counts)]) < OFFLOADED
+        few = min([shape.n_tokens, *(n for _, n in shape.counts)]) < self.offload.rows
         if few and self.offload != NOBODY and any(d == HOST or moved for _, d, moved in layers):
             return None
         try:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from tuner.gguf.header import TensorInfo
 from tuner.machine.backends import HOST_LAYOUT, BufferLayout, Offload, row_padding
+from tuner.machine.switches import OFFLOADED
 from tuner.memory.compute.ops import Op
 
 F32, F16, I32, I64 = 4, 2, 4, 8
@@ -18,8 +19,6 @@ Layout = tuple[tuple[int, ...], int]  # shape, bytes per element
 Block = tuple[int, int]  # the device in whose buffer it lies, its number there
 LEFT_TO_HOST = -2  # the device of a node for which no GPU has a kernel, until all others have one
 HOST = 0  # device numbers: the host, then the GPUs from 1
-# rows of a result from which on a weight in RAM is borrowed (`op_offload_min_batch_size`)
-OFFLOADED = 32
 
 
 class Borrower(NamedTuple):
@@ -28,6 +27,7 @@ class Borrower(NamedTuple):
     device: int
     of: Offload  # for which operations
     layout: BufferLayout = HOST_LAYOUT  # of its buffers
+    rows: int = OFFLOADED  # of a result, from which on
 
 
 NOBODY = Borrower(-1, "")
@@ -223,7 +223,7 @@ class Graph:
                 n = shape[1]
             case _:
                 n = 0
-        if n < OFFLOADED:
+        if n < self.offload.rows:
             return at, ()
         key = self.scope, name or str(len(self._borrowed))
         if key not in self._borrowed:
