@@ -37,6 +37,8 @@ def test_the_day_of_a_build_lies_between_known_ones(build: int, day: date) -> No
         ("ROCm", "AMD Radeon 8060S Graphics", LLAMA_8B, "f16", date(2026, 9, 2), "inputs"),
         ("ROCm", "AMD Radeon 8060S Graphics", LLAMA_8B, "f16", date(2026, 7, 15), ""),
         ("ROCm", "AMD Radeon RX 7900 XTX", LLAMA_8B, "f16", date(2026, 9, 2), ""),
+        ("SYCL", "", LLAMA_8B, "f16", date(2026, 8, 30), "attention"),
+        ("SYCL", "", LLAMA_8B, "f16", date(2026, 9, 18), ""),
         ("Metal", "", LLAMA_8B, "q8_0", date(2026, 8, 1), "cache"),
         ("Metal", "", LLAMA_8B, "f16", date(2026, 8, 1), ""),
     ],

@@ -71,6 +71,8 @@ _RULES = (
         date(2026, 9, 1), "kept nothing for experts beyond its turn",
         _with_experts("CUDA", "ROCm", "MUSA"),
     ),
+    # build 10680 (#29063)
+    OtherRule(date(2026, 8, 30), "took attention's scratch memory apart on SYCL", _on("SYCL")),
     # #27390 was opened on 08-19
     OtherRule(date(2026, 8, 18), "had no copy of a quantized cache on Metal", _quantized),
 )  # fmt: skip
