@@ -31,7 +31,9 @@ _SSM: frozenset[KeyGroup] = frozenset({"ssm", "ssm_groups"})
 _WKV: frozenset[KeyGroup] = frozenset({"wkv"})
 _MLA: frozenset[KeyGroup] = frozenset({"mla"})
 _KDA: frozenset[KeyGroup] = frozenset({"kda", "mla"})
+_BOUND: frozenset[KeyGroup] = frozenset({"kda_bound"})
 _DSA: frozenset[KeyGroup] = frozenset({"mla", "indexer"})
+_CAPPED: frozenset[KeyGroup] = frozenset({"logit_cap"})
 _BOTH: tuple[LayerPart, ...] = ("attention", "ffn")
 _FFN_INPUT: Order = ("ffn", "input", "attention")
 _FFN_ATTENTION: Order = ("ffn", "attention", "input")
@@ -123,11 +125,13 @@ _CACHE = (
     Architecture(
         "gemma2",
         logit_cap=30.0,
+        reads=_CAPPED,
         window=Window(2, default=4096),
         graph=GraphTraits(scaled_input=True, scale_of_q=True, softcap=True),
     ),
     Architecture(
         "gemma3",
+        reads=_CAPPED,
         window=Window(6, optional=True),
         graph=GraphTraits(scaled_input=True, scale_of_q=True),
     ),
@@ -143,7 +147,7 @@ _CACHE = (
         "gemma4",
         scaled_ffn=True,
         logit_cap=30.0,
-        reads=frozenset({"shared_kv"}),
+        reads=_CAPPED | {"shared_kv"},
         window=Window(),
         rope_factors_outside_windows=True,
         output_first=True,
@@ -174,6 +178,7 @@ _CACHE = (
         "grok",
         embedding_scale=78.4,
         logit_scale=0.58,
+        reads=_CAPPED,
         unfused=True,
         graph=GraphTraits(softcap=True, dense_beside_experts=True),
     ),
@@ -219,6 +224,8 @@ _CACHE = (
     Architecture("mpt", graph=GraphTraits(layer_norm=True, rope="none")),
     Architecture(
         "muse-glimmer",
+        logit_cap=30.0,
+        reads=_CAPPED,
         window=Window(4),
         graph=GraphTraits(norm_before_rows=True, rope="window"),
     ),
@@ -340,10 +347,16 @@ _HYBRID = (
     Architecture(
         "bailingmoe3",
         memory="hybrid",
-        reads=_KDA | {"clamps"},
+        reads=_KDA | _BOUND | {"clamps"},
         mtp_cached=True,
         positions="mrope_by_sections",
-        graph=GraphTraits(logit_rows="after_norm", expert_weights="stated", copied_gate=True),
+        graph=GraphTraits(
+            logit_rows="after_norm",
+            scaled=(),
+            expert_weights="stated",
+            copied_gate=True,
+            signed_decay=True,
+        ),
     ),
     Architecture(
         "falcon-h1",
@@ -355,7 +368,7 @@ _HYBRID = (
     Architecture(
         "glm5-next",
         memory="hybrid",
-        reads=_KDA | {"indexer"},
+        reads=_KDA | _BOUND | {"indexer"},
         indexer=Indexer("pools"),
         graph=GraphTraits(
             builder="hyper_connections",
@@ -381,10 +394,15 @@ _HYBRID = (
     Architecture(
         "kimi-k3",
         memory="hybrid",
-        reads=_KDA,
+        reads=_KDA | _BOUND,
         mtp_cached=True,
         graph=GraphTraits(
-            builder="residual_bank", rope="none", expert_weights="stated", situ_gate=True
+            builder="residual_bank",
+            scaled=(),
+            rope="none",
+            expert_weights="stated",
+            situ_gate=True,
+            reshaped_gate=True,
         ),
     ),
     Architecture(
@@ -392,7 +410,9 @@ _HYBRID = (
         memory="hybrid",
         reads=_KDA,
         mtp_cached=True,
-        graph=GraphTraits(norm_first=True, rope="none"),
+        graph=GraphTraits(
+            scaled=("attn_output",), norm_first=True, rope="none", reshaped_gate=True
+        ),
     ),
     Architecture(
         "lfm2",
@@ -483,7 +503,17 @@ GENERAL = Architecture(
     known=False,
     memory="stated",
     reads=frozenset(
-        {"ssm", "ssm_groups", "wkv", "shortconv", "kda", "mla", "indexer", "indexer_blocks"}
+        {
+            "ssm",
+            "ssm_groups",
+            "wkv",
+            "shortconv",
+            "kda",
+            "mla",
+            "indexer",
+            "indexer_blocks",
+            "logit_cap",
+        }
     ),
     window=Window(optional=True),
 )

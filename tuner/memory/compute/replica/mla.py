@@ -31,7 +31,7 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     both = b.mm(t, "attn_kv_a_mqa", x)
     lora = t["attn_kv_a_norm.weight"].shape[0] if b.has(t, "attn_kv_a_norm") else both.shape[0]
     rope = both.shape[0] - lora
-    if b.traits.rope != "none":
+    if not (hp.row.indexer or hp.ssm.kda_head):  # only deepseek2.cpp and its closest kin
         q = g.reshape(q, dq, n, n_tokens)
     q_nope = g.view(q, dq - rope, n, n_tokens, contiguous=False)
     q_rope = g.view(q, rope, n, n_tokens, contiguous=False)
@@ -56,12 +56,15 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
         dv = hp.head_v[il]
         k_nope = g.view(kv, dq - rope, n, n_tokens, contiguous=False)
         v = g.cont(g.view(kv, dv, n, n_tokens, contiguous=False))
+        repeated = g.new(rope, n, n_tokens, of=(k_rope,), op="REPEAT")
+        parts = (k_nope, repeated)
         if b.traits.whole_query:
             q = b.rotated(q)
+        elif b.traits.rope == "none":
+            q, parts = g.reshape(q, dq, n, n_tokens), (repeated, k_nope)
         else:
             q = g.new(dq, n, n_tokens, of=(q_nope, q_rope), op="CONCAT")
-        repeated = g.new(rope, n, n_tokens, of=(k_rope,), op="REPEAT")
-        k = g.new(dq, n, n_tokens, of=(k_nope, repeated), op="CONCAT")
+        k = g.new(dq, n, n_tokens, of=parts, op="CONCAT")
         y = attend(b, il, q, k, v)
     if b.has(t, "attn_gate"):
         y = _gated(b, t, x, y, n)
