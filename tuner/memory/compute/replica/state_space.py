@@ -190,8 +190,11 @@ def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     joined = _conv(b, mixed, channels, s.conv, b.gather(b.hp.state_r), times=states)
     old = b.gather(b.hp.state_s)
     conv = _convolved(b, t, "ssm_conv1d", joined, channels)
-    q, k = (_unit_rows(b, g.view(conv, dk, keys, n_tokens, contiguous=False)) for _ in range(2))
-    v = g.view(conv, dv, values, n_tokens, contiguous=False)
+    q, k, v = (
+        g.view(conv, *heads, n_tokens, contiguous=False, stride=channels)
+        for heads in ((dk, keys), (dk, keys), (dv, values))
+    )
+    q, k = (_unit_rows(b, n) for n in (q, k))
     if keys != values and b.traits.repeated_keys:
         q, k = (_repeated(b, n, values) for n in (q, k))
     y = _delta_net(b, (q, k, v, gate, beta), old, (dv, values))
