@@ -28,6 +28,7 @@ KeyGroup = Literal[
     "indexer_blocks",  # attention.indexer.block_size
     "ngrams",  # ple.*: embeddings of the last few tokens together
     "clamps",  # swiglu_clamp_*, where limits take operations of their own
+    "logit_cap",  # final_logit_softcapping
     "loops",  # num_loops: the same weights run several times, each time with a cache of its own
     "shared_kv",  # attention.shared_kv_layers
 ]
@@ -99,6 +100,10 @@ class GraphTraits:
     # after the last norm, or nowhere
     logit_rows: Literal["last_layer", "before_norm", "after_norm", "all"] = "last_layer"
     host_output: bool = False  # logits are made with the embeddings where they are
+
+    # ---- products
+    # the weights by which products use a scale and a bias, should a file have them; None: all
+    scaled: tuple[str, ...] | None = None
 
     # ---- norms and sums
     layer_norm: bool | None = None  # None: norms with a bias are LayerNorms, others are not
@@ -177,7 +182,7 @@ class Architecture:
     embedding_scale: float = 0.0  # where the file states none
     residual_scale: float = 0.0
     logit_scale: float = 0.0
-    logit_cap: float = 0.0
+    logit_cap: float = 0.0  # where the file states none, or nobody reads what it states
     one_ratio_for_all: bool = False  # attention.compress_ratios may be one number
     unfused: bool = False  # llama.cpp switches flash attention off (src/llama-context.cpp)
 

@@ -99,7 +99,7 @@ def load_hparams(header: Header, architecture: str) -> HParams:
         n_groups_used=keys.optional("expert_group_used_count"),
         scaled_residual=keys.number("residual_scale", row.residual_scale) != 0,
         scaled_logits=keys.number("logit_scale", row.logit_scale) != 0,
-        capped_logits=keys.number("final_logit_softcapping", row.logit_cap) != 0,
+        capped_logits=_logit_cap(keys, row) != 0,
         expert_gate=_GATES.get(keys.optional("expert_gating_func"), ""),
         expert_weights_norm=keys.flag("expert_weights_norm"),
         expert_weights_scaled=keys.number("expert_weights_scale") not in (0.0, 1.0),
@@ -278,6 +278,12 @@ def _positions(keys: Keys, row: Architecture) -> int:
 def _read_by(keys: Keys, row: Architecture, key: str, *groups: KeyGroup) -> int:
     """The key's number, where the engine reads it: where the architecture reads such a group."""
     return keys.integer(key) if row.reads.intersection(groups) else 0
+
+
+def _logit_cap(keys: Keys, row: Architecture) -> float:
+    if "logit_cap" in row.reads:
+        return keys.number("final_logit_softcapping", row.logit_cap)
+    return row.logit_cap
 
 
 def _is_mla(keys: Keys, row: Architecture) -> bool:

@@ -31,7 +31,7 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     both = b.mm(t, "attn_kv_a_mqa", x)
     lora = t["attn_kv_a_norm.weight"].shape[0] if b.has(t, "attn_kv_a_norm") else both.shape[0]
     rope = both.shape[0] - lora
-    if b.traits.rope != "none":
+    if b.traits.rope != "none" and hp.row.indexer is None:
         q = g.reshape(q, dq, n, n_tokens)
     q_nope = g.view(q, dq - rope, n, n_tokens, contiguous=False)
     q_rope = g.view(q, rope, n, n_tokens, contiguous=False)
@@ -72,7 +72,7 @@ def _gated(b: GraphBuilder, t: Tensors, x: Node, y: Node, n_head: int) -> Node:
     """y, [n_head x head_v, n_tokens], times what a gate says, for each element or for each head as
     a whole."""
     g, n_tokens = b.g, b.n_tokens
-    gate = b.mm(t, "attn_gate", x)
+    gate = b.bare_mm(t, "attn_gate", x)
     if gate.shape[0] != n_head:
         return g.mul(y, g.over(gate, op="SIGMOID"))
     rows = y.shape[0]
