@@ -11,7 +11,8 @@ from typing import Literal
 Op = Literal[
     "", "ADD", "ADD_ID", "ARGSORT", "CLAMP", "CONCAT", "CONT", "CPY", "CUMSUM", "DIV", "EXP",
     "FILL", "FLASH_ATTN_EXT", "GATED_DELTA_NET", "GEGLU", "GELU", "GET_ROWS", "GLU", "L2_NORM",
-    "LIGHTNING_INDEXER", "LOG", "MEAN", "MUL", "MUL_MAT", "MUL_MAT_ID", "NEG", "NORM", "PAD", "PERMUTE", "RELU",
+    "LIGHTNING_INDEXER", "LOG", "MEAN", "MUL", "MUL_MAT", "MUL_MAT_ID", "NEG", "NORM", "PAD",
+    "PERMUTE", "RELU",
     "REPEAT", "RESHAPE", "RMS_NORM", "ROPE", "SCALE", "SET_ROWS", "SIGMOID", "SILU", "SIN",
     "SOFTPLUS", "SOFT_MAX", "SQR", "SQRT", "SSM_CONV", "SSM_SCAN", "SUB", "SUM_ROWS", "SWIGLU",
     "SWIGLU_OAI", "TANH", "TOP_K", "TRANSPOSE", "UNARY", "VIEW",

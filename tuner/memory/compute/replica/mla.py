@@ -35,7 +35,7 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
         q = g.reshape(q, dq, n, n_tokens)
     q_nope = g.view(q, dq - rope, n, n_tokens, contiguous=False)
     q_rope = g.view(q, rope, n, n_tokens, contiguous=False)
-    k_rope = g.view(both, rope, 1, n_tokens, contiguous=False)
+    k_rope = g.view(both, rope, 1, n_tokens, contiguous=False, stride=both.shape[0])
     if b.has(t, "attn_k_norm"):
         k_rope = b.norm(t, "attn_k_norm", k_rope)
     if b.traits.rope != "none":
