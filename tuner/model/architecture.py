@@ -29,9 +29,9 @@ KeyGroup = Literal[
     "indexer_blocks",  # attention.indexer.block_size
     "ngrams",  # ple.*: embeddings of the last few tokens together
     "clamps",  # swiglu_clamp_*, where limits take operations of their own
+    "logit_cap",  # final_logit_softcapping
     "loops",  # num_loops: the same weights run several times, each time with a cache of its own
     "shared_kv",  # attention.shared_kv_layers
-    "logit_cap",  # final_logit_softcapping
 ]
 
 # The parts of a layer that are summed up.
@@ -185,7 +185,7 @@ class Architecture:
     embedding_scale: float = 0.0  # where the file states none
     residual_scale: float = 0.0
     logit_scale: float = 0.0
-    logit_cap: float = 0.0
+    logit_cap: float = 0.0  # where the file states none, or nobody reads what it states
     one_ratio_for_all: bool = False  # attention.compress_ratios may be one number
     unfused: bool = False  # llama.cpp switches flash attention off (src/llama-context.cpp)
 

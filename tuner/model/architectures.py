@@ -32,8 +32,8 @@ _WKV: frozenset[KeyGroup] = frozenset({"wkv"})
 _MLA: frozenset[KeyGroup] = frozenset({"mla"})
 _KDA: frozenset[KeyGroup] = frozenset({"kda", "mla"})
 _BOUND: frozenset[KeyGroup] = frozenset({"kda_bound"})
+_CAP: frozenset[KeyGroup] = frozenset({"logit_cap"})
 _DSA: frozenset[KeyGroup] = frozenset({"mla", "indexer"})
-_CAPPED: frozenset[KeyGroup] = frozenset({"logit_cap"})
 _BOTH: tuple[LayerPart, ...] = ("attention", "ffn")
 _FFN_INPUT: Order = ("ffn", "input", "attention")
 _FFN_ATTENTION: Order = ("ffn", "attention", "input")
@@ -124,14 +124,14 @@ _CACHE = (
     Architecture("gemma", graph=GraphTraits(scaled_input=True, scale_of_q=True)),
     Architecture(
         "gemma2",
+        reads=_CAP,
         logit_cap=30.0,
-        reads=_CAPPED,
         window=Window(2, default=4096),
         graph=GraphTraits(scaled_input=True, scale_of_q=True, softcap=True),
     ),
     Architecture(
         "gemma3",
-        reads=_CAPPED,
+        reads=_CAP,
         window=Window(6, optional=True),
         graph=GraphTraits(scaled_input=True, scale_of_q=True),
     ),
@@ -147,7 +147,7 @@ _CACHE = (
         "gemma4",
         scaled_ffn=True,
         logit_cap=30.0,
-        reads=_CAPPED | {"shared_kv"},
+        reads=_CAP | {"shared_kv"},
         window=Window(),
         rope_factors_outside_windows=True,
         output_first=True,
@@ -176,9 +176,9 @@ _CACHE = (
     Architecture("graniteswitch", mtp_cached=True, switched=True, graph=GraphTraits(rope="stated")),
     Architecture(
         "grok",
+        reads=_CAP,
         embedding_scale=78.4,
         logit_scale=0.58,
-        reads=_CAPPED,
         unfused=True,
         graph=GraphTraits(softcap=True, dense_beside_experts=True),
     ),
@@ -225,7 +225,7 @@ _CACHE = (
     Architecture(
         "muse-glimmer",
         logit_cap=30.0,
-        reads=_CAPPED,
+        reads=_CAP,
         window=Window(4),
         graph=GraphTraits(norm_before_rows=True, rope="window"),
     ),
@@ -321,7 +321,7 @@ _LATENT = (
         reads=_DSA,
         mtp_cached=True,
         indexer=Indexer(unlisted="none", needs_top_k=True, rotated=False),
-        graph=GraphTraits(builder="residual_streams", expert_weights="stated"),
+        graph=GraphTraits(builder="residual_streams", scaled=(), expert_weights="stated"),
     ),
     Architecture(
         "minimax-m3",

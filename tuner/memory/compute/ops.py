@@ -10,12 +10,12 @@ from typing import Literal
 
 Op = Literal[
     "", "ABS", "ADD", "ADD_ID", "ARGSORT", "CLAMP", "CONCAT", "CONT", "CPY", "CUMSUM", "DIV",
-    "DSV4_HC_POST", "DSV4_HC_PRE", "EXP",
-    "FILL", "FLASH_ATTN_EXT", "GATED_DELTA_NET", "GEGLU", "GELU", "GET_ROWS", "GLU", "L2_NORM",
-    "LOG", "MEAN", "MUL", "MUL_MAT", "MUL_MAT_ID", "NEG", "NORM", "PAD", "PERMUTE", "RELU",
-    "REPEAT", "RESHAPE", "RMS_NORM", "ROPE", "SCALE", "SET_ROWS", "SGN", "SIGMOID", "SILU", "SIN",
-    "SOFTPLUS", "SOFT_MAX", "SQR", "SQRT", "SSM_CONV", "SSM_SCAN", "SUB", "SUM_ROWS", "SWIGLU",
-    "SWIGLU_OAI", "TANH", "TOP_K", "TRANSPOSE", "UNARY", "VIEW",
+    "DSV4_HC_POST", "DSV4_HC_PRE", "EXP", "FILL", "FLASH_ATTN_EXT", "GATED_DELTA_NET", "GEGLU",
+    "GELU", "GET_ROWS", "GLU", "L2_NORM", "LIGHTNING_INDEXER", "LOG", "MEAN", "MUL", "MUL_MAT",
+    "MUL_MAT_ID", "NEG", "NORM", "PAD", "PERMUTE", "RELU", "REPEAT", "RESHAPE", "RMS_NORM",
+    "ROPE", "SCALE", "SET_ROWS", "SGN", "SIGMOID", "SILU", "SIN", "SOFTPLUS", "SOFT_MAX", "SQR",
+    "SQRT", "SSM_CONV", "SSM_SCAN", "SUB", "SUM_ROWS", "SWIGLU", "SWIGLU_OAI", "TANH", "TOP_K",
+    "TRANSPOSE", "UNARY", "VIEW",
 ]  # fmt: skip
 
 EMPTY = frozenset({"PERMUTE", "RESHAPE", "TRANSPOSE", "VIEW"})  # which compute nothing

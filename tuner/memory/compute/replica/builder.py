@@ -155,7 +155,8 @@ class GraphBuilder:
         return self.by(t, f"{name}.scale", y) if scaled and after_bias else y
 
     def bare_mm(self, t: Tensors, name: str, x: Node) -> Node:
-        """The weight `name` times x and no more (`ggml_mul_mat`): [n_in, ...] -> [n_out, ...]."""
+        """The weight `name` times x and no more (`ggml_mul_mat`).
+        x: [n_in, ...] -> [n_out, ...]."""
         w = t[f"{name}.weight"]
         return self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, self.g.held(w), name=w.name)
 

@@ -84,7 +84,7 @@ def _gated(b: GraphBuilder, t: Tensors, x: Node, y: Node, n_head: int) -> Node:
     """y, [n_head x head_v, n_tokens], times what a gate says, for each element or for each head as
     a whole."""
     g, n_tokens = b.g, b.n_tokens
-    gate = b.mm(t, "attn_gate", x)
+    gate = b.bare_mm(t, "attn_gate", x)
     if gate.shape[0] != n_head:
         return g.mul(y, g.over(gate, op="SIGMOID"))
     rows = y.shape[0]
