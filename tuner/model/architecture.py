@@ -105,6 +105,7 @@ class GraphTraits:
     # ---- products
     # the weights by which products use a scale and a bias, should a file have them; None: all
     scaled: tuple[str, ...] | None = None
+    biased: bool = True  # the others use a bias, too, should a file have one
 
     # ---- norms and sums
     layer_norm: bool | None = None  # None: norms with a bias are LayerNorms, others are not
@@ -150,6 +151,7 @@ class GraphTraits:
     copied_columns: bool = False  # a convolution's last columns are copied before they are stored
     turned_input: bool = False  # mamba's input is a copy, taken out of the product turned round
     repeated_keys: bool = False  # keys are repeated for each head of values
+    sigmoid_gate: bool = False  # what a delta net makes passes a sigmoid, not a SiLU
     signed_decay: bool = False  # a bounded decay's weight has its sign already
     reshaped_gate: bool = False  # what a gate is made of is reshaped, and back again
 

@@ -486,7 +486,13 @@ _HYBRID = (
         positions="mrope",
         one_ratio_for_all=True,
         scaled_experts=True,
-        graph=GraphTraits(builder="qsa", needs_every_layer=True, copied_columns=True),
+        graph=GraphTraits(
+            builder="qsa",
+            needs_every_layer=True,
+            biased=False,
+            copied_columns=True,
+            sigmoid_gate=True,
+        ),
     ),
 )
 

@@ -150,7 +150,7 @@ class GraphBuilder:
             own = self.cache_device if name in _ATTENDING else -1
             device = own if own >= 0 else None
             y = self.g.over(y, op="MUL", weight=t[f"{name}.scale"].n_bytes, device=device)
-        if f"{name}.bias" in t:
+        if f"{name}.bias" in t and self.traits.biased:
             y = self.by(t, f"{name}.bias", y)
         return self.by(t, f"{name}.scale", y) if scaled and after_bias else y
 

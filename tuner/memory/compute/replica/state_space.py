@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import prod
 
 from tuner.memory.compute.graph import F32, Node
+from tuner.memory.compute.ops import Op
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 
 
@@ -28,7 +29,7 @@ def mixer(b: GraphBuilder, t: Tensors, x: Node) -> Node | None:
     return None
 
 
-def _conv(
+def joined_columns(
     b: GraphBuilder,
     x: Node,
     channels: int,
@@ -55,8 +56,8 @@ def _conv(
 
 
 def _convolved(b: GraphBuilder, t: Tensors, name: str, joined: Node, channels: int) -> Node:
-    """The columns of `_conv` through the weight `name`, plus its bias where it has one, through a
-    function -> [channels, n_tokens]."""
+    """What `joined_columns` has made through the weight `name`, plus its bias where it has one,
+    through a function -> [channels, n_tokens]."""
     y = b.g.weighed(
         (channels, b.n_tokens), joined, weight=t[f"{name}.weight"].n_bytes, op="SSM_CONV"
     )
@@ -100,7 +101,7 @@ def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
         xz = g.cont(g.permute(xz, *xz.shape))
     z = _part(b, xz, s.inner, n_tokens)
     x = g.view(xz, s.inner, n_tokens, contiguous=False)
-    joined = _conv(b, g.cont(x) if turned else x, s.inner, s.conv, conv)
+    joined = joined_columns(b, g.cont(x) if turned else x, s.inner, s.conv, conv)
     x = _convolved(b, t, "ssm_conv1d", joined, s.inner)
     x_db = b.mm(t, "ssm_x", x)
     rank = t["ssm_dt.weight"].shape[0]
@@ -134,7 +135,7 @@ def _mamba2(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     both = g.reshape(both, row, n_tokens)
     z = g.view(both, head, heads, n_tokens, contiguous=False, stride=row)
     columns = g.view(both, channels, n_tokens, contiguous=False, stride=row)
-    joined = _conv(b, columns, channels, s.conv, conv)
+    joined = joined_columns(b, columns, channels, s.conv, conv)
     mixed = _convolved(b, t, "ssm_conv1d", joined, channels)
     inner, *low = (
         g.view(mixed, of, groups, n_tokens, contiguous=False, stride=channels)
@@ -187,7 +188,7 @@ def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     gate = b.by(t, "ssm_a", g.over(b.by(t, "ssm_dt.bias", alpha), op="SOFTPLUS"))
     gate = g.reshape(gate, 1, values, n_tokens)
     states = 1 + b.shape.n_rs_seq
-    joined = _conv(b, mixed, channels, s.conv, b.gather(b.hp.state_r), times=states)
+    joined = joined_columns(b, mixed, channels, s.conv, b.gather(b.hp.state_r), times=states)
     old = b.gather(b.hp.state_s)
     conv = _convolved(b, t, "ssm_conv1d", joined, channels)
     q, k, v = (
@@ -199,7 +200,8 @@ def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
         q, k = (_repeated(b, n, values) for n in (q, k))
     y = _delta_net(b, (q, k, v, gate, beta), old, (dv, values))
     normed = b.by(t, "ssm_norm.weight", g.over(y, op="RMS_NORM"))
-    y = g.mul(normed, g.over(g.reshape(z, dv, values, n_tokens), op="SILU"))
+    bent: Op = "SIGMOID" if b.traits.sigmoid_gate else "SILU"
+    y = g.mul(normed, g.over(g.reshape(z, dv, values, n_tokens), op=bent))
     return g.reshape(b.mm(t, "ssm_out", g.reshape(y, s.inner, n_tokens)), b.hp.n_embd, n_tokens)
 
 
@@ -243,7 +245,7 @@ def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     for of in "qkv":
         y = g.reshape(b.bare_mm(t, f"attn_{of}", x), inner, n_tokens)
         times = 1 + b.shape.n_rs_seq
-        joined.append(_conv(b, y, inner, s.conv, old, times=times, part=True))
+        joined.append(joined_columns(b, y, inner, s.conv, old, times=times, part=True))
     state = b.gather(b.hp.state_s)
     parts = []
     for of, columns in zip("qkv", joined, strict=True):
@@ -295,7 +297,7 @@ def _short_conv(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     bcx = b.mm(t, "shortconv.in_proj", g.reshape(x, n, n_tokens))
     part, gate, value = (g.view(bcx, n, n_tokens, contiguous=False) for _ in range(3))
     product = g.mul(part, value)
-    joined = _conv(b, product, n, width, b.gather(hp.state_r))
+    joined = joined_columns(b, product, n, width, b.gather(hp.state_r))
     w = t["shortconv.conv.weight"]
     y = g.weighed((n, n_tokens), joined, weight=w.n_bytes, op="SSM_CONV")
     y = b.mm(t, "shortconv.out_proj", g.mul(gate, y))
