@@ -122,8 +122,9 @@ def spread(b: GraphBuilder, y: Node, x: Node, post: Node, comb: Node, *, fused: 
             share = g.view(comb, 1, n_tokens, contiguous=False, stride=hc * hc)
             row = g.add(row, g.mul(_stream(b, x), share))
         row = g.reshape(row, n, 1, n_tokens)
-        of = (out, row)
-        out = row if out is None else g.new(n, out.shape[1] + 1, n_tokens, of=of, op="CONCAT")
+        if out is not None:
+            row = g.new(n, out.shape[1] + 1, n_tokens, of=(out, row), op="CONCAT")
+        out = row
     assert out is not None
     return out
 
