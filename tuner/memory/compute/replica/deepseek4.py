@@ -202,9 +202,7 @@ def _shown(b: GraphBuilder, mask: Node, top: Node) -> Node:
     g, n_tokens = b.g, b.n_tokens
     cells, element = mask.shape[0], mask.element
     hidden = Node((cells, n_tokens), element, (mask,), "FILL", inplace=True)
-    zeros = Node(
-        (1, top.shape[0], n_tokens), element, device=g.device
-    )  # a leaf, there from the start
+    zeros = Node((1, top.shape[0], n_tokens), element)  # a leaf, there from the start
     shown = Node(zeros.shape, element, (zeros,), "FILL", inplace=True)
     places, whole = g.view(top, *top.shape), g.view(hidden, 1, cells, n_tokens)
     rows = Node(whole.shape, element, (shown, places, whole), "SET_ROWS", root=hidden)
