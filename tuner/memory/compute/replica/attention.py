@@ -184,6 +184,7 @@ def attend(
                 within=bool(hp.mla),
                 copied=copied,
                 sinks=bool(sinks),
+                listed=mask_of is not None,
             )
         if v_rows:
             y = g.mm(v_rows, g.permute(y, dv, n_tokens, n), scale)

@@ -204,7 +204,7 @@ def _attend(
         y = Node(
             (d, n, n_tokens), F32, (heads, keys, mask), device=g.device
         )  # its sinks are a weight
-        y.extra = of_attention(b, kinds, (d, d), 1, n, within=True)
+        y.extra = of_attention(b, kinds, (d, d), 1, n, within=True, listed=CSA in kinds)
         y = g.view(y, d * n, n_tokens)
     else:
         sinks = t["attn_sinks.weight"].n_bytes
