@@ -15,12 +15,12 @@ Op = Literal[
     "PERMUTE", "RELU",
     "REPEAT", "RESHAPE", "RMS_NORM", "ROPE", "SCALE", "SET_ROWS", "SIGMOID", "SILU", "SIN",
     "SOFTPLUS", "SOFT_MAX", "SQR", "SQRT", "SSM_CONV", "SSM_SCAN", "SUB", "SUM_ROWS", "SWIGLU",
-    "SWIGLU_OAI", "TANH", "TOP_K", "TRANSPOSE", "UNARY", "VIEW",
+    "SWIGLU_CLAMP", "SWIGLU_OAI", "TANH", "TOP_K", "TRANSPOSE", "UNARY", "VIEW",
 ]  # fmt: skip
 
 EMPTY = frozenset({"PERMUTE", "RESHAPE", "TRANSPOSE", "VIEW"})  # which compute nothing
 UNARY = frozenset({"EXP", "GELU", "NEG", "RELU", "SIGMOID", "SILU", "SOFTPLUS", "TANH"})
-GLU = frozenset({"GEGLU", "SWIGLU", "SWIGLU_OAI"})
+GLU = frozenset({"GEGLU", "SWIGLU", "SWIGLU_CLAMP", "SWIGLU_OAI"})
 
 
 def family(op: str) -> str:
