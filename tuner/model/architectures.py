@@ -488,7 +488,17 @@ GENERAL = Architecture(
     known=False,
     memory="stated",
     reads=frozenset(
-        {"ssm", "ssm_groups", "wkv", "shortconv", "kda", "mla", "indexer", "indexer_blocks"}
+        {
+            "ssm",
+            "ssm_groups",
+            "wkv",
+            "shortconv",
+            "kda",
+            "mla",
+            "indexer",
+            "indexer_blocks",
+            "logit_cap",
+        }
     ),
     window=Window(optional=True),
 )
