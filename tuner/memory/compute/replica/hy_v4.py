@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 
-from tuner.memory.compute.graph import F32, Node
+from tuner.memory.compute.graph import Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors, output_streams
 from tuner.memory.compute.replica.feed_forward import feed_forward
 from tuner.memory.compute.replica.mla import latent_attention
@@ -54,14 +54,15 @@ def _mixes(b: GraphBuilder, t: Tensors, name: str, x: Node) -> Node:
     return b.mm(t, f"{name}_fn", b.g.over(flat, op="RMS_NORM"))
 
 
-def _gate(b: GraphBuilder, mixes: Node, streams: int, more: int) -> Node:
+def _gate(b: GraphBuilder, mixes: Node, weights: tuple[Node, Node], more: int) -> Node:
     """A half of the mixes, times a scale, plus a bias, through a sigmoid and `more` scalings. The
-    scale and the bias are parts of weights, which do not bind an operation to their device."""
+    scale and the bias are parts of `weights`, which do not bind an operation to their device."""
     g = b.g
-    n_tokens = mixes.shape[1]
+    scale, bias = weights
+    streams, n_tokens = mixes.shape[0] // 2, mixes.shape[1]
     gate = g.view(mixes, streams, n_tokens, contiguous=False, stride=2 * streams)
-    gate = g.mul(gate, g.view(g.external(F32, g.device), 1))
-    gate = g.add(gate, g.view(g.external(F32 * streams, g.device), streams))
+    gate = g.mul(gate, g.view(scale, 1))
+    gate = g.add(gate, g.view(bias, streams))
     gate = g.over(gate, op="SIGMOID")
     for _ in range(more):
         gate = g.over(gate, op="SCALE")
@@ -71,9 +72,11 @@ def _gate(b: GraphBuilder, mixes: Node, streams: int, more: int) -> Node:
 def _gathered(b: GraphBuilder, t: Tensors, name: str, x: Node) -> tuple[Node, Node]:
     """The streams blended into one, [n_embd, n_tokens], and the gate by which they take the result
     in, [streams, n_tokens] (`build_hc_pre`)."""
-    streams = x.shape[1]
     mixes = _mixes(b, t, name, x)
-    return _blended(b, x, _gate(b, mixes, streams, 1)), _gate(b, mixes, streams, 2)
+    scale, bias = (b.g.external(t[f"{name}_{of}.weight"].n_bytes, b.g.device)
+                   for of in ("scale", "base"))  # fmt: skip
+    gates = [_gate(b, mixes, (scale, bias), more) for more in (1, 2)]
+    return _blended(b, x, gates[0]), gates[1]
 
 
 def _copy(b: GraphBuilder, x: Node) -> Node:
