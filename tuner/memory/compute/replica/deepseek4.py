@@ -222,14 +222,25 @@ def _attend(
     rows, values = (g.permute(keys, d, cells, 1) for _ in range(2))
     rows.size = values.size = keys.size
     if b.shape.flash:
-        of = (heads, rows, values, mask, *g.beside(sinks))
+        left_to_host = (d, d) in b.shape.kernelless
+        beside = (g.external(sinks, g.device),) if left_to_host else g.beside(sinks)
+        of = (heads, rows, values, mask, *beside)
         y = g.new(d, n, n_tokens, of=of, op="FLASH_ATTN_EXT")
-        if (d, d) in b.shape.kernelless:
+        if left_to_host:
             y.device = LEFT_TO_HOST
         else:
-            # a window alone is read where it is, of which another device gets two copies
-            copied = g.device == HOST and len(kinds) == 1
-            y.extra = of_attention(b, kinds, (d, d), 1, n, within=True, copied=copied, sinks=True)
+            y.extra = of_attention(
+                b,
+                kinds,
+                (d, d),
+                1,
+                n,
+                within=True,
+                # a window alone is read where it is, of which another device gets two copies
+                copied=g.device == HOST and len(kinds) == 1,
+                sinks=True,
+                listed=CSA in kinds,
+            )
         y = g.reshape(y, d * n, n_tokens)
     else:
         kq = g.new(cells, n_tokens, n, of=(rows, heads), op="MUL_MAT")

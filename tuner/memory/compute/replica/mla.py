@@ -51,7 +51,17 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
         latent = g.reshape(latent, lora, 1, n_tokens)
         k = g.new(lora + rope, 1, n_tokens, of=(latent, k_rope), op="CONCAT")
         v_b = t["attn_v_b.weight"]
-        y = attend(b, il, q, k, latent, v_rows=v_b.shape[1], scale=g.held(v_b), mask_of=mask_of)
+        y = attend(
+            b,
+            il,
+            q,
+            k,
+            latent,
+            v_rows=v_b.shape[1],
+            scale=g.held(v_b),
+            mask_of=mask_of,
+            sinks=t.get("attn_sinks.weight"),
+        )
     else:
         kv = b.mm(t, "attn_kv_b", latent)
         dv = hp.head_v[il]
