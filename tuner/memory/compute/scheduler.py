@@ -36,7 +36,7 @@ def scheduled(
     if uses is not None:
         for run, next_run in zip_longest(runs, runs[1:]):
             if name := optimizers[run.device]:
-                graph.unsure = graph.unsure or _is_unsure(graph, run, name)
+                graph.unsure = graph.unsure or _is_unsure(run, name)
                 after = next_run.nodes[0] if next_run else None
                 run.nodes = OPTIMIZERS[name](Split(run.nodes, uses, after, kept))
     out: list[Node] = []
@@ -47,11 +47,9 @@ def scheduled(
     return out, [*made, *inputs] if copies > 1 else []
 
 
-def _is_unsure(graph: Graph, run: Run, optimizer: str) -> bool:
-    """Whether the backend's order may be another: Metal's goes by where weights lie, too."""
-    if optimizer not in REORDERING:
-        return False
-    return (graph.views_weights and optimizer == "Metal") or not all(n.op for n in run.nodes)
+def _is_unsure(run: Run, optimizer: str) -> bool:
+    """Whether the backend's order may be another, as it is not known what it orders."""
+    return optimizer in REORDERING and not all(n.op for n in run.nodes)
 
 
 def _with_readers(nodes: list[Node], kept: Kept) -> list[Node]:

@@ -158,7 +158,8 @@ class GraphBuilder:
         """The weight `name` times x and no more (`ggml_mul_mat`).
         x: [n_in, ...] -> [n_out, ...]."""
         w = t[f"{name}.weight"]
-        return self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, self.g.held(w), name=w.name)
+        g, rows = self.g, w.shape[1] if len(w.shape) > 1 else 1
+        return g.reads(w, g.mm(rows, x, g.held(w), name=w.name))
 
     def _scales(self, name: str) -> bool:
         """Whether the architecture uses a scale of this weight, should a file have it."""
@@ -171,7 +172,14 @@ class GraphBuilder:
         """x times the weight of this very name, or plus it if that is a bias, or as `op` says; the
         shape stays."""
         op = op or ("ADD" if name.endswith(".bias") else "MUL")
-        return self.g.over(x, op=op, weight=t[name].n_bytes, name=name)
+        w = t[name]
+        return self.g.reads(w, self.g.over(x, op=op, weight=w.n_bytes, name=name))
+
+    def seen(self, w: TensorInfo, device: int | None = None) -> Node:
+        """A weight to be looked at, by which it does not say where what reads it runs; on `device`
+        if not on the current one."""
+        at = self.g.device if device is None else device
+        return self.g.reads(w, self.g.external(w.n_bytes, at), at)
 
     def norm(self, t: Tensors, name: str, x: Node) -> Node:
         """x by its mean or its mean square, times a weight, plus a bias where there are such

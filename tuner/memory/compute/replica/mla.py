@@ -45,7 +45,7 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     if hp.mla and b.has(t, "attn_k_b"):
         w = t["attn_k_b.weight"]
         turned = g.permute(q_nope, dq - rope, n_tokens, n)
-        absorbed = g.product((lora, n_tokens, n), (turned,), g.held(w))
+        absorbed = g.reads(w, g.product((lora, n_tokens, n), (turned,), g.held(w)))
         of = (g.permute(absorbed, lora, n, n_tokens), q_rope)
         q = g.new(lora + rope, n, n_tokens, of=of, op="CONCAT")
         latent = g.reshape(latent, lora, 1, n_tokens)

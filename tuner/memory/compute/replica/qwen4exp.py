@@ -245,7 +245,7 @@ def _dilated(b: GraphBuilder, t: Tensors, padded: Node) -> Node:
     w = t["ple_conv1d.weight"]
     taps = w.shape[0]
     element = w.n_bytes // (taps * wide)
-    whole = g.external(w.n_bytes, g.device)
+    whole = b.seen(w)
     total: Node | None = None
     for _ in range(taps):
         rows = g.view(padded, n_tokens, wide, contiguous=False, stride=length)

@@ -58,9 +58,9 @@ def joined_columns(
 def _convolved(b: GraphBuilder, t: Tensors, name: str, joined: Node, channels: int) -> Node:
     """What `joined_columns` has made through the weight `name`, plus its bias where it has one,
     through a function -> [channels, n_tokens]."""
-    y = b.g.weighed(
-        (channels, b.n_tokens), joined, weight=t[f"{name}.weight"].n_bytes, op="SSM_CONV"
-    )
+    w = t[f"{name}.weight"]
+    y = b.g.weighed((channels, b.n_tokens), joined, weight=w.n_bytes, op="SSM_CONV")
+    y = b.g.reads(w, y)
     return b.g.over(b.by(t, f"{name}.bias", y) if f"{name}.bias" in t else y, op="SILU")
 
 
@@ -283,9 +283,8 @@ def _decay(b: GraphBuilder, t: Tensors, x: Node, shape: tuple[int, int]) -> Node
 
 def _reshaped(b: GraphBuilder, t: Tensors, name: str, *shape: int) -> Node:
     """A weight under another shape, by which it does not say where what reads it runs."""
-    size = t[name].n_bytes
-    node = b.g.reshape(b.g.external(size, b.g.device), *shape)
-    node.size = size
+    node = b.g.reshape(b.seen(t[name]), *shape)
+    node.size = t[name].n_bytes
     return node
 
 
