@@ -65,7 +65,7 @@ def compressed_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     groups = t["attn_output_b.weight"].shape[0] * d * n // prod(w.shape)
     wide, rank = d * n // groups, prod(w.shape) // w.shape[0] // groups
     grouped = g.permute(g.reshape(y, wide, groups, n_tokens), wide, n_tokens, groups)
-    y = g.product((rank, n_tokens, groups), (grouped,), g.held(w))
+    y = g.reads(w, g.product((rank, n_tokens, groups), (grouped,), g.held(w)))
     y = g.cont(g.permute(y, rank, groups, n_tokens), rank * groups, n_tokens)
     return b.mm(t, "attn_output_b", y)
 
@@ -111,7 +111,7 @@ def _compress(b: GraphBuilder, t: Tensors, x: Node, name: str, kind: int, d: int
     scores = b.mm(t, f"{name}_compressor_gate", x)
     where = b.input(kind, "pos", n_tokens)
     places = Node((wide, n_tokens), F32, (where,), "GET_ROWS", device=g.device)
-    scores = g.add(scores, places)
+    scores = g.add(scores, g.reads(t[f"{name}_compressor_ape.weight"], places))
     reads = b.input(kind, "reads", (2 if overlap else 1) * ratio * blocks)
     states = [g.external(F32 * wide * kept, g.device) for _ in range(2)]
     sources = [
@@ -217,15 +217,15 @@ def _attend(
     g, n_tokens = b.g, b.n_tokens
     d, n, _ = q.shape
     cells = mask.shape[0]
-    sinks = t["attn_sinks.weight"].n_bytes
+    w = t["attn_sinks.weight"]
     heads = g.permute(g.view(q, d, n, n_tokens), d, n_tokens, n)
     rows, values = (g.permute(keys, d, cells, 1) for _ in range(2))
     rows.size = values.size = keys.size
     if b.shape.flash:
         left_to_host = (d, d) in b.shape.kernelless
-        beside = (g.external(sinks, g.device),) if left_to_host else g.beside(sinks)
+        beside = (g.external(w.n_bytes, g.device),) if left_to_host else g.beside(w.n_bytes)
         of = (heads, rows, values, mask, *beside)
-        y = g.new(d, n, n_tokens, of=of, op="FLASH_ATTN_EXT")
+        y = g.reads(w, g.new(d, n, n_tokens, of=of, op="FLASH_ATTN_EXT"))
         if left_to_host:
             y.device = LEFT_TO_HOST
         else:
@@ -244,7 +244,7 @@ def _attend(
         y = g.reshape(y, d * n, n_tokens)
     else:
         kq = g.new(cells, n_tokens, n, of=(rows, heads), op="MUL_MAT")
-        kq = g.over(kq, mask, op="SOFT_MAX", weight=sinks)
+        kq = g.reads(w, g.over(kq, mask, op="SOFT_MAX", weight=w.n_bytes))
         turned = g.view(values, cells, d, contiguous=False, op="TRANSPOSE")
         values = Node((cells, d), 1, (turned,), "CONT")
         turned.size = values.size = keys.size

@@ -27,7 +27,8 @@ def pooled_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     lora = latent.shape[0]
     w = t["attn_k_b.weight"]
     turned = g.permute(g.reshape(q, w.shape[0], n, n_tokens), w.shape[0], n_tokens, n)
-    q = g.permute(g.product((lora, n_tokens, n), (turned,), g.held(w)), lora, n, n_tokens)
+    absorbed = g.reads(w, g.product((lora, n_tokens, n), (turned,), g.held(w)))
+    q = g.permute(absorbed, lora, n, n_tokens)
     if b.has(t, "indexer.attn_q_b") and hp.indexer_full[il]:
         b.carried[PICKED] = _selection(b, t, x, low)
     chosen = b.carried[PICKED]
@@ -35,7 +36,7 @@ def pooled_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     v_b = t["attn_v_b.weight"]
     if b.shape.attends_by_copy:
         y = _gathered(b, q, latent, chosen)
-        y = g.mm(v_b.shape[1], y, g.held(v_b))
+        y = g.reads(v_b, g.mm(v_b.shape[1], y, g.held(v_b)))
         y = g.cont(g.permute(y, v_b.shape[1], n, 1, n_tokens))
         return b.mm(t, "attn_output", g.reshape(y, v_b.shape[1] * n, n_tokens))
     y = attend(

@@ -67,6 +67,7 @@ def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
     if "ffn_gate_tid2eid.weight" in t:  # the token alone says which experts
         shape = hp.n_expert_used, b.n_tokens
         picked = Node(shape, F32, (b.tokens,), "GET_ROWS", device=g.device)
+        g.reads(t["ffn_gate_tid2eid.weight"], picked)
     out = feed_forward(b, t, y, picked=picked)
     return spread(b, out if out is not None else y, x, post, comb, fused=fused)
 
@@ -79,9 +80,7 @@ def mixed(b: GraphBuilder, t: Tensors, part: str, x: Node) -> tuple[Node, Node, 
     n, hc, n_tokens = x.shape
     w, scale, base = (t[f"hc_{part}_{name}.weight"] for name in ("fn", "scale", "base"))
     mixes = _mixes(b, x, w)
-    # parts of both are looked at, by which they do not bind an operation to their device
-    seen = g.external(scale.n_bytes, g.device), g.external(base.n_bytes, g.device)
-    g.views_weights = g.views_weights or g.device != HOST
+    seen = b.seen(scale), b.seen(base)
     pre, post = (_gate(b, mixes, hc, *seen) for _ in range(2))
     of = seen if g.device != HOST else seen[:1]  # the other one may be borrowed
     size = base.n_bytes
@@ -95,7 +94,7 @@ def _mixes(b: GraphBuilder, x: Node, w: TensorInfo) -> Node:
     g = b.g
     n, hc, n_tokens = x.shape
     flat = g.over(g.reshape(x, n * hc, n_tokens), op="RMS_NORM")
-    return g.mm(w.shape[1], flat, g.held(w))
+    return g.reads(w, g.mm(w.shape[1], flat, g.held(w)))
 
 
 def _gate(b: GraphBuilder, mixes: Node, streams: int, scale: Node, base: Node) -> Node:
