@@ -42,7 +42,7 @@ def of_attention(
         k_size, v_size = F16 * cells * k_row, F16 * cells * v_row
         staged = shape.staged and k == v and not (sinks or b.traits.softcap)
         if shape.scratch == "SYCL" and staged:
-            copies = 0 if shape.f16_k and shape.f16_v else k_size + v_size
+            copies = 0 if shape.f16_k and shape.f16_v else 2 * k_size  # V's too, were it a view
             return copies + 2 * F16 * n_head * b.n_tokens * v + _SCALE
         return (0 if shape.f16_k else k_size) + (0 if shape.f16_v else v_size)
     if shape.scratch != "Metal":
