@@ -34,6 +34,7 @@ _SEEN = frozenset(
     {
         *(f"ssm_conv1d_{of}.weight" for of in "qkv"), "ssm_a", "ple_conv1d.weight",
         *(f"ffn_{part}_exps.scale" for part in ("up", "gate", "down", "gate_up")),
+        *(f"hc_{part}_{of}.weight" for part in ("attn", "ffn") for of in ("scale", "base")),
     }
 )  # fmt: skip
 
