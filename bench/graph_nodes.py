@@ -4,8 +4,8 @@
 
 FOLDER holds GGUF files, as for `bench.memory_accuracy`. For each file and a grid of settings the
 engine hands its graph to a stand-in GPU (`bench.backend_rules`), split by split; operations, shapes
-and operands must be those of the replica (tuner/memory/compute), in the same order. One line per
-file that differs says where first.
+and operands must be those of the replica (tuner/memory/compute), in the same order, and so must be
+the order that the backend makes of them. One line per file that differs says where first.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from math import prod
 from pathlib import Path
 
-from bench.backend_rules import NAMES, built, pose_as
+from bench.backend_rules import NAMES, built, place_weights, pose_as
 from bench.memory_accuracy import RULES, grid, stand_in, stretched
 from bench.oracle import ROOT, off_usual
 from tuner.gguf.header import read_header
 from tuner.memory.compute.graph import HOST, Node
 from tuner.memory.compute.ops import family
+from tuner.memory.compute.optimize import OPTIMIZERS
+from tuner.memory.compute.optimize import Split as Nodes
 from tuner.memory.compute.optimize.split import base
 from tuner.memory.compute.scheduler import split
 from tuner.memory.estimator import Estimator
@@ -51,7 +54,14 @@ class Line:
         return f"{self.op} {list(self.shape)} of {list(self.reads)}{into}"
 
 
-Split = list[Line]
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Nodes that one GPU is handed, and the order in which it runs them, by their places."""
+
+    lines: list[Line]
+    order: list[int]
+
+
 _NODE = re.compile(r"(?P<at>\S+) (?P<op>\S+) \[(?P<ne>[\d ]+)\] \[[\d ]+\] \S+ view=(?P<view>\S+) ")
 _SOURCE = re.compile(r" (0x[0-9a-f]+)\(")
 
@@ -71,35 +81,43 @@ def of_engine(noted: Path) -> list[Split]:
         if line == "graph":
             graphs.append([])
         elif line.startswith("split "):
-            graphs[-1].append([])
+            graphs[-1].append(Split([], []))
             places = {}
+        elif line.startswith("order "):
+            graphs[-1][-1].order.extend(places[at] for at in line.split()[1:])
         elif match := _NODE.match(line):
-            split = graphs[-1][-1]
+            lines = graphs[-1][-1].lines
             found = [places.get(p) for p in _SOURCE.findall(line[match.end() - 1 :])]
             view = match["view"]
             into = None if view == "(nil)" else places.get(view, -1)
             ne = tuple(int(n) for n in match["ne"].split())
             reads = tuple(n for n in found if n is not None)
-            places[match["at"]] = len(split)
-            split.append(Line(match["op"], _trimmed(ne), reads, into))
+            places[match["at"]] = len(lines)
+            lines.append(Line(match["op"], _trimmed(ne), reads, into))
     return max(graphs, key=_extent, default=[])
 
 
 def _extent(graph: list[Split]) -> int:
     """Grows with the tokens that a graph is for."""
-    return sum(prod(line.shape) for split in graph for line in split)
+    return sum(prod(line.shape) for split in graph for line in split.lines)
 
 
 def of_replica(path: Path, settings: Settings, backend: str, n_gpus: int) -> list[Split]:
     """The same as the tuner has them."""
     estimator = Estimator(describe(read_header(path)), stand_in(n_gpus, backend), as_dry_run=True)
     where, flash = estimator.placement(settings), estimator.flash(settings)
-    runs, _ = split(estimator.compute.graph_of(settings, where, flash))
+    graph = estimator.compute.graph_of(settings, where, flash)
+    uses = Counter(src for node in graph.nodes for src in node.srcs)
+    runs, _ = split(graph)
     splits = []
-    for run in runs:
+    for run, after in zip_longest(runs, runs[1:]):
         places = {node: n for n, node in enumerate(run.nodes)}
         if run.device != HOST:
-            splits.append([_line(node, places) for node in run.nodes])
+            lines = [_line(node, places) for node in run.nodes]
+            behind = after.nodes[0] if after else None
+            if name := estimator.compute.optimizers[run.device]:
+                run.nodes = OPTIMIZERS[name](Nodes(run.nodes, uses, behind, {}))
+            splits.append(Split(lines, [places[node] for node in run.nodes]))
     return splits
 
 
@@ -113,16 +131,27 @@ def _line(node: Node, places: dict[Node, int]) -> Line:
 def difference(ours: list[Split], true: list[Split], around: int) -> str:
     """Where they differ first, with so many lines before and behind; empty if nowhere."""
     if len(ours) != len(true):
-        return f"{len(ours)} splits of {[len(s) for s in ours]}, not {[len(s) for s in true]}"
+        sizes = [[len(s.lines) for s in splits] for splits in (ours, true)]
+        return f"{len(ours)} splits of {sizes[0]}, not {sizes[1]}"
     for n, (a, b) in enumerate(zip(ours, true, strict=True)):
-        for i, (one, other) in enumerate(zip_longest(a, b)):
+        columns = [[str(line) for line in s.lines] for s in (a, b)]
+        for i, (one, other) in enumerate(zip_longest(a.lines, b.lines)):
             if one is None or other is None or not _same(one, other):
-                shown = [f"split {n} of {len(ours)}, node {i} of {len(b)} (ours {len(a)})"]
-                for j in range(max(0, i - around), i + 1 + around):
-                    left, right = (str(s[j]) if j < len(s) else "-" for s in (a, b))
-                    shown.append(f"  {'>' if i == j else ' '}{j:5} {left:70} | {right}")
-                return "\n".join(shown)
+                return f"split {n} of {len(ours)}, node {i}\n{_beside(columns, i, around)}"
+        for i, (left, right) in enumerate(zip(a.order, b.order, strict=True)):
+            if left != right:
+                columns = [[f"{at:5} {a.lines[at]}" for at in s.order] for s in (a, b)]
+                return f"split {n} of {len(ours)}, run {i}.\n{_beside(columns, i, around)}"
     return ""
+
+
+def _beside(columns: list[list[str]], i: int, around: int) -> str:
+    """Line i of two columns, side by side with those around it."""
+    shown = []
+    for j in range(max(0, i - around), i + 1 + around):
+        left, right = (lines[j] if j < len(lines) else "-" for lines in columns)
+        shown.append(f"  {'>' if i == j else ' '}{j:5} {left:70} | {right}")
+    return "\n".join(shown)
 
 
 def _same(ours: Line, true: Line) -> bool:
@@ -156,6 +185,7 @@ def _note(asked: str) -> int:
     log = llama.LogTap(os.open(os.devnull, os.O_WRONLY))
     llama.init()
     pose_as(Path(rules), backend, n_gpus, nodes=Path(file))
+    place_weights(Path(rules), Path(path))
     with log.recording():
         model = llama.NativeModel(path, Settings(**settings), log, dry=True)
         llama.Context(model, Settings(**settings), 1, log)

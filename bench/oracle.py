@@ -13,6 +13,7 @@ GPU backend's own rules (`bench.backend_rules`) is asked with the library that h
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -27,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tuner.errors import KvchatError
 from tuner.settings import Settings
 
 _LOADS = "KVCHAT_ORACLE_LOADS"  # tells the child to load
@@ -192,13 +194,16 @@ def _answer_dry_runs(ports: list[int], posed: list[str]) -> None:
         llama.libraries.register_rpc(f"127.0.0.1:{port}")
     names = [f"127.0.0.1:{port}" for port in ports]
     if posed:
-        from bench.backend_rules import pose_as  # noqa: PLC0415
+        from bench.backend_rules import place_weights, pose_as  # noqa: PLC0415
 
         library, backend, count, optimizes = posed
         pose_as(Path(library), backend, int(count), optimizes=optimizes == "1")
         names = [f"{backend}{i}" for i in range(int(count))]
     for line in sys.stdin:
         path, stated, n_outputs_max = json.loads(line)
+        if posed:
+            with contextlib.suppress(KvchatError):  # the engine will say what is wrong
+                place_weights(Path(library), Path(path))
         stated["tensor_split"] = tuple(stated["tensor_split"])
         found = _dry_run(llama, log, names, path, Settings(**stated), n_outputs_max)
         print(json.dumps(found), file=out)

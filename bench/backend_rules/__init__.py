@@ -22,6 +22,7 @@ from pathlib import Path
 
 from bench.cxx import closing, without_comments
 from tuner.engine.probe import engine_folder
+from tuner.gguf.header import read_header
 
 _HERE = Path(__file__).resolve().parent
 NAMES = ("CUDA", "ROCm", "MUSA", "Vulkan", "Metal", "SYCL", "CANN")
@@ -172,6 +173,19 @@ def built(sources: Path, into: Path) -> Path:
     return target
 
 
+def _opened(library: Path) -> ctypes.CDLL:
+    return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+def place_weights(library: Path, model: Path) -> None:
+    """Weights count as lying where they do in the file `model`, which is what a load of it maps."""
+    place = _opened(library).place
+    place.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_size_t]
+    place(None, 0, 0)
+    for tensor in read_header(model).tensors:
+        place(tensor.name.encode(), tensor.part, tensor.offset)
+
+
 def pose_as(
     library: Path,
     name: str,
@@ -186,7 +200,7 @@ def pose_as(
     process. `capability`: CUDA's, times 100; `optimizes`: whether `graph_optimize` runs; `nodes`:
     a file that gets every split of a graph as the backend receives it, what it asks to be kept
     until when, and the order that it leaves."""
-    handle = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    handle = _opened(library)
     path = str(nodes).encode() if nodes else None
     if handle.pose_as(name.encode(), count, capability, integrated, not optimizes, path):
         raise ValueError(f"no rules of {name}")

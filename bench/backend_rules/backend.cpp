@@ -162,13 +162,34 @@ static void note_nodes(const ggml_backend_t backend, const ggml_cgraph * graph) 
     }
 }
 
-// Metal goes by where caches lie, and in a dry run all of them lie at address 0 of one buffer: puts
-// them one behind the other in their buffers, as a load does, and says which
-static std::vector<ggml_tensor *> as_if_loaded(const ggml_cgraph * graph) {
+static std::unordered_map<std::string, size_t> lying; // where weights lie in their file
+
+// Says where the weight `name` lies in part `part` of the file; a name of null: in no file any more.
+extern "C" void place(const char * name, int part, size_t offset) {
+    if (name) {
+        lying[name] = ((size_t) (part + 1) << 48) + offset;
+    } else {
+        lying.clear();
+    }
+}
+
+// Metal goes by where caches and weights lie, and in a dry run all of them lie at address 0 of one
+// buffer: puts them where a load does, and says where they were. Its weights are those of the file
+// as it is mapped (`llama_model_base::load_tensors`), caches one behind the other.
+static std::unordered_map<ggml_tensor *, void *> as_if_loaded(const ggml_cgraph * graph) {
     std::set<ggml_tensor *> stored; // by address: in the order in which they were made
+    std::unordered_map<ggml_tensor *, void *> before;
     auto note = [&](ggml_tensor * t) {
         t = t && t->view_src ? t->view_src : t;
-        if (t && t->buffer && !t->data) {
+        if (!t || !t->buffer || before.count(t)) {
+            return;
+        }
+        auto found = lying.find(t->name);
+        if (t->buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS && found != lying.end()) {
+            before[t] = t->data;
+            t->data = (void *) found->second;
+        } else if (!t->data) {
+            before[t] = nullptr;
             stored.insert(t);
         }
     };
@@ -184,7 +205,7 @@ static std::vector<ggml_tensor *> as_if_loaded(const ggml_cgraph * graph) {
         t->data = (void *) end;
         end += GGML_PAD(alloc_size(nullptr, t), rules.alignment);
     }
-    return { stored.begin(), stored.end() };
+    return before;
 }
 
 static void graph_optimize(ggml_backend_t backend, ggml_cgraph * graph, ggml_backend_graph_optimize_params * params) {
@@ -205,10 +226,10 @@ static void graph_optimize(ggml_backend_t backend, ggml_cgraph * graph, ggml_bac
         vulkan::ggml_vk_graph_optimize(&inner, graph, &noting);
     } else if (rules.optimizes && rules.kind == METAL) {
         ggml_metal_fusion_add_alloc_deps(noting.user_data, noting.add_alloc_dep, graph);
-        const std::vector<ggml_tensor *> placed = as_if_loaded(graph);
+        const auto before = as_if_loaded(graph);
         ggml_graph_optimize(graph);
-        for (ggml_tensor * t : placed) {
-            t->data = nullptr;
+        for (auto [t, data] : before) {
+            t->data = data;
         }
     }
     if (rules.nodes) {

@@ -34,6 +34,16 @@ def test_latent_keys_count_where_they_are_read(tmp_path: Path) -> None:
     assert made_up(tmp_path / "n.gguf", "deepseek2", keys).hparams.mla
 
 
+@pytest.mark.parametrize(
+    ("architecture", "capped"), [("deepseek32", False), ("gemma3", True), ("grok", True)]
+)
+def test_a_cap_of_logits_counts_where_it_is_read(
+    tmp_path: Path, architecture: str, capped: bool
+) -> None:
+    model = made_up(tmp_path / "m.gguf", architecture, {"final_logit_softcapping": 30.0})
+    assert model.hparams.capped_logits == capped
+
+
 def test_values_beside_index_keys_are_no_wider_without_fusion(tmp_path: Path) -> None:
     """minimax-m3 keeps its index keys, and values of one head, in a cache of their own."""
     keys = {

@@ -21,6 +21,7 @@ KeyGroup = Literal[
     "ssm",  # ssm.*, but for the next
     "ssm_groups",  # ssm.group_count
     "kda",  # kda.head_dim and ssm.conv_kernel
+    "kda_bound",  # kda.gate_lower_bound
     "wkv",  # wkv.head_size
     "shortconv",  # shortconv.l_cache
     "mla",  # attention.key_length_mla, attention.value_length_mla
@@ -28,6 +29,7 @@ KeyGroup = Literal[
     "indexer_blocks",  # attention.indexer.block_size
     "ngrams",  # ple.*: embeddings of the last few tokens together
     "clamps",  # swiglu_clamp_*, where limits take operations of their own
+    "logit_cap",  # final_logit_softcapping
     "loops",  # num_loops: the same weights run several times, each time with a cache of its own
     "shared_kv",  # attention.shared_kv_layers
 ]
@@ -100,6 +102,11 @@ class GraphTraits:
     logit_rows: Literal["last_layer", "before_norm", "after_norm", "all"] = "last_layer"
     host_output: bool = False  # logits are made with the embeddings where they are
 
+    # ---- products
+    # the weights by which products use a scale and a bias, should a file have them; None: all
+    scaled: tuple[str, ...] | None = None
+    biased: bool = True  # the others use a bias, too, should a file have one
+
     # ---- norms and sums
     layer_norm: bool | None = None  # None: norms with a bias are LayerNorms, others are not
     rms_if_stated: bool = False  # but not so where the file states an epsilon for the other kind
@@ -144,6 +151,9 @@ class GraphTraits:
     copied_columns: bool = False  # a convolution's last columns are copied before they are stored
     turned_input: bool = False  # mamba's input is a copy, taken out of the product turned round
     repeated_keys: bool = False  # keys are repeated for each head of values
+    sigmoid_gate: bool = False  # what a delta net makes passes a sigmoid, not a SiLU
+    signed_decay: bool = False  # a bounded decay's weight has its sign already
+    reshaped_gate: bool = False  # what a gate is made of is reshaped, and back again
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +187,7 @@ class Architecture:
     embedding_scale: float = 0.0  # where the file states none
     residual_scale: float = 0.0
     logit_scale: float = 0.0
-    logit_cap: float = 0.0
+    logit_cap: float = 0.0  # where the file states none, or nobody reads what it states
     one_ratio_for_all: bool = False  # attention.compress_ratios may be one number
     unfused: bool = False  # llama.cpp switches flash attention off (src/llama-context.cpp)
 

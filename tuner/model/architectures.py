@@ -31,6 +31,8 @@ _SSM: frozenset[KeyGroup] = frozenset({"ssm", "ssm_groups"})
 _WKV: frozenset[KeyGroup] = frozenset({"wkv"})
 _MLA: frozenset[KeyGroup] = frozenset({"mla"})
 _KDA: frozenset[KeyGroup] = frozenset({"kda", "mla"})
+_BOUND: frozenset[KeyGroup] = frozenset({"kda_bound"})
+_CAP: frozenset[KeyGroup] = frozenset({"logit_cap"})
 _DSA: frozenset[KeyGroup] = frozenset({"mla", "indexer"})
 _BOTH: tuple[LayerPart, ...] = ("attention", "ffn")
 _FFN_INPUT: Order = ("ffn", "input", "attention")
@@ -122,12 +124,14 @@ _CACHE = (
     Architecture("gemma", graph=GraphTraits(scaled_input=True, scale_of_q=True)),
     Architecture(
         "gemma2",
+        reads=_CAP,
         logit_cap=30.0,
         window=Window(2, default=4096),
         graph=GraphTraits(scaled_input=True, scale_of_q=True, softcap=True),
     ),
     Architecture(
         "gemma3",
+        reads=_CAP,
         window=Window(6, optional=True),
         graph=GraphTraits(scaled_input=True, scale_of_q=True),
     ),
@@ -143,7 +147,7 @@ _CACHE = (
         "gemma4",
         scaled_ffn=True,
         logit_cap=30.0,
-        reads=frozenset({"shared_kv"}),
+        reads=_CAP | {"shared_kv"},
         window=Window(),
         rope_factors_outside_windows=True,
         output_first=True,
@@ -172,6 +176,7 @@ _CACHE = (
     Architecture("graniteswitch", mtp_cached=True, switched=True, graph=GraphTraits(rope="stated")),
     Architecture(
         "grok",
+        reads=_CAP,
         embedding_scale=78.4,
         logit_scale=0.58,
         unfused=True,
@@ -219,6 +224,8 @@ _CACHE = (
     Architecture("mpt", graph=GraphTraits(layer_norm=True, rope="none")),
     Architecture(
         "muse-glimmer",
+        logit_cap=30.0,
+        reads=_CAP,
         window=Window(4),
         graph=GraphTraits(norm_before_rows=True, rope="window"),
     ),
@@ -314,7 +321,7 @@ _LATENT = (
         reads=_DSA,
         mtp_cached=True,
         indexer=Indexer(unlisted="none", needs_top_k=True, rotated=False),
-        graph=GraphTraits(builder="residual_streams", expert_weights="stated"),
+        graph=GraphTraits(builder="residual_streams", scaled=(), expert_weights="stated"),
     ),
     Architecture(
         "minimax-m3",
@@ -340,10 +347,16 @@ _HYBRID = (
     Architecture(
         "bailingmoe3",
         memory="hybrid",
-        reads=_KDA | {"clamps"},
+        reads=_KDA | _BOUND | {"clamps"},
         mtp_cached=True,
         positions="mrope_by_sections",
-        graph=GraphTraits(logit_rows="after_norm", expert_weights="stated", copied_gate=True),
+        graph=GraphTraits(
+            logit_rows="after_norm",
+            scaled=(),
+            expert_weights="stated",
+            copied_gate=True,
+            signed_decay=True,
+        ),
     ),
     Architecture(
         "falcon-h1",
@@ -355,7 +368,7 @@ _HYBRID = (
     Architecture(
         "glm5-next",
         memory="hybrid",
-        reads=_KDA | {"indexer"},
+        reads=_KDA | _BOUND | {"indexer"},
         indexer=Indexer("pools"),
         graph=GraphTraits(
             builder="hyper_connections",
@@ -381,10 +394,15 @@ _HYBRID = (
     Architecture(
         "kimi-k3",
         memory="hybrid",
-        reads=_KDA,
+        reads=_KDA | _BOUND,
         mtp_cached=True,
         graph=GraphTraits(
-            builder="residual_bank", rope="none", expert_weights="stated", situ_gate=True
+            builder="residual_bank",
+            scaled=(),
+            rope="none",
+            expert_weights="stated",
+            situ_gate=True,
+            reshaped_gate=True,
         ),
     ),
     Architecture(
@@ -392,7 +410,9 @@ _HYBRID = (
         memory="hybrid",
         reads=_KDA,
         mtp_cached=True,
-        graph=GraphTraits(norm_first=True, rope="none"),
+        graph=GraphTraits(
+            scaled=("attn_output",), norm_first=True, rope="none", reshaped_gate=True
+        ),
     ),
     Architecture(
         "lfm2",
@@ -466,7 +486,13 @@ _HYBRID = (
         positions="mrope",
         one_ratio_for_all=True,
         scaled_experts=True,
-        graph=GraphTraits(builder="qsa", needs_every_layer=True, copied_columns=True),
+        graph=GraphTraits(
+            builder="qsa",
+            needs_every_layer=True,
+            biased=False,
+            copied_columns=True,
+            sigmoid_gate=True,
+        ),
     ),
 )
 
@@ -483,7 +509,17 @@ GENERAL = Architecture(
     known=False,
     memory="stated",
     reads=frozenset(
-        {"ssm", "ssm_groups", "wkv", "shortconv", "kda", "mla", "indexer", "indexer_blocks"}
+        {
+            "ssm",
+            "ssm_groups",
+            "wkv",
+            "shortconv",
+            "kda",
+            "mla",
+            "indexer",
+            "indexer_blocks",
+            "logit_cap",
+        }
     ),
     window=Window(optional=True),
 )

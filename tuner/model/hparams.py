@@ -115,4 +115,5 @@ class Ssm:
     rank: int
     groups: int
     kda_head: int
+    kda_bounded: bool  # the decay has a lower bound
     wkv_head: int

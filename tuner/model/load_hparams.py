@@ -7,6 +7,7 @@ stands in `architectures.py`, window patterns are in `layer_pattern.py`.
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple
 
 from tuner.errors import FileError
@@ -99,7 +100,7 @@ def load_hparams(header: Header, architecture: str) -> HParams:
         n_groups_used=keys.optional("expert_group_used_count"),
         scaled_residual=keys.number("residual_scale", row.residual_scale) != 0,
         scaled_logits=keys.number("logit_scale", row.logit_scale) != 0,
-        capped_logits=keys.number("final_logit_softcapping", row.logit_cap) != 0,
+        capped_logits=_logit_cap(keys, row) != 0,
         expert_gate=_GATES.get(keys.optional("expert_gating_func"), ""),
         expert_weights_norm=keys.flag("expert_weights_norm"),
         expert_weights_scaled=keys.number("expert_weights_scale") not in (0.0, 1.0),
@@ -208,6 +209,12 @@ def _first_shared(keys: Keys, row: Architecture, n_all: int) -> int:
     return first if first >= 0 else n_all  # int32_t, and used "if non-negative"
 
 
+def _logit_cap(keys: Keys, row: Architecture) -> float:
+    """What logits are kept within; 0: nothing."""
+    stated = "logit_cap" in row.reads
+    return keys.number("final_logit_softcapping", row.logit_cap) if stated else row.logit_cap
+
+
 def _experts(keys: Keys, row: Architecture, n_layer: int) -> tuple[int, int]:
     """How many experts a layer has, and how many of them a token uses."""
     n_expert = keys.integer("expert_count")
@@ -309,6 +316,7 @@ def _ssm(keys: Keys, row: Architecture) -> Ssm:
         rank=_read_by(keys, row, "ssm.time_step_rank", "ssm"),
         groups=_read_by(keys, row, "ssm.group_count", "ssm_groups"),
         kda_head=_read_by(keys, row, "kda.head_dim", "kda"),
+        kda_bounded="kda_bound" in row.reads and keys.number("kda.gate_lower_bound", -inf) > -inf,
         wkv_head=_read_by(keys, row, "wkv.head_size", "wkv"),
     )
 

@@ -17,6 +17,7 @@ from tuner.memory.compute.ops import Op
 F32, F16, I32, I64 = 4, 2, 4, 8
 Layout = tuple[tuple[int, ...], int]  # shape, bytes per element
 Block = tuple[int, int]  # the device in whose buffer it lies, its number there
+Home = tuple[int, int, TensorInfo]  # the device in whose memory a weight is, its layer, the weight
 LEFT_TO_HOST = -2  # the device of a node for which no GPU has a kernel, until all others have one
 HOST = 0  # device numbers: the host, then the GPUs from 1
 
@@ -44,7 +45,7 @@ class Node:
 
     __slots__ = (
         "_size", "block", "borrowed", "contiguous", "device", "element", "external", "extra",
-        "inplace", "into", "op", "readers", "root", "shape", "srcs", "views",
+        "inplace", "into", "op", "readers", "root", "shape", "srcs", "views", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +75,8 @@ class Node:
         self.device = device
         self.borrowed = borrowed
         self.extra = 0  # bytes that a GPU takes for the operation beside its result
+        # the weight that the operation reads or, of what is external, that it is
+        self.weight: Home | None = None
         self._size = -1  # most are never asked for
         # the allocator's: nodes that are still to read it, views into it, the block that it holds
         self.readers = self.views = 0
@@ -110,7 +113,6 @@ class Graph:
         self._seen: set[Node] = set()
         self.device = 0  # where the weights of nodes made now are
         self.offload = NOBODY
-        self.views_weights = False  # whether a GPU looks at weights under other shapes
         self.unsure = False  # whether a GPU orders nodes of which it is not known what they are,
         self.for_any_order = False  # and whether there is to be room for any order of these
         self.scope = 0  # the layer whose weights are named
@@ -184,6 +186,12 @@ class Graph:
     def mul(self, x: Node, y: Node) -> Node:
         """x times y, element by element, in the shape of x."""
         return Node(x.shape, F32, (x, y), "MUL", inplace=True)
+
+    def reads(self, weight: TensorInfo, node: Node, device: int | None = None) -> Node:
+        """The node, of which it is known now which weight it reads or is. `device`: where the
+        weight is, if not on the current one."""
+        node.weight = self.device if device is None else device, self.scope, weight
+        return node
 
     def held(self, weight: TensorInfo) -> int:
         """Bytes that a copy of this weight takes on the device that borrows it."""

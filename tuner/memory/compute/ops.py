@@ -9,17 +9,20 @@ from __future__ import annotations
 from typing import Literal
 
 Op = Literal[
-    "", "ADD", "ADD_ID", "ARGSORT", "CLAMP", "CONCAT", "CONT", "CPY", "CUMSUM", "DIV", "EXP",
-    "FILL", "FLASH_ATTN_EXT", "GATED_DELTA_NET", "GEGLU", "GELU", "GET_ROWS", "GLU", "L2_NORM",
-    "LOG", "MEAN", "MUL", "MUL_MAT", "MUL_MAT_ID", "NEG", "NORM", "PAD", "PERMUTE", "RELU",
-    "REPEAT", "RESHAPE", "RMS_NORM", "ROPE", "SCALE", "SET_ROWS", "SIGMOID", "SILU", "SIN",
-    "SOFTPLUS", "SOFT_MAX", "SQR", "SQRT", "SSM_CONV", "SSM_SCAN", "SUB", "SUM_ROWS", "SWIGLU",
-    "SWIGLU_OAI", "TANH", "TOP_K", "TRANSPOSE", "UNARY", "VIEW",
+    "", "ABS", "ADD", "ADD_ID", "ARANGE", "ARGSORT", "CLAMP", "CONCAT", "CONT", "CPY", "CUMSUM",
+    "DIV", "DSV4_HC_COMB", "DSV4_HC_POST", "DSV4_HC_PRE", "EXP", "FILL", "FLASH_ATTN_EXT",
+    "GATED_DELTA_NET", "GEGLU", "GELU", "GET_ROWS", "GLU", "L2_NORM", "LIGHTNING_INDEXER", "LOG",
+    "MEAN", "MUL", "MUL_MAT", "MUL_MAT_ID", "NEG", "NORM", "PAD", "PERMUTE", "RELU", "REPEAT",
+    "RESHAPE", "RMS_NORM", "ROPE", "ROPE_BACK", "SCALE", "SET_ROWS", "SGN", "SIGMOID", "SILU",
+    "SIN", "SOFTPLUS", "SOFT_MAX", "SQR", "SQRT", "SSM_CONV", "SSM_SCAN", "SUB", "SUM_ROWS",
+    "SWIGLU", "SWIGLU_CLAMP", "SWIGLU_OAI", "TANH", "TOP_K", "TRANSPOSE", "UNARY", "VIEW",
 ]  # fmt: skip
 
 EMPTY = frozenset({"PERMUTE", "RESHAPE", "TRANSPOSE", "VIEW"})  # which compute nothing
-UNARY = frozenset({"EXP", "GELU", "NEG", "RELU", "SIGMOID", "SILU", "SOFTPLUS", "TANH"})
-GLU = frozenset({"GEGLU", "SWIGLU", "SWIGLU_OAI"})
+UNARY = frozenset(
+    {"ABS", "EXP", "GELU", "NEG", "RELU", "SGN", "SIGMOID", "SILU", "SOFTPLUS", "TANH"}
+)
+GLU = frozenset({"GEGLU", "SWIGLU", "SWIGLU_CLAMP", "SWIGLU_OAI"})
 
 
 def family(op: str) -> str:

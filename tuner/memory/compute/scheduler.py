@@ -47,24 +47,18 @@ def scheduled(
 
 
 def _optimized(graph: Graph, part: Split, optimizer: str) -> list[Node]:
-    """The nodes in the backend's order, as far as that can be told; or, if what any order could
-    take is asked for, as they are. What is to be kept is noted."""
+    """The nodes in the backend's order; or, where that cannot be told, since it is not known what
+    it orders, and what any order could take is asked for, as they are. What is to be kept is
+    noted."""
     nodes = part.nodes
     ordered = OPTIMIZERS[optimizer](part)
-    if not _is_unsure(graph, nodes, optimizer):
+    if optimizer not in REACH or all(node.op for node in nodes):
         return ordered
     graph.unsure = True
     if not graph.for_any_order:
         return ordered
     held(part, REACH[optimizer])
     return nodes
-
-
-def _is_unsure(graph: Graph, nodes: Sequence[Node], optimizer: str) -> bool:
-    """Whether the backend's order may be another: Metal's goes by where weights lie, too."""
-    if optimizer not in REACH:
-        return False
-    return (graph.views_weights and optimizer == "Metal") or not all(n.op for n in nodes)
 
 
 def _with_readers(nodes: list[Node], kept: Kept) -> list[Node]:

@@ -168,10 +168,15 @@ def attend(
     heads = g.permute(g.view(q, dk, n, n_tokens), dk, n_tokens, n)
     keys, values = (_by_head(b, rows) for rows in (keys, values))
     if b.shape.flash:
-        beside = g.beside(sinks.n_bytes) if sinks else ()
+        left_to_host = (dk, dv) in b.shape.kernelless
+        beside: tuple[Node, ...] = ()
+        if sinks and left_to_host:
+            beside = (g.external(sinks.n_bytes, g.device),)
+        elif sinks:
+            beside = g.beside(sinks.n_bytes)
         of = (heads, keys, values, mask, *beside)
         y = g.new(dv, n, n_tokens, of=of, op="FLASH_ATTN_EXT")
-        if (dk, dv) in b.shape.kernelless:
+        if left_to_host:
             y.device = LEFT_TO_HOST
         else:
             copied = home == HOST  # a GPU's layers attend where their cache is
@@ -184,6 +189,7 @@ def attend(
                 within=bool(hp.mla),
                 copied=copied,
                 sinks=bool(sinks),
+                listed=mask_of is not None,
             )
         if v_rows:
             y = g.mm(v_rows, g.permute(y, dv, n_tokens, n), scale)

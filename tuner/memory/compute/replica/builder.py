@@ -138,10 +138,11 @@ class GraphBuilder:
         return f"{name}.weight" in t
 
     def mm(self, t: Tensors, name: str, x: Node) -> Node:
-        """The weight `name` times x, and its bias where it has one (`build_lora_mm`).
-        x: [n_in, ...] -> [n_out, ...]."""
-        w = t[f"{name}.weight"]
-        y = self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, self.g.held(w), name=w.name)
+        """The weight `name` times x, and its scale and its bias where it has them
+        (`build_lora_mm`). x: [n_in, ...] -> [n_out, ...]."""
+        y = self.bare_mm(t, name, x)
+        if self.traits.scaled is not None and name not in self.traits.scaled:
+            return y
         scaled = f"{name}.scale" in t and self._scales(name)
         after_bias = name.startswith("ffn_")
         if scaled and not after_bias:
@@ -149,9 +150,16 @@ class GraphBuilder:
             own = self.cache_device if name in _ATTENDING else -1
             device = own if own >= 0 else None
             y = self.g.over(y, op="MUL", weight=t[f"{name}.scale"].n_bytes, device=device)
-        if f"{name}.bias" in t:
+        if f"{name}.bias" in t and self.traits.biased:
             y = self.by(t, f"{name}.bias", y)
         return self.by(t, f"{name}.scale", y) if scaled and after_bias else y
+
+    def bare_mm(self, t: Tensors, name: str, x: Node) -> Node:
+        """The weight `name` times x and no more (`ggml_mul_mat`).
+        x: [n_in, ...] -> [n_out, ...]."""
+        w = t[f"{name}.weight"]
+        g, rows = self.g, w.shape[1] if len(w.shape) > 1 else 1
+        return g.reads(w, g.mm(rows, x, g.held(w), name=w.name))
 
     def _scales(self, name: str) -> bool:
         """Whether the architecture uses a scale of this weight, should a file have it."""
@@ -164,7 +172,14 @@ class GraphBuilder:
         """x times the weight of this very name, or plus it if that is a bias, or as `op` says; the
         shape stays."""
         op = op or ("ADD" if name.endswith(".bias") else "MUL")
-        return self.g.over(x, op=op, weight=t[name].n_bytes, name=name)
+        w = t[name]
+        return self.g.reads(w, self.g.over(x, op=op, weight=w.n_bytes, name=name))
+
+    def seen(self, w: TensorInfo, device: int | None = None) -> Node:
+        """A weight to be looked at, by which it does not say where what reads it runs; on `device`
+        if not on the current one."""
+        at = self.g.device if device is None else device
+        return self.g.reads(w, self.g.external(w.n_bytes, at), at)
 
     def norm(self, t: Tensors, name: str, x: Node) -> Node:
         """x by its mean or its mean square, times a weight, plus a bias where there are such

@@ -4,7 +4,7 @@ dots3note.cpp, hy-v4.cpp, and `build_attn` over `llm_graph_input_attn_k_dsa`
 
 from __future__ import annotations
 
-from tuner.memory.compute.graph import F16, F32, I32, I64, Node
+from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, OFFLOADED, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.extras import of_top
 from tuner.memory.kv_cache import ALL
@@ -32,27 +32,30 @@ def top_tokens(b: GraphBuilder, t: Tensors, x: Node, queries: Node) -> Node:
     if not b.has(t, "indexer.attn_q_b") and PICKED in b.carried:
         return b.carried[PICKED]
     g, n_tokens, hp = b.g, b.n_tokens, b.hp
-    head = hp.indexer_head
-    cells = b.cells[ALL]
+    head, cells = hp.indexer_head, b.cells[ALL]
     q = b.mm(t, "indexer.attn_q_b", queries)
     heads = q.shape[0] // head
-    q = g.over(g.view(q, head, heads, n_tokens), b.pos)
+    # rotated without the factors that other queries and keys may have
+    q = g.over(g.reshape(q, head, heads, n_tokens), b.pos, op="ROPE")
     k = b.norm(t, "indexer.k_norm", b.mm(t, "indexer.attn_k", x))
-    k = g.over(g.view(k, head, 1, n_tokens), b.pos)
+    k = g.over(g.reshape(k, head, 1, n_tokens), b.pos, op="ROPE")
     if hp.row.indexer is not None and hp.row.indexer.rotated:
         rotation = b.input(ALL, "rotation of index keys", head, head, element=F32)
         q, k = (g.new(*y.shape, of=(rotation, y), op="MUL_MAT") for y in (q, k))
+    cache = g.external(0, g.device)
     rows = b.input(ALL, "index rows", n_tokens, element=I64)
-    g.expand(g.store(g.view(k, head, n_tokens), rows))
-    weights = g.view(b.mm(t, "indexer.proj", x), heads, n_tokens)
-    weights = g.cont(weights)
-    cached = g.external(int(cells * head * b.shape.k_bytes), g.device)
+    g.expand(g.stored(g.view(k, head, n_tokens), rows, cache))
+    weights = b.mm(t, "indexer.proj", x)
+    keys = g.view(cache, head, 1, cells)
+    keys.size = int(cells * head * b.shape.k_bytes)
+    q = g.view(q, *q.shape)
+    weights = g.over(g.view(weights, heads, n_tokens), op="SCALE")
     mask = b.input(ALL, "index mask", cells, n_tokens, element=F16)
-    score = g.new(cells, n_tokens, of=(q, cached, weights, mask))
+    score = g.new(cells, n_tokens, of=(q, keys, weights, mask), op="LIGHTNING_INDEXER")
     n_top = b.counts["top"]
     top = g.new(n_top, n_tokens, of=(score,), op="TOP_K", element=I32)
     top.extra = of_top(b, top, score)
-    b.carried[PICKED] = g.new(n_top, n_tokens, of=(top,), element=I32)
+    b.carried[PICKED] = g.new(n_top, n_tokens, of=(top,), op="CONT", element=I32)
     return b.carried[PICKED]
 
 
@@ -60,19 +63,23 @@ def sparse_mask(b: GraphBuilder, top: Node) -> Node:
     """The causal mask with everything hidden but the chosen tokens (`build_attn` over
     `llm_graph_input_attn_k_dsa`): [n_top, n_tokens] -> [cells, n_tokens]."""
     g, n_tokens = b.g, b.n_tokens
-    cells = b.cells[ALL]
+    cells, n_top = b.cells[ALL], top.shape[0]
     mask = b.masks[ALL]
     element = F16 if b.shape.flash else F32
-    hidden = Node((cells, n_tokens), element, (mask,))
-    zeros = Node((top.shape[0], n_tokens), F32, device=g.device)  # a leaf, there from the start
-    shown = Node(zeros.shape, F32, (zeros,), inplace=True)
+    hidden = Node((cells, n_tokens), element, (mask,), "FILL")
+    zeros = Node((1, n_top, n_tokens), F32)  # a leaf, there from the start
+    shown = g.over(zeros, op="FILL")
     # in the order of ggml_set_rows: what is written, where to, and only then what it goes into
-    written = Node((0,), 0, (shown, g.view(top, *top.shape), g.view(hidden, 1, cells, n_tokens)),
-                   external=True)  # fmt: skip
-    rows = Node((0,), 0, (written,), root=hidden)
-    return Node((cells, n_tokens), element, (rows, mask), inplace=True)
+    one_each = g.view(hidden, 1, cells, n_tokens)
+    written = Node((1, cells, n_tokens), element, (shown, g.view(top, n_top, n_tokens), one_each),
+                   "SET_ROWS", into=hidden, external=True)  # fmt: skip
+    rows = Node((cells, n_tokens), element, (written,), "VIEW", root=hidden)
+    return Node((cells, n_tokens), element, (rows, mask), "ADD", inplace=True)
 
 
 def unread_zeros(b: GraphBuilder, device: int) -> None:
-    """The zeros of a layer that the graph leaves out: the allocator places all of them first."""
-    b.g.leaves.append(Node((b.counts["top"], b.n_tokens), F32, device=device))
+    """The zeros of a layer that the graph leaves out: the allocator places all of them first. They
+    lie where the layer attends: beside its cache, or where large batches borrow its weights."""
+    if device == HOST and b.g.offload.of and b.n_tokens >= OFFLOADED:
+        device = b.g.offload.device
+    b.g.leaves.append(Node((1, b.counts["top"], b.n_tokens), F32, device=device))

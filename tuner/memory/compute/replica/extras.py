@@ -6,7 +6,7 @@ from math import prod
 
 from tuner.memory.compute.graph import F16, F32, I32, Node
 from tuner.memory.compute.replica.builder import GraphBuilder
-from tuner.memory.kv_cache import CSA, Cells
+from tuner.memory.kv_cache import Cells
 
 _SCALE = 128  # a number, by itself between two blocks (SYCL_BUFFER_ALIGNMENT)
 _PARTS = 256  # N_MM_NPART_AMAX (ggml-metal-impl.h)
@@ -24,10 +24,11 @@ def of_attention(
     within: bool = False,
     copied: bool = False,
     sinks: bool = False,
+    listed: bool = False,
 ) -> int:
     """Bytes for fused attention over caches of these kinds: mostly one layer's cache as f16.
     `heads`: sizes of K's and V's; `within`: V is a view of K, unless both are `copied` from another
-    device.
+    device; `listed`: each token attends to few cells, which Metal lists.
 
     `ggml_cuda_flash_attn_ext_get_alloc_size` (ggml-cuda/fattn.cu) copies what is not f16 already,
     `ggml_sycl_flash_attn_ext_get_alloc_size` (ggml-sycl/fattn.cpp) Q and the result as well;
@@ -41,7 +42,7 @@ def of_attention(
         k_size, v_size = F16 * cells * k_row, F16 * cells * v_row
         staged = shape.staged and k == v and not (sinks or b.traits.softcap)
         if shape.scratch == "SYCL" and staged:
-            copies = 0 if shape.f16_k and shape.f16_v else k_size + v_size
+            copies = 0 if shape.f16_k and shape.f16_v else 2 * k_size  # V's too, were it a view
             return copies + 2 * F16 * n_head * b.n_tokens * v + _SCALE
         return (0 if shape.f16_k else k_size) + (0 if shape.f16_v else v_size)
     if shape.scratch != "Metal":
@@ -53,7 +54,7 @@ def of_attention(
     pad = _WIDTH * (strides * n_head_kv + F16 * b.n_tokens)
     partial = F32 * b.counts["vectors"] * n_head * _GROUPS * (v + 2)
     tiles = sum(b.counts[f"tiles of {kind}"] for kind in kinds)
-    lists = I32 * b.counts["listed"] * b.n_tokens if CSA in kinds else 0
+    lists = I32 * b.counts.get("listed", 0) * b.n_tokens if listed else 0
     return pad + tiles + partial + F16 * cells * (k_row + v_row) + lists
 
 

@@ -195,11 +195,12 @@ def _experts(b: GraphBuilder, t: Tensors, name: str, x: Node, top: Node) -> Node
     device = HOST if b.experts_on_host else None
     shape = (w.shape[1], top.shape[0], x.shape[-1])
     g = b.g
-    y = g.product(shape, (x, top), g.held(w), device=device, routed=True)
+    y = g.reads(w, g.product(shape, (x, top), g.held(w), device=device, routed=True), device)
     y.extra = of_experts(b, prod(w.shape[2:]), x.shape[-1])
     if f"{name}.scale" in t and b.hp.row.scaled_experts:
-        factors = b.g.external(t[f"{name}.scale"].n_bytes, y.device)
+        factors = b.seen(t[f"{name}.scale"], device)
         flat = g.reshape(factors, 1, b.hp.n_expert, 1)
+        flat.size = factors.size
         scales = g.new(1, b.hp.n_expert, x.shape[-1], of=(flat,), op="REPEAT")
         y = g.mul(y, g.new(1, *shape[1:], of=(scales, top), op="GET_ROWS"))
     bias = t.get(f"{name}.bias")

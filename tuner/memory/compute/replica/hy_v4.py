@@ -8,8 +8,9 @@ of it runs in F32, through copies of what is in F32 already.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
-from tuner.memory.compute.graph import F32, Node
+from tuner.memory.compute.graph import Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors, output_streams
 from tuner.memory.compute.replica.feed_forward import feed_forward
 from tuner.memory.compute.replica.mla import latent_attention
@@ -19,7 +20,8 @@ def widened(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, x: Nod
     """The embeddings, once per stream: [n_embd, n_tokens] -> [n_embd, streams, n_tokens]."""
     n, n_tokens = x.shape
     streams = tensors[0]["hc_attn_base.weight"].shape[0] // 2
-    return b.g.new(n, streams, n_tokens, of=(b.g.view(x, n, 1, n_tokens),))
+    of = (b.g.reshape(x, n, 1, n_tokens),)
+    return b.g.new(n, streams, n_tokens, of=of, op="REPEAT")
 
 
 def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
@@ -35,13 +37,12 @@ def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
 
 def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
     """The rows to output, their streams blended into one, normed: [n_embd, streams, n_tokens]
-    -> [n_embd, n_outputs]."""
+    -> [n_embd, n_outputs] (`build_hc_head`)."""
     g = b.g
     x = output_streams(b, x)
-    gate = _mixes(b, output, "output_hc", x)
-    for name in ("output_hc_scale.weight", "output_hc_base.weight"):
-        gate = b.by(output, name, gate)
-    gate = g.over(g.over(gate))  # a sigmoid, an offset
+    gate = b.by(output, "output_hc_scale.weight", _mixes(b, output, "output_hc", x))
+    gate = b.by(output, "output_hc_base.weight", gate, "ADD")
+    gate = g.over(g.over(gate, op="SIGMOID"), op="SCALE")
     return b.norm(output, "output_norm", _blended(b, x, gate))
 
 
@@ -49,45 +50,57 @@ def _mixes(b: GraphBuilder, t: Tensors, name: str, x: Node) -> Node:
     """What all streams of a token say of the gates: [n_embd, streams, n_tokens] -> [mixes,
     n_tokens]."""
     n, streams, n_tokens = x.shape
-    return b.mm(t, f"{name}_fn", b.g.over(b.g.view(x, n * streams, n_tokens)))
+    flat = b.g.reshape(x, n * streams, n_tokens)
+    return b.mm(t, f"{name}_fn", b.g.over(flat, op="RMS_NORM"))
 
 
-def _gate(b: GraphBuilder, mixes: Node, streams: int, more: int) -> Node:
+def _gate(b: GraphBuilder, mixes: Node, weights: tuple[Node, Node], more: int) -> Node:
     """A half of the mixes, times a scale, plus a bias, through a sigmoid and `more` scalings. The
-    scale and the bias are parts of weights, which do not bind an operation to their device."""
+    scale and the bias are parts of `weights`, which do not bind an operation to their device."""
     g = b.g
-    n_tokens = mixes.shape[1]
+    scale, bias = weights
+    streams, n_tokens = mixes.shape[0] // 2, mixes.shape[1]
     gate = g.view(mixes, streams, n_tokens, contiguous=False, stride=2 * streams)
-    for n in (1, streams):
-        gate = g.over(gate, g.view(g.external(F32 * n, g.device), n))
-    for _ in range(1 + more):
-        gate = g.over(gate)
+    gate = g.mul(gate, g.view(scale, 1))
+    gate = g.add(gate, g.view(bias, streams))
+    gate = g.over(gate, op="SIGMOID")
+    for _ in range(more):
+        gate = g.over(gate, op="SCALE")
     return gate
 
 
 def _gathered(b: GraphBuilder, t: Tensors, name: str, x: Node) -> tuple[Node, Node]:
     """The streams blended into one, [n_embd, n_tokens], and the gate by which they take the result
     in, [streams, n_tokens] (`build_hc_pre`)."""
-    streams = x.shape[1]
     mixes = _mixes(b, t, name, x)
-    return _blended(b, x, _gate(b, mixes, streams, 1)), _gate(b, mixes, streams, 2)
+    scale, bias = (b.g.external(t[f"{name}_{of}.weight"].n_bytes, b.g.device)
+                   for of in ("scale", "base"))  # fmt: skip
+    gates = [_gate(b, mixes, (scale, bias), more) for more in (1, 2)]
+    return _blended(b, x, gates[0]), gates[1]
+
+
+def _copy(b: GraphBuilder, x: Node) -> Node:
+    """`ggml_cast` to the type that x has already."""
+    return b.g.new(*x.shape, of=(x,), op="CPY")
+
+
+def _stream(b: GraphBuilder, x: Node) -> Node:
+    """One stream of all: [n, streams, n_tokens] -> [n, n_tokens]."""
+    n, streams, n_tokens = x.shape
+    return b.g.view(x, n, n_tokens, contiguous=False, stride=n * streams)
+
+
+def _own(b: GraphBuilder, gate: Node) -> Node:
+    """One stream's gate of all: [streams, n_tokens] -> [1, n_tokens]."""
+    return b.g.view(gate, 1, gate.shape[1], contiguous=False, stride=gate.shape[0])
 
 
 def _blended(b: GraphBuilder, x: Node, gate: Node) -> Node:
-    """The streams, each times its gate, summed up: [n_embd, streams, n_tokens] -> [n_embd,
-    n_tokens]."""
-    g = b.g
-    n, streams, n_tokens = x.shape
-    copy = g.new(n, streams, n_tokens, of=(x,))
-    total: Node | None = None
-    for _ in range(streams):
-        part = g.over(
-            g.view(copy, n, n_tokens, contiguous=False, stride=n * streams),
-            g.view(gate, 1, n_tokens, contiguous=False, stride=streams),
-        )
-        total = g.over(total, part) if total is not None else part
-    assert total is not None
-    return g.new(n, n_tokens, of=(total,))
+    """The streams, each times its gate, summed up (`hy_v4_hc_reduce`): [n_embd, streams, n_tokens]
+    -> [n_embd, n_tokens]."""
+    g, copy = b.g, _copy(b, x)
+    parts = [g.mul(_stream(b, copy), _own(b, gate)) for _ in range(x.shape[1])]
+    return _copy(b, reduce(g.add, parts))
 
 
 def _scattered(b: GraphBuilder, y: Node, x: Node, gate: Node) -> Node:
@@ -95,14 +108,13 @@ def _scattered(b: GraphBuilder, y: Node, x: Node, gate: Node) -> Node:
     -> [n_embd, streams, n_tokens]."""
     g = b.g
     n, streams, n_tokens = x.shape
-    y = g.new(n, n_tokens, of=(y,))
-    gate = g.new(streams, n_tokens, of=(gate,))
-    copy = g.new(n, streams, n_tokens, of=(x,))
+    y, gate, copy = (_copy(b, of) for of in (y, gate, x))
     out: Node | None = None
     for i in range(streams):
-        part = g.over(y, g.view(gate, 1, n_tokens, contiguous=False, stride=streams))
-        part = g.over(g.view(copy, n, n_tokens, contiguous=False, stride=n * streams), part)
-        part = g.view(part, n, 1, n_tokens)
-        out = g.new(n, i + 1, n_tokens, of=(out, part)) if out is not None else part
+        part = g.add(_stream(b, copy), g.mul(y, _own(b, gate)))
+        part = g.reshape(part, n, 1, n_tokens)
+        if out is not None:
+            part = g.new(n, i + 1, n_tokens, of=(out, part), op="CONCAT")
+        out = part
     assert out is not None
-    return g.new(n, streams, n_tokens, of=(out,))
+    return _copy(b, out)

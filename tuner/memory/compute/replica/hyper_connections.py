@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tuner.gguf.header import TensorInfo
 from tuner.memory.compute.graph import F32, HOST, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors, output_streams
 from tuner.memory.compute.replica.deepseek4 import compressed_attention
@@ -27,7 +28,7 @@ def widened(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, x: Nod
         b.g.expand(b.masks[WINDOW])
     else:
         pool_inputs(b)
-    return b.g.new(n, streams, n_tokens, of=(b.g.view(x, n, 1, n_tokens),))
+    return b.g.new(n, streams, n_tokens, of=(b.g.reshape(x, n, 1, n_tokens),), op="REPEAT")
 
 
 def _compressed(b: GraphBuilder) -> bool:
@@ -64,7 +65,9 @@ def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
     y = b.norm(t, "ffn_norm", y)
     picked: Node | None = None
     if "ffn_gate_tid2eid.weight" in t:  # the token alone says which experts
-        picked = Node((hp.n_expert_used, b.n_tokens), F32, (b.tokens,), device=g.device)
+        shape = hp.n_expert_used, b.n_tokens
+        picked = Node(shape, F32, (b.tokens,), "GET_ROWS", device=g.device)
+        g.reads(t["ffn_gate_tid2eid.weight"], picked)
     out = feed_forward(b, t, y, picked=picked)
     return spread(b, out if out is not None else y, x, post, comb, fused=fused)
 
@@ -75,15 +78,33 @@ def mixed(b: GraphBuilder, t: Tensors, part: str, x: Node) -> tuple[Node, Node, 
     each, [streams, streams, n_tokens]."""
     g = b.g
     n, hc, n_tokens = x.shape
-    w = t[f"hc_{part}_fn.weight"]
-    flat = g.over(g.view(x, n * hc, n_tokens))
-    mixes = g.mm(w.shape[1], flat, g.held(w))
-    pre, post = (
-        g.over(g.over(g.over(g.over(g.view(mixes, hc, n_tokens, contiguous=False)))))
-        for _ in range(2)
-    )
-    comb = Node((hc, hc, n_tokens), F32, (mixes,), device=g.device)
-    return g.new(n, n_tokens, of=(x, pre)), post, comb
+    w, scale, base = (t[f"hc_{part}_{name}.weight"] for name in ("fn", "scale", "base"))
+    mixes = _mixes(b, x, w)
+    seen = b.seen(scale), b.seen(base)
+    pre, post = (_gate(b, mixes, hc, *seen) for _ in range(2))
+    of = seen if g.device != HOST else seen[:1]  # the other one may be borrowed
+    size = base.n_bytes
+    comb = g.weighed((hc, hc, n_tokens), mixes, *of, weight=size, op="DSV4_HC_COMB")
+    return g.new(n, n_tokens, of=(x, pre), op="DSV4_HC_PRE"), post, comb
+
+
+def _mixes(b: GraphBuilder, x: Node, w: TensorInfo) -> Node:
+    """What all streams of a token say of how to mix them: [n_embd, streams, n_tokens] -> [rows of
+    w, n_tokens]."""
+    g = b.g
+    n, hc, n_tokens = x.shape
+    flat = g.over(g.reshape(x, n * hc, n_tokens), op="RMS_NORM")
+    return g.reads(w, g.mm(w.shape[1], flat, g.held(w)))
+
+
+def _gate(b: GraphBuilder, mixes: Node, streams: int, scale: Node, base: Node) -> Node:
+    """A part of the mixes by parts of two weights (`dsv4_hc_affine`), through a sigmoid and a
+    scaling: [streams, n_tokens]."""
+    g = b.g
+    rows, n_tokens = mixes.shape
+    part = g.view(mixes, streams, n_tokens, contiguous=False, stride=rows)
+    part = g.add(g.mul(part, g.view(scale, 1)), g.view(base, streams))
+    return g.over(g.over(part, op="SIGMOID"), op="SCALE")
 
 
 def spread(b: GraphBuilder, y: Node, x: Node, post: Node, comb: Node, *, fused: bool) -> Node:
@@ -92,18 +113,25 @@ def spread(b: GraphBuilder, y: Node, x: Node, post: Node, comb: Node, *, fused: 
     g = b.g
     n, hc, n_tokens = x.shape
     if fused:
-        return g.new(n, hc, n_tokens, of=(y, x, post, comb))
+        return g.new(n, hc, n_tokens, of=(y, x, post, comb), op="DSV4_HC_POST")
     out: Node | None = None
     for _ in range(hc):
-        row = g.over(y, g.view(post, 1, n_tokens, contiguous=False, stride=hc))
+        row = g.mul(y, g.view(post, 1, n_tokens, contiguous=False, stride=hc))
         for _ in range(hc):
-            part = g.view(x, n, n_tokens, contiguous=False, stride=n * hc)
             share = g.view(comb, 1, n_tokens, contiguous=False, stride=hc * hc)
-            row = g.over(row, g.over(part, share))
-        row = g.view(row, n, 1, n_tokens)
-        out = row if out is None else g.new(n, out.shape[1] + 1, n_tokens, of=(out, row))
+            row = g.add(row, g.mul(_stream(b, x), share))
+        row = g.reshape(row, n, 1, n_tokens)
+        if out is not None:
+            row = g.new(n, out.shape[1] + 1, n_tokens, of=(out, row), op="CONCAT")
+        out = row
     assert out is not None
     return out
+
+
+def _stream(b: GraphBuilder, x: Node) -> Node:
+    """One of the streams: [n_embd, streams, n_tokens] -> [n_embd, n_tokens]."""
+    n, hc, n_tokens = x.shape
+    return b.g.view(x, n, n_tokens, contiguous=False, stride=n * hc)
 
 
 def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
@@ -115,20 +143,15 @@ def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
 def _narrowed(b: GraphBuilder, output: Tensors, x: Node) -> Node:
     """The streams as one row (`build_hc_head`, `build_hc_mean`)."""
     g = b.g
-    n, hc, n_tokens = x.shape
-    streams = [g.view(x, n, n_tokens, contiguous=False, stride=n * hc) for _ in range(hc)]
+    hc, n_tokens = x.shape[1:]
+    streams = [_stream(b, x) for _ in range(hc)]
     w = output.get("output_hc_fn.weight")
-    if w is None:  # their mean
-        total = streams[0]
-        for stream in streams[1:]:
-            total = g.over(total, stream)
-        return g.over(total)
-    mixes = g.mm(hc, g.over(g.view(x, n * hc, n_tokens)), g.held(w))
-    for name in ("output_hc_scale.weight", "output_hc_base.weight"):
-        mixes = b.by(output, name, mixes)
-    pre = g.over(g.over(mixes))
-    parts = [g.over(s, g.view(pre, 1, n_tokens, contiguous=False)) for s in streams]
-    total = parts[0]
-    for part in parts[1:]:
-        total = g.over(total, part)
-    return total
+    if w is not None:
+        mixes = b.by(output, "output_hc_scale.weight", _mixes(b, x, w))
+        mixes = b.by(output, "output_hc_base.weight", mixes, "ADD")
+        pre = g.over(g.over(mixes, op="SIGMOID"), op="SCALE")
+        streams = [g.mul(s, g.view(pre, 1, n_tokens, contiguous=False, stride=hc)) for s in streams]
+    total = streams[0]
+    for stream in streams[1:]:
+        total = g.add(total, stream)
+    return total if w is not None else g.over(total, op="SCALE")  # their mean

@@ -7,7 +7,7 @@ kind ("situ") keeps more of its inputs than others do.
 
 from __future__ import annotations
 
-from tuner.memory.compute.graph import F32, Node
+from tuner.memory.compute.graph import Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.feed_forward import ffn, moe
 from tuner.memory.compute.replica.mla import latent_attention
@@ -19,45 +19,58 @@ _BANK = "bank"  # carried from layer to layer: [n_embd, banked, n_tokens]
 def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
     """One layer: [n_embd, n_tokens] -> the same; rows are picked behind the `last` one."""
     g, hp = b.g, b.hp
-    y = _blended(b, x)
-    n, n_tokens = x.shape
+    y = _blended(b, t, "attn_res_score", x)
     banked = hp.residual_block > 0 and il % hp.residual_block == 0
     if banked:
-        row = g.view(x, n, 1, n_tokens)
-        bank = b.carried.get(_BANK)
-        b.carried[_BANK] = (
-            g.new(n, bank.shape[1] + 1, n_tokens, of=(bank, row)) if bank is not None else row
-        )
+        _bank(b, x)
     y = b.norm(t, "attn_norm", y)
     g.expand(y)
     mixed = mixer(b, t, y) if hp.recurrent[il] else latent_attention(b, t, il, y)
     assert mixed is not None
-    x = mixed if banked else g.over(x, mixed)
-    return g.over(x, _feed_forward(b, t, b.norm(t, "ffn_norm", _blended(b, x))))
+    x = mixed if banked else g.add(x, mixed)
+    y = b.norm(t, "ffn_norm", _blended(b, t, "ffn_res_score", x))
+    return g.add(x, _feed_forward(b, t, y))
 
 
 def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
     """The last blend, its rows to output, normed: [n_embd, n_tokens] -> [n_embd, n_outputs]."""
-    return b.norm(output, "output_norm", b.output_rows(_blended(b, x)))
+    x = b.output_rows(_blended(b, output, "output_res_score", x))
+    return b.norm(output, "output_norm", x)
 
 
-def _blended(b: GraphBuilder, x: Node) -> Node:
-    """x, [n_embd, n_tokens], and the bank, each weighed by its score -> the same shape."""
+def _bank(b: GraphBuilder, x: Node) -> None:
+    """Puts x, [n_embd, n_tokens], into the bank (`res_push`)."""
+    n, n_tokens = x.shape
+    row, bank = b.g.reshape(x, n, 1, n_tokens), b.carried.get(_BANK)
+    if bank is not None:
+        row = b.g.new(n, bank.shape[1] + 1, n_tokens, of=(bank, row), op="CONCAT")
+    b.carried[_BANK] = row
+
+
+def _blended(b: GraphBuilder, t: Tensors, by: str, x: Node) -> Node:
+    """x, [n_embd, n_tokens], and the bank, each weighed by its score -> the same shape
+    (`res_mix`). `by`: the weight that scores."""
     g, bank = b.g, b.carried.get(_BANK)
     if bank is None:
         return x
     n, banked, n_tokens = bank.shape
-    of_bank = g.new(1, banked, n_tokens, of=(g.over(g.over(bank), weight=F32 * n),))
-    of_x = g.new(1, n_tokens, of=(g.over(g.over(x), weight=F32 * n),))
-    shares = g.over(g.new(banked + 1, n_tokens, of=(g.view(of_bank, banked, n_tokens), of_x)))
-    first = g.new(banked, n_tokens, of=(g.view(shares, banked, n_tokens, contiguous=False),))
-    second = g.new(1, n_tokens, of=(g.view(shares, 1, n_tokens, contiguous=False),))
-    out = g.new(n, n_tokens, of=(bank, first))
-    return g.over(out, g.over(x, second))
+    of_bank, of_x = (
+        g.new(1, *of.shape[1:], of=(b.by(t, f"{by}.weight", g.over(of, op="RMS_NORM")),),
+              op="SUM_ROWS")
+        for of in (bank, x)
+    )  # fmt: skip
+    scores = (g.reshape(of_bank, banked, n_tokens), of_x)
+    shares = g.over(g.new(banked + 1, n_tokens, of=scores, op="CONCAT"), op="SOFT_MAX")
+    first, second = (
+        g.cont(g.view(shares, rows, n_tokens, contiguous=False)) for rows in (banked, 1)
+    )
+    out = g.new(n, n_tokens, of=(bank, first), op="DSV4_HC_PRE")
+    return g.add(out, g.mul(x, second))
 
 
 def _feed_forward(b: GraphBuilder, t: Tensors, x: Node) -> Node:
-    """Dense, or experts in a narrower space beside a shared one. [n_embd, n_tokens] -> the same."""
+    """Dense, or experts in a narrower space beside a shared one (`build_latent_moe`). [n_embd,
+    n_tokens] -> the same."""
     if not b.has(t, "ffn_gate_inp"):
         return ffn(b, t, x)
     narrow = b.mm(t, "ffn_routed_down", x) if b.has(t, "ffn_routed_down") else x
@@ -66,4 +79,4 @@ def _feed_forward(b: GraphBuilder, t: Tensors, x: Node) -> Node:
         y = b.norm(t, "ffn_routed_norm", y)
     if b.has(t, "ffn_routed_up"):
         y = b.mm(t, "ffn_routed_up", y)
-    return b.g.over(y, ffn(b, t, x, "_shexp")) if b.has(t, "ffn_gate_shexp") else y
+    return b.g.add(y, ffn(b, t, x, "_shexp")) if b.has(t, "ffn_gate_shexp") else y

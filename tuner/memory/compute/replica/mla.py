@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 
-from tuner.memory.compute.graph import Node
+from tuner.memory.compute.graph import F32, Node
 from tuner.memory.compute.replica.attention import attend
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.dsa import is_sparse, sparse_mask, top_tokens
@@ -31,48 +32,69 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     both = b.mm(t, "attn_kv_a_mqa", x)
     lora = t["attn_kv_a_norm.weight"].shape[0] if b.has(t, "attn_kv_a_norm") else both.shape[0]
     rope = both.shape[0] - lora
-    if b.traits.rope != "none":
+    if not (hp.row.indexer or hp.ssm.kda_head):  # only deepseek2.cpp and its closest kin
         q = g.reshape(q, dq, n, n_tokens)
-    q_nope = g.view(q, dq - rope, n, n_tokens, contiguous=False)
-    q_rope = g.view(q, rope, n, n_tokens, contiguous=False)
-    k_rope = g.view(both, rope, 1, n_tokens, contiguous=False)
+    q_nope = _part(b, q, dq, dq - rope, n, n_tokens)
+    q_rope = _part(b, q, dq, rope, n, n_tokens)
+    k_rope = _part(b, both, lora + rope, rope, 1, n_tokens)
     if b.has(t, "attn_k_norm"):
         k_rope = b.norm(t, "attn_k_norm", k_rope)
     if b.traits.rope != "none":
         q_rope, k_rope = b.rotated(q_rope), b.rotated(k_rope)
-    latent = b.norm(t, "attn_kv_a_norm", g.view(both, lora, n_tokens, contiguous=False))
+    latent = b.norm(t, "attn_kv_a_norm", _part(b, both, lora + rope, lora, n_tokens))
     if hp.mla and b.has(t, "attn_k_b"):
         w = t["attn_k_b.weight"]
         turned = g.permute(q_nope, dq - rope, n_tokens, n)
-        absorbed = g.product((lora, n_tokens, n), (turned,), g.held(w))
+        absorbed = g.reads(w, g.product((lora, n_tokens, n), (turned,), g.held(w)))
         of = (g.permute(absorbed, lora, n, n_tokens), q_rope)
         q = g.new(lora + rope, n, n_tokens, of=of, op="CONCAT")
         latent = g.reshape(latent, lora, 1, n_tokens)
         k = g.new(lora + rope, 1, n_tokens, of=(latent, k_rope), op="CONCAT")
         v_b = t["attn_v_b.weight"]
-        y = attend(b, il, q, k, latent, v_rows=v_b.shape[1], scale=g.held(v_b), mask_of=mask_of)
+        y = attend(
+            b,
+            il,
+            q,
+            k,
+            latent,
+            v_rows=v_b.shape[1],
+            scale=g.held(v_b),
+            mask_of=mask_of,
+            sinks=t.get("attn_sinks.weight"),
+        )
     else:
         kv = b.mm(t, "attn_kv_b", latent)
         dv = hp.head_v[il]
-        k_nope = g.view(kv, dq - rope, n, n_tokens, contiguous=False)
-        v = g.cont(g.view(kv, dv, n, n_tokens, contiguous=False))
+        k_nope = _part(b, kv, dq - rope + dv, dq - rope, n, n_tokens)
+        v = g.cont(_part(b, kv, dq - rope + dv, dv, n, n_tokens))
+        repeated = g.new(rope, n, n_tokens, of=(k_rope,), op="REPEAT")
+        parts = (k_nope, repeated)
         if b.traits.whole_query:
             q = b.rotated(q)
+        elif b.traits.rope == "none":
+            q, parts = g.reshape(q, dq, n, n_tokens), (repeated, k_nope)
         else:
             q = g.new(dq, n, n_tokens, of=(q_nope, q_rope), op="CONCAT")
-        repeated = g.new(rope, n, n_tokens, of=(k_rope,), op="REPEAT")
-        k = g.new(dq, n, n_tokens, of=(k_nope, repeated), op="CONCAT")
+        k = g.new(dq, n, n_tokens, of=parts, op="CONCAT")
         y = attend(b, il, q, k, v)
     if b.has(t, "attn_gate"):
         y = _gated(b, t, x, y, n)
     return b.mm(t, "attn_output", y)
 
 
+def _part(b: GraphBuilder, x: Node, row: int, *shape: int) -> Node:
+    """The same elements of each `row` of x, under a shape; a copy for another device takes along
+    what lies between them."""
+    node = b.g.view(x, *shape, contiguous=False)
+    node.size = F32 * ((prod(shape[1:]) - 1) * row + shape[0])
+    return node
+
+
 def _gated(b: GraphBuilder, t: Tensors, x: Node, y: Node, n_head: int) -> Node:
     """y, [n_head x head_v, n_tokens], times what a gate says, for each element or for each head as
     a whole."""
     g, n_tokens = b.g, b.n_tokens
-    gate = b.mm(t, "attn_gate", x)
+    gate = b.bare_mm(t, "attn_gate", x)
     if gate.shape[0] != n_head:
         return g.mul(y, g.over(gate, op="SIGMOID"))
     rows = y.shape[0]

@@ -29,12 +29,36 @@ from tuner.model.hparams import HParams
 from tuner.model.model import Model
 
 _LAYER = re.compile(r"^blk\.\d+\.")
+# weights that graphs look at under another shape
+_SEEN = frozenset(
+    {
+        *(f"ssm_conv1d_{of}.weight" for of in "qkv"), "ssm_a", "ple_conv1d.weight",
+        *(f"ffn_{part}_exps.scale" for part in ("up", "gate", "down", "gate_up")),
+        *(f"hc_{part}_{of}.weight" for part in ("attn", "ffn") for of in ("scale", "base")),
+    }
+)  # fmt: skip
 
 
 def _plain(name: str) -> str:
     """A tensor's name within its layer. plamo2 leaves ".weight" out of some norms' names."""
     plain = _LAYER.sub("", name)
     return f"{plain}.weight" if plain.endswith("_norm") else plain
+
+
+def _beside_seen(tensors: Tensors) -> tuple[tuple[str, str, str], ...]:
+    """What lies in the file right before and right behind each weight that is looked at, by which
+    Metal goes."""
+    seen = sorted(_SEEN & tensors.keys())
+    if not seen:
+        return ()
+    first = {(t.part, t.offset): name for name, t in tensors.items()}
+    last = {(t.part, t.offset + t.n_bytes): name for name, t in tensors.items()}
+    found = []
+    for name in seen:
+        part, at = tensors[name].part, tensors[name].offset
+        behind = first.get((part, at + tensors[name].n_bytes), "")
+        found.append((last.get((part, at), ""), name, behind))
+    return tuple(found)
 
 
 # ------------------------------------------------------------------- the common way
@@ -145,8 +169,9 @@ class ModelGraph:
         hp = self.hp
         shapes = tuple(sorted((name, t.shape) for name, t in self.tensors[il].items()))
         return hash(
-            (shapes, self._builder.differs(il), hp.clamped[il], hp.clamped_shared[il],
-             hp.swa[il], rotates(hp, il), hp.recurrent[il], hp.n_head[il], hp.n_head_kv[il],
+            (shapes, _beside_seen(self.tensors[il]), self._builder.differs(il),
+             hp.clamped[il], hp.clamped_shared[il], hp.swa[il], rotates(hp, il),
+             hp.recurrent[il], hp.n_head[il], hp.n_head_kv[il],
              hp.indexer_full[il], hp.compress_ratios[il : il + 1], il >= hp.n_layer_kv,
              il == hp.n_layer - 1, hp.residual_block and il % hp.residual_block == 0)
         )  # fmt: skip

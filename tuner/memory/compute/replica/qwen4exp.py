@@ -16,8 +16,9 @@ from tuner.memory.compute.graph import F32, HOST, I32, I64, Node
 from tuner.memory.compute.replica.attention import attend
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors, output_streams
 from tuner.memory.compute.replica.dsa import sparse_mask
+from tuner.memory.compute.replica.extras import of_top
 from tuner.memory.compute.replica.feed_forward import feed_forward
-from tuner.memory.compute.replica.state_space import mixer
+from tuner.memory.compute.replica.state_space import joined_columns, mixer
 from tuner.memory.kv_cache import ALL
 
 _POSITIONS = 4  # numbers that say where a token is
@@ -30,7 +31,7 @@ def widened(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, x: Nod
     _look_up_ngrams(b, tensors)
     streams = tensors[0]["hc_attn_norm.weight"].shape
     hc = streams[1] if len(streams) > 1 else streams[0] // n
-    return b.g.new(n, hc, n_tokens, of=(b.g.view(x, n, 1, n_tokens),))
+    return b.g.new(n, hc, n_tokens, of=(b.g.reshape(x, n, 1, n_tokens),), op="REPEAT")
 
 
 def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
@@ -58,8 +59,9 @@ def _gate(b: GraphBuilder, t: Tensors, name: str, x: Node) -> tuple[Node, Node]:
     of [n_embd x streams, n_tokens]."""
     g = b.g
     n, hc, n_tokens = x.shape
-    normed = g.view(b.by(t, f"{name}_norm.weight", g.over(x)), n * hc, n_tokens)
-    low = g.over(g.over(b.mm(t, f"{name}_down", normed)))
+    normed = b.by(t, f"{name}_norm.weight", g.over(x, op="RMS_NORM"))
+    normed = g.reshape(normed, n * hc, n_tokens)
+    low = g.over(g.over(b.mm(t, f"{name}_down", normed), op="SCALE"), op="SILU")
     return normed, b.mm(t, f"{name}_up", low)
 
 
@@ -67,9 +69,9 @@ def _mixed(b: GraphBuilder, t: Tensors, part: str, x: Node) -> tuple[Node, Node]
     """The streams as one row, [n_embd, n_tokens], and how much of what becomes of it each is given,
     [streams, n_tokens] (`build_hc_mix`)."""
     g = b.g
-    n, hc, n_tokens = x.shape
     normed, gate = _gate(b, t, f"hc_{part}", x)
-    row = g.new(n, n_tokens, of=(g.view(normed, n, hc, n_tokens), g.view(gate, n, hc, n_tokens)))
+    of = (g.reshape(normed, *x.shape), g.reshape(gate, *x.shape))
+    row = g.new(x.shape[0], x.shape[2], of=of, op="DSV4_HC_PRE")
     return row, b.mm(t, f"hc_{part}_inject", normed)
 
 
@@ -77,7 +79,8 @@ def _combined(b: GraphBuilder, x: Node, y: Node, inject: Node) -> Node:
     """y, [n_embd, n_tokens], added to every stream of x (`build_hc_combine`) -> [n_embd, streams,
     n_tokens]."""
     g = b.g
-    return g.new(*x.shape, of=(y, x, g.over(g.over(g.over(inject)))))
+    shares = g.over(g.over(g.over(inject, op="SCALE"), op="SIGMOID"), op="SCALE")
+    return g.new(*x.shape, of=(y, x, shares), op="DSV4_HC_POST")
 
 
 def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
@@ -86,12 +89,17 @@ def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
     g = b.g
     n, hc, n_tokens = x.shape
     normed, gate = _gate(b, output, "output_hc", x)
-    gated = g.over(normed, g.over(gate))
+    gated = g.reshape(g.mul(normed, g.over(gate, op="SIGMOID")), *x.shape)
     parts = [g.view(gated, n, n_tokens, contiguous=False, stride=n * hc) for _ in range(hc)]
-    total = g.new(n, n_tokens, of=(parts[0],))
+    return g.over(_added(b, parts), op="SCALE")
+
+
+def _added(b: GraphBuilder, parts: Sequence[Node]) -> Node:
+    """The sum of parts that lie apart, the first of which is copied; the shape stays."""
+    total = b.g.cont(parts[0])
     for part in parts[1:]:
-        total = g.over(total, part)
-    return g.over(total)
+        total = b.g.add(total, part)
+    return total
 
 
 # ------------------------------------------------------------------- attention
@@ -112,13 +120,13 @@ def _attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     both = b.mm(t, "attn_q", x)  # each head's query and gate side by side
     q = b.norm(t, "attn_q_norm", g.view(both, d, n, n_tokens, contiguous=False))
     k, v = b.mm(t, "attn_k", x), b.mm(t, "attn_v", x)
-    k = b.norm(t, "attn_k_norm", g.view(k, d, n_kv, n_tokens))
-    gate = g.new(d * n, n_tokens, of=(g.view(both, d, n, n_tokens, contiguous=False),))
-    v = g.view(v, d, n_kv, n_tokens)
-    q, k = g.over(q, b.pos), g.over(k, b.pos)
+    k = b.norm(t, "attn_k_norm", g.reshape(k, d, n_kv, n_tokens))
+    gate = g.cont(g.view(both, d, n, n_tokens, contiguous=False), d * n, n_tokens)
+    v = g.reshape(v, d, n_kv, n_tokens)
+    q, k = g.over(q, b.pos, op="ROPE"), g.over(k, b.pos, op="ROPE")
     mask_of = partial(sparse_mask, b, top) if top is not None else None
     y = attend(b, il, q, k, v, mask_of=mask_of)
-    return b.mm(t, "attn_output", g.over(y, g.over(gate)))
+    return b.mm(t, "attn_output", g.mul(y, g.over(gate, op="SIGMOID")))
 
 
 def _top_tokens(b: GraphBuilder, t: Tensors, x: Node, ratio: int) -> Node:
@@ -127,48 +135,59 @@ def _top_tokens(b: GraphBuilder, t: Tensors, x: Node, ratio: int) -> Node:
     g, hp, n_tokens = b.g, b.hp, b.n_tokens
     d, cells = hp.indexer_head, b.cells[ALL]
     blocks = b.counts[f"blocks of {ratio}"]
-    rows = b.input(ratio, "rows", n_tokens, element=I64)
-    block_of = b.input(ratio, "block of", cells)
-    of_blocks = b.input(ratio, "members", ratio * blocks)
-    places = b.input(ratio, "places", _POSITIONS * blocks)
+    block_of, keys = _pooled_keys(b, t, x, ratio)
     bias = b.input(ratio, "bias", blocks, n_tokens, element=F32)
-    k = g.view(b.mm(t, "indexer.k_proj", x), d, 1, n_tokens)
-    g.expand(g.store(g.view(k, d, n_tokens), rows))
-    cached = g.external(int(cells * d * b.shape.k_bytes), g.device)
-    members = g.new(d, ratio * blocks, of=(cached, of_blocks))
-    parts = [
-        g.new(d, blocks, of=(g.view(members, d, blocks, contiguous=False),)) for _ in range(ratio)
-    ]
-    pooled = parts[0]
-    for part in parts[1:]:
-        pooled = g.over(pooled, part)
-    pooled = b.norm(t, "indexer.k_norm", g.view(g.over(pooled), d, blocks))
-    pooled = g.over(g.view(pooled, d, 1, blocks), places)
     q = b.mm(t, "indexer.q_proj", x)
     heads = q.shape[0] // d
-    q = g.over(b.norm(t, "indexer.q_norm", g.view(q, d, heads, n_tokens)), b.pos)
-    score = g.new(
-        blocks, heads * n_tokens, of=(g.view(pooled, d, blocks), g.view(q, d, heads * n_tokens))
-    )
-    score = g.over(g.view(score, blocks, heads, n_tokens))
+    q = b.norm(t, "indexer.q_norm", g.reshape(q, d, heads, n_tokens))
+    q = g.reshape(g.over(q, b.pos, op="ROPE"), d, heads * n_tokens)
+    score = g.new(blocks, heads * n_tokens, of=(keys, q), op="MUL_MAT")
+    score = g.over(g.reshape(score, blocks, heads, n_tokens), op="RELU")
     slices = [
         g.view(score, blocks, n_tokens, contiguous=False, stride=blocks * heads)
         for _ in range(heads)
     ]
-    total = g.new(blocks, n_tokens, of=(slices[0],))
-    for part in slices[1:]:
-        total = g.over(total, part)
-    total = g.over(total, bias)
-    turned = g.new(n_tokens, blocks, of=(g.view(total, n_tokens, blocks, contiguous=False),))
-    spread = g.new(n_tokens, cells, of=(turned, block_of))
-    spread = g.new(cells, n_tokens, of=(g.view(spread, cells, n_tokens, contiguous=False),))
+    total = g.add(_added(b, slices), bias)
+    turned = g.cont(g.permute(total, n_tokens, blocks))
+    spread = g.new(n_tokens, cells, of=(turned, block_of), op="GET_ROWS")
+    spread = g.cont(g.permute(spread, cells, n_tokens))
     mask = b.masks[ALL]
     if b.shape.flash:
-        mask = g.new(cells, n_tokens, of=(mask,))
-    spread = g.over(spread, g.view(mask, cells, n_tokens))
+        mask = g.new(cells, n_tokens, of=(mask,), op="CPY")
+    spread = g.add(spread, g.reshape(mask, cells, n_tokens))
     width = b.counts[f"width at {ratio}"]
-    top = g.new(width, n_tokens, of=(spread,), element=I32)
-    return g.new(width, n_tokens, of=(top,), element=I32)
+    top = g.new(width, n_tokens, of=(spread,), op="TOP_K", element=I32)
+    top.extra = of_top(b, top, spread)
+    top = g.new(width, n_tokens, of=(top,), op="CONT", element=I32)
+    return g.reshape(top, width, n_tokens)
+
+
+def _pooled_keys(b: GraphBuilder, t: Tensors, x: Node, ratio: int) -> tuple[Node, Node]:
+    """Stores these tokens' index keys; which block each cell is of, and the mean key of each block,
+    [indexer_head, blocks]."""
+    g, n_tokens = b.g, b.n_tokens
+    d, cells = b.hp.indexer_head, b.cells[ALL]
+    blocks = b.counts[f"blocks of {ratio}"]
+    rows = b.input(ratio, "rows", n_tokens, element=I64)
+    block_of = b.input(ratio, "block of", cells)
+    of_blocks = b.input(ratio, "members", ratio * blocks)
+    places = b.input(ratio, "places", _POSITIONS * blocks)
+    k = g.reshape(b.mm(t, "indexer.k_proj", x), d, 1, n_tokens)
+    cache = g.external(0, g.device)
+    g.expand(g.stored(g.view(k, d, n_tokens), rows, cache))
+    cached = g.view(g.view(cache, d, 1, cells), d, cells)
+    cached.size = int(cells * d * b.shape.k_bytes)
+    members = g.new(d, ratio * blocks, of=(cached, of_blocks), op="GET_ROWS")
+    members = g.reshape(members, d, ratio, blocks)
+    parts = [
+        g.cont(g.view(members, d, blocks, contiguous=False, stride=ratio * d)) for _ in range(ratio)
+    ]
+    pooled = parts[0]
+    for part in parts[1:]:
+        pooled = g.add(pooled, part)
+    pooled = b.norm(t, "indexer.k_norm", g.reshape(g.over(pooled, op="SCALE"), d, blocks))
+    pooled = g.over(g.reshape(pooled, d, 1, blocks), places, op="ROPE")
+    return block_of, g.reshape(pooled, d, blocks)
 
 
 # --------------------------------------------------------------------- n-grams
@@ -180,9 +199,9 @@ def _look_up_ngrams(b: GraphBuilder, tensors: Sequence[Tensors]) -> None:
     if key is None:
         return
     n = key.shape[0] // b.hp.ngram_row * b.n_tokens
-    rows = Node((b.hp.ngram_row, n), F32, (b.g.input(n, element=I32),), device=HOST)
-    b.g.expand(rows)
-    b.carried[_NGRAMS] = b.g.view(rows, key.shape[0], b.n_tokens)
+    rows = Node((b.hp.ngram_row, n), F32, (b.g.input(n, element=I32),), "GET_ROWS", device=HOST)
+    b.carried[_NGRAMS] = b.g.reshape(rows, key.shape[0], b.n_tokens)
+    b.g.expand(b.carried[_NGRAMS])
 
 
 def _with_ngrams(b: GraphBuilder, t: Tensors, ngrams: Node, x: Node) -> Node:
@@ -194,35 +213,49 @@ def _with_ngrams(b: GraphBuilder, t: Tensors, ngrams: Node, x: Node) -> Node:
 
     def normed(of: str, y: Node) -> Node:
         """The streams, normed: [n_embd, streams, n_tokens], whatever the shape of y."""
-        return b.by(t, f"ple_norm_{of}.weight", g.over(g.view(y, n, hc, n_tokens)))
+        y = g.over(g.reshape(y, n, hc, n_tokens), op="RMS_NORM")
+        return b.by(t, f"ple_norm_{of}.weight", y)
 
     key, value = b.mm(t, "ple_key", ngrams), b.mm(t, "ple_value", ngrams)
-    key, query = normed("key", key), normed("query", x)
-    score = g.over(g.new(1, hc, n_tokens, of=(g.over(key, query),)))
-    size = g.over(g.over(g.over(score)))
-    gate = g.over(g.over(g.over(score), size))
-    gated = g.over(g.new(n, hc, n_tokens, of=(g.view(value, n, 1, n_tokens),)), gate)
-    flat = g.view(normed("conv", g.view(gated, wide, n_tokens)), wide, n_tokens)
-    taps = t["ple_conv1d.weight"].shape[0]
+    product = g.mul(normed("key", key), normed("query", x))
+    score = g.over(g.new(1, hc, n_tokens, of=(product,), op="SUM_ROWS"), op="SCALE")
+    size = g.over(g.over(g.over(score, op="ABS"), op="CLAMP"), op="SQRT")
+    gate = g.over(g.mul(g.over(score, op="SGN"), size), op="SIGMOID")
+    value = g.reshape(value, n, 1, n_tokens)
+    gated = g.mul(g.new(n, hc, n_tokens, of=(value,), op="REPEAT"), gate)
+    flat = g.reshape(normed("conv", g.reshape(gated, wide, n_tokens)), wide, n_tokens)
     history = b.hp.ngram_state // wide
-    old = g.view(b.gather(b.hp.ngram_state), history, wide)
-    padded = g.new(
-        history + n_tokens, wide, of=(old, g.view(flat, n_tokens, wide, contiguous=False))
+    padded = joined_columns(
+        b,
+        g.reshape(flat, wide, n_tokens),
+        wide,
+        history + 1,
+        b.gather(b.hp.ngram_state),
+        times=1 + b.shape.n_rs_seq,
     )
-    kept = g.new(history, wide, of=(g.view(padded, history, wide, contiguous=False),))
-    g.expand(g.store(kept))
-    total: Node | None = None
+    joined = g.cont(g.over(_dilated(b, t, padded), op="SILU"))
+    return g.add(x, g.add(gated, g.reshape(joined, n, hc, n_tokens)))
+
+
+def _dilated(b: GraphBuilder, t: Tensors, padded: Node) -> Node:
+    """The sum of the rows, each shifted, each by a column of the weight: [history + n_tokens, wide]
+    -> [wide, n_tokens]."""
+    g, n_tokens = b.g, b.n_tokens
+    length, wide = padded.shape
     w = t["ple_conv1d.weight"]
+    taps = w.shape[0]
+    element = w.n_bytes // (taps * wide)
+    whole = b.seen(w)
+    total: Node | None = None
     for _ in range(taps):
-        shifted = g.new(wide, n_tokens, of=(g.view(padded, wide, n_tokens, contiguous=False),))
-        weight = g.new(
-            1, wide, of=(g.external(w.n_bytes, g.device),), element=w.n_bytes // (taps * wide)
-        )
-        weight = g.view(weight, wide)
+        rows = g.view(padded, n_tokens, wide, contiguous=False, stride=length)
+        shifted = g.cont(g.view(rows, wide, n_tokens, contiguous=False, op="TRANSPOSE"))
+        column = g.view(whole, 1, wide, contiguous=False)
+        column.size = w.n_bytes - (taps - 1) * element
+        weight = g.reshape(g.new(1, wide, of=(column,), op="CONT", element=element), wide)
         if w.ggml_type != 0:
-            weight = g.new(wide, of=(weight,))
-        term = g.over(shifted, weight)
-        total = term if total is None else g.over(total, term)
+            weight = g.new(wide, of=(weight,), op="CPY")
+        term = g.mul(shifted, weight)
+        total = term if total is None else g.add(total, term)
     assert total is not None
-    joined = g.view(g.new(wide, n_tokens, of=(g.over(total),)), n, hc, n_tokens)
-    return g.over(x, g.over(gated, joined))
+    return total

@@ -74,9 +74,13 @@ def attends_by_copy(hp: HParams, n_tokens: int, cells: Mapping[Cells, int]) -> b
     """Whether the few tokens of a small batch attend to copies of what they picked (glm5-next)."""
     if hp.row.indexer is None or hp.row.indexer.picks != "pools" or hp.indexer_kpool < 1:
         return False
-    top = dict(counts(hp, n_tokens, cells))["top"]
-    tail = hp.indexer_kpool - 1 if hp.indexer_tail else 0
-    return n_tokens <= _FEW and cells[ALL] > hp.indexer_kpool * top + tail
+    return n_tokens <= _FEW and cells[ALL] > _of_pooled(hp, cells[ALL])
+
+
+def _of_pooled(hp: HParams, n: int) -> int:
+    """How many of n cells a token of glm5-next attends to."""
+    top = dict(_of_pools(hp, n))["top"]
+    return hp.indexer_kpool * top + (hp.indexer_kpool - 1 if hp.indexer_tail else 0)
 
 
 # tokens and cells (OP_FLASH_ATTN_EXT_NQPSG, _NCPSG in ggml-metal-impl.h), and for few tokens
@@ -88,16 +92,21 @@ _VECTORS = 32  # tokens for which partial results are kept at most
 
 def metal_counts(hp: HParams, n_tokens: int, cells: Mapping[Cells, int]) -> Counts:
     """What `extras.of_attention` reads for Metal: the tiles of the mask, by kind of cache, the
-    tokens for which partial results are kept, and the cells of deepseek4 that are listed for each
-    token because it attends to no others (`ggml_metal_op_flash_attn_ext_extra_idx`)."""
+    tokens for which partial results are kept, and the cells that are listed for each token where it
+    attends to no others (`ggml_metal_op_flash_attn_ext_extra_idx`)."""
     tokens, width = _TILE if n_tokens >= _FEW_TOKENS else _NARROW_TILE
     tiles = [
         (f"tiles of {kind}", padded(-(-n_tokens // tokens) * -(-n // width), 32))
         for kind, n in cells.items()
     ]
     vectors = ("vectors", min(n_tokens, _VECTORS))
-    if CSA not in cells or WINDOW not in cells:
+    if CSA in cells and WINDOW in cells:
+        picked = min(cells[WINDOW], hp.n_swa) + min(cells[CSA], hp.indexer_top_k)
+    elif hp.row.indexer and hp.row.indexer.picks == "tokens" and ALL in cells:
+        picked = min(cells[ALL], hp.indexer_top_k)
+    elif hp.row.indexer and hp.row.indexer.picks == "pools" and hp.indexer_kpool and ALL in cells:
+        picked = _of_pooled(hp, cells[ALL])
+    else:
         return (*tiles, vectors)
-    picked = min(cells[WINDOW], hp.n_swa) + min(cells[CSA], hp.indexer_top_k)
     listed = padded(picked, _NARROW_TILE[1]) if picked <= _MOST_LISTED else 0
     return (*tiles, vectors, ("listed", listed))

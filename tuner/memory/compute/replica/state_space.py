@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from math import prod
 
-from tuner.memory.compute.graph import F32, HOST, Node
+from tuner.memory.compute.graph import F32, Node
+from tuner.memory.compute.ops import Op
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 
 
@@ -28,7 +29,7 @@ def mixer(b: GraphBuilder, t: Tensors, x: Node) -> Node | None:
     return None
 
 
-def _conv(
+def joined_columns(
     b: GraphBuilder,
     x: Node,
     channels: int,
@@ -55,11 +56,11 @@ def _conv(
 
 
 def _convolved(b: GraphBuilder, t: Tensors, name: str, joined: Node, channels: int) -> Node:
-    """The columns of `_conv` through the weight `name`, plus its bias where it has one, through a
-    function -> [channels, n_tokens]."""
-    y = b.g.weighed(
-        (channels, b.n_tokens), joined, weight=t[f"{name}.weight"].n_bytes, op="SSM_CONV"
-    )
+    """What `joined_columns` has made through the weight `name`, plus its bias where it has one,
+    through a function -> [channels, n_tokens]."""
+    w = t[f"{name}.weight"]
+    y = b.g.weighed((channels, b.n_tokens), joined, weight=w.n_bytes, op="SSM_CONV")
+    y = b.g.reads(w, y)
     return b.g.over(b.by(t, f"{name}.bias", y) if f"{name}.bias" in t else y, op="SILU")
 
 
@@ -100,7 +101,7 @@ def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
         xz = g.cont(g.permute(xz, *xz.shape))
     z = _part(b, xz, s.inner, n_tokens)
     x = g.view(xz, s.inner, n_tokens, contiguous=False)
-    joined = _conv(b, g.cont(x) if turned else x, s.inner, s.conv, conv)
+    joined = joined_columns(b, g.cont(x) if turned else x, s.inner, s.conv, conv)
     x = _convolved(b, t, "ssm_conv1d", joined, s.inner)
     x_db = b.mm(t, "ssm_x", x)
     rank = t["ssm_dt.weight"].shape[0]
@@ -134,7 +135,7 @@ def _mamba2(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     both = g.reshape(both, row, n_tokens)
     z = g.view(both, head, heads, n_tokens, contiguous=False, stride=row)
     columns = g.view(both, channels, n_tokens, contiguous=False, stride=row)
-    joined = _conv(b, columns, channels, s.conv, conv)
+    joined = joined_columns(b, columns, channels, s.conv, conv)
     mixed = _convolved(b, t, "ssm_conv1d", joined, channels)
     inner, *low = (
         g.view(mixed, of, groups, n_tokens, contiguous=False, stride=channels)
@@ -187,16 +188,20 @@ def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     gate = b.by(t, "ssm_a", g.over(b.by(t, "ssm_dt.bias", alpha), op="SOFTPLUS"))
     gate = g.reshape(gate, 1, values, n_tokens)
     states = 1 + b.shape.n_rs_seq
-    joined = _conv(b, mixed, channels, s.conv, b.gather(b.hp.state_r), times=states)
+    joined = joined_columns(b, mixed, channels, s.conv, b.gather(b.hp.state_r), times=states)
     old = b.gather(b.hp.state_s)
     conv = _convolved(b, t, "ssm_conv1d", joined, channels)
-    q, k = (_unit_rows(b, g.view(conv, dk, keys, n_tokens, contiguous=False)) for _ in range(2))
-    v = g.view(conv, dv, values, n_tokens, contiguous=False)
+    q, k, v = (
+        g.view(conv, *heads, n_tokens, contiguous=False, stride=channels)
+        for heads in ((dk, keys), (dk, keys), (dv, values))
+    )
+    q, k = (_unit_rows(b, n) for n in (q, k))
     if keys != values and b.traits.repeated_keys:
         q, k = (_repeated(b, n, values) for n in (q, k))
     y = _delta_net(b, (q, k, v, gate, beta), old, (dv, values))
     normed = b.by(t, "ssm_norm.weight", g.over(y, op="RMS_NORM"))
-    y = g.mul(normed, g.over(g.reshape(z, dv, values, n_tokens), op="SILU"))
+    bent: Op = "SIGMOID" if b.traits.sigmoid_gate else "SILU"
+    y = g.mul(normed, g.over(g.reshape(z, dv, values, n_tokens), op=bent))
     return g.reshape(b.mm(t, "ssm_out", g.reshape(y, s.inner, n_tokens)), b.hp.n_embd, n_tokens)
 
 
@@ -229,7 +234,8 @@ def _delta_net(b: GraphBuilder, of: tuple[Node, ...], old: Node, heads: tuple[in
 
 
 def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
-    """`build_kda_layer` (src/models/kimi-k3.cpp, glm5-next.cpp), the same as in kimi-linear.cpp."""
+    """`build_kda_layer` (src/models/kimi-k3.cpp, glm5-next.cpp), the same as in kimi-linear.cpp and
+    bailingmoe3.cpp."""
     g, n_tokens, s = b.g, b.n_tokens, b.hp.ssm
     head = s.kda_head
     heads = b.hp.n_head[0]
@@ -237,36 +243,49 @@ def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     old = b.gather(b.hp.state_r)
     joined = []
     for of in "qkv":
-        y = b.mm(t, f"attn_{of}", x)
-        joined.append(_conv(b, g.reshape(y, inner, n_tokens), inner, s.conv, old, part=True))
+        y = g.reshape(b.bare_mm(t, f"attn_{of}", x), inner, n_tokens)
+        times = 1 + b.shape.n_rs_seq
+        joined.append(joined_columns(b, y, inner, s.conv, old, times=times, part=True))
     state = b.gather(b.hp.state_s)
     parts = []
     for of, columns in zip("qkv", joined, strict=True):
-        w = t[f"ssm_conv1d_{of}.weight"]
-        # seen under another shape where it need not be brought
-        g.views_weights = g.device != HOST
-        seen = (g.reshape(g.external(0, g.device), s.conv, inner),) if g.device != HOST else ()
-        conv = g.weighed((inner, n_tokens), columns, *seen, weight=w.n_bytes, op="SSM_CONV")
+        seen = _reshaped(b, t, f"ssm_conv1d_{of}.weight", s.conv, inner)
+        conv = g.new(inner, n_tokens, of=(columns, seen), op="SSM_CONV")
         y = g.over(g.reshape(conv, inner, n_tokens), op="SILU")
         parts.append(g.reshape(y, head, heads, n_tokens))
-    gate = b.mm(t, "ssm_f_a", x)
-    gate = b.by(t, "ssm_dt.bias", b.mm(t, "ssm_f_b", gate) if b.has(t, "ssm_f_b") else gate)
-    decay = t["ssm_a"].n_bytes  # under another shape, by which it does not bind the product
-    decay_of_heads = g.reshape(g.external(decay, g.device), 1, decay // F32)
-    decay_of_heads.size = decay
-    gate = g.reshape(g.over(gate, op="SOFTPLUS"), head, heads, n_tokens)
-    gate = g.mul(gate, decay_of_heads)
-    gate = g.reshape(gate, head, heads, n_tokens)
-    beta = g.over(g.reshape(b.mm(t, "ssm_beta", x), 1, heads, n_tokens), op="SIGMOID")
+    gate = g.reshape(_decay(b, t, x, (head, heads)), head, heads, n_tokens)
+    beta = g.over(g.reshape(b.bare_mm(t, "ssm_beta", x), 1, heads, n_tokens), op="SIGMOID")
     q, k = (_unit_rows(b, n) for n in parts[:2])
     y = g.cont(_delta_net(b, (q, k, parts[2], gate, beta), state, (head, heads)))
     normed = b.by(t, "ssm_norm.weight", g.over(g.reshape(y, head, heads, n_tokens), op="RMS_NORM"))
-    x = g.reshape(g.reshape(x, *x.shape), *x.shape)
-    second = b.mm(t, "ssm_g_a" if b.has(t, "ssm_g_a") else "ssm_g", x)
+    if b.traits.reshaped_gate:
+        x = g.reshape(g.reshape(x, *x.shape), *x.shape)
+    second = b.bare_mm(t, "ssm_g_a" if b.has(t, "ssm_g_a") else "ssm_g", x)
     if b.has(t, "ssm_g_b"):
-        second = b.mm(t, "ssm_g_b", second)
+        second = b.bare_mm(t, "ssm_g_b", second)
     shown = g.over(g.reshape(second, head, heads, n_tokens), op="SIGMOID")
-    return b.mm(t, "attn_output", g.cont(g.mul(normed, shown), inner, n_tokens))
+    return b.bare_mm(t, "attn_output", g.cont(g.mul(normed, shown), inner, n_tokens))
+
+
+def _decay(b: GraphBuilder, t: Tensors, x: Node, shape: tuple[int, int]) -> Node:
+    """How fast each element of a state is forgotten: [n_embd, n_tokens] -> [*shape, n_tokens]."""
+    g = b.g
+    y = b.bare_mm(t, "ssm_f_a", x)
+    y = b.by(t, "ssm_dt.bias", b.bare_mm(t, "ssm_f_b", y) if b.has(t, "ssm_f_b") else y)
+    of_heads = _reshaped(b, t, "ssm_a", 1, shape[1])
+    if not b.hp.ssm.kda_bounded:
+        return g.mul(g.reshape(g.over(y, op="SOFTPLUS"), *shape, b.n_tokens), of_heads)
+    y = g.mul(g.reshape(y, *shape, b.n_tokens), of_heads)
+    if not b.traits.signed_decay:
+        y = g.over(y, op="SCALE")
+    return g.over(g.over(y, op="SIGMOID"), op="SCALE")
+
+
+def _reshaped(b: GraphBuilder, t: Tensors, name: str, *shape: int) -> Node:
+    """A weight under another shape, by which it does not say where what reads it runs."""
+    node = b.g.reshape(b.seen(t[name]), *shape)
+    node.size = t[name].n_bytes
+    return node
 
 
 def _short_conv(b: GraphBuilder, t: Tensors, x: Node) -> Node:
@@ -277,7 +296,7 @@ def _short_conv(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     bcx = b.mm(t, "shortconv.in_proj", g.reshape(x, n, n_tokens))
     part, gate, value = (g.view(bcx, n, n_tokens, contiguous=False) for _ in range(3))
     product = g.mul(part, value)
-    joined = _conv(b, product, n, width, b.gather(hp.state_r))
+    joined = joined_columns(b, product, n, width, b.gather(hp.state_r))
     w = t["shortconv.conv.weight"]
     y = g.weighed((n, n_tokens), joined, weight=w.n_bytes, op="SSM_CONV")
     y = b.mm(t, "shortconv.out_proj", g.mul(gate, y))
