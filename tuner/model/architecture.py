@@ -30,6 +30,7 @@ KeyGroup = Literal[
     "clamps",  # swiglu_clamp_*, where limits take operations of their own
     "loops",  # num_loops: the same weights run several times, each time with a cache of its own
     "shared_kv",  # attention.shared_kv_layers
+    "logit_cap",  # final_logit_softcapping
 ]
 
 # The parts of a layer that are summed up.
@@ -186,7 +187,8 @@ class Architecture:
     rope_factors_outside_windows: bool = False  # layers with a window read no rope_freqs
     tied_in_place: bool = False  # logits are made by the embedding where it lies, without a copy
     scaled_ffn: bool = False  # so is one for each product of a dense feed-forward part,
-    scaled_shared: bool = False  # or of shared experts
+    scaled_shared: bool = False  # or of shared experts, or
+    scaled_gate: bool = False  # for the gate of what mixes tokens
     scaled_experts: bool = False  # a factor for each expert is used, should a file have them
     output_first: bool = False  # the output is created before the embedding: never shared with it
 

@@ -32,6 +32,7 @@ _WKV: frozenset[KeyGroup] = frozenset({"wkv"})
 _MLA: frozenset[KeyGroup] = frozenset({"mla"})
 _KDA: frozenset[KeyGroup] = frozenset({"kda", "mla"})
 _DSA: frozenset[KeyGroup] = frozenset({"mla", "indexer"})
+_CAPPED: frozenset[KeyGroup] = frozenset({"logit_cap"})
 _BOTH: tuple[LayerPart, ...] = ("attention", "ffn")
 _FFN_INPUT: Order = ("ffn", "input", "attention")
 _FFN_ATTENTION: Order = ("ffn", "attention", "input")
@@ -123,11 +124,13 @@ _CACHE = (
     Architecture(
         "gemma2",
         logit_cap=30.0,
+        reads=_CAPPED,
         window=Window(2, default=4096),
         graph=GraphTraits(scaled_input=True, scale_of_q=True, softcap=True),
     ),
     Architecture(
         "gemma3",
+        reads=_CAPPED,
         window=Window(6, optional=True),
         graph=GraphTraits(scaled_input=True, scale_of_q=True),
     ),
@@ -143,7 +146,7 @@ _CACHE = (
         "gemma4",
         scaled_ffn=True,
         logit_cap=30.0,
-        reads=frozenset({"shared_kv"}),
+        reads=_CAPPED | {"shared_kv"},
         window=Window(),
         rope_factors_outside_windows=True,
         output_first=True,
@@ -174,6 +177,7 @@ _CACHE = (
         "grok",
         embedding_scale=78.4,
         logit_scale=0.58,
+        reads=_CAPPED,
         unfused=True,
         graph=GraphTraits(softcap=True, dense_beside_experts=True),
     ),
@@ -219,6 +223,8 @@ _CACHE = (
     Architecture("mpt", graph=GraphTraits(layer_norm=True, rope="none")),
     Architecture(
         "muse-glimmer",
+        logit_cap=30.0,
+        reads=_CAPPED,
         window=Window(4),
         graph=GraphTraits(norm_before_rows=True, rope="window"),
     ),
@@ -431,6 +437,7 @@ _HYBRID = (
     Architecture(
         "qwen35",
         scaled_ffn=True,
+        scaled_gate=True,
         memory="hybrid",
         reads=_SSM,
         recurrent_interval=4,
@@ -440,6 +447,7 @@ _HYBRID = (
     Architecture(
         "qwen35moe",
         scaled_shared=True,
+        scaled_gate=True,
         memory="hybrid",
         reads=_SSM,
         recurrent_interval=4,
@@ -459,6 +467,7 @@ _HYBRID = (
     Architecture(
         "qwen4exp",
         scaled_shared=True,
+        scaled_gate=True,
         memory="hybrid",
         reads=_SSM | {"indexer", "ngrams"},
         recurrent_interval=4,
@@ -483,7 +492,17 @@ GENERAL = Architecture(
     known=False,
     memory="stated",
     reads=frozenset(
-        {"ssm", "ssm_groups", "wkv", "shortconv", "kda", "mla", "indexer", "indexer_blocks"}
+        {
+            "ssm",
+            "ssm_groups",
+            "wkv",
+            "shortconv",
+            "kda",
+            "mla",
+            "indexer",
+            "indexer_blocks",
+            "logit_cap",
+        }  # fmt: skip
     ),
     window=Window(optional=True),
 )

@@ -99,7 +99,7 @@ def load_hparams(header: Header, architecture: str) -> HParams:
         n_groups_used=keys.optional("expert_group_used_count"),
         scaled_residual=keys.number("residual_scale", row.residual_scale) != 0,
         scaled_logits=keys.number("logit_scale", row.logit_scale) != 0,
-        capped_logits=keys.number("final_logit_softcapping", row.logit_cap) != 0,
+        capped_logits=_logit_cap(keys, row) != 0,
         expert_gate=_GATES.get(keys.optional("expert_gating_func"), ""),
         expert_weights_norm=keys.flag("expert_weights_norm"),
         expert_weights_scaled=keys.number("expert_weights_scale") not in (0.0, 1.0),
@@ -206,6 +206,12 @@ def _first_shared(keys: Keys, row: Architecture, n_all: int) -> int:
         return row.first_shared_kv
     first = n_all - _read_by(keys, row, "attention.shared_kv_layers", "shared_kv")
     return first if first >= 0 else n_all  # int32_t, and used "if non-negative"
+
+
+def _logit_cap(keys: Keys, row: Architecture) -> float:
+    """What logits are kept within; 0: nothing."""
+    stated = "logit_cap" in row.reads
+    return keys.number("final_logit_softcapping", row.logit_cap) if stated else row.logit_cap
 
 
 def _experts(keys: Keys, row: Architecture, n_layer: int) -> tuple[int, int]:

@@ -158,6 +158,8 @@ class GraphBuilder:
         row = self.hp.row
         if name in ("ffn_up", "ffn_gate", "ffn_down"):
             return row.scaled_ffn
+        if name == "attn_gate":
+            return row.scaled_gate
         return row.scaled_shared if name.endswith("_shexp") else True
 
     def by(self, t: Tensors, name: str, x: Node, op: Op = "") -> Node:

@@ -98,7 +98,9 @@ BUILDERS: dict[str, PartBuilders] = {
         head=gemma.altup_head,
         differs=gemma.is_sparse_layer,
     ),
-    "cycles": PartBuilders(run=hrm_text.cycled, block_of=hrm_text.block_of, differs=int),
+    "cycles": PartBuilders(
+        run=hrm_text.cycled, head=hrm_text.head, block_of=hrm_text.block_of, differs=int
+    ),
     "hyper_connections": PartBuilders(
         hyper_connections.widened, hyper_connections.layer, head=hyper_connections.head
     ),
