@@ -140,8 +140,7 @@ class GraphBuilder:
     def mm(self, t: Tensors, name: str, x: Node) -> Node:
         """The weight `name` times x, and its bias where it has one (`build_lora_mm`).
         x: [n_in, ...] -> [n_out, ...]."""
-        w = t[f"{name}.weight"]
-        y = self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, self.g.held(w), name=w.name)
+        y = self.bare_mm(t, name, x)
         scaled = f"{name}.scale" in t and self._scales(name)
         after_bias = name.startswith("ffn_")
         if scaled and not after_bias:
@@ -152,6 +151,11 @@ class GraphBuilder:
         if f"{name}.bias" in t:
             y = self.by(t, f"{name}.bias", y)
         return self.by(t, f"{name}.scale", y) if scaled and after_bias else y
+
+    def bare_mm(self, t: Tensors, name: str, x: Node) -> Node:
+        """The same, whatever else a file has for the weight (`ggml_mul_mat`)."""
+        w = t[f"{name}.weight"]
+        return self.g.mm(w.shape[1] if len(w.shape) > 1 else 1, x, self.g.held(w), name=w.name)
 
     def _scales(self, name: str) -> bool:
         """Whether the architecture uses a scale of this weight, should a file have it."""
@@ -184,7 +188,7 @@ class GraphBuilder:
     def gather(self, size: int, take: Callable[[Node], Node] | None = None) -> Node:
         """A sequence's state of `size` elements, copied out of the cache, or what `take` makes of
         the cache; those of further sequences, none, are copied in place (`build_rs`)."""
-        g, size = self.g, max(1, size)
+        g = self.g
         state = g.external(0, g.device)
         rows = g.reshape(state, size)
         g.expand(g.store(g.view(rows, size), into=state, op="SCALE"))
