@@ -24,10 +24,11 @@ def of_attention(
     within: bool = False,
     copied: bool = False,
     sinks: bool = False,
+    masks: int = 1,
 ) -> int:
     """Bytes for fused attention over caches of these kinds: mostly one layer's cache as f16.
     `heads`: sizes of K's and V's; `within`: V is a view of K, unless both are `copied` from another
-    device.
+    device; `masks`: one for each group of heads, or one for all.
 
     `ggml_cuda_flash_attn_ext_get_alloc_size` (ggml-cuda/fattn.cu) copies what is not f16 already,
     `ggml_sycl_flash_attn_ext_get_alloc_size` (ggml-sycl/fattn.cpp) Q and the result as well;
@@ -50,9 +51,9 @@ def of_attention(
         strides = int(shape.k_stride * n_head_kv * (k + (k if within else v)))
     else:  # heads of the copy
         strides = F16 * (k + (v if v_row else k))
-    pad = _WIDTH * (strides * n_head_kv + F16 * b.n_tokens)
+    pad = _WIDTH * (strides * n_head_kv + F16 * b.n_tokens * masks)
     partial = F32 * b.counts["vectors"] * n_head * _GROUPS * (v + 2)
-    tiles = sum(b.counts[f"tiles of {kind}"] for kind in kinds)
+    tiles = sum(b.counts[f"tiles of {masks} x {kind}"] for kind in kinds)
     lists = I32 * b.counts["listed"] * b.n_tokens if CSA in kinds else 0
     return pad + tiles + partial + F16 * cells * (k_row + v_row) + lists
 
