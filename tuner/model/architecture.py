@@ -22,6 +22,7 @@ KeyGroup = Literal[
     "ssm_groups",  # ssm.group_count
     "kda",  # kda.head_dim and ssm.conv_kernel
     "wkv",  # wkv.head_size
+    "rescaling",  # rescale_every_n_layers
     "shortconv",  # shortconv.l_cache
     "mla",  # attention.key_length_mla, attention.value_length_mla
     "indexer",  # attention.indexer.key_length

@@ -37,6 +37,7 @@ _BOTH: tuple[LayerPart, ...] = ("attention", "ffn")
 _FFN_INPUT: Order = ("ffn", "input", "attention")
 _FFN_ATTENTION: Order = ("ffn", "attention", "input")
 _ATTENTION_FFN: Order = ("attention", "ffn", "input")
+_RMS = GraphTraits(layer_norm=False)
 _STATED = GraphTraits(expert_weights="stated")
 _PHI3 = GraphTraits(layer_norm=False, residual_first=("ffn",), scale_of_q=True)
 _SIGMOID = GraphTraits(expert_weights="stated", expert_gate="sigmoid")
@@ -333,11 +334,11 @@ _LATENT = (
 
 # a state in every layer
 _STATE = (
-    Architecture("arwkv7", memory="state", reads=_WKV),
+    Architecture("arwkv7", memory="state", reads=_WKV, graph=_RMS),
     Architecture("mamba", memory="state", reads=frozenset({"ssm"})),
     Architecture("mamba2", memory="state", reads=_SSM),
-    Architecture("rwkv6", memory="state", reads=_WKV),
-    Architecture("rwkv6qwen2", memory="state", reads=_WKV),
+    Architecture("rwkv6", memory="state", reads=_WKV | {"rescaling"}),
+    Architecture("rwkv6qwen2", memory="state", reads=_WKV, graph=_RMS),
     Architecture("rwkv7", memory="state", reads=_WKV),
 )
 
@@ -502,7 +503,7 @@ GENERAL = Architecture(
             "indexer",
             "indexer_blocks",
             "logit_cap",
-        }  # fmt: skip
+        }
     ),
     window=Window(optional=True),
 )

@@ -10,11 +10,12 @@ from typing import Literal
 
 Op = Literal[
     "", "ADD", "ADD_ID", "ARGSORT", "CLAMP", "CONCAT", "CONT", "CPY", "CUMSUM", "DIV", "EXP",
-    "FILL", "FLASH_ATTN_EXT", "GATED_DELTA_NET", "GEGLU", "GELU", "GET_ROWS", "GLU", "L2_NORM",
-    "LOG", "MEAN", "MUL", "MUL_MAT", "MUL_MAT_ID", "NEG", "NORM", "PAD", "PERMUTE", "POOL_2D",
-    "RELU", "REPEAT", "RESHAPE", "RMS_NORM", "ROPE", "SCALE", "SET_ROWS", "SIGMOID", "SILU",
-    "SIN", "SOFTPLUS", "SOFT_MAX", "SQR", "SQRT", "SSM_CONV", "SSM_SCAN", "SUB", "SUM_ROWS",
-    "SWIGLU", "SWIGLU_OAI", "TANH", "TOP_K", "TRANSPOSE", "UNARY", "VIEW",
+    "FILL", "FLASH_ATTN_EXT", "GATED_DELTA_NET", "GATED_LINEAR_ATTN", "GEGLU", "GELU",
+    "GET_ROWS", "GLU", "L2_NORM", "LOG", "MEAN", "MUL", "MUL_MAT", "MUL_MAT_ID", "NEG", "NORM",
+    "PAD", "PERMUTE", "POOL_2D", "RELU", "REPEAT", "RESHAPE", "RMS_NORM", "ROPE", "RWKV_WKV6",
+    "RWKV_WKV7", "SCALE", "SET_ROWS", "SIGMOID", "SILU", "SIN", "SOFTPLUS", "SOFT_MAX", "SQR",
+    "SQRT", "SSM_CONV", "SSM_SCAN", "SUB", "SUM_ROWS", "SWIGLU", "SWIGLU_OAI", "TANH", "TOP_K",
+    "TRANSPOSE", "UNARY", "VIEW",
 ]  # fmt: skip
 
 EMPTY = frozenset({"PERMUTE", "RESHAPE", "TRANSPOSE", "VIEW"})  # which compute nothing
