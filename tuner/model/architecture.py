@@ -126,6 +126,7 @@ class GraphTraits:
     scaled_q: bool = False  # queries that are not rotated are scaled by position instead
     norm_v: bool = False  # values are normed, without weights
     softcap: bool = False  # attention scores go through tanh
+    alibi: bool = False  # they have a bias by distance, whatever the file says
     whole_query: bool = False  # latent attention rotates the end of a query where it is
     copied_gate: bool = False  # what a gate has let through is copied into rows
 

@@ -79,7 +79,7 @@ _CACHE = (
     Architecture(
         "bitnet", scaled_ffn=True, tied_in_place=True, graph=GraphTraits(host_output=True)
     ),
-    Architecture("bloom", graph=GraphTraits(rope="none")),
+    Architecture("bloom", graph=GraphTraits(rope="none", alibi=True)),
     Architecture("chameleon"),
     Architecture("chatglm"),
     Architecture("codeshell"),
@@ -252,7 +252,7 @@ _CACHE = (
     Architecture("qwen3moe", scaled_experts=True),
     Architecture("qwen3vl", positions="mrope"),
     Architecture("qwen3vlmoe", positions="mrope"),
-    Architecture("refact", graph=GraphTraits(rope="none", experts=False)),
+    Architecture("refact", graph=GraphTraits(rope="none", alibi=True, experts=False)),
     Architecture("seed_oss"),
     Architecture(
         "smallthinker",

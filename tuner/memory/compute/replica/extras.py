@@ -40,7 +40,7 @@ def of_attention(
     k_row, v_row = k * n_head_kv, 0 if within and not copied else v * n_head_kv
     if shape.scratch in ("CUDA", "SYCL"):
         k_size, v_size = F16 * cells * k_row, F16 * cells * v_row
-        staged = shape.staged and k == v and not (sinks or b.traits.softcap)
+        staged = shape.staged and k == v and not (sinks or b.traits.softcap or b.traits.alibi)
         if shape.scratch == "SYCL" and staged:
             copies = 0 if shape.f16_k and shape.f16_v else k_size + v_size
             return copies + 2 * F16 * n_head * b.n_tokens * v + _SCALE
