@@ -45,7 +45,7 @@ def test_a_name_that_is_not_in_the_table_reads_whatever_its_file_states() -> Non
     row = architecture("of tomorrow")
     assert (row.name, row.known, row.memory) == ("of tomorrow", False, "stated")
     read = {group for name in KNOWN for group in architecture(name).reads}
-    assert read - GENERAL.reads == {"ngrams", "clamps", "loops", "shared_kv"}
+    assert read - GENERAL.reads == {"ngrams", "clamps", "loops", "shared_kv", "rescaling"}
 
 
 def test_the_gguf_package_knows_no_other_architecture() -> None:

@@ -44,6 +44,19 @@ def test_a_cap_of_logits_counts_where_it_is_read(
     assert model.hparams.capped_logits == capped
 
 
+def test_logits_are_capped_where_the_limit_is_read(tmp_path: Path) -> None:
+    """gemma3 reads the key; gemma3n has a limit of its own, and llama none."""
+    stated = {"final_logit_softcapping": 30.0}
+    capped = {
+        (name, bool(keys)): made_up(tmp_path / f"{name}.gguf", name, keys).hparams.capped_logits
+        for name in ("gemma3", "gemma3n", "llama")
+        for keys in (stated, {})
+    }
+    assert [key for key, found in capped.items() if found] == [
+        ("gemma3", True), ("gemma3n", True), ("gemma3n", False),
+    ]  # fmt: skip
+
+
 def test_values_beside_index_keys_are_no_wider_without_fusion(tmp_path: Path) -> None:
     """minimax-m3 keeps its index keys, and values of one head, in a cache of their own."""
     keys = {

@@ -23,6 +23,7 @@ KeyGroup = Literal[
     "kda",  # kda.head_dim and ssm.conv_kernel
     "kda_bound",  # kda.gate_lower_bound
     "wkv",  # wkv.head_size
+    "rescaling",  # rescale_every_n_layers
     "shortconv",  # shortconv.l_cache
     "mla",  # attention.key_length_mla, attention.value_length_mla
     "indexer",  # attention.indexer.key_length
@@ -131,6 +132,7 @@ class GraphTraits:
     scaled_q: bool = False  # queries that are not rotated are scaled by position instead
     norm_v: bool = False  # values are normed, without weights
     softcap: bool = False  # attention scores go through tanh
+    alibi: bool = False  # they have a bias by distance, whatever the file says
     whole_query: bool = False  # latent attention rotates the end of a query where it is
     copied_gate: bool = False  # what a gate has let through is copied into rows
 
@@ -196,7 +198,8 @@ class Architecture:
     rope_factors_outside_windows: bool = False  # layers with a window read no rope_freqs
     tied_in_place: bool = False  # logits are made by the embedding where it lies, without a copy
     scaled_ffn: bool = False  # so is one for each product of a dense feed-forward part,
-    scaled_shared: bool = False  # or of shared experts
+    scaled_shared: bool = False  # or of shared experts, or
+    scaled_gate: bool = False  # for the gate of what mixes tokens
     scaled_experts: bool = False  # a factor for each expert is used, should a file have them
     output_first: bool = False  # the output is created before the embedding: never shared with it
 

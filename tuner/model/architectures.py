@@ -32,12 +32,13 @@ _WKV: frozenset[KeyGroup] = frozenset({"wkv"})
 _MLA: frozenset[KeyGroup] = frozenset({"mla"})
 _KDA: frozenset[KeyGroup] = frozenset({"kda", "mla"})
 _BOUND: frozenset[KeyGroup] = frozenset({"kda_bound"})
-_CAP: frozenset[KeyGroup] = frozenset({"logit_cap"})
 _DSA: frozenset[KeyGroup] = frozenset({"mla", "indexer"})
+_CAPPED: frozenset[KeyGroup] = frozenset({"logit_cap"})
 _BOTH: tuple[LayerPart, ...] = ("attention", "ffn")
 _FFN_INPUT: Order = ("ffn", "input", "attention")
 _FFN_ATTENTION: Order = ("ffn", "attention", "input")
 _ATTENTION_FFN: Order = ("attention", "ffn", "input")
+_RMS = GraphTraits(layer_norm=False)
 _STATED = GraphTraits(expert_weights="stated")
 _PHI3 = GraphTraits(layer_norm=False, residual_first=("ffn",), scale_of_q=True)
 _SIGMOID = GraphTraits(expert_weights="stated", expert_gate="sigmoid")
@@ -79,7 +80,7 @@ _CACHE = (
     Architecture(
         "bitnet", scaled_ffn=True, tied_in_place=True, graph=GraphTraits(host_output=True)
     ),
-    Architecture("bloom", graph=GraphTraits(rope="none")),
+    Architecture("bloom", graph=GraphTraits(rope="none", alibi=True)),
     Architecture("chameleon"),
     Architecture("chatglm"),
     Architecture("codeshell"),
@@ -124,14 +125,14 @@ _CACHE = (
     Architecture("gemma", graph=GraphTraits(scaled_input=True, scale_of_q=True)),
     Architecture(
         "gemma2",
-        reads=_CAP,
         logit_cap=30.0,
+        reads=_CAPPED,
         window=Window(2, default=4096),
         graph=GraphTraits(scaled_input=True, scale_of_q=True, softcap=True),
     ),
     Architecture(
         "gemma3",
-        reads=_CAP,
+        reads=_CAPPED,
         window=Window(6, optional=True),
         graph=GraphTraits(scaled_input=True, scale_of_q=True),
     ),
@@ -147,7 +148,7 @@ _CACHE = (
         "gemma4",
         scaled_ffn=True,
         logit_cap=30.0,
-        reads=_CAP | {"shared_kv"},
+        reads=_CAPPED | {"shared_kv"},
         window=Window(),
         rope_factors_outside_windows=True,
         output_first=True,
@@ -176,9 +177,9 @@ _CACHE = (
     Architecture("graniteswitch", mtp_cached=True, switched=True, graph=GraphTraits(rope="stated")),
     Architecture(
         "grok",
-        reads=_CAP,
         embedding_scale=78.4,
         logit_scale=0.58,
+        reads=_CAPPED,
         unfused=True,
         graph=GraphTraits(softcap=True, dense_beside_experts=True),
     ),
@@ -225,7 +226,7 @@ _CACHE = (
     Architecture(
         "muse-glimmer",
         logit_cap=30.0,
-        reads=_CAP,
+        reads=_CAPPED,
         window=Window(4),
         graph=GraphTraits(norm_before_rows=True, rope="window"),
     ),
@@ -252,7 +253,7 @@ _CACHE = (
     Architecture("qwen3moe", scaled_experts=True),
     Architecture("qwen3vl", positions="mrope"),
     Architecture("qwen3vlmoe", positions="mrope"),
-    Architecture("refact", graph=GraphTraits(rope="none", experts=False)),
+    Architecture("refact", graph=GraphTraits(rope="none", alibi=True, experts=False)),
     Architecture("seed_oss"),
     Architecture(
         "smallthinker",
@@ -334,11 +335,11 @@ _LATENT = (
 
 # a state in every layer
 _STATE = (
-    Architecture("arwkv7", memory="state", reads=_WKV),
+    Architecture("arwkv7", memory="state", reads=_WKV, graph=_RMS),
     Architecture("mamba", memory="state", reads=frozenset({"ssm"})),
     Architecture("mamba2", memory="state", reads=_SSM),
-    Architecture("rwkv6", memory="state", reads=_WKV),
-    Architecture("rwkv6qwen2", memory="state", reads=_WKV),
+    Architecture("rwkv6", memory="state", reads=_WKV | {"rescaling"}),
+    Architecture("rwkv6qwen2", memory="state", reads=_WKV, graph=_RMS),
     Architecture("rwkv7", memory="state", reads=_WKV),
 )
 
@@ -451,6 +452,7 @@ _HYBRID = (
     Architecture(
         "qwen35",
         scaled_ffn=True,
+        scaled_gate=True,
         memory="hybrid",
         reads=_SSM,
         recurrent_interval=4,
@@ -460,6 +462,7 @@ _HYBRID = (
     Architecture(
         "qwen35moe",
         scaled_shared=True,
+        scaled_gate=True,
         memory="hybrid",
         reads=_SSM,
         recurrent_interval=4,
@@ -479,6 +482,7 @@ _HYBRID = (
     Architecture(
         "qwen4exp",
         scaled_shared=True,
+        scaled_gate=True,
         memory="hybrid",
         reads=_SSM | {"indexer", "ngrams"},
         recurrent_interval=4,

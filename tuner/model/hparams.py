@@ -20,6 +20,7 @@ class HParams:
     n_layer_dense_lead: int  # the first layers, which have no experts
     cycles: tuple[int, int, int]  # hrm_text: layers of a stack, slow runs, fast runs
     residual_block: int  # kimi-k3: layers from one banked residual to the next
+    rescaled_every: int  # rwkv6: the last of so many layers halves what it has made; 0: none does
     parallel_residual: bool  # gptneox: attention and feed-forward side by side
     rms_norm: bool  # an epsilon for norms by the root mean square is stated
 

@@ -61,6 +61,7 @@ def load_hparams(header: Header, architecture: str) -> HParams:
             keys.optional("hrm.l_cycles"),
         ),
         residual_block=keys.optional("attn_res.block_size"),
+        rescaled_every=_read_by(keys, row, "rescale_every_n_layers", "rescaling"),
         parallel_residual=keys.flag("use_parallel_residual"),
         rms_norm=keys.number("attention.layer_norm_rms_epsilon") > 0,
         n_embd=n_embd,

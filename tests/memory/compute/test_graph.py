@@ -85,6 +85,15 @@ def test_neighbours_without_weights_join_the_gpu() -> None:
     assert z.device == 1
 
 
+def test_what_is_computed_in_place_has_copies_of_its_operands() -> None:
+    """It takes no memory of its own, but is no view: an input that it reads is brought to it. The
+    last result lies where the copy of the first input was."""
+    g, x = _chain(1)
+    y, late = g.mm(64, x), g.input(64, 1)
+    g.expand(g.mm(64, Node((64, 1), 4, (y, late), "ADD", root=y)))
+    assert peaks(g, [32, 32]) == [2 * 256, 3 * 256]
+
+
 def test_a_borrowed_weight_is_on_the_gpu_for_a_moment() -> None:
     """op_offload: host weights are copied over one at a time, never two at once."""
     g, x = _chain(rows=32)

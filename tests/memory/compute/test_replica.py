@@ -12,6 +12,7 @@ from tuner.memory.compute.graph import Graph
 from tuner.memory.compute.replica.attention import cached_rows, rotates
 from tuner.memory.compute.replica.builder import GraphBuilder
 from tuner.memory.compute.replica.hrm_text import block_of
+from tuner.memory.compute.replica.rwkv import rescales
 from tuner.memory.kv_cache import ALL
 from tuner.model.architectures import architecture
 from tuner.model.hparams import HParams
@@ -26,6 +27,11 @@ def test_a_stack_that_runs_again_runs_the_same_blocks() -> None:
     hp = _hparams(cycles=(2, 2, 2))
     once = [0, 1, 0, 1, 2, 3]
     assert [block_of(hp, slot) for slot in range(12)] == once + once
+
+
+def test_every_so_many_layers_of_rwkv6_halve_what_they_have_made() -> None:
+    assert [rescales(_hparams(rescaled_every=3), il) for il in range(6)] == [0, 0, 1, 0, 0, 1]
+    assert not any(rescales(_hparams(rescaled_every=0), il) for il in range(6))
 
 
 def test_leading_dense_layers_of_cohere2moe_rotate_without_a_window() -> None:

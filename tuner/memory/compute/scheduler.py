@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from tuner.memory.compute.graph import HOST, LEFT_TO_HOST, Graph, Node
+from tuner.memory.compute.ops import EMPTY
 from tuner.memory.compute.optimize import OPTIMIZERS, REACH, Kept, Split, held
 
 
@@ -78,7 +79,8 @@ def split(graph: Graph) -> tuple[list[Run], list[Node]]:
     runs = [run]
     made: dict[tuple[Node, int], Node] = {}
     for node in graph.nodes:
-        if node.root is not None:  # a view stays where it looks
+        if _is_view(node):  # which stays where it looks
+            assert node.root is not None
             node.device = node.root.device
             run.nodes.append(node)
             continue
@@ -114,10 +116,16 @@ def split(graph: Graph) -> tuple[list[Run], list[Node]]:
     return runs, list(made.values())
 
 
+def _is_view(node: Node) -> bool:
+    """Whether a node only looks at another (`ggml_is_view_op`); without a name, it stands for what
+    has been written there. Others compute something in place."""
+    return node.root is not None and (not node.op or node.op in EMPTY)
+
+
 def assign(graph: Graph) -> None:
     """Gives every node a device: neighbours of a GPU's nodes join it, then the rest (pass 2); what
     no GPU can compute is the host's (pass 3)."""
-    real = [n for n in graph.nodes if n.root is None]
+    real = [n for n in graph.nodes if not _is_view(n)]
     for order, host_too in ((1, False), (-1, False), (1, True), (-1, True)):
         current = -1
         for node in real[::order]:

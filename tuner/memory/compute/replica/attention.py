@@ -166,6 +166,7 @@ def attend(
         shape = (dv, n_kv, cells) if b.shape.flash else (cells, n_kv, dv)
         values = cached_rows(b, (kind, "v"), shape, b.shape.v_bytes, home)
     heads = g.permute(g.view(q, dk, n, n_tokens), dk, n_tokens, n)
+    heads.size = q.size  # with what lies between, should it be a view still
     keys, values = (_by_head(b, rows) for rows in (keys, values))
     if b.shape.flash:
         left_to_host = (dk, dv) in b.shape.kernelless

@@ -166,6 +166,8 @@ class GraphBuilder:
         row = self.hp.row
         if name in ("ffn_up", "ffn_gate", "ffn_down"):
             return row.scaled_ffn
+        if name == "attn_gate":
+            return row.scaled_gate
         return row.scaled_shared if name.endswith("_shexp") else True
 
     def by(self, t: Tensors, name: str, x: Node, op: Op = "") -> Node:
@@ -197,7 +199,7 @@ class GraphBuilder:
     def gather(self, size: int, take: Callable[[Node], Node] | None = None) -> Node:
         """A sequence's state of `size` elements, copied out of the cache, or what `take` makes of
         the cache; those of further sequences, none, are copied in place (`build_rs`)."""
-        g, size = self.g, max(1, size)
+        g = self.g
         state = g.external(0, g.device)
         rows = g.reshape(state, size)
         g.expand(g.store(g.view(rows, size), into=state, op="SCALE"))

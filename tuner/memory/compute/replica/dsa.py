@@ -4,7 +4,7 @@ dots3note.cpp, hy-v4.cpp, and `build_attn` over `llm_graph_input_attn_k_dsa`
 
 from __future__ import annotations
 
-from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, OFFLOADED, Node
+from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.extras import of_top
 from tuner.memory.kv_cache import ALL
@@ -80,6 +80,6 @@ def sparse_mask(b: GraphBuilder, top: Node) -> Node:
 def unread_zeros(b: GraphBuilder, device: int) -> None:
     """The zeros of a layer that the graph leaves out: the allocator places all of them first. They
     lie where the layer attends: beside its cache, or where large batches borrow its weights."""
-    if device == HOST and b.g.offload.of and b.n_tokens >= OFFLOADED:
+    if device == HOST and b.g.offload.of and b.n_tokens >= b.g.offload.rows:
         device = b.g.offload.device
     b.g.leaves.append(Node((1, b.counts["top"], b.n_tokens), F32, device=device))

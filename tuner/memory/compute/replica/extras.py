@@ -25,10 +25,12 @@ def of_attention(
     copied: bool = False,
     sinks: bool = False,
     listed: bool = False,
+    masks: int = 1,
 ) -> int:
     """Bytes for fused attention over caches of these kinds: mostly one layer's cache as f16.
     `heads`: sizes of K's and V's; `within`: V is a view of K, unless both are `copied` from another
-    device; `listed`: each token attends to few cells, which Metal lists.
+    device; `listed`: each token attends to few cells, which Metal lists;
+    `masks`: one for each group of heads, or one for all.
 
     `ggml_cuda_flash_attn_ext_get_alloc_size` (ggml-cuda/fattn.cu) copies what is not f16 already,
     `ggml_sycl_flash_attn_ext_get_alloc_size` (ggml-sycl/fattn.cpp) Q and the result as well;
@@ -40,7 +42,7 @@ def of_attention(
     k_row, v_row = k * n_head_kv, 0 if within and not copied else v * n_head_kv
     if shape.scratch in ("CUDA", "SYCL"):
         k_size, v_size = F16 * cells * k_row, F16 * cells * v_row
-        staged = shape.staged and k == v and not (sinks or b.traits.softcap)
+        staged = shape.staged and k == v and not (sinks or b.traits.softcap or b.traits.alibi)
         if shape.scratch == "SYCL" and staged:
             copies = 0 if shape.f16_k and shape.f16_v else 2 * k_size  # V's too, were it a view
             return copies + 2 * F16 * n_head * b.n_tokens * v + _SCALE
@@ -51,9 +53,9 @@ def of_attention(
         strides = int(shape.k_stride * n_head_kv * (k + (k if within else v)))
     else:  # heads of the copy
         strides = F16 * (k + (v if v_row else k))
-    pad = _WIDTH * (strides * n_head_kv + F16 * b.n_tokens)
+    pad = _WIDTH * (strides * n_head_kv + F16 * b.n_tokens * masks)
     partial = F32 * b.counts["vectors"] * n_head * _GROUPS * (v + 2)
-    tiles = sum(b.counts[f"tiles of {kind}"] for kind in kinds)
+    tiles = sum(b.counts[f"tiles of {masks} x {kind}"] for kind in kinds)
     lists = I32 * b.counts.get("listed", 0) * b.n_tokens if listed else 0
     return pad + tiles + partial + F16 * cells * (k_row + v_row) + lists
 

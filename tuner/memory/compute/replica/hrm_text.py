@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tuner.memory.compute.graph import F32, Node
-from tuner.memory.compute.replica.builder import GraphBuilder
+from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.model.hparams import HParams
 
 
@@ -37,13 +37,22 @@ def cycled(b: GraphBuilder, x: Node, layer: Callable[[int, Node], Node]) -> Node
             g.device = devices[block_of(hp, slot)]
             b.cache_device = devices[slot]
             y = layer(slot, y)
-        return g.over(y)
+        return g.over(y, op="RMS_NORM")
 
     low: Node | None = None
     for _ in range(slow):
         for _ in range(fast):
             g.device = devices[0]
-            low = stack(g.over(x, low) if low is not None else g.over(x, weight=F32 * x.shape[0]))
+            if low is None:  # what the file has to begin with
+                low = stack(g.over(x, op="ADD", weight=F32 * x.shape[0]))
+            else:
+                low = stack(g.add(x, low))
         assert low is not None
-        x = stack(g.over(x, low))
+        x = stack(g.add(x, low))
     return x
+
+
+def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
+    """The rows that become logits; the last stack has normed them. [n_embd, n_tokens]
+    -> [n_embd, n_outputs]."""
+    return b.output_rows(x)

@@ -21,39 +21,44 @@ def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
     y = _lightning(b, t, x) if b.hp.recurrent[il] else attention(b, t, il, x)
     if last:
         y, x = b.output_rows(y), b.output_rows(x)
-    x = b.norm(t, "ffn_norm", g.over(y, g.over(x)))
-    return g.over(moe(b, t, x), g.over(x))
+    x = b.norm(t, "ffn_norm", g.add(y, g.over(x, op="SCALE")))
+    return g.add(moe(b, t, x), g.over(x, op="SCALE"))
 
 
 def _lightning(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     """Lightning attention of the normed x: [n_embd, n_tokens] -> the same."""
     g, n_tokens, n = b.g, b.n_tokens, b.hp.n_head[0]
     d = b.hp.head_k[0]
-    # decays of queries, of keys and between all pairs of tokens
-    shapes = {
-        "queries": (1, n, n_tokens),
-        "keys": (1, n, n_tokens),
-        "pairs": (n_tokens, n_tokens, n),
-    }
-    decays = [b.input(ALL, f"decay of {of}", *s, element=F32) for of, s in shapes.items()]
-    slope = g.over(b.input(ALL, "slopes", n, element=F32))
-    qkv = g.over(b.mm(t, "attn_qkv", x))
+    b.gather(b.hp.state_r)  # of no elements
+    x = g.reshape(x, *x.shape)
+    qkv = g.over(b.bare_mm(t, "attn_qkv", x), op="SILU")
+    qkv = g.reshape(qkv, 3 * d, n, n_tokens)
     q, k, v = (g.view(qkv, d, n, n_tokens, contiguous=False) for _ in range(3))
-    old = g.view(b.gather(b.hp.state_s), d, d, n)
-    q_decay, k_decay, pair_decay = (g.over(g.over(y)) for y in decays)
-    before = g.new(
-        d, n_tokens, n, of=(old, g.view(g.over(q, q_decay), d, n_tokens, n, contiguous=False))
-    )
-    turned = (g.view(y, d, n_tokens, n, contiguous=False) for y in (k, q))
-    scores = g.over(g.new(n_tokens, n_tokens, n, of=tuple(turned)), pair_decay)
-    values = g.new(n_tokens, d, n, of=(g.view(v, n_tokens, d, n, contiguous=False),))
-    y = g.over(before, g.new(d, n_tokens, n, of=(values, scores)))
+    state = b.gather(b.hp.state_s)
+    old = g.reshape(state, d, d, n)
+    before = g.permute(g.mul(q, _decay(b, "queries", 1, n, n_tokens)), d, n_tokens, n)
+    before = g.new(d, n_tokens, n, of=(old, before), op="MUL_MAT")
+    turned = (g.permute(y, d, n_tokens, n) for y in (k, q))
+    scores = g.new(n_tokens, n_tokens, n, of=tuple(turned), op="MUL_MAT")
+    scores = g.mul(scores, _decay(b, "pairs", n_tokens, n_tokens, n))
+    values = g.cont(g.permute(v, n_tokens, d, n))
+    y = g.add(before, g.new(d, n_tokens, n, of=(values, scores), op="MUL_MAT"))
     g.expand(y)
-    faded = g.over(old, g.view(g.over(g.over(slope)), 1, 1, n))
-    keys = g.over(k, k_decay)
-    keys = g.new(n_tokens, d, n, of=(g.view(keys, n_tokens, d, n, contiguous=False),))
-    g.expand(g.store(g.over(faded, g.new(d, d, n, of=(keys, values)))))
-    y = g.new(d * n, n_tokens, of=(g.view(y, d, n, n_tokens, contiguous=False),))
-    y = b.norm(t, "attn_norm_2", g.view(y, d * n, n_tokens))
-    y = b.mm(t, "attn_output", g.over(g.over(b.mm(t, "attn_gate", x)), y))
-    return g.view(y, *y.shape)
+    slopes = g.over(b.input(ALL, "slopes", n, element=F32), op="SCALE")
+    faded = g.over(g.over(slopes, op="SCALE"), op="EXP")
+    faded = g.mul(old, g.reshape(faded, 1, 1, n))
+    keys = g.mul(k, _decay(b, "keys", 1, n, n_tokens))
+    keys = g.cont(g.permute(keys, n_tokens, d, n))
+    b.keep(g.add(faded, g.new(d, d, n, of=(keys, values), op="MUL_MAT")), state)
+    y = g.reshape(g.cont(g.permute(y, d, n, n_tokens)), d * n, n_tokens)
+    y = b.norm(t, "attn_norm_2", y)
+    y = g.mul(g.over(b.bare_mm(t, "attn_gate", x), op="SIGMOID"), y)
+    y = b.bare_mm(t, "attn_output", y)
+    return g.reshape(y, *y.shape)
+
+
+def _decay(b: GraphBuilder, of: str, *shape: int) -> Node:
+    """By how much tokens fade in this layer: of queries, of keys or between all pairs of tokens."""
+    g = b.g
+    exponents = b.input(ALL, f"decay of {of}", *shape, element=F32)
+    return g.over(g.over(exponents, op="SCALE"), op="EXP")

@@ -7,9 +7,12 @@ padding unit; masks as long as the whole cache are made all the same.
 
 from __future__ import annotations
 
+from math import prod
+
 from tuner.memory.compute.graph import F16, F32, I32, I64, Node
+from tuner.memory.compute.replica.attention import cached_rows
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
-from tuner.memory.compute.replica.extras import of_attention
+from tuner.memory.compute.replica.extras import of_attention, of_top
 from tuner.memory.kv_cache import ALL
 
 _POSITIONS = 256  # `llama_kv_cache_msa_context::get_n_pos` of an empty cache
@@ -33,12 +36,18 @@ class Blocks:
         self.cell_of = g.input(self.positions, element=I32)
         self.block_of = g.input(self.cells, element=I32)
         self.rows = g.input(n_tokens, element=I64)
-        self.mask = g.new(self.cells, n_tokens, of=(b.masks[ALL],))
+        self.mask = g.new(self.cells, n_tokens, of=(b.masks[ALL],), op="CPY")
 
     def views(self, b: GraphBuilder) -> tuple[Node, ...]:
         """The inputs as one layer reads them; each layer has its own copies on its device."""
-        inputs = (self.cell_of, self.visible, self.bias, self.block_of, self.mask)
-        return tuple(b.g.view(x, *x.shape) for x in inputs)
+        g, n_tokens = b.g, b.n_tokens
+        return (
+            g.view(self.cell_of, self.positions),
+            g.view(self.visible, self.positions, 1, n_tokens),
+            g.view(self.bias, self.count, 1, n_tokens),
+            g.view(self.block_of, self.cells),
+            g.view(self.mask, self.cells, n_tokens),
+        )
 
 
 def unread_blocks(b: GraphBuilder, device: int) -> None:
@@ -55,69 +64,97 @@ def block_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     shared = b.once(Blocks)
     n, n_kv, d = hp.n_head[il], hp.n_head_kv[il], hp.head_k[il]
     q, k, v = (
-        g.view(b.mm(t, f"attn_{name}", x), d, heads, n_tokens)
+        g.reshape(b.mm(t, f"attn_{name}", x), d, heads, n_tokens)
         for name, heads in (("q", n), ("k", n_kv), ("v", n_kv))
     )
-    q, k = (g.over(b.norm(t, f"attn_{name}_norm", y), b.pos) for name, y in (("q", q), ("k", k)))
-    head = hp.indexer_head
-    iq, ik = (b.mm(t, f"indexer.{name}_proj", x) for name in ("q", "k"))
-    groups = iq.shape[0] // head
-    iq = g.over(b.norm(t, "indexer.q_norm", g.view(iq, head, groups, n_tokens)), b.pos)
-    ik = g.over(b.norm(t, "indexer.k_norm", g.view(ik, head, 1, n_tokens)), b.pos)
-    g.expand(g.store(g.view(ik, head, n_tokens), shared.rows))
+    q, k = (b.rotated(b.norm(t, f"attn_{name}_norm", y)) for name, y in (("q", q), ("k", k)))
+    iq, ik = (_indexing(b, t, of, x) for of in "qk")
+    index = g.external(0, g.device)
+    g.expand(g.stored(g.view(ik, hp.indexer_head, n_tokens), shared.rows, index))
     if b.shape.rotate_k:
         q, k = b.hadamard(q, ALL, "k", d), b.hadamard(k, ALL, "k", d)
     if b.shape.rotate_v:
         v = b.hadamard(v, ALL, "v", d)
     g.expand(q, k, v)
-    g.expand(g.store(g.view(k, d * n_kv, n_tokens), b.k_idxs[ALL]))
-    g.expand(g.store(g.view(v, d * n_kv, n_tokens), b.v_idxs[ALL]))
+    for of, rows, where in (("k", k, b.k_idxs[ALL]), ("v", v, b.v_idxs[ALL])):
+        b.caches[ALL, of] = g.external(0, g.device)
+        g.expand(g.stored(g.view(rows, d * n_kv, n_tokens), where, b.caches[ALL, of]))
 
-    shape, cells = b.shape, shared.cells
-    mask = _mask(b, shared, iq, head, groups)
-    cached = [
-        g.external(int(cells * d * n_kv * size), g.device)
-        for size in (shape.k_bytes, shape.v_bytes)
-    ]
-    heads = g.view(g.view(q, d, n, n_tokens), d, n_tokens, n, contiguous=False)
-    y = g.new(d, n, n_tokens, of=(heads, *cached, mask))
-    y.extra = of_attention(b, (ALL,), (d, d), n_kv, n)
-    y = g.new(d * n, n_tokens, of=(g.view(y, d * n, n_tokens, contiguous=False),))
+    group = n // n_kv
+    heads = g.reshape(g.view(q, d, n, n_tokens), d, group, n_kv, n_tokens)
+    heads = g.permute(heads, d, n_tokens, group, n_kv)
+    cached = (
+        _by_group(b, of, (d, n_kv, shared.cells), size)
+        for of, size in (("k", b.shape.k_bytes), ("v", b.shape.v_bytes))
+    )
+    mask = _mask(b, shared, iq, index)
+    y = g.new(d, group, n_tokens, n_kv, of=(heads, *cached, mask), op="FLASH_ATTN_EXT")
+    y.extra = of_attention(b, (ALL,), (d, d), n_kv, n, masks=n_kv)
+    y = g.permute(y, d, group, n_kv, n_tokens)
+    y = g.reshape(g.cont(y) if n_kv > 1 else y, d * n, n_tokens)
     return b.mm(t, "attn_output", b.hadamard(y, ALL, "v", d) if b.shape.rotate_v else y)
 
 
-def _mask(b: GraphBuilder, shared: Blocks, iq: Node, head: int, groups: int) -> Node:
+def _indexing(b: GraphBuilder, t: Tensors, of: str, x: Node) -> Node:
+    """The indexer's queries, one for each group of heads, or its keys: [n_embd, n_tokens]
+    -> [head, groups or 1, n_tokens]."""
+    head = b.hp.indexer_head
+    y = b.mm(t, f"indexer.{of}_proj", x)
+    y = b.g.reshape(y, head, y.shape[0] // head, b.n_tokens)
+    return b.rotated(b.norm(t, f"indexer.{of}_norm", y))
+
+
+def _by_group(b: GraphBuilder, of: str, shape: tuple[int, int, int], element: float) -> Node:
+    """A cache as attention reads it, with groups last: [head, groups, cells]
+    -> [head, cells, 1, groups]."""
+    head, groups, cells = shape
+    rows = cached_rows(b, (ALL, of), shape, element, b.g.device)
+    rows = b.g.permute(b.g.view(rows, *shape), head, cells, 1, groups)
+    rows.size = int(prod(shape) * element)
+    return rows
+
+
+def _mask(b: GraphBuilder, shared: Blocks, iq: Node, index: Node) -> Node:
     """One mask for each group of heads, the blocks it has picked: index queries of [head, groups,
-    n_tokens] -> [cells, n_tokens, groups]."""
+    n_tokens] -> [cells, n_tokens, 1, groups]."""
     g, n_tokens = b.g, b.n_tokens
+    head, groups = iq.shape[:2]
     positions, count, cells = shared.positions, shared.count, shared.cells
     cell_of, visible, bias, block_of, causal = shared.views(b)
-    cached = g.external(int(cells * head * b.shape.k_bytes), g.device)
-    keys = g.new(head, positions, of=(cached, cell_of))
-    score = g.new(positions, groups * n_tokens, of=(keys, g.view(iq, head, groups * n_tokens)))
-    scored = Node((0,), 0, (g.view(score, positions, groups, n_tokens), visible), external=True)
-    best = g.new(
-        count,
-        groups,
-        n_tokens,
-        of=(Node((positions, groups, n_tokens), F32, (scored,), root=score),),
-    )
+    cached = g.view(g.view(index, head, 1, cells), head, cells)
+    cached.size = int(cells * head * b.shape.k_bytes)
+    keys = g.new(head, positions, of=(cached, cell_of), op="GET_ROWS")
+    flat = g.reshape(g.view(iq, head, groups, n_tokens), head, groups * n_tokens)
+    score = g.new(positions, groups * n_tokens, of=(keys, flat), op="MUL_MAT")
+    scores = g.reshape(score, positions, groups, n_tokens)
+    scores = Node(scores.shape, F32, (scores, visible), "ADD", root=score)
+    best = g.add(g.new(count, groups, n_tokens, of=(scores,), op="POOL_2D"), bias)
     n_top = min(b.hp.indexer_top_k, count)
-    top = g.new(n_top, groups, n_tokens, of=(g.over(best, bias),), element=I32)
-    hidden = g.new(count, 1, n_tokens, of=(g.over(bias),), element=F16)
-    hidden = g.new(count, groups, n_tokens, of=(hidden,), element=F16)
-    zero = g.over(g.new(n_top, groups, n_tokens, of=(top,)))
-    parts = (g.view(zero, n_top, groups * n_tokens), g.view(top, n_top, groups * n_tokens))
-    written = Node((0,), 0, (*parts, g.view(hidden, count, groups * n_tokens)), external=True)
-    picked = Node((count, groups, n_tokens), F16, (written,), root=hidden)
-    picked = g.new(count, n_tokens, groups, of=(picked,), element=F16)
-    turned = g.new(
-        n_tokens * groups, count, of=(g.view(picked, count, n_tokens * groups),), element=F16
-    )
-    by_cell = g.new(n_tokens * groups, cells, of=(turned, block_of))
-    mask = g.new(
-        cells, n_tokens * groups, of=(g.view(by_cell, cells, n_tokens * groups, contiguous=False),)
-    )
-    joined = Node((0,), 0, (g.view(mask, cells, n_tokens, groups), causal), external=True)
-    mask = Node((cells, n_tokens, groups), F32, (joined,), root=mask)
-    return g.new(cells, n_tokens, groups, of=(mask,), element=F16)
+    top = g.new(n_top, groups, n_tokens, of=(best,), op="TOP_K", element=I32)
+    top.extra = of_top(b, top, best)
+
+    hidden = g.new(count, 1, n_tokens, of=(g.over(bias, op="SCALE"),), op="CPY", element=F16)
+    hidden = g.new(count, groups, n_tokens, of=(hidden,), op="REPEAT", element=F16)
+    zero = g.over(g.new(n_top, groups, n_tokens, of=(top,), op="CPY"), op="SCALE")
+    each = groups * n_tokens
+    written = (
+        g.reshape(zero, 1, n_top, each), g.reshape(top, n_top, each),
+        g.reshape(hidden, 1, count, each),
+    )  # fmt: skip
+    picked = Node((1, count, each), F16, written, "SET_ROWS", root=hidden)
+    picked = g.permute(g.reshape(picked, count, groups, n_tokens), count, n_tokens, groups)
+    picked = g.new(*picked.shape, of=(picked,), op="CONT", element=F16)
+    turned = _turned(b, g.reshape(picked, count, each), F16)
+    by_cell = g.new(each, cells, of=(turned, block_of), op="GET_ROWS")
+    by_token = _turned(b, by_cell, F32)
+    mask = g.reshape(by_token, cells, n_tokens, groups)
+    mask = Node(mask.shape, F32, (mask, causal), "ADD", root=by_token)
+    mask = g.reshape(mask, cells, n_tokens, 1, groups)
+    return g.new(*mask.shape, of=(mask,), op="CPY", element=F16)
+
+
+def _turned(b: GraphBuilder, x: Node, element: int) -> Node:
+    """A copy of x with rows and columns exchanged."""
+    n, m = x.shape
+    turned = b.g.view(x, m, n, contiguous=False, op="TRANSPOSE")
+    return b.g.new(m, n, of=(turned,), op="CONT", element=element)

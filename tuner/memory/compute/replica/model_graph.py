@@ -25,6 +25,7 @@ from tuner.memory.compute.replica.builder import GraphBuilder, Layers, RopeFacto
 from tuner.memory.compute.replica.common_layer import EMBEDDINGS, common_layer
 from tuner.memory.compute.replica.dsa import LEFT_OUT, unread_zeros
 from tuner.memory.compute.replica.minimax_m3 import unread_blocks
+from tuner.memory.compute.replica.rwkv import rescales
 from tuner.model.hparams import HParams
 from tuner.model.model import Model
 
@@ -35,6 +36,7 @@ _SEEN = frozenset(
         *(f"ssm_conv1d_{of}.weight" for of in "qkv"), "ssm_a", "ple_conv1d.weight",
         *(f"ffn_{part}_exps.scale" for part in ("up", "gate", "down", "gate_up")),
         *(f"hc_{part}_{of}.weight" for part in ("attn", "ffn") for of in ("scale", "base")),
+        "time_mix_w2.weight", "time_mix_r_k.weight",
     }
 )  # fmt: skip
 
@@ -122,7 +124,9 @@ BUILDERS: dict[str, PartBuilders] = {
         head=gemma.altup_head,
         differs=gemma.is_sparse_layer,
     ),
-    "cycles": PartBuilders(run=hrm_text.cycled, block_of=hrm_text.block_of, differs=int),
+    "cycles": PartBuilders(
+        run=hrm_text.cycled, head=hrm_text.head, block_of=hrm_text.block_of, differs=int
+    ),
     "hyper_connections": PartBuilders(
         hyper_connections.widened, hyper_connections.layer, head=hyper_connections.head
     ),
@@ -173,7 +177,8 @@ class ModelGraph:
              hp.clamped[il], hp.clamped_shared[il], hp.swa[il], rotates(hp, il),
              hp.recurrent[il], hp.n_head[il], hp.n_head_kv[il],
              hp.indexer_full[il], hp.compress_ratios[il : il + 1], il >= hp.n_layer_kv,
-             il == hp.n_layer - 1, hp.residual_block and il % hp.residual_block == 0)
+             il == hp.n_layer - 1, hp.residual_block and il % hp.residual_block == 0,
+             rescales(hp, il))
         )  # fmt: skip
 
     def build(self, shape: Shape, layers: Layers, output_device: int, offload: Borrower) -> Graph:
@@ -232,6 +237,9 @@ class ModelGraph:
             x = g.add(x, places)
         if self.traits.embedding_skip:
             x = b.carried[EMBEDDINGS] = g.over(x, op="RMS_NORM")
+        if b.has(self.tensors[0], "token_embd_norm"):
+            b.at(b.layers[0][1])
+            x = b.norm(self.tensors[0], "token_embd_norm", x)
         if "per_layer_model_proj.weight" in self.tensors[0]:
             b.at(b.layers[0][1])
             gemma.embed_per_layer(b, self.tensors[0], x)

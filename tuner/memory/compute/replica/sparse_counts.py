@@ -91,13 +91,16 @@ _VECTORS = 32  # tokens for which partial results are kept at most
 
 
 def metal_counts(hp: HParams, n_tokens: int, cells: Mapping[Cells, int]) -> Counts:
-    """What `extras.of_attention` reads for Metal: the tiles of the mask, by kind of cache, the
+    """What `extras.of_attention` reads for Metal: the tiles of masks, by kind of cache, the
     tokens for which partial results are kept, and the cells that are listed for each token where it
     attends to no others (`ggml_metal_op_flash_attn_ext_extra_idx`)."""
     tokens, width = _TILE if n_tokens >= _FEW_TOKENS else _NARROW_TILE
+    # minimax-m3 has a mask for each group of heads in layers that pick blocks
+    masks = sorted({1, max(hp.n_head_kv)}) if hp.indexer_block else (1,)
     tiles = [
-        (f"tiles of {kind}", padded(-(-n_tokens // tokens) * -(-n // width), 32))
+        (f"tiles of {k} x {kind}", padded(k * -(-n_tokens // tokens) * -(-n // width), 32))
         for kind, n in cells.items()
+        for k in masks
     ]
     vectors = ("vectors", min(n_tokens, _VECTORS))
     if CSA in cells and WINDOW in cells:
