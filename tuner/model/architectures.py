@@ -519,6 +519,7 @@ GENERAL = Architecture(
             "wkv",
             "shortconv",
             "kda",
+            "kda_bound",
             "mla",
             "indexer",
             "indexer_blocks",
