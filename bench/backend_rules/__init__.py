@@ -83,6 +83,7 @@ def _pieces(ggml: Path) -> dict[str, str]:
     """The file of each backend's rules."""
     cuda = _source(ggml / "src/ggml-cuda/ggml-cuda.cu")
     attention = _source(ggml / "src/ggml-cuda/fattn.cu")
+    index = _source(ggml / "src/ggml-cuda/lightning-indexer.cu")
     common = _source(ggml / "src/ggml-cuda/fattn-common.cuh")
     optimize = _cut(cuda, r"^static void ggml_backend_cuda_graph_optimize\(")
     # what follows is another order of the graph, which is off unless an environment variable asks
@@ -111,6 +112,7 @@ def _pieces(ggml: Path) -> dict[str, str]:
         + _cut(attention, r"^enum best_fattn_kernel \{")
         + _cut(attention, r"^static bool ggml_cuda_fattn_kv_type_supported\(")
         + _cut(attention, r"^static best_fattn_kernel ggml_cuda_get_best_fattn_kernel\(")
+        + _cut(index, r"^bool ggml_cuda_lightning_indexer_supported\(")
         + _cut(common, r"^struct ggml_cuda_flash_attn_ext_f16_extra_data \{")
         + _cut(common, r"^static inline \w+ ggml_cuda_flash_attn_ext_get_f16_extra_data\(")
         + _CUDA_ATTENTION,

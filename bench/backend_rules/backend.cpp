@@ -294,6 +294,16 @@ static ggml_backend_buffer_type_t dev_host_buft(ggml_backend_dev_t dev) {
 }
 
 static bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
+    if (op->op == GGML_OP_LIGHTNING_INDEXER) {
+        const int64_t head = op->src[0]->ne[0], heads = op->src[0]->ne[1];
+        switch (rules.kind) {
+            case CUDA: return cuda::ggml_cuda_lightning_indexer_supported(0, op);
+            case METAL: return head == OP_LIGHTNING_INDEXER_DK && heads == OP_LIGHTNING_INDEXER_NH && op->src[1]->type != GGML_TYPE_IQ4_NL;
+            case VULKAN: return head == 128;
+            case SYCL: return head == 128;
+            case CANN: return false;
+        }
+    }
     if (op->op != GGML_OP_FLASH_ATTN_EXT) {
         return true;
     }

@@ -53,6 +53,7 @@ class Shape:
     keeps_norms: bool = False
     kernelless: frozenset[tuple[int, int]] = frozenset()  # heads of K and V that no GPU fuses
     n_rs_seq: int = 0  # states that are kept of earlier tokens, to go back to (a draft's)
+    index_kernel: bool = True  # for scores by index keys
     attends_by_copy: bool = False  # tokens attend to copies of what they picked (glm5_next.py)
     n_outputs: int = 1  # rows that become logits, of at most n_tokens
 

@@ -12,6 +12,7 @@ from math import prod
 
 from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, LEFT_TO_HOST, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
+from tuner.memory.compute.replica.dsa import scored
 from tuner.memory.compute.replica.extras import of_attention, of_top
 from tuner.memory.kv_cache import CSA, HCA, WINDOW, Cells
 
@@ -188,8 +189,8 @@ def _top_rows(b: GraphBuilder, t: Tensors, x: Node, low: Node, cache: Node) -> N
     q = g.view(b.hadamard(q, _INDEX, "k", d), d, heads, n_tokens)
     keys = _rows(b, _rows(b, cache, d, rows), d, rows)
     weights = g.over(b.mm(t, "indexer.proj", x), op="SCALE")
-    of = (q, keys, g.view(weights, heads, n_tokens), _mask(b, _INDEX, F16))
-    score = g.new(rows, n_tokens, of=of, op="LIGHTNING_INDEXER")
+    mask = _mask(b, _INDEX, F16)
+    score = scored(b, q, keys, g.view(weights, heads, n_tokens), mask)
     n_top = b.counts["top"]
     top = g.new(n_top, n_tokens, of=(score,), op="TOP_K", element=I32)
     top.extra = of_top(b, top, score)

@@ -4,7 +4,7 @@ dots3note.cpp, hy-v4.cpp, and `build_attn` over `llm_graph_input_attn_k_dsa`
 
 from __future__ import annotations
 
-from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, Node
+from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, LEFT_TO_HOST, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.extras import of_top
 from tuner.memory.kv_cache import ALL
@@ -51,12 +51,22 @@ def top_tokens(b: GraphBuilder, t: Tensors, x: Node, queries: Node) -> Node:
     q = g.view(q, *q.shape)
     weights = g.over(g.view(weights, heads, n_tokens), op="SCALE")
     mask = b.input(ALL, "index mask", cells, n_tokens, element=F16)
-    score = g.new(cells, n_tokens, of=(q, keys, weights, mask), op="LIGHTNING_INDEXER")
+    score = scored(b, q, keys, weights, mask)
     n_top = b.counts["top"]
     top = g.new(n_top, n_tokens, of=(score,), op="TOP_K", element=I32)
     top.extra = of_top(b, top, score)
     b.carried[PICKED] = g.new(n_top, n_tokens, of=(top,), op="CONT", element=I32)
     return b.carried[PICKED]
+
+
+def scored(b: GraphBuilder, q: Node, keys: Node, weights: Node, mask: Node) -> Node:
+    """Every cached row's score for each token, on the host where no GPU has a kernel for it.
+    q: [head, heads, n_tokens], keys: [head, 1, rows], weights: [heads, n_tokens], mask: [rows,
+    n_tokens] -> the same."""
+    score = b.g.new(*mask.shape, of=(q, keys, weights, mask), op="LIGHTNING_INDEXER")
+    if not b.shape.index_kernel:
+        score.device = LEFT_TO_HOST
+    return score
 
 
 def sparse_mask(b: GraphBuilder, top: Node) -> Node:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from tuner.memory.compute.graph import F16, I32, I64, Node
 from tuner.memory.compute.replica.attention import attend
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
-from tuner.memory.compute.replica.dsa import PICKED
+from tuner.memory.compute.replica.dsa import PICKED, scored
 from tuner.memory.compute.replica.extras import of_order, of_top
 from tuner.memory.kv_cache import ALL
 
@@ -153,8 +153,7 @@ def _selection(b: GraphBuilder, t: Tensors, x: Node, low: Node) -> Node:
     q = g.reshape(q, d, q.shape[0] // d, n_tokens)
     pooled = g.reshape(_pooled(b, t, x), d, 1, n_pool)
     weights = g.over(b.mm(t, "indexer.proj", x), op="SCALE")
-    of = (q, pooled, weights, b.inputs[ALL, "pool mask"])
-    score = g.new(n_pool, n_tokens, of=of, op="LIGHTNING_INDEXER")
+    score = scored(b, q, pooled, weights, b.inputs[ALL, "pool mask"])
     top = _ordered(b, score, n_top)
     members = b.inputs[ALL, "members"], _reshaped(top, n_top * n_tokens)
     chosen = g.new(kpool, n_top * n_tokens, of=members, op="GET_ROWS", element=I32)

@@ -73,8 +73,7 @@ def _gathered(b: GraphBuilder, t: Tensors, name: str, x: Node) -> tuple[Node, No
     """The streams blended into one, [n_embd, n_tokens], and the gate by which they take the result
     in, [streams, n_tokens] (`build_hc_pre`)."""
     mixes = _mixes(b, t, name, x)
-    scale, bias = (b.g.external(t[f"{name}_{of}.weight"].n_bytes, b.g.device)
-                   for of in ("scale", "base"))  # fmt: skip
+    scale, bias = (b.seen(t[f"{name}_{of}.weight"]) for of in ("scale", "base"))
     gates = [_gate(b, mixes, (scale, bias), more) for more in (1, 2)]
     return _blended(b, x, gates[0]), gates[1]
 
