@@ -515,6 +515,7 @@ GENERAL = Architecture(
             "wkv",
             "shortconv",
             "kda",
+            "kda_bound",
             "mla",
             "indexer",
             "indexer_blocks",
