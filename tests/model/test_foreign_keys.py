@@ -69,3 +69,11 @@ def test_values_beside_index_keys_are_no_wider_without_fusion(tmp_path: Path) ->
     own = [row for row in layout.rows if row.own_buffer]
     assert [(row.layer, row.k, row.v) for row in own] == [(il, 128, 64) for il in (1, 2, 3)]
     assert layout.v_row_max == 2 * 64
+
+
+@pytest.mark.parametrize(("architecture", "bounded"), [("kimi-linear", False), ("kimi-k3", True)])
+def test_a_bound_of_decays_counts_where_it_is_read(
+    tmp_path: Path, architecture: str, bounded: bool
+) -> None:
+    model = made_up(tmp_path / "m.gguf", architecture, {"kda.gate_lower_bound": -5.0})
+    assert model.hparams.ssm.kda_bounded == bounded

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from tuner.gguf.header import TensorInfo
 from tuner.memory.compute.allocator import peaks, replay, shrinking
 from tuner.memory.compute.graph import Graph, Node
 from tuner.memory.compute.ops import Op
@@ -70,6 +71,28 @@ def test_metal_looks_no_further_than_attention(op: Op, order: str) -> None:
     turned = g.over(g.mm(64, x), g.input(_TOKENS), op="ROPE")
     g.expand(g.new(64, _TOKENS, of=(turned,), op=op), g.mm(64, x))
     assert _ops(_optimized("Metal", g)[0]) == order
+
+
+def _lies(name: str, offset: int, n_bytes: int) -> TensorInfo:
+    return TensorInfo(name, (64, 64), 0, offset, n_bytes)
+
+
+@pytest.mark.parametrize(
+    ("read", "moved"), [((0, 64), False), ((0, 32), True), ((128, 64), True), ((64, 64), False)]
+)
+def test_metal_moves_no_reader_across_a_look_at_the_weight_right_behind(
+    read: tuple[int, int], moved: bool
+) -> None:
+    """A product that waits for nothing runs at once with the norm, unless the weight that it reads
+    is one, or ends where one begins, that a node before it looks at under another shape."""
+    g, x = _graph()
+    look = g.reshape(g.reads(_lies("looked at", 64, 64), g.external(64, 1)), 64)
+    g.expand(g.mul(g.over(x, op="SILU"), look))
+    free = g.reads(_lies("read", *read), g.mm(32, g.input(64, _TOKENS)))
+    g.expand(free)
+    nodes, _ = _optimized("Metal", g)
+    assert nodes.index(look) == 1
+    assert (nodes.index(free) == 2) == moved
 
 
 def _experts(n_expert: int, used: int) -> tuple[Graph, list[Node]]:

@@ -17,7 +17,8 @@ from tuner.memory.compute.ops import Op
 F32, F16, I32, I64 = 4, 2, 4, 8
 Layout = tuple[tuple[int, ...], int]  # shape, bytes per element
 Block = tuple[int, int]  # the device in whose buffer it lies, its number there
-Home = tuple[int, int, TensorInfo]  # the device in whose memory a weight is, its layer, the weight
+# what a weight or a cache lies in, where it begins there, where it ends: of use beside others only
+Span = tuple[tuple[int | str, ...], int, int]
 LEFT_TO_HOST = -2  # the device of a node for which no GPU has a kernel, until all others have one
 HOST = 0  # device numbers: the host, then the GPUs from 1
 
@@ -45,7 +46,7 @@ class Node:
 
     __slots__ = (
         "_size", "block", "borrowed", "contiguous", "device", "element", "external", "extra",
-        "inplace", "into", "op", "readers", "root", "shape", "srcs", "views", "weight",
+        "inplace", "into", "op", "readers", "root", "shape", "span", "srcs", "views",
     )  # fmt: skip
 
     def __init__(
@@ -75,8 +76,8 @@ class Node:
         self.device = device
         self.borrowed = borrowed
         self.extra = 0  # bytes that a GPU takes for the operation beside its result
-        # the weight that the operation reads or, of what is external, that it is
-        self.weight: Home | None = None
+        # where the weight lies that the operation reads or, of what is external, where that lies
+        self.span: Span | None = None
         self._size = -1  # most are never asked for
         # the allocator's: nodes that are still to read it, views into it, the block that it holds
         self.readers = self.views = 0
@@ -189,8 +190,11 @@ class Graph:
 
     def reads(self, weight: TensorInfo, node: Node, device: int | None = None) -> Node:
         """The node, of which it is known now which weight it reads or is. `device`: where the
-        weight is, if not on the current one."""
-        node.weight = self.device if device is None else device, self.scope, weight
+        weight is, if not on the current one; from the host, it is copied."""
+        home = self.device if device is None else device
+        if home != HOST:
+            end = weight.offset + weight.n_bytes
+            node.span = (home, self.scope, weight.part), weight.offset, end
         return node
 
     def held(self, weight: TensorInfo) -> int:

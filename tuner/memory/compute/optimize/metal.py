@@ -2,19 +2,19 @@
 for as one (`ggml_graph_optimize`, ggml-metal/ggml-metal-common.cpp), and keeps what comes into such
 runs until they are done (`ggml_metal_fusion_add_alloc_deps`, ggml-metal-fusion.cpp).
 
-What may run at once, memory decides: what a node reads or writes by whole tensors, but weights by
-their addresses. A node that only looks at a weight counts as if it wrote there, so that others that
-read this weight, or one right before or behind it, are not moved across. A load maps the file:
-weights lie in memory as they do there.
+What may run at once, memory decides: that of nodes by whole tensors, weights and caches by their
+addresses. A node that only looks at one counts as if it wrote there, so that others that read it,
+or what lies right beside it, are not moved across. A load maps the file: weights lie in memory as
+they do there; caches lie one behind the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from tuner.memory.compute.graph import HOST, Home, Node
+from tuner.memory.compute.graph import Node
 from tuner.memory.compute.ops import EMPTY
 from tuner.memory.compute.optimize.split import NORMED, Split, base
 
@@ -216,20 +216,25 @@ def _fused(split: Split, real: _At) -> int:
 # ------------------------------------------------------------------------ another order
 
 
+_Memory = Node | tuple[object, int]  # of a node; of a weight or a cache, where that begins
+
+
 class _Group(NamedTuple):
-    """Nodes that stay together; the memory that they read from outside, and that they write; the
-    weights that they read, and those that they look at."""
+    """Nodes that stay together; the memory that they read from outside, and that they write; and
+    the same with what lies right behind it."""
 
     nodes: list[Node]
     op: str
-    reads: set[Node]
-    writes: set[Node]
-    weights: tuple[Home, ...] = ()
-    seen: tuple[Home, ...] = ()
+    reads: set[_Memory]
+    writes: set[_Memory]
+    reads_by: set[_Memory]
+    writes_by: set[_Memory]
 
 
 def _grouped(split: Split) -> list[_Group]:
-    grouped = _group if any(node.root and node.root.weight for node in split.nodes) else _unseen
+    # in these it matters who reads what: nodes look at something there
+    spans = (node.root.span for node in split.nodes if node.root and node.root.external)
+    looked_into = {span[0] for span in spans if span}
     real = [i for i, op in enumerate(split.ops) if op not in EMPTY]
     groups, i, n = [], 0, 0  # n: of the real ones, how many come before i
     while i < len(split.nodes):
@@ -237,7 +242,7 @@ def _grouped(split: Split) -> list[_Group]:
         if split.ops[i] not in EMPTY:
             fused = _fused_in_a_row(split, real[n : n + _LONGEST])
             end = min(i + _LONGEST, real[n + fused - 1] + 1)
-        groups.append(grouped(split.nodes[i:end], split.ops[i]))
+        groups.append(_group(split.nodes[i:end], split.ops[i], looked_into))
         while n < len(real) and real[n] < end:
             n += 1
         i = end
@@ -256,55 +261,48 @@ def _fused_in_a_row(split: Split, real: _At) -> int:
     return total or 1
 
 
-def _unseen(nodes: list[Node], op: str) -> _Group:
-    """A group where nobody looks at weights, so that it is all the same who reads which."""
-    reads = {base(src) for node in nodes for src in node.srcs if src not in nodes}
-    return _Group(nodes, op, reads, {base(node) for node in nodes})
+def _group(nodes: list[Node], op: str, looked_into: Collection[object]) -> _Group:
+    reads, reads_by = _memory({base(src) for n in nodes for src in n.srcs if src not in nodes})
+    writes, writes_by = _memory({base(node) for node in nodes})
+    for node in nodes:
+        span = node.span
+        if span and span[0] in looked_into:
+            reads.add(span[:2])
+            reads_by = reads_by | {span[:2], (span[0], span[2])}
+    return _Group(nodes, op, reads, writes, reads_by, writes_by)
 
 
-def _group(nodes: list[Node], op: str) -> _Group:
-    group = _unseen(nodes, op)
-    # a weight on the host is copied for who reads it
-    read = tuple(node.weight for node in nodes if node.weight and node.weight[0] != HOST)
-    return group._replace(weights=read + _of_external(group.reads), seen=_of_external(group.writes))
-
-
-def _of_external(nodes: Iterable[Node]) -> tuple[Home, ...]:
-    return tuple(node.weight for node in nodes if node.external and node.weight)
-
-
-def _touch(one: Home, other: Home) -> bool:
-    """Whether the first begins before the second ends, and ends where that begins or behind."""
-    (device, layer, a), (its_device, its_layer, b) = one, other
-    return (
-        (device, layer, a.part) == (its_device, its_layer, b.part)
-        and a.offset < b.offset + b.n_bytes
-        and a.offset + a.n_bytes >= b.offset
-    )
+def _memory(nodes: set[Node]) -> tuple[set[_Memory], set[_Memory]]:
+    """The memory of these; and the same with what begins where a weight or a cache ends, since the
+    backend takes such for overlapping."""
+    memory: set[_Memory] = set()
+    behind = []
+    for node in nodes:
+        span = node.span if node.external else None
+        if span is None:
+            memory.add(node)
+        else:
+            memory.add(span[:2])
+            behind.append((span[0], span[2]))
+    return memory, memory.union(behind) if behind else memory
 
 
 class _Ranges:
     """What a set of nodes reads and writes (`ggml_mem_ranges`)."""
 
     def __init__(self) -> None:
-        self._reads: set[Node] = set()
-        self._writes: set[Node] = set()
-        self._weights: list[Home] = []
-        self._seen: list[Home] = []
+        self._reads: set[_Memory] = set()
+        self._writes: set[_Memory] = set()
 
     def add(self, group: _Group) -> None:
         self._reads |= group.reads
         self._writes |= group.writes
-        self._weights += group.weights
-        self._seen += group.seen
 
     def allows(self, group: _Group) -> bool:
         return (
-            group.reads.isdisjoint(self._writes)
-            and group.writes.isdisjoint(self._writes)
-            and group.writes.isdisjoint(self._reads)
-            and not any(_touch(a, b) for a in group.weights for b in self._seen)
-            and not any(_touch(a, b) for a in group.seen for b in (*self._weights, *self._seen))
+            group.reads_by.isdisjoint(self._writes)
+            and group.writes_by.isdisjoint(self._writes)
+            and group.writes_by.isdisjoint(self._reads)
         )
 
 

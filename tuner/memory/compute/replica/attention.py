@@ -147,12 +147,12 @@ def attend(
     home = b.cache_device if b.cache_device >= 0 else g.device
     if k is not None:
         b.owners[kind] = home
-        b.caches[kind, "k"] = g.external(0, home)
+        b.caches[kind, "k"] = b.cache(str(kind), 0, home)
         flat = g.view(k, prod(k.shape) // n_tokens, n_tokens)
         flat.size = k.size
         g.expand(g.stored(flat, b.k_idxs[kind], b.caches[kind, "k"]))
     if v is not None and not hp.mla:
-        b.caches[kind, "v"] = g.external(0, home)
+        b.caches[kind, "v"] = b.cache(str(kind), 1, home)
         g.expand(_stored_values(b, v, kind))
 
     mask = mask_of() if mask_of else b.masks[kind]

@@ -15,6 +15,8 @@ from tuner.memory.kv_cache import ALL, WINDOW, Cells
 from tuner.model.hparams import HParams
 
 _ATTENDING = frozenset({"attn_qkv", "attn_q", "attn_k", "attn_v", "attn_output"})
+# the order in which a layer's states lie in memory (`llama_memory_recurrent`)
+COLUMNS, STATE, NGRAMS = range(3)
 HADAMARD = 64  # the smallest rotation (src/llama-kv-cache.cpp)
 T = TypeVar("T")
 Tensors = dict[str, TensorInfo]  # of one layer or of the output, without "blk.N."
@@ -106,6 +108,8 @@ class GraphBuilder:
         self.caches: dict[tuple[Cells, str], Node] = {}  # and its keys and values
         self.carried: dict[str, Node] = {}  # what earlier layers have made for later ones
         self.inputs: dict[tuple[int, str], Node] = {}  # by kind of cache and purpose
+        # by what caches lie in: the layer of the newest, where its caches begin and end
+        self._laid: dict[tuple[int, str], tuple[tuple[int, int], int, int]] = {}
         self._shared: dict[Callable[[GraphBuilder], object], object] = {}
 
     def at(self, device: int, experts_on_host: bool = False) -> None:
@@ -197,11 +201,27 @@ class GraphBuilder:
             y = self.by(t, f"{name}.weight", y)
         return self.by(t, f"{name}.bias", y) if bias else y
 
-    def gather(self, size: int, take: Callable[[Node], Node] | None = None) -> Node:
+    def cache(self, kind: str, which: int, device: int) -> Node:
+        """One of the layer's caches on a device, the how manieth of its `kind`: these lie one
+        behind the other, layer by layer."""
+        key, layer = (device, kind), (self.g.scope, self.layer)
+        last, first, end = self._laid.get(key, ((-1, -1), 0, 0))
+        if last != layer:
+            first = end
+        at = first + which
+        self._laid[key] = layer, first, max(end, at + 1)
+        node = self.g.external(0, device)
+        node.span = key, at, at + 1
+        return node
+
+    def gather(
+        self, size: int, take: Callable[[Node], Node] | None = None, *, which: int | None = None
+    ) -> Node:
         """A sequence's state of `size` elements, copied out of the cache, or what `take` makes of
-        the cache; those of further sequences, none, are copied in place (`build_rs`)."""
-        g = self.g
-        state = g.external(0, g.device)
+        the cache; those of further sequences, none, are copied in place (`build_rs`). `which`: of
+        the layer's states, as they lie in memory; None: that is not known."""
+        g, home = self.g, self.g.device
+        state = g.external(0, home) if which is None else self.cache("states", which, home)
         rows = g.reshape(state, size)
         g.expand(g.store(g.view(rows, size), into=state, op="SCALE"))
         if take is None:

@@ -14,7 +14,7 @@ from functools import partial
 
 from tuner.memory.compute.graph import F32, HOST, I32, I64, Node
 from tuner.memory.compute.replica.attention import attend
-from tuner.memory.compute.replica.builder import GraphBuilder, Tensors, output_streams
+from tuner.memory.compute.replica.builder import NGRAMS, GraphBuilder, Tensors, output_streams
 from tuner.memory.compute.replica.dsa import sparse_mask
 from tuner.memory.compute.replica.extras import of_top
 from tuner.memory.compute.replica.feed_forward import feed_forward
@@ -22,7 +22,7 @@ from tuner.memory.compute.replica.state_space import joined_columns, mixer
 from tuner.memory.kv_cache import ALL
 
 _POSITIONS = 4  # numbers that say where a token is
-_NGRAMS = "n-grams"  # carried to the layers that add them: [elements, n_tokens]
+_LOOKED_UP = "n-grams"  # carried to the layers that add them: [elements, n_tokens]
 
 
 def widened(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, x: Node) -> Node:
@@ -38,8 +38,8 @@ def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
     """One layer over all streams: [n_embd, streams, n_tokens] -> the same, or [n_embd, streams,
     n_outputs] where the `last` layer picks the rows that become logits."""
     g = b.g
-    if _NGRAMS in b.carried and "ple_key.weight" in t:
-        x = _with_ngrams(b, t, b.carried[_NGRAMS], x)
+    if _LOOKED_UP in b.carried and "ple_key.weight" in t:
+        x = _with_ngrams(b, t, b.carried[_LOOKED_UP], x)
     y, inject = _mixed(b, t, "attn", x)
     g.expand(y)
     mixed = mixer(b, t, y) if b.hp.recurrent[il] else _attention(b, t, il, y)
@@ -173,7 +173,7 @@ def _pooled_keys(b: GraphBuilder, t: Tensors, x: Node, ratio: int) -> tuple[Node
     of_blocks = b.input(ratio, "members", ratio * blocks)
     places = b.input(ratio, "places", _POSITIONS * blocks)
     k = g.reshape(b.mm(t, "indexer.k_proj", x), d, 1, n_tokens)
-    cache = g.external(0, g.device)
+    cache = b.cache("index keys", 0, g.device)
     g.expand(g.stored(g.view(k, d, n_tokens), rows, cache))
     cached = g.view(g.view(cache, d, 1, cells), d, cells)
     cached.size = int(cells * d * b.shape.k_bytes)
@@ -200,8 +200,8 @@ def _look_up_ngrams(b: GraphBuilder, tensors: Sequence[Tensors]) -> None:
         return
     n = key.shape[0] // b.hp.ngram_row * b.n_tokens
     rows = Node((b.hp.ngram_row, n), F32, (b.g.input(n, element=I32),), "GET_ROWS", device=HOST)
-    b.carried[_NGRAMS] = b.g.reshape(rows, key.shape[0], b.n_tokens)
-    b.g.expand(b.carried[_NGRAMS])
+    b.carried[_LOOKED_UP] = b.g.reshape(rows, key.shape[0], b.n_tokens)
+    b.g.expand(b.carried[_LOOKED_UP])
 
 
 def _with_ngrams(b: GraphBuilder, t: Tensors, ngrams: Node, x: Node) -> Node:
@@ -230,7 +230,7 @@ def _with_ngrams(b: GraphBuilder, t: Tensors, ngrams: Node, x: Node) -> Node:
         g.reshape(flat, wide, n_tokens),
         wide,
         history + 1,
-        b.gather(b.hp.ngram_state),
+        b.gather(b.hp.ngram_state, which=NGRAMS),
         times=1 + b.shape.n_rs_seq,
     )
     joined = g.cont(g.over(_dilated(b, t, padded), op="SILU"))

@@ -10,7 +10,7 @@ from math import prod
 
 from tuner.memory.compute.graph import F32, Node
 from tuner.memory.compute.ops import Op
-from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
+from tuner.memory.compute.replica.builder import COLUMNS, STATE, GraphBuilder, Tensors
 
 
 def mixer(b: GraphBuilder, t: Tensors, x: Node) -> Node | None:
@@ -74,7 +74,7 @@ def _scan(b: GraphBuilder, t: Tensors, *of: Node) -> Node:
         srcs = (g.reshape(states, s.state, *of[0].shape[:-1]), *of, b.ids)
         return g.weighed((size,), *srcs, weight=t["ssm_a"].n_bytes, op="SSM_SCAN")
 
-    scan = b.gather(b.hp.state_s, run)
+    scan = b.gather(b.hp.state_s, run, which=STATE)
     b.keep(g.view(scan, s.state * s.inner), scan)
     return scan
 
@@ -94,7 +94,7 @@ def _part(b: GraphBuilder, x: Node, *shape: int) -> Node:
 def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     """`build_mamba_layer` (src/models/mamba-base.cpp), `build_plamo2_mamba_layer` (plamo2.cpp)."""
     g, n_tokens, s = b.g, b.n_tokens, b.hp.ssm
-    conv = b.gather(b.hp.state_r)
+    conv = b.gather(b.hp.state_r, which=COLUMNS)
     xz = b.mm(t, "ssm_in", x)
     turned = b.traits.turned_input
     if turned:
@@ -129,7 +129,7 @@ def _mamba2(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     heads = max(1, s.rank)
     head = s.inner // heads
     channels = s.inner + 2 * s.groups * s.state
-    conv = b.gather(b.hp.state_r)
+    conv = b.gather(b.hp.state_r, which=COLUMNS)
     both = b.mm(t, "ssm_in", x)
     row = both.shape[0]
     both = g.reshape(both, row, n_tokens)
@@ -188,8 +188,10 @@ def _gated_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     gate = b.by(t, "ssm_a", g.over(b.by(t, "ssm_dt.bias", alpha), op="SOFTPLUS"))
     gate = g.reshape(gate, 1, values, n_tokens)
     states = 1 + b.shape.n_rs_seq
-    joined = joined_columns(b, mixed, channels, s.conv, b.gather(b.hp.state_r), times=states)
-    old = b.gather(b.hp.state_s)
+    joined = joined_columns(
+        b, mixed, channels, s.conv, b.gather(b.hp.state_r, which=COLUMNS), times=states
+    )
+    old = b.gather(b.hp.state_s, which=STATE)
     conv = _convolved(b, t, "ssm_conv1d", joined, channels)
     q, k, v = (
         g.view(conv, *heads, n_tokens, contiguous=False, stride=channels)
@@ -240,13 +242,13 @@ def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     head = s.kda_head
     heads = b.hp.n_head[0]
     inner = head * heads
-    old = b.gather(b.hp.state_r)
+    old = b.gather(b.hp.state_r, which=COLUMNS)
     joined = []
     for of in "qkv":
         y = g.reshape(b.bare_mm(t, f"attn_{of}", x), inner, n_tokens)
         times = 1 + b.shape.n_rs_seq
         joined.append(joined_columns(b, y, inner, s.conv, old, times=times, part=True))
-    state = b.gather(b.hp.state_s)
+    state = b.gather(b.hp.state_s, which=STATE)
     parts = []
     for of, columns in zip("qkv", joined, strict=True):
         seen = _reshaped(b, t, f"ssm_conv1d_{of}.weight", s.conv, inner)
@@ -296,7 +298,7 @@ def _short_conv(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     bcx = b.mm(t, "shortconv.in_proj", g.reshape(x, n, n_tokens))
     part, gate, value = (g.view(bcx, n, n_tokens, contiguous=False) for _ in range(3))
     product = g.mul(part, value)
-    joined = joined_columns(b, product, n, width, b.gather(hp.state_r))
+    joined = joined_columns(b, product, n, width, b.gather(hp.state_r, which=COLUMNS))
     w = t["shortconv.conv.weight"]
     y = g.weighed((n, n_tokens), joined, weight=w.n_bytes, op="SSM_CONV")
     y = b.mm(t, "shortconv.out_proj", g.mul(gate, y))
