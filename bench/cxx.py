@@ -186,6 +186,17 @@ def closing(text: str, at: int) -> int:
     raise Unreadable("no end")
 
 
+def cut(text: str, start: str) -> str:
+    """From `start`, a regular expression, to the end of the braces that follow, and what comes up
+    to the next semicolon where it is no function. Raises LookupError."""
+    match = re.search(start, text, re.MULTILINE)
+    if match is None:
+        raise LookupError(start)
+    end = closing(text, text.index("{", match.end() - 1)) + 1
+    tail = re.compile(r"\s*;").match(text, end)
+    return text[match.start() : tail.end() if tail else end] + "\n"
+
+
 def _end_of_string(text: str, at: int) -> int:
     found = re.compile(r'"(?:\\.|[^"\\])*"').match(text, at)
     if not found:

@@ -9,7 +9,7 @@ so that the engine's scheduler and allocator give the sizes that they would on s
     pose_as(library, "Vulkan", 1)  # before a model is loaded, in a process of its own
 
 Needs g++ and the sources (`pip download --no-deps --no-binary :all: llama-cpp-python`); x86-64
-Linux. What is left out: which operations a backend has no kernel for, but for fused attention.
+Linux. Fused attention apart, a backend has kernels for whatever its `supports_op` says.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from bench.cxx import closing, without_comments
+from bench.backend_rules.kernels import kernels
+from bench.cxx import cut, without_comments
 from tuner.engine.probe import engine_folder
 from tuner.gguf.header import read_header
 
@@ -68,24 +69,12 @@ def _source(path: Path) -> str:
     return without_comments(path.read_text())
 
 
-def _cut(text: str, start: str) -> str:
-    """From `start`, a regular expression, to the end of the braces that follow, and what comes up
-    to the next semicolon where it is no function."""
-    match = re.search(start, text, re.MULTILINE)
-    if match is None:
-        raise LookupError(start)
-    end = closing(text, text.index("{", match.end() - 1)) + 1
-    tail = re.compile(r"\s*;").match(text, end)
-    return text[match.start() : tail.end() if tail else end] + "\n"
-
-
 def _pieces(ggml: Path) -> dict[str, str]:
     """The file of each backend's rules."""
     cuda = _source(ggml / "src/ggml-cuda/ggml-cuda.cu")
     attention = _source(ggml / "src/ggml-cuda/fattn.cu")
-    index = _source(ggml / "src/ggml-cuda/lightning-indexer.cu")
     common = _source(ggml / "src/ggml-cuda/fattn-common.cuh")
-    optimize = _cut(cuda, r"^static void ggml_backend_cuda_graph_optimize\(")
+    optimize = cut(cuda, r"^static void ggml_backend_cuda_graph_optimize\(")
     # what follows is another order of the graph, which is off unless an environment variable asks
     optimize = optimize[: optimize.index("ggml_cuda_stream_context & stream_context")] + "}\n"
     topk = _source(ggml / "src/ggml-cuda/topk-moe.cu")
@@ -99,40 +88,40 @@ def _pieces(ggml: Path) -> dict[str, str]:
     sycl_types = _source(ggml / "src/ggml-sycl/fattn.hpp")
     metal = _source(ggml / "src/ggml-metal/ggml-metal.cpp")
     return {
+        "kernels.inc": kernels(ggml),
         "cuda.inc": _CUDA_SHIMS
-        + _cut(arguments, r"^struct ggml_cuda_topk_moe_args \{")
-        + _cut(topk, r"^bool ggml_cuda_should_use_topk_moe\(")
-        + _cut(cuda, r"^static bool ggml_cuda_topk_moe_fusion\(")
+        + cut(arguments, r"^struct ggml_cuda_topk_moe_args \{")
+        + cut(topk, r"^bool ggml_cuda_should_use_topk_moe\(")
+        + cut(cuda, r"^static bool ggml_cuda_topk_moe_fusion\(")
         + "static constexpr int MOE_WEIGHTED_REDUCTION_MAX_EXPERTS = "
         + re.findall(r"MOE_WEIGHTED_REDUCTION_MAX_EXPERTS = (\d+;)", cuda)[0]
-        + _cut(cuda, r"^struct ggml_cuda_moe_weighted_reduction_match \{")
-        + _cut(cuda, r"^static bool ggml_cuda_match_moe_weighted_reduction\(")
+        + cut(cuda, r"^struct ggml_cuda_moe_weighted_reduction_match \{")
+        + cut(cuda, r"^static bool ggml_cuda_match_moe_weighted_reduction\(")
         + optimize
-        + _cut(cuda, r"^static int64_t get_op_batch_size\(")
-        + _cut(attention, r"^enum best_fattn_kernel \{")
-        + _cut(attention, r"^static bool ggml_cuda_fattn_kv_type_supported\(")
-        + _cut(attention, r"^static best_fattn_kernel ggml_cuda_get_best_fattn_kernel\(")
-        + _cut(index, r"^bool ggml_cuda_lightning_indexer_supported\(")
-        + _cut(common, r"^struct ggml_cuda_flash_attn_ext_f16_extra_data \{")
-        + _cut(common, r"^static inline \w+ ggml_cuda_flash_attn_ext_get_f16_extra_data\(")
+        + cut(cuda, r"^static int64_t get_op_batch_size\(")
+        + cut(attention, r"^enum best_fattn_kernel \{")
+        + cut(attention, r"^static bool ggml_cuda_fattn_kv_type_supported\(")
+        + cut(attention, r"^static best_fattn_kernel ggml_cuda_get_best_fattn_kernel\(")
+        + cut(common, r"^struct ggml_cuda_flash_attn_ext_f16_extra_data \{")
+        + cut(common, r"^static inline \w+ ggml_cuda_flash_attn_ext_get_f16_extra_data\(")
         + _CUDA_ATTENTION,
         "vulkan.inc": "".join(
-            _cut(patterns, rf"^static constexpr std::initializer_list<ggml_op> {name}\s*\{{")
+            cut(patterns, rf"^static constexpr std::initializer_list<ggml_op> {name}\s*\{{")
             for name in re.findall(r"initializer_list<ggml_op> (\w+)", patterns)
         )
-        + _cut(vulkan, r"^int ggml_vk_unary_mul_op_index\(")
-        + _cut(vulkan, r"^static bool ggml_vk_can_fuse_unary_mul\(")
-        + _cut(vulkan_debug, r"^int64_t ggml_vk_get_op_batch_size\(")
-        + _cut(vulkan, r"^void ggml_vk_graph_optimize\("),
+        + cut(vulkan, r"^int ggml_vk_unary_mul_op_index\(")
+        + cut(vulkan, r"^static bool ggml_vk_can_fuse_unary_mul\(")
+        + cut(vulkan_debug, r"^int64_t ggml_vk_get_op_batch_size\(")
+        + cut(vulkan, r"^void ggml_vk_graph_optimize\("),
         "sycl.inc": _SYCL_SHIMS
-        + _cut(sycl_types, r"^struct ggml_sycl_fattn_extra \{")
-        + _cut(onednn, r"^bool ggml_sycl_fattn_onednn_binds_kv\(")
-        + _cut(onednn, r"^bool ggml_sycl_flash_attn_ext_onednn_supported\(")
-        + _cut(sycl, r"^static uintptr_t ggml_sycl_fattn_reserve_halves\(")
-        + _cut(sycl, r"^ggml_sycl_fattn_extra ggml_sycl_fattn_get_extra\(")
-        + _cut(sycl, r"^size_t ggml_sycl_flash_attn_ext_get_alloc_size\("),
+        + cut(sycl_types, r"^struct ggml_sycl_fattn_extra \{")
+        + cut(onednn, r"^bool ggml_sycl_fattn_onednn_binds_kv\(")
+        + cut(onednn, r"^bool ggml_sycl_flash_attn_ext_onednn_supported\(")
+        + cut(sycl, r"^static uintptr_t ggml_sycl_fattn_reserve_halves\(")
+        + cut(sycl, r"^ggml_sycl_fattn_extra ggml_sycl_fattn_get_extra\(")
+        + cut(sycl, r"^size_t ggml_sycl_flash_attn_ext_get_alloc_size\("),
         "metal.inc": "".join(
-            _cut(ops, rf"^(static )?(bool|int|size_t|int32_t) {name}\(")
+            cut(ops, rf"^(static )?(bool|int|size_t|int32_t) {name}\(")
             for name in dict.fromkeys(
                 re.findall(
                     r"^(?:static )?(?:bool|int|size_t|int32_t) "
@@ -142,8 +131,8 @@ def _pieces(ggml: Path) -> dict[str, str]:
                 )
             )
         )
-        + _cut(metal, r"^static size_t ggml_backend_metal_buffer_type_get_alloc_size\(")
-        + _cut(metal, r"^static int64_t get_op_batch_size\("),
+        + cut(metal, r"^static size_t ggml_backend_metal_buffer_type_get_alloc_size\(")
+        + cut(metal, r"^static int64_t get_op_batch_size\("),
     }
 
 

@@ -7,9 +7,13 @@
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
 #include "ggml-impl.h"
+#define GGML_COMMON_DECL_CPP
+#include "ggml-common.h"
 
 #include <algorithm>
+#include <array>
 #include <cassert>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <set>
@@ -40,6 +44,7 @@ extern "C" {
 #include "ggml-metal-impl.h"
 #include "ggml-metal-device.h"
 #include "ggml-metal-fusion.h"
+#include "ggml-metal-common.h"
 void ggml_graph_optimize(struct ggml_cgraph * gf);
 // asked for by what only runs while a graph is computed
 ggml_metal_buffer_id ggml_metal_buffer_get_id(ggml_metal_buffer_t, const struct ggml_tensor *) { return {}; }
@@ -47,6 +52,8 @@ ggml_metal_buffer_id ggml_metal_buffer_get_id(ggml_metal_buffer_t, const struct 
 namespace metal {
 #include "metal.inc"
 }
+
+#include "kernels.inc"
 
 enum Kind { CUDA, VULKAN, METAL, SYCL, CANN };
 
@@ -293,24 +300,22 @@ static ggml_backend_buffer_type_t dev_host_buft(ggml_backend_dev_t dev) {
     return rules.host_buffer ? &((device_context *) dev->context)->host_buft : nullptr;
 }
 
+static bool has_kernel(const ggml_tensor * op) {
+    switch (rules.kind) {
+        case CUDA: return cuda_kernels::has_kernel(op);
+        case VULKAN: return vulkan_kernels::has_kernel(op);
+        case METAL: return metal_kernels::has_kernel(op);
+        case SYCL: return sycl_kernels::has_kernel(op);
+        case CANN: break;
+    }
+    return true;
+}
+
 static bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
-    if (op->op == GGML_OP_LIGHTNING_INDEXER) {
-        const int64_t head = op->src[0]->ne[0], heads = op->src[0]->ne[1];
-        switch (rules.kind) {
-            case CUDA: return cuda::ggml_cuda_lightning_indexer_supported(0, op);
-            case METAL: return head == OP_LIGHTNING_INDEXER_DK && heads == OP_LIGHTNING_INDEXER_NH && op->src[1]->type != GGML_TYPE_IQ4_NL;
-            case VULKAN: return head == 128;
-            case SYCL: return head == 128;
-            case CANN: return false;
-        }
-    }
-    if (op->op != GGML_OP_FLASH_ATTN_EXT) {
-        return true;
-    }
-    if (rules.kind == CUDA) {
+    if (op->op == GGML_OP_FLASH_ATTN_EXT && rules.kind == CUDA) {
         return cuda::ggml_cuda_get_best_fattn_kernel(0, op) != cuda::BEST_FATTN_KERNEL_NONE;
     }
-    return rules.kind != METAL || op->src[1]->type == op->src[2]->type;
+    return has_kernel(op);
 }
 
 static bool supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft) {

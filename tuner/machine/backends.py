@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from tuner.gguf.types import GGML_TYPES
-from tuner.machine import overheads
+from tuner.machine import kernels, overheads
 from tuner.machine.attention import (
     CacheRead,
     Rule,
@@ -94,11 +94,8 @@ class Backend:
     types_without_kernel: frozenset[str] = frozenset()
     equal_types_only: bool = False
     types_alone: frozenset[str] = frozenset()  # with a kernel where K and V both have it
-    # The scores by which sparse attention picks tokens, likewise: elements of an index key with a
-    # kernel (0: any), numbers of heads of the queries (None: any), types of the cache without one.
-    index_size: int = 0
-    index_heads: frozenset[int] | None = None
-    index_types_without: frozenset[str] = frozenset()
+    # Other operations, of which it has no kernel for some (`kernels.py`).
+    lacks: kernels.Rule = kernels.none_lacking
     # Where there is a kernel: whether decoding copies the whole cache to f16 at every step, and
     # whether prompts are slower than with f16.
     copies_cache: Rule = never
@@ -116,13 +113,6 @@ class Backend:
         if k != v and self.unequal_heads is not None:
             return (k, v) in self.unequal_heads
         return self.head_sizes is None or k in self.head_sizes
-
-    def has_index_kernel(self, size: int, n_head: int, type_k: str) -> bool:
-        """Whether it computes scores by index keys of `size` elements, for so many heads."""
-        if self.index_size and size != self.index_size:
-            return False
-        known = self.index_heads is None or n_head in self.index_heads
-        return known and type_k not in self.index_types_without
 
     def converts_cache(
         self,
@@ -159,9 +149,7 @@ _CUDA = Backend(
     unequal_heads=frozenset({(192, 128), (320, 256), (576, 512)}),
     fits_group=cuda_fits_group,
     types_without_kernel=frozenset({"iq4_nl"}),
-    index_size=128,
-    index_heads=frozenset({32, 64}),
-    index_types_without=frozenset({"iq4_nl"}),
+    lacks=kernels.cuda_lacks,
     copies_cache=cuda_copies,
     seconds_per_tensor=5e-6,
 )
@@ -182,9 +170,7 @@ _METAL = Backend(
     head_sizes=frozenset({32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576}),
     types_without_kernel=frozenset({"iq4_nl"}),
     equal_types_only=True,
-    index_size=128,
-    index_heads=frozenset({64}),
-    index_types_without=frozenset({"iq4_nl"}),
+    lacks=kernels.metal_lacks,
     seconds_per_tensor=10.5e-6,
     prompt_share=0.77,
 )
@@ -216,7 +202,7 @@ BACKENDS: dict[str, Backend] = {
             cards=overheads.VULKAN,
             optimizer="Vulkan",
             types_alone=frozenset({"bf16"}),
-            index_size=128,
+            lacks=kernels.vulkan_lacks,
             bandwidth_share=0.85,
             seconds_per_tensor=4e-6,
             prompt_share=0.75,
@@ -234,7 +220,7 @@ BACKENDS: dict[str, Backend] = {
             head_sizes=frozenset({40, 64, 72, 80, 96, 112, 128, 256, 512}),
             unequal_heads=frozenset({(576, 512)}),
             types_without_kernel=frozenset({"iq4_nl"}),
-            index_size=128,
+            lacks=kernels.sycl_lacks,
             copies_cache=sycl_copies,
         ),
         # made for Adreno, which has no memory of its own
@@ -246,7 +232,7 @@ BACKENDS: dict[str, Backend] = {
             head_sizes=frozenset({40, 64, 80, 96, 112, 128, 192, 256, 512}),
             unequal_heads=frozenset({(192, 128)}),
             types_without_kernel=frozenset({"bf16", "q5_1", "q5_0", "q4_1", "iq4_nl"}),
-            index_heads=frozenset(),
+            lacks=kernels.lacks_new,
             copies_cache=opencl_copies,
             slows_prompts=opencl_copies,
         ),
@@ -260,7 +246,7 @@ BACKENDS: dict[str, Backend] = {
             types_without_kernel=frozenset(
                 {"f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "iq4_nl", "q4_0"}
             ),
-            index_heads=frozenset(),
+            lacks=kernels.lacks_new,
         ),
         # The server's free memory already has its context deducted.
         Backend(

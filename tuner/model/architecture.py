@@ -91,6 +91,7 @@ class GraphTraits:
         "common", "altup", "cycles", "hyper_connections", "lightning", "qsa", "residual_bank",
         "residual_streams",
     ] = "common"  # fmt: skip
+    precise_down: bool = False  # experts' last products take what is multiplied as f32
     # of a choice of layers it comes out a few MiB off: the zeros of sparse attention wait for
     # their layer and leave holes of their own behind, layer by layer
     needs_every_layer: bool = False

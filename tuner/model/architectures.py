@@ -330,7 +330,9 @@ _LATENT = (
         indexer=Indexer("blocks", layers="behind_lead", values=True),
         graph=_STATED,
     ),
-    Architecture("mistral4", reads=_MLA, graph=_STATED),
+    Architecture(
+        "mistral4", reads=_MLA, graph=GraphTraits(expert_weights="stated", precise_down=True)
+    ),
 )
 
 # a state in every layer

@@ -48,7 +48,6 @@ class HParams:
 
     # ---- sparse attention
     indexer_head: int  # elements of an index key
-    indexer_n_head: int  # heads of the queries that are held against it
     indexer_top_k: int  # how many tokens, blocks or rows are picked
     indexer_full: tuple[bool, ...]  # layers with an indexer of their own
     indexer_block: int  # minimax-m3: tokens that are picked together

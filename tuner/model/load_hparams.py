@@ -83,7 +83,6 @@ def load_hparams(header: Header, architecture: str) -> HParams:
         mla=_is_mla(keys, row),
         rope_finetuned=keys.value("rope.scaling.finetuned") is not False,
         indexer_head=_read_by(keys, row, "attention.indexer.key_length", "indexer"),
-        indexer_n_head=keys.optional("attention.indexer.head_count"),
         indexer_top_k=keys.optional("attention.indexer.top_k"),
         indexer_full=_indexer_layers(keys, row, n, n_all),
         indexer_block=_read_by(keys, row, "attention.indexer.block_size", "indexer_blocks"),

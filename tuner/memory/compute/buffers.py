@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tuner.machine.backends import HOST_LAYOUT, backend
+from tuner.machine.kernels import none_lacking
 from tuner.machine.machine import Machine
 from tuner.memory.cache_types import CACHE_TYPES
 from tuner.memory.compute.between import (
@@ -82,7 +83,7 @@ class ComputeSizes:
             if row.borrows_weights
         )
         self.offload = next(borrowers, NOBODY)
-        self._backends = rows
+        self._lacks = tuple({row.lacks: None for row in rows if row.lacks is not none_lacking})
         off = machine.switches.unarranged
         self.optimizers = ["", *("" if r.optimizer in off else r.optimizer for r in rows)]
         self._scratch = next((row.attention_scratch for row in rows if row.attention_scratch), "")
@@ -283,8 +284,8 @@ class ComputeSizes:
         # A cache that layers share is copied to every other device that has some of them.
         borrowed = self._n_gpus > 0 and (self.offload != NOBODY or self._recurrent)
         borrowed = borrowed and any(device == HOST for _, device, _ in layers)
-        index_kernel = self._has_index_kernel(k.name)
-        borrowed = borrowed or bool(self._kernelless) or not index_kernel
+        indexes = self._hp.indexer_head > 0 and bool(self._lacks)
+        borrowed = borrowed or bool(self._kernelless) or indexes
         borrowed = borrowed or (self._shared and len({device for _, device, _ in layers}) > 1)
         n_tokens = min(n_ctx, settings.n_ubatch)
         metal = self._scratch == "Metal" and flash
@@ -314,17 +315,10 @@ class ComputeSizes:
             n_outputs=min(n_tokens, self._n_outputs_max or n_tokens),
             n_rs_seq=self._n_rs_seq,
             kernelless=self._kernelless,
-            index_kernel=index_kernel,
+            lacks=self._lacks,
+            type_k=k.name if indexes else "",
             keeps_norms=on_gpus and not self._as_dry_run,
         )
-
-    def _has_index_kernel(self, type_k: str) -> bool:
-        """Whether every GPU has one, if the model needs any."""
-        if not self._hp.indexer_head:
-            return True
-        of = "f32" if self._hp.indexer_kpool else type_k  # keys of pools are sums
-        heads = self._hp.indexer_head, self._hp.indexer_n_head
-        return all(row.has_index_kernel(*heads, of) for row in self._backends)
 
     def _opened(
         self, shape: Shape, layers: Layers, output: int, copies: int

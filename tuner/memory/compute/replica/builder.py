@@ -8,7 +8,8 @@ from math import prod
 from typing import Literal, NamedTuple, TypeVar, cast
 
 from tuner.gguf.header import TensorInfo
-from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, Graph, Node
+from tuner.machine.kernels import Asked, Rule
+from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, LEFT_TO_HOST, Graph, Node
 from tuner.memory.compute.ops import Op
 from tuner.memory.compute.replica.sparse_counts import Counts
 from tuner.memory.kv_cache import ALL, WINDOW, Cells
@@ -55,7 +56,8 @@ class Shape:
     keeps_norms: bool = False
     kernelless: frozenset[tuple[int, int]] = frozenset()  # heads of K and V that no GPU fuses
     n_rs_seq: int = 0  # states that are kept of earlier tokens, to go back to (a draft's)
-    index_kernel: bool = True  # for scores by index keys
+    type_k: str = ""  # where a GPU's kernels go by it
+    lacks: tuple[Rule, ...] = ()  # what GPUs have no kernel for
     attends_by_copy: bool = False  # tokens attend to copies of what they picked (glm5_next.py)
     n_outputs: int = 1  # rows that become logits, of at most n_tokens
 
@@ -187,6 +189,16 @@ class GraphBuilder:
         if not on the current one."""
         at = self.g.device if device is None else device
         return self.g.reads(w, self.g.external(w.n_bytes, at), at)
+
+    def lacks(self, asked: Asked) -> bool:
+        """Whether a GPU has no kernel for an operation, so that the host computes it."""
+        return any(rule(asked) for rule in self.shape.lacks)
+
+    def unless_lacking(self, node: Node, asked: Asked) -> Node:
+        """The node, which is the host's where GPUs have no kernel for it."""
+        if self.lacks(asked):
+            node.device = LEFT_TO_HOST
+        return node
 
     def norm(self, t: Tensors, name: str, x: Node) -> Node:
         """x by its mean or its mean square, times a weight, plus a bias where there are such

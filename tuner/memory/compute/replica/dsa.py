@@ -4,7 +4,8 @@ dots3note.cpp, hy-v4.cpp, and `build_attn` over `llm_graph_input_attn_k_dsa`
 
 from __future__ import annotations
 
-from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, LEFT_TO_HOST, Node
+from tuner.machine.kernels import Asked
+from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.extras import of_top
 from tuner.memory.kv_cache import ALL
@@ -60,13 +61,12 @@ def top_tokens(b: GraphBuilder, t: Tensors, x: Node, queries: Node) -> Node:
 
 
 def scored(b: GraphBuilder, q: Node, keys: Node, weights: Node, mask: Node) -> Node:
-    """Every cached row's score for each token, on the host where no GPU has a kernel for it.
-    q: [head, heads, n_tokens], keys: [head, 1, rows], weights: [heads, n_tokens], mask: [rows,
-    n_tokens] -> the same."""
+    """Every cached row's score for each token. q: [head, heads, n_tokens], keys: [head, 1, rows],
+    weights: [heads, n_tokens], mask: [rows, n_tokens] -> the same."""
     score = b.g.new(*mask.shape, of=(q, keys, weights, mask), op="LIGHTNING_INDEXER")
-    if not b.shape.index_kernel:
-        score.device = LEFT_TO_HOST
-    return score
+    head, heads, _ = q.shape
+    type_k = "f32" if b.hp.indexer_kpool else b.shape.type_k  # keys of pools are sums
+    return b.unless_lacking(score, Asked("LIGHTNING_INDEXER", head, heads, type_k))
 
 
 def sparse_mask(b: GraphBuilder, top: Node) -> Node:

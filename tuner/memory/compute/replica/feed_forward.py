@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from math import prod
 
-from tuner.memory.compute.graph import F32, HOST, I32, Node
+from tuner.gguf.header import TensorInfo
+from tuner.machine.kernels import Asked
+from tuner.memory.compute.graph import F32, HOST, I32, LEFT_TO_HOST, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.extras import of_experts, of_order
+
+_PRECISE = Asked("MUL_MAT_ID", precise=True)
 
 
 def ffn(b: GraphBuilder, t: Tensors, x: Node, suffix: str = "") -> Node:
@@ -188,6 +192,17 @@ def _of_best_groups(b: GraphBuilder, scores: Node) -> Node:
     return g.reshape(rows, n_expert, n_tokens)
 
 
+def _left_to_host(
+    b: GraphBuilder, w: TensorInfo, shape: tuple[int, ...], of: tuple[Node, ...]
+) -> Node:
+    """A product that no GPU has a kernel for, even where the weight is on one."""
+    at = HOST if b.experts_on_host else b.g.device
+    weight = () if at == HOST else (b.g.external(w.n_bytes, at),)
+    return Node(
+        shape, F32, (*weight, *of), "MUL_MAT_ID", device=HOST if at == HOST else LEFT_TO_HOST
+    )
+
+
 def _experts(b: GraphBuilder, t: Tensors, name: str, x: Node, top: Node) -> Node:
     """The weights of the chosen experts times x (`build_lora_mm_id`): [n_in, 1 or n_expert_used,
     n_tokens] -> [n_out, n_expert_used, n_tokens]."""
@@ -195,7 +210,10 @@ def _experts(b: GraphBuilder, t: Tensors, name: str, x: Node, top: Node) -> Node
     device = HOST if b.experts_on_host else None
     shape = (w.shape[1], top.shape[0], x.shape[-1])
     g = b.g
-    y = g.reads(w, g.product(shape, (x, top), g.held(w), device=device, routed=True), device)
+    if name.startswith("ffn_down") and b.traits.precise_down and b.lacks(_PRECISE):
+        y = _left_to_host(b, w, shape, (x, top))
+    else:
+        y = g.reads(w, g.product(shape, (x, top), g.held(w), device=device, routed=True), device)
     y.extra = of_experts(b, prod(w.shape[2:]), x.shape[-1])
     if f"{name}.scale" in t and b.hp.row.scaled_experts:
         factors = b.seen(t[f"{name}.scale"], device)

@@ -7,6 +7,7 @@ kind ("situ") keeps more of its inputs than others do.
 
 from __future__ import annotations
 
+from tuner.machine.kernels import Asked
 from tuner.memory.compute.graph import Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.feed_forward import ffn, moe
@@ -65,6 +66,7 @@ def _blended(b: GraphBuilder, t: Tensors, by: str, x: Node) -> Node:
         g.cont(g.view(shares, rows, n_tokens, contiguous=False)) for rows in (banked, 1)
     )
     out = g.new(n, n_tokens, of=(bank, first), op="DSV4_HC_PRE")
+    b.unless_lacking(out, Asked("DSV4_HC_PRE", streams=banked))
     return g.add(out, g.mul(x, second))
 
 

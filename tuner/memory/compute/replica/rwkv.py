@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tuner.machine.kernels import Asked
 from tuner.memory.compute.graph import Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.feed_forward import feed_forward
@@ -166,6 +167,7 @@ def _time_mix_6(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
         done = g.weighed(shape, k, v, r, w, state, weight=first, op="RWKV_WKV6")
     else:
         done = g.new(*shape, of=(k, v, r, w, state), op="GATED_LINEAR_ATTN")
+        b.unless_lacking(done, Asked("GATED_LINEAR_ATTN", head))
     y = _kept(b, done, state)
     y = _normed_heads(b, t, y) if with_first else g.reshape(y, n, n_tokens)
     return b.mm(t, "time_mix_output", g.mul(y, gate))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from math import prod
 
-from tuner.memory.compute.graph import F32, Node
+from tuner.machine.kernels import Asked
+from tuner.memory.compute.graph import F32, HOST, Node
 from tuner.memory.compute.ops import Op
 from tuner.memory.compute.replica.builder import COLUMNS, STATE, GraphBuilder, Tensors
 
@@ -69,9 +70,14 @@ def _scan(b: GraphBuilder, t: Tensors, *of: Node) -> Node:
     (`ggml_ssm_scan`)."""
     g, s = b.g, b.hp.ssm
     size = s.inner * (b.n_tokens + s.state)
+    decays = prod(t["ssm_a"].shape)  # one for a whole head, or one for each element of its state
+    head = max(1, s.inner // decays)
+    asked = Asked("SSM_SCAN", head, s.inner // head, state=s.state, one_decay=decays <= s.inner)
 
     def run(states: Node) -> Node:
         srcs = (g.reshape(states, s.state, *of[0].shape[:-1]), *of, b.ids)
+        if b.lacks(asked):  # its weight is loaded to where there is one
+            return Node((size,), F32, srcs, "SSM_SCAN", device=HOST)
         return g.weighed((size,), *srcs, weight=t["ssm_a"].n_bytes, op="SSM_SCAN")
 
     scan = b.gather(b.hp.state_s, run, which=STATE)
