@@ -101,7 +101,7 @@ def compare(
     cache = max((u.kv_cache + u.recurrent_state - t.cache for u, t in pairs), key=abs)
     compute, compute_true = max(
         ((u.compute - t.compute, t.compute) for u, t in pairs),
-        key=lambda x: abs(x[0]) - max(COMPUTE_BYTES, COMPUTE_SHARE * x[1]),
+        key=lambda x: (abs(x[0]) > max(COMPUTE_BYTES, COMPUTE_SHARE * x[1]), abs(x[0])),
     )
     truth = sum(t.weights + t.cache + t.compute for t in true.sizes)
     total = ours.total / truth - 1 if truth else 0.0

@@ -268,3 +268,25 @@ def test_what_was_not_looked_for_to_the_end_is_not_said_to_be_too_large(
     why = " ".join(hurried.reasons)
     assert "f16" not in why
     assert f"The context is {plan.chosen.settings.n_ctx:,} tokens." in why
+
+
+@pytest.mark.parametrize(
+    ("model", "backend", "on_cpu", "said"),
+    [
+        ("mistral4-moe.gguf", "CUDA", ("MUL_MAT_ID",), "the last product of this model's experts"),
+        ("mistral4-moe.gguf", "Metal", (), ""),
+        ("jamba-dense.gguf", "Vulkan", ("SSM_SCAN",), "the recurrence of this model's states"),
+        (LLAMA_8B, "Vulkan", (), ""),
+    ],
+)
+def test_what_a_gpu_has_no_kernel_for_is_said(
+    model: str, backend: str, on_cpu: tuple[str, ...], said: str
+) -> None:
+    """Of the layers on GPUs, and not twice."""
+    for n_gpu_layers in (999, 0):
+        wishes = Wishes(n_ctx=4096, n_gpu_layers=n_gpu_layers)
+        plan = make_plan(giant(model), machine(gpu(24, backend=backend)), wishes)
+        found = [text for text in plan.warnings if "has no kernel" in text]
+        assert plan.chosen.footprint.on_cpu == (on_cpu if n_gpu_layers else ())
+        assert len(found) == (1 if said and n_gpu_layers else 0)
+        assert all(said in text and text.startswith(f"{backend} has") for text in found)

@@ -215,7 +215,8 @@ class Estimator:
     ) -> Footprint:
         by_kind = self._by_kind(settings, where, flash, peaks.sizes)
         uses = [DeviceUse(id_, *kinds) for id_, kinds in zip(self._ids, by_kind, strict=True)]
-        return Footprint(tuple(uses), "assumed" if peaks.guessed else self._source)
+        source = "assumed" if peaks.guessed else self._source
+        return Footprint(tuple(uses), source, peaks.on_cpu)
 
     def _by_kind(
         self, settings: Settings, where: Placement, flash: bool, compute: Sequence[int]

@@ -47,6 +47,8 @@ class Footprint:
 
     uses: tuple[DeviceUse, ...]
     source: str = "computed"  # "computed" | "dry run" | "measured" | "assumed"
+    # operations of GPUs' layers that these have no kernel for, so that the CPU computes them
+    on_cpu: tuple[str, ...] = ()
 
     @property
     def host(self) -> DeviceUse:

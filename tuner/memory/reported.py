@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from tuner.machine.machine import Device, Machine
 from tuner.memory.footprint import ENGINE_KINDS, Buffer, DeviceUse, Footprint
@@ -34,7 +34,7 @@ def reported_footprint(
         at = i if i < len(machine.gpus) else -1
         measured = {kind: totals.get((at, kind), 0) for kind in kinds}
         uses.append(DeviceUse(**{**asdict(use), **measured}))
-    return Footprint(tuple(uses), source)
+    return replace(base, uses=tuple(uses), source=source)
 
 
 def device_index(name: str, gpus: Sequence[Device]) -> int:

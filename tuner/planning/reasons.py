@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tuner.engine_version import other_engine_text
 from tuner.machine.machine import Machine
+from tuner.memory.footprint import Footprint
 from tuner.model.model import Model
 from tuner.planning import constraints
 from tuner.planning.alternatives import next_context
@@ -20,6 +21,13 @@ from tuner.wishes import Wishes
 
 # What a search for a plan to compare with may take: the choice waits for its reasons.
 WHY_WORK = 400_000
+_OPERATIONS = {  # what GPUs may have no kernel for
+    "DSV4_HC_PRE": "the blend of this model's streams",
+    "GATED_LINEAR_ATTN": "this model's linear attention",
+    "LIGHTNING_INDEXER": "the scores by which this model picks tokens",
+    "MUL_MAT_ID": "the last product of this model's experts",
+    "SSM_SCAN": "the recurrence of this model's states",
+}
 NOTICED = 0.05  # of a speed: less is not felt
 
 
@@ -43,6 +51,7 @@ def warnings_for(
     other_engine = other_engine_text(machine.engine_version)
     found = [*machine.warnings, *([other_engine] if other_engine else [])]
     found += constraints.notes(model, s, machine)
+    found += _on_cpu_warning(chosen.footprint, machine)
     free = wishes.type_k is None and wishes.type_v is None
     if free and not chosen.quality.precise:
         found.append(_loss_warning(chosen.quality))
@@ -55,6 +64,18 @@ def warnings_for(
     if wishes.n_cpu_moe and not model.moe_layers:
         found.append("This model has no experts, so --n-cpu-moe has no effect.")
     return tuple(found)
+
+
+def _on_cpu_warning(footprint: Footprint, machine: Machine) -> list[str]:
+    """That the CPU computes a part of what is on GPUs, whose speed takes no account of it."""
+    if not footprint.on_cpu:
+        return []
+    names = list(dict.fromkeys(gpu.backend for gpu in machine.gpus))
+    what = sorted({_OPERATIONS[op] for op in footprint.on_cpu})
+    return [
+        f"{' and '.join(names)} has no kernel for {', '.join(what)}: the engine computes that on "
+        "the CPU, so that prompts and answers are slower than said here."
+    ]
 
 
 def _loss_warning(quality: Quality) -> str:

@@ -25,7 +25,8 @@ class Peaks(NamedTuple):
     """What compute buffers must hold."""
 
     sizes: tuple[int, ...]  # bytes per GPU, then on the host
-    guessed: bool = False  # of layers for which there is no graph
+    guessed: bool = False  # of layers for which there is no graph, or none of a known order
+    on_cpu: tuple[str, ...] = ()  # operations of GPUs' layers that these have no kernel for
 
 
 def sampled_contexts(n_ctx: int, exact_up_to: int, *, linear: bool) -> tuple[int, int]:

@@ -340,13 +340,13 @@ class ComputeSizes:
                 self.replays.work.steps += _GUESSING
                 raise TimeoutError("hundreds of layers, none like another")
             ends = self._ends(shape, where)
-            (host, *gpus), unsure = self.replays.bounded(shape, layers, *ends)
+            (host, *gpus), graph = self.replays.bounded(shape, layers, *ends)
         except Exception:
             # Layers that are like none that we know. Whatever it is that the graph's builder
             # stumbles over: the user is told that this is assumed, and the dry run decides.
             size = self._generous_guess(shape)
             return Peaks((size,) * len(self.alignments), guessed=True)
-        return Peaks((*gpus, host), guessed=unsure)
+        return Peaks((*gpus, host), graph.unsure, tuple(sorted(graph.on_cpu)))
 
     def _ends(self, shape: Shape, where: Placement) -> tuple[int, int]:
         """The device of the output, and how many copies of its inputs each device keeps."""

@@ -116,6 +116,7 @@ class Graph:
         self.offload = NOBODY
         self.unsure = False  # whether a GPU orders nodes of which it is not known what they are,
         self.for_any_order = False  # and whether there is to be room for any order of these
+        self.on_cpu: set[str] = set()  # operations of GPUs' layers that these have no kernel for
         self.scope = 0  # the layer whose weights are named
         self._borrowed: dict[tuple[int, str], Node] = {}
 

@@ -193,23 +193,23 @@ class Replays:
 
     def bounded(
         self, shape: Shape, layers: Layers, output: int, copies: int
-    ) -> tuple[tuple[int, ...], bool]:
-        """The same, and whether a backend may order the graph otherwise; if so, the peaks are what
-        any order takes, but for other holes. Raises likewise."""
-        found, unsure = self._replayed(shape, layers, output, copies)
-        if unsure:
+    ) -> tuple[tuple[int, ...], Graph]:
+        """The same, and the graph, used up. Where a backend may order it otherwise (`unsure`), the
+        peaks are what any order takes, but for other holes. Raises likewise."""
+        found, graph = self._replayed(shape, layers, output, copies)
+        if graph.unsure:
             most, _ = self._replayed(shape, layers, output, copies, for_any_order=True)
             found = tuple(map(max, found, most))
-        return found, unsure
+        return found, graph
 
     def _replayed(
         self, shape: Shape, layers: Layers, output: int, copies: int, *, for_any_order: bool = False
-    ) -> tuple[tuple[int, ...], bool]:
+    ) -> tuple[tuple[int, ...], Graph]:
         with _uncollected():
             graph = self.built(shape, layers, output)
             graph.for_any_order = for_any_order
             self.work.steps += 2 * _TRACING * len(graph.nodes)
-            return tuple(peaks(graph, self._alignments, copies, self._optimizers)), graph.unsure
+            return tuple(peaks(graph, self._alignments, copies, self._optimizers)), graph
 
     def built(self, shape: Shape, layers: Layers, output: int) -> Graph:
         """The graph itself, as it is before it is scheduled."""

@@ -192,7 +192,10 @@ class GraphBuilder:
 
     def lacks(self, asked: Asked) -> bool:
         """Whether a GPU has no kernel for an operation, so that the host computes it."""
-        return any(rule(asked) for rule in self.shape.lacks)
+        found = any(rule(asked) for rule in self.shape.lacks)
+        if found and self.g.device != HOST:
+            self.g.on_cpu.add(asked.op)
+        return found
 
     def unless_lacking(self, node: Node, asked: Asked) -> Node:
         """The node, which is the host's where GPUs have no kernel for it."""
