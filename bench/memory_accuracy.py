@@ -30,7 +30,7 @@ from tuner.errors import KvchatError
 from tuner.gguf.header import read_header
 from tuner.machine.machine import Device, Machine
 from tuner.memory.estimator import Estimator
-from tuner.memory.footprint import Footprint
+from tuner.memory.footprint import ENGINE_KINDS, Footprint
 from tuner.model.model import describe
 from tuner.planning.constraints import refusal
 from tuner.settings import Settings
@@ -104,7 +104,8 @@ def compare(
         key=lambda x: (abs(x[0]) > max(COMPUTE_BYTES, COMPUTE_SHARE * x[1]), abs(x[0])),
     )
     truth = sum(t.weights + t.cache + t.compute for t in true.sizes)
-    total = ours.total / truth - 1 if truth else 0.0
+    said = sum(getattr(use, kind) for use in ours.uses for kind in ENGINE_KINDS)
+    total = said / truth - 1 if truth else 0.0
     return Case(file, architecture, settings, weights, cache, compute, compute_true, total)
 
 
