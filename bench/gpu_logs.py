@@ -254,8 +254,8 @@ class Comparison:
         estimator = Estimator(model, where, n_outputs_max=s.n_out, n_rs_seq=kept)
         footprint = estimator.exact(settings)
         uses = {use.device: use for use in footprint.uses}
-        built = _day(case.when)
-        rules = (built and other_rule(model, d, settings, built) for d in where.devices)
+        built = _built(case.when)
+        rules = (built and other_rule(model, d, settings, *built) for d in where.devices)
         other = next((rule.what for rule in rules if rule), "")
         rows = self._figures(case, name, known, uses, other)
         in_ram = not model.whole(settings.n_gpu_layers, settings.n_cpu_moe)
@@ -310,16 +310,16 @@ def completed(name: str, model: Model) -> Model:
     return replace(model, tensors=replace(model.tensors, rope=rope))
 
 
-def _day(when: str) -> date | None:
-    """The last day on which the engine of a log can have been built, as a case says it; None: it
-    does not say."""
+def _built(when: str) -> tuple[date, int | None] | None:
+    """The last day on which the engine of a log can have been built, as a case says it, and its
+    number; None: it says neither."""
     if found := re.search(r"\bb(\d{4,6})\b", when):
-        return built_on(int(found[1]))
+        return built_on(int(found[1])), int(found[1])
     if not (found := re.search(r"\b(\d{4})-(\d{2})(?:-(\d{2}))?(?![\d+/])", when)):
         return None
     year, month = int(found[1]), int(found[2])
     try:
-        return date(year, month, int(found[3] or monthrange(year, month)[1]))
+        return date(year, month, int(found[3] or monthrange(year, month)[1])), None
     except ValueError:
         return None
 

@@ -9,7 +9,7 @@ so that the engine's scheduler and allocator give the sizes that they would on s
     pose_as(library, "Vulkan", 1)  # before a model is loaded, in a process of its own
 
 Needs g++ and the sources (`pip download --no-deps --no-binary :all: llama-cpp-python`); x86-64
-Linux. Fused attention apart, a backend has kernels for whatever its `supports_op` says.
+Linux. A backend has kernels for whatever its `supports_op` says, but for CANN, whose is not asked.
 """
 
 from __future__ import annotations

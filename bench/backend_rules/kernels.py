@@ -1,7 +1,8 @@
 """Which operations backends have kernels for: their `supports_op`, as code to be compiled.
 
 What it asks of a device is answered for a usual one: a CUDA build with CUB, a Vulkan card with 48
-KiB of shared memory, Apple's M1 and later, an Intel card. Fused attention is asked about elsewhere.
+KiB of shared memory, Apple's M1 and later, an Intel card. CUDA's and SYCL's fused attention is not
+asked about here.
 """
 
 from __future__ import annotations

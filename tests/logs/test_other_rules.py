@@ -49,3 +49,10 @@ def test_rules_are_of_a_time_and_of_some_loads(
     gpu = Device("GPU0", "gpu", backend, card, 1 << 40, 1 << 40, 0)
     rule = other_rule(giant(model), gpu, Settings(4096, cache, cache), built)
     assert (words in rule.what) if rule and words else (rule is None) == (not words)
+
+
+@pytest.mark.parametrize(("build", "old"), [(10680, True), (10681, False)])
+def test_a_build_is_told_from_the_next_by_its_number(build: int, old: bool) -> None:
+    gpu = Device("GPU0", "gpu", "SYCL", "", 1 << 40, 1 << 40, 0)
+    rule = other_rule(giant(LLAMA_8B), gpu, Settings(4096), built_on(build), build)
+    assert (rule is not None) == old

@@ -271,22 +271,30 @@ def test_what_was_not_looked_for_to_the_end_is_not_said_to_be_too_large(
 
 
 @pytest.mark.parametrize(
-    ("model", "backend", "on_cpu", "said"),
+    ("model", "backend", "op", "said"),
     [
-        ("mistral4-moe.gguf", "CUDA", ("MUL_MAT_ID",), "the last product of this model's experts"),
-        ("mistral4-moe.gguf", "Metal", (), ""),
-        ("jamba-dense.gguf", "Vulkan", ("SSM_SCAN",), "the recurrence of this model's states"),
-        (LLAMA_8B, "Vulkan", (), ""),
+        ("mistral4-moe.gguf", "CUDA", "MUL_MAT_ID", "the last product of this model's experts"),
+        ("mistral4-moe.gguf", "Metal", "", ""),
+        ("jamba-dense.gguf", "Vulkan", "SSM_SCAN", "the recurrence of this model's states"),
+        (LLAMA_8B, "Vulkan", "", ""),
     ],
 )
-def test_what_a_gpu_has_no_kernel_for_is_said(
-    model: str, backend: str, on_cpu: tuple[str, ...], said: str
-) -> None:
-    """Of the layers on GPUs, and not twice."""
-    for n_gpu_layers in (999, 0):
-        wishes = Wishes(n_ctx=4096, n_gpu_layers=n_gpu_layers)
+def test_what_a_gpu_has_no_kernel_for_is_said(model: str, backend: str, op: str, said: str) -> None:
+    """Of the layers on GPUs, and not of what is in RAM anyway."""
+    for n_gpu_layers, n_cpu_moe in ((999, 0), (0, 0), (999, 999)):
+        wishes = Wishes(n_ctx=4096, n_gpu_layers=n_gpu_layers, n_cpu_moe=n_cpu_moe)
         plan = make_plan(giant(model), machine(gpu(24, backend=backend)), wishes)
-        found = [text for text in plan.warnings if "has no kernel" in text]
-        assert plan.chosen.footprint.on_cpu == (on_cpu if n_gpu_layers else ())
-        assert len(found) == (1 if said and n_gpu_layers else 0)
+        there = bool(op) and n_gpu_layers > 0 and not (op == "MUL_MAT_ID" and n_cpu_moe)
+        found = [text for text in plan.warnings if "no kernel" in text]
+        assert plan.chosen.footprint.on_cpu == ((("GPU0", op),) if there else ())
+        assert len(found) == (1 if there else 0)
         assert all(said in text and text.startswith(f"{backend} has") for text in found)
+
+
+def test_only_a_gpu_with_such_a_layer_is_named() -> None:
+    """The layer with experts is the first one's."""
+    gpus = (gpu(24), gpu(24, 1, backend="Vulkan"))
+    wishes = Wishes(n_ctx=4096, n_gpu_layers=999, tensor_split=(1.0, 1.0))
+    plan = make_plan(giant("mistral4-moe.gguf"), machine(*gpus), wishes)
+    (said,) = (text for text in plan.warnings if "no kernel" in text)
+    assert said.startswith("CUDA has")

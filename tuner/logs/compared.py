@@ -361,7 +361,7 @@ class _Comparison:
 
     def _other_rule(self, settings: Settings, build: int) -> OtherRule | None:
         devices, built = self._machine.devices, built_on(build)
-        rules = (other_rule(self._model, device, settings, built) for device in devices)
+        rules = (other_rule(self._model, device, settings, built, build) for device in devices)
         return next((rule for rule in rules if rule), None)
 
     def _kinds(self) -> tuple[str, ...]:

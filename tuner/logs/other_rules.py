@@ -36,6 +36,7 @@ class OtherRule:
     what: str  # of the engines until then
     applies: _Applies
     first: date = date.min
+    last_build: int | None = None  # where that is known
 
 
 def _on(*backends: str) -> _Applies:
@@ -58,7 +59,7 @@ def _quantized(model: Model, gpu: Device, settings: Settings) -> bool:
 
 _RULES = (
     # build 9665: the first whose logs hold
-    OtherRule(date(2026, 6, 17), "kept masks as f32 in RAM", lambda *_: True),
+    OtherRule(date(2026, 6, 17), "kept masks as f32 in RAM", lambda *_: True, last_build=9664),
     # ggml-vulkan.cpp of 08-16; of 07-05 it gives what builds of then have logged, to the byte
     OtherRule(date(2026, 8, 16), "ordered a graph otherwise on Vulkan", _on("Vulkan")),
     # restored by #24233, reverted by #28604
@@ -71,8 +72,11 @@ _RULES = (
         date(2026, 9, 1), "kept nothing for experts beyond its turn",
         _with_experts("CUDA", "ROCm", "MUSA"),
     ),
-    # build 10680 (#29063)
-    OtherRule(date(2026, 8, 30), "took attention's scratch memory apart on SYCL", _on("SYCL")),
+    # #29063
+    OtherRule(
+        date(2026, 8, 30), "took attention's scratch memory apart on SYCL", _on("SYCL"),
+        last_build=10680,
+    ),
     # #27390 was opened on 08-19
     OtherRule(date(2026, 8, 18), "had no copy of a quantized cache on Metal", _quantized),
 )  # fmt: skip
@@ -86,8 +90,15 @@ def built_on(build: int) -> date:
     return day + timedelta(days=round(days))
 
 
-def other_rule(model: Model, gpu: Device, settings: Settings, built: date) -> OtherRule | None:
-    """The first rule that an engine of this day followed and the modelled one does not."""
-    return next(
-        (r for r in _RULES if r.first <= built <= r.last and r.applies(model, gpu, settings)), None
-    )
+def other_rule(
+    model: Model, gpu: Device, settings: Settings, built: date, build: int | None = None
+) -> OtherRule | None:
+    """The first rule that an engine of this day followed and the modelled one does not. `build`:
+    its number, if that is known."""
+    for rule in _RULES:
+        before = built <= rule.last
+        if build is not None and rule.last_build is not None:
+            before = build <= rule.last_build
+        if before and rule.first <= built and rule.applies(model, gpu, settings):
+            return rule
+    return None

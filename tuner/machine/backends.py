@@ -95,7 +95,7 @@ class Backend:
     equal_types_only: bool = False
     types_alone: frozenset[str] = frozenset()  # with a kernel where K and V both have it
     # Other operations, of which it has no kernel for some (`kernels.py`).
-    lacks: kernels.Rule = kernels.none_lacking
+    lacks: kernels.KernelRule = kernels.none_lacking
     # Where there is a kernel: whether decoding copies the whole cache to f16 at every step, and
     # whether prompts are slower than with f16.
     copies_cache: Rule = never
@@ -232,7 +232,7 @@ BACKENDS: dict[str, Backend] = {
             head_sizes=frozenset({40, 64, 80, 96, 112, 128, 192, 256, 512}),
             unequal_heads=frozenset({(192, 128)}),
             types_without_kernel=frozenset({"bf16", "q5_1", "q5_0", "q4_1", "iq4_nl"}),
-            lacks=kernels.lacks_new,
+            lacks=kernels.opencl_lacks,
             copies_cache=opencl_copies,
             slows_prompts=opencl_copies,
         ),
@@ -246,7 +246,7 @@ BACKENDS: dict[str, Backend] = {
             types_without_kernel=frozenset(
                 {"f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "iq4_nl", "q4_0"}
             ),
-            lacks=kernels.lacks_new,
+            lacks=kernels.cann_lacks,
         ),
         # The server's free memory already has its context deducted.
         Backend(

@@ -15,6 +15,7 @@ _INDEX_KEY = 128  # elements of an index key with a kernel
 _TILE = 16  # elements of a head that kernels of Mamba-2 take at once
 _MAMBA_1_STATE = 16
 _STREAMS = 4  # that hyper-connections have
+_POWERS = frozenset(1 << n for n in range(9))  # up to 256
 _GLA_HEAD = 64  # elements of a head of gated linear attention, on Vulkan
 
 
@@ -31,7 +32,7 @@ class Asked(NamedTuple):
     streams: int = _STREAMS
 
 
-Rule = Callable[[Asked], bool]
+KernelRule = Callable[[Asked], bool]
 
 
 def none_lacking(_: Asked) -> bool:
@@ -75,12 +76,21 @@ def metal_lacks(asked: Asked) -> bool:
 
 def sycl_lacks(asked: Asked) -> bool:
     """`do_ggml_backend_sycl_device_supports_op`."""
-    if asked.op == "LIGHTNING_INDEXER":
-        return asked.head != _INDEX_KEY
-    scans = asked.one_decay and asked.state in (128, 256) and asked.head % _TILE == 0
-    return asked.op == "SSM_SCAN" and not scans
+    match asked.op:
+        case "LIGHTNING_INDEXER":
+            return asked.head != _INDEX_KEY
+        case "SSM_SCAN":
+            return not asked.one_decay or asked.state not in (128, 256) or asked.head % _TILE != 0
+    return False
 
 
-def lacks_new(asked: Asked) -> bool:
-    """OpenCL's and CANN's have none for what newer models do (`supports_op` names none)."""
-    return asked.op == "LIGHTNING_INDEXER"
+def opencl_lacks(asked: Asked) -> bool:
+    """`ggml_opencl_supports_op`."""
+    if asked.op == "SSM_SCAN":
+        return asked.state not in _POWERS
+    return asked.op != "MUL_MAT_ID"
+
+
+def cann_lacks(asked: Asked) -> bool:
+    """`ggml_backend_cann_supports_op`."""
+    return asked.op not in ("GATED_LINEAR_ATTN", "MUL_MAT_ID")

@@ -1,4 +1,10 @@
-"""What of the user's environment changes the sizes of the engine's compute buffers."""
+"""What of the user's environment changes the sizes of the engine's compute buffers.
+
+Not heeded, since hardly anybody sets them but to find a fault: what changes the order of nodes
+alone (`GGML_CUDA_GRAPH_OPT`, `GGML_METAL_GRAPH_OPTIMIZE_DISABLE`) and what takes kernels away
+(`GGML_SYCL_ENABLE_FLASH_ATTN`, `GGML_SYCL_FA_ONEDNN`, `GGML_VK_DISABLE_F16`,
+`GGML_METAL_BF16_DISABLE`).
+"""
 
 from __future__ import annotations
 
@@ -17,8 +23,8 @@ _IF_TRUE = {"GGML_CUDA_DISABLE_FUSION": "CUDA"}
 class Switches:
     """What the engine goes by on this machine, where that is the user's to say."""
 
-    # rows of a result from which on a GPU borrows a weight in RAM for it; of 0, which brings it
-    # the embeddings too, is known no more than of 1
+    # rows of a result from which on a GPU borrows a weight in RAM for it; 0 or less would bring it
+    # the embeddings too, which is not followed
     offloaded: int = OFFLOADED
     unarranged: frozenset[str] = frozenset()  # optimisers (`Backend.optimizer`) that are off
 

@@ -216,7 +216,8 @@ class Estimator:
         by_kind = self._by_kind(settings, where, flash, peaks.sizes)
         uses = [DeviceUse(id_, *kinds) for id_, kinds in zip(self._ids, by_kind, strict=True)]
         source = "assumed" if peaks.guessed else self._source
-        return Footprint(tuple(uses), source, peaks.on_cpu)
+        on_cpu = tuple((self._ids[gpu - 1], op) for gpu, op in peaks.on_cpu)
+        return Footprint(tuple(uses), source, on_cpu)
 
     def _by_kind(
         self, settings: Settings, where: Placement, flash: bool, compute: Sequence[int]

@@ -47,8 +47,8 @@ class Footprint:
 
     uses: tuple[DeviceUse, ...]
     source: str = "computed"  # "computed" | "dry run" | "measured" | "assumed"
-    # operations of GPUs' layers that these have no kernel for, so that the CPU computes them
-    on_cpu: tuple[str, ...] = ()
+    # operations of a GPU's (Device.id) layers that the CPU computes, as it has no kernel for them
+    on_cpu: tuple[tuple[str, str], ...] = ()
 
     @property
     def host(self) -> DeviceUse:

@@ -70,11 +70,13 @@ def _on_cpu_warning(footprint: Footprint, machine: Machine) -> list[str]:
     """That the CPU computes a part of what is on GPUs, whose speed takes no account of it."""
     if not footprint.on_cpu:
         return []
-    names = list(dict.fromkeys(gpu.backend for gpu in machine.gpus))
-    what = sorted({_OPERATIONS[op] for op in footprint.on_cpu})
+    backends = {gpu.id: gpu.backend for gpu in machine.gpus}
+    names = sorted({backends[gpu] for gpu, _ in footprint.on_cpu})
+    what = sorted({_OPERATIONS[op] for _, op in footprint.on_cpu})
+    have = "has" if len(names) == 1 else "have"
     return [
-        f"{' and '.join(names)} has no kernel for {', '.join(what)}: the engine computes that on "
-        "the CPU, so that prompts and answers are slower than said here."
+        f"{' and '.join(names)} {have} no kernel for {', '.join(what)}: the engine computes that "
+        "on the CPU, so that prompts and answers are slower than said here."
     ]
 
 

@@ -118,6 +118,7 @@ class SpeedModel:
         self._host = host_rate(machine)
         self._pcie = min((g.pcie_bandwidth or ASSUMED_PCIE for g in machine.gpus), default=0.0)
         # The first GPU that takes weights out of RAM to itself for large batches (`op_offload`).
+        self._borrowed_from = machine.switches.offloaded
         self._borrower = next(
             (r for r, g in zip(self._gpus, machine.gpus, strict=True)
              if backend(g.backend).borrows_weights),
@@ -279,8 +280,8 @@ class SpeedModel:
 
     def _host_prompt_seconds(self, first: int, moe: int, n_ubatch: int) -> float:
         """What the weights in RAM cost: the engine copies them to a GPU for every batch, where one
-        borrows them, whether that is quicker or not (`offload_op`, 32 tokens or more)."""
-        if self._borrower is None:
+        borrows them, whether that is quicker or not (`offload_op`, mostly 32 tokens or more)."""
+        if self._borrower is None or n_ubatch < self._borrowed_from:
             flops = self._host_flops[first] + self._host_expert_flops[moe]
             return flops / self._host.flops + self._tensors_met(first, moe) / n_ubatch
         flops = self._flops[first] + self._expert_flops[moe]

@@ -14,6 +14,7 @@ from tuner.memory.compute import scheduler
 from tuner.memory.compute.allocator import peaks
 from tuner.memory.compute.graph import Graph, Node
 from tuner.memory.compute.ops import Op
+from tuner.memory.compute.optimize.split import base
 from tuner.memory.compute.scheduler import scheduled
 from tuner.memory.estimator import Estimator
 from tuner.settings import Settings
@@ -23,27 +24,41 @@ _GPU = 1  # the peaks' place, behind the host's
 
 
 def _graph(seed: int, n: int) -> Graph:
-    """Tensors of one size, so that there are never holes, each made of some earlier ones."""
+    """Tensors of one size, so that there are never holes, each made of some earlier ones: anew,
+    over one of them, or into its memory. All are read in the end, by a node that nobody knows."""
     r = random.Random(seed)
     g = Graph()
     g.device = _GPU
     made: list[Node] = [g.mm(8, g.input(8, 1))]
     for _ in range(n):
         of = tuple(r.sample(made[-6:], min(len(made), r.choice((1, 1, 2)))))
-        of = tuple(g.view(x, 8, 1) if r.random() < 0.2 else x for x in of)
-        made.append(g.over(*of) if r.random() < 0.5 else g.new(8, 1, of=of))
+        kind = r.random()
+        if kind < 0.3:
+            made.append(Node((8, 1), 4, of, "ADD", root=base(of[0])))
+        elif kind < 0.6:
+            made.append(g.over(*of, op="SIN"))
+        else:
+            made.append(g.new(8, 1, of=of, op="CONT"))
+    read = {x for node in made for src in node.srcs for x in (src, base(src))}
     g.expand(*made)
+    g.expand(Node((0,), 0, tuple(x for x in made if x not in read), external=True))
     return g
 
 
+def _waits(node: Node, earlier: Node) -> bool:
+    """Whether one reads or writes what the earlier one writes, or writes what it reads."""
+    written, read = base(earlier), {base(src) for src in earlier.srcs}
+    return written in {base(node), *map(base, node.srcs)} or base(node) in read
+
+
 def _in_another_order(g: Graph, seed: int) -> None:
-    """Takes nodes ahead of their turn, no further than a backend does."""
+    """Takes nodes ahead of others that they do not wait for, no further than a backend does."""
     r = random.Random(seed)
+    at = {node: i for i, node in enumerate(g.nodes)}
     left, order = list(g.nodes), []
-    inside = set(left)
     while left:
-        waiting = set(left)
-        ready = [x for x in left[:_REACH] if not any(s in waiting & inside for s in x.srcs)]
+        near = [x for x in left if at[x] <= at[left[0]] + _REACH]
+        ready = [x for i, x in enumerate(near) if not any(_waits(x, y) for y in near[:i])]
         order.append(r.choice(ready))
         left.remove(order[-1])
     g.nodes[:] = order

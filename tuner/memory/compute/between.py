@@ -26,7 +26,8 @@ class Peaks(NamedTuple):
 
     sizes: tuple[int, ...]  # bytes per GPU, then on the host
     guessed: bool = False  # of layers for which there is no graph, or none of a known order
-    on_cpu: tuple[str, ...] = ()  # operations of GPUs' layers that these have no kernel for
+    # operations of GPUs' layers that the host computes, as the GPU (its number) has no kernel
+    on_cpu: tuple[tuple[int, str], ...] = ()
 
 
 def sampled_contexts(n_ctx: int, exact_up_to: int, *, linear: bool) -> tuple[int, int]:

@@ -83,7 +83,8 @@ class ComputeSizes:
             if row.borrows_weights
         )
         self.offload = next(borrowers, NOBODY)
-        self._lacks = tuple({row.lacks: None for row in rows if row.lacks is not none_lacking})
+        lacks = tuple(row.lacks for row in rows)
+        self._lacks = lacks if any(rule is not none_lacking for rule in lacks) else ()
         off = machine.switches.unarranged
         self.optimizers = ["", *("" if r.optimizer in off else r.optimizer for r in rows)]
         self._scratch = next((row.attention_scratch for row in rows if row.attention_scratch), "")

@@ -114,9 +114,10 @@ class Graph:
         self._seen: set[Node] = set()
         self.device = 0  # where the weights of nodes made now are
         self.offload = NOBODY
-        self.unsure = False  # whether a GPU orders nodes of which it is not known what they are,
-        self.for_any_order = False  # and whether there is to be room for any order of these
-        self.on_cpu: set[str] = set()  # operations of GPUs' layers that these have no kernel for
+        self.unsure = False  # whether a GPU orders nodes of which it is not known what they are
+        self.for_any_order = False  # whether there is to be room for any order of such nodes
+        # operations of GPUs' layers that the host computes, as the GPU (its number) has no kernel
+        self.on_cpu: set[tuple[int, str]] = set()
         self.scope = 0  # the layer whose weights are named
         self._borrowed: dict[tuple[int, str], Node] = {}
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from tuner.memory.compute.graph import HOST, LEFT_TO_HOST, Graph, Node
-from tuner.memory.compute.ops import EMPTY
 from tuner.memory.compute.optimize import OPTIMIZERS, REACH, Kept, Split, held
+from tuner.memory.compute.optimize.split import is_view
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ def split(graph: Graph) -> tuple[list[Run], list[Node]]:
     runs = [run]
     made: dict[tuple[Node, int], Node] = {}
     for node in graph.nodes:
-        if _is_view(node):  # which stays where it looks
+        if is_view(node):  # which stays where it looks
             assert node.root is not None
             node.device = node.root.device
             run.nodes.append(node)
@@ -116,16 +116,10 @@ def split(graph: Graph) -> tuple[list[Run], list[Node]]:
     return runs, list(made.values())
 
 
-def _is_view(node: Node) -> bool:
-    """Whether a node only looks at another (`ggml_is_view_op`); without a name, it stands for what
-    has been written there. Others compute something in place."""
-    return node.root is not None and (not node.op or node.op in EMPTY)
-
-
 def assign(graph: Graph) -> None:
     """Gives every node a device: neighbours of a GPU's nodes join it, then the rest (pass 2); what
     no GPU can compute is the host's (pass 3)."""
-    real = [n for n in graph.nodes if not _is_view(n)]
+    real = [n for n in graph.nodes if not is_view(n)]
     for order, host_too in ((1, False), (-1, False), (1, True), (-1, True)):
         current = -1
         for node in real[::order]:

@@ -186,16 +186,12 @@ class Replays:
             found = self._graphs[key] = SymbolicGraph(partial(self._on_device, key))
         return found if self._holds(found, shape, key) else self._graphs.get(key)
 
-    def replayed(self, shape: Shape, layers: Layers, output: int, copies: int) -> tuple[int, ...]:
-        """The peaks of one graph of plain numbers. Raises what the graph's builder raises where a
-        model's layers are like none that it knows."""
-        return self._replayed(shape, layers, output, copies)[0]
-
     def bounded(
         self, shape: Shape, layers: Layers, output: int, copies: int
     ) -> tuple[tuple[int, ...], Graph]:
-        """The same, and the graph, used up. Where a backend may order it otherwise (`unsure`), the
-        peaks are what any order takes, but for other holes. Raises likewise."""
+        """The peaks of one graph of plain numbers, and the graph, used up. Where a backend may
+        order it otherwise (`unsure`), they are what any order takes, but for other holes. Raises
+        what the graph's builder raises where a model's layers are like none that it knows."""
         found, graph = self._replayed(shape, layers, output, copies)
         if graph.unsure:
             most, _ = self._replayed(shape, layers, output, copies, for_any_order=True)
@@ -281,10 +277,12 @@ class Replays:
         if None in found:
             return True
         self._tried |= kinds
-        if found == self.replayed(shape, layers, output, copies):
+        peaks_of_all, whole = self._replayed(shape, layers, output, copies)
+        if found == peaks_of_all and not whole.unsure:
             return True
-        # first whole graphs instead of those near a device, then plain numbers
-        self._trims, self._opens = False, self._trims
+        # first whole graphs instead of those near a device, then plain numbers, and these at once
+        # where there must be room for any order
+        self._trims, self._opens = False, self._trims and not whole.unsure
         self._tried.clear()
         self._graphs.clear()
         self.graph(shape, layers, output, copies)

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from tuner.memory.compute.graph import Node
-from tuner.memory.compute.optimize.split import Split, base
+from tuner.memory.compute.optimize.split import Split, base, is_view
 
 # Over how many nodes one may be taken: Vulkan's NUM_TO_CHECK and what is fetched for those
 # (ggml-vulkan.cpp); Metal's N_FORWARD, of groups of seldom more than two (ggml-metal-common.cpp).
@@ -31,7 +31,7 @@ def held(split: Split, reach: int) -> None:
     last = len(nodes) - 1
     until: dict[Node, int] = {}
     for i, node in enumerate(nodes):
-        if node.root is not None:  # a view reads nothing
+        if is_view(node):  # which reads nothing
             continue
         n_within = min(reach, last - i) + 1
         others = ~behind[i] & ((1 << n_within) - 1)
@@ -40,8 +40,9 @@ def held(split: Split, reach: int) -> None:
             end = max(end, min(i + _LONGEST - 1, last))
         for home in (base(node), *map(base, node.srcs)):
             until[home] = max(until.get(home, i), end)
+    read = {base(src) for node in nodes for src in node.srcs}
     for home, end in until.items():
-        if not home.external:
+        if home in read and not home.external:  # what nobody reads is never given back anyway
             split.keep(home, nodes[end])
 
 
@@ -55,7 +56,7 @@ def _dependent(nodes: list[Node], reach: int) -> list[int]:
     for i, node in enumerate(nodes):
         homes = {base(src) for src in node.srcs}
         found = {wrote[home] for home in {base(node), *homes} if home in wrote}
-        if node.root is None:
+        if not is_view(node):
             found.update(read.pop(base(node), ()))
             wrote[base(node)] = i
             for home in homes:

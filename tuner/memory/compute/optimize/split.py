@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from tuner.memory.compute.graph import Node
-from tuner.memory.compute.ops import family
+from tuner.memory.compute.ops import EMPTY, family
 
 # how the shares of chosen experts are made to sum up to one
 NORMED = ("RESHAPE", "SUM_ROWS", "CLAMP", "DIV", "RESHAPE")
@@ -55,6 +55,12 @@ class Split:
             if node.root is not None and node.root not in nodes:
                 return False
         return True
+
+
+def is_view(node: Node) -> bool:
+    """Whether a node only looks at another (`ggml_is_view_op`); without a name, it stands for what
+    has been written there. Others compute something in place."""
+    return node.root is not None and (not node.op or node.op in EMPTY)
 
 
 def base(node: Node) -> Node:

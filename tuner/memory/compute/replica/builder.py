@@ -8,7 +8,7 @@ from math import prod
 from typing import Literal, NamedTuple, TypeVar, cast
 
 from tuner.gguf.header import TensorInfo
-from tuner.machine.kernels import Asked, Rule
+from tuner.machine.kernels import Asked, KernelRule
 from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, LEFT_TO_HOST, Graph, Node
 from tuner.memory.compute.ops import Op
 from tuner.memory.compute.replica.sparse_counts import Counts
@@ -57,7 +57,7 @@ class Shape:
     kernelless: frozenset[tuple[int, int]] = frozenset()  # heads of K and V that no GPU fuses
     n_rs_seq: int = 0  # states that are kept of earlier tokens, to go back to (a draft's)
     type_k: str = ""  # where a GPU's kernels go by it
-    lacks: tuple[Rule, ...] = ()  # what GPUs have no kernel for
+    lacks: tuple[KernelRule, ...] = ()  # what each GPU has no kernel for; empty: none lacks any
     attends_by_copy: bool = False  # tokens attend to copies of what they picked (glm5_next.py)
     n_outputs: int = 1  # rows that become logits, of at most n_tokens
 
@@ -191,17 +191,22 @@ class GraphBuilder:
         return self.g.reads(w, self.g.external(w.n_bytes, at), at)
 
     def lacks(self, asked: Asked) -> bool:
-        """Whether a GPU has no kernel for an operation, so that the host computes it."""
-        found = any(rule(asked) for rule in self.shape.lacks)
-        if found and self.g.device != HOST:
-            self.g.on_cpu.add(asked.op)
-        return found
+        """Whether the current device has no kernel for an operation; of the host's layers, which
+        GPUs may compute too, whether some GPU has none."""
+        rules, at = self.shape.lacks, self.g.device
+        return any(rule(asked) for rule in (rules if at == HOST else rules[at - 1 : at]))
 
     def unless_lacking(self, node: Node, asked: Asked) -> Node:
         """The node, which is the host's where GPUs have no kernel for it."""
         if self.lacks(asked):
             node.device = LEFT_TO_HOST
+            self.note_on_cpu(asked)
         return node
+
+    def note_on_cpu(self, asked: Asked) -> None:
+        """The host computes this operation; of a GPU's layer, that is worth a word."""
+        if self.g.device != HOST:
+            self.g.on_cpu.add((self.g.device, asked.op))
 
     def norm(self, t: Tensors, name: str, x: Node) -> Node:
         """x by its mean or its mean square, times a weight, plus a bias where there are such

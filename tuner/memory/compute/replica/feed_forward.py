@@ -197,10 +197,10 @@ def _left_to_host(
 ) -> Node:
     """A product that no GPU has a kernel for, even where the weight is on one."""
     at = HOST if b.experts_on_host else b.g.device
-    weight = () if at == HOST else (b.g.external(w.n_bytes, at),)
-    return Node(
-        shape, F32, (*weight, *of), "MUL_MAT_ID", device=HOST if at == HOST else LEFT_TO_HOST
-    )
+    if at == HOST:
+        return Node(shape, F32, of, "MUL_MAT_ID", device=HOST)
+    b.note_on_cpu(_PRECISE)
+    return Node(shape, F32, (b.g.external(w.n_bytes, at), *of), "MUL_MAT_ID", device=LEFT_TO_HOST)
 
 
 def _experts(b: GraphBuilder, t: Tensors, name: str, x: Node, top: Node) -> Node:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuner.gguf.header import TensorInfo
-from tuner.machine.kernels import Asked
 from tuner.memory.compute.graph import F32, HOST, Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors, output_streams
 from tuner.memory.compute.replica.deepseek4 import compressed_attention
@@ -86,8 +85,7 @@ def mixed(b: GraphBuilder, t: Tensors, part: str, x: Node) -> tuple[Node, Node, 
     of = seen if g.device != HOST else seen[:1]  # the other one may be borrowed
     size = base.n_bytes
     comb = g.weighed((hc, hc, n_tokens), mixes, *of, weight=size, op="DSV4_HC_COMB")
-    row = g.new(n, n_tokens, of=(x, pre), op="DSV4_HC_PRE")
-    return b.unless_lacking(row, Asked("DSV4_HC_PRE", streams=hc)), post, comb
+    return g.new(n, n_tokens, of=(x, pre), op="DSV4_HC_PRE"), post, comb
 
 
 def _mixes(b: GraphBuilder, x: Node, w: TensorInfo) -> Node:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from tuner.machine.kernels import Asked
 from tuner.memory.compute.graph import F32, HOST, I32, I64, Node
 from tuner.memory.compute.replica.attention import attend
 from tuner.memory.compute.replica.builder import NGRAMS, GraphBuilder, Tensors, output_streams
@@ -73,7 +72,6 @@ def _mixed(b: GraphBuilder, t: Tensors, part: str, x: Node) -> tuple[Node, Node]
     normed, gate = _gate(b, t, f"hc_{part}", x)
     of = (g.reshape(normed, *x.shape), g.reshape(gate, *x.shape))
     row = g.new(x.shape[0], x.shape[2], of=of, op="DSV4_HC_PRE")
-    b.unless_lacking(row, Asked("DSV4_HC_PRE", streams=x.shape[1]))
     return row, b.mm(t, f"hc_{part}_inject", normed)
 
 

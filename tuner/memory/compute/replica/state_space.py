@@ -77,6 +77,7 @@ def _scan(b: GraphBuilder, t: Tensors, *of: Node) -> Node:
     def run(states: Node) -> Node:
         srcs = (g.reshape(states, s.state, *of[0].shape[:-1]), *of, b.ids)
         if b.lacks(asked):  # its weight is loaded to where there is one
+            b.note_on_cpu(asked)
             return Node((size,), F32, srcs, "SSM_SCAN", device=HOST)
         return g.weighed((size,), *srcs, weight=t["ssm_a"].n_bytes, op="SSM_SCAN")
 
