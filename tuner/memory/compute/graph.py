@@ -255,6 +255,13 @@ class Graph:
             node.size = F32 * ((shape[-1] - 1) * stride + prod(shape[:-1]))
         return node
 
+    def part(self, x: Node, row: int, *shape: int) -> Node:
+        """The same elements of each `row` of x, under a shape; a copy for another device takes
+        along what lies between them."""
+        node = self.view(x, *shape, contiguous=False)
+        node.size = F32 * ((prod(shape[1:]) - 1) * row + shape[0])
+        return node
+
     def reshape(self, x: Node, *shape: int) -> Node:
         """All of x under another shape."""
         return Node(shape, F32, (x,), "RESHAPE", root=x.root or x, contiguous=x.contiguous)

@@ -190,6 +190,12 @@ class GraphBuilder:
         at = self.g.device if device is None else device
         return self.g.reads(w, self.g.external(w.n_bytes, at), at)
 
+    def seen_as(self, t: Tensors, name: str, *shape: int) -> Node:
+        """`seen`, of the weight of this very name under another shape."""
+        node = self.g.reshape(self.seen(t[name]), *shape)
+        node.size = self.g.held(t[name])
+        return node
+
     def lacks(self, asked: Asked) -> bool:
         """Whether the current device has no kernel for an operation; of the host's layers, which
         GPUs may compute too, whether some GPU has none."""

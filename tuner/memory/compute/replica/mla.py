@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from math import prod
 
-from tuner.memory.compute.graph import F32, Node
+from tuner.memory.compute.graph import Node
 from tuner.memory.compute.replica.attention import attend
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.dsa import is_sparse, sparse_mask, top_tokens
@@ -34,14 +33,14 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     rope = both.shape[0] - lora
     if not (hp.row.indexer or hp.ssm.kda_head):  # only deepseek2.cpp and its closest kin
         q = g.reshape(q, dq, n, n_tokens)
-    q_nope = _part(b, q, dq, dq - rope, n, n_tokens)
-    q_rope = _part(b, q, dq, rope, n, n_tokens)
-    k_rope = _part(b, both, lora + rope, rope, 1, n_tokens)
+    q_nope = g.part(q, dq, dq - rope, n, n_tokens)
+    q_rope = g.part(q, dq, rope, n, n_tokens)
+    k_rope = g.part(both, lora + rope, rope, 1, n_tokens)
     if b.has(t, "attn_k_norm"):
         k_rope = b.norm(t, "attn_k_norm", k_rope)
     if b.traits.rope != "none":
         q_rope, k_rope = b.rotated(q_rope), b.rotated(k_rope)
-    latent = b.norm(t, "attn_kv_a_norm", _part(b, both, lora + rope, lora, n_tokens))
+    latent = b.norm(t, "attn_kv_a_norm", g.part(both, lora + rope, lora, n_tokens))
     if hp.mla and b.has(t, "attn_k_b"):
         w = t["attn_k_b.weight"]
         turned = g.permute(q_nope, dq - rope, n_tokens, n)
@@ -65,8 +64,8 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     else:
         kv = b.mm(t, "attn_kv_b", latent)
         dv = hp.head_v[il]
-        k_nope = _part(b, kv, dq - rope + dv, dq - rope, n, n_tokens)
-        v = g.cont(_part(b, kv, dq - rope + dv, dv, n, n_tokens))
+        k_nope = g.part(kv, dq - rope + dv, dq - rope, n, n_tokens)
+        v = g.cont(g.part(kv, dq - rope + dv, dv, n, n_tokens))
         repeated = g.new(rope, n, n_tokens, of=(k_rope,), op="REPEAT")
         parts = (k_nope, repeated)
         if b.traits.whole_query:
@@ -80,14 +79,6 @@ def latent_attention(b: GraphBuilder, t: Tensors, il: int, x: Node) -> Node:
     if b.has(t, "attn_gate"):
         y = _gated(b, t, x, y, n)
     return b.mm(t, "attn_output", y)
-
-
-def _part(b: GraphBuilder, x: Node, row: int, *shape: int) -> Node:
-    """The same elements of each `row` of x, under a shape; a copy for another device takes along
-    what lies between them."""
-    node = b.g.view(x, *shape, contiguous=False)
-    node.size = F32 * ((prod(shape[1:]) - 1) * row + shape[0])
-    return node
 
 
 def _gated(b: GraphBuilder, t: Tensors, x: Node, y: Node, n_head: int) -> Node:

@@ -95,13 +95,6 @@ def _low_rank(
     return b.bare_mm(t, f"time_mix_{of}2", b.g.over(low, op=bend) if bend else low)
 
 
-def _reshaped(b: GraphBuilder, t: Tensors, name: str, *shape: int) -> Node:
-    """A weight under another shape, by which it does not bind what reads it to its device."""
-    weight = b.g.reshape(b.seen(t[name]), *shape)
-    weight.size = b.g.held(t[name])
-    return weight
-
-
 def _time_mix_7(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
     """`build_rwkv7_time_mix` (src/models/rwkv7-base.cpp)."""
     g, n_tokens, n = b.g, b.n_tokens, b.hp.n_embd
@@ -133,7 +126,7 @@ def _time_mix_7(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> Node:
     done = g.new(n, n_tokens + head, of=of, op="RWKV_WKV7")
     y = _kept(b, done, state)
     y = _normed_heads(b, t, y) if b.has(t, "time_mix_ln") else g.reshape(y, n, n_tokens)
-    rk = g.mul(g.mul(k, r), _reshaped(b, t, "time_mix_r_k.weight", head, heads))
+    rk = g.mul(g.mul(k, r), b.seen_as(t, "time_mix_r_k.weight", head, heads))
     rk = g.new(1, heads, n_tokens, of=(rk,), op="SUM_ROWS")
     y = g.add(y, g.reshape(g.mul(v, rk), n, n_tokens))
     if gated:
@@ -183,7 +176,7 @@ def _blended(b: GraphBuilder, t: Tensors, x: Node, before: Node) -> list[Node]:
     low = g.over(b.bare_mm(t, "time_mix_w1", low), op="TANH")
     rank = low.shape[0] // 5
     turned = g.cont(g.permute(g.reshape(low, rank, 1, 5, n_tokens), rank, 1, n_tokens, 5))
-    weight = _reshaped(b, t, "time_mix_w2.weight", rank, n, 1, 5)
+    weight = b.seen_as(t, "time_mix_w2.weight", rank, n, 1, 5)
     wide = g.new(n, 1, n_tokens, 5, of=(weight, turned), op="MUL_MAT")
     if b.has(t, "time_mix_lerp_fused"):
         step, x = (g.reshape(y, n, 1, n_tokens) for y in (step, x))

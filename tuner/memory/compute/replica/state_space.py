@@ -91,13 +91,6 @@ def _norm(t: Tensors, name: str) -> str:
     return name if name in t else f"{name}.weight"
 
 
-def _part(b: GraphBuilder, x: Node, *shape: int) -> Node:
-    """Some columns of x as they lie; a copy for another device takes along what is between."""
-    node = b.g.view(x, *shape, contiguous=False)
-    node.size = F32 * ((b.n_tokens - 1) * x.shape[0] + prod(shape[:-1]))
-    return node
-
-
 def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     """`build_mamba_layer` (src/models/mamba-base.cpp), `build_plamo2_mamba_layer` (plamo2.cpp)."""
     g, n_tokens, s = b.g, b.n_tokens, b.hp.ssm
@@ -106,7 +99,7 @@ def _mamba1(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     turned = b.traits.turned_input
     if turned:
         xz = g.cont(g.permute(xz, *xz.shape))
-    z = _part(b, xz, s.inner, n_tokens)
+    z = g.part(xz, xz.shape[0], s.inner, n_tokens)
     x = g.view(xz, s.inner, n_tokens, contiguous=False)
     joined = joined_columns(b, g.cont(x) if turned else x, s.inner, s.conv, conv)
     x = _convolved(b, t, "ssm_conv1d", joined, s.inner)
@@ -258,7 +251,7 @@ def _kimi_delta(b: GraphBuilder, t: Tensors, x: Node) -> Node:
     state = b.gather(b.hp.state_s, which=STATE)
     parts = []
     for of, columns in zip("qkv", joined, strict=True):
-        seen = _reshaped(b, t, f"ssm_conv1d_{of}.weight", s.conv, inner)
+        seen = b.seen_as(t, f"ssm_conv1d_{of}.weight", s.conv, inner)
         conv = g.new(inner, n_tokens, of=(columns, seen), op="SSM_CONV")
         y = g.over(g.reshape(conv, inner, n_tokens), op="SILU")
         parts.append(g.reshape(y, head, heads, n_tokens))
@@ -281,20 +274,13 @@ def _decay(b: GraphBuilder, t: Tensors, x: Node, shape: tuple[int, int]) -> Node
     g = b.g
     y = b.bare_mm(t, "ssm_f_a", x)
     y = b.by(t, "ssm_dt.bias", b.bare_mm(t, "ssm_f_b", y) if b.has(t, "ssm_f_b") else y)
-    of_heads = _reshaped(b, t, "ssm_a", 1, shape[1])
+    of_heads = b.seen_as(t, "ssm_a", 1, shape[1])
     if not b.hp.ssm.kda_bounded:
         return g.mul(g.reshape(g.over(y, op="SOFTPLUS"), *shape, b.n_tokens), of_heads)
     y = g.mul(g.reshape(y, *shape, b.n_tokens), of_heads)
     if not b.traits.signed_decay:
         y = g.over(y, op="SCALE")
     return g.over(g.over(y, op="SIGMOID"), op="SCALE")
-
-
-def _reshaped(b: GraphBuilder, t: Tensors, name: str, *shape: int) -> Node:
-    """A weight under another shape, by which it does not say where what reads it runs."""
-    node = b.g.reshape(b.seen(t[name]), *shape)
-    node.size = t[name].n_bytes
-    return node
 
 
 def _short_conv(b: GraphBuilder, t: Tensors, x: Node) -> Node:
