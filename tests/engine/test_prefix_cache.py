@@ -383,8 +383,10 @@ def test_only_turns_that_stay_are_moved() -> None:
 
 @given(st.lists(tokens, max_size=90), st.lists(tokens, max_size=90), st.integers(0, 9))
 def test_the_longest_run(one: list[int], other: list[int], first: int) -> None:
-    """What is found is there; of what is all there, all is found."""
-    read_, prompt = [*one, *range(10, 60), *other], [*other, *range(10, 60), *one, 1]
+    """What is found is there, and of twice the tokens that tell a run, wherever they lie, some run
+    is; of what is all there, all is found."""
+    middle = range(10, 10 + 9 + 2 * 24)
+    read_, prompt = [*one, *middle, *other], [*other, *middle, *one, 1]
     run = longest_run(read_, prompt, first)
     assert run is not None
     assert run.at >= first
