@@ -13,7 +13,7 @@ from bench import faults
 @pytest.mark.parametrize(
     ("what", "n"),
     [
-        ("databases", 12), ("profiles", 80), ("worker", 1), ("chat", 1), ("one-shot", 1),
+        ("databases", 12), ("profiles", 40), ("worker", 1), ("chat", 1), ("one-shot", 1),
         ("homes", 3),
     ],
 )  # fmt: skip

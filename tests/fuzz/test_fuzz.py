@@ -28,10 +28,9 @@ def _builders_that_know() -> None:
     """Layers that no builder knows are what a fuzzer makes."""
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_no_damaged_header_makes_it_fall(tmp_path: Path, seed: int) -> None:
+def test_no_damaged_header_makes_it_fall(tmp_path: Path) -> None:
     """From the reader to the report, on several machines; `python -m bench.fuzz` has more."""
-    fuzzer = Fuzzer(tmp_path, seed, small=True)
+    fuzzer = Fuzzer(tmp_path, 1, small=True)
     for number in range(150):
         fuzzer.one(number)
     assert fuzzer.falls == {}, fuzzer.first
