@@ -157,3 +157,13 @@ def test_an_older_engine_is_said_to_be() -> None:
     without = "".join(x for x in ENGINE.splitlines(keepends=True) if "n_outputs_max" not in x)
     assert any("older" in note for note in _compared(without).notes)
     assert any("Build 4202" in note for note in _compared("build: 4202 (9)\n" + ENGINE).notes)
+    assert not _compared("build: 11300 (9)\n" + without).notes
+
+
+def test_a_log_cut_amid_the_weights_is_not_of_another_model() -> None:
+    """What is there may be a part of them; without a GPU's name there is nothing to compare."""
+    one = "load_tensors: offloaded 12/31 layers to GPU\n"
+    host = "load_tensors:   CPU_Mapped model buffer size =    28.00 MiB\n"
+    gpu = "load_tensors:        CUDA0 model buffer size =    20.00 MiB\n"
+    assert "before the GPUs' buffers" in _compared(one + host).problem
+    assert not any("another" in note for note in _compared(one + host + gpu).notes)

@@ -181,3 +181,11 @@ def test_a_long_log_is_read_piece_by_piece(tmp_path: Path) -> None:
     first, second = read_loads(path, told.append)
     assert second.line == 1 + NEW[:-200].count("\n") + 50_000 + 2
     assert (first.line, told[-1]) == (3, path.stat().st_size)
+
+
+def test_a_build_in_colour_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    lines = ("build: 9849 (abc)", "load_tensors:        CUDA0 model buffer size =  4155.99 MiB")
+    path.write_text("".join(f"\x1b[32m{line}\x1b[0m\n" for line in lines))
+    (load,) = read_loads(path)
+    assert load.stated.build == 9849

@@ -251,3 +251,8 @@ def test_a_name_that_no_table_has_is_an_error_of_its_own() -> None:
     assert cards.row_of("Voodoo 2") is None
     with pytest.raises(UsageError, match="no card 'Voodoo 2'"):
         stated([StatedGpu(GIB, "Voodoo 2")], measured=HERE)
+
+
+def test_the_engine_s_switches_count_beside_stated_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GGML_OP_OFFLOAD_MIN_BATCH", "77")
+    assert stated([24 * GIB]).switches.offloaded == 77

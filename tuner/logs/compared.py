@@ -135,6 +135,8 @@ class _Comparison:
         self._logged = self._by_device()
 
     def made(self) -> Compared:
+        if self._stated.offloaded and not self._machine.gpus:
+            return Compared(self._load, problem="It ends, or is cut, before the GPUs' buffers.")
         settings = self._settings()
         if isinstance(settings, str):
             return Compared(self._load, problem=settings)
@@ -359,6 +361,11 @@ class _Comparison:
                 if guess or logged:
                     yield Figure(name, kind, guess, logged, steps.get(kind, 0))
 
+    def _is_unmarked(self) -> bool:
+        """Whether nothing but what it lacks tells how old the engine is."""
+        stated = self._stated
+        return stated.build is None and bool(stated.n_ubatch) and stated.n_outputs_max is None
+
     def _other_rule(self, settings: Settings, build: int) -> OtherRule | None:
         devices, built = self._machine.devices, built_on(build)
         rules = (other_rule(self._model, device, settings, built, build) for device in devices)
@@ -382,7 +389,8 @@ class _Comparison:
         weights = [f for f in figures if f.kind == "weights" and f.logged is not None]
         total = sum(f.logged or 0 for f in weights)
         off = sum(f.predicted for f in weights) / total - 1 if total else 0.0
-        if abs(off) > _OTHER_WEIGHTS:
+        # without what comes behind, not all of the weights may be there
+        if abs(off) > _OTHER_WEIGHTS and any(map(self._has, (*_CACHES, "compute"))):
             yield (
                 f"The weights differ by {abs(off):.0%}: the log may be of another quantization or "
                 "another model than this file."
@@ -394,7 +402,7 @@ class _Comparison:
                 f"Build {stated.build} of llama.cpp is of another time than the one that kvchat "
                 f"models: it {rule.what}, so that its compute buffers are of other sizes."
             )
-        elif self._has("compute") and stated.n_ubatch and stated.n_outputs_max is None:
+        elif self._has("compute") and self._is_unmarked():
             yield (
                 "An older llama.cpp wrote this log, since it has no n_outputs_max: its compute "
                 "buffers may follow other rules than those that kvchat models."

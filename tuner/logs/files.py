@@ -19,7 +19,7 @@ _LONGEST_LINE = 1 << 14  # bytes; what goes beyond is no line of llama.cpp's
 _MARKS = (b"llama_", b"load_tensors", b"print_info", b"print_meta", b"MiB", b'msg="')
 _WORTH = re.compile(
     rb"buffer size|llama_|load_tensors|print_(?:info|meta)|sched_res|kv_cache|MiB|msg=\"|"
-    rb"\bbuild|version: |layer +\d+ assigned|buffer type over"
+    rb"build|version: |layer +\d+ assigned|buffer type over"
 )
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours
 _LOOKED_AT = 1 << 13  # bytes, for what no text has

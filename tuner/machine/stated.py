@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from tuner.machine import cards, estimates, host, measure
 from tuner.machine.host import HostState
 from tuner.machine.machine import Device, Machine
 from tuner.machine.stated_gpus import card_of
+from tuner.machine.switches import read_switches
 from tuner.machine.usable import unusable_text, usable, with_reserve
 from tuner.units import GIB, rate_text, size_text
 from tuner.wishes import StatedGpu
@@ -62,7 +64,12 @@ def stated(
 
 def _host_only() -> Machine:
     state = HostState.now()
-    return Machine(gpus=(), host=host.host_device(state), physical_cores=host.usable_cores(state))
+    return Machine(
+        gpus=(),
+        host=host.host_device(state),
+        physical_cores=host.usable_cores(state),
+        switches=read_switches(os.environ),
+    )
 
 
 def _host(memory: Device, ram: int | None, cores: int | None) -> Device:

@@ -94,10 +94,11 @@ def _layers_reason(solver: Solver, chosen: Candidate) -> str:
     if not solver.machine.gpus:
         return "No GPU is in use: every layer runs on the CPU."
     if solver.model.whole(s.n_gpu_layers, s.n_cpu_moe):
+        waits = "" if chosen.footprint.on_cpu else ": nothing waits for the CPU"
         if len(solver.machine.gpus) > 1:
             used = [g.id for g, c in zip(solver.machine.gpus, s.tensor_split, strict=True) if c]
-            return f"All {n} layers are on {' and '.join(used)}: nothing waits for the CPU."
-        return f"All {n} layers are on the GPU: nothing waits for the CPU."
+            return f"All {n} layers are on {' and '.join(used)}{waits}."
+        return f"All {n} layers are on the GPU{waits}."
     if s.n_gpu_layers >= n:
         moe = solver.model.moe_layers
         kept = sum(1 for layer in moe if layer < s.n_cpu_moe)
