@@ -87,6 +87,11 @@ def test_a_log_that_is_cut_is_compared_as_far_as_it_goes() -> None:
     assert [(f.device, f.exact, f.logged is None) for f in rows] == [
         ("RPC0", True, False), ("RPC1", False, True), ("host", True, False)
     ]  # fmt: skip
+    among = _compared(ENGINE.partition("sched_reserve:        CPU")[0])
+    assert [(f.device, f.kind) for f in among.figures if f.logged is None] == [("host", "compute")]
+    assert among.notes == (
+        "The log ends, or is cut, before the host's compute buffer of this load.",
+    )
     late = "sched_" + ENGINE.partition("sched_")[2]
     assert any("begins" in note for note in _compared(late, Wishes(n_ctx=4096)).notes)
 

@@ -334,6 +334,10 @@ class _Comparison:
     def _has(self, kind: str) -> bool:
         return kind in self._load.kinds and not (kind == "weights" and self._load.dry)
 
+    def _all_compute(self) -> bool:
+        """Whether the last compute buffer is there, which is the host's and is never empty."""
+        return "compute" in self._logged.get(len(self._machine.gpus), {})
+
     def _total(self, kind: str) -> int:
         return sum(kinds.get(kind, 0) for kinds in self._logged.values())
 
@@ -356,7 +360,8 @@ class _Comparison:
                 guess = _of_kind(use, kind)
                 kinds = self._logged.get(at, {})
                 # what a whole log does not mention is not there; a cut one may have lost the line
-                said = self._has(kind) and (kind in kinds or self._has("compute"))
+                behind = self._all_compute() if kind == "compute" else self._has("compute")
+                said = self._has(kind) and (kind in kinds or behind)
                 logged = kinds.get(kind, 0) if said else None
                 if guess or logged:
                     yield Figure(name, kind, guess, logged, steps.get(kind, 0))
@@ -384,6 +389,8 @@ class _Comparison:
             yield "llama.cpp only tried these settings: the log has no weights."
         elif not self._has("compute"):
             yield "The log ends, or is cut, before the compute buffers of this load."
+        elif not self._all_compute():
+            yield "The log ends, or is cut, before the host's compute buffer of this load."
         elif not self._has("weights"):
             yield "The log begins, or is cut, after the weights of this load."
         weights = [f for f in figures if f.kind == "weights" and f.logged is not None]
