@@ -71,6 +71,13 @@ def test_no_line_is_wider_than_asked(
         assert number in said
 
 
+@pytest.mark.parametrize(("n_ctx", "told"), [(1024, 0), (3798, 0), (3799, 1), (4096, 1)])
+def test_a_turn_is_told_where_the_context_holds_one(n_ctx: int, told: int) -> None:
+    """1,500 tokens read and 400 written, behind a context half full: in 3,799 tokens at least."""
+    text = report_text(plan_of(wishes=Wishes(n_ctx=n_ctx)), width=80)
+    assert text.count("1,500 tokens read") == told
+
+
 def test_a_long_number_is_never_cut() -> None:
     """A column is as wide as its values: only names are shortened."""
     plan = plan_of()

@@ -10,7 +10,7 @@ from tui.widgets.lines import Compose, Piece, Row
 from tui.widgets.plots import column
 from tuner.cells import cells, clip, pad, wrap
 from tuner.machine.machine import Machine
-from tuner.planning.speed import TURN_ANSWER, TURN_PROMPT
+from tuner.planning.speed import TURN_ANSWER, TURN_PROMPT, holds_turn
 from tuner.report import bars
 from tuner.safe_text import one_line
 from tuner.settings import Settings
@@ -165,7 +165,12 @@ def figures(candidate: Candidate) -> Compose:
     reads = "" if speed.prompt_source == "measured" else "~"
     first, *others = speed.decode_tps_at.items()
     deeper = "".join(f" · {tps_text(tps)} at {tokens_text(depth)}" for depth, tps in others)
-    turn = f"{TURN_PROMPT:,} read, {TURN_ANSWER:,} written"
+    tokens = f"{TURN_PROMPT:,} read, {TURN_ANSWER:,} written"
+    turn = (
+        ("    a turn  ", "$muted"),
+        f"{about}{seconds_text(speed.turn_seconds)}",
+        (f" ({tokens})", "$muted"),
+    )
 
     def compose(width: int) -> list[Row]:
         return [
@@ -178,9 +183,7 @@ def figures(candidate: Candidate) -> Compose:
             (
                 ("reads    ", "$muted"),
                 f"{reads}{tps_text(speed.prompt_tps)} t/s",
-                ("    a turn  ", "$muted"),
-                f"{about}{seconds_text(speed.turn_seconds)}",
-                (f" ({turn})", "$muted"),
+                *(turn if holds_turn(candidate.settings.n_ctx) else ()),
             ),
         ]
 

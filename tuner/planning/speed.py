@@ -504,6 +504,11 @@ def turn_depth(n_ctx: int) -> int:
     return min(CHAT_DEPTH, n_ctx // 2)
 
 
+def holds_turn(n_ctx: int) -> bool:
+    """Whether there is room for such a turn behind what is in the cache."""
+    return turn_depth(n_ctx) + TURN_PROMPT + TURN_ANSWER <= n_ctx
+
+
 def _steepest(read: Sequence[float], stored: Sequence[float]) -> float:
     """The largest growth of one prefix sum against another, item by item."""
     steps = zip(pairwise(read), pairwise(stored), strict=True)

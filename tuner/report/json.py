@@ -140,7 +140,7 @@ _SPEED = (
     Key(
         "turn_seconds",
         f"to read {TURN_PROMPT:,} tokens and write {TURN_ANSWER:,}, with {CHAT_DEPTH:,} tokens or "
-        "half of n_ctx in the cache",
+        "half of n_ctx in the cache, also where n_ctx holds less than that",
     ),
     Key(
         "bytes_per_token",

@@ -14,7 +14,7 @@ from tuner.planning import Plan, difference_text
 from tuner.planning.advice import Advice
 from tuner.planning.kept_states import KeptStates
 from tuner.planning.plan import Candidate, Shape, Speed
-from tuner.planning.speed import QUOTED_DEPTH, TURN_ANSWER, TURN_PROMPT, turn_depth
+from tuner.planning.speed import QUOTED_DEPTH, TURN_ANSWER, TURN_PROMPT, holds_turn, turn_depth
 from tuner.profiles.actual import Actual, of_gpu, off_by
 from tuner.report import bars
 from tuner.report.advice import advice_lines
@@ -224,7 +224,7 @@ def _settings(plan: Plan, width: int) -> list[str]:
         *_others(s),
         ("speed", _decode_text(c.speed)),
         ("prompts", f"{tps_text(c.speed.prompt_tps)} tokens/s ({c.speed.prompt_source})"),
-        ("a turn", _turn_text(c)),
+        *_turn(c),
         ("cache loss", c.quality.text),
         ("memory", f"{c.footprint.source}"),
         ("states", states_text(plan.kept)),
@@ -273,11 +273,12 @@ def _decode_text(speed: Speed) -> str:
     return f"{text}; {', '.join(deeper)} tokens in the cache" if deeper else text
 
 
-def _turn_text(candidate: Candidate) -> str:
-    return (
-        f"{seconds_text(candidate.speed.turn_seconds)}: {TURN_PROMPT:,} tokens read, {TURN_ANSWER} "
-        f"written, with {turn_depth(candidate.settings.n_ctx):,} in the cache"
-    )
+def _turn(candidate: Candidate) -> list[tuple[str, str]]:
+    """What a turn takes, where the context holds one."""
+    n_ctx, seconds = candidate.settings.n_ctx, candidate.speed.turn_seconds
+    tokens = f"{TURN_PROMPT:,} tokens read, {TURN_ANSWER} written"
+    text = f"{seconds_text(seconds)}: {tokens}, with {turn_depth(n_ctx):,} in the cache"
+    return [("a turn", text)] if holds_turn(n_ctx) else []
 
 
 def _others(settings: Settings) -> list[tuple[str, str]]:
