@@ -131,6 +131,8 @@ def test_a_dense_model_reads_from_disk_what_has_no_room() -> None:
     plan, advice = advised(giant(AYA_35B), where)
     disk = advice.from_disk
     assert disk is not None
+    least, its = plan.chosen.settings, disk.candidate.settings
+    assert (its.n_ctx, its.type_k, its.type_v) == (least.n_ctx, least.type_k, least.type_v)
     host = disk.candidate.footprint.host
     assert disk.missing == host.total - where.host.budget
     looked_up = sum(t.n_bytes for t in plan.model.tensors.input)
@@ -151,11 +153,22 @@ def test_of_experts_only_the_share_that_is_used_is_read() -> None:
     assert disk.decode_tps > 1
 
 
-def test_nothing_is_promised_of_memory_that_is_shared() -> None:
-    """What a GPU takes of the RAM are no pages of the file that could be dropped."""
-    plan, advice = advised(giant(AYA_35B), unified_machine(8, 12))
+def test_of_memory_that_is_shared_the_host_s_part_is_read() -> None:
+    """What a GPU takes of the RAM are no pages of the file that could be dropped, so it is told of
+    a load with every layer on the host, and nothing where the user wants layers on the GPU. What
+    the pool lacks that both draw from is read, not what the host's own limit lacks."""
+    where = unified_machine(8, 12)
+    plan, advice = advised(giant(AYA_35B), where)
     assert not plan.chosen.fits
-    assert advice.from_disk is None
+    disk = advice.from_disk
+    assert disk is not None
+    assert disk.candidate.settings.n_gpu_layers == 0
+    [pool] = [limit for limit in where.limits if len(limit.devices) > 1]
+    assert disk.missing == sum(disk.candidate.footprint.totals) - pool.budget
+    looked_up = sum(t.n_bytes for t in plan.model.tensors.input)
+    assert disk.missing - looked_up <= disk.per_token <= disk.missing
+    assert any("a token every" in line for line in advice_lines(plan, advice))
+    assert advised(giant(AYA_35B), where, Wishes(n_gpu_layers=9))[1].from_disk is None
 
 
 # ------------------------------------------------------------------ other programs

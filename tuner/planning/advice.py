@@ -69,7 +69,7 @@ def advise(plan: Plan, solver: Solver) -> Advice:
         return Advice(
             smaller=_first(_fitting(asked, plan.wishes)),
             without_process=_without_process(asked, plan),
-            from_disk=from_disk(asked, plan.wishes),
+            from_disk=from_disk(asked, plan.wishes, chosen),
         )
     long = chosen.settings.n_ctx >= _least_context(asked, plan.wishes)
     whole = _is_whole(asked, chosen)

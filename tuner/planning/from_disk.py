@@ -25,18 +25,25 @@ class FromDisk:
     decode_tps: float  # tokens/s at best, from a disk of `ASSUMED_DISK`
 
 
-def from_disk(solver: Solver, wishes: Wishes) -> FromDisk | None:
-    """What a load would read from disk where nothing fits; None where the file's pages are not all
-    that is lacking, since nothing else can be dropped, or GPUs draw from the same RAM."""
-    budgets, host = solver.budgets, len(solver.machine.gpus)
+def from_disk(solver: Solver, wishes: Wishes, closest: Candidate) -> FromDisk | None:
+    """What a load would read from disk where nothing fits, with the cache of the plan that comes
+    closest, since a larger one leaves less room for the file's pages. None where those are not all
+    that is lacking: nothing else can be dropped. Where GPUs draw from the same RAM it is told of a
+    load without layers there, since what those take is no page that could be dropped."""
+    budgets, host, s = solver.budgets, len(solver.machine.gpus), closest.settings
+    wishes = replace(wishes, n_ctx=s.n_ctx, type_k=s.type_k, type_v=s.type_v)
     if budgets.shared:
-        return None
-    more = [0] * len(budgets.limits)
-    more[host] = -solver.model.size_bytes * 2  # a tied output may be there twice
-    found = solver.with_budgets(budgets.less(more)).confirmed(wishes)[1]
+        if wishes.n_gpu_layers:
+            return None
+        wishes = replace(wishes, n_gpu_layers=0)
+    in_ram = [host in limit.devices for limit in solver.machine.limits]
+    mapped = solver.model.size_bytes * 2  # a tied output may be there twice
+    more = budgets.less([-mapped if there else 0 for there in in_ram])
+    found = solver.with_budgets(more).confirmed(wishes)[1]
     if found is None:
         return None
-    missing = found.short(budgets)[host]
+    short = found.short(budgets)
+    missing = max(lack for lack, there in zip(short, in_ram, strict=True) if there)
     if not 0 < missing <= found.footprint.host.weights:
         return None
     per_token = _read(solver, found, missing)
