@@ -169,29 +169,18 @@ def attend(
     heads.size = q.size  # with what lies between, should it be a view still
     keys, values = (_by_head(b, rows) for rows in (keys, values))
     if b.shape.flash:
-        left_to_host = (dk, dv) in b.shape.kernelless
-        beside: tuple[Node, ...] = ()
-        if sinks and left_to_host:
-            beside = (g.external(sinks.n_bytes, g.device),)
-        elif sinks:
-            beside = g.beside(sinks.n_bytes)
-        of = (heads, keys, values, mask, *beside)
-        y = g.new(dv, n, n_tokens, of=of, op="FLASH_ATTN_EXT")
-        if left_to_host:
-            y.device = LEFT_TO_HOST
-        else:
-            copied = home == HOST  # a GPU's layers attend where their cache is
-            y.extra = of_attention(
-                b,
-                (kind,),
-                (dk, dv),
-                n_kv,
-                n,
-                within=bool(hp.mla),
-                copied=copied,
-                sinks=bool(sinks),
-                listed=mask_of is not None,
-            )
+        scratch = of_attention(
+            b,
+            (kind,),
+            (dk, dv),
+            n_kv,
+            n,
+            within=bool(hp.mla),
+            copied=home == HOST,  # a GPU's layers attend where their cache is
+            sinks=bool(sinks),
+            listed=mask_of is not None,
+        )
+        y = fused(b, (heads, keys, values, mask), (dk, dv), n, sinks, scratch)
         if v_rows:
             y = g.mm(v_rows, g.permute(y, dv, n_tokens, n), scale)
             y = g.cont(g.permute(y, v_rows, n, n_tokens))
@@ -214,6 +203,31 @@ def attend(
     g.expand(y)
     if b.shape.rotate_v:
         y = b.hadamard(y, kind, "v", dv)
+    return y
+
+
+def fused(
+    b: GraphBuilder,
+    of: tuple[Node, ...],
+    heads: tuple[int, int],
+    n_head: int,
+    sinks: TensorInfo | None,
+    scratch: int,
+) -> Node:
+    """Attention as one operation (`ggml_flash_attn_ext`), the host's where GPUs have no kernel for
+    such heads of K and V; `scratch`: bytes that a GPU takes beside it. [head_v, n_head,
+    n_tokens]."""
+    g, left_to_host = b.g, heads in b.shape.kernelless
+    beside: tuple[Node, ...] = ()
+    if sinks and left_to_host:
+        beside = (g.external(sinks.n_bytes, g.device),)
+    elif sinks:
+        beside = g.beside(sinks.n_bytes)
+    y = g.new(heads[1], n_head, b.n_tokens, of=(*of, *beside), op="FLASH_ATTN_EXT")
+    if left_to_host:
+        y.device = LEFT_TO_HOST
+    else:
+        y.extra = scratch
     return y
 
 

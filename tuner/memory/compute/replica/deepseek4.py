@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from math import prod
 
-from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, LEFT_TO_HOST, Node
+from tuner.memory.compute.graph import F16, F32, HOST, I32, I64, Node
+from tuner.memory.compute.replica.attention import fused
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
-from tuner.memory.compute.replica.dsa import scored
-from tuner.memory.compute.replica.extras import of_attention, of_top
+from tuner.memory.compute.replica.dsa import best, scored
+from tuner.memory.compute.replica.extras import of_attention
 from tuner.memory.kv_cache import CSA, HCA, WINDOW, Cells
 
 _INDEX = -CSA  # stands for the indexer's cache beside the one of ratio 4
@@ -192,9 +193,7 @@ def _top_rows(b: GraphBuilder, t: Tensors, x: Node, low: Node, cache: Node) -> N
     mask = _mask(b, _INDEX, F16)
     score = scored(b, q, keys, g.view(weights, heads, n_tokens), mask)
     n_top = b.counts["top"]
-    top = g.new(n_top, n_tokens, of=(score,), op="TOP_K", element=I32)
-    top.extra = of_top(b, top, score)
-    return g.new(n_top, n_tokens, of=(top,), op="CONT", element=I32)
+    return g.new(n_top, n_tokens, of=(best(b, score, n_top),), op="CONT", element=I32)
 
 
 def _shown(b: GraphBuilder, mask: Node, top: Node) -> Node:
@@ -223,25 +222,19 @@ def _attend(
     rows, values = (g.permute(keys, d, cells, 1) for _ in range(2))
     rows.size = values.size = keys.size
     if b.shape.flash:
-        left_to_host = (d, d) in b.shape.kernelless
-        beside = (g.external(w.n_bytes, g.device),) if left_to_host else g.beside(w.n_bytes)
-        of = (heads, rows, values, mask, *beside)
-        y = g.reads(w, g.new(d, n, n_tokens, of=of, op="FLASH_ATTN_EXT"))
-        if left_to_host:
-            y.device = LEFT_TO_HOST
-        else:
-            y.extra = of_attention(
-                b,
-                kinds,
-                (d, d),
-                1,
-                n,
-                within=True,
-                # a window alone is read where it is, of which another device gets two copies
-                copied=g.device == HOST and len(kinds) == 1,
-                sinks=True,
-                listed=CSA in kinds,
-            )
+        scratch = of_attention(
+            b,
+            kinds,
+            (d, d),
+            1,
+            n,
+            within=True,
+            # a window alone is read where it is, of which another device gets two copies
+            copied=g.device == HOST and len(kinds) == 1,
+            sinks=True,
+            listed=CSA in kinds,
+        )
+        y = g.reads(w, fused(b, (heads, rows, values, mask), (d, d), n, w, scratch))
         y = g.reshape(y, d * n, n_tokens)
     else:
         kq = g.new(cells, n_tokens, n, of=(rows, heads), op="MUL_MAT")

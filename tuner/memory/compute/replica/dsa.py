@@ -53,10 +53,8 @@ def top_tokens(b: GraphBuilder, t: Tensors, x: Node, queries: Node) -> Node:
     weights = g.over(g.view(weights, heads, n_tokens), op="SCALE")
     mask = b.input(ALL, "index mask", cells, n_tokens, element=F16)
     score = scored(b, q, keys, weights, mask)
-    n_top = b.counts["top"]
-    top = g.new(n_top, n_tokens, of=(score,), op="TOP_K", element=I32)
-    top.extra = of_top(b, top, score)
-    b.carried[PICKED] = g.new(n_top, n_tokens, of=(top,), op="CONT", element=I32)
+    top = best(b, score, b.counts["top"])
+    b.carried[PICKED] = g.new(*top.shape, of=(top,), op="CONT", element=I32)
     return b.carried[PICKED]
 
 
@@ -67,6 +65,14 @@ def scored(b: GraphBuilder, q: Node, keys: Node, weights: Node, mask: Node) -> N
     head, heads, _ = q.shape
     type_k = "f32" if b.hp.indexer_kpool else b.shape.type_k  # keys of pools are sums
     return b.unless_lacking(score, Asked("LIGHTNING_INDEXER", head, heads, type_k))
+
+
+def best(b: GraphBuilder, scores: Node, n: int) -> Node:
+    """The places of the n best in each row, in no order (`ggml_top_k`): [n_row, ...] ->
+    [n, ...]."""
+    top = b.g.new(n, *scores.shape[1:], of=(scores,), op="TOP_K", element=I32)
+    top.extra = of_top(b, top, scores)
+    return top
 
 
 def sparse_mask(b: GraphBuilder, top: Node) -> Node:

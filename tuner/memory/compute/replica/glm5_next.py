@@ -11,8 +11,8 @@ from __future__ import annotations
 from tuner.memory.compute.graph import F16, I32, I64, Node
 from tuner.memory.compute.replica.attention import attend
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
-from tuner.memory.compute.replica.dsa import PICKED, scored
-from tuner.memory.compute.replica.extras import of_order, of_top
+from tuner.memory.compute.replica.dsa import PICKED, best, scored
+from tuner.memory.compute.replica.extras import of_order
 from tuner.memory.kv_cache import ALL
 
 
@@ -168,8 +168,7 @@ def _ordered(b: GraphBuilder, score: Node, n: int) -> Node:
     """The places of the n best in each row, by their score: [n_row, n_tokens] -> [n, n_tokens]."""
     g = b.g
     rows, n_tokens = score.shape
-    top = g.new(n, n_tokens, of=(score,), op="TOP_K", element=I32)
-    top.extra = of_top(b, top, score)
+    top = best(b, score, n)
     scores = g.new(1, n, n_tokens, of=(g.reshape(score, 1, rows, n_tokens), top), op="GET_ROWS")
     order = g.new(n, n_tokens, of=(g.reshape(scores, n, n_tokens),), op="ARGSORT", element=I32)
     order.extra = of_order(b, order)

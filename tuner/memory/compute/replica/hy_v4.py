@@ -13,6 +13,7 @@ from functools import reduce
 from tuner.memory.compute.graph import Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors, output_streams
 from tuner.memory.compute.replica.feed_forward import feed_forward
+from tuner.memory.compute.replica.hyper_connections import gate, head_gate, own, stacked, stream
 from tuner.memory.compute.replica.mla import latent_attention
 
 
@@ -27,23 +28,20 @@ def widened(b: GraphBuilder, tensors: Sequence[Tensors], output: Tensors, x: Nod
 def layer(b: GraphBuilder, t: Tensors, il: int, x: Node, last: bool) -> Node:
     """One layer over all streams, [n_embd, streams, n_tokens] -> the same; rows are picked behind
     the `last` one."""
-    y, gate = _gathered(b, t, "hc_attn", x)
+    y, post = _gathered(b, t, "hc_attn", x)
     y = latent_attention(b, t, il, b.norm(t, "attn_norm", y))
-    x = _scattered(b, y, x, gate)
-    y, gate = _gathered(b, t, "hc_ffn", x)
+    x = _scattered(b, y, x, post)
+    y, post = _gathered(b, t, "hc_ffn", x)
     out = feed_forward(b, t, b.norm(t, "ffn_norm", y))
-    return x if out is None else _scattered(b, out, x, gate)
+    return x if out is None else _scattered(b, out, x, post)
 
 
 def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
     """The rows to output, their streams blended into one, normed: [n_embd, streams, n_tokens]
     -> [n_embd, n_outputs] (`build_hc_head`)."""
-    g = b.g
     x = output_streams(b, x)
-    gate = b.by(output, "output_hc_scale.weight", _mixes(b, output, "output_hc", x))
-    gate = b.by(output, "output_hc_base.weight", gate, "ADD")
-    gate = g.over(g.over(gate, op="SIGMOID"), op="SCALE")
-    return b.norm(output, "output_norm", _blended(b, x, gate))
+    pre = head_gate(b, output, _mixes(b, output, "output_hc", x))
+    return b.norm(output, "output_norm", _blended(b, x, pre))
 
 
 def _mixes(b: GraphBuilder, t: Tensors, name: str, x: Node) -> Node:
@@ -54,28 +52,13 @@ def _mixes(b: GraphBuilder, t: Tensors, name: str, x: Node) -> Node:
     return b.mm(t, f"{name}_fn", b.g.over(flat, op="RMS_NORM"))
 
 
-def _gate(b: GraphBuilder, mixes: Node, weights: tuple[Node, Node], more: int) -> Node:
-    """A half of the mixes, times a scale, plus a bias, through a sigmoid and `more` scalings. The
-    scale and the bias are parts of `weights`, which do not bind an operation to their device."""
-    g = b.g
-    scale, bias = weights
-    streams, n_tokens = mixes.shape[0] // 2, mixes.shape[1]
-    gate = g.view(mixes, streams, n_tokens, contiguous=False, stride=2 * streams)
-    gate = g.mul(gate, g.view(scale, 1))
-    gate = g.add(gate, g.view(bias, streams))
-    gate = g.over(gate, op="SIGMOID")
-    for _ in range(more):
-        gate = g.over(gate, op="SCALE")
-    return gate
-
-
 def _gathered(b: GraphBuilder, t: Tensors, name: str, x: Node) -> tuple[Node, Node]:
     """The streams blended into one, [n_embd, n_tokens], and the gate by which they take the result
     in, [streams, n_tokens] (`build_hc_pre`)."""
     mixes = _mixes(b, t, name, x)
     scale, bias = (b.seen(t[f"{name}_{of}.weight"]) for of in ("scale", "base"))
-    gates = [_gate(b, mixes, (scale, bias), more) for more in (1, 2)]
-    return _blended(b, x, gates[0]), gates[1]
+    pre, post = (gate(b, mixes, x.shape[1], scale, bias) for _ in range(2))
+    return _blended(b, x, pre), b.g.over(post, op="SCALE")
 
 
 def _copy(b: GraphBuilder, x: Node) -> Node:
@@ -83,37 +66,21 @@ def _copy(b: GraphBuilder, x: Node) -> Node:
     return b.g.new(*x.shape, of=(x,), op="CPY")
 
 
-def _stream(b: GraphBuilder, x: Node) -> Node:
-    """One stream of all: [n, streams, n_tokens] -> [n, n_tokens]."""
-    n, streams, n_tokens = x.shape
-    return b.g.view(x, n, n_tokens, contiguous=False, stride=n * streams)
-
-
-def _own(b: GraphBuilder, gate: Node) -> Node:
-    """One stream's gate of all: [streams, n_tokens] -> [1, n_tokens]."""
-    return b.g.view(gate, 1, gate.shape[1], contiguous=False, stride=gate.shape[0])
-
-
-def _blended(b: GraphBuilder, x: Node, gate: Node) -> Node:
+def _blended(b: GraphBuilder, x: Node, pre: Node) -> Node:
     """The streams, each times its gate, summed up (`hy_v4_hc_reduce`): [n_embd, streams, n_tokens]
     -> [n_embd, n_tokens]."""
     g, copy = b.g, _copy(b, x)
-    parts = [g.mul(_stream(b, copy), _own(b, gate)) for _ in range(x.shape[1])]
+    parts = [g.mul(stream(b, copy), own(b, pre)) for _ in range(x.shape[1])]
     return _copy(b, reduce(g.add, parts))
 
 
-def _scattered(b: GraphBuilder, y: Node, x: Node, gate: Node) -> Node:
+def _scattered(b: GraphBuilder, y: Node, x: Node, post: Node) -> Node:
     """y, [n_embd, n_tokens], added to every stream of x, as much as its gate says (`build_hc_post`)
     -> [n_embd, streams, n_tokens]."""
     g = b.g
-    n, streams, n_tokens = x.shape
-    y, gate, copy = (_copy(b, of) for of in (y, gate, x))
+    y, post, copy = (_copy(b, of) for of in (y, post, x))
     out: Node | None = None
-    for i in range(streams):
-        part = g.add(_stream(b, copy), g.mul(y, _own(b, gate)))
-        part = g.reshape(part, n, 1, n_tokens)
-        if out is not None:
-            part = g.new(n, i + 1, n_tokens, of=(out, part), op="CONCAT")
-        out = part
+    for _ in range(x.shape[1]):
+        out = stacked(b, out, g.add(stream(b, copy), g.mul(y, own(b, post))))
     assert out is not None
     return _copy(b, out)

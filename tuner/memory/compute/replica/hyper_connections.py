@@ -9,6 +9,7 @@ run on the GPU of the layer behind it (`llama_context::resolve_fused_ops`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 from tuner.gguf.header import TensorInfo
 from tuner.memory.compute.graph import F32, HOST, Node
@@ -81,7 +82,7 @@ def mixed(b: GraphBuilder, t: Tensors, part: str, x: Node) -> tuple[Node, Node, 
     w, scale, base = (t[f"hc_{part}_{name}.weight"] for name in ("fn", "scale", "base"))
     mixes = _mixes(b, x, w)
     seen = b.seen(scale), b.seen(base)
-    pre, post = (_gate(b, mixes, hc, *seen) for _ in range(2))
+    pre, post = (gate(b, mixes, hc, *seen) for _ in range(2))
     of = seen if g.device != HOST else seen[:1]  # the other one may be borrowed
     size = base.n_bytes
     comb = g.weighed((hc, hc, n_tokens), mixes, *of, weight=size, op="DSV4_HC_COMB")
@@ -97,7 +98,7 @@ def _mixes(b: GraphBuilder, x: Node, w: TensorInfo) -> Node:
     return g.reads(w, g.mm(w.shape[1], flat, g.held(w)))
 
 
-def _gate(b: GraphBuilder, mixes: Node, streams: int, scale: Node, base: Node) -> Node:
+def gate(b: GraphBuilder, mixes: Node, streams: int, scale: Node, base: Node) -> Node:
     """A part of the mixes by parts of two weights (`dsv4_hc_affine`), through a sigmoid and a
     scaling: [streams, n_tokens]."""
     g = b.g
@@ -116,19 +117,30 @@ def spread(b: GraphBuilder, y: Node, x: Node, post: Node, comb: Node, *, fused: 
         return g.new(n, hc, n_tokens, of=(y, x, post, comb), op="DSV4_HC_POST")
     out: Node | None = None
     for _ in range(hc):
-        row = g.mul(y, g.view(post, 1, n_tokens, contiguous=False, stride=hc))
+        row = g.mul(y, own(b, post))
         for _ in range(hc):
             share = g.view(comb, 1, n_tokens, contiguous=False, stride=hc * hc)
-            row = g.add(row, g.mul(_stream(b, x), share))
-        row = g.reshape(row, n, 1, n_tokens)
-        if out is not None:
-            row = g.new(n, out.shape[1] + 1, n_tokens, of=(out, row), op="CONCAT")
-        out = row
+            row = g.add(row, g.mul(stream(b, x), share))
+        out = stacked(b, out, row)
     assert out is not None
     return out
 
 
-def _stream(b: GraphBuilder, x: Node) -> Node:
+def stacked(b: GraphBuilder, rows: Node | None, x: Node) -> Node:
+    """x, [n, n_tokens], behind the rows of each token, [n, rows, n_tokens], if there are any."""
+    n, n_tokens = x.shape
+    row = b.g.reshape(x, n, 1, n_tokens)
+    if rows is None:
+        return row
+    return b.g.new(n, rows.shape[1] + 1, n_tokens, of=(rows, row), op="CONCAT")
+
+
+def own(b: GraphBuilder, gate: Node) -> Node:
+    """One stream's gate of all: [streams, n_tokens] -> [1, n_tokens]."""
+    return b.g.view(gate, 1, gate.shape[1], contiguous=False, stride=gate.shape[0])
+
+
+def stream(b: GraphBuilder, x: Node) -> Node:
     """One of the streams: [n_embd, streams, n_tokens] -> [n_embd, n_tokens]."""
     n, hc, n_tokens = x.shape
     return b.g.view(x, n, n_tokens, contiguous=False, stride=n * hc)
@@ -143,15 +155,17 @@ def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
 def _narrowed(b: GraphBuilder, output: Tensors, x: Node) -> Node:
     """The streams as one row (`build_hc_head`, `build_hc_mean`)."""
     g = b.g
-    hc, n_tokens = x.shape[1:]
-    streams = [_stream(b, x) for _ in range(hc)]
+    streams = [stream(b, x) for _ in range(x.shape[1])]
     w = output.get("output_hc_fn.weight")
     if w is not None:
-        mixes = b.by(output, "output_hc_scale.weight", _mixes(b, x, w))
-        mixes = b.by(output, "output_hc_base.weight", mixes, "ADD")
-        pre = g.over(g.over(mixes, op="SIGMOID"), op="SCALE")
-        streams = [g.mul(s, g.view(pre, 1, n_tokens, contiguous=False, stride=hc)) for s in streams]
-    total = streams[0]
-    for stream in streams[1:]:
-        total = g.add(total, stream)
+        pre = head_gate(b, output, _mixes(b, x, w))
+        streams = [g.mul(row, own(b, pre)) for row in streams]
+    total = reduce(g.add, streams)
     return total if w is not None else g.over(total, op="SCALE")  # their mean
+
+
+def head_gate(b: GraphBuilder, output: Tensors, mixes: Node) -> Node:
+    """How much of each stream is put out, by what all say: [streams, n_tokens] -> the same."""
+    mixes = b.by(output, "output_hc_scale.weight", mixes)
+    mixes = b.by(output, "output_hc_base.weight", mixes, "ADD")
+    return b.g.over(b.g.over(mixes, op="SIGMOID"), op="SCALE")

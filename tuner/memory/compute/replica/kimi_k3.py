@@ -11,6 +11,7 @@ from tuner.machine.kernels import Asked
 from tuner.memory.compute.graph import Node
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
 from tuner.memory.compute.replica.feed_forward import ffn, moe
+from tuner.memory.compute.replica.hyper_connections import stacked
 from tuner.memory.compute.replica.mla import latent_attention
 from tuner.memory.compute.replica.state_space import mixer
 
@@ -41,11 +42,7 @@ def head(b: GraphBuilder, output: Tensors, x: Node) -> Node:
 
 def _bank(b: GraphBuilder, x: Node) -> None:
     """Puts x, [n_embd, n_tokens], into the bank (`res_push`)."""
-    n, n_tokens = x.shape
-    row, bank = b.g.reshape(x, n, 1, n_tokens), b.carried.get(_BANK)
-    if bank is not None:
-        row = b.g.new(n, bank.shape[1] + 1, n_tokens, of=(bank, row), op="CONCAT")
-    b.carried[_BANK] = row
+    b.carried[_BANK] = stacked(b, b.carried.get(_BANK), x)
 
 
 def _blended(b: GraphBuilder, t: Tensors, by: str, x: Node) -> Node:

@@ -12,7 +12,8 @@ from math import prod
 from tuner.memory.compute.graph import F16, F32, I32, I64, Node
 from tuner.memory.compute.replica.attention import cached_rows
 from tuner.memory.compute.replica.builder import GraphBuilder, Tensors
-from tuner.memory.compute.replica.extras import of_attention, of_top
+from tuner.memory.compute.replica.dsa import best
+from tuner.memory.compute.replica.extras import of_attention
 from tuner.memory.kv_cache import ALL
 
 _POSITIONS = 256  # `llama_kv_cache_msa_context::get_n_pos` of an empty cache
@@ -128,10 +129,9 @@ def _mask(b: GraphBuilder, shared: Blocks, iq: Node, index: Node) -> Node:
     score = g.new(positions, groups * n_tokens, of=(keys, flat), op="MUL_MAT")
     scores = g.reshape(score, positions, groups, n_tokens)
     scores = Node(scores.shape, F32, (scores, visible), "ADD", root=score)
-    best = g.add(g.new(count, groups, n_tokens, of=(scores,), op="POOL_2D"), bias)
+    of_blocks = g.add(g.new(count, groups, n_tokens, of=(scores,), op="POOL_2D"), bias)
     n_top = min(b.hp.indexer_top_k, count)
-    top = g.new(n_top, groups, n_tokens, of=(best,), op="TOP_K", element=I32)
-    top.extra = of_top(b, top, best)
+    top = best(b, of_blocks, n_top)
 
     hidden = g.new(count, 1, n_tokens, of=(g.over(bias, op="SCALE"),), op="CPY", element=F16)
     hidden = g.new(count, groups, n_tokens, of=(hidden,), op="REPEAT", element=F16)

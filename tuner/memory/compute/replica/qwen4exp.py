@@ -15,8 +15,7 @@ from functools import partial
 from tuner.memory.compute.graph import F32, HOST, I32, I64, Node
 from tuner.memory.compute.replica.attention import attend
 from tuner.memory.compute.replica.builder import NGRAMS, GraphBuilder, Tensors, output_streams
-from tuner.memory.compute.replica.dsa import sparse_mask
-from tuner.memory.compute.replica.extras import of_top
+from tuner.memory.compute.replica.dsa import best, sparse_mask
 from tuner.memory.compute.replica.feed_forward import feed_forward
 from tuner.memory.compute.replica.state_space import joined_columns, mixer
 from tuner.memory.kv_cache import ALL
@@ -156,9 +155,7 @@ def _top_tokens(b: GraphBuilder, t: Tensors, x: Node, ratio: int) -> Node:
         mask = g.new(cells, n_tokens, of=(mask,), op="CPY")
     spread = g.add(spread, g.reshape(mask, cells, n_tokens))
     width = b.counts[f"width at {ratio}"]
-    top = g.new(width, n_tokens, of=(spread,), op="TOP_K", element=I32)
-    top.extra = of_top(b, top, spread)
-    top = g.new(width, n_tokens, of=(top,), op="CONT", element=I32)
+    top = g.new(width, n_tokens, of=(best(b, spread, width),), op="CONT", element=I32)
     return g.reshape(top, width, n_tokens)
 
 
