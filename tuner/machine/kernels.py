@@ -40,6 +40,11 @@ def none_lacking(_: Asked) -> bool:
     return False
 
 
+def _fits_mamba_2(asked: Asked, *states: int) -> bool:
+    """Whether kernels for such states take it."""
+    return asked.state in states and asked.head % _TILE == 0
+
+
 def cuda_lacks(asked: Asked) -> bool:
     """`ggml_backend_cuda_device_supports_op`, `ggml_cuda_lightning_indexer_supported`."""
     match asked.op:
@@ -47,7 +52,7 @@ def cuda_lacks(asked: Asked) -> bool:
             known = asked.head == _INDEX_KEY and asked.heads in (32, 64)
             return not known or asked.type_k == "iq4_nl"
         case "SSM_SCAN" if asked.one_decay:
-            return asked.state not in (96, 128, 256) or asked.head % _TILE != 0
+            return not _fits_mamba_2(asked, 96, 128, 256)
         case "SSM_SCAN":
             return asked.state != _MAMBA_1_STATE or asked.heads % 128 != 0
     return asked.precise
@@ -59,7 +64,7 @@ def vulkan_lacks(asked: Asked) -> bool:
         case "LIGHTNING_INDEXER":
             return asked.head != _INDEX_KEY
         case "SSM_SCAN":
-            return not asked.one_decay or asked.state not in (128, 256) or asked.head % _TILE != 0
+            return not asked.one_decay or not _fits_mamba_2(asked, 128, 256)
         case "DSV4_HC_PRE":
             return asked.streams != _STREAMS
         case "GATED_LINEAR_ATTN":
@@ -80,7 +85,7 @@ def sycl_lacks(asked: Asked) -> bool:
         case "LIGHTNING_INDEXER":
             return asked.head != _INDEX_KEY
         case "SSM_SCAN":
-            return not asked.one_decay or asked.state not in (128, 256) or asked.head % _TILE != 0
+            return not asked.one_decay or not _fits_mamba_2(asked, 128, 256)
     return False
 
 
