@@ -107,7 +107,8 @@ class SwitchingScreen(TalkScreen):
         tree, forked = self.chat.tree, self.chat.forked
         if forked is None:
             self._lines.say("no message has another version")
-        if forked is None or not await self.settle():
+            return
+        if not await self.settle():
             return
         there = tree.version(forked, step) or forked.id
         await self.show_through(there)

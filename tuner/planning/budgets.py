@@ -111,8 +111,14 @@ class Budgets:
         return Budgets(tuple(limits), self.shared)
 
 
+def in_ram(machine: Machine) -> tuple[bool, ...]:
+    """Whether each limit is one of RAM."""
+    host = len(machine.gpus)
+    return tuple(host in limit.devices for limit in machine.limits)
+
+
 def free_ram(machine: Machine) -> tuple[int | None, ...]:
     """Bytes for each limit in RAM that are free there, whatever is to be left; None for the memory
     of cards."""
-    host = len(machine.gpus)
-    return tuple(limit.free if host in limit.devices else None for limit in machine.limits)
+    there = zip(machine.limits, in_ram(machine), strict=True)
+    return tuple(limit.free if ram else None for limit, ram in there)

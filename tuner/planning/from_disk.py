@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tuner.planning.budgets import in_ram
 from tuner.planning.plan import Candidate
 from tuner.planning.solver import Solver
 from tuner.wishes import Wishes
@@ -30,20 +31,20 @@ def from_disk(solver: Solver, wishes: Wishes, closest: Candidate) -> FromDisk | 
     closest, since a larger one leaves less room for the file's pages. None where those are not all
     that is lacking: nothing else can be dropped. Where GPUs draw from the same RAM it is told of a
     load without layers there, since what those take is no page that could be dropped."""
-    budgets, host, s = solver.budgets, len(solver.machine.gpus), closest.settings
+    budgets, s = solver.budgets, closest.settings
     wishes = replace(wishes, n_ctx=s.n_ctx, type_k=s.type_k, type_v=s.type_v)
     if budgets.shared:
         if wishes.n_gpu_layers:
             return None
         wishes = replace(wishes, n_gpu_layers=0)
-    in_ram = [host in limit.devices for limit in solver.machine.limits]
+    host = in_ram(solver.machine)
     mapped = solver.model.size_bytes * 2  # a tied output may be there twice
-    more = budgets.less([-mapped if there else 0 for there in in_ram])
+    more = budgets.less([-mapped if there else 0 for there in host])
     found = solver.with_budgets(more).confirmed(wishes)[1]
     if found is None:
         return None
     short = found.short(budgets)
-    missing = max(lack for lack, there in zip(short, in_ram, strict=True) if there)
+    missing = max(lack for lack, there in zip(short, host, strict=True) if there)
     if not 0 < missing <= found.footprint.host.weights:
         return None
     per_token = _read(solver, found, missing)
