@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 _TOKEN = re.compile(
@@ -158,6 +159,11 @@ class Statement:
     body: list[Statement] = field(default_factory=list)
     other: list[Statement] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
+
+
+def source(path: Path) -> str:
+    """A source file, without its comments."""
+    return without_comments(path.read_text())
 
 
 def without_comments(text: str) -> str:

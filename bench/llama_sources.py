@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.cxx import Statement, Unreadable, closing, params_of, statements, without_comments
+from bench.cxx import Statement, Unreadable, closing, params_of, source, statements
 
 
 @dataclass
@@ -21,12 +21,12 @@ class Sources:
 
     def __init__(self, root: Path):
         src = root / "src"
-        self.arch_text = without_comments((src / "llama-arch.cpp").read_text())
+        self.arch_text = source(src / "llama-arch.cpp")
         self.architectures = self._names("LLM_ARCH_NAMES", r"(LLM_ARCH_\w+)")
         self.keys = self._names("LLM_KV_NAMES", r"(LLM_KV_\w+)")
         self.tensors = self._names("LLM_TENSOR_NAMES", r"(LLM_TENSOR_\w+)")
-        model = without_comments((src / "llama-model.cpp").read_text())
-        header = without_comments((src / "models" / "models.h").read_text())
+        model = source(src / "llama-model.cpp")
+        header = source(src / "models" / "models.h")
         self.classes = dict(
             re.findall(r"case (LLM_ARCH_\w+):\s*return new (llama_model_\w+)\(", model)
         )
@@ -36,10 +36,10 @@ class Sources:
         self.functions: dict[str, Function] = {}
         self.graphs: dict[str, list[str]] = {}  # how the graph of a class begins
         for path in (src / "llama-model.cpp", *sorted((src / "models").glob("*.cpp"))):
-            text = without_comments(path.read_text())
+            text = source(path)
             self.functions |= self._functions(text)
             self.graphs |= self._graphs(text)
-        hparams = without_comments((src / "llama-hparams.h").read_text())
+        hparams = source(src / "llama-hparams.h")
         self.types = {
             name: kind
             for kind, name in re.findall(
@@ -56,7 +56,7 @@ class Sources:
         self.defaults: dict[str, str] = dict(
             re.findall(r"\b(\w+)\s*=\s*(-?\d+|true|false);", hparams)
         )
-        vocab = without_comments((src / "llama-vocab.cpp").read_text())
+        vocab = source(src / "llama-vocab.cpp")
         branches = re.split(
             r"\bif \((?=tokenizer_model ==)", vocab[vocab.index("void llama_vocab::impl::load(") :]
         )

@@ -21,7 +21,7 @@ import subprocess
 from pathlib import Path
 
 from bench.backend_rules.kernels import kernels
-from bench.cxx import cut, without_comments
+from bench.cxx import cut, source
 from tuner.engine.probe import engine_folder
 from tuner.gguf.header import read_header
 
@@ -65,28 +65,24 @@ static size_t attention_size(const ggml_tensor * t) {
 """
 
 
-def _source(path: Path) -> str:
-    return without_comments(path.read_text())
-
-
 def _pieces(ggml: Path) -> dict[str, str]:
     """The file of each backend's rules."""
-    cuda = _source(ggml / "src/ggml-cuda/ggml-cuda.cu")
-    attention = _source(ggml / "src/ggml-cuda/fattn.cu")
-    common = _source(ggml / "src/ggml-cuda/fattn-common.cuh")
+    cuda = source(ggml / "src/ggml-cuda/ggml-cuda.cu")
+    attention = source(ggml / "src/ggml-cuda/fattn.cu")
+    common = source(ggml / "src/ggml-cuda/fattn-common.cuh")
     optimize = cut(cuda, r"^static void ggml_backend_cuda_graph_optimize\(")
     # what follows is another order of the graph, which is off unless an environment variable asks
     optimize = optimize[: optimize.index("ggml_cuda_stream_context & stream_context")] + "}\n"
-    topk = _source(ggml / "src/ggml-cuda/topk-moe.cu")
-    arguments = _source(ggml / "src/ggml-cuda/topk-moe.cuh")
-    vulkan = _source(ggml / "src/ggml-vulkan/ggml-vulkan.cpp")
-    vulkan_debug = _source(ggml / "src/ggml-vulkan/ggml-vulkan-debug.cpp")
-    patterns = _source(ggml / "src/ggml-vulkan/ggml-vulkan-types.h")
-    ops = _source(ggml / "src/ggml-metal/ggml-metal-ops.cpp")
-    sycl = _source(ggml / "src/ggml-sycl/fattn.cpp")
-    onednn = _source(ggml / "src/ggml-sycl/fattn-onednn.cpp")
-    sycl_types = _source(ggml / "src/ggml-sycl/fattn.hpp")
-    metal = _source(ggml / "src/ggml-metal/ggml-metal.cpp")
+    topk = source(ggml / "src/ggml-cuda/topk-moe.cu")
+    arguments = source(ggml / "src/ggml-cuda/topk-moe.cuh")
+    vulkan = source(ggml / "src/ggml-vulkan/ggml-vulkan.cpp")
+    vulkan_debug = source(ggml / "src/ggml-vulkan/ggml-vulkan-debug.cpp")
+    patterns = source(ggml / "src/ggml-vulkan/ggml-vulkan-types.h")
+    ops = source(ggml / "src/ggml-metal/ggml-metal-ops.cpp")
+    sycl = source(ggml / "src/ggml-sycl/fattn.cpp")
+    onednn = source(ggml / "src/ggml-sycl/fattn-onednn.cpp")
+    sycl_types = source(ggml / "src/ggml-sycl/fattn.hpp")
+    metal = source(ggml / "src/ggml-metal/ggml-metal.cpp")
     return {
         "kernels.inc": kernels(ggml),
         "cuda.inc": _CUDA_SHIMS

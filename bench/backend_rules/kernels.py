@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from bench.cxx import cut, without_comments
+from bench.cxx import cut, source
 
 _CUDA = """
 #define GGML_CUDA_USE_CUB
@@ -71,14 +71,13 @@ static bool has_kernel(const ggml_tensor * op) {{
 
 def kernels(ggml: Path) -> str:
     """The functions `cuda_kernels::has_kernel` and so on, of operations (`const ggml_tensor *`)."""
-
-    def source(name: str) -> str:
-        return without_comments((ggml / "src" / name).read_text())
-
-    index = source("ggml-cuda/lightning-indexer.cu")
-    cuda, vulkan = source("ggml-cuda/ggml-cuda.cu"), source("ggml-vulkan/ggml-vulkan.cpp")
-    types = source("ggml-vulkan/ggml-vulkan-types.h")
-    sycl, metal = source("ggml-sycl/ggml-sycl.cpp"), source("ggml-metal/ggml-metal-device.m")
+    src = ggml / "src"
+    index = source(src / "ggml-cuda/lightning-indexer.cu")
+    cuda = source(src / "ggml-cuda/ggml-cuda.cu")
+    vulkan = source(src / "ggml-vulkan/ggml-vulkan.cpp")
+    types = source(src / "ggml-vulkan/ggml-vulkan-types.h")
+    sycl = source(src / "ggml-sycl/ggml-sycl.cpp")
+    metal = source(src / "ggml-metal/ggml-metal-device.m")
     indexed = re.search(
         r"static constexpr std::array<ggml_type, \d+> lightning_indexer_k_types.*?;",
         types,
@@ -88,7 +87,7 @@ def kernels(ggml: Path) -> str:
         raise LookupError("lightning_indexer_k_types")
     parts = {
         "cuda": _CUDA
-        + cut(source("ggml-cuda/fwht.cu"), r"^bool ggml_cuda_op_mul_mat_use_fwht\(")
+        + cut(source(src / "ggml-cuda/fwht.cu"), r"^bool ggml_cuda_op_mul_mat_use_fwht\(")
         + cut(index, r"^bool ggml_cuda_lightning_indexer_supported\(")
         + _of_context(cut(cuda, r"^static bool ggml_backend_cuda_device_supports_op\("))
         + _asked("ggml_backend_cuda_device_supports_op", "ggml_backend_cuda_device_context"),

@@ -35,26 +35,19 @@ def test_latent_keys_count_where_they_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "capped"), [("deepseek32", False), ("gemma3", True), ("grok", True)]
-)
+    ("architecture", "stated", "unstated"),
+    [
+        ("deepseek32", False, False), ("llama", False, False), ("gemma3", True, False),
+        ("gemma3n", True, True), ("grok", True, False),
+    ],
+)  # fmt: skip
 def test_a_cap_of_logits_counts_where_it_is_read(
-    tmp_path: Path, architecture: str, capped: bool
+    tmp_path: Path, architecture: str, stated: bool, unstated: bool
 ) -> None:
-    model = made_up(tmp_path / "m.gguf", architecture, {"final_logit_softcapping": 30.0})
-    assert model.hparams.capped_logits == capped
-
-
-def test_logits_are_capped_where_the_limit_is_read(tmp_path: Path) -> None:
-    """gemma3 reads the key; gemma3n has a limit of its own, and llama none."""
-    stated = {"final_logit_softcapping": 30.0}
-    capped = {
-        (name, bool(keys)): made_up(tmp_path / f"{name}.gguf", name, keys).hparams.capped_logits
-        for name in ("gemma3", "gemma3n", "llama")
-        for keys in (stated, {})
-    }
-    assert [key for key, found in capped.items() if found] == [
-        ("gemma3", True), ("gemma3n", True), ("gemma3n", False),
-    ]  # fmt: skip
+    """gemma3 and grok read the key; gemma3n has a limit of its own, and llama none."""
+    for keys, capped in (({"final_logit_softcapping": 30.0}, stated), ({}, unstated)):
+        model = made_up(tmp_path / "m.gguf", architecture, keys)
+        assert model.hparams.capped_logits == capped
 
 
 def test_values_beside_index_keys_are_no_wider_without_fusion(tmp_path: Path) -> None:
